@@ -1,0 +1,25 @@
+"""What a user can mend.
+
+Every error of this tree is the user's to mend: its message is one line that names the place (file, row or key), says what was
+expected and what to do. The command line prints it without a traceback and exits with 2; anything else is a defect of ours.
+"""
+
+
+class RftError(Exception):
+    """A mistake in what the user gave us, told in one line."""
+
+
+class DataError(RftError, ValueError):
+    """A dataset file, row or history that cannot be read as what it should be."""
+
+
+class RecipeError(RftError, ValueError):
+    """A recipe key or value, or a combination of them, that cannot be run."""
+
+
+class CheckpointError(RftError, ValueError):
+    """A model or checkpoint folder that cannot be loaded."""
+
+
+class ModelError(RftError, ValueError):
+    """A model or input that a method here cannot treat exactly."""
