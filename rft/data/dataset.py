@@ -1,0 +1,289 @@
+"""A split of a dataset folder: its questions, and each history they are about, once.
+
+Invariant: every row of the CSV is either a question or a `Skip` with its reason, and no file outside the
+dataset folder is ever opened, whatever a link says. A structural fault (a missing column or file, a link that
+leaves the folder, a row cut short) is an error, not a skip: it names the file and row. Rows are counted from
+0, as in question ids and in the option order.
+"""
+
+import csv
+import hashlib
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from rft.data.history import History, read_history
+from rft.data.question import Question, UnusableRow, persona_id, read_question
+from rft.errors import DataError
+
+HUB_ID = "bowen-upenn/PersonaMem-v2"
+PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
+WINDOWS = ("32k", "128k")
+TEXT_FOLDER = "benchmark/text"
+
+# The official CSV, in order. Only what `required_columns` names must be there to read questions.
+COLUMNS = (
+    "persona_id", "chat_history_32k_link", "chat_history_128k_link", "raw_persona_file", "short_persona",
+    "expanded_persona", "user_query", "correct_answer", "incorrect_answers", "topic_query", "preference",
+    "topic_preference", "conversation_scenario", "pref_type", "related_conversation_snippet", "who",
+    "updated", "prev_pref", "sensitive_info", "total_tokens_in_chat_history_32k",
+    "total_tokens_in_chat_history_128k", "distance_from_related_snippet_to_query_32k",
+    "distance_from_related_snippet_to_query_128k", "num_persona_relevant_tokens_32k",
+    "num_persona_irrelevant_tokens_32k", "num_persona_relevant_tokens_128k",
+    "num_persona_irrelevant_tokens_128k",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A row that is no question, and why."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """One CSV read at one window. `histories` is keyed by History.id; `sha256` covers the CSV and the
+    histories its questions use.
+    """
+
+    name: str
+    window: str
+    questions: tuple[Question, ...]
+    histories: dict[str, History]
+    skipped: tuple[Skip, ...]
+    sha256: str
+    root: Path
+
+    def history_of(self, question: Question) -> History:
+        """The history a question is about."""
+        return self.histories[question.history_id]
+
+
+def load_split(
+    source: str | Path,
+    split: str,
+    window: str = "32k",
+    *,
+    revision: str | None = None,
+    exclude_personas: Collection[str] = (),
+) -> Split:
+    """Read `benchmark/text/{split}.csv` and the histories it links to.
+
+    source: a dataset folder or a Hub id. exclude_personas: their rows are skipped.
+    Raises DataError naming file, row or column, what was expected and the mend.
+    """
+    root = locate(source, revision, split=split, window=window)
+    path = csv_path(root, split)
+    link_column = f"chat_history_{window}_link"
+    excluded = {str(persona) for persona in exclude_personas}
+    questions: list[Question] = []
+    skipped: list[Skip] = []
+    by_path: dict[Path, History] = {}
+    histories: dict[str, History] = {}
+    row, linked = -1, False
+    for row, record in read_rows(path, required_columns(window)):
+        where = f"{path}: row {row}"
+        link = record[link_column].strip()
+        linked = linked or bool(link)
+        try:
+            if persona_id(record) in excluded:
+                raise UnusableRow(f"persona {persona_id(record)} is excluded")
+            if not link:
+                raise UnusableRow(f"{link_column} is empty")
+            file = history_path(root, link, where, link_column)
+            question = read_question(record, row, split, window, history_id="", where=where)
+        except UnusableRow as reason:
+            skipped.append(Skip(row, str(reason)))
+            continue
+        if file not in by_path:
+            history = read_history(file)
+            by_path[file] = (
+                history if history.persona_id else replace(history, persona_id=question.persona_id)
+            )
+        history = by_path[file]
+        histories.setdefault(history.id, history)
+        questions.append(replace(question, history_id=history.id))
+
+    if row < 0:
+        raise DataError(f"{path}: no rows; expected one question per row below the header")
+    if not linked:
+        raise DataError(
+            f"{path}: column {link_column} is empty in every row; "
+            f"this dataset has no {window} window, choose another"
+        )
+    if not questions:
+        reason, count = Counter(skip.reason for skip in skipped).most_common(1)[0]
+        raise DataError(f"{path}: no usable question in {row + 1} rows; most often ({count} times): {reason}")
+    return Split(split, window, tuple(questions), histories, tuple(skipped), _sha256(path, histories), root)
+
+
+def locate(
+    source: str | Path, revision: str | None = None, *, split: str | None = None, window: str | None = None
+) -> Path:
+    """The dataset folder: `source` itself, or the Hub dataset of that id, downloaded at a pinned revision.
+
+    Of a Hub dataset only the text CSVs (of `split`, or all) and the histories of `window` (or both) are
+    fetched. Raises DataError where there is neither such a folder nor such a dataset.
+    """
+    if window is not None and window not in WINDOWS:
+        raise DataError(f"unknown window {window!r}; expected one of {', '.join(WINDOWS)}")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            warnings.warn(f"revision {revision} is ignored: {folder} is a folder", stacklevel=2)
+        return folder
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise DataError(f"{source}: no such folder; expected a dataset folder or a Hub id such as {HUB_ID}")
+    if revision is None:
+        if str(source) != HUB_ID:
+            raise DataError(
+                f"{source}: no such folder; for a dataset on the Hub, say which revision (--revision COMMIT)"
+            )
+        revision = PINNED_REVISION
+    return _download(str(source), revision, split, window)
+
+
+def split_names(root: Path) -> list[str]:
+    """The CSVs of a dataset folder, the official three first. Raises DataError where there are none."""
+    names = {path.stem for path in (root / TEXT_FOLDER).glob("*.csv")}
+    if not names:
+        raise DataError(f"{root}: no {TEXT_FOLDER}/*.csv; expected a folder in the layout of PersonaMem-v2")
+    official = [name for name in ("train", "val", "benchmark") if name in names]
+    return official + sorted(names - set(official))
+
+
+def csv_path(root: Path, split: str) -> Path:
+    """The CSV of a split. Raises DataError naming the splits that are there."""
+    names = split_names(root)
+    if split not in names:
+        raise DataError(f"{root}: no split {split!r}; {TEXT_FOLDER} has {', '.join(names)}")
+    path = root / TEXT_FOLDER / f"{split}.csv"
+    if not _inside(path, root):
+        raise DataError(f"{path}: this file leads out of the dataset folder; put the CSV itself there")
+    return path
+
+
+def required_columns(window: str) -> tuple[str, ...]:
+    """The official columns that reading questions at this window needs."""
+    other = WINDOWS[1 - WINDOWS.index(window)]
+    unused = {
+        "raw_persona_file",
+        "short_persona",
+        "expanded_persona",
+        "topic_preference",
+        "related_conversation_snippet",
+    }
+    counts = ("total_tokens", "num_persona")
+    return tuple(c for c in COLUMNS if c not in unused and other not in c and not c.startswith(counts))
+
+
+def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """(row index, record) for each row of a CSV that has `columns`, one at a time.
+
+    Raises DataError for an empty file, missing columns, a row with too few or too many cells, bad quoting and
+    bytes that are not UTF-8.
+    """
+    try:
+        stream = path.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this file: {error.strerror or error}") from None
+    with stream:
+        reader = csv.DictReader(stream, strict=True)
+        row = -1
+        try:
+            with _long_fields():
+                header = reader.fieldnames
+            if not header:
+                raise DataError(f"{path}: empty; expected a CSV with the columns of PersonaMem-v2")
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise DataError(
+                    f"{path}: missing column {', '.join(missing)}; expected the columns of PersonaMem-v2"
+                )
+            while True:
+                row += 1
+                with _long_fields():
+                    record = next(reader, None)
+                if record is None:
+                    return
+                if None in record or None in record.values():
+                    raise DataError(
+                        f"{path}: row {row}: not {len(header)} cells as in the header; "
+                        "the file may be half-written"
+                    )
+                yield row, record
+        except csv.Error as error:
+            raise DataError(
+                f"{path}: row {row}: broken CSV ({error}); the file may be half-written"
+            ) from None
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: near row {row}: not UTF-8; write the CSV as UTF-8") from None
+
+
+def history_path(root: Path, link: str, where: str, column: str) -> Path:
+    """The file a link names. Raises DataError where the link leaves the dataset folder (also through a
+    symlink) or leads nowhere.
+    """
+    relative = PurePosixPath(link)
+    path = root / relative
+    if relative.is_absolute() or ".." in relative.parts or "\0" in link or not _inside(path, root):
+        raise DataError(
+            f"{where}: {column} {link!r} leads out of the dataset folder; "
+            "links must be relative and stay inside it"
+        )
+    if not path.is_file():
+        raise DataError(f"{where}: history file {link!r} is missing in {root}; download or simulate it again")
+    return path
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether a file, symlinks resolved, lies in the folder. The Hub cache keeps a snapshot's files as links
+    into `blobs` beside it.
+    """
+    target, home = path.resolve(), root.resolve()
+    if target.is_relative_to(home):
+        return True
+    return home.parent.name == "snapshots" and target.is_relative_to(home.parent.parent / "blobs")
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module's limit of 128 KiB a cell, lifted for one read and put back."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _sha256(path: Path, histories: Collection[str]) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    for history in sorted(histories):
+        digest.update(history.encode("ascii"))
+    return digest.hexdigest()
+
+
+def _download(repo: str, revision: str, split: str | None, window: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [f"{TEXT_FOLDER}/{split or '*'}.csv"]
+    patterns += [f"data/chat_history_{size}/*" for size in ([window] if window else WINDOWS)]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, repo_type="dataset", revision=revision, allow_patterns=patterns
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{repo}: no such folder, and the Hub gave no dataset at revision {revision}: {reason}"
+        ) from None

@@ -1,0 +1,130 @@
+"""A chat history as it was, message by message.
+
+Invariant: nothing is dropped, merged or reordered. Two user messages in a row stay two, a history may end
+with a user message, and the text of a message is kept to the last space. Only multimodal content is turned
+into its text. A history that cannot be read this way is refused; its `id` is a hash of what was said, so
+equal ids mean equal conversations wherever the file lies.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rft.errors import DataError
+
+ROLES = ("system", "user", "assistant")
+IMAGE_PARTS = ("image_url", "image", "input_image")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: `role` is one of ROLES, `content` plain text (possibly empty)."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class History:
+    """One conversation with one person.
+
+    id: 16 hex digits of the sha256 over the canonical JSON of [[role, content], ...]; persona_id: "" where
+    the file does not say.
+    """
+
+    id: str
+    persona_id: str
+    path: str
+    messages: tuple[Message, ...]
+
+    @property
+    def persona(self) -> Message | None:
+        """The leading system message, which describes the person; None where there is none."""
+        return self.messages[0] if self.messages[0].role == "system" else None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The conversation without the persona message."""
+        return self.messages[1:] if self.persona else self.messages
+
+
+def history_id(messages: tuple[Message, ...]) -> str:
+    """16 hex digits of the sha256 over [[role, content], ...] as ASCII JSON without spaces."""
+    canonical = json.dumps([[m.role, m.content] for m in messages], separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
+
+
+def read_history(path: Path | str) -> History:
+    """Read `{"chat_history": [{role, content}, ...], "metadata": {...}}`; metadata may be missing, and a bare
+    list of messages will do.
+
+    Raises DataError naming the file, and the message by its index (from 0), for anything else.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read this chat history: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 at byte {error.start}; write the chat history as UTF-8 JSON"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: broken JSON ({error}); write the file again, it may be half-written"
+        ) from None
+
+    metadata: Any = {}
+    if isinstance(document, dict):
+        if "chat_history" not in document:
+            raise DataError(
+                f"{path}: no 'chat_history' key; expected an object with a list of messages under it"
+            )
+        document, metadata = document["chat_history"], document.get("metadata") or {}
+    if not isinstance(document, list) or not document:
+        raise DataError(f"{path}: 'chat_history' must be a list with at least one message")
+
+    messages = tuple(_message(item, f"{path}: message {index}") for index, item in enumerate(document))
+    persona_id = metadata.get("persona_id") if isinstance(metadata, dict) else None
+    return History(
+        id=history_id(messages),
+        persona_id="" if persona_id is None else str(persona_id),
+        path=str(path),
+        messages=messages,
+    )
+
+
+def text_of(content: Any) -> str | None:
+    """The text of a message's content: a string as it is, multimodal parts as their texts, one per line; None
+    for anything else.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind not in IMAGE_PARTS:
+            return None
+    return "\n".join(texts)
+
+
+def _message(item: Any, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise DataError(f"{where}: expected an object with 'role' and 'content', found {type(item).__name__}")
+    role = item.get("role")
+    if role not in ROLES:
+        raise DataError(f"{where}: unknown role {role!r}; expected one of {', '.join(ROLES)}")
+    text = text_of(item.get("content"))
+    if text is None:
+        raise DataError(f"{where}: 'content' must be a text or a list of text and image parts")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: half a surrogate pair in the text; write the character whole") from None
+    return Message(role, text)

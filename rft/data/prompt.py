@@ -1,0 +1,242 @@
+r"""What the model reads: the layouts of a prompt, and its token ids, computed once per history.
+
+Invariant: `PromptTokens.history_ids(h) + PromptTokens.question_ids(q)` equals the chat template's own
+rendering of the whole conversation, token for token. The cut lies before the special token that opens the
+final user message: a tokenizer never merges across a special token, so both sides can be tokenized, and
+cached, on their own. The equality is proven with each history when its ids are computed; a template that
+cannot be cut this way is refused. Nothing of a question's labels is in a prompt.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from rft.data.history import History, Message
+from rft.data.question import LETTERS, Question
+from rft.errors import DataError, ModelError
+
+CONTEXTS = ("history", "history_no_persona", "none")
+SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
+PROBE = "a question that nobody asks"
+
+
+def final_message(question: Question) -> str:
+    """The final user message: query, lettered options, and the form of the answer."""
+    options = "\n".join(
+        f"({letter}) {option}" for letter, option in zip(LETTERS, question.options, strict=True)
+    )
+    return (
+        f"{question.query}\n\nThis is a multiple-choice question. Options:\n{options}\n"
+        "Think inside <think> and </think> tags, then put the letter of the best option in \\boxed{}."
+    )
+
+
+def messages(question: Question, history: History | None, context: str) -> list[dict[str, str]]:
+    """The conversation a model is asked to continue.
+
+    "history": generic system message, the whole history with its persona message, final message;
+    "history_no_persona": the same without the persona message; "none": no history. Raises DataError where the
+    context is unknown or the history is not the question's.
+    """
+    _same_history(question, history)
+    return [*_before(history, context), {"role": "user", "content": final_message(question)}]
+
+
+class PromptTokens:
+    """Token ids of prompts, in two parts: the history's, cached, and the question's.
+
+    tokenizer: a fast tokenizer of transformers with a chat template. cache_dir: where history ids are kept
+    between runs, one file each, under a hash of tokenizer, context and history; None keeps them in memory
+    only. Raises ModelError where the tokenizer is not fast or its template cannot be cut before the final
+    user message.
+    """
+
+    def __init__(self, tokenizer: Any, context: str = "history", cache_dir: Path | str | None = None):
+        if context not in CONTEXTS:
+            raise DataError(f"unknown context {context!r}; expected one of {', '.join(CONTEXTS)}")
+        self.tokenizer = tokenizer
+        self.context = context
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
+        self.fingerprint = fingerprint(tokenizer)
+        self._histories: dict[
+            str, Any
+        ] = {}  # history id -> numpy int32 array; a list of ints is eight times as large
+        self._questions: dict[Question, list[int]] = {}
+        self._short = [{"role": "system", "content": SYSTEM}]
+        self._head, self._opening, self._closing = self._cut()
+
+    def history_ids(self, history: History | None) -> list[int]:
+        """Ids of everything before the final user message. A new list each time; None is allowed in context
+        "none".
+        """
+        key = history.id if history is not None and self.context != "none" else ""
+        if key not in self._histories:
+            self._histories[key] = self._load(key, history)
+        return self._histories[key].tolist()
+
+    def question_ids(self, question: Question) -> list[int]:
+        """Ids of the final user message and the generation prompt. A new list each time."""
+        if question not in self._questions:
+            text = self._render([*self._short, {"role": "user", "content": final_message(question)}])
+            if not text.startswith(self._head + self._opening):
+                raise ModelError(
+                    f"{self._name}: the chat template renders {question.id} in a form of its own"
+                )
+            self._questions[question] = self._tokenize(text[len(self._head) :])
+        return list(self._questions[question])
+
+    def prompt_ids(self, question: Question, history: History | None) -> list[int]:
+        """Ids of the whole prompt: the chat template's rendering of `messages(question, history,
+        context)`.
+        """
+        _same_history(question, history)
+        return self.history_ids(history) + self.question_ids(question)
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.tokenizer, "name_or_path", "") or type(self.tokenizer).__name__
+
+    def _render(self, conversation: list[dict[str, str]]) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"{self._name}: the chat template refuses this conversation ({error}); histories have a "
+                "second system message and users who write twice in a row, so use a template that allows them"
+            ) from None
+
+    def _tokenize(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _cut(self) -> tuple[str, str, str]:
+        """(text before the final user message, what opens it up to its content, what follows its content)."""
+        text = self._render([*self._short, {"role": "user", "content": PROBE}])
+        before, probe, closing = text.rpartition(PROBE)
+        special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        cut = max((before.rfind(token) for token in special), default=-1)
+        if not probe or cut < 0:
+            raise ModelError(
+                f"{self._name}: the chat template puts no special token before a user message, so a prompt "
+                "cannot be split exactly; use a template such as ChatML, which opens each message with one"
+            )
+        return before[:cut], before[cut:], closing
+
+    def _load(self, key: str, history: History | None) -> Any:
+        import numpy as np
+
+        if self.cache_dir is None:
+            return np.array(self._compute(history), dtype=np.int32)
+        content = json.dumps([self.fingerprint, self.context, SYSTEM, key])
+        path = self.cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.npy"
+        ids = _read_ids(path)
+        if ids is None:
+            ids = np.array(self._compute(history), dtype=np.int32)
+            _write_ids(path, ids)
+        return ids
+
+    def _compute(self, history: History | None) -> list[int]:
+        conversation = [*_before(history, self.context), {"role": "user", "content": PROBE}]
+        text, last = self._render(conversation), self._opening + PROBE + self._closing
+        ids = self._tokenize(text.removesuffix(last))
+        whole = self.tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, return_dict=False, tokenizer_kwargs={"verbose": False}
+        )
+        if not text.endswith(last) or ids + self._tokenize(last) != whole:
+            where = history.path if history is not None else "a prompt without history"
+            raise ModelError(
+                f"{self._name}: with {where}, history ids + question ids differ from the chat template's own "
+                "rendering; the template moves or rewrites messages before the final one, or the tokenizer "
+                "merges across its special tokens"
+            )
+        return ids
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """16 hex digits over all that decides token ids: vocabulary, merges, added tokens, normalizer and chat
+    template.
+
+    Raises ModelError for a tokenizer that is not a fast one or has no chat template.
+    """
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"{name}: not a fast tokenizer; convert it to tokenizer.json")
+    if not tokenizer.chat_template:
+        raise ModelError(f"{name}: the tokenizer has no chat template; add chat_template.jinja to its folder")
+    state = json.loads(backend.to_str())
+    state.pop("truncation", None)  # these two change with use, and not what a text's ids are
+    state.pop("padding", None)
+    content = json.dumps([state, tokenizer.chat_template], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _same_history(question: Question, history: History | None) -> None:
+    if history is not None and history.id != question.history_id:
+        raise DataError(
+            f"question {question.id} is about history {question.history_id}, not {history.id}; pass that one"
+        )
+
+
+def _before(history: History | None, context: str) -> list[dict[str, str]]:
+    """The messages before the final one."""
+    if context not in CONTEXTS:
+        raise DataError(f"unknown context {context!r}; expected one of {', '.join(CONTEXTS)}")
+    kept: tuple[Message, ...] = ()
+    if context != "none":
+        if history is None:
+            raise DataError(f"context {context!r} needs the question's history")
+        kept = history.messages if context == "history" else history.turns
+    return [{"role": "system", "content": SYSTEM}, *({"role": m.role, "content": m.content} for m in kept)]
+
+
+def _read_ids(path: Path) -> Any | None:
+    """The ids of a cache file, whose last entry is a checksum of the others; None where it is absent, cut
+    short or altered.
+    """
+    import numpy as np
+
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if (
+        stored.dtype != np.int32
+        or stored.ndim != 1
+        or stored.size < 2
+        or stored[-1] != _checksum(stored[:-1])
+    ):
+        return None
+    return stored[:-1]
+
+
+def _write_ids(path: Path, ids: Any) -> None:
+    """Write a cache file whole or not at all. Raises DataError where the disk refuses."""
+    import numpy as np
+
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
+            temporary = stream.name
+            np.save(stream, np.append(ids, np.int32(_checksum(ids))))
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise DataError(
+            f"{path.parent}: cannot write the token cache: {reason}; "
+            "free space or choose another cache folder"
+        ) from None
+
+
+def _checksum(ids: Any) -> int:
+    return zlib.crc32(ids.tobytes()) & 0x7FFFFFFF
