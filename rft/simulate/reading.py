@@ -1,0 +1,68 @@
+"""Texts from which the tiny base model learns to read: chats that recall what was said, and lettered lists looked up.
+
+No text here is a question of the dataset: no query with four options to choose from, no think block and no boxed letter. Document
+`i` of a seed is always the same, and documents grow with `i`, from two topics to a whole history: the curriculum.
+"""
+
+from random import Random
+
+from rft.simulate import mini, world
+
+SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
+UNKNOWN = "Nothing to use."
+
+
+def recall(value_doing: str | None) -> str:
+    """What the model says when it remembers a preference, or that it may use none."""
+    return f"Enjoys {value_doing}." if value_doing else UNKNOWN
+
+
+def _lookup(rng: Random, fact: mini.Fact, turns: int) -> list[dict[str, str]]:
+    gold, wrong = mini.options(rng, fact)
+    texts = [gold, *wrong]
+    rng.shuffle(texts)
+    listing = "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True))
+    messages = []
+    for n, index in enumerate(rng.sample(range(4), turns)):
+        wanted = texts[index].removeprefix("You could try ").rstrip(".")
+        question = f"Which letter has {wanted}?"
+        messages += [{"role": "user", "content": question if n else f"{listing}\n{question}"},
+                     {"role": "assistant", "content": f"It is ({'abcd'[index]})."}]
+    return messages
+
+
+def document(seed: int, index: int, difficulty: float) -> list[dict[str, str]]:
+    """Document `index` as chat messages; `difficulty` in [0, 1] sets how many topics it has (2 to 8)."""
+    rng = Random(f"reading-{seed}-{index}")
+    topics = rng.randint(2, 2 + round(6 * difficulty))
+    persona = mini.make_persona(rng.getrandbits(40), index, tuple(rng.sample(mini.KINDS, topics)), rng.randint(0, round(2 * difficulty)))
+    messages = [{"role": "system", "content": SYSTEM}]
+    if rng.random() < difficulty:
+        messages.append({"role": "system", "content": persona.system})
+    known: dict[str, str | None] = {}
+    topic_of = {fact.topic.name: fact for fact in persona.facts}
+
+    def ask(name: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": f"What do you know about me and {name}?"},
+                {"role": "assistant", "content": recall(known[name])}]
+
+    for block in persona.blocks:
+        messages += block.messages
+        if (fact := block.fact) is not None:
+            about_other = len(block.messages) > 1 and fact.relative is not None and fact.relative in block.messages[0]["content"]
+            if not about_other:
+                value = (None if fact.kind == "forget" else fact.value) if block.after else fact.first
+                known[fact.topic.name] = fact.topic.with_value(value) if value else None
+            else:
+                known.setdefault(fact.topic.name, None)
+        if known and rng.random() < 0.2:
+            messages += ask(rng.choice(list(known)))
+        if known and rng.random() < 0.1:
+            messages += _lookup(rng, topic_of[rng.choice(list(known))], 2)
+    names = list(known)
+    rng.shuffle(names)
+    for name in names:
+        messages += ask(name)
+        if rng.random() < 0.4:
+            messages += _lookup(rng, topic_of[name], 2)
+    return messages

@@ -1,0 +1,129 @@
+"""The words of the mini profile: topics, values, people and sentence frames.
+
+Every value belongs to exactly one topic and is a single word, so a question about a topic has one answer in a history and
+its distractors are other values of the same topic. Frames never say "I like": a preference shows in passing, inside a task.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One thing people have a preference about. `doing` holds the value's place as `{}`; `query` never names a value."""
+
+    name: str
+    doing: str
+    query: str
+    values: tuple[str, ...]
+    pref_type: str = "neutral_preferences"
+
+    def with_value(self, value: str) -> str:
+        return self.doing.format(value)
+
+
+def _topic(name: str, doing: str, query: str, values: str, pref_type: str = "neutral_preferences") -> Topic:
+    return Topic(name, doing, query, tuple(values.split()), pref_type)
+
+
+TOPICS: tuple[Topic, ...] = (
+    _topic("music", "listening to {}", "What should I put on the radio tonight?",
+           "jazz rock opera folk techno blues reggae soul punk disco"),
+    _topic("drinks", "drinking {}", "What should I order with my snack?",
+           "coffee cocoa cider lemonade milk juice soda matcha tea kefir"),
+    _topic("sports", "playing {}", "Which team could I join this spring?",
+           "tennis soccer hockey cricket rugby golf volleyball squash softball badminton"),
+    _topic("fruit", "eating {}", "What should I buy at the fruit stand?",
+           "mangoes pears plums grapes cherries kiwis figs melons peaches apples"),
+    _topic("cooking", "cooking {} food", "What could I make for dinner on Friday?",
+           "Thai Greek Indian Mexican Korean French Italian Turkish Spanish Lebanese"),
+    _topic("films", "watching {} films", "What could we see at the cinema?",
+           "horror comedy western romance action mystery war fantasy crime silent"),
+    _topic("books", "reading {}", "What should I borrow from the library?",
+           "poems novels memoirs thrillers comics essays biographies sagas fables plays"),
+    _topic("crafts", "doing {}", "Which workshop should I sign up for?",
+           "pottery origami sewing carving embroidery painting calligraphy weaving knitting quilting"),
+    _topic("pets", "caring for {}", "Which animal shelter should I help?",
+           "cats dogs rabbits parrots hamsters turtles ferrets goldfish lizards pigeons"),
+    _topic("gardening", "growing {}", "What should I plant by the window?",
+           "roses tulips lilies daisies orchids violets poppies irises peonies dahlias"),
+    _topic("instruments", "practising the {}", "Which lesson should I book next month?",
+           "piano violin guitar flute drums cello trumpet harp banjo clarinet"),
+    _topic("travel", "visiting {}", "What should I see on my next trip?",
+           "lakes castles deserts islands museums temples caves markets volcanoes harbors"),
+    _topic("dancing", "dancing the {}", "Which class fits my Monday evening?",
+           "salsa tango waltz ballet samba foxtrot rumba polka flamenco bolero"),
+    _topic("languages", "learning {}", "Which phrase book should I get?",
+           "Danish Arabic Hindi Polish Welsh Dutch Finnish Swahili Czech Latin"),
+    _topic("games", "solving {}", "What could I do on a long flight?",
+           "crosswords sudokus riddles jigsaws mazes anagrams ciphers tangrams rebuses quizzes"),
+    _topic("transport", "going by {}", "How should I get to the coast?",
+           "train bus bike ferry tram scooter canoe taxi car horse"),
+    _topic("baking", "baking {}", "What should I bring to the party?",
+           "brownies pies muffins scones cookies waffles donuts tarts eclairs pretzels"),
+    _topic("exercise", "training {}", "What could I do at the gym today?",
+           "yoga pilates boxing karate judo fencing rowing climbing archery wrestling"),
+    _topic("nature", "studying {}", "Which talk should I attend at the museum?",
+           "planets fossils crystals insects storms whales mosses comets bats eagles"),
+    _topic("health", "living with {}", "What should I tell the new doctor?",
+           "asthma migraines eczema insomnia anemia vertigo arthritis diabetes allergies tinnitus",
+           "health_and_medical_conditions"),
+)
+
+NAMES = ("Maya Liam Noor Otto Ines Kofi Lena Hugo Aiko Omar Vera Nils Rosa Ivan Tess Amir Joan Luis Nora Emil Zara Finn "
+         "Ruth Sami Dina Karl Mina Theo Yuki Paul Anya Rene Lola Idris Greta Marco Wanda Felix Priya Tomas").split()
+OCCUPATIONS = "teacher nurse driver farmer lawyer baker pilot clerk painter plumber singer dentist welder tailor chef".split()
+RELATIVES = "sister brother uncle aunt neighbor boss cousin roommate".split()
+
+# scenario -> frames; {doing} is the preference in passing. The reply fits every frame of its scenario.
+OWN_FRAMES: dict[str, tuple[str, ...]] = {
+    "personal_email": ("Fix this email to my friend: I spent the weekend {doing} again.",
+                       "Shorten my email: sorry I missed you, I was busy {doing}."),
+    "professional_email": ("Check this email to my client: I will reply after {doing} tonight.",
+                           "Make this email polite: I leave at five because I am {doing}."),
+    "chat_message": ("Reword this message: come over later, I am {doing} now.",
+                     "Is this message fine? Back soon, still {doing}."),
+    "social_media_post": ("Polish my post: nothing beats {doing} on a Sunday.",
+                          "Write a title for my post about {doing} all day."),
+    "creative_writing": ("Continue my poem: the rain fell while I was {doing}.",
+                         "Give my diary page a better end: I fell asleep {doing}."),
+    "professional_writing": ("Edit my short bio: after work I relax by {doing}.",
+                             "Improve this line of my report: I got the idea while {doing}."),
+    "translation": ("Translate this for me: we had a great time {doing}.",
+                    "How do I say in another tongue: I am happy when {doing}?"),
+    "trouble_consult": ("I had a bad day and even {doing} did not help.",
+                        "I worry that {doing} takes all my free time."),
+    "knowledge_query": ("How long do people need to get good at {doing}? I try every day.",
+                        "Why does {doing} calm me down so well?"),
+}
+REPLIES: dict[str, tuple[str, ...]] = {
+    "personal_email": ("Here is a warmer version.", "I fixed the email."),
+    "professional_email": ("Here is a polite version.", "The email is fine now."),
+    "chat_message": ("That reads well.", "I made it shorter."),
+    "social_media_post": ("Here is a brighter post.", "I added a title."),
+    "creative_writing": ("What a nice scene.", "I added two lines."),
+    "professional_writing": ("This line is clearer now.", "I made it more formal."),
+    "translation": ("Here is the translation.", "You can say it like this."),
+    "trouble_consult": ("That sounds hard.", "Be kind to yourself."),
+    "knowledge_query": ("It depends on the person.", "Nobody knows for sure."),
+}
+OTHER_FRAMES: dict[str, tuple[str, ...]] = {
+    "personal_email": ("Fix this email: my {who} spent the weekend {doing} again.",),
+    "professional_email": ("Check this email: my {who} will reply after {doing} tonight.",),
+    "chat_message": ("Reword this message: my {who} is late, still {doing}.",),
+    "social_media_post": ("Polish this post: my {who} says nothing beats {doing}.",),
+    "creative_writing": ("Continue this poem: the rain fell while my {who} was {doing}.",),
+    "trouble_consult": ("My {who} had a bad day and even {doing} did not help.",),
+    "translation": ("Translate this for me: my {who} had a great time {doing}.",),
+}
+UPDATE_REPLIES = ("Good to know.", "Have fun with it.")
+UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "These days I am {new}, I am done with {old}.")
+FORGET_FRAMES = ("Please forget that I was {doing}.", "Please forget about me {doing}.")
+FILLER = (
+    ("What is seven times eight?", "It is fifty six."), ("How many days has May?", "It has thirty one days."),
+    ("Sort these words: pear, ant, moon.", "Ant, moon, pear."), ("What is the capital of Peru?", "It is Lima."),
+    ("Why is the sky blue?", "Air scatters blue light most."), ("Fix this code: print(x", "Close the bracket: print(x)."),
+    ("What is half of ninety?", "It is forty five."), ("How far is the moon?", "Very far from here."),
+)
+
+OPTION_FRAME = "You could try {}."
+GENERIC_OPTION = "You could try something quite new."
