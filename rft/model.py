@@ -1,0 +1,86 @@
+"""Loading a checkpoint: the tokenizer and the causal language model of a folder or Hub id.
+
+Only safetensors are read and no code from a checkpoint is run. Which attention kernel serves, and why, is said in one line.
+"""
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+from rft.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def attention(requested: str | None) -> str:
+    """The attention implementation to load a model with.
+
+    `flash_attention_2` is taken where it is asked for (or nothing is asked for) and can run, else `sdpa`; any other name is
+    passed through. The choice and its reason are logged in one line.
+    """
+    if requested not in (None, "flash_attention_2"):
+        logger.info("attention: %s, as the recipe asks", requested)
+        return requested
+    import torch
+
+    if not torch.cuda.is_available():
+        chosen, why = "sdpa", "no CUDA device here"
+    elif importlib.util.find_spec("flash_attn") is None:
+        chosen, why = "sdpa", "flash-attn is not installed (pip install 'rft[flash]')"
+    else:
+        chosen, why = "flash_attention_2", "CUDA and flash-attn are here"
+    logger.info("attention: %s, because %s", chosen, why)
+    return chosen
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The fast tokenizer of `name`, with a chat template and a pad token.
+
+    Raises:
+        CheckpointError: no such folder or Hub id, no tokenizer in it, or no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
+        raise CheckpointError(f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
+                              "chat_template.jinja of its base model there")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: cannot load a tokenizer ({_first_line(error)}); expected a checkpoint folder or a Hub id "
+                              "that this machine can reach") from None
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"{name}: the tokenizer has no chat template; add chat_template.jinja to its folder")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | None = None, revision: str | None = None) -> Any:
+    """The causal language model of `name`; a LoRA adapter folder gives its base model with the adapter merged in.
+
+    dtype: a torch dtype, its name, or "auto" (as stored). Raises CheckpointError where there is no such model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kwargs = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
+              "attn_implementation": attention(attn_implementation), "trust_remote_code": False, "use_safetensors": True}
+    folder = Path(name).expanduser()
+    if folder.exists() and not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
+        raise CheckpointError(f"{name}: neither config.json nor adapter_config.json here; expected a checkpoint folder")
+    try:
+        if (folder / "adapter_config.json").exists():
+            from peft import AutoPeftModelForCausalLM
+
+            return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload()
+        return AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
+                              "or a Hub id that this machine can reach") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
