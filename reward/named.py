@@ -1,0 +1,49 @@
+"""Find the reward that a recipe names.
+
+Invariant: a name is a plain Python import and nothing else; it gives a callable, or a ValueError that says
+what is missing.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+
+def load(spec: str) -> Callable[..., list[float | None]]:
+    """The reward function that `spec` names: "package.module.function" or "path/to/file.py:function".
+
+    A path is relative to the current folder. The module's own code runs, and what it raises passes through.
+
+    Raises:
+        ValueError: no such module, file or function, or it is not callable.
+    """
+    where, separator, name = spec.rpartition(":" if ".py:" in spec else ".")
+    is_file = separator == ":"
+    if not separator or not (is_file or all(part.isidentifier() for part in where.split("."))):
+        raise ValueError(f'reward "{spec}": expected "package.module.function" or "path/to/file.py:function"')
+    module = _file(Path(where), spec) if is_file else _module(where, spec)
+    reward = getattr(module, name, None)
+    if not callable(reward):
+        what = "is not a function" if hasattr(module, name) else "does not exist"
+        raise ValueError(f'reward "{spec}": {name} {what} in {where}; name a function that is defined there')
+    return reward
+
+
+def _module(where: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        mend = "install it, or name a file as path/to/file.py:function"
+        raise ValueError(f'reward "{spec}": no module named {error.name}; {mend}') from error
+
+
+def _file(path: Path, spec: str) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f'reward "{spec}": no file {path.absolute()}; give its path from the current folder')
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None and found.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
