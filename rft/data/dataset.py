@@ -98,8 +98,8 @@ def load_split(
                 raise UnusableRow(f"{link_column} is empty")
             file = history_path(root, link, where, link_column)
             question = read_question(record, row, split, window, history_id="", where=where)
-        except UnusableRow as reason:
-            skipped.append(Skip(row, str(reason)))
+        except UnusableRow as unusable:
+            skipped.append(Skip(row, str(unusable)))
             continue
         if file not in by_path:
             history = read_history(file)

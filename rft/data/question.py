@@ -102,7 +102,7 @@ def read_question(
         persona_id=persona_id(record),
         history_id=history_id,
         query=query,
-        options=tuple(options),
+        options=(options[0], options[1], options[2], options[3]),
         gold=LETTERS[options.index(gold)],
         labels=_labels(record, window),
     )

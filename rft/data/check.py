@@ -1,0 +1,316 @@
+"""`rft data check`: everything that can be known about a dataset before a GPU is spent on it.
+
+Invariant: what is printed is what the returned dict says, and the dict is plain JSON. An error means that the
+data cannot be used as it is; a warning means that a result on it can mislead (`--strict` makes it fail); a
+note is worth knowing. A split that cannot be read does not hide the others.
+"""
+
+import argparse
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from rft.data.audit import CHANCE, prove_label_free, repeated_labels, shortcuts, telling_rules
+from rft.data.dataset import (
+    COLUMNS,
+    HUB_ID,
+    WINDOWS,
+    Split,
+    csv_path,
+    load_split,
+    locate,
+    read_rows,
+    split_names,
+)
+from rft.data.prompt import PromptTokens
+from rft.errors import CheckpointError, DataError
+
+LABELS = ("pref_type", "who", "updated", "scenario")
+TRAINING = ("train", "val")
+ASKED_BEFORE = "the query is a message of the history"
+SHARES = {
+    "gold is the longest, alone": "gold_longest_alone",
+    "gold is among the longest": "gold_longest",
+    "gold is the shortest, alone": "gold_shortest_alone",
+    "gold is among the shortest": "gold_shortest",
+    "score of taking the longest": "longest_rule",
+    "score of taking the shortest": "shortest_rule",
+}
+SHOWN = 5  # rows named in a line before "..."
+
+
+def check(
+    source: str | Path,
+    *,
+    window: str = "32k",
+    revision: str | None = None,
+    strict: bool = False,
+    exclude_personas: Collection[str] = (),
+    tokenizer: Any = None,
+    console: Any = None,
+) -> dict[str, Any]:
+    """Read every CSV of a dataset, test it, print tables on `console` (rich; standard output by default) and
+    return the findings.
+
+    exclude_personas: left out of train and val, as a recipe leaves them out; benchmark is read whole.
+    tokenizer: a tokenizer folder, Hub id or object to count real prompt tokens with. The dict has `splits`,
+    `shared_personas`, `notes`, `warnings`, `errors` and `ok`, which is False where there is an error or, if
+    strict, a warning. Raises DataError where there is no dataset at all.
+    """
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(tokenizer)
+    root = locate(source, revision, window=window)
+    report: dict[str, Any] = {"source": str(source), "window": window, "splits": {}, "shared_personas": {}}
+    report |= {"notes": [], "warnings": [], "errors": []}
+    splits: dict[str, Split] = {}
+    for name in split_names(root):
+        excluded = exclude_personas if name in TRAINING else ()
+        try:
+            splits[name] = load_split(root, name, window, exclude_personas=excluded)
+            report["splits"][name] = _read(splits[name], tokenizer, report)
+        except DataError as error:
+            report["errors"].append(str(error))
+    _persona_overlap(splits, exclude_personas, report)
+    report["ok"] = not report["errors"] and not (strict and report["warnings"])
+    _print(report, strict, console)
+    return report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `rft data check`."""
+    parser.add_argument(
+        "source", metavar="DIR|HUB_ID", help=f"a dataset folder, or a Hub id such as {HUB_ID}"
+    )
+    parser.add_argument(
+        "--window", choices=WINDOWS, default="32k", help="which histories (default: %(default)s)"
+    )
+    parser.add_argument("--strict", action="store_true", help="warnings fail")
+    parser.add_argument("--json", metavar="FILE", help="write the findings there as JSON")
+    parser.add_argument(
+        "--exclude-personas",
+        metavar="ID",
+        nargs="+",
+        default=[],
+        help="leave these personas out of train and val",
+    )
+    parser.add_argument("--tokenizer", metavar="PATH", help="count prompt tokens with this tokenizer")
+    parser.add_argument("--revision", metavar="R", help="revision of a Hub dataset (default: the pinned one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and print. Returns 0 where all is well, 1 where --strict fails on warnings, 2 on errors in the
+    data.
+    """
+    report = check(
+        args.source,
+        window=args.window,
+        revision=args.revision,
+        strict=args.strict,
+        exclude_personas=args.exclude_personas,
+        tokenizer=args.tokenizer,
+    )
+    if args.json:
+        _write_json(Path(args.json), report)
+    return 2 if report["errors"] else 0 if report["ok"] else 1
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a checkpoint. Raises CheckpointError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: no tokenizer here; expected a folder with tokenizer.json ({reason})"
+        ) from None
+
+
+def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any]:
+    """Everything about one split; what is wrong with it goes into `report`."""
+    said = {id: {m.content.strip() for m in history.turns} for id, history in split.histories.items()}
+    questions = {question.row: question for question in split.questions}
+    found: dict[str, list[int]] = {}
+    authors_tokens: dict[str, str] = {}
+    rows = 0
+    for row, record in read_rows(csv_path(split.root, split.name)):
+        rows += 1
+        if row == 0 and (missing := [column for column in COLUMNS if column not in record]):
+            report["warnings"].append(f"{split.name}: the official columns {', '.join(missing)} are missing")
+        if (question := questions.get(row)) is None:
+            continue
+        history = split.history_of(question)
+        question.check()
+        prove_label_free(question, history)
+        for column in repeated_labels(question, record):
+            found.setdefault(f"the text of {column} stands in the question itself", []).append(row)
+        if history.persona_id != question.persona_id:
+            found.setdefault("the history says that it is another persona's", []).append(row)
+        if question.query in said[history.id]:
+            found.setdefault(ASKED_BEFORE, []).append(row)
+        authors_tokens[history.id] = record.get(f"total_tokens_in_chat_history_{split.window}", "")
+
+    if skipped := [skip.row for skip in split.skipped if not skip.reason.endswith("is excluded")]:
+        report["warnings"].append(f"{split.name}: {len(skipped)} of {rows} rows skipped ({_some(skipped)})")
+    for finding, where in found.items():
+        report["notes" if finding == ASKED_BEFORE else "warnings"].append(
+            f"{split.name}: {finding} ({_some(where)})"
+        )
+    audit = shortcuts(split.questions)
+    for rule, score in telling_rules(audit).items():
+        report["warnings"].append(
+            f"{split.name}: a rule that reads nothing ({rule}) scores {score:.1%}, chance is {CHANCE:.0%}; "
+            "report it beside every accuracy"
+        )
+    labels = {key: Counter(str(getattr(q.labels, key)) for q in split.questions) for key in LABELS}
+    return {
+        "rows": rows,
+        "questions": len(split.questions),
+        "skipped": dict(Counter(skip.reason for skip in split.skipped)),
+        "skipped_rows": [[skip.row, skip.reason] for skip in split.skipped],
+        "personas": len({question.persona_id for question in split.questions}),
+        "histories": len(split.histories),
+        "labels": {key: dict(counts.most_common()) for key, counts in labels.items()},
+        "tokens": _tokens(split, authors_tokens.values(), tokenizer),
+        "shortcuts": audit,
+        "sha256": split.sha256,
+    }
+
+
+def _tokens(split: Split, authors: Iterable[str], tokenizer: Any) -> dict[str, Any]:
+    """Lengths in tokens as [least, median, most]: histories by the authors' count, prompts and parts by the
+    tokenizer.
+    """
+    counts = [int(float(text)) for text in authors if re.fullmatch(r"\d+(\.\d*)?", text.strip())]
+    tokens: dict[str, Any] = {"history, authors": _spread(counts)}
+    if tokenizer is not None:
+        prompts = PromptTokens(tokenizer)
+        history = {id: len(prompts.history_ids(h)) for id, h in split.histories.items()}
+        question = {q: len(prompts.question_ids(q)) for q in split.questions}
+        tokens["history"] = _spread(history.values())
+        tokens["question"] = _spread(question.values())
+        tokens["prompt"] = _spread(history[q.history_id] + length for q, length in question.items())
+    return tokens
+
+
+def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report: dict[str, Any]) -> None:
+    """A persona in the benchmark must be in neither train nor val. Those two share personas in the released
+    data, by design.
+    """
+    rows = {name: Counter(q.persona_id for q in split.questions) for name, split in splits.items()}
+    trained = [name for name in TRAINING if name in rows]
+    if "benchmark" in rows:
+        for persona in sorted(
+            set().union(*(rows[name] for name in trained)) & set(rows["benchmark"]), key=_by_number
+        ):
+            found = {name: rows[name][persona] for name in [*trained, "benchmark"] if persona in rows[name]}
+            report["shared_personas"][persona] = found
+            where = ", ".join(f"{name} ({count} rows)" for name, count in found.items())
+            report["warnings"].append(
+                f"persona {persona} is trained on and tested on: {where}; "
+                f"leave it out of training with --exclude-personas {persona}"
+            )
+    if len(trained) == 2:
+        shared = len(set(rows["train"]) & set(rows["val"]))
+        if shared:
+            report["notes"].append(
+                f"val shares {shared} of its {len(rows['val'])} personas with train: "
+                "it measures new questions, not new people"
+            )
+    known = {skip.reason for name in trained for skip in splits[name].skipped}
+    for persona in excluded:
+        if f"persona {persona} is excluded" not in known:
+            report["warnings"].append(
+                f"--exclude-personas {persona} is ignored: no such persona in train or val"
+            )
+
+
+def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    splits: list[dict[str, Any]] = list(report["splits"].values())
+
+    def line(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def table(title: str, *sections: dict[str, list[str]]) -> None:
+        """One row a label, one column a split."""
+        grid = Table("", *report["splits"], title=title, title_justify="left", title_style="bold")
+        for column in grid.columns[1:]:
+            column.justify = "right"
+        for section in sections:
+            for label, cells in section.items():
+                grid.add_row(label, *cells)
+            grid.add_section()
+        console.print(grid)
+
+    line(f"{report['source']}, window {report['window']}", style="bold")
+    if splits:
+        sizes = ("rows", "questions", "personas", "histories")
+        table("Read", {key: [f"{split[key]:,}" for split in splits] for key in sizes})
+        for name, split in report["splits"].items():
+            for reason, count in split["skipped"].items():
+                rows = [row for row, why in split["skipped_rows"] if why == reason]
+                line(f"  {name}: {count} skipped: {reason} ({_some(rows)})")
+        labels = [
+            {
+                f"{key} = {value or '(empty)'}": [
+                    f"{split['labels'][key].get(value, 0):,}" for split in splits
+                ]
+                for value in dict.fromkeys(value for split in splits for value in split["labels"][key])
+            }
+            for key in LABELS
+        ]
+        table("Questions by label", *labels)
+        kinds = dict.fromkeys(kind for split in splits for kind in split["tokens"])
+        tokens = {kind: [_numbers(split["tokens"][kind]) for split in splits] for kind in kinds}
+        table("Tokens (least, median, most)", tokens)
+        audits = [split["shortcuts"] for split in splits]
+        shares = {text: [f"{audit[key]:.1%}" for audit in audits] for text, key in SHARES.items()}
+        letters = [" ".join(map(str, audit["letters"].values())) for audit in audits]
+        table(f"Shortcuts (chance {CHANCE:.0%})", shares, {"gold letters a b c d": letters})
+        line("For all of these: no label enters a prompt, links stay inside, questions pass their own test.")
+    for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
+        for text in report[kind]:
+            line(f"{kind[:-1]}: {text}", style=style)
+    counts = f"{len(report['errors'])} errors, {len(report['warnings'])} warnings{' (strict)' * strict}"
+    line(
+        f"{'OK' if report['ok'] else 'FAILED'}: {counts}", style="bold green" if report["ok"] else "bold red"
+    )
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot write the findings: {error.strerror or error}; choose another --json file"
+        ) from None
+
+
+def _spread(counts: Iterable[int]) -> list[int] | None:
+    """[least, median, most], None of nothing."""
+    ordered = sorted(counts)
+    return [ordered[0], ordered[len(ordered) // 2], ordered[-1]] if ordered else None
+
+
+def _numbers(spread: list[int] | None) -> str:
+    return "not given" if spread is None else " ".join(f"{n:,}" for n in spread)
+
+
+def _some(rows: list[int]) -> str:
+    shown = ", ".join(map(str, rows[:SHOWN])) + (" ..." if len(rows) > SHOWN else "")
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown}"
+
+
+def _by_number(persona: str) -> tuple[int, str]:
+    return (int(persona), "") if persona.isdecimal() else (-1, persona)
