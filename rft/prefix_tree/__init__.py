@@ -1,0 +1,9 @@
+"""One history, many questions, many completions as ONE tree: every shared token is forwarded once, and nothing changes but the time.
+
+layout.py      rows of token ids -> the tree of their longest common prefixes, packed depth-first
+kernels.py     one attention call over several spans of the packed row, on CPU and CUDA flash kernels
+attention.py   partial attentions merged by log-sum-exp, registered with transformers as "prefix_tree"
+logprobs.py    log-probs and entropies of the completions of a tree, and the budget that splits a tree too large
+sample.py      sampling with the K/V of a shared prefix held once
+gates.py       what cannot be shared exactly is refused here, with the reason
+"""

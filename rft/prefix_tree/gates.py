@@ -1,0 +1,87 @@
+"""What the tree cannot treat exactly is refused, before any work, with the reason and the way out; nothing falls back silently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rft.errors import ModelError
+
+MIN_RATIO = 1.3
+"""The token ratio under which sharing cannot pay."""
+
+OFF = "set `prefix_sharing: off` to train without it"
+
+
+def check_model(model: Any) -> None:
+    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies.
+
+    Args:
+        model: a transformers model, or a PEFT model around one.
+
+    Raises:
+        ModelError: naming the reason and the switch.
+    """
+    for reason in _reasons(model):
+        raise ModelError(f"prefix sharing cannot treat this model exactly: {reason}; {OFF}")
+
+
+def _reasons(model: Any) -> list[str]:
+    config = model.config.get_text_config()
+    found = []
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    if layers:
+        found.append(f"it has layers of {', '.join(sorted(layers))} (layer_types), and only full attention merges path by path")
+    elif getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        found.append(f"its attention slides over a window of {config.sliding_window} tokens (sliding_window)")
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if getattr(config, key, None):
+            found.append(f"it has {getattr(config, key)} experts ({key}), whose routing loss counts every copy of a token")
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, key, None) is not None:
+            found.append(f"it changes its logits after the output head ({key})")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") in ("dynamic", "longrope"):
+        found.append(f"its rotary angles depend on the length of the batch (rope_type {rope['rope_type']})")
+    if not getattr(model, "_supports_attention_backend", False):
+        found.append(f"{type(model).__name__} does not take its attention from transformers' AttentionInterface")
+    if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
+        found.append("its PEFT adapter puts virtual tokens in front of every row")
+    return found + _dropout(model, config)
+
+
+def _dropout(model: nn.Module, config: Any) -> list[str]:
+    if getattr(config, "attention_dropout", 0.0):
+        return [f"attention_dropout is {config.attention_dropout}, not 0, and a shared prefix would see one dropout mask for all its rows"]
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            kind = "lora_dropout" if "lora_dropout" in name else f"the dropout of {name}"
+            return [f"{kind} is {module.p}, not 0, and a shared prefix would see one dropout mask for all its rows"]
+    return []
+
+
+def check_length(model: Any, longest_row: int) -> None:
+    """Raises ModelError for a row longer than the model has positions."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and longest_row > most:
+        raise ModelError(
+            f"a row of {longest_row} tokens is longer than the model's {most} positions (max_position_embeddings): shorten prompts or "
+            "completions, or load the model with RoPE scaling"
+        )
+
+
+def check_finite(logps_BC: Tensor) -> None:
+    """Raises ModelError for a log-prob that is not a number."""
+    bad = torch.isnan(logps_BC).any(1)
+    if bad.any():
+        raise ModelError(
+            f"log-probs of row {int(bad.nonzero()[0])} and {int(bad.sum()) - 1} more are not numbers: the weights or activations have "
+            "overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
+        )
+
+
+def pays(token_ratio: float) -> bool:
+    """Whether a tree saves enough of its rows' tokens to be worth its calls."""
+    return token_ratio >= MIN_RATIO

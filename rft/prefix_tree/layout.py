@@ -1,0 +1,194 @@
+"""The layout of a tree of rows: every token that rows share at the same place in front of them stands once, and following a row's
+path from its root gives exactly that row.
+
+Nodes are packed depth-first, so a node's descendants are one contiguous slice of the packed tokens (T of them):
+
+    rows                       tree                                    packed
+    h h h q q a a              h h h ─┬─ q q ─┬─ a a                   h h h q q a a b b b r r c
+    h h h q q b b b                   │       └─ b b b                 0 1 2 3 4 5 6 5 6 7 3 4 5    positions
+    h h h r r c                       └─ r r c
+
+A forest is allowed: rows without a common prefix make roots of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+MIN_SAVING = 32
+"""Tokens a shared node must save to be worth a level of its own: a level costs a few kernel calls in every layer."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """Own tokens are the packed slots [start, end), its descendants' the slots [end, stop). `first` is the position of its first
+    token in any row through it, `parent` the index of the node before it (-1: none), `level` the number of nodes above it."""
+
+    start: int
+    end: int
+    stop: int
+    first: int
+    parent: int
+    level: int
+
+
+class Tree:
+    """Rows of token ids as a packed tree.
+
+    Args:
+        rows: one sequence of token ids per row, prompt and completion together, in any order; duplicates and empty rows allowed.
+        prompt_lengths: how many of each row's tokens are its prompt, at least 1 wherever a completion follows, for it is predicted
+            from the token before it. None: the rows are prompts only.
+        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share all there is to share).
+        width: columns of the tables of log-probs, at least the longest completion (default: that).
+        device: where the tensors go.
+
+    Attributes:
+        nodes: the `Node`s, depth-first.
+        tokens_T, positions_T: the packed token ids and their position in their rows.
+        slots_N, labels_N: for every completion token, row after row, the slot that predicts it, and the token.
+        rows_N, columns_N: for every completion token its row and its place in the completion.
+        leaves: for every row the index of its last node (-1 for an empty row).
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int] | None = None,
+        *,
+        min_saving: int = MIN_SAVING,
+        width: int | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        arrays = [np.asarray(row, dtype=np.int64) for row in rows]
+        lengths = [len(array) for array in arrays]
+        prompts = lengths if prompt_lengths is None else [int(length) for length in prompt_lengths]
+        assert len(prompts) == len(arrays), "one prompt length per row"
+        assert all(p <= n and (p > 0 or n == 0) for p, n in zip(prompts, lengths, strict=True)), "prompts of 1..len(row) tokens"
+
+        order, shared = sort_rows(arrays)
+        self.nodes, owners, leaves = grow([lengths[r] for r in order], shared, min_saving)
+        self.leaves = [0] * len(arrays)
+        for place, row in enumerate(order):
+            self.leaves[row] = leaves[place]
+
+        owned = [(arrays[order[owner]], node) for owner, node in zip(owners, self.nodes, strict=True)]
+        tokens = [array[node.first : node.first + node.end - node.start] for array, node in owned]
+        positions = [np.arange(node.first, node.first + node.end - node.start) for node in self.nodes]
+        pairs = [self._pairs(array, prompt, leaf) for array, prompt, leaf in zip(arrays, prompts, self.leaves, strict=True)]
+        completions = [n - p for n, p in zip(lengths, prompts, strict=True)]
+
+        self.shape = (len(arrays), max(completions, default=0) if width is None else width)
+        assert self.shape[1] >= max(completions, default=0), "a completion longer than the table is wide"
+        self.row_tokens = sum(lengths)
+        self.longest_row = max(lengths, default=0)
+        self.device = torch.device(device)
+        self.tokens_T = self._tensor(tokens)
+        self.positions_T = self._tensor(positions)
+        self.slots_N = self._tensor([slots for slots, _ in pairs])
+        self.labels_N = self._tensor([labels for _, labels in pairs])
+        self.rows_N = self._tensor([np.full(n, row) for row, n in enumerate(completions)])
+        self.columns_N = self._tensor([np.arange(n) for n in completions])
+
+    @classmethod
+    def from_padded(
+        cls, ids_BL: torch.Tensor, mask_BL: torch.Tensor, completion_columns: int, *, min_saving: int = MIN_SAVING
+    ) -> Tree:
+        """The tree of padded rows, prompts left-padded and completions right-padded, as TRL's trainers hold them.
+
+        Args:
+            ids_BL, mask_BL: token ids, and 1 where a token counts.
+            completion_columns: the last so many columns are the completions (TRL's `logits_to_keep`); also the tree's `width`.
+        """
+        ids, mask = ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool)
+        split = ids.shape[1] - completion_columns
+        completion = mask[:, split:]
+        assert (completion[:, 1:] <= completion[:, :-1]).all(), "completions are right-padded"
+        rows = [row[keep] for row, keep in zip(ids, mask, strict=True)]
+        prompts = mask[:, :split].sum(1)
+        return cls(rows, prompts, min_saving=min_saving, width=completion_columns, device=ids_BL.device)
+
+    @property
+    def token_ratio(self) -> float:
+        """Tokens of the rows over tokens of the tree: what sharing saves, 1.0 for nothing."""
+        return self.row_tokens / max(1, len(self.tokens_T))
+
+    def _pairs(self, row: np.ndarray, prompt: int, leaf: int) -> tuple[np.ndarray, np.ndarray]:
+        """The slots that predict the row's completion, and the completion, by walking from the row's last node upwards."""
+        first, last = max(prompt - 1, 0), len(row) - 1  # the positions that predict: [first, last)
+        slots = [np.empty(0, dtype=np.int64)]
+        while leaf >= 0:
+            node = self.nodes[leaf]
+            low, high = max(node.first, first), min(node.first + node.end - node.start, last)
+            if low < high:
+                slots.append(np.arange(low, high) + node.start - node.first)
+            if node.first <= first:
+                break
+            leaf = node.parent
+        return np.concatenate(slots[::-1]), row[prompt:]
+
+    def _tensor(self, parts: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)).to(self.device)
+
+
+def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
+    """Rows in lexicographic order, so that rows with a common prefix are neighbours.
+
+    Returns:
+        The row numbers in that order, and for each place the length of the prefix that the row there has in common with the one
+        before (0 for the first).
+    """
+    keys = [row.astype(">i4").tobytes() for row in rows]  # big-endian: the order of the bytes is the order of the token ids
+    order = sorted(range(len(rows)), key=keys.__getitem__)
+    shared = [0] * min(1, len(order))
+    for before, after in zip(order, order[1:], strict=False):
+        n = min(len(rows[before]), len(rows[after]))
+        differs = rows[before][:n] != rows[after][:n]
+        shared.append(int(differs.argmax()) if differs.any() else n)
+    return order, shared
+
+
+def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SAVING) -> tuple[list[Node], list[int], list[int]]:
+    """The nodes of sorted rows, from their lengths and the prefix each shares with the row before; no token is looked at.
+
+    Returns:
+        The nodes depth-first, for each node a row (by its place in the order) that owns its tokens, and for each row its last node.
+    """
+    spans: list[tuple[int, int, int, int]] = []  # first, length, parent, level
+    owners: list[int] = []
+    leaves = [-1] * len(lengths)
+    todo = [(0, len(lengths), 0, -1, 0)] if lengths else []  # rows [low, high) agree on [0, first); a node for them goes under parent
+    while todo:
+        low, high, first, parent, level = todo.pop()
+        agree = min([lengths[low], *shared[low + 1 : high]])
+        cuts = [i for i in range(low + 1, high) if shared[i] == agree]
+        groups = list(zip([low, *cuts], [*cuts, high], strict=True))
+        ended = [a for a, b in groups if lengths[a] == agree]  # sorted: each such row is a group of its own, in front
+        groups = groups[len(ended) :]
+        branches = len(groups) + bool(ended)
+        own = agree - first
+        if own and (branches == 1 or own * (branches - 1) >= min_saving):
+            spans.append((first, own, parent, level))
+            owners.append(low)
+            first, parent, level = agree, len(spans) - 1, level + 1
+        elif own and ended:  # not worth a node: the branches repeat it, and the rows that end here get it for themselves
+            spans.append((first, own, parent, level))
+            owners.append(low)
+            leaves[ended[0]] = len(spans) - 1
+        for row in ended:
+            leaves[row] = leaves[ended[0]] if leaves[ended[0]] >= 0 else parent
+        todo += [(a, b, first, parent, level) for a, b in reversed(groups)]
+
+    starts = np.concatenate([[0], np.cumsum([own for _, own, _, _ in spans])]).astype(int).tolist()
+    stops = starts[1:]
+    for node in reversed(range(len(spans))):
+        if spans[node][2] >= 0:
+            stops[spans[node][2]] = max(stops[spans[node][2]], stops[node])
+    nodes = [
+        Node(starts[i], starts[i + 1], stops[i], first, parent, level) for i, (first, _, parent, level) in enumerate(spans)
+    ]
+    return nodes, owners, leaves

@@ -1,0 +1,179 @@
+"""Log-probs of every completion of a tree: the same numbers and gradients as one row at a time, with each shared token forwarded once and
+logits only where a completion token is predicted, a chunk at a time.
+
+The model runs its ordinary forward (of whatever wraps it: DDP, DeepSpeed, FSDP, PEFT), with the positions that predict as its
+`logits_to_keep`. For the time of that call its output head returns two numbers per position, log-prob and entropy, instead of the
+vocabulary; a chunk's logits are computed again in the backward pass, so the table of positions x vocabulary never exists.
+
+Shapes: N pairs of (position, label), V vocabulary, B rows, C completion columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rft.errors import RecipeError
+from rft.prefix_tree import gates
+from rft.prefix_tree.attention import Plan, forward_kwargs
+from rft.prefix_tree.layout import Tree, grow, sort_rows
+
+CHUNK = 1024
+"""Positions whose logits exist at a time."""
+
+
+def tree_logps(
+    model: nn.Module, tree: Tree, temperature: float = 1.0, compute_entropy: bool = False, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs, and entropies if asked, of the completion tokens of a tree.
+
+    Args:
+        model: a causal language model through `attention.enable`, wrapped for training or not.
+        tree: its rows, on the model's device.
+        temperature: what logits are divided by.
+        compute_entropy: whether to return entropies (nats; with gradient, like the log-probs).
+        chunk: positions whose logits exist at a time.
+
+    Returns:
+        (logps_BC, entropies_BC), row b's completion from column 0, zeros behind it, C the tree's width; the shape of TRL's
+        `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a float64 model).
+
+    Raises:
+        ModelError: a row longer than the model's positions; a log-prob that is not a number.
+    """
+    bare: Any = extract_model_from_parallel(model)
+    gates.check_length(bare, tree.longest_row)
+    kwargs = forward_kwargs(tree.tokens_T, tree.positions_T, Plan(tree))
+    tables = _scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk)
+    return tables[0], tables[1] if compute_entropy else None
+
+
+def _scored(
+    model: nn.Module, bare: Any, tree: Tree, kwargs: dict[str, Any], temperature: float, entropy: bool, chunk: int
+) -> list[Tensor]:
+    """The tables (B, C) of log-probs and, if asked, entropies, from a forward with these keywords."""
+    with _scoring_head(bare.get_output_embeddings(), tree.labels_N, temperature, entropy, chunk):
+        scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits[0]
+    tables = [x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)]
+    gates.check_finite(tables[0])
+    return tables
+
+
+@contextmanager
+def _scoring_head(head: nn.Module, labels_N: Tensor, temperature: float, entropy: bool, chunk: int) -> Iterator[None]:
+    """Makes the output head return (1, N, 1 or 2) scores of these labels: log-prob, and entropy if asked.
+
+    The head module itself is still called, so hooks on it (ZeRO-3 and FSDP gather its weight in one) run as always.
+    """
+    project, replaced = head.forward, head.__dict__.get("forward")
+
+    def score(hidden_ND: Tensor, labels_N: Tensor) -> Tensor:
+        return _Scores.apply(project(hidden_ND), labels_N, temperature, entropy)
+
+    def forward(hidden_1ND: Tensor) -> Tensor:
+        hidden_ND = hidden_1ND[0]
+        if len(labels_N) <= chunk:
+            return score(hidden_ND, labels_N)[None]
+        pieces = zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True)
+        return torch.cat([checkpoint(score, h, y, use_reentrant=False) for h, y in pieces])[None]
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del head.forward
+        else:
+            head.forward = replaced
+
+
+class _Scores(torch.autograd.Function):
+    """Log-probs and entropies of labels under softmax(logits / temperature), without a vocabulary-sized graph: one such tensor is kept,
+    the log-probs of all tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor, temperature: float, entropy: bool) -> Tensor:
+        exact = torch.promote_types(logits_NV.dtype, torch.float32)
+        all_NV = torch.log_softmax(logits_NV.to(exact) / temperature, -1)
+        scores = [all_NV.gather(1, labels_N[:, None]).squeeze(1)]
+        if entropy:
+            scores.append(-(all_NV.exp() * all_NV).sum(-1))
+        scores_NS = torch.stack(scores, 1)
+        ctx.save_for_backward(all_NV, labels_N, scores_NS)
+        ctx.temperature, ctx.dtype = temperature, logits_NV.dtype
+        return scores_NS
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grads_NS: Tensor) -> tuple[Tensor | None, ...]:
+        all_NV, labels_N, scores_NS = ctx.saved_tensors
+        grads_NS = grads_NS / ctx.temperature
+        if scores_NS.shape[1] == 2:  # dH/dlogit_v = -p_v (log p_v + H)
+            weights_NV = -(grads_NS[:, :1] + grads_NS[:, 1:] * (all_NV + scores_NS[:, 1:]))
+        else:
+            weights_NV = -grads_NS[:, :1]
+        dlogits_NV = all_NV.exp().mul_(weights_NV)
+        dlogits_NV.scatter_add_(1, labels_N[:, None], grads_NS[:, :1])
+        return dlogits_NV.to(ctx.dtype), None, None, None
+
+
+def plain_logps(
+    model: nn.Module,
+    rows: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    temperature: float = 1.0,
+    compute_entropy: bool = False,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor | None]:
+    """What `tree_logps` returns, one row at a time and nothing shared: the path for rows whose sharing cannot pay, and the reference that
+    tests and benchmarks hold the tree against. Arguments, result and errors as there."""
+    bare: Any = extract_model_from_parallel(model)
+    width = max((len(row) - prompt for row, prompt in zip(rows, prompt_lengths, strict=True)), default=0)
+    tables = []
+    for row, prompt in zip(rows, prompt_lengths, strict=True):
+        gates.check_length(bare, len(row))
+        tree = Tree([row], [prompt], width=width, device=next(bare.parameters()).device)
+        kwargs = {"input_ids": tree.tokens_T[None], "use_cache": False}
+        tables.append(_scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk))
+    logps_BC, *entropies_BC = (torch.cat(table) for table in zip(*tables, strict=True))
+    return logps_BC, entropies_BC[0] if compute_entropy else None
+
+
+def split(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
+    """Row numbers in groups whose trees have at most `max_tree_tokens` tokens each: one group where all fit, else cut between questions
+    (rows of the same prompt), and inside a question only where it is too large by itself.
+
+    Raises:
+        RecipeError: when a single row has more tokens than the budget.
+    """
+    arrays = [np.asarray(row, dtype=np.int64) for row in rows]
+    order, shared = sort_rows(arrays)
+    lengths = [len(arrays[r]) for r in order]
+    if lengths and max(lengths) > max_tree_tokens:
+        raise RecipeError(
+            f"max_tree_tokens is {max_tree_tokens}, but one row (history, question and completion) has {max(lengths)} tokens: "
+            "raise max_tree_tokens, or shorten prompts or completions"
+        )
+
+    def fits(low: int, high: int) -> bool:
+        nodes, _, _ = grow(lengths[low:high], [0, *shared[low + 1 : high]])
+        return sum(node.end - node.start for node in nodes) <= max_tree_tokens
+
+    prompts = [prompt_lengths[r] for r in order]
+    edges = [i for i in range(len(order)) if i == 0 or prompts[i] != prompts[i - 1] or shared[i] < prompts[i]]
+    groups: list[tuple[int, int]] = []
+    for low, high in zip(edges, [*edges[1:], len(order)], strict=True):
+        steps = [(low, high)] if fits(low, high) else [(i, i + 1) for i in range(low, high)]
+        for first, last in steps:
+            if groups and fits(groups[-1][0], last):
+                groups[-1] = (groups[-1][0], last)
+            else:
+                groups.append((first, last))
+    return [sorted(order[low:high]) for low, high in groups]
