@@ -1,0 +1,157 @@
+"""A local checkpoint that answers questions.
+
+Invariant: what is generated depends on the weights, the prompt and the generation settings given here; the
+sampling settings that a checkpoint ships in `generation_config.json` play no part, only its end tokens do.
+Greedy answers do not depend on which questions share a batch, up to rounding.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from rft.data.history import History
+from rft.data.prompt import PromptTokens
+from rft.data.prompt import fingerprint as tokenizer_fingerprint
+from rft.data.question import Question
+from rft.errors import ModelError
+from rft.evaluate.answer import Answer
+from rft.model import load_model, load_tokenizer
+
+
+class LocalModel:
+    """A causal language model and its tokenizer, loaded from a folder or Hub id (full or LoRA adapter).
+
+    device: CUDA where there is one, else the CPU. dtype: as `rft.model.load_model` takes it. fingerprint: 16
+    hex digits over every weight and all that decides token ids; the same wherever the checkpoint lies.
+    Raises CheckpointError where there is no such model.
+    """
+
+    def __init__(self, name: str | Path, device: str | None = None, dtype: Any = "auto"):
+        self.name = str(name)
+        self.tokenizer = load_tokenizer(self.name)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = load_model(self.name, dtype=dtype).to(self.device).eval()
+        self.end_ids = _end_ids(self.model, self.tokenizer)
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id
+        )
+        self.longest = getattr(self.model.config, "max_position_embeddings", None)
+        self.fingerprint = _fingerprint(self.model, self.tokenizer)
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
+        """The completion of each prompt as token ids, up to and with the end token.
+
+        temperature 0 is greedy; otherwise samples are drawn with `seed`, and the random state outside is left
+        as it was.
+        """
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        ids_BT = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])  # B: prompts
+        mask_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        sampling: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            out_BT = self.model.generate(
+                input_ids=ids_BT.to(self.device),
+                attention_mask=mask_BT.to(self.device),
+                max_new_tokens=max_new_tokens,
+                **sampling,
+            )
+        return [self._upto_end(row) for row in out_BT[:, width:].tolist()]
+
+    def _upto_end(self, ids: list[int]) -> list[int]:
+        ends = [i for i, token in enumerate(ids) if token in self.end_ids]
+        return ids[: ends[0] + 1] if ends else ids
+
+
+class ModelAnswers:
+    """The answerer of `--model`: a local model that reads each question in one context.
+
+    max_new_tokens: of a completion; temperature: 0 is greedy; seed: of the samples; token_cache: folder where
+    history tokens are kept between runs, None for memory only.
+    """
+
+    def __init__(
+        self,
+        model: LocalModel,
+        context: str = "history",
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+        token_cache: Path | str | None = None,
+    ):
+        self.model = model
+        self.name = model.name
+        self.context = context
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self.tokens = PromptTokens(model.tokenizer, context, token_cache)
+        self.settings: dict[str, Any] = {
+            "model_fingerprint": model.fingerprint,
+            "dtype": str(model.model.dtype).removeprefix("torch."),
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+        } | ({"sampling_seed": seed} if temperature > 0 else {})
+
+    def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
+        """One batch. Raises ModelError where a prompt does not fit the model, or the batch not the device."""
+        prompts = [self.tokens.prompt_ids(question, history) for question in questions]
+        for question, prompt in zip(questions, prompts, strict=True):
+            self._check_length(question, len(prompt))
+        try:
+            completions = self.model.generate(
+                prompts, self.max_new_tokens, self.temperature, self._seed(questions)
+            )
+        except torch.cuda.OutOfMemoryError:
+            raise ModelError(
+                f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit "
+                f"{self.model.device}; choose a smaller --batch-size, the answers so far are kept"
+            ) from None
+        return [
+            Answer(
+                completion=self.model.tokenizer.decode(ids, skip_special_tokens=True),
+                input_tokens=len(prompt),
+                output_tokens=len(ids),
+                finished=bool(ids) and ids[-1] in self.model.end_ids,
+            )
+            for prompt, ids in zip(prompts, completions, strict=True)
+        ]
+
+    def _check_length(self, question: Question, length: int) -> None:
+        longest = self.model.longest
+        if longest is not None and length + self.max_new_tokens > longest:
+            raise ModelError(
+                f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new ones are "
+                f"more than the {longest} positions of {self.name}; choose a shorter --window, --context none, "
+                "or fewer --max-new-tokens"
+            )
+
+    def _seed(self, questions: Sequence[Question]) -> int:
+        """A seed for this batch that does not depend on the batches before it."""
+        content = f"{self.seed} " + " ".join(question.id for question in questions)
+        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The end tokens of the checkpoint's generation config and of its tokenizer."""
+    ids = model.generation_config.eos_token_id
+    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return sorted(set(ids))
+
+
+def _fingerprint(model: Any, tokenizer: Any) -> str:
+    digest = hashlib.sha256(tokenizer_fingerprint(tokenizer).encode("ascii"))
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,160 @@
+"""The results of one run on disk: `run.json` says what was asked of whom, `results.jsonl` has one row per answer.
+
+Invariant: every row of `results.jsonl` that ends in a newline is whole and belongs to the run that `run.json`
+describes. Rows reach the file a batch at a time, in one piece or not at all, so a run that is killed loses at
+most the batch in flight; a last line cut short is dropped when the run is resumed.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rft.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+SETTINGS, ROWS = "run.json", "results.jsonl"
+
+
+class Results:
+    """The answers of one run, those on disk first; a context manager that holds the file for one writer.
+
+    rows: {question id: row}. identity: a flat dict of JSON values; a folder whose results were made under
+    another identity is refused. ids: the questions there are.
+
+    Raises DataError, naming the file, for results of another run, a broken row, a second writer, or a folder
+    that cannot be written.
+    """
+
+    def __init__(self, folder: Path | str, identity: Mapping[str, Any], ids: Collection[str]):
+        self.folder = Path(folder).expanduser()
+        self.path = self.folder / ROWS
+        self.rows: dict[str, dict[str, Any]] = {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab", buffering=0)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot write results: {error.strerror or error}; choose another --out"
+            ) from None
+        try:
+            self._lock()
+            self._claim(dict(identity))
+            self._read(ids)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write a batch of rows, all of them or, where the disk refuses, none."""
+        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            _write_all(self._file, data.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), end)
+            raise DataError(
+                f"{self.path}: cannot write results: {error.strerror or error}; the {len(self.rows)} answers "
+                "in it are whole; make room and run the same command again, it resumes"
+            ) from None
+        except BaseException:
+            os.ftruncate(self._file.fileno(), end)
+            raise
+        self.rows.update((row["id"], row) for row in rows)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(
+                f"{self.path}: another process is writing these results; wait for it or name another --out"
+            ) from None
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        """Write `run.json` for a new run, or compare an old one with this run."""
+        path = self.folder / SETTINGS
+        identity = json.loads(json.dumps(identity))
+        if not path.exists():
+            if self.path.stat().st_size:
+                raise DataError(
+                    f"{self.path}: results without the {SETTINGS} that says what they are of; "
+                    "name another --out or remove the file"
+                )
+            write_whole(path, json.dumps(identity, indent=1) + "\n")
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot read it ({error}); name another --out") from None
+        before = before if isinstance(before, dict) else {}
+        differences = [
+            f"{key} was {before.get(key)}, is {identity.get(key)}"
+            for key in {**identity, **before}
+            if before.get(key) != identity.get(key)
+        ]
+        if differences:
+            raise DataError(
+                f"{self.folder}: holds the results of another run ({'; '.join(differences)}); "
+                "name another --out, or remove this folder"
+            )
+
+    def _read(self, ids: Collection[str]) -> None:
+        whole, end = self.path.read_bytes(), 0
+        for number, line in enumerate(whole.splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):
+                logger.warning(
+                    "%s: line %d was cut short and is dropped; it is asked again", self.path, number
+                )
+                os.ftruncate(self._file.fileno(), end)
+                break
+            end += len(line)
+            row = _row(line)
+            if row is None or row["id"] not in ids or row["id"] in self.rows:
+                what = "not a result row" if row is None else f"unexpected question {row['id']!r}"
+                raise DataError(
+                    f"{self.path}: line {number}: {what}; remove that line and run again, it resumes"
+                )
+            self.rows[row["id"]] = row
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or leave what was there. Raises DataError where the disk refuses."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise DataError(
+            f"{path}: cannot write it: {error.strerror or error}; make room, then run the same command again"
+        ) from None
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("id"), str) and "score" in row else None
