@@ -31,6 +31,21 @@ def rows_of(spans: Sequence[Span], device: torch.device) -> Rows:
     return torch.cat([torch.arange(start, end) for start, end in spans]).to(device)
 
 
+def flash(
+    q_nHLD: Tensor, k_nKSD: Tensor, v_nKSD: Tensor, scale: float, causal: bool = False, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of a dense batch: outputs (n, H, L, D) and log-sum-exps (n, H, L). `bias` is added to the scores, on CPU only."""
+    if q_nHLD.device.type == "cuda":
+        q, k, v = (x.transpose(1, 2) for x in (q_nHLD, k_nKSD, v_nKSD))
+        out, lse = torch.ops.aten._flash_attention_forward(
+            q, k, v, None, None, q.shape[1], k.shape[1], 0.0, causal, False, scale=scale
+        )[:2]
+        return out.transpose(1, 2), lse
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q_nHLD, k_nKSD, v_nKSD, 0.0, causal, attn_mask=bias, scale=scale
+    )
+
+
 class Batch:
     """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view where the spans are equally long and
     adjacent, else a copy padded with zeros."""
@@ -71,10 +86,8 @@ class DenseCall:
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """The call's outputs (N, H, D) and log-sum-exps (N, H), queries and keys given in span order."""
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            self.queries.pack(q_NHD), self.keys.pack(k_MKD), self.keys.pack(v_MKD), 0.0, self.causal,
-            attn_mask=self._bias(q_NHD), scale=scale,
-        )  # fmt: skip
+        q, k, v = self.queries.pack(q_NHD), self.keys.pack(k_MKD), self.keys.pack(v_MKD)
+        out, lse = flash(q, k, v, scale, self.causal, self._bias(q_NHD))
         return self.queries.unpack(out), self.queries.unpack(lse)
 
     def backward(

@@ -1,0 +1,208 @@
+"""Sampling with the keys and values of a shared prefix held once: the prompts are prefilled as a tree, and every row keeps only the keys
+and values of what it has sampled itself.
+
+A decode step is one forward of all living rows, one token each, packed like the tokens of a tree. Its attention is again partial and
+merged by log-sum-exp (cascade inference): the rows under a node attend the node's keys in one dense call, and each row its own suffix.
+The trainer's forward is the same function of the same tokens, so the log-probs returned here are the trainer's.
+
+Shapes: R living rows, T tokens of the prompts' tree, H query heads in K groups of g, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from rft.prefix_tree import gates
+from rft.prefix_tree.attention import Plan, alike, forward_kwargs, merge_, own_length
+from rft.prefix_tree.kernels import Span, call, flash, rows_of
+from rft.prefix_tree.layout import Tree
+
+LONG = 1024
+"""Nodes of this many tokens are attended where they lie; the keys of shorter ones are copied side by side, into one call a level."""
+
+
+@torch.no_grad()
+def sample(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    eos_ids: Sequence[int],
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[list[list[int]], list[list[float]]]:
+    """One completion for every prompt.
+
+    Args:
+        model: a causal language model through `attention.enable`, with its weights at hand (gathered, under ZeRO-3).
+        prompts: token ids; a prompt stands once for each completion wanted of it.
+        max_new_tokens: the most tokens of a completion.
+        eos_ids: the tokens that end one; the token itself is part of the completion.
+        temperature: what logits are divided by; 0 takes the most likely token.
+        top_p, top_k, min_p: as in transformers; 1, 0 and None leave the distribution alone.
+        generator: draws the tokens; torch's global one by default.
+
+    Returns:
+        (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature) before top-p, top-k and
+        min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
+
+    Raises:
+        ModelError: a prompt that with its completion would be longer than the model's positions.
+    """
+    bare: Any = extract_model_from_parallel(model)
+    gates.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
+    tree = Tree(prompts, device=next(bare.parameters()).device)
+    rows = torch.tensor(sorted(range(len(prompts)), key=tree.leaves.__getitem__))  # rows under a node: one slice
+    tokens_BC = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long)
+    logps_BC = torch.zeros(len(prompts), max_new_tokens)
+    lengths_B = torch.zeros(len(prompts), dtype=torch.long)
+    if not len(prompts) or not max_new_tokens:
+        return [[] for _ in prompts], [[] for _ in prompts]
+
+    prefill = Prefill(tree)
+    last_R = torch.tensor([tree.nodes[tree.leaves[row]].end - 1 for row in rows.tolist()], device=tree.device)
+    logits_RV = model(**forward_kwargs(tree.tokens_T, tree.positions_T, prefill), logits_to_keep=last_R).logits[0]
+    positions_R = tree.positions_T[last_R]
+    decode = Decode(prefill, [tree.leaves[row] for row in rows.tolist()])
+    processors = _processors(top_p, top_k, min_p)
+    ends = torch.tensor(list(eos_ids), device=tree.device)
+
+    for step in range(max_new_tokens):
+        tokens_R, logps_R = _choose(logits_RV, temperature, processors, generator)
+        tokens_BC[rows, step], logps_BC[rows, step] = tokens_R.cpu(), logps_R.float().cpu()
+        lengths_B[rows] = step + 1
+        living = ~torch.isin(tokens_R, ends)
+        if step + 1 == max_new_tokens or not living.any():
+            break
+        if not living.all():
+            decode.keep(living)
+            rows, tokens_R, positions_R = rows[living.cpu()], tokens_R[living], positions_R[living]
+        positions_R = positions_R + 1
+        logits_RV = model(**forward_kwargs(tokens_R, positions_R, decode)).logits[0]
+        decode.length += 1
+    return tuple([table[row, :n].tolist() for row, n in enumerate(lengths_B.tolist())] for table in (tokens_BC, logps_BC))
+
+
+def _processors(top_p: float, top_k: int, min_p: float | None) -> LogitsProcessorList:
+    """In the order in which transformers' generate applies them."""
+    wanted = [(top_k, TopKLogitsWarper), (top_p if top_p < 1 else None, TopPLogitsWarper), (min_p, MinPLogitsWarper)]
+    return LogitsProcessorList([warper(value) for value, warper in wanted if value])
+
+
+def _choose(
+    logits_RV: Tensor, temperature: float, processors: LogitsProcessorList, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """A token for every row, and its log-prob before the processors."""
+    logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
+    all_RV = torch.log_softmax(logits_RV / (temperature or 1.0), -1)
+    if temperature == 0:
+        tokens_R = logits_RV.argmax(-1)
+    else:
+        probs_RV = torch.softmax(processors(None, all_RV), -1)
+        tokens_R = torch.multinomial(probs_RV, 1, generator=generator).squeeze(1)
+    return tokens_R, all_RV.gather(1, tokens_R[:, None]).squeeze(1)
+
+
+class Prefill(Plan):
+    """The plan of a prompts' tree that keeps every layer's keys and values (T, K, D), by layer index."""
+
+    def __init__(self, tree: Tree):
+        super().__init__(tree)
+        self.tree = tree
+        self.cache: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def attend(self, module: nn.Module, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
+        self.cache[module.layer_idx] = (k_TKD, v_TKD)  # type: ignore[index]
+        return super().attend(module, q_THD, k_TKD, v_TKD, scale)
+
+
+class Decode:
+    """The plan of a decode step: rows sorted by their leaves, over a prefilled tree and the suffix that each row has grown.
+
+    Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for all its query heads.
+    `length` is how many tokens the suffixes have; every layer of the next forward appends one behind them.
+    """
+
+    def __init__(self, prefill: Prefill, leaves: list[int]):
+        self.prefill, self.leaves, self.length = prefill, leaves, 0
+        self.suffixes: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys and values (R, K, room, D)
+        self.parts: list[Part] = []
+
+    def keep(self, living_R: Tensor) -> None:
+        """Drops the rows that have ended."""
+        self.leaves = [leaf for leaf, lives in zip(self.leaves, living_R.tolist(), strict=True) if lives]
+        self.suffixes = {layer: (keys[living_R], values[living_R]) for layer, (keys, values) in self.suffixes.items()}
+        self.parts = []
+
+    def attend(self, module: nn.Module, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, scale: float) -> Tensor:
+        """One layer's attention (R, H, D) of the rows' next tokens."""
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        groups = q_RHD.shape[1] // k_RKD.shape[1]
+        self.parts = self.parts or self._arrange(groups)
+        suffix = [x[:, :, : self.length + 1] for x in self._append(layer, k_RKD, v_RKD)]
+        out, lse = flash(q_RHD[:, :, None], *suffix, scale)
+        exact = torch.promote_types(q_RHD.dtype, torch.float32)
+        out_FKD, lse_FK = _fold(out[:, :, 0].to(exact), groups), _fold(lse[:, :, 0], groups)
+        q_FKD = _fold(q_RHD, groups)
+        for part in self.parts:
+            merge_(out_FKD, lse_FK, part.query_rows, *part.forward(q_FKD[part.query_rows], layer, *self.prefill.cache[layer], scale))
+        return out_FKD.unflatten(0, (-1, groups)).transpose(1, 2).flatten(1, 2).to(q_RHD.dtype)
+
+    def _append(self, layer: int, *tokens_RKD: Tensor) -> tuple[Tensor, Tensor]:
+        grown = self.suffixes.get(layer) or [x[:, :, None, :][:, :, :0] for x in tokens_RKD]
+        if grown[0].shape[2] == self.length:
+            grown = [nn.functional.pad(x, (0, 0, 0, max(32, self.length))) for x in grown]  # doubling: copied rarely
+        for x, token in zip(grown, tokens_RKD, strict=True):
+            x[:, :, self.length] = token
+        self.suffixes[layer] = (grown[0], grown[1])
+        return self.suffixes[layer]
+
+    def _arrange(self, groups: int) -> list[Part]:
+        """Which folded rows attend which nodes, level by level."""
+        tree, parts = self.prefill.tree, []
+        starts = [tree.nodes[leaf].start for leaf in self.leaves]
+        spans = {}
+        for node in tree.nodes:
+            under = [r for r, start in enumerate(starts) if node.start <= start < node.stop]
+            if under:
+                spans[node] = (under[0] * groups, (under[-1] + 1) * groups)
+        for level in sorted({node.level for node in spans}):
+            nodes = [node for node in spans if node.level == level]
+            short = alike([node for node in nodes if own_length(node) < LONG], tree.device, own_length)
+            for together in [[node] for node in nodes if own_length(node) >= LONG] + short:
+                parts.append(Part([spans[node] for node in together], [(node.start, node.end) for node in together], tree.device))
+        return parts
+
+
+class Part:
+    """Folded rows attending nodes of the prompts' tree: one node where it lies, or several with their keys copied side by side, once."""
+
+    def __init__(self, queries: list[Span], keys: list[Span], device: torch.device):
+        self.call = call(queries, keys, False, device) if len(keys) > 1 else None
+        self.query_rows = rows_of(queries, device)
+        self.key_rows = rows_of(keys, device)
+        self.copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, q_NKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Outputs (N, K, D) and log-sum-exps (N, K)."""
+        if self.call is not None:
+            if layer not in self.copies:
+                self.copies[layer] = (k_TKD[self.key_rows], v_TKD[self.key_rows])
+            return self.call.forward(q_NKD, *self.copies[layer], scale)
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_NKD, k_TKD[self.key_rows], v_TKD[self.key_rows]))
+        out, lse = flash(q, k, v, scale)
+        return out[0].transpose(0, 1), lse[0].transpose(0, 1)
+
+
+def _fold(x_RH: Tensor, groups: int) -> Tensor:
+    """(R, H, ...) -> (R * g, K, ...)."""
+    return x_RH.unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
