@@ -12,6 +12,7 @@ from rft.errors import ModelError
 MIN_RATIO = 1.3
 """The token ratio under which sharing cannot pay."""
 
+ONE_MASK = ", and a shared prefix would see one dropout mask for all its rows"
 OFF = "set `prefix_sharing: off` to train without it"
 
 
@@ -24,17 +25,17 @@ def check_model(model: Any) -> None:
     Raises:
         ModelError: naming the reason and the switch.
     """
-    for reason in _reasons(model):
-        raise ModelError(f"prefix sharing cannot treat this model exactly: {reason}; {OFF}")
+    if reasons := _reasons(model):
+        raise ModelError(f"prefix sharing cannot treat this model exactly: {'; '.join(reasons)}; {OFF}")
 
 
 def _reasons(model: Any) -> list[str]:
     config = model.config.get_text_config()
     found = []
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    if layers:
-        found.append(f"it has layers of {', '.join(sorted(layers))} (layer_types), and only full attention merges path by path")
-    elif getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    layers = getattr(config, "layer_types", None)
+    if others := sorted(set(layers or ()) - {"full_attention"}):
+        found.append(f"it has layers of {', '.join(others)} (layer_types), and only full attention merges path by path")
+    if layers is None and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         found.append(f"its attention slides over a window of {config.sliding_window} tokens (sliding_window)")
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, key, None):
@@ -54,11 +55,11 @@ def _reasons(model: Any) -> list[str]:
 
 def _dropout(model: nn.Module, config: Any) -> list[str]:
     if getattr(config, "attention_dropout", 0.0):
-        return [f"attention_dropout is {config.attention_dropout}, not 0, and a shared prefix would see one dropout mask for all its rows"]
+        return [f"attention_dropout is {config.attention_dropout}, not 0{ONE_MASK}"]
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             kind = "lora_dropout" if "lora_dropout" in name else f"the dropout of {name}"
-            return [f"{kind} is {module.p}, not 0, and a shared prefix would see one dropout mask for all its rows"]
+            return [f"{kind} is {module.p}, not 0{ONE_MASK}"]
     return []
 
 
