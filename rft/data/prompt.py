@@ -62,9 +62,8 @@ class PromptTokens:
         self.context = context
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
         self.fingerprint = fingerprint(tokenizer)
-        self._histories: dict[
-            str, Any
-        ] = {}  # history id -> numpy int32 array; a list of ints is eight times as large
+        # History id -> numpy int32 array: a list of ints is eight times as large.
+        self._histories: dict[str, Any] = {}
         self._questions: dict[Question, list[int]] = {}
         self._short = [{"role": "system", "content": SYSTEM}]
         self._head, self._opening, self._closing = self._cut()
@@ -135,7 +134,7 @@ class PromptTokens:
         if self.cache_dir is None:
             return np.array(self._compute(history), dtype=np.int32)
         content = json.dumps([self.fingerprint, self.context, SYSTEM, key])
-        path = self.cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.npy"
+        path = self.cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.ids"
         ids = _read_ids(path)
         if ids is None:
             ids = np.array(self._compute(history), dtype=np.int32)
@@ -198,45 +197,40 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
 
 
 def _read_ids(path: Path) -> Any | None:
-    """The ids of a cache file, whose last entry is a checksum of the others; None where it is absent, cut
-    short or altered.
+    """The ids of a cache file; None where it is absent, cut short or altered.
+
+    The file holds the ids as 4-byte integers, lowest byte first, and the CRC-32 of these bytes after them.
     """
     import numpy as np
 
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    if (
-        stored.dtype != np.int32
-        or stored.ndim != 1
-        or stored.size < 2
-        or stored[-1] != _checksum(stored[:-1])
-    ):
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot read the token cache: {error.strerror or error}; remove it"
+        ) from None
+    ids, checksum = content[:-4], content[-4:]
+    if not ids or len(ids) % 4 or zlib.crc32(ids).to_bytes(4, "little") != checksum:
         return None
-    return stored[:-1]
+    return np.frombuffer(ids, dtype="<i4")
 
 
 def _write_ids(path: Path, ids: Any) -> None:
     """Write a cache file whole or not at all. Raises DataError where the disk refuses."""
-    import numpy as np
-
+    content = ids.astype("<i4").tobytes()
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-            temporary = stream.name
-            np.save(stream, np.append(ids, np.int32(_checksum(ids))))
+            temporary = Path(stream.name)
+            stream.write(content + zlib.crc32(content).to_bytes(4, "little"))
         os.replace(temporary, path)
     except OSError as error:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror or error
+            temporary.unlink(missing_ok=True)
         raise DataError(
-            f"{path.parent}: cannot write the token cache: {reason}; "
+            f"{path.parent}: cannot write the token cache: {error.strerror or error}; "
             "free space or choose another cache folder"
         ) from None
-
-
-def _checksum(ids: Any) -> int:
-    return zlib.crc32(ids.tobytes()) & 0x7FFFFFFF

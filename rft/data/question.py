@@ -161,8 +161,8 @@ def _labels(record: Mapping[str, str], window: str) -> Labels:
         distance=_count(record[f"distance_from_related_snippet_to_query_{window}"], "distance"),
         preference=record["preference"].strip(),
         prev_pref=record["prev_pref"].strip(),
-        sensitive=record["sensitive_info"].strip().lower()
-        not in FALSE,  # a text names what is sensitive: then it is
+        # Some rows have a text here, which names what is sensitive.
+        sensitive=record["sensitive_info"].strip().lower() not in FALSE,
         topic=record["topic_query"].strip().removeprefix(":").strip(),
     )
 
