@@ -57,7 +57,8 @@ class Persona:
         return [{"role": "system", "content": self.system}, *turns]
 
 
-def _chat(user: str, *rest: str) -> list[dict[str, str]]:
+def chat(user: str, *rest: str) -> list[dict[str, str]]:
+    """Messages of alternating roles, the user's first."""
     texts = (user, *rest)
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
@@ -66,25 +67,25 @@ def _own_block(rng: Random, fact: Fact, value: str) -> Block:
     scenario = rng.choice(list(world.OWN_FRAMES))
     frame = rng.choice(world.OWN_FRAMES[scenario])
     text = frame.format(doing=fact.topic.with_value(value))
-    return Block(_chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
+    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
 
 
 def _other_block(rng: Random, fact: Fact, value: str) -> Block:
     scenario = rng.choice(list(world.OTHER_FRAMES))
     frame = rng.choice(world.OTHER_FRAMES[scenario])
     text = frame.format(who=fact.relative, doing=fact.topic.with_value(value))
-    return Block(_chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
+    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
 
 
 def _update_block(rng: Random, fact: Fact) -> Block:
     old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.value)
     text = rng.choice(world.UPDATE_FRAMES).format(old=old, new=new)
-    return Block(_chat(text, rng.choice(world.UPDATE_REPLIES)), fact, "knowledge_query", after=True)
+    return Block(chat(text, rng.choice(world.UPDATE_REPLIES)), fact, "knowledge_query", after=True)
 
 
 def _forget_block(rng: Random, fact: Fact) -> Block:
     text = rng.choice(world.FORGET_FRAMES).format(doing=fact.topic.with_value(fact.first))
-    return Block(_chat(text), fact, "knowledge_query", after=True)  # never answered, as in the official data
+    return Block(chat(text), fact, "knowledge_query", after=True)  # never answered, as in the official data
 
 
 def _fact(rng: Random, topic: Topic, kind: str, contrast: bool) -> Fact:
@@ -114,7 +115,7 @@ def make_persona(seed: int, persona_id: int, kinds: tuple[str, ...] = KINDS, fil
             later.append(_update_block(rng, fact))
         if fact.kind == "forget":
             later.append(_forget_block(rng, fact))
-    first += [Block(_chat(*rng.choice(world.FILLER)), None, "filler") for _ in range(fillers)]
+    first += [Block(chat(*rng.choice(world.FILLER)), None, "filler") for _ in range(fillers)]
     rng.shuffle(first)
     blocks = list(first)
     for block in later:  # anywhere behind the conversation it refers to

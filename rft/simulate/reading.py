@@ -31,9 +31,36 @@ def _lookup(rng: Random, fact: mini.Fact, turns: int) -> list[dict[str, str]]:
     return messages
 
 
-def document(seed: int, index: int, difficulty: float) -> list[dict[str, str]]:
-    """Document `index` as chat messages; `difficulty` in [0, 1] sets how many topics it has (2 to 8)."""
+def drill(rng: Random) -> list[dict[str, str]]:
+    """Two short exercises, dense in what reading needs: say a list again, find the value of a topic, the letter of a value.
+
+    What is looked up is drawn with repetition, so nothing can be told by elimination.
+    """
+    messages: list[dict[str, str]] = []
+    for kind in rng.choices(("repeat", "topics", "letters"), (1, 1, 2), k=2):
+        chosen = rng.sample(world.TOPICS, 4)
+        same = kind == "letters" and rng.random() < 0.5  # four values of one topic, as in a question
+        values = rng.sample(chosen[0].values, 4) if same else [rng.choice(topic.values) for topic in chosen]
+        if kind == "repeat":
+            said = " ".join(rng.choice(rng.choice(world.TOPICS).values) for _ in range(12))
+            messages += mini.chat(f"Repeat: {said}", f"Again: {said}")
+            continue
+        if kind == "topics":
+            given = [f"{topic.name}: {value}" for topic, value in zip(chosen, values, strict=True)]
+            found = given
+        else:
+            given = [f"({letter}) {value}" for letter, value in zip("abcd", values, strict=True)]
+            found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
+        messages += mini.chat("Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6)))
+    return messages
+
+
+def document(seed: int, index: int, difficulty: float, drills: float = 0.0) -> list[dict[str, str]]:
+    """Document `index` as chat messages; `difficulty` in [0, 1] sets how many topics it has (2 to 8), `drills` is the chance
+    that it is a drill instead."""
     rng = Random(f"reading-{seed}-{index}")
+    if rng.random() < drills:
+        return drill(rng)
     topics = rng.randint(2, 2 + round(6 * difficulty))
     persona = mini.make_persona(rng.getrandbits(40), index, tuple(rng.sample(mini.KINDS, topics)), rng.randint(0, round(2 * difficulty)))
     messages = [{"role": "system", "content": SYSTEM}]
@@ -66,3 +93,13 @@ def document(seed: int, index: int, difficulty: float) -> list[dict[str, str]]:
         if rng.random() < 0.4:
             messages += _lookup(rng, topic_of[name], 2)
     return messages
+
+
+def question_words() -> list[str]:
+    """The words of prompts and answers that no text here holds, for the tokenizer to know them."""
+    return [
+        "This is a multiple-choice question. Options:\nThink inside <think> and </think> tags, then put the letter of the best "
+        "option in \\boxed{}.\n\\boxed{a} \\boxed{b} \\boxed{c} \\boxed{d}",
+        "Known about the user: Nothing to use: the user asked me to forget it. Nothing to use: it is about somebody else.",
+        "\n".join(topic.query for topic in world.TOPICS),
+    ]

@@ -1,0 +1,27 @@
+# Each target alone is enough on a fresh machine with Python 3.11+: all of them build the virtual environment first.
+PYTHON ?= python3
+VENV := .venv
+OUT ?= out/quickstart
+SEED ?= 0
+
+.PHONY: setup quickstart test lint
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
+	touch $@
+
+# SEED=1 for another seed; SCRATCH=1 trains the tiny base checkpoint as well (hours on a laptop).
+quickstart: setup
+	$(VENV)/bin/rft quickstart --out $(OUT) --seed $(SEED) $(if $(SCRATCH),--scratch)
+
+test: setup
+	$(VENV)/bin/python -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy rft reward

@@ -1,0 +1,72 @@
+"""The `rft` command: every subcommand is thin, and none is imported before it is asked for, so that `rft --help` is quick.
+
+Exit codes: 0 done, 1 a check failed, 2 a mistake of the user's (one line on stderr), 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import ModuleType
+
+from rft import __version__
+from rft.errors import RftError
+
+# command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
+COMMANDS = {
+    "quickstart": ("rft.quickstart", "from nothing to a trained tiny model and a report, on a laptop"),
+    "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
+    "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
+    "evaluate": ("rft.evaluate.run", "ask a checkpoint every question of a split"),
+}
+TRAINING = {
+    "base": ("rft.train.base", "the tiny base checkpoint, from scratch"),
+    "sft": ("rft.train.sft", "the cold start: supervised fine-tuning"),
+    "grpo": ("rft.train.grpo", "reinforcement fine-tuning with verifiable rewards"),
+}  # module.train(argv): TRL-style recipes bring their own parser
+
+
+def _help() -> str:
+    lines = ["usage: rft COMMAND ...", "", "Reinforcement fine-tuning for personalization over long chat histories.", "",
+             "commands (rft COMMAND --help tells more):"]
+    lines += [f"  {name:<12} {what}" for name, (_, what) in {**COMMANDS, **TRAINING}.items()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"rft {__version__}")
+        return 0
+    if words[0] in TRAINING:
+        from rft.train.start import run_main
+
+        return run_main(import_module(TRAINING[words[0]][0]).train, words[1:])
+    for name, (module, what) in COMMANDS.items():
+        if words[: len(name.split())] == name.split():
+            return _run(name, what, import_module(module), words[len(name.split()) :])
+    print(f"error: no such command: {' '.join(words[:2])}\n\n{_help()}", file=sys.stderr)
+    return 2
+
+
+def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog=f"rft {name}", description=what)
+    module.add_arguments(parser)
+    args = parser.parse_args(words)
+    run: Callable[[argparse.Namespace], int] = module.run
+    try:
+        return run(args)
+    except RftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The order of training rows: several questions of one history together, each question `repeats` times.
+
+Every question comes exactly once an epoch (but for the last, incomplete batch), and a unit of Q questions of
+one history is never torn apart, so that a rank that takes whole units holds all rows of a history's Q
+questions:
+
+    unit (history A)            unit (history B)
+    q1 q1 q1 q2 q2 q2 | ...     q7 q7 q7 q8 q8 q8       Q = 2 questions, 3 repeats (completions a question)
+
+A batch of units is yielded `passes` times in a row, as TRL's trainer expects: once per micro-batch made from
+it. The order follows from (seed, epoch) alone.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from torch.utils.data import Sampler
+
+
+class HistorySampler(Sampler[int]):
+    """Indices into `history_ids` (one entry per row of the dataset).
+
+    questions: Q, the questions of one history in a unit. units: units in a generation batch, over all ranks.
+    repeats: completions a question. passes: how often each batch is yielded. Rest questions of histories
+    (fewer than Q) are put together in mixed units, so that none is lost.
+    """
+
+    def __init__(
+        self,
+        history_ids: Sequence[str],
+        questions: int,
+        units: int,
+        repeats: int,
+        passes: int = 1,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+    ):
+        assert min(questions, units, repeats, passes) >= 1
+        self.questions, self.units, self.repeats, self.passes = questions, units, repeats, passes
+        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self.rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, history_id in enumerate(history_ids):
+            self.rows_of[history_id].append(row)
+        self._length = len(self._units()) // units * units * questions * repeats * passes
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _units(self) -> list[list[int]]:
+        rng = Random(f"{self.seed}-{self.epoch}")
+        units, rest = [], []
+        for rows in self.rows_of.values():
+            rows = rng.sample(rows, len(rows)) if self.shuffle else rows
+            whole = len(rows) // self.questions * self.questions
+            units += [rows[i : i + self.questions] for i in range(0, whole, self.questions)]
+            rest += rows[whole:]
+        units += [
+            rest[i : i + self.questions] for i in range(0, len(rest) - self.questions + 1, self.questions)
+        ]
+        if self.shuffle:
+            rng.shuffle(units)
+        return units
+
+    def __iter__(self) -> Iterator[int]:
+        units = self._units()
+        for start in range(0, len(units) - self.units + 1, self.units):
+            batch = [
+                row for unit in units[start : start + self.units] for row in unit for _ in range(self.repeats)
+            ]
+            for _ in range(self.passes):
+                yield from batch

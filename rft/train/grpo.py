@@ -1,0 +1,62 @@
+"""Reinforcement fine-tuning with verifiable rewards: GRPO over questions about long chat histories.
+
+What happens in a step: units of `questions_per_history` questions of one history are drawn; every question gets `num_generations`
+completions; each is worth what the recipe's rewards say (1 for the right boxed letter behind a reasoned think block, else 0); a
+completion's advantage is its reward against the other completions of the same question; the policy gradient is TRL's GRPO loss.
+
+    accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
+    accelerate launch --num_processes 8 -m rft.train.grpo --config recipes/personamem_v2/grpo_32k.yaml
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback
+from trl import ModelConfig, get_peft_config
+
+import reward
+from rft.data.prompt import PromptTokens
+from rft.errors import RecipeError
+from rft.model import load_tokenizer
+from rft.track import ProvenanceCallback, provenance
+from rft.train.progress import RichProgress
+from rft.train.recipe import DataArguments, parse
+from rft.train.rows import grpo_rows, load_questions
+from rft.train.start import load_policy, resume_point, run_main
+from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+
+
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> HistoryGRPOTrainer:
+    """Train from a recipe and save the model and tokenizer in `output_dir`."""
+    data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
+    try:
+        rewards = [reward.load(name) for name in args.rewards]
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    args.units_per_generation()  # refused before anything is loaded
+    if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():
+        raise RecipeError(f"beta {args.beta}: the reference of {model.model_name_or_path}, an adapter, would be its base model without "
+                          "it; merge the adapter first, or set use_peft: true")
+    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
+    tokenizer.padding_side = "left"
+    tokens = PromptTokens(tokenizer, data.context, data.token_cache)
+    split, questions = load_questions(data, tokens)
+    for question in questions:
+        question.check()
+    args.remove_unused_columns = False
+    trainer = HistoryGRPOTrainer(
+        split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
+        train_dataset=grpo_rows(questions), processing_class=tokenizer, peft_config=get_peft_config(model),
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_point(args))
+    trainer.save_model(args.output_dir)
+    trainer.save_state()
+    return trainer
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(train))

@@ -1,0 +1,95 @@
+"""A recipe: one TRL-style YAML of flat keys, each of which the command line can override.
+
+A key that no field has is refused with the nearest field that exists; nothing in a recipe is ever ignored in silence.
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from trl import TrlParser
+
+from rft.data.dataset import PINNED_REVISION
+from rft.errors import RecipeError
+
+NOT_FIELDS = ("config", "env")  # what TRL's parser itself takes beside the fields
+
+
+@dataclass
+class DataArguments:
+    """Which questions are asked, over what context."""
+
+    data: str = field(metadata={"help": "Dataset folder in the official layout, or a Hub id."})
+    data_revision: str | None = field(
+        default=None, metadata={"help": f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."})
+    window: str = field(default="32k", metadata={"help": "History size: 32k or 128k.", "choices": ["32k", "128k"]})
+    context: str = field(default="history", metadata={
+        "help": "What the model sees of the person.", "choices": ["history", "history_no_persona", "none"]})
+    train_split: str = field(default="train", metadata={"help": "CSV in benchmark/text to train on."})
+    exclude_personas: list[str] = field(
+        default_factory=list, metadata={"help": "Personas to leave out of training, such as 78, which the benchmark has too."})
+    max_prompt_tokens: int | None = field(
+        default=None, metadata={"help": "Questions with a longer prompt are left out, and counted in one line."})
+    token_cache: str | None = field(
+        default="~/.cache/rft/tokens", metadata={"help": "Folder of history token ids, kept between runs."})
+
+
+class _Parser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"{message}; --help lists every field with its meaning")
+
+
+def parse(types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """One instance per dataclass of `types` from `--config FILE` and overrides such as `--learning_rate 1e-6`.
+
+    Raises:
+        RecipeError: no such file, not a YAML mapping, an unknown key (with the nearest valid name), or a value that a
+            field or TRL's own checks refuse.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    names = {f.name for cls in types for f in fields(cls) if f.init}
+    for path in _config_paths(argv):
+        _check_keys(path, names)
+    for word in argv:
+        if word.startswith("--"):
+            key = word[2:].split("=")[0].replace("-", "_")
+            if key.removeprefix("no_") not in names and key not in (*NOT_FIELDS, "help") and key not in names:
+                raise RecipeError(f"--{key}: no such field{_nearest(key, names)}")
+    try:
+        return _Parser(types, allow_abbrev=False).parse_args_and_config(argv)
+    except RecipeError:
+        raise
+    except (ValueError, TypeError) as error:  # a dataclass that refuses its values
+        raise RecipeError(" ".join(str(error).split())) from error
+
+
+def _config_paths(argv: Sequence[str]) -> list[Path]:
+    if "--config" not in argv:
+        return []
+    place = argv.index("--config") + 1
+    if place == len(argv):
+        raise RecipeError("--config: expected the path of a recipe behind it")
+    return [Path(argv[place])]
+
+
+def _check_keys(path: Path, names: set[str]) -> None:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot read this recipe: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(recipe, dict):
+        raise RecipeError(f"{path}: expected a mapping of field: value")
+    for key in recipe:
+        if key not in names and key not in NOT_FIELDS:
+            raise RecipeError(f"{path}: no such field {key!r}{_nearest(str(key), names)}")
+
+
+def _nearest(key: str, names: set[str]) -> str:
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "; --help lists the fields"

@@ -1,0 +1,70 @@
+"""Questions as training rows. A row names its history by id; the tokens of a history exist once, in `PromptTokens`.
+
+What is learned from is never what is asked with: labels shape the targets of the cold start and the reports, no prompt.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from rft.data.dataset import Split, load_split
+from rft.data.prompt import PromptTokens, final_message
+from rft.data.question import Question
+from rft.errors import RecipeError
+from rft.train.recipe import DataArguments
+
+logger = logging.getLogger(__name__)
+
+
+def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, list[Question]]:
+    """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged.
+
+    Raises:
+        RecipeError: no question is left.
+    """
+    split = load_split(data.data, data.train_split, data.window, revision=data.data_revision,
+                       exclude_personas=data.exclude_personas)
+    for skip in split.skipped[:5]:
+        logger.warning("%s row %d skipped: %s", data.train_split, skip.row, skip.reason)
+    kept = list(split.questions)
+    if data.max_prompt_tokens is not None:
+        kept = [q for q in kept if len(tokens.prompt_ids(q, split.history_of(q))) <= data.max_prompt_tokens]
+    left_out = len(split.questions) - len(kept)
+    logger.info("%s: %d questions over %d histories; %d rows skipped, %d left out as longer than %s tokens", data.train_split,
+                len(kept), len({q.history_id for q in kept}), len(split.skipped), left_out, data.max_prompt_tokens)
+    if not kept:
+        shortest = min(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
+        raise RecipeError(f"max_prompt_tokens {data.max_prompt_tokens}: every prompt is longer; the shortest has {shortest} tokens")
+    return split, kept
+
+
+def reasoning(question: Question) -> str:
+    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold."""
+    labels = question.labels
+    if labels.who == "others":
+        return "Nothing to use: it is about somebody else."
+    if labels.pref_type == "ask_to_forget":
+        return "Nothing to use: the user asked me to forget it."
+    if labels.pref_type == "sensitive_info":
+        return "Nothing to repeat: the value is sensitive."
+    return f"Known about the user: {labels.preference.rstrip('.')}."
+
+
+def target(question: Question) -> str:
+    """The completion that the cold start imitates; `reward.personamem` gives it 1."""
+    return f"<think>{reasoning(question)}</think>\\boxed{{{question.gold}}}"
+
+
+def grpo_rows(questions: Sequence[Question]) -> Dataset:
+    """One row per question: the final user message as `prompt` (for tables and rewards), ids, `answer` and labels."""
+    return Dataset.from_list([_row(q) for q in questions])
+
+
+def _row(question: Question) -> dict[str, Any]:
+    return {
+        "prompt": final_message(question), "question_id": question.id, "history_id": question.history_id,
+        "persona_id": question.persona_id, "answer": question.gold, "pref_type": question.labels.pref_type,
+        "who": question.labels.who, "updated": question.labels.updated,
+    }

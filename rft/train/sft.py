@@ -1,0 +1,78 @@
+"""The cold start: supervised fine-tuning that teaches the form of an answer (a short reason, then a boxed letter).
+
+Loss on the completion only. TRL's SFTTrainer does the training; rows hold ids, and prompts are put together batch by batch from
+the history's cached tokens. Targets reason inside think tags, since targets without reasoning (as the paper's scripts have them)
+would teach GRPO's format gate nothing.
+
+    accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
+    accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, ProgressCallback
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+
+from rft.data.dataset import Split
+from rft.data.prompt import PromptTokens
+from rft.model import load_tokenizer
+from rft.track import ProvenanceCallback, provenance
+from rft.train.progress import RichProgress
+from rft.train.recipe import DataArguments, parse
+from rft.train.rows import load_questions, target
+from rft.train.start import load_policy, resume_point, run_main
+
+
+class AnswerCollator:
+    """Rows {question_id, completion} -> input_ids_BT, attention_mask_BT and labels_BT (-100 but for the completion and its end),
+    padded on the right."""
+
+    def __init__(self, split: Split, tokens: PromptTokens):
+        self.split, self.tokens = split, tokens
+        self.questions = {question.id: question for question in split.questions}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        tokenizer = self.tokens.tokenizer
+        pairs = []
+        for row in rows:
+            question = self.questions[row["question_id"]]
+            prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
+            pairs.append((prompt, [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]))
+        longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
+        input_ids_BT = torch.full((len(rows), longest), tokenizer.pad_token_id)
+        labels_BT = torch.full((len(rows), longest), -100)
+        for b, (prompt, completion) in enumerate(pairs):
+            end = len(prompt) + len(completion)
+            input_ids_BT[b, :end] = torch.tensor(prompt + completion)
+            labels_BT[b, len(prompt) : end] = torch.tensor(completion)
+        lengths_B1 = torch.tensor([[len(prompt) + len(completion)] for prompt, completion in pairs])
+        return {"input_ids": input_ids_BT, "attention_mask": (torch.arange(longest) < lengths_B1).long(), "labels": labels_BT}
+
+
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
+    """Train from a recipe and save the model and tokenizer in `output_dir`."""
+    data, args, model = parse((DataArguments, SFTConfig, ModelConfig), argv)
+    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
+    tokens = PromptTokens(tokenizer, data.context, data.token_cache)
+    split, questions = load_questions(data, tokens)
+    rows = Dataset.from_list([{"question_id": q.id, "completion": target(q)} for q in questions])
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    args.remove_unused_columns = False
+    trainer = SFTTrainer(
+        model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
+        data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_point(args))
+    trainer.save_model(args.output_dir)
+    trainer.save_state()
+    return trainer
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(train))

@@ -1,0 +1,62 @@
+"""What every training script does beside its trainer: logging, loading the policy, resuming.
+
+A user's mistake ends in one line on stderr and exit code 2, not in a traceback.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig
+
+from rft.errors import RecipeError, RftError
+from rft.model import load_model
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging() -> None:
+    """Our own lines at INFO, everybody else's from WARNING on."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("rft").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")  # a CPU has nothing to pin, and nothing is lost
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated.*")  # TRL 1.16 still speaks of it
+
+
+def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
+    """Run a training script's `train(argv)`; its exit code."""
+    set_up_logging()
+    try:
+        train(argv)
+    except RftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load_policy(model: ModelConfig) -> Any:
+    """The model to train, from a full checkpoint or an adapter (merged)."""
+    if model.load_in_4bit or model.load_in_8bit:
+        raise RecipeError("load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
+    return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
+                      revision=model.model_revision)
+
+
+def resume_point(args: Any) -> str | None:
+    """The checkpoint to resume from: the one named, or with `resume_from_checkpoint: true` the newest in output_dir, if any."""
+    wanted = args.resume_from_checkpoint
+    if wanted in (None, False, "false", "False"):
+        return None
+    if wanted in (True, "true", "True"):
+        newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        logger.info("resume: %s", newest or f"no checkpoint in {args.output_dir} yet, so from the start")
+        return newest
+    if not Path(wanted).is_dir():
+        raise RecipeError(f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder or true for the newest")
+    return wanted
