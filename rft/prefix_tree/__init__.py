@@ -1,4 +1,5 @@
-"""One history, many questions, many completions as ONE tree: every shared token is forwarded once, and nothing changes but the time.
+"""One history, many questions, many completions as ONE tree: every shared token is forwarded once, and nothing
+changes but the time.
 
 layout.py      rows of token ids -> the tree of their longest common prefixes, packed depth-first
 kernels.py     one attention call over several spans of the packed row, on CPU and CUDA flash kernels

@@ -1,17 +1,20 @@
-"""Attention over a packed tree: every query attends its own path from the root, in partial attentions that are merged exactly.
+"""Attention over a packed tree: every query attends its own path from the root, in partial attentions that are merged
+exactly.
 
-A query attends causally the tokens of its own node and fully the tokens of every node above it. Each node's keys thus meet two kinds of
-queries: its own, causally, and those of all its descendants, one contiguous slice. Two partial attentions of one query with outputs
-o1, o2 and log-sum-exps l1, l2 merge to (ring attention, https://arxiv.org/abs/2310.01889):
+A query attends causally the tokens of its own node and fully the tokens of every node above it. Each node's keys thus
+meet two kinds of queries: its own, causally, and those of all its descendants, one contiguous slice. Two partial
+attentions of one query with outputs o1, o2 and log-sum-exps l1, l2 merge to (ring attention,
+https://arxiv.org/abs/2310.01889):
 
     l = logaddexp(l1, l2),  o = o1 * exp(l1 - l) + o2 * exp(l2 - l)
 
-and the flash backward of each part, given the merged o and l, is that part's exact share of the gradients. All nodes of a level share a
-call, so the calls of a layer grow with the depth of the tree; no key is copied per row and no mask is built.
+and the flash backward of each part, given the merged o and l, is that part's exact share of the gradients. All nodes
+of a level share a call, so the calls of a layer grow with the depth of the tree; no key is copied per row and no mask
+is built.
 
-`enable(model)` registers it with transformers as "prefix_tree". A forward with the keyword `prefix_tree=Plan(tree)` then runs over the
-tree; a forward without it is transformers' own sdpa. The plan travels as a keyword, so whatever replays a layer (gradient checkpointing)
-or wraps the model (DDP, ZeRO, FSDP, PEFT) needs to know nothing about it.
+`enable(model)` registers it with transformers as "prefix_tree". A forward with the keyword `prefix_tree=Plan(tree)`
+then runs over the tree; a forward without it is transformers' own sdpa. The plan travels as a keyword, so whatever
+replays a layer (gradient checkpointing) or wraps the model (DDP, ZeRO, FSDP, PEFT) needs to know nothing about it.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ NAME = "prefix_tree"
 
 
 class Plan:
-    """The attention calls of a tree, the same for every layer: `own` where nodes attend themselves, causally (together they cover all
-    slots), and `above` where descendants attend a node, level by level."""
+    """The attention calls of a tree, the same for every layer: `own` where nodes attend themselves, causally
+    (together they cover all slots), and `above` where descendants attend a node, level by level."""
 
     def __init__(self, tree: Tree):
         device = tree.device
@@ -62,7 +65,8 @@ def own_length(node: Node) -> int:
 
 
 def alike(nodes: Iterable[Node], device: torch.device, *sizes: Callable[[Node], int]) -> list[list[Node]]:
-    """Nodes in groups that may share a call: all of them on CUDA; on CPU, where a call pads, those within a factor of two in size."""
+    """Nodes in groups that may share a call: all of them on CUDA; on CPU, where a call pads, those within a factor of
+    two in size."""
     groups: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in nodes:
         groups[() if device.type == "cuda" else tuple((size(node) - 1).bit_length() for size in sizes)].append(node)
@@ -135,12 +139,11 @@ def tree_attention_forward(
     """The attention function given to transformers: over the tree where the forward carries a plan, else sdpa.
 
     Raises:
-        ModelError: for an attention with dropout, a window, a soft cap or sinks, in which paths do not merge as above.
+        ModelError: for an attention with dropout, a window, a soft cap or sinks, in which paths do not merge as
+            above.
     """
     if prefix_tree is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     for name, used in {"dropout": dropout, **{x: kwargs.get(x) for x in ("sliding_window", "softcap", "s_aux")}}.items():
         if used:
             raise ModelError(f"prefix sharing cannot treat attention with {name} exactly: set `prefix_sharing: off`")
@@ -153,15 +156,16 @@ def tree_attention_forward(
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Makes the model's attention "prefix_tree", for good; forwards without a plan behave as under sdpa. Call it on the model itself or
-    a PEFT model, before it is wrapped for training."""
+    """Makes the model's attention "prefix_tree", for good; forwards without a plan behave as under sdpa. Call it on
+    the model itself or a PEFT model, before it is wrapped for training."""
     AttentionInterface.register(NAME, tree_attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
 
 
 def forward_kwargs(tokens_T: Tensor, positions_T: Tensor, plan: Any) -> dict[str, Any]:
-    """The keywords of a forward of packed tokens. The mask of one cell is four-dimensional, so that no model builds its own."""
+    """The keywords of a forward of packed tokens. The mask of one cell is four-dimensional, so that no model builds
+    its own."""
     return {
         "input_ids": tokens_T[None],
         "position_ids": positions_T[None],

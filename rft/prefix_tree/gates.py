@@ -1,4 +1,5 @@
-"""What the tree cannot treat exactly is refused, before any work, with the reason and the way out; nothing falls back silently."""
+"""What the tree cannot treat exactly is refused, before any work, with the reason and the way out; nothing falls back
+silently."""
 
 from __future__ import annotations
 
@@ -68,8 +69,8 @@ def check_length(model: Any, longest_row: int) -> None:
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and longest_row > most:
         raise ModelError(
-            f"a row of {longest_row} tokens is longer than the model's {most} positions (max_position_embeddings): shorten prompts or "
-            "completions, or load the model with RoPE scaling"
+            f"a row of {longest_row} tokens is longer than the model's {most} positions (max_position_embeddings): shorten "
+            "prompts or completions, or load the model with RoPE scaling"
         )
 
 
@@ -78,8 +79,8 @@ def check_finite(logps_BC: Tensor) -> None:
     bad = torch.isnan(logps_BC).any(1)
     if bad.any():
         raise ModelError(
-            f"log-probs of row {int(bad.nonzero()[0])} and {int(bad.sum()) - 1} more are not numbers: the weights or activations have "
-            "overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
+            f"log-probs of row {int(bad.nonzero()[0])} and {int(bad.sum()) - 1} more are not numbers: the weights or activations "
+            "have overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
         )
 
 

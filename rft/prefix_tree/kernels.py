@@ -1,11 +1,13 @@
-"""One attention call over several spans of a packed row: query span i attends key span i, and nothing else. A call returns outputs with
-their log-sum-exp, so that calls over different keys can be merged, and its backward takes the MERGED output and log-sum-exp, which makes
-it return exactly this call's share of the gradients.
+"""One attention call over several spans of a packed row: query span i attends key span i, and nothing else. A call
+returns outputs with their log-sum-exp, so that calls over different keys can be merged, and its backward takes the
+MERGED output and log-sum-exp, which makes it return exactly this call's share of the gradients.
 
-On CPU the spans are one padded batch of PyTorch's flash kernel; on CUDA one call of the variable-length flash kernels, PyTorch's own or
-flash_attn's where that is installed. Grouped-query attention is the kernels' own: keys and values are never repeated per query head.
+On CPU the spans are one padded batch of PyTorch's flash kernel; on CUDA one call of the variable-length flash
+kernels, PyTorch's own or flash_attn's where that is installed. Grouped-query attention is the kernels' own: keys and
+values are never repeated per query head.
 
-Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head size, n spans of at most L.
+Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head size, n
+spans of at most L.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def rows_of(spans: Sequence[Span], device: torch.device) -> Rows:
 def flash(
     q_nHLD: Tensor, k_nKSD: Tensor, v_nKSD: Tensor, scale: float, causal: bool = False, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention of a dense batch: outputs (n, H, L, D) and log-sum-exps (n, H, L). `bias` is added to the scores, on CPU only."""
+    """Attention of a dense batch: outputs (n, H, L, D) and log-sum-exps (n, H, L). `bias` is added to the scores, on
+    CPU only."""
     if q_nHLD.device.type == "cuda":
         q, k, v = (x.transpose(1, 2) for x in (q_nHLD, k_nKSD, v_nKSD))
         out, lse = torch.ops.aten._flash_attention_forward(
@@ -47,8 +50,8 @@ def flash(
 
 
 class Batch:
-    """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view where the spans are equally long and
-    adjacent, else a copy padded with zeros."""
+    """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view where the spans are
+    equally long and adjacent, else a copy padded with zeros."""
 
     def __init__(self, spans: Sequence[Span], device: torch.device):
         sizes = [end - start for start, end in spans]
@@ -93,7 +96,8 @@ class DenseCall:
     def backward(
         self, dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_NH: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """This call's share of dq (N, H, D), dk and dv (M, K, D), given the merged `out_NHD` and `lse_NH` of its queries."""
+        """This call's share of dq (N, H, D), dk and dv (M, K, D), given the merged `out_NHD` and `lse_NH` of its
+        queries."""
         pack = self.queries.pack
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             pack(dout_NHD), pack(q_NHD), self.keys.pack(k_MKD), self.keys.pack(v_MKD), pack(out_NHD), pack(lse_NH),
@@ -140,7 +144,8 @@ class VarlenCall:
             dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
             flash._flash_attn_varlen_backward(
                 dout, q, k, v, out, lse, dq, dk, dv, cu_q, cu_k, max_q, max_k, dropout_p=0.0, softmax_scale=scale,
-                causal=self.causal, window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None, deterministic=False,
+                causal=self.causal, window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None,
+                deterministic=False,
             )  # fmt: skip
             return dq, dk, dv
         unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of a dropout that is 0
@@ -160,7 +165,9 @@ def call(queries: Sequence[Span], keys: Sequence[Span], causal: bool, device: to
 def check_dtype(q: Tensor) -> None:
     """Raises ModelError for what the device's flash kernels cannot take."""
     if q.device.type == "cuda" and q.dtype not in (torch.bfloat16, torch.float16):
-        raise ModelError(f"prefix sharing on CUDA runs on flash kernels, which take bf16 or fp16, not {q.dtype}: load the model in bf16")
+        raise ModelError(
+            f"prefix sharing on CUDA runs on flash kernels, which take bf16 or fp16, not {q.dtype}: load the model in bf16"
+        )
     if q.device.type not in ("cpu", "cuda"):
         raise ModelError(f"prefix sharing runs on cpu and cuda, not {q.device.type}; set `prefix_sharing: off`")
 

@@ -1,5 +1,5 @@
-"""The layout of a tree of rows: every token that rows share at the same place in front of them stands once, and following a row's
-path from its root gives exactly that row.
+"""The layout of a tree of rows: every token that rows share at the same place in front of them stands once, and
+following a row's path from its root gives exactly that row.
 
 Nodes are packed depth-first, so a node's descendants are one contiguous slice of the packed tokens (T of them):
 
@@ -25,8 +25,9 @@ MIN_SAVING = 32
 
 @dataclass(frozen=True)
 class Node:
-    """Own tokens are the packed slots [start, end), its descendants' the slots [end, stop). `first` is the position of its first
-    token in any row through it, `parent` the index of the node before it (-1: none), `level` the number of nodes above it."""
+    """Own tokens are the packed slots [start, end), its descendants' the slots [end, stop). `first` is the position
+    of its first token in any row through it, `parent` the index of the node before it (-1: none), `level` the number
+    of nodes above it."""
 
     start: int
     end: int
@@ -40,10 +41,12 @@ class Tree:
     """Rows of token ids as a packed tree.
 
     Args:
-        rows: one sequence of token ids per row, prompt and completion together, in any order; duplicates and empty rows allowed.
-        prompt_lengths: how many of each row's tokens are its prompt, at least 1 wherever a completion follows, for it is predicted
-            from the token before it. None: the rows are prompts only.
-        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share all there is to share).
+        rows: one sequence of token ids per row, prompt and completion together, in any order; duplicates and empty
+            rows allowed.
+        prompt_lengths: how many of each row's tokens are its prompt, at least 1 wherever a completion follows, for it
+            is predicted from the token before it. None: the rows are prompts only.
+        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share all there is to
+            share).
         width: columns of the tables of log-probs, at least the longest completion (default: that).
         device: where the tensors go.
 
@@ -102,7 +105,8 @@ class Tree:
 
         Args:
             ids_BL, mask_BL: token ids, and 1 where a token counts.
-            completion_columns: the last so many columns are the completions (TRL's `logits_to_keep`); also the tree's `width`.
+            completion_columns: the last so many columns are the completions (TRL's `logits_to_keep`); also the tree's
+                `width`.
         """
         ids, mask = ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool)
         split = ids.shape[1] - completion_columns
@@ -118,7 +122,8 @@ class Tree:
         return self.row_tokens / max(1, len(self.tokens_T))
 
     def _pairs(self, row: np.ndarray, prompt: int, leaf: int) -> tuple[np.ndarray, np.ndarray]:
-        """The slots that predict the row's completion, and the completion, by walking from the row's last node upwards."""
+        """The slots that predict the row's completion, and the completion, by walking from the row's last node
+        upwards."""
         first, last = max(prompt - 1, 0), len(row) - 1  # the positions that predict: [first, last)
         slots = [np.empty(0, dtype=np.int64)]
         while leaf >= 0:
@@ -139,8 +144,8 @@ def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """Rows in lexicographic order, so that rows with a common prefix are neighbours.
 
     Returns:
-        The row numbers in that order, and for each place the length of the prefix that the row there has in common with the one
-        before (0 for the first).
+        The row numbers in that order, and for each place the length of the prefix that the row there has in common
+        with the one before (0 for the first).
     """
     keys = [row.astype(">i4").tobytes() for row in rows]  # big-endian: the order of the bytes is the order of the token ids
     order = sorted(range(len(rows)), key=keys.__getitem__)
@@ -153,16 +158,18 @@ def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
 
 
 def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SAVING) -> tuple[list[Node], list[int], list[int]]:
-    """The nodes of sorted rows, from their lengths and the prefix each shares with the row before; no token is looked at.
+    """The nodes of sorted rows, from their lengths and the prefix each shares with the row before; no token is looked
+    at.
 
     Returns:
-        The nodes depth-first, for each node a row (by its place in the order) that owns its tokens, and for each row its last node.
+        The nodes depth-first, for each node a row (by its place in the order) that owns its tokens, and for each row
+        its last node.
     """
     spans: list[tuple[int, int, int, int]] = []  # first, length, parent, level
     owners: list[int] = []
     leaves = [-1] * len(lengths)
-    todo = [(0, len(lengths), 0, -1, 0)] if lengths else []  # rows [low, high) agree on [0, first); a node for them goes under parent
-    while todo:
+    todo = [(0, len(lengths), 0, -1, 0)] if lengths else []
+    while todo:  # rows [low, high) agree on [0, first); a node for them goes under parent
         low, high, first, parent, level = todo.pop()
         agree = min([lengths[low], *shared[low + 1 : high]])
         cuts = [i for i in range(low + 1, high) if shared[i] == agree]
@@ -188,7 +195,5 @@ def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SA
     for node in reversed(range(len(spans))):
         if spans[node][2] >= 0:
             stops[spans[node][2]] = max(stops[spans[node][2]], stops[node])
-    nodes = [
-        Node(starts[i], starts[i + 1], stops[i], first, parent, level) for i, (first, _, parent, level) in enumerate(spans)
-    ]
+    nodes = [Node(starts[i], starts[i + 1], stops[i], first, parent, level) for i, (first, _, parent, level) in enumerate(spans)]
     return nodes, owners, leaves

@@ -1,9 +1,10 @@
-"""Log-probs of every completion of a tree: the same numbers and gradients as one row at a time, with each shared token forwarded once and
-logits only where a completion token is predicted, a chunk at a time.
+"""Log-probs of every completion of a tree: the same numbers and gradients as one row at a time, with each shared
+token forwarded once and logits only where a completion token is predicted, a chunk at a time.
 
-The model runs its ordinary forward (of whatever wraps it: DDP, DeepSpeed, FSDP, PEFT), with the positions that predict as its
-`logits_to_keep`. For the time of that call its output head returns two numbers per position, log-prob and entropy, instead of the
-vocabulary; a chunk's logits are computed again in the backward pass, so the table of positions x vocabulary never exists.
+The model runs its ordinary forward (of whatever wraps it: DDP, DeepSpeed, FSDP, PEFT), with the positions that
+predict as its `logits_to_keep`. For the time of that call its output head returns two numbers per position, log-prob
+and entropy, instead of the vocabulary; a chunk's logits are computed again in the backward pass, so the table of
+positions x vocabulary never exists.
 
 Shapes: N pairs of (position, label), V vocabulary, B rows, C completion columns.
 """
@@ -42,8 +43,9 @@ def tree_logps(
         chunk: positions whose logits exist at a time.
 
     Returns:
-        (logps_BC, entropies_BC), row b's completion from column 0, zeros behind it, C the tree's width; the shape of TRL's
-        `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a float64 model).
+        (logps_BC, entropies_BC), row b's completion from column 0, zeros behind it, C the tree's width; the shape of
+        TRL's `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a float64
+        model).
 
     Raises:
         ModelError: a row longer than the model's positions; a log-prob that is not a number.
@@ -95,8 +97,8 @@ def _scoring_head(head: nn.Module, labels_N: Tensor, temperature: float, entropy
 
 
 class _Scores(torch.autograd.Function):
-    """Log-probs and entropies of labels under softmax(logits / temperature), without a vocabulary-sized graph: one such tensor is kept,
-    the log-probs of all tokens."""
+    """Log-probs and entropies of labels under softmax(logits / temperature), without a vocabulary-sized graph: one
+    such tensor is kept, the log-probs of all tokens."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor, temperature: float, entropy: bool) -> Tensor:
@@ -132,8 +134,8 @@ def plain_logps(
     compute_entropy: bool = False,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `tree_logps` returns, one row at a time and nothing shared: the path for rows whose sharing cannot pay, and the reference that
-    tests and benchmarks hold the tree against. Arguments, result and errors as there."""
+    """What `tree_logps` returns, one row at a time and nothing shared: the path for rows whose sharing cannot pay,
+    and the reference that tests and benchmarks hold the tree against. Arguments, result and errors as there."""
     bare: Any = extract_model_from_parallel(model)
     width = max((len(row) - prompt for row, prompt in zip(rows, prompt_lengths, strict=True)), default=0)
     tables = []
@@ -147,8 +149,8 @@ def plain_logps(
 
 
 def split(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
-    """Row numbers in groups whose trees have at most `max_tree_tokens` tokens each: one group where all fit, else cut between questions
-    (rows of the same prompt), and inside a question only where it is too large by itself.
+    """Row numbers in groups whose trees have at most `max_tree_tokens` tokens each: one group where all fit, else cut
+    between questions (rows of the same prompt), and inside a question only where it is too large by itself.
 
     Raises:
         RecipeError: when a single row has more tokens than the budget.

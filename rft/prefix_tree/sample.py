@@ -1,9 +1,10 @@
-"""Sampling with the keys and values of a shared prefix held once: the prompts are prefilled as a tree, and every row keeps only the keys
-and values of what it has sampled itself.
+"""Sampling with the keys and values of a shared prefix held once: the prompts are prefilled as a tree, and every row
+keeps only the keys and values of what it has sampled itself.
 
-A decode step is one forward of all living rows, one token each, packed like the tokens of a tree. Its attention is again partial and
-merged by log-sum-exp (cascade inference): the rows under a node attend the node's keys in one dense call, and each row its own suffix.
-The trainer's forward is the same function of the same tokens, so the log-probs returned here are the trainer's.
+A decode step is one forward of all living rows, one token each, packed like the tokens of a tree. Its attention is
+again partial and merged by log-sum-exp (cascade inference): the rows under a node attend the node's keys in one dense
+call, and each row its own suffix. The trainer's forward is the same function of the same tokens, so the log-probs
+returned here are the trainer's.
 
 Shapes: R living rows, T tokens of the prompts' tree, H query heads in K groups of g, D head size, V vocabulary.
 """
@@ -24,7 +25,8 @@ from rft.prefix_tree.kernels import Span, call, flash, rows_of
 from rft.prefix_tree.layout import Tree
 
 LONG = 1024
-"""Nodes of this many tokens are attended where they lie; the keys of shorter ones are copied side by side, into one call a level."""
+"""Nodes of this many tokens are attended where they lie; the keys of shorter ones are copied side by side, into one
+call a level."""
 
 
 @torch.no_grad()
@@ -52,8 +54,8 @@ def sample(
         generator: draws the tokens; torch's global one by default.
 
     Returns:
-        (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature) before top-p, top-k and
-        min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
+        (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature) before
+        top-p, top-k and min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
 
     Raises:
         ModelError: a prompt that with its completion would be longer than the model's positions.
@@ -89,12 +91,17 @@ def sample(
         positions_R = positions_R + 1
         logits_RV = model(**forward_kwargs(tokens_R, positions_R, decode)).logits[0]
         decode.length += 1
-    return tuple([table[row, :n].tolist() for row, n in enumerate(lengths_B.tolist())] for table in (tokens_BC, logps_BC))
+    ends_B = lengths_B.tolist()
+    return [tokens_BC[b, :n].tolist() for b, n in enumerate(ends_B)], [logps_BC[b, :n].tolist() for b, n in enumerate(ends_B)]
 
 
 def _processors(top_p: float, top_k: int, min_p: float | None) -> LogitsProcessorList:
     """In the order in which transformers' generate applies them."""
-    wanted = [(top_k, TopKLogitsWarper), (top_p if top_p < 1 else None, TopPLogitsWarper), (min_p, MinPLogitsWarper)]
+    wanted: list[tuple[Any, Any]] = [
+        (top_k, TopKLogitsWarper),
+        (top_p if top_p < 1 else None, TopPLogitsWarper),
+        (min_p, MinPLogitsWarper),
+    ]
     return LogitsProcessorList([warper(value) for value, warper in wanted if value])
 
 
@@ -107,7 +114,8 @@ def _choose(
     if temperature == 0:
         tokens_R = logits_RV.argmax(-1)
     else:
-        probs_RV = torch.softmax(processors(None, all_RV), -1)
+        seen: Any = None  # none of the processors looks at the tokens before
+        probs_RV = torch.softmax(processors(seen, all_RV), -1)
         tokens_R = torch.multinomial(probs_RV, 1, generator=generator).squeeze(1)
     return tokens_R, all_RV.gather(1, tokens_R[:, None]).squeeze(1)
 
@@ -126,10 +134,12 @@ class Prefill(Plan):
 
 
 class Decode:
-    """The plan of a decode step: rows sorted by their leaves, over a prefilled tree and the suffix that each row has grown.
+    """The plan of a decode step: rows sorted by their leaves, over a prefilled tree and the suffix that each row has
+    grown.
 
-    Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for all its query heads.
-    `length` is how many tokens the suffixes have; every layer of the next forward appends one behind them.
+    Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for all its
+    query heads. `length` is how many tokens the suffixes have; every layer of the next forward appends one behind
+    them.
     """
 
     def __init__(self, prefill: Prefill, leaves: list[int]):
@@ -148,17 +158,19 @@ class Decode:
         layer: int = module.layer_idx  # type: ignore[assignment]
         groups = q_RHD.shape[1] // k_RKD.shape[1]
         self.parts = self.parts or self._arrange(groups)
-        suffix = [x[:, :, : self.length + 1] for x in self._append(layer, k_RKD, v_RKD)]
-        out, lse = flash(q_RHD[:, :, None], *suffix, scale)
+        keys, values = (x[:, :, : self.length + 1] for x in self._append(layer, k_RKD, v_RKD))
+        out, lse = flash(q_RHD[:, :, None], keys, values, scale)
         exact = torch.promote_types(q_RHD.dtype, torch.float32)
         out_FKD, lse_FK = _fold(out[:, :, 0].to(exact), groups), _fold(lse[:, :, 0], groups)
         q_FKD = _fold(q_RHD, groups)
         for part in self.parts:
-            merge_(out_FKD, lse_FK, part.query_rows, *part.forward(q_FKD[part.query_rows], layer, *self.prefill.cache[layer], scale))
+            merge_(
+                out_FKD, lse_FK, part.query_rows, *part.forward(q_FKD[part.query_rows], layer, *self.prefill.cache[layer], scale)
+            )
         return out_FKD.unflatten(0, (-1, groups)).transpose(1, 2).flatten(1, 2).to(q_RHD.dtype)
 
     def _append(self, layer: int, *tokens_RKD: Tensor) -> tuple[Tensor, Tensor]:
-        grown = self.suffixes.get(layer) or [x[:, :, None, :][:, :, :0] for x in tokens_RKD]
+        grown = self.suffixes.get(layer) or [x.unsqueeze(2)[:, :, :0] for x in tokens_RKD]
         if grown[0].shape[2] == self.length:
             grown = [nn.functional.pad(x, (0, 0, 0, max(32, self.length))) for x in grown]  # doubling: copied rarely
         for x, token in zip(grown, tokens_RKD, strict=True):
@@ -184,7 +196,8 @@ class Decode:
 
 
 class Part:
-    """Folded rows attending nodes of the prompts' tree: one node where it lies, or several with their keys copied side by side, once."""
+    """Folded rows attending nodes of the prompts' tree: one node where it lies, or several with their keys copied
+    side by side, once."""
 
     def __init__(self, queries: list[Span], keys: list[Span], device: torch.device):
         self.call = call(queries, keys, False, device) if len(keys) > 1 else None

@@ -1,5 +1,5 @@
-"""The tree holds exactly its rows: each path spells its row, each shared token stands once, and every completion token has its pair."""
-
+"""The tree holds exactly its rows: each path spells its row, each shared token stands once, and every completion
+token has its pair."""
 
 import pytest
 import torch

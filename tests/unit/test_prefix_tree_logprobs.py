@@ -1,4 +1,5 @@
-"""The tree computes what one row at a time computes: log-probs, entropies, every gradient, and the weights after training, in float64."""
+"""The tree computes what one row at a time computes: log-probs, entropies, every gradient, and the weights after
+training, in float64."""
 
 import copy
 

@@ -1,4 +1,5 @@
-"""Sampling over a shared prefix draws from the model's own distribution, and reports the log-probs that the trainer computes."""
+"""Sampling over a shared prefix draws from the model's own distribution, and reports the log-probs that the trainer
+computes."""
 
 import random
 
@@ -23,7 +24,9 @@ def some_prompts(seed, generations=3):
 def generate(model, prompt, n, eos=EOS):
     """transformers' own greedy completion of one prompt."""
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=eos, pad_token_id=0)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=eos, pad_token_id=0
+    )
     return out[0, len(prompt) :].tolist()
 
 

@@ -1,0 +1,75 @@
+"""The tree goes through the ordinary forward of whatever wraps the model: two processes train as one does."""
+
+import socket
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tiny_tree import random_rows, tiny_model
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from rft.prefix_tree.layout import Tree
+from rft.prefix_tree.logprobs import tree_logps
+
+STEPS = 5
+
+
+def loss_of(model, rows, prompts, share):
+    """This process's `share` of the rows' mean negative log-prob and entropy."""
+    logps, entropies = tree_logps(model, Tree(rows, prompts), 0.8, compute_entropy=True, chunk=8)
+    return -(logps.sum() + 0.1 * entropies.sum()) * share
+
+
+def wrap(kind, model):
+    if kind == "ddp":
+        return DistributedDataParallel(model)
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
+def train(model, rank=0, world=1):
+    """The losses of five steps; those of several processes average to those of one with all rows, and so do their gradients."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for step in range(STEPS):
+        rows, prompts = random_rows(step, histories=2)
+        loss = loss_of(model, rows[rank::world], prompts[rank::world], world / len(rows))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss = loss.detach()
+        if world > 1:
+            dist.all_reduce(loss)
+        losses.append(loss.item() / world)
+    return losses
+
+
+def new_model():
+    model = tiny_model().train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def process(rank, world, port, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    losses = {kind: train(wrap(kind, new_model()), rank, world) for kind in ("ddp", "fsdp2")}
+    if rank == 0:
+        results.put(losses)
+    dist.destroy_process_group()
+
+
+def test_two_processes_are_one():
+    results = mp.get_context("spawn").SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(process, (2, port, results), nprocs=2)
+    alone = train(new_model())
+    assert abs(alone[0] - alone[-1]) > 1e-2
+    for kind, losses in results.get().items():
+        assert max(abs(a - b) for a, b in zip(alone, losses, strict=True)) < 1e-9, kind
