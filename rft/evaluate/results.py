@@ -65,15 +65,15 @@ class Results:
         end = os.fstat(self._file.fileno()).st_size
         try:
             _write_all(self._file, data.encode("utf-8", "backslashreplace"))
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), end)
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # what is left of a line is dropped by the next run
+                os.ftruncate(self._file.fileno(), end)
+            if not isinstance(error, OSError):
+                raise
             raise DataError(
-                f"{self.path}: cannot write results: {error.strerror or error}; the {len(self.rows)} answers "
-                "in it are whole; make room and run the same command again, it resumes"
+                f"{self.path}: cannot write results: {error.strerror or error}; the answers "
+                f"in it ({len(self.rows)}) are whole; make room and run the same command again, it resumes"
             ) from None
-        except BaseException:
-            os.ftruncate(self._file.fileno(), end)
-            raise
         self.rows.update((row["id"], row) for row in rows)
 
     def _lock(self) -> None:
@@ -129,6 +129,21 @@ class Results:
                     f"{self.path}: line {number}: {what}; remove that line and run again, it resumes"
                 )
             self.rows[row["id"]] = row
+
+
+def read_rows(folder: Path | str) -> list[dict[str, Any]]:
+    """The rows of a finished results folder, in the order they were written. Raises DataError naming the file
+    and line for anything else.
+    """
+    path = Path(folder).expanduser() / ROWS
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read results: {error.strerror or error}") from None
+    rows = [_row(line) for line in lines]
+    if None in rows:
+        raise DataError(f"{path}: line {rows.index(None) + 1}: not a result row; run the evaluation again")
+    return [row for row in rows if row is not None]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -51,6 +51,7 @@ def evaluate(
     the runs that fill one folder. seed: of the bootstrap. Raises DataError where `out` holds results of
     another run or cannot be written; what the answerer raises passes through, and what was answered is kept.
     """
+    from rft.evaluate.report import write_evaluation_report
     from rft.evaluate.statistics import summarise
 
     out = Path(out).expanduser()
@@ -77,6 +78,7 @@ def evaluate(
             "settings": dict(answerer.settings),
         }
         write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        write_evaluation_report(summary, rows, out / "report.html")
     return summary
 
 

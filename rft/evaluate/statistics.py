@@ -30,7 +30,6 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
         completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
         means; by: {category: {value: {accuracy, ci95, n}}}; seconds: time spent answering.
     """
-    rows = sorted(rows, key=lambda row: row["id"])
     return {
         "accuracy": _mean([row["score"] for row in rows]),
         "ci95": interval(rows, seed),

@@ -1,0 +1,179 @@
+"""The reports: self-contained, escaped, and true to the numbers."""
+
+import html.parser
+import re
+
+import pytest
+
+from rft.errors import DataError
+from rft.evaluate import charts
+from rft.evaluate.report import learned, pairs, write_evaluation_report, write_quickstart_report
+from rft.evaluate.statistics import summarise
+
+EVIL = "</pre><script>alert('x')</script>&lt;$y_1$"
+
+
+def row(i, score, kind="neutral_preferences", persona=None, said="I think so."):
+    letter = "a" if score else "b"
+    labels = {
+        "pref_type": kind,
+        "who": "self",
+        "updated": False,
+        "scenario": "chat",
+        "distance": 5,
+        "preference": "Tea",
+    }
+    return {
+        "id": f"benchmark-{i}", "history_id": "h", "persona_id": persona or str(i % 5), "labels": labels,
+        "query": f"Query {i}?", "options": ["tea", "milk", "mate", "cocoa"], "gold": "a", "answered": letter,
+        "score": float(score), "completion": f"<think>{said}</think>\\boxed{{{letter}}}", "finished": True,
+        "input_tokens": 10, "output_tokens": 5, "seconds": 0.1,
+    }  # fmt: skip
+
+
+def summary_of(rows, model="out/grpo", context="history"):
+    return {
+        "model": model, "context": context, "split": "benchmark", "window": "32k", "data_sha256": "abc",
+        "questions_in_split": 100, "settings": {"temperature": 0}, **summarise(rows),
+    }  # fmt: skip
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would act on: tags, the addresses they point to, and their text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.addresses, self.text = [], [], ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [
+            value for name, value in attributes if name in ("src", "href", "xlink:href", "action")
+        ]
+        assert not [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_self_contained(page):
+    assert not {"script", "iframe", "object", "img", "form"} & set(page.tags)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert re.findall(r"url\((?!#)|@import", page.source) == []
+
+
+def test_evaluation_report_shows_the_numbers(tmp_path):
+    rows = [row(i, i % 4 != 0, "ask_to_forget" if i % 2 else "neutral_preferences") for i in range(20)]
+    write_evaluation_report(summary_of(rows), rows, tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    check_self_contained(page)
+    assert "75.0 % right" in page.text and "5 personas and 20 of 100 questions" in page.text
+    assert "ask to forget (10)" in page.text.replace("\n", " ") and "100.0 %" in page.text
+    assert page.tags.count("svg") == 5 and page.text.count("Query ") == 6  # three wrong, three right
+
+
+def test_text_from_data_stays_text(tmp_path):
+    rows = [row(i, i % 2, kind=EVIL, persona=EVIL, said=EVIL) for i in range(4)]
+    for r in rows:
+        r |= {
+            "query": EVIL,
+            "options": [EVIL] * 4,
+            "id": EVIL + r["id"],
+            "labels": r["labels"] | {"preference": EVIL},
+        }
+        r["labels"] |= {"scenario": EVIL, "who": EVIL}
+    summary = summary_of(rows, model=EVIL)
+    write_evaluation_report(summary, rows, tmp_path / "one.html")
+    write_quickstart_report(
+        tmp_path / "two.html",
+        summaries={"sft": summary, "grpo": summary},
+        curves={EVIL: [(0, 0.1), (1, 0.2)]},
+        transcripts=[(rows[0], rows[1])],
+        seconds={EVIL: 1.0},
+    )
+    for name in ("one.html", "two.html"):
+        page = Page(tmp_path / name)
+        check_self_contained(page)
+        assert EVIL in page.text and "<script" not in page.source
+
+
+def test_a_long_or_empty_completion_is_shown_short(tmp_path):
+    rows = [
+        row(0, 0, said="so " * 400_000),
+        row(1, 0) | {"completion": "", "answered": None, "finished": False},
+    ]
+    write_evaluation_report(summary_of(rows), rows, tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert len(page.source) < 100_000
+    assert re.search(r"… and 1,19\d,\d\d\d characters more", page.text)
+    assert "(an empty completion)" in page.text and "no readable answer, cut off" in page.text
+
+
+def test_quickstart_report_compares_the_runs(tmp_path):
+    before, after = [row(i, i % 2) for i in range(20)], [row(i, i != 7) for i in range(20)]
+    blind = [row(i, i % 4 == 0) for i in range(20)]
+    write_quickstart_report(
+        tmp_path / "report.html",
+        summaries={"blind": summary_of(blind), "sft": summary_of(before), "grpo": summary_of(after)},
+        curves={
+            "GRPO reward": [(i, i / 100) for i in range(100)],
+            "loss": [(i, 9.0 - i) for i in range(5)],
+            "none": [],
+        },
+        transcripts=pairs(before, after),
+        seconds={"sft": 61.0, "grpo": 3700.0},
+    )
+    page = Page(tmp_path / "report.html")
+    check_self_contained(page)
+    assert "95.0 % right on people it never met" in page.text
+    assert page.tags.count("svg") == 1 + 2 + 5  # all runs, two curves, five categories
+    for words in ("after GRPO", "cold start (SFT)", "without history", "1 min 1 s", "1 h 1 min", "1 h 2 min"):
+        assert words in page.text
+    assert "longest option" not in page.text  # a run that was not made is not shown
+
+
+def test_pairs_are_mostly_gains_and_never_hide_a_failure():
+    before = [row(i, i % 3 == 0, "ask_to_forget" if i % 2 else "neutral_preferences") for i in range(30)]
+    after = [row(i, i not in (4, 9), "ask_to_forget" if i % 2 else "neutral_preferences") for i in range(30)]
+    chosen = pairs(before, after)
+    assert len(chosen) == 6 and all(a["id"] == b["id"] for a, b in chosen)
+    assert [(a["score"], b["score"]) for a, b in chosen[:5]] == [(0, 1)] * 5
+    assert chosen[5][1]["score"] == 0
+    assert {b["labels"]["pref_type"] for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
+    assert len({b["persona_id"] for _, b in chosen[:4]}) == 4
+    assert len(pairs(after, after)) == 6 and pairs([], after) == []
+
+
+def test_learned_says_what_the_numbers_say():
+    half = summary_of([row(i, i % 2) for i in range(40)])
+    most = summary_of(
+        [row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)]
+    )
+    chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
+    said = learned({"sft": half, "grpo": most, "blind": chance, "longest_option": half})
+    assert "from 50.0 % to 90.0 % right answers (+40.0 points) on 40 questions about 5 people" in said[0]
+    assert "25.0 %" in said[1] and "no better than guessing" in said[1]
+    assert "50.0 %" in said[2] and "more than guessing" in said[2]
+    assert "(-40.0 points)" in learned({"sft": most, "grpo": half})[0]
+
+
+def test_charts_take_colours_from_the_page_and_repeat_exactly():
+    table = {"a_b": {"accuracy": 0.5, "ci95": [0.25, 0.75], "n": 4}}
+    one = charts.intervals({"x": table, "y": {}}, "title")
+    assert one == charts.intervals({"x": table, "y": {}}, "title")
+    assert "var(--series-1)" in one and not re.search("#[0-9a-f]{6}", one) and "a b (4)" in one
+    assert "<svg role='img' aria-label=\"title\"" in one and "<style" not in one
+    assert ">$x^2$ (4)</text>" in charts.intervals(
+        {"": {"$x^2$": table["a_b"]}}, "title"
+    )  # not typeset as mathematics
+    line = charts.curve([(i, i / 50) for i in range(50)], "reward", share=True)
+    assert "guessing" in line and "guessing" not in charts.curve([(0, 5.0), (1, 4.0)], "loss")
+
+
+def test_a_report_that_cannot_be_written_names_the_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    rows = [row(0, 1)]
+    with pytest.raises(DataError, match="file/report.html: cannot write it"):
+        write_evaluation_report(summary_of(rows), rows, tmp_path / "file" / "report.html")
