@@ -142,9 +142,10 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     tree = Tree(rows, prompts)
     figures: dict[str, Any] = {"token_ratio": tree.token_ratio, "ceiling": _ceiling(args, tree)}
     shared()  # once for nothing: allocators and caches fill, gradients exist
-    figures["tree_peak_bytes"], first = _peak(args.device, lambda: _seconds(args.device, shared)[0])
+    figures["tree_peak_bytes"], _ = _peak(args.device, shared)
+    first, _ = _seconds(args.device, shared)
     if args.tree_only:
-        return {**figures, **_rates(args, tree, _seconds(args.device, shared)[0])}
+        return {**figures, **_rates(args, tree, first)}
 
     alone(1)
     figures["plain_peak_bytes"], _ = _peak(args.device, lambda: alone(1))
