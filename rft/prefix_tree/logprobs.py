@@ -26,12 +26,12 @@ from rft.prefix_tree import gates
 from rft.prefix_tree.attention import Plan, forward_kwargs
 from rft.prefix_tree.layout import Tree, grow, sort_rows
 
-CHUNK = 1024
-"""Positions whose logits exist at a time."""
+CHUNK_LOGITS = 2**27
+"""Logits that exist at a time: half a GiB in float32, the scores of 883 positions under a vocabulary of 151,936."""
 
 
 def tree_logps(
-    model: nn.Module, tree: Tree, temperature: float = 1.0, compute_entropy: bool = False, chunk: int = CHUNK
+    model: nn.Module, tree: Tree, temperature: float = 1.0, compute_entropy: bool = False, chunk: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs, and entropies if asked, of the completion tokens of a tree.
 
@@ -40,7 +40,7 @@ def tree_logps(
         tree: its rows, on the model's device.
         temperature: what logits are divided by.
         compute_entropy: whether to return entropies (nats; with gradient, like the log-probs).
-        chunk: positions whose logits exist at a time.
+        chunk: positions whose logits exist at a time; by default as many as make `CHUNK_LOGITS`.
 
     Returns:
         (logps_BC, entropies_BC), row b's completion from column 0, zeros behind it, C the tree's width; the shape of
@@ -58,9 +58,10 @@ def tree_logps(
 
 
 def _scored(
-    model: nn.Module, bare: Any, tree: Tree, kwargs: dict[str, Any], temperature: float, entropy: bool, chunk: int
+    model: nn.Module, bare: Any, tree: Tree, kwargs: dict[str, Any], temperature: float, entropy: bool, chunk: int | None
 ) -> list[Tensor]:
     """The tables (B, C) of log-probs and, if asked, entropies, from a forward with these keywords."""
+    chunk = chunk or max(1, CHUNK_LOGITS // bare.config.get_text_config().vocab_size)
     with _scoring_head(bare.get_output_embeddings(), tree.labels_N, temperature, entropy, chunk):
         scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits[0]
     tables = [x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)]
@@ -132,7 +133,7 @@ def plain_logps(
     prompt_lengths: Sequence[int],
     temperature: float = 1.0,
     compute_entropy: bool = False,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """What `tree_logps` returns, one row at a time and nothing shared: the path for rows whose sharing cannot pay,
     and the reference that tests and benchmarks hold the tree against. Arguments, result and errors as there."""
