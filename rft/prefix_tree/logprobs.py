@@ -81,11 +81,10 @@ def _scoring_head(head: nn.Module, labels_N: Tensor, temperature: float, entropy
         return _Scores.apply(project(hidden_ND), labels_N, temperature, entropy)
 
     def forward(hidden_1ND: Tensor) -> Tensor:
-        hidden_ND = hidden_1ND[0]
         if len(labels_N) <= chunk:
-            return score(hidden_ND, labels_N)[None]
-        pieces = zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True)
-        return torch.cat([checkpoint(score, h, y, use_reentrant=False) for h, y in pieces])[None]
+            return torch.stack([score(hidden_1ND[0], labels_N)])
+        pieces = zip(hidden_1ND[0].split(chunk), labels_N.split(chunk), strict=True)
+        return torch.stack([torch.cat([checkpoint(score, h, y, use_reentrant=False) for h, y in pieces])])
 
     head.forward = forward
     try:

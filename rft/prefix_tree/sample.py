@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from rft.prefix_tree import gates
@@ -77,13 +79,17 @@ def sample(
     decode = Decode(prefill, [tree.leaves[row] for row in rows.tolist()])
     processors = _processors(top_p, top_k, min_p)
     ends = torch.tensor(list(eos_ids), device=tree.device)
+    in_step = _is_sharded(bare)
 
     for step in range(max_new_tokens):
         tokens_R, logps_R = _choose(logits_RV, temperature, processors, generator)
-        tokens_BC[rows, step], logps_BC[rows, step] = tokens_R.cpu(), logps_R.float().cpu()
-        lengths_B[rows] = step + 1
         living = ~torch.isin(tokens_R, ends)
-        if step + 1 == max_new_tokens or not living.any():
+        if len(rows):
+            tokens_BC[rows, step], logps_BC[rows, step] = tokens_R.cpu(), logps_R.float().cpu()
+            lengths_B[rows] = step + 1
+        if not len(rows) or not living.any():
+            rows, living = rows[:0], torch.ones_like(living)
+        if step + 1 == max_new_tokens or _everywhere(not len(rows), in_step):
             break
         if not living.all():
             decode.keep(living)
@@ -93,6 +99,24 @@ def sample(
         decode.length += 1
     ends_B = lengths_B.tolist()
     return [tokens_BC[b, :n].tolist() for b, n in enumerate(ends_B)], [logps_BC[b, :n].tolist() for b, n in enumerate(ends_B)]
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether a forward waits for the other processes, since each holds a part of the weights (FSDP2, ZeRO-3)."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return several and (
+        any(isinstance(module, FSDPModule) for module in model.modules()) or any(hasattr(p, "ds_id") for p in model.parameters())
+    )
+
+
+def _everywhere(done: bool, in_step: bool) -> bool:
+    """Whether this process, or where they go in step all of them, have no row left. One that is done before the
+    others forwards its last rows along with them, and forgets what it draws."""
+    if not in_step:
+        return done
+    everyone: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(everyone, done)
+    return all(everyone)
 
 
 def _processors(top_p: float, top_k: int, min_p: float | None) -> LogitsProcessorList:

@@ -11,8 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
+from rft.prefix_tree.sample import sample
 
 STEPS = 5
+EOS = [7, 8]
 
 
 def loss_of(model, rows, prompts, share):
@@ -31,7 +33,8 @@ def wrap(kind, model):
 
 
 def train(model, rank=0, world=1):
-    """The losses of five steps; those of several processes average to those of one with all rows, and so do their gradients."""
+    """The losses of five steps; those of several processes average to those of one with all rows, and so do their
+    gradients."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     losses = []
     for step in range(STEPS):
@@ -54,12 +57,20 @@ def new_model():
     return model
 
 
+def prompt_of(rank):
+    return [3 + rank, 2, 3]
+
+
 def process(rank, world, port, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     losses = {kind: train(wrap(kind, new_model()), rank, world) for kind in ("ddp", "fsdp2")}
+    prompts = [prompt_of(rank)] * (2 + rank)
+    completions, _ = sample(wrap("fsdp2", new_model()), prompts, max_new_tokens=20, eos_ids=EOS, temperature=0)
+    gathered = [None] * world
+    dist.all_gather_object(gathered, completions)
     if rank == 0:
-        results.put(losses)
+        results.put((losses, gathered))
     dist.destroy_process_group()
 
 
@@ -71,5 +82,9 @@ def test_two_processes_are_one():
     mp.spawn(process, (2, port, results), nprocs=2)
     alone = train(new_model())
     assert abs(alone[0] - alone[-1]) > 1e-2
-    for kind, losses in results.get().items():
+    losses_of, completions = results.get()
+    for kind, losses in losses_of.items():
         assert max(abs(a - b) for a, b in zip(alone, losses, strict=True)) < 1e-9, kind
+    alone = [sample(new_model(), [prompt_of(rank)], max_new_tokens=20, eos_ids=EOS, temperature=0)[0] for rank in range(2)]
+    assert completions == [alone[0] * 2, alone[1] * 3]
+    assert len(alone[0][0]) != len(alone[1][0]), "one process waits for the other"
