@@ -23,6 +23,10 @@ MIN_SAVING = 32
 """Tokens a shared node must save to be worth a level of its own: a level costs a few kernel calls in every layer."""
 
 
+TokenRows = Sequence[Sequence[int] | np.ndarray]
+"""Rows of token ids."""
+
+
 @dataclass(frozen=True)
 class Node:
     """Own tokens are the packed slots [start, end), its descendants' the slots [end, stop). `first` is the position
@@ -60,7 +64,7 @@ class Tree:
 
     def __init__(
         self,
-        rows: Sequence[Sequence[int]],
+        rows: TokenRows,
         prompt_lengths: Sequence[int] | None = None,
         *,
         min_saving: int = MIN_SAVING,
@@ -108,12 +112,7 @@ class Tree:
             completion_columns: the last so many columns are the completions (TRL's `logits_to_keep`); also the tree's
                 `width`.
         """
-        ids, mask = ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool)
-        split = ids.shape[1] - completion_columns
-        completion = mask[:, split:]
-        assert (completion[:, 1:] <= completion[:, :-1]).all(), "completions are right-padded"
-        rows = [row[keep] for row, keep in zip(ids, mask, strict=True)]
-        prompts = mask[:, :split].sum(1)
+        rows, prompts = unpad(ids_BL, mask_BL, completion_columns)
         return cls(rows, prompts, min_saving=min_saving, width=completion_columns, device=ids_BL.device)
 
     @property
@@ -138,6 +137,14 @@ class Tree:
 
     def _tensor(self, parts: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)).to(self.device)
+
+
+def unpad(ids_BL: torch.Tensor, mask_BL: torch.Tensor, completion_columns: int) -> tuple[list[np.ndarray], list[int]]:
+    """The rows and prompt lengths of padded rows; arguments as `Tree.from_padded`'s."""
+    ids, mask = ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool)
+    split = ids.shape[1] - completion_columns
+    assert (mask[:, split + 1 :] <= mask[:, split:-1]).all(), "completions are right-padded"
+    return [row[keep] for row, keep in zip(ids, mask, strict=True)], mask[:, :split].sum(1).tolist()
 
 
 def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:

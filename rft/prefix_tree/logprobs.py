@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from rft.errors import RecipeError
 from rft.prefix_tree import gates
 from rft.prefix_tree.attention import Plan, forward_kwargs
-from rft.prefix_tree.layout import Tree, grow, sort_rows
+from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_rows
 
 CHUNK_LOGITS = 2**27
 """Logits that exist at a time: half a GiB in float32, the scores of 883 positions under a vocabulary of 151,936."""
@@ -128,7 +128,7 @@ class _Scores(torch.autograd.Function):
 
 def plain_logps(
     model: nn.Module,
-    rows: Sequence[Sequence[int]],
+    rows: TokenRows,
     prompt_lengths: Sequence[int],
     temperature: float = 1.0,
     compute_entropy: bool = False,
@@ -148,7 +148,7 @@ def plain_logps(
     return logps_BC, entropies_BC[0] if compute_entropy else None
 
 
-def split(rows: Sequence[Sequence[int]], prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
+def split(rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
     """Row numbers in groups whose trees have at most `max_tree_tokens` tokens each: one group where all fit, else cut
     between questions (rows of the same prompt), and inside a question only where it is too large by itself.
 

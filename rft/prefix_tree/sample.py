@@ -24,7 +24,7 @@ from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper
 from rft.prefix_tree import gates
 from rft.prefix_tree.attention import Plan, alike, forward_kwargs, merge_, own_length
 from rft.prefix_tree.kernels import Span, call, flash, rows_of
-from rft.prefix_tree.layout import Tree
+from rft.prefix_tree.layout import TokenRows, Tree
 
 LONG = 1024
 """Nodes of this many tokens are attended where they lie; the keys of shorter ones are copied side by side, into one
@@ -34,7 +34,7 @@ call a level."""
 @torch.no_grad()
 def sample(
     model: nn.Module,
-    prompts: Sequence[Sequence[int]],
+    prompts: TokenRows,
     *,
     max_new_tokens: int,
     eos_ids: Sequence[int],
