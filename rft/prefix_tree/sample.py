@@ -60,7 +60,8 @@ def sample(
         top-p, top-k and min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
 
     Raises:
-        ModelError: a prompt that with its completion would be longer than the model's positions.
+        ModelError: a prompt that with its completion would be longer than the model's positions; a log-prob that is
+            not a number.
     """
     bare: Any = extract_model_from_parallel(model)
     gates.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
@@ -89,7 +90,7 @@ def sample(
             lengths_B[rows] = step + 1
         if not len(rows) or not living.any():
             rows, living = rows[:0], torch.ones_like(living)
-        if step + 1 == max_new_tokens or _everywhere(not len(rows), in_step):
+        if step + 1 == max_new_tokens or _everywhere(not len(rows), in_step, tree.device):
             break
         if not living.all():
             decode.keep(living)
@@ -109,14 +110,14 @@ def _is_sharded(model: nn.Module) -> bool:
     )
 
 
-def _everywhere(done: bool, in_step: bool) -> bool:
+def _everywhere(done: bool, in_step: bool, device: torch.device) -> bool:
     """Whether this process, or where they go in step all of them, have no row left. One that is done before the
     others forwards its last rows along with them, and forgets what it draws."""
     if not in_step:
         return done
-    everyone: list[bool] = [False] * dist.get_world_size()
-    dist.all_gather_object(everyone, done)
-    return all(everyone)
+    everyone = torch.tensor(int(done), device=device)
+    dist.all_reduce(everyone, dist.ReduceOp.MIN)
+    return bool(everyone)
 
 
 def _processors(top_p: float, top_k: int, min_p: float | None) -> LogitsProcessorList:
@@ -135,6 +136,7 @@ def _choose(
     """A token for every row, and its log-prob before the processors."""
     logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
     all_RV = torch.log_softmax(logits_RV / (temperature or 1.0), -1)
+    gates.check_finite(all_RV)
     if temperature == 0:
         tokens_R = logits_RV.argmax(-1)
     else:

@@ -121,6 +121,13 @@ def test_defined_results_at_the_edges():
         sample(model, [[1] * 20], max_new_tokens=500, eos_ids=EOS)
 
 
+def test_numbers_that_are_none_are_refused():
+    model = tiny_model()
+    model.lm_head.weight.data[3] = torch.nan
+    with pytest.raises(ModelError, match="row 0 and 1 more are not numbers"):
+        sample(model, [[1, 2]] * 2, max_new_tokens=2, eos_ids=EOS)
+
+
 def test_training_state_is_left_alone():
     model = tiny_model().train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
