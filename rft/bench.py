@@ -55,7 +55,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 MEANINGS = {
-    "speedup": "x faster than the fair baseline",
+    "speedup": "x faster than plain rows (update) or generate (rollout)",
     "speedup_over_trl": "x faster than stock TRL",
     "ceiling": "x by arithmetic alone",
     "token_ratio": "x fewer tokens",
