@@ -16,18 +16,10 @@ from random import Random
 from rich.console import Console
 from rich.progress import track
 
+from rft.data.dataset import COLUMNS
 from rft.errors import DataError
 from rft.simulate import mini
 
-COLUMNS = (
-    "persona_id", "chat_history_32k_link", "chat_history_128k_link", "raw_persona_file", "short_persona",
-    "expanded_persona", "user_query", "correct_answer", "incorrect_answers", "topic_query", "preference",
-    "topic_preference", "conversation_scenario", "pref_type", "related_conversation_snippet", "who", "updated",
-    "prev_pref", "sensitive_info", "total_tokens_in_chat_history_32k", "total_tokens_in_chat_history_128k",
-    "distance_from_related_snippet_to_query_32k", "distance_from_related_snippet_to_query_128k",
-    "num_persona_relevant_tokens_32k", "num_persona_irrelevant_tokens_32k",
-    "num_persona_relevant_tokens_128k", "num_persona_irrelevant_tokens_128k",
-)  # the 27 official columns in their order (PersonaMem-v2, data set card)
 SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
 
 

@@ -31,18 +31,18 @@ def _lookup(rng: Random, fact: mini.Fact, turns: int) -> list[dict[str, str]]:
     return messages
 
 
-def drill(rng: Random) -> list[dict[str, str]]:
+def drill(rng: Random, kinds: tuple[str, ...] = ("repeat", "topics", "letters", "letters")) -> list[dict[str, str]]:
     """Two short exercises, dense in what reading needs: say a list again, find the value of a topic, the letter of a value.
 
     What is looked up is drawn with repetition, so nothing can be told by elimination.
     """
     messages: list[dict[str, str]] = []
-    for kind in rng.choices(("repeat", "topics", "letters"), (1, 1, 2), k=2):
+    for kind in rng.choices(kinds, k=2):
         chosen = rng.sample(world.TOPICS, 4)
         same = kind == "letters" and rng.random() < 0.5  # four values of one topic, as in a question
         values = rng.sample(chosen[0].values, 4) if same else [rng.choice(topic.values) for topic in chosen]
         if kind == "repeat":
-            said = " ".join(rng.choice(rng.choice(world.TOPICS).values) for _ in range(12))
+            said = " ".join(rng.choice(rng.choice(world.TOPICS).values) for _ in range(rng.randint(6, 20)))
             messages += mini.chat(f"Repeat: {said}", f"Again: {said}")
             continue
         if kind == "topics":

@@ -6,6 +6,7 @@ no token ever crosses a message boundary.
 
 from collections.abc import Iterable
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -13,6 +14,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+HEAD_DIM = 32
+ROPE_THETA = 1e6  # as large models have it: some dimensions of a head then keep still over a whole history
+LOOK_UP_GAIN = 2.0  # of the query and key norms: scores up to 4 * sqrt(HEAD_DIM)
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -31,9 +35,60 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTo
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 128, layers: int = 4) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 of about a million parameters for `tokenizer` (seed it with `transformers.set_seed`)."""
-    return Qwen3ForCausalLM(Qwen3Config(
+    """A Qwen3 of about a million parameters for `tokenizer`, its first two layers wired for look-up (seed it with
+    `transformers.set_seed`). `hidden_size` is a multiple of 64."""
+    heads = hidden_size // HEAD_DIM
+    model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=3 * hidden_size, num_hidden_layers=layers,
-        num_attention_heads=hidden_size // 32, num_key_value_heads=max(1, hidden_size // 64), head_dim=32,
-        max_position_embeddings=4096, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        num_attention_heads=heads, num_key_value_heads=heads // 2, head_dim=HEAD_DIM, max_position_embeddings=4096,
+        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None))
+    wire_look_up(model)
+    return model
+
+
+@torch.no_grad()
+def wire_look_up(model: Qwen3ForCausalLM) -> None:
+    """Start the first two layers as a look-up circuit, in the spirit of mimetic initialisation (arXiv 2305.09828).
+
+    Heads that look things up (induction heads, arXiv 2209.11895) form in a phase transition that a model of this size may wait
+    thousands of steps for. Here layer 0 starts with heads that look 1, 2, 3, ... tokens back, by position alone, and write what
+    they see into a subspace each; the first key head of layer 1 starts by matching the present token against the token *before*
+    each position, the others against the token *at* it. Everything stays trainable, and nothing is said of any word.
+    """
+    config = model.config
+    hidden = config.hidden_size
+    angles = ROPE_THETA ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))  # of the rotary embedding, per pair of dimensions
+    generator = torch.Generator().manual_seed(7)
+    embedding = model.model.embed_tokens.weight
+    embedding[:, 0] = embedding.std() * hidden**0.5  # dimension 0 is the same in every token: what a head reads for position alone
+    basis = torch.zeros(hidden, hidden)
+    basis[1:, 1:] = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=generator))[0]
+    subspaces = basis[:, 1:].split(HEAD_DIM, dim=1)  # disjoint; none holds dimension 0
+    content = torch.nn.functional.pad(subspaces[-1], (0, HEAD_DIM - subspaces[-1].shape[1])).T  # (HEAD_DIM, hidden): a token itself
+
+    back, match = (layer.self_attn for layer in model.model.layers[:2])
+    for attention in (back, match):
+        attention.q_norm.weight.fill_(LOOK_UP_GAIN)
+        attention.k_norm.weight.fill_(LOOK_UP_GAIN)
+    queries, keys, values = (w.weight.view(-1, HEAD_DIM, hidden) for w in (back.q_proj, back.k_proj, back.v_proj))
+    writes = back.o_proj.weight.view(hidden, -1, HEAD_DIM)
+    for weight in (queries, keys, writes):
+        weight.mul_(0.1)
+    fast = slice(0, 3)  # the pairs that turn fastest tell neighbours apart
+    keys[:, fast, 0] += 1.0
+    for head in range(config.num_attention_heads):
+        turned = (head + 1) * angles[fast]  # the score is highest where the key stands head + 1 tokens back
+        queries[head, fast, 0] += torch.cos(turned)
+        queries[head, HEAD_DIM // 2 : HEAD_DIM // 2 + 3, 0] -= torch.sin(turned)
+    values[:] = content
+    for head, subspace in enumerate(subspaces[:-1]):
+        writes[:, head] = 0.1 * subspace  # as large as the embeddings are
+
+    slow = torch.nonzero(angles < 0.004).flatten()  # pairs that hardly turn within a history: content, not position
+    places = torch.cat([slow, slow + HEAD_DIM // 2])
+    select = torch.zeros(HEAD_DIM, HEAD_DIM)
+    select[places, torch.arange(len(places))] = 1.0
+    match.q_proj.weight.view(-1, HEAD_DIM, hidden)[:] = select @ content
+    match.k_proj.weight.view(-1, HEAD_DIM, hidden)[:] = select @ content
+    match.k_proj.weight.view(-1, HEAD_DIM, hidden)[0] = select @ subspaces[0].T

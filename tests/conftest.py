@@ -1,0 +1,45 @@
+"""What many tests share: real data where it is, a simulated dataset, a tiny tokenizer and model, each made once a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty simulated personas in the official layout."""
+    from rft.simulate.dataset import simulate_mini
+
+    out = tmp_path_factory.mktemp("data") / "mini"
+    simulate_mini(out, personas=30, seed=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised two-layer Qwen3 with a tokenizer that knows the mini profile's words."""
+    from transformers import set_seed
+
+    from rft.simulate import reading
+    from rft.train.tiny import make_model, make_tokenizer
+
+    texts = ["\n".join(m["content"] for m in reading.document(0, i, 0.5, drills=0.3)) for i in range(200)]
+    tokenizer = make_tokenizer([*texts, *reading.question_words() * 20], vocab_size=1024)
+    set_seed(0)
+    model = make_model(tokenizer, hidden_size=64, layers=2)
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
