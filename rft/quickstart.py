@@ -6,18 +6,20 @@ not done again when the command is repeated, and a training stage that was cut o
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rft.errors import DataError
+from rft.evaluate.results import write_whole
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 1000
+ANSWER_TOKENS = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +47,7 @@ class Stages:
         start = time.time()
         work()
         self.seconds[name] = round(time.time() - start, 1)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"settings": self.settings, "seconds": self.seconds}, indent=1))
-        os.replace(partial, self.path)
+        write_whole(self.path, json.dumps({"settings": self.settings, "seconds": self.seconds}, indent=1))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,23 +62,29 @@ def run(args: argparse.Namespace) -> int:
 
     stages.do("simulate", f"{PERSONAS} people, their chats and questions", lambda: simulate_mini(data, PERSONAS, args.seed, console))
 
-    from rft.evaluate.report import write_quickstart_report
+    from rft.data.dataset import load_split
+    from rft.evaluate.backend import LocalModel, ModelAnswers
+    from rft.evaluate.report import learned, pairs, write_quickstart_report
+    from rft.evaluate.results import read_rows
+    from rft.evaluate.rules import RuleAnswers
     from rft.evaluate.run import evaluate
     from rft.train.start import set_up_logging
 
     set_up_logging()
+    held_out = load_split(data, "benchmark")
     common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
               "--report_to", "wandb" if args.track else "none"]
 
     def train(script: str, model: Path, output: Path) -> None:
-        from importlib import import_module
-
         import_module(f"rft.train.{script}").train(
             ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output), *common])
 
-    def ask(name: str, **how: Any) -> None:
-        stages.do(f"evaluate_{name}", "people it never met", lambda: evaluate(
-            data=data, split="benchmark", out=out / "evaluate" / name, seed=args.seed, console=console, **how))
+    def ask(name: str, answerer: Callable[[], Any]) -> None:
+        stages.do(f"evaluate {name}", f"{len(held_out.questions)} questions about {len(held_out.histories)} people it never met",
+                  lambda: evaluate(held_out, out / "evaluate" / name, answerer(), batch_size=32, seed=args.seed, console=console))
+
+    def answers(model: Path, context: str = "history") -> Callable[[], Any]:
+        return lambda: ModelAnswers(LocalModel(model, dtype="float32"), context, max_new_tokens=ANSWER_TOKENS)
 
     if args.scratch:
         from rft.train.base import train as train_base
@@ -86,43 +92,27 @@ def run(args: argparse.Namespace) -> int:
         stages.do("base", "a tiny Qwen3 learns to read", lambda: train_base(
             ["--config", str(RECIPES / "base.yaml"), "--output_dir", str(base), "--resume_from_checkpoint", "true"]))
     stages.do("sft", "cold start: the form of an answer, and half of the skill", lambda: train("sft", base, sft))
-    ask("sft", model=str(sft))
+    ask("sft", answers(sft))
     stages.do("grpo", "reinforcement from verifiable rewards", lambda: train("grpo", sft, grpo))
-    ask("grpo", model=str(grpo))
-    ask("blind", model=str(grpo), context="none")
-    ask("longest_option", rule="longest")
+    ask("grpo", answers(grpo))
+    ask("blind", answers(grpo, "none"))
+    ask("longest_option", lambda: RuleAnswers("longest"))
 
-    names = ("blind", "longest_option", "sft", "grpo")
-    summaries = {name: json.loads((out / "evaluate" / name / "summary.json").read_text()) for name in names}
-    curves = {"SFT loss": _curve(sft, "loss"), "GRPO reward": _curve(grpo, "reward")}
-    summary = {**summaries, "seconds": stages.seconds}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    write_quickstart_report(out / "report.html", summaries=summaries, curves=curves, seconds=stages.seconds,
-                            results={name: _results(out / "evaluate" / name) for name in ("sft", "grpo")})
-    _say_what_was_learned(console, out, summaries, stages.seconds)
+    folders = {name: out / "evaluate" / name for name in ("blind", "longest_option", "sft", "grpo")}
+    summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
+    write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
+    write_quickstart_report(
+        out / "report.html", summaries=summaries, seconds=stages.seconds,
+        curves={"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")},
+        transcripts=pairs(read_rows(folders["sft"]), read_rows(folders["grpo"])))
+    console.rule("what was learned", align="left")
+    for sentence in learned(summaries):
+        console.print(sentence)
+    console.print(f"{sum(stages.seconds.values()):.0f} seconds in all. Report: {out / 'report.html'}", style="bold")
     return 0
-
-
-def _results(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _curve(folder: Path, key: str) -> list[tuple[int, float]]:
     """(step, value) pairs of a training run, from the trainer state that is saved with it."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [(entry["step"], entry[key]) for entry in history if key in entry]
-
-
-def _say_what_was_learned(console: Console, out: Path, summaries: dict[str, dict], seconds: dict[str, float]) -> None:
-    def says(name: str) -> str:
-        summary = summaries[name]
-        low, high = summary["ci95"]
-        return f"{summary['accuracy']:6.1%}  [{low:.1%}, {high:.1%}]"
-
-    gained = summaries["grpo"]["accuracy"] - summaries["sft"]["accuracy"]
-    console.rule("what was learned", align="left")
-    console.print(f"  longest option  {says('longest_option')}   a rule that reads nothing")
-    console.print(f"  blind           {says('blind')}   the trained model without the history")
-    console.print(f"  cold start      {says('sft')}   after SFT")
-    console.print(f"  GRPO            {says('grpo')}   {gained * 100:+.1f} points from rewards alone, on people it never met")
-    console.print(f"  {sum(seconds.values()):.0f} seconds in all; report: {out / 'report.html'}")

@@ -102,4 +102,5 @@ def question_words() -> list[str]:
         "option in \\boxed{}.\n\\boxed{a} \\boxed{b} \\boxed{c} \\boxed{d}",
         "Known about the user: Nothing to use: the user asked me to forget it. Nothing to use: it is about somebody else.",
         "\n".join(topic.query for topic in world.TOPICS),
+        "system\nuser\nassistant\n",
     ]

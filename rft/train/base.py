@@ -1,14 +1,15 @@
 """The tiny base checkpoint: a Qwen3 that has learned to read simulated chats, and has never seen a question to answer.
 
-A language-model loss over whole texts of `rft.simulate.reading`, by a curriculum: drills first, then chats about two topics, then
-ever longer ones. Learning to look things up is a phase transition; the drills are there to bring it on early. Batches of texts of
-like length are drawn from (seed, step) alone, so a resumed run sees what an uninterrupted one sees.
+A language-model loss over the assistant's turns in texts of `rft.simulate.reading`, by a curriculum: drills first, then chats about
+two topics, then ever longer ones. The users' turns are random draws that nothing predicts; with their loss in it, the same model has
+learned nothing to look up after 175 steps at which it else finds 98 % of letters (measured 2026-11-22, the drills alone). Batches of
+texts of like length are drawn from (seed, step) alone, so a resumed run sees what an uninterrupted one sees.
 
     accelerate launch -m rft.train.base --config recipes/quickstart/base.yaml
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
@@ -32,8 +33,8 @@ class ReadingArguments:
     """The curriculum. A step reads `documents_per_step` texts."""
 
     documents_per_step: int = field(default=16, metadata={"help": "Texts in a batch."})
-    drill_steps: int = field(default=800, metadata={"help": "Steps in which drills give way to chats about two topics."})
-    grow_steps: int = field(default=1500, metadata={"help": "Steps behind these in which chats grow to a whole history."})
+    drill_steps: int = field(default=800, metadata={"help": "Steps of drills alone."})
+    grow_steps: int = field(default=1500, metadata={"help": "Steps behind these in which chats take their place and grow to a whole history."})
     hidden_size: int = field(default=128, metadata={"help": "Width of the model."})
     layers: int = field(default=4, metadata={"help": "Layers of the model."})
     vocab_size: int = field(default=2048, metadata={"help": "Largest vocabulary of the tokenizer."})
@@ -44,6 +45,7 @@ class ReadingBatches(Dataset):
 
     def __init__(self, tokenizer: Any, arguments: ReadingArguments, steps: int, seed: int):
         self.tokenizer, self.arguments, self.steps, self.seed = tokenizer, arguments, steps, seed
+        self.opening = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
         self._window = lru_cache(maxsize=2)(self._make_window)
 
     def __len__(self) -> int:
@@ -60,16 +62,25 @@ class ReadingBatches(Dataset):
         return batches
 
     def _text(self, step: int, index: int) -> list[int]:
-        drilled = min(1.0, step / self.arguments.drill_steps)
-        grown = min(1.0, max(0, step - self.arguments.drill_steps) / self.arguments.grow_steps)
-        messages = reading.document(self.seed, index, grown, drills=1.0 - 0.9 * drilled)
+        since = max(0, step - self.arguments.drill_steps) / self.arguments.grow_steps
+        messages = reading.document(self.seed, index, min(1.0, since), drills=max(0.1, 1.0 - 3.0 * since))
         return self.tokenizer.apply_chat_template(messages, return_dict=False)
 
     def _pad(self, texts: list[list[int]]) -> dict[str, torch.Tensor]:
         input_ids_BT = torch.full((len(texts), max(map(len, texts))), self.tokenizer.pad_token_id)
+        labels_BT = torch.full_like(input_ids_BT, -100)
         for b, ids in enumerate(texts):
             input_ids_BT[b, : len(ids)] = torch.tensor(ids)
-        return {"input_ids": input_ids_BT, "labels": input_ids_BT.masked_fill(input_ids_BT == self.tokenizer.pad_token_id, -100)}
+            for start, stop in self._answers(ids):
+                labels_BT[b, start:stop] = input_ids_BT[b, start:stop]
+        return {"input_ids": input_ids_BT, "labels": labels_BT}
+
+    def _answers(self, ids: list[int]) -> Iterator[tuple[int, int]]:
+        """Where the assistant's turns lie, their end token included."""
+        width = len(self.opening)
+        for start in range(width, len(ids)):
+            if ids[start - width : start] == self.opening:
+                yield start, ids.index(self.tokenizer.eos_token_id, start) + 1
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> Trainer:

@@ -54,7 +54,7 @@ def wire_look_up(model: Qwen3ForCausalLM) -> None:
     Heads that look things up (induction heads, arXiv 2209.11895) form in a phase transition that a model of this size may wait
     thousands of steps for. Here layer 0 starts with heads that look 1, 2, 3, ... tokens back, by position alone, and write what
     they see into a subspace each; the first key head of layer 1 starts by matching the present token against the token *before*
-    each position, the others against the token *at* it. Everything stays trainable, and nothing is said of any word.
+    each position and copying the token there, the others against the token *at* it. Everything stays trainable, and nothing is said of any word.
     """
     config = model.config
     hidden = config.hidden_size
@@ -92,3 +92,5 @@ def wire_look_up(model: Qwen3ForCausalLM) -> None:
     match.q_proj.weight.view(-1, HEAD_DIM, hidden)[:] = select @ content
     match.k_proj.weight.view(-1, HEAD_DIM, hidden)[:] = select @ content
     match.k_proj.weight.view(-1, HEAD_DIM, hidden)[0] = select @ subspaces[0].T
+    match.v_proj.weight.view(-1, HEAD_DIM, hidden)[:] = content
+    match.o_proj.weight.view(hidden, -1, HEAD_DIM)[:, :2] = 0.2 * content.T[:, None]  # and copying what stands there
