@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from trl import TrlParser
 
@@ -59,6 +60,8 @@ def parse(types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any
             key = word[2:].split("=")[0].replace("-", "_")
             if key.removeprefix("no_") not in names and key not in (*NOT_FIELDS, "help") and key not in names:
                 raise RecipeError(f"--{key}: no such field{_nearest(key, names)}")
+    if "use_cpu" in names and not torch.accelerator.is_available() and not any(w.startswith("--use_cpu") for w in argv):
+        argv += ["--use_cpu", "true"]  # without it transformers refuses bf16 here
     try:
         return _Parser(types, allow_abbrev=False).parse_args_and_config(argv)
     except RecipeError:

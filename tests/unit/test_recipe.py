@@ -1,0 +1,87 @@
+"""Recipes: each shipped one parses without CUDA, every field can be overridden, nothing unknown is taken in silence."""
+
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+from trl import ModelConfig, SFTConfig
+
+from rft.errors import RecipeError
+from rft.train.base import ReadingArguments
+from rft.train.recipe import DataArguments, parse
+from rft.train.trainer import HistoryGRPOConfig
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
+GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
+TYPES = {"base": (ReadingArguments, TrainingArguments), "sft": (DataArguments, SFTConfig, ModelConfig), "grpo": GRPO}
+QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
+
+
+def test_recipes_were_found():
+    assert len(RECIPES) >= 7
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_shipped_recipe_parses_here(path: Path, tmp_path: Path):
+    parsed = parse(TYPES[path.stem.split("_")[0]], ["--config", str(path), "--output_dir", str(tmp_path)])
+    for arguments in parsed:
+        if isinstance(arguments, HistoryGRPOConfig):
+            assert arguments.units_per_generation() >= 1
+
+
+def test_the_paper_settings_of_the_32k_recipe():
+    """32 questions x 8 completions a generation on 8 GPUs, two updates from each (the paper, section 4.2, and its script)."""
+    data, args, model = parse(GRPO, ["--config", str(REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml")])
+    completions = 8 * args.per_device_train_batch_size * args.steps_per_generation
+    assert completions == 32 * args.num_generations == 256
+    assert args.steps_per_generation // args.gradient_accumulation_steps == 2
+    assert (args.learning_rate, args.max_completion_length, data.max_prompt_tokens) == (5e-6, 2048, 38000)
+    assert data.exclude_personas == ["78"]
+
+
+def test_the_command_line_overrides_the_recipe(tmp_path):
+    data, args, model = parse(GRPO, [*QUICK, "--learning_rate", "1e-6", "--context", "none", "--output_dir", str(tmp_path),
+                                     "--exclude_personas", "1", "2", "--use_peft", "--lora_r", "4"])
+    assert args.learning_rate == 1e-6
+    assert data.context == "none"
+    assert data.exclude_personas == ["1", "2"]
+    assert (model.use_peft, model.lora_r) == (True, 4)
+    assert args.questions_per_history == 4
+
+
+def recipe(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    ([*QUICK, "--learing_rate", "1"], "did you mean 'learning_rate'"),
+    ([*QUICK, "--context", "everything"], "invalid choice"),
+    ([*QUICK, "--max_steps", "many"], "invalid int value"),
+    ([*QUICK, "--max_step", "3"], "did you mean 'max_steps'"),
+    (["--config", "no/such.yaml"], "no/such.yaml: cannot read"),
+    (["--config"], "expected the path"),
+    ([*QUICK, "--prefix_sharing", "maybe"], "invalid choice"),
+])
+def test_a_mistake_on_the_command_line_is_named(argv, said):
+    with pytest.raises(RecipeError, match=said):
+        parse(GRPO, argv)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("data: x\nnum_generation: 4\n", "recipe.yaml: no such field 'num_generation'; did you mean 'num_generations'"),
+    ("data: [x\n", "recipe.yaml: not valid YAML"),
+    ("- data\n", "recipe.yaml: expected a mapping"),
+    ("output_dir: x\n", "data"),
+])
+def test_a_mistake_in_a_recipe_is_named(tmp_path, text, said):
+    with pytest.raises(RecipeError, match=said):
+        parse(GRPO, recipe(tmp_path, text))
+
+
+def test_a_batch_that_tears_histories_apart_is_refused_with_numbers(tmp_path):
+    _, args, _ = parse(GRPO, [*QUICK, "--per_device_train_batch_size", "40", "--output_dir", str(tmp_path)])
+    with pytest.raises(RecipeError, match=r"= 40 completions a rank.* = 32; make the product 32"):
+        args.units_per_generation()
