@@ -18,6 +18,7 @@ COMMANDS = {
     "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
     "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
     "evaluate": ("rft.evaluate.run", "ask a checkpoint every question of a split"),
+    "bench": ("rft.bench", "what the prefix tree saves here: time, memory, exactness"),
 }
 TRAINING = {
     "base": ("rft.train.base", "the tiny base checkpoint, from scratch"),

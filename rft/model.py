@@ -5,6 +5,7 @@ Only safetensors are read and no code from a checkpoint is run. Which attention 
 
 import importlib.util
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = Path(name).expanduser()
+    folder = _folder(name)
     if folder.is_dir() and not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
         raise CheckpointError(f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
                               "chat_template.jinja of its base model there")
@@ -68,7 +69,7 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
 
     kwargs = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
               "attn_implementation": attention(attn_implementation), "trust_remote_code": False, "use_safetensors": True}
-    folder = Path(name).expanduser()
+    folder = _folder(name)
     if folder.exists() and not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{name}: neither config.json nor adapter_config.json here; expected a checkpoint folder")
     try:
@@ -80,6 +81,13 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
                               "or a Hub id that this machine can reach") from None
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):  # nothing that the Hub could know
+        raise CheckpointError(f"{name}: no such folder; expected a checkpoint folder or a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
+    return folder
 
 
 def _first_line(error: Exception) -> str:

@@ -132,7 +132,7 @@ def options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
     wanted = 2 if fact.value else 3
     wrong = hard + rng.sample(others, wanted - len(hard))
     rng.shuffle(wrong)
-    texts = [world.OPTION_FRAME.format(fact.topic.with_value(v)) for v in wrong]
+    texts = [world.option(fact.topic.with_value(v)) for v in wrong]
     if fact.value is None:
         return world.GENERIC_OPTION, texts
-    return world.OPTION_FRAME.format(fact.topic.with_value(fact.value)), [*texts, world.GENERIC_OPTION]
+    return world.option(fact.topic.with_value(fact.value)), [*texts, world.GENERIC_OPTION]

@@ -24,10 +24,11 @@ def _lookup(rng: Random, fact: mini.Fact, turns: int) -> list[dict[str, str]]:
     listing = "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True))
     messages = []
     for n, index in enumerate(rng.sample(range(4), turns)):
-        wanted = texts[index].removeprefix("You could try ").rstrip(".")
-        question = f"Which letter has {wanted}?"
+        wanted = texts[index].rstrip(".")
+        question = f"Which letter has {wanted[0].lower()}{wanted[1:]}?"
+        subject = rng.choice((wanted, "It"))
         messages += [{"role": "user", "content": question if n else f"{listing}\n{question}"},
-                     {"role": "assistant", "content": f"It is ({'abcd'[index]})."}]
+                     {"role": "assistant", "content": f"{subject} is ({'abcd'[index]})."}]
     return messages
 
 

@@ -125,5 +125,9 @@ FILLER = (
     ("What is half of ninety?", "It is forty five."), ("How far is the moon?", "Very far from here."),
 )
 
-OPTION_FRAME = "You could try {}."
-GENERIC_OPTION = "You could try something quite new."
+GENERIC_OPTION = "Something quite new."
+
+
+def option(doing: str) -> str:
+    """The text of an option that suggests something, such as "Going by train."."""
+    return doing[0].upper() + doing[1:] + "."

@@ -96,7 +96,7 @@ def test_lora_trains_an_adapter_that_evaluates(cold_start, mini_data, tmp_path):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["--data", "no/such/folder"], "error: no/such/folder: no such folder"),
-    (["--model_name_or_path", "no/such/model"], "error: no/such/model: cannot load a tokenizer"),
+    (["--model_name_or_path", "no/such/model"], "error: no/such/model: no such folder; expected a checkpoint folder"),
     (["--learing_rate", "1"], "error: --learing_rate: no such field; did you mean 'learning_rate'?"),
     (["--rewards", "reward.nothing"], 'error: reward "reward.nothing"'),
     (["--max_prompt_tokens", "10"], "error: max_prompt_tokens 10: every prompt is longer"),
