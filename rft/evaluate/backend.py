@@ -6,6 +6,7 @@ Greedy answers do not depend on which questions share a batch, up to rounding.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from rft.data.question import Question
 from rft.errors import ModelError
 from rft.evaluate.answer import Answer
 from rft.model import load_model, load_tokenizer
+from rft.prefix_tree import attention, gates
+from rft.prefix_tree.sample import sample
+
+logger = logging.getLogger(__name__)
 
 
 class LocalModel:
@@ -39,6 +44,7 @@ class LocalModel:
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id
         )
+        self.shares = self._can_share()
         self.longest = getattr(self.model.config, "max_position_embeddings", None)
         self.fingerprint = _fingerprint(self.model, self.tokenizer)
 
@@ -46,11 +52,22 @@ class LocalModel:
     def generate(
         self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> list[list[int]]:
-        """The completion of each prompt as token ids, up to and with the end token.
+        """The completion of each prompt as token ids, up to and with the end token; what prompts share is
+        prefilled once, where the model allows it.
 
         temperature 0 is greedy; otherwise samples are drawn with `seed`, and the random state outside is left
         as it was.
         """
+        if self.shares:
+            generator = torch.Generator(self.device).manual_seed(seed)
+            return sample(
+                self.model,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                eos_ids=self.end_ids,
+                temperature=temperature,
+                generator=generator,
+            )[0]
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids_BT = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])  # B: prompts
@@ -67,6 +84,15 @@ class LocalModel:
                 **sampling,
             )
         return [self._upto_end(row) for row in out_BT[:, width:].tolist()]
+
+    def _can_share(self) -> bool:
+        try:
+            gates.check_model(self.model)
+        except ModelError as reason:
+            logger.warning("%s: every prompt is prefilled by itself, since %s", self.name, str(reason).rsplit(";", 1)[0])
+            return False
+        attention.enable(self.model)
+        return True
 
     def _upto_end(self, ids: list[int]) -> list[int]:
         ends = [i for i, token in enumerate(ids) if token in self.end_ids]

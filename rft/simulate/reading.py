@@ -32,13 +32,14 @@ def _lookup(rng: Random, fact: mini.Fact, turns: int) -> list[dict[str, str]]:
     return messages
 
 
-def drill(rng: Random, kinds: tuple[str, ...] = ("repeat", "topics", "letters", "letters")) -> list[dict[str, str]]:
+def drill(rng: Random, sentences: float = 0.7) -> list[dict[str, str]]:
     """Two short exercises, dense in what reading needs: say a list again, find the value of a topic, the letter of a value.
+    `sentences` is the chance that lettered values stand in options as questions have them, not by themselves.
 
     What is looked up is drawn with repetition, so nothing can be told by elimination.
     """
     messages: list[dict[str, str]] = []
-    for kind in rng.choices(kinds, k=2):
+    for kind in rng.choices(("repeat", "topics", "letters", "letters"), k=2):
         chosen = rng.sample(world.TOPICS, 4)
         same = kind == "letters" and rng.random() < 0.5  # four values of one topic, as in a question
         values = rng.sample(chosen[0].values, 4) if same else [rng.choice(topic.values) for topic in chosen]
@@ -50,18 +51,20 @@ def drill(rng: Random, kinds: tuple[str, ...] = ("repeat", "topics", "letters", 
             given = [f"{topic.name}: {value}" for topic, value in zip(chosen, values, strict=True)]
             found = given
         else:
-            given = [f"({letter}) {value}" for letter, value in zip("abcd", values, strict=True)]
+            topics = [chosen[0]] * 4 if same else chosen
+            shown = [world.option(t.with_value(v)) for t, v in zip(topics, values, strict=True)] if rng.random() < sentences else values
+            given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
             found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
         messages += mini.chat("Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6)))
     return messages
 
 
-def document(seed: int, index: int, difficulty: float, drills: float = 0.0) -> list[dict[str, str]]:
+def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7) -> list[dict[str, str]]:
     """Document `index` as chat messages; `difficulty` in [0, 1] sets how many topics it has (2 to 8), `drills` is the chance
-    that it is a drill instead."""
+    that it is a drill instead, with `sentences` as there."""
     rng = Random(f"reading-{seed}-{index}")
     if rng.random() < drills:
-        return drill(rng)
+        return drill(rng, sentences)
     topics = rng.randint(2, 2 + round(6 * difficulty))
     persona = mini.make_persona(rng.getrandbits(40), index, tuple(rng.sample(mini.KINDS, topics)), rng.randint(0, round(2 * difficulty)))
     messages = [{"role": "system", "content": SYSTEM}]

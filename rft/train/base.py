@@ -63,7 +63,8 @@ class ReadingBatches(Dataset):
 
     def _text(self, step: int, index: int) -> list[int]:
         since = max(0, step - self.arguments.drill_steps) / self.arguments.grow_steps
-        messages = reading.document(self.seed, index, min(1.0, since), drills=max(0.1, 1.0 - 3.0 * since))
+        messages = reading.document(self.seed, index, min(1.0, since), drills=max(0.2, 1.0 - 2.0 * since),
+                                    sentences=0.7 * min(1.0, max(0.0, 2 * step / self.arguments.drill_steps - 1)))
         return self.tokenizer.apply_chat_template(messages, return_dict=False)
 
     def _pad(self, texts: list[list[int]]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,81 @@
+"""The tiny model: its tokenizer's markup, the look-up circuit it starts with, and what its base is trained on."""
+
+import torch
+from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
+
+from rft.simulate import mini, reading, world
+from rft.train.base import ReadingArguments, ReadingBatches
+from rft.train.tiny import make_model, make_tokenizer
+
+
+def test_the_markup_is_single_tokens(tiny_checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    for text in ("<|im_start|>", "<|im_end|>", "<think>", "</think>"):
+        assert len(tokenizer(text)["input_ids"]) == 1
+    ids = tokenizer("<think>ok</think><|im_end|>")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "<think>ok</think>"  # the tags are text, not markup
+    text = "Straße 東京 🧩 \\boxed{a}"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text  # any byte can be written
+
+
+def test_the_first_layers_start_as_a_look_up_circuit():
+    """Heads of layer 0 look 1, 2, 3, 4 tokens back; the first heads of layer 1 look behind the last copy of the present token."""
+    set_seed(0)
+    tokenizer = make_tokenizer(["some words to have a vocabulary of"] * 10, vocab_size=400)
+    model: Qwen3ForCausalLM = make_model(tokenizer)
+    model.set_attn_implementation("eager")
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randperm(100, generator=generator)[:8]
+    values = torch.randint(100, 200, (8,), generator=generator)
+    order = torch.randperm(8, generator=generator)
+    ids = torch.cat([torch.stack([keys, values], 1).flatten(), torch.stack([keys[order], values[order]], 1).flatten()])
+    with torch.no_grad():
+        back_HTT, match_HTT = (a[0] for a in model(input_ids=ids[None], output_attentions=True).attentions[:2])
+    for head in range(4):
+        assert all(back_HTT[head, t].argmax() == t - head - 1 for t in range(8, 32))
+    hits = [match_HTT[0, 16 + 2 * i].argmax() == 2 * order[i] + 1 for i in range(8)]
+    assert sum(hits) >= 7
+
+
+def test_no_reading_text_is_a_question_to_answer():
+    queries = {topic.query for topic in world.TOPICS}
+    for index in range(300):
+        for message in reading.document(0, index, index / 300, drills=0.3):
+            assert "boxed" not in message["content"]
+            assert "think" not in message["content"]
+            assert not any(query in message["content"] for query in queries)
+
+
+def test_recalls_say_what_holds_at_that_moment():
+    """The last recall of every topic in a text is the persona's state at the end."""
+    for index in range(200):
+        messages = reading.document(3, index, 1.0)
+        for i, message in enumerate(messages):
+            if not message["content"].startswith("What do you know about me and "):
+                continue
+            topic = next(t for t in world.TOPICS if message["content"].endswith(f" {t.name}?"))
+            before = [m["content"] for m in messages[:i] if m["role"] == "user"]
+            answer = messages[i + 1]["content"]
+            forgotten = any(text.startswith("Please forget") and any(topic.with_value(v) in text for v in topic.values) for text in before)
+            if answer == reading.UNKNOWN:
+                assert forgotten or any(f"y {who} " in text for who in world.RELATIVES for text in before)
+            else:
+                assert any(answer == reading.recall(topic.with_value(v)) for v in topic.values)
+                assert not forgotten
+
+
+def test_loss_is_on_the_assistants_turns_alone(tiny_checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    batches = ReadingBatches(tokenizer, ReadingArguments(documents_per_step=2, drill_steps=1, grow_steps=1), steps=50, seed=0)
+    batch = batches[30]
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        learned = tokenizer.decode(ids[labels != -100])
+        turns = tokenizer.decode(ids).split("<|im_start|>assistant\n")[1:]
+        assert learned == "".join(turn.split("<|im_end|>")[0] + "<|im_end|>" for turn in turns)
+    again = ReadingBatches(tokenizer, ReadingArguments(documents_per_step=2, drill_steps=1, grow_steps=1), steps=50, seed=0)[30]
+    assert torch.equal(batch["input_ids"], again["input_ids"])
+
+
+def test_kinds_of_a_persona_are_kept():
+    assert mini.KINDS.count("own") + mini.KINDS.count("update") == 6
+    assert len(mini.KINDS) == 8
