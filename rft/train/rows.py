@@ -11,11 +11,13 @@ from datasets import Dataset
 
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens, final_message
-from rft.data.question import Question
+from rft.data.question import LETTERS, Question
 from rft.errors import RecipeError
 from rft.train.recipe import DataArguments
 
 logger = logging.getLogger(__name__)
+
+SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
 def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, list[Question]]:
@@ -42,14 +44,17 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
 
 def reasoning(question: Question) -> str:
     """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold."""
-    labels = question.labels
+    labels, option = question.labels, question.options[LETTERS.index(question.gold)]
     if labels.who == "others":
-        return "Nothing to use: it is about somebody else."
-    if labels.pref_type == "ask_to_forget":
-        return "Nothing to use: the user asked me to forget it."
-    if labels.pref_type == "sensitive_info":
-        return "Nothing to repeat: the value is sensitive."
-    return f"Known about the user: {labels.preference.rstrip('.')}."
+        known = "Nothing to use: it is about somebody else."
+    elif labels.pref_type == "ask_to_forget":
+        known = "Nothing to use: the user asked me to forget it."
+    elif labels.pref_type == "sensitive_info":
+        known = "Nothing to repeat: the value is sensitive."
+    else:
+        known = f"Known about the user: {labels.preference.rstrip('.')}."
+    named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
+    return f"{known} {named} is ({question.gold})."
 
 
 def target(question: Question) -> str:

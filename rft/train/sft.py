@@ -28,8 +28,8 @@ from rft.train.start import load_policy, resume_point, run_main
 
 
 class AnswerCollator:
-    """Rows {question_id, completion} -> input_ids_BT, attention_mask_BT and labels_BT (-100 but for the completion and its end),
-    padded on the right."""
+    """Rows {question_id, completion} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its end),
+    padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
 
     def __init__(self, split: Split, tokens: PromptTokens):
         self.split, self.tokens = split, tokens
@@ -49,8 +49,8 @@ class AnswerCollator:
             end = len(prompt) + len(completion)
             input_ids_BT[b, :end] = torch.tensor(prompt + completion)
             labels_BT[b, len(prompt) : end] = torch.tensor(completion)
-        lengths_B1 = torch.tensor([[len(prompt) + len(completion)] for prompt, completion in pairs])
-        return {"input_ids": input_ids_BT, "attention_mask": (torch.arange(longest) < lengths_B1).long(), "labels": labels_BT}
+        position_ids_BT = torch.arange(longest).expand(len(rows), -1).contiguous()
+        return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
