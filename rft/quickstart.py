@@ -19,7 +19,7 @@ from rft.evaluate.results import write_whole
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 1000
-ANSWER_TOKENS = 40
+ANSWER_TOKENS = 48
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
