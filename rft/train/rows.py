@@ -58,9 +58,9 @@ def reasoning(question: Question) -> str:
 
 
 def target(question: Question) -> str:
-    """The completion that the cold start imitates; `reward.personamem` gives it 1. The box holds the letter as the reason and the
-    options have it, in parentheses, so that writing it is copying."""
-    return f"<think>{reasoning(question)}</think>\\boxed{{ ({question.gold})}}"
+    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so that
+    each step of the answer copies something near."""
+    return f"<think>{reasoning(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
