@@ -39,7 +39,7 @@ class ProvenanceCallback(TrainerCallback):
     def __init__(self, record: dict[str, Any]):
         self.record = record
 
-    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN201 (transformers' signature)
+    def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero:
             return
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging as transformers_logging
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
 from rft.errors import RecipeError, RftError

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.dataset import COLUMNS
-from rft.data.dataset import load_split
+from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
 from rft.simulate import mini, world
 from rft.simulate.dataset import simulate_mini, split_personas
