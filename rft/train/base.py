@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from rft.simulate import reading
 from rft.train.progress import RichProgress
 from rft.train.recipe import parse
-from rft.train.start import resume_point, run_main
+from rft.train.start import fit, run_main
 from rft.train.tiny import make_model, make_tokenizer
 
 WINDOW = 25  # steps whose texts are sorted by length together
@@ -97,9 +97,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
     trainer = Trainer(
         model=model, args=args, train_dataset=ReadingBatches(tokenizer, arguments, args.max_steps, args.seed),
         data_collator=lambda items: items[0], processing_class=tokenizer, callbacks=[RichProgress("reading"), *callbacks])
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume_point(args))
+    fit(trainer)
     model.to(torch.bfloat16).save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     return trainer

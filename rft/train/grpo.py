@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, get_peft_config
 
 import reward
@@ -24,7 +23,7 @@ from rft.track import ProvenanceCallback, provenance
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import grpo_rows, load_questions
-from rft.train.start import load_policy, resume_point, run_main
+from rft.train.start import fit, load_policy, run_main
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 
@@ -50,9 +49,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
         train_dataset=grpo_rows(questions), processing_class=tokenizer, peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume_point(args))
+    fit(trainer)
     trainer.save_model(args.output_dir)
     trainer.save_state()
     return trainer

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split
@@ -24,7 +23,7 @@ from rft.track import ProvenanceCallback, provenance
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import load_questions, target
-from rft.train.start import load_policy, resume_point, run_main
+from rft.train.start import fit, load_policy, run_main
 
 
 class AnswerCollator:
@@ -66,9 +65,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
         data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume_point(args))
+    fit(trainer)
     trainer.save_model(args.output_dir)
     trainer.save_state()
     return trainer

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
@@ -46,6 +47,13 @@ def load_policy(model: ModelConfig) -> Any:
         raise RecipeError("load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
     return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
                       revision=model.model_revision)
+
+
+def fit(trainer: Trainer) -> None:
+    """Train from where `resume_from_checkpoint` says, with our progress line as the only one."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_point(trainer.args))
 
 
 def resume_point(args: Any) -> str | None:
