@@ -79,14 +79,16 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
             return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload()
         return AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
-                              "or a Hub id that this machine can reach") from None
+        raise CheckpointError(
+            f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
+            "or a Hub id that this machine can reach") from None
 
 
 def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):  # nothing that the Hub could know
-        raise CheckpointError(f"{name}: no such folder; expected a checkpoint folder or a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
+        raise CheckpointError(
+            f"{name}: no such folder; expected a checkpoint folder or a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
     return folder
 
 

@@ -1,7 +1,7 @@
 """The whole house in small: simulate, cold start, GRPO, evaluation and report, on a laptop, from one command.
 
-Every stage is the real one: the same scripts, recipes and evaluation that serve Qwen3-4B, on a tiny Qwen3. A stage that is done is
-not done again when the command is repeated, and a training stage that was cut off resumes from its checkpoint.
+Every stage is the real one: the same scripts, recipes and evaluation that serve Qwen3-4B, on a tiny Qwen3. A stage that is done
+is not done again when the command is repeated, and a training stage that was cut off resumes from its checkpoint.
 """
 
 import argparse
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     from rft.simulate.dataset import simulate_mini
 
-    stages.do("simulate", f"{PERSONAS} people, their chats and questions", lambda: simulate_mini(data, PERSONAS, args.seed, console))
+    stages.do("simulate", f"{PERSONAS} people, their chats and questions",
+              lambda: simulate_mini(data, PERSONAS, args.seed, console))
 
     from rft.data.dataset import load_split
     from rft.evaluate.backend import LocalModel, ModelAnswers
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
     def train(script: str, model: Path, output: Path) -> None:
         import_module(f"rft.train.{script}").train(
-            ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output), *common])
+            ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
+             *common])
 
     def ask(name: str, answerer: Callable[[], Any]) -> None:
         stages.do(f"evaluate {name}", f"{len(held_out.questions)} questions about {len(held_out.histories)} people it never met",

@@ -21,9 +21,10 @@ from torch.utils.data import Sampler
 class HistorySampler(Sampler[int]):
     """Indices into `history_ids` (one entry per row of the dataset).
 
-    questions: Q, the questions of one history in a unit. units: units in a generation batch, over all ranks.
-    repeats: completions a question. passes: how often each batch is yielded. Rest questions of histories
-    (fewer than Q) are put together in mixed units, so that none is lost.
+    questions: Q, the questions of one history in a unit. first: a history of which a unit opens epoch
+    0. units: units in a generation batch, over all ranks. repeats: completions a question. passes:
+    how often each batch is yielded. Rest questions of histories (fewer than Q) are put together in
+    mixed units, so that none is lost.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class HistorySampler(Sampler[int]):
         *,
         shuffle: bool = True,
         seed: int = 0,
+        first: str | None = None,
     ):
         assert min(questions, units, repeats, passes) >= 1
         self.questions, self.units, self.repeats, self.passes = questions, units, repeats, passes
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self.first = first
         self.rows_of: dict[str, list[int]] = defaultdict(list)
         for row, history_id in enumerate(history_ids):
             self.rows_of[history_id].append(row)
@@ -64,6 +67,10 @@ class HistorySampler(Sampler[int]):
         ]
         if self.shuffle:
             rng.shuffle(units)
+        if self.first is not None and self.epoch == 0:
+            of_first = set(self.rows_of[self.first])
+            place = max(range(len(units)), key=lambda i: len(of_first.intersection(units[i])), default=0)
+            units[:1], units[place : place + 1] = units[place : place + 1], units[:1]
         return units
 
     def __iter__(self) -> Iterator[int]:

@@ -1,7 +1,8 @@
 """Texts from which the tiny base model learns to read: chats that recall what was said, and lettered lists looked up.
 
-No text here is a question of the dataset: no query with four options to choose from, no think block and no boxed letter. Document
-`i` of a seed is always the same, and documents grow with `i`, from two topics to a whole history: the curriculum.
+No text here is a question of the dataset: recalling what holds and finding a letter are exercises of their own, nothing asks to
+choose an option, and there is no think block and no boxed letter. Document `i` of a seed is always the same, and documents grow
+with `i`, from two topics to a whole history: the curriculum.
 """
 
 from random import Random
@@ -9,26 +10,27 @@ from random import Random
 from rft.simulate import mini, world
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-UNKNOWN = "Nothing to use."
+KINDS = ("own", "own", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
+VERDICTS = {"own": "It is the user's own.", "others": "It is somebody else's.", "forget": "It is to be forgotten."}
 
 
-def recall(value_doing: str | None) -> str:
-    """What the model says when it remembers a preference, or that it may use none."""
-    return f"Enjoys {value_doing}." if value_doing else UNKNOWN
+def recall(doing: str, kind: str) -> str:
+    """What the model says when it remembers what was said of a topic last, and whose it is (a key of `VERDICTS`)."""
+    return f"Remembered: Enjoys {doing}. {VERDICTS[kind]}"
 
 
-def _lookup(rng: Random, fact: mini.Fact, turns: int) -> list[dict[str, str]]:
+def _listing(rng: Random, fact: mini.Fact) -> tuple[list[str], str]:
     gold, wrong = mini.options(rng, fact)
     texts = [gold, *wrong]
     rng.shuffle(texts)
-    listing = "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True))
+    return texts, "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True))
+
+
+def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
     messages = []
-    for n, index in enumerate(rng.sample(range(4), turns)):
+    for index in rng.sample(range(4), turns):
         wanted = texts[index].rstrip(".")
-        question = f"Which letter has {wanted[0].lower()}{wanted[1:]}?"
-        subject = rng.choice((wanted, "It"))
-        messages += [{"role": "user", "content": question if n else f"{listing}\n{question}"},
-                     {"role": "assistant", "content": f"{subject} is ({'abcd'[index]})."}]
+        messages += mini.chat(f"Which letter has {wanted[0].lower()}{wanted[1:]}?", f"{wanted} is ({'abcd'[index]}).")
     return messages
 
 
@@ -52,7 +54,8 @@ def drill(rng: Random, sentences: float = 0.7) -> list[dict[str, str]]:
             found = given
         else:
             topics = [chosen[0]] * 4 if same else chosen
-            shown = [world.option(t.with_value(v)) for t, v in zip(topics, values, strict=True)] if rng.random() < sentences else values
+            options = [world.option(t.with_value(v)) for t, v in zip(topics, values, strict=True)]
+            shown = options if rng.random() < sentences else values
             given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
             found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
         messages += mini.chat("Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6)))
@@ -66,36 +69,42 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
     if rng.random() < drills:
         return drill(rng, sentences)
     topics = rng.randint(2, 2 + round(6 * difficulty))
-    persona = mini.make_persona(rng.getrandbits(40), index, tuple(rng.sample(mini.KINDS, topics)), rng.randint(0, round(2 * difficulty)))
+    kinds, fillers = tuple(rng.sample(KINDS, topics)), rng.randint(0, round(2 * difficulty))
+    persona = mini.make_persona(rng.getrandbits(40), index, kinds, fillers)
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": persona.system})
-    known: dict[str, str | None] = {}
-    topic_of = {fact.topic.name: fact for fact in persona.facts}
+    known: dict[str, str] = {}  # topic -> what is to be recalled
+    fact_of = {fact.topic.name: fact for fact in persona.facts}
 
     def ask(name: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": f"What do you know about me and {name}?"},
-                {"role": "assistant", "content": recall(known[name])}]
+        fact = fact_of[name]
+        texts, listing = _listing(rng, fact)
+        asked = rng.choice((f"What do you know about me and {name}?", fact.topic.query))
+        if rng.random() < 0.5:
+            asked = f"{asked}\n\n{listing}"
+        elif rng.random() < 0.4:
+            messages.extend(mini.chat(listing, "I see."))
+        else:
+            return mini.chat(asked, known[name])
+        return mini.chat(asked, known[name]) + _lookup(rng, texts, rng.randint(0, 2))
 
     for block in persona.blocks:
         messages += block.messages
         if (fact := block.fact) is not None:
-            about_other = len(block.messages) > 1 and fact.relative is not None and fact.relative in block.messages[0]["content"]
-            if not about_other:
-                value = (None if fact.kind == "forget" else fact.value) if block.after else fact.first
-                known[fact.topic.name] = fact.topic.with_value(value) if value else None
-            else:
-                known.setdefault(fact.topic.name, None)
+            about_other = not block.after and fact.relative is not None and fact.relative in block.messages[0]["content"]
+            if about_other and fact.kind == "others":
+                known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
+            elif block.after and fact.kind == "forget":
+                known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "forget")
+            elif not about_other:
+                known[fact.topic.name] = recall(fact.topic.with_value(fact.value if block.after else fact.first), "own")
         if known and rng.random() < 0.2:
             messages += ask(rng.choice(list(known)))
-        if known and rng.random() < 0.1:
-            messages += _lookup(rng, topic_of[rng.choice(list(known))], 2)
     names = list(known)
     rng.shuffle(names)
     for name in names:
         messages += ask(name)
-        if rng.random() < 0.4:
-            messages += _lookup(rng, topic_of[name], 2)
     return messages
 
 
@@ -104,7 +113,5 @@ def question_words() -> list[str]:
     return [
         "This is a multiple-choice question. Options:\nThink inside <think> and </think> tags, then put the letter of the best "
         "option in \\boxed{}.\n\\boxed{a} \\boxed{b} \\boxed{c} \\boxed{d}",
-        "Known about the user: Nothing to use: the user asked me to forget it. Nothing to use: it is about somebody else.",
-        "\n".join(topic.query for topic in world.TOPICS),
         "system\nuser\nassistant\n",
     ]

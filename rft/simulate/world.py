@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Topic:
-    """One thing people have a preference about. `doing` holds the value's place as `{}`; `query` never names a value."""
+    """One thing people have a preference about. `doing` holds the value's place as `{}`; `query` names the topic and no value."""
 
     name: str
     doing: str
@@ -26,45 +26,45 @@ def _topic(name: str, doing: str, query: str, values: str, pref_type: str = "neu
 
 
 TOPICS: tuple[Topic, ...] = (
-    _topic("music", "listening to {}", "What should I put on the radio tonight?",
+    _topic("music", "listening to {}", "What music should I put on tonight?",
            "jazz rock opera folk techno blues reggae soul punk disco"),
-    _topic("drinks", "drinking {}", "What should I order with my snack?",
+    _topic("drinks", "drinking {}", "Which drinks should I order with my snack?",
            "coffee cocoa cider lemonade milk juice soda matcha tea kefir"),
-    _topic("sports", "playing {}", "Which team could I join this spring?",
+    _topic("sports", "playing {}", "Which sports could I try this spring?",
            "tennis soccer hockey cricket rugby golf volleyball squash softball badminton"),
-    _topic("fruit", "eating {}", "What should I buy at the fruit stand?",
+    _topic("fruit", "eating {}", "What fruit should I buy at the stand?",
            "mangoes pears plums grapes cherries kiwis figs melons peaches apples"),
-    _topic("cooking", "cooking {} food", "What could I make for dinner on Friday?",
+    _topic("cooking", "cooking {} food", "What cooking could I try on Friday?",
            "Thai Greek Indian Mexican Korean French Italian Turkish Spanish Lebanese"),
-    _topic("films", "watching {} films", "What could we see at the cinema?",
+    _topic("films", "watching {} films", "Which films could we see at the cinema?",
            "horror comedy western romance action mystery war fantasy crime silent"),
-    _topic("books", "reading {}", "What should I borrow from the library?",
+    _topic("books", "reading {}", "Which books should I borrow from the library?",
            "poems novels memoirs thrillers comics essays biographies sagas fables plays"),
-    _topic("crafts", "doing {}", "Which workshop should I sign up for?",
+    _topic("crafts", "doing {}", "Which crafts workshop should I sign up for?",
            "pottery origami sewing carving embroidery painting calligraphy weaving knitting quilting"),
-    _topic("pets", "caring for {}", "Which animal shelter should I help?",
+    _topic("pets", "caring for {}", "Which pets could I help at the shelter?",
            "cats dogs rabbits parrots hamsters turtles ferrets goldfish lizards pigeons"),
-    _topic("gardening", "growing {}", "What should I plant by the window?",
+    _topic("gardening", "growing {}", "What gardening could I do by the window?",
            "roses tulips lilies daisies orchids violets poppies irises peonies dahlias"),
-    _topic("instruments", "practising the {}", "Which lesson should I book next month?",
+    _topic("instruments", "practising the {}", "Which instruments lesson should I book next month?",
            "piano violin guitar flute drums cello trumpet harp banjo clarinet"),
-    _topic("travel", "visiting {}", "What should I see on my next trip?",
+    _topic("travel", "visiting {}", "What travel should I plan for next summer?",
            "lakes castles deserts islands museums temples caves markets volcanoes harbors"),
-    _topic("dancing", "dancing the {}", "Which class fits my Monday evening?",
+    _topic("dancing", "dancing the {}", "Which dancing class fits my Monday evening?",
            "salsa tango waltz ballet samba foxtrot rumba polka flamenco bolero"),
-    _topic("languages", "learning {}", "Which phrase book should I get?",
+    _topic("languages", "learning {}", "Which languages course should I take?",
            "Danish Arabic Hindi Polish Welsh Dutch Finnish Swahili Czech Latin"),
-    _topic("games", "solving {}", "What could I do on a long flight?",
+    _topic("games", "solving {}", "What games could I take on a long flight?",
            "crosswords sudokus riddles jigsaws mazes anagrams ciphers tangrams rebuses quizzes"),
-    _topic("transport", "going by {}", "How should I get to the coast?",
+    _topic("transport", "going by {}", "Which transport should I take to the coast?",
            "train bus bike ferry tram scooter canoe taxi car horse"),
-    _topic("baking", "baking {}", "What should I bring to the party?",
+    _topic("baking", "baking {}", "What baking should I bring to the party?",
            "brownies pies muffins scones cookies waffles donuts tarts eclairs pretzels"),
-    _topic("exercise", "training {}", "What could I do at the gym today?",
+    _topic("exercise", "training {}", "Which exercise could I do at the gym today?",
            "yoga pilates boxing karate judo fencing rowing climbing archery wrestling"),
-    _topic("nature", "studying {}", "Which talk should I attend at the museum?",
+    _topic("nature", "studying {}", "Which nature talk should I attend at the museum?",
            "planets fossils crystals insects storms whales mosses comets bats eagles"),
-    _topic("health", "living with {}", "What should I tell the new doctor?",
+    _topic("health", "living with {}", "What health question should I bring to the new doctor?",
            "asthma migraines eczema insomnia anemia vertigo arthritis diabetes allergies tinnitus",
            "health_and_medical_conditions"),
 )
@@ -116,7 +116,7 @@ OTHER_FRAMES: dict[str, tuple[str, ...]] = {
     "translation": ("Translate this for me: my {who} had a great time {doing}.",),
 }
 UPDATE_REPLIES = ("Good to know.", "Have fun with it.")
-UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "These days I am {new}, I am done with {old}.")
+UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "I am done with {old}, these days I am {new}.")
 FORGET_FRAMES = ("Please forget that I was {doing}.", "Please forget about me {doing}.")
 FILLER = (
     ("What is seven times eight?", "It is fifty six."), ("How many days has May?", "It has thirty one days."),

@@ -1,9 +1,10 @@
 """The tiny base checkpoint: a Qwen3 that has learned to read simulated chats, and has never seen a question to answer.
 
-A language-model loss over the assistant's turns in texts of `rft.simulate.reading`, by a curriculum: drills first, then chats about
-two topics, then ever longer ones. The users' turns are random draws that nothing predicts; with their loss in it, the same model has
-learned nothing to look up after 175 steps at which it else finds 98 % of letters (measured 2026-11-22, the drills alone). Batches of
-texts of like length are drawn from (seed, step) alone, so a resumed run sees what an uninterrupted one sees.
+A language-model loss over the assistant's turns in texts of `rft.simulate.reading`, by a curriculum: drills first, then chats
+about two topics, then ever longer ones. The users' turns are random draws that nothing predicts; with their loss in it, the
+same model has learned nothing to look up after 175 steps at which it else finds 98 % of letters (measured 2026-11-22, the
+drills alone). Batches of texts of like length are drawn from (seed, step) alone, so a resumed run sees what an uninterrupted
+one sees.
 
     accelerate launch -m rft.train.base --config recipes/quickstart/base.yaml
 """
@@ -34,7 +35,8 @@ class ReadingArguments:
 
     documents_per_step: int = field(default=16, metadata={"help": "Texts in a batch."})
     drill_steps: int = field(default=800, metadata={"help": "Steps of drills alone."})
-    grow_steps: int = field(default=1500, metadata={"help": "Steps behind these in which chats take their place and grow to a whole history."})
+    grow_steps: int = field(default=1500, metadata={
+        "help": "Steps behind these in which chats take their place and grow to a whole history."})
     hidden_size: int = field(default=128, metadata={"help": "Width of the model."})
     layers: int = field(default=4, metadata={"help": "Layers of the model."})
     vocab_size: int = field(default=2048, metadata={"help": "Largest vocabulary of the tokenizer."})

@@ -36,8 +36,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         raise RecipeError(str(error)) from None
     args.units_per_generation()  # refused before anything is loaded
     if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():
-        raise RecipeError(f"beta {args.beta}: the reference of {model.model_name_or_path}, an adapter, would be its base model without "
-                          "it; merge the adapter first, or set use_peft: true")
+        raise RecipeError(
+            f"beta {args.beta}: the reference of {model.model_name_or_path}, an adapter, would be its base model without "
+            "it; merge the adapter first, or set use_peft: true")
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)

@@ -15,8 +15,8 @@ class RichProgress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"),
-                                TimeRemainingColumn(), console=self.console)
+            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                                TextColumn("{task.fields[said]}"), TimeRemainingColumn(), console=self.console)
             self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
             self.bar.start()
 

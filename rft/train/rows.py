@@ -38,21 +38,25 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
                 len(kept), len({q.history_id for q in kept}), len(split.skipped), left_out, data.max_prompt_tokens)
     if not kept:
         shortest = min(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
-        raise RecipeError(f"max_prompt_tokens {data.max_prompt_tokens}: every prompt is longer; the shortest has {shortest} tokens")
+        raise RecipeError(
+            f"max_prompt_tokens {data.max_prompt_tokens}: every prompt is longer; the shortest has {shortest} tokens")
     return split, kept
 
 
 def reasoning(question: Question) -> str:
-    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold."""
+    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold.
+    What was said comes first and then whether it may be used: whose it is is easier to tell of a preference already named."""
     labels, option = question.labels, question.options[LETTERS.index(question.gold)]
-    if labels.who == "others":
-        known = "Nothing to use: it is about somebody else."
+    held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
+    if labels.pref_type == "sensitive_info":
+        held, verdict = "something sensitive", "It is not to be repeated."
+    elif labels.who == "others":
+        verdict = "It is somebody else's."
     elif labels.pref_type == "ask_to_forget":
-        known = "Nothing to use: the user asked me to forget it."
-    elif labels.pref_type == "sensitive_info":
-        known = "Nothing to repeat: the value is sensitive."
+        verdict = "It is to be forgotten."
     else:
-        known = f"Known about the user: {labels.preference.rstrip('.')}."
+        verdict = "It is the user's own."
+    known = f"Remembered: {held.rstrip('.')}. {verdict}"
     named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
     return f"{known} {named} is ({question.gold})."
 

@@ -44,7 +44,8 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
 def load_policy(model: ModelConfig) -> Any:
     """The model to train, from a full checkpoint or an adapter (merged)."""
     if model.load_in_4bit or model.load_in_8bit:
-        raise RecipeError("load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
+        raise RecipeError(
+            "load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
     return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
                       revision=model.model_revision)
 

@@ -54,18 +54,21 @@ def wire_look_up(model: Qwen3ForCausalLM) -> None:
     Heads that look things up (induction heads, arXiv 2209.11895) form in a phase transition that a model of this size may wait
     thousands of steps for. Here layer 0 starts with heads that look 1, 2, 3, ... tokens back, by position alone, and write what
     they see into a subspace each; the first key head of layer 1 starts by matching the present token against the token *before*
-    each position and copying the token there, the others against the token *at* it. Everything stays trainable, and nothing is said of any word.
+    each position and copying the token there, the others against the token *at* it.
+    Everything stays trainable, and nothing is said of any word.
     """
     config = model.config
     hidden = config.hidden_size
     angles = ROPE_THETA ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))  # of the rotary embedding, per pair of dimensions
     generator = torch.Generator().manual_seed(7)
     embedding = model.model.embed_tokens.weight
-    embedding[:, 0] = embedding.std() * hidden**0.5  # dimension 0 is the same in every token: what a head reads for position alone
+    # dimension 0 is the same in every token: what a head reads for position alone
+    embedding[:, 0] = embedding.std() * hidden**0.5
     basis = torch.zeros(hidden, hidden)
     basis[1:, 1:] = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=generator))[0]
     subspaces = basis[:, 1:].split(HEAD_DIM, dim=1)  # disjoint; none holds dimension 0
-    content = torch.nn.functional.pad(subspaces[-1], (0, HEAD_DIM - subspaces[-1].shape[1])).T  # (HEAD_DIM, hidden): a token itself
+    # (HEAD_DIM, hidden): a token itself
+    content = torch.nn.functional.pad(subspaces[-1], (0, HEAD_DIM - subspaces[-1].shape[1])).T
 
     back, match = (layer.self_attn for layer in model.model.layers[:2])
     for attention in (back, match):

@@ -1,13 +1,17 @@
 """TRL's GRPO trainer over histories: prompts by id, whole histories together, every shared token forwarded once.
 
-The loss, the advantages and the order of events are TRL's own and unchanged. What differs: a row names its question and history,
-whose token ids come from `PromptTokens` (`_tokenize_prompts`); the sampler and the split into micro-batches keep the rows of a
-history together on one rank (`_get_train_sampler`, `_prepare_inputs`); rollouts and all log-probs (policy, old, reference) go through
-the prefix tree (`_generate_single_turn`, `_get_per_token_logps_and_entropies`); rewards are accompanied by format, letter and
-per-category metrics (`_calculate_rewards`).
+The loss, the advantages and the order of events are TRL's own and unchanged. What differs: a row names its question and
+history, whose token ids come from `PromptTokens` (`_tokenize_prompts`); the sampler and the split into micro-batches keep the
+rows of a history together on one rank (`_get_train_sampler`, `_prepare_inputs`); rollouts and all log-probs (policy, old,
+reference) go through the prefix tree (`_generate_single_turn`, `_get_per_token_logps_and_entropies`), in parts of at most
+`max_tree_tokens`, each with its own backward pass (`compute_loss`); rewards are accompanied by format, letter and per-category
+metrics (`_calculate_rewards`).
 """
 
+import logging
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +27,14 @@ from rft.data.prompt import PromptTokens
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.prefix_tree import attention, gates
-from rft.prefix_tree.layout import Tree
-from rft.prefix_tree.logprobs import tree_logps
+from rft.prefix_tree.layout import Tree, unpad
+from rft.prefix_tree.logprobs import split, tree_logps
 from rft.prefix_tree.sample import sample
+
+logger = logging.getLogger(__name__)
+
+ADDITIVE = ("cispo", "dapo", "vespo")  # losses divided by the tokens of the whole batch: those of its parts add up
+ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
 
 
 @dataclass
@@ -37,6 +46,8 @@ class HistoryGRPOConfig(GRPOConfig):
     rewards: list[str] = field(default_factory=lambda: ["reward.personamem"], metadata={
         "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
 
+    max_tree_tokens: int | None = field(default=None, metadata={
+        "help": "Most tokens of a tree that is forwarded at once; a larger micro-batch is split, between questions first."})
     prefix_sharing: str = field(default="on", metadata={
         "help": "Forward every token that rows share once, in training and in rollouts (on), or row by row as TRL does (off).",
         "choices": ["on", "off"]})
@@ -45,9 +56,24 @@ class HistoryGRPOConfig(GRPOConfig):
         super().__post_init__()
         if self.prefix_sharing not in ("on", "off"):
             raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
-        if self.prefix_sharing == "on" and not self.use_vllm and self.repetition_penalty != 1.0:
-            raise RecipeError(f"repetition_penalty {self.repetition_penalty}: shared rollouts know temperature, top_p, top_k and min_p "
-                              "alone; set it to 1.0, or `prefix_sharing: off`")
+        if self.prefix_sharing == "on" and not self.use_vllm:
+            for key, plain in (("repetition_penalty", 1.0), ("generation_kwargs", None), ("cache_implementation", None)):
+                if getattr(self, key) != plain:
+                    raise RecipeError(
+                        f"{key} {getattr(self, key)}: shared rollouts know temperature, top_p, top_k and min_p alone; "
+                        f"remove {key}, or set `prefix_sharing: off`")
+        if self.max_tree_tokens is not None:
+            self._check_split()
+
+    def _check_split(self) -> None:
+        if self.prefix_sharing == "off":
+            raise RecipeError("max_tree_tokens is a budget of shared trees; remove it, or set `prefix_sharing: on`")
+        if self.max_tree_tokens < 1:
+            raise RecipeError(f"max_tree_tokens {self.max_tree_tokens}: expected at least one token")
+        if self.top_entropy_quantile < 1.0 or self.entropy_coef or self.use_adaptive_entropy:
+            raise RecipeError(
+                "max_tree_tokens splits a micro-batch, and top_entropy_quantile and the entropy bonus look at all of it at once; "
+                "remove one of them, or lower per_device_train_batch_size instead")
 
     def units_per_generation(self) -> int:
         """Units (the Q questions of one history) in a generation batch over all ranks.
@@ -60,10 +86,19 @@ class HistoryGRPOConfig(GRPOConfig):
         if share % unit:
             whole = max(unit, round(share / unit) * unit)
             raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation {self.steps_per_generation} = "
-                f"{share} completions a rank, which is no multiple of questions_per_history {self.questions_per_history} x "
-                f"num_generations {self.num_generations} = {unit}; make the product {whole}, so that a history stays on one rank")
+                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation "
+                f"{self.steps_per_generation} = {share} completions a rank, which is no multiple of questions_per_history "
+                f"{self.questions_per_history} x num_generations {self.num_generations} = {unit}; make the product {whole}, "
+                "so that a history stays on one rank")
         return share * self.world_size // unit
+
+    def arithmetic(self) -> str:
+        """The batch in words."""
+        units, questions, per_question = self.units_per_generation(), self.questions_per_history, self.num_generations
+        optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
+        return (f"a generation batch: {units} histories x {questions} questions x {per_question} completions = "
+                f"{units * questions * per_question} completions, for {optimizer_steps:g} optimizer "
+                f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
 
 
 class HistoryGRPOTrainer(GRPOTrainer):
@@ -73,6 +108,8 @@ class HistoryGRPOTrainer(GRPOTrainer):
 
     def __init__(self, *, model: Any, split: Split, tokens: PromptTokens, args: HistoryGRPOConfig, **kwargs: Any):
         self._units = args.units_per_generation()
+        if args.process_index == 0:
+            logger.info("%s", args.arithmetic())
         self._split, self._tokens = split, tokens
         self._question = {question.id: question for question in split.questions}
         self._rows: list[dict[str, Any]] = []
@@ -83,12 +120,24 @@ class HistoryGRPOTrainer(GRPOTrainer):
         super().__init__(args=args, model=model, **kwargs)
         if self.shares:
             gates.check_model(self.accelerator.unwrap_model(self.model))  # once more, with its adapter
+            if self.ref_model is not None:
+                attention.enable(self.accelerator.unwrap_model(self.ref_model))
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         dataset = self.train_dataset if dataset is None else dataset
         return HistorySampler(
             dataset["history_id"], self.args.questions_per_history, self._units, self.num_generations,
-            self.num_iterations * self.args.steps_per_generation, shuffle=self.shuffle_dataset, seed=self.args.seed)
+            self.num_iterations * self.args.steps_per_generation, shuffle=self.shuffle_dataset, seed=self.args.seed,
+            first=self._longest(dataset["history_id"]))
+
+    def _longest(self, history_ids: Sequence[str]) -> str:
+        """The history with most characters: where memory runs out, it runs out in the first step."""
+        histories = self._split.histories
+        return max(sorted(set(history_ids)), key=lambda name: sum(len(message.content) for message in histories[name].messages))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs  # TRL hands only the prompt column to _tokenize_prompts
@@ -107,7 +156,9 @@ class HistoryGRPOTrainer(GRPOTrainer):
             self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), steps)
         return self._buffered_inputs[self._step % steps]
 
-    def _generate_single_turn(self, prompt_ids: list, images: Any, fields: Any, num_generations: int, has_tool_images: bool = False) -> Any:
+    def _generate_single_turn(
+        self, prompt_ids: list, images: Any, fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> Any:
         if not self.shares or self.use_vllm:
             return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
         with unwrap_model_for_generation(
@@ -121,15 +172,82 @@ class HistoryGRPOTrainer(GRPOTrainer):
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: Any = None,
         compute_entropy: bool = False, compute_aux_loss: bool = False, **multimodal: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        if self.shares:
-            tree = Tree.from_padded(input_ids, attention_mask, logits_to_keep)
-            self._metrics["train" if self.model.training else "eval"]["prefix_tree/token_ratio"].append(tree.token_ratio)
+        if not self.shares:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **multimodal)
+        if not torch.is_grad_enabled() and len(parts := self._parts(input_ids, attention_mask, logits_to_keep)) > 1:
+            tables = [self._shared_logps(model, input_ids[rows_P], attention_mask[rows_P], logits_to_keep, compute_entropy)
+                      for rows_P in parts]
+            order_B = torch.cat(parts).argsort()
+            logps_BC, entropies_BC = (
+                None if table[0] is None else torch.cat(table)[order_B] for table in zip(*tables, strict=True))
+        else:
+            logps_BC, entropies_BC = self._shared_logps(model, input_ids, attention_mask, logits_to_keep, compute_entropy)
+        self._logps_BC = logps_BC.detach()
+        return logps_BC, entropies_BC, None
+
+    def _shared_logps(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, compute_entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs and entropies through one tree; row by row where sharing cannot pay on any rank."""
+        tree = Tree.from_padded(input_ids, attention_mask, logits_to_keep)
+        pays = gates.pays(self.accelerator.gather(torch.tensor(tree.token_ratio, device=input_ids.device)).max().item())
+        metrics = self._metrics[self._mode]
+        metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
+        metrics["prefix_tree/plain_path"].append(float(not pays))
+        if pays:
             with self.accelerator.autocast():
-                logps_BC, entropies_BC = tree_logps(model, tree, self.temperature, compute_entropy)
-            self._logps_BC = logps_BC.detach()
-            return logps_BC, entropies_BC, None
+                return tree_logps(model, tree, self.temperature, compute_entropy)
         return super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **multimodal)
+            model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy)[:2]
+
+    def _parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int) -> list[torch.Tensor]:
+        """Rows of a batch in parts whose trees fit in `max_tree_tokens`; as many on every rank, for each is a forward pass."""
+        budget = self.args.max_tree_tokens
+        if budget is None:
+            return [torch.arange(len(input_ids), device=input_ids.device)]
+        rows, prompts = unpad(input_ids, attention_mask, logits_to_keep)
+        groups = split(rows, prompts, budget)
+        most = self.accelerator.gather(torch.tensor(len(groups), device=input_ids.device)).max().item()
+        while len(groups) < most:
+            widest = max(groups, key=len)
+            groups.remove(widest)
+            groups += [widest[: len(widest) // 2], widest[len(widest) // 2 :]]
+        return [torch.tensor(group, device=input_ids.device) for group in groups]
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's loss. A batch over `max_tree_tokens` is computed part by part: the gradients of all but the last are taken here,
+        those of the last by the trainer, as always."""
+        if not (self.shares and self.args.max_tree_tokens and torch.is_grad_enabled()):
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        attention_mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        parts = self._parts(input_ids, attention_mask, inputs["completion_ids"].shape[1])
+        *early, last = [self._part(inputs, rows_P) for rows_P in parts]
+        self._metrics["train"]["prefix_tree/parts"].append(len(parts))
+        total = 0.0
+        state, synced = self.accelerator.gradient_state, self.accelerator.sync_gradients
+        for part, share in early:
+            state._set_sync_gradients(False)
+            with nullcontext() if self.is_deepspeed_enabled else self.accelerator.no_sync(model):
+                loss = share * super().compute_loss(model, part, *args, **kwargs)
+                self.accelerator.backward(loss)
+            total = total + loss.detach()
+        state._set_sync_gradients(synced)
+        part, share = last
+        return share * super().compute_loss(model, part, *args, **kwargs) + total
+
+    def _part(self, inputs: dict[str, Any], rows_P: torch.Tensor) -> tuple[dict[str, Any], float]:
+        """Some rows of a batch, and the factor by which their loss enters the batch's."""
+        batch = len(inputs["completion_ids"])
+        part = {key: value[rows_P] if isinstance(value, torch.Tensor) and value.dim() and len(value) == batch else value
+                for key, value in inputs.items()}
+        if self.loss_type in ADDITIVE:
+            return part, 1.0
+        if self.loss_type in ROW_MEANS:
+            return part, len(rows_P) / batch
+        tokens = inputs["completion_mask"].sum().item()
+        return part, part["completion_mask"].sum().item() / max(1, tokens)  # bnpo: a mean over tokens
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)
@@ -141,7 +259,7 @@ class HistoryGRPOTrainer(GRPOTrainer):
     def _generate(self, prompts: list) -> tuple:
         start = time.perf_counter()
         output = super()._generate(prompts)
-        self._metrics["train" if self.model.training else "eval"]["time/rollout"].append(time.perf_counter() - start)
+        self._metrics[self._mode]["time/rollout"].append(time.perf_counter() - start)
         return output
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:

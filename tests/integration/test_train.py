@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from wandb_file import read_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--cpu"]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
+          "--dynamo_backend", "no"]
 
 
 def launch(module: str, *words: str, processes: int = 1, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
-    command = [*LAUNCH, "--num_processes", str(processes), "-m", module, *words]
+    several = ["--multi_gpu", "--main_process_port", "0"]  # accelerate's word for several processes, here without a GPU
+    command = [*LAUNCH, *(several if processes > 1 else ["--cpu"]), "--num_processes", str(processes), "-m", module, *words]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SILENT": "true",
                         "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
@@ -58,7 +60,8 @@ def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
 
 def test_grpo_trains_offline_with_wandb_and_the_run_reads_back(cold_start, mini_data, tmp_path):
     out = tmp_path / "grpo"
-    launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "2", "--report_to", "wandb"), cwd=tmp_path)
+    launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "2", "--report_to", "wandb"),
+           cwd=tmp_path)
     before, after = load_file(cold_start / "model.safetensors"), load_file(out / "model.safetensors")
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
@@ -67,7 +70,8 @@ def test_grpo_trains_offline_with_wandb_and_the_run_reads_back(cold_start, mini_
     assert config["versions"]["trl"].startswith("1.16")
     assert config["git_commit"]
     keys = set().union(*history)
-    assert {"train/reward", "train/unparsed_rate", "train/format_rate", "train/answer_letters/a", "train/num_tokens", "train/time/rollout",
+    assert {"train/reward", "train/unparsed_rate", "train/format_rate", "train/answer_letters/a", "train/num_tokens",
+            "train/time/rollout",
             "train/accuracy/neutral_preferences", "train/step_time", "train/prefix_tree/token_ratio"} <= keys
     table_file = next((tmp_path / "wandb").rglob("completions*.table.json"))
     table = json.loads(table_file.read_text())
@@ -78,8 +82,9 @@ def test_grpo_trains_offline_with_wandb_and_the_run_reads_back(cold_start, mini_
 
 def test_two_processes_train_grpo(cold_start, mini_data, tmp_path):
     out = tmp_path / "two"
-    launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "2", "--per_device_train_batch_size", "32"),
-           processes=2, cwd=tmp_path)
+    done = launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "2",
+                                     "--per_device_train_batch_size", "32"), processes=2, cwd=tmp_path)
+    assert "2 processes" in done.stderr
     assert len(logged(out, "reward")) == 2
     assert (out / "model.safetensors").exists()
 
@@ -88,8 +93,8 @@ def test_lora_trains_an_adapter_that_evaluates(cold_start, mini_data, tmp_path):
     from rft.evaluate.backend import LocalModel
 
     out = tmp_path / "lora"
-    launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "1", "--use_peft", "--lora_dropout", "0",
-                                     "--lora_target_modules", "all-linear"), cwd=tmp_path)
+    launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "1", "--use_peft",
+                                     "--lora_dropout", "0", "--lora_target_modules", "all-linear"), cwd=tmp_path)
     assert (out / "adapter_model.safetensors").exists()
     assert LocalModel(out, dtype="float32").generate([[5, 6, 7]], max_new_tokens=2)
 

@@ -77,7 +77,7 @@ def test_what_holds_at_the_end_of_a_history_is_gold(mini_data):
                 continue
             forgets = text.startswith("Please forget")
             new = next((v for v in named if f"always {topic.with_value(v)}" in text
-                        or f"These days I am {topic.with_value(v)}" in text), named[0])
+                        or f"these days I am {topic.with_value(v)}" in text), named[0])
             held = None if forgets else new
         expected = world.option(topic.with_value(held)) if held else world.GENERIC_OPTION
         assert question.options["abcd".index(question.gold)] == expected

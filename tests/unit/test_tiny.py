@@ -1,10 +1,14 @@
 """The tiny model: its tokenizer's markup, the look-up circuit it starts with, and what its base is trained on."""
 
+import re
+
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
+from rft.data.dataset import load_split
 from rft.simulate import mini, reading, world
 from rft.train.base import ReadingArguments, ReadingBatches
+from rft.train.rows import reasoning
 from rft.train.tiny import make_model, make_tokenizer
 
 
@@ -38,30 +42,42 @@ def test_the_first_layers_start_as_a_look_up_circuit():
 
 
 def test_no_reading_text_is_a_question_to_answer():
-    queries = {topic.query for topic in world.TOPICS}
+    """Topics are asked for and letters are looked up, but never is an option chosen, and nothing has the form of an answer."""
     for index in range(300):
         for message in reading.document(0, index, index / 300, drills=0.3):
-            assert "boxed" not in message["content"]
-            assert "think" not in message["content"]
-            assert not any(query in message["content"] for query in queries)
+            assert not any(words in message["content"] for words in ("boxed", "think", "multiple-choice"))
+            if message["role"] == "assistant" and message["content"].startswith("Remembered"):
+                assert not re.search(r"\([a-d]\)", message["content"])
 
 
 def test_recalls_say_what_holds_at_that_moment():
-    """The last recall of every topic in a text is the persona's state at the end."""
+    """Every recall is of what the user, or somebody else, said last before it."""
+    kinds = set()
     for index in range(200):
         messages = reading.document(3, index, 1.0)
         for i, message in enumerate(messages):
-            if not message["content"].startswith("What do you know about me and "):
+            if not message["content"].startswith("Remembered"):
                 continue
-            topic = next(t for t in world.TOPICS if message["content"].endswith(f" {t.name}?"))
-            before = [m["content"] for m in messages[:i] if m["role"] == "user"]
-            answer = messages[i + 1]["content"]
-            forgotten = any(text.startswith("Please forget") and any(topic.with_value(v) in text for v in topic.values) for text in before)
-            if answer == reading.UNKNOWN:
-                assert forgotten or any(f"y {who} " in text for who in world.RELATIVES for text in before)
-            else:
-                assert any(answer == reading.recall(topic.with_value(v)) for v in topic.values)
-                assert not forgotten
+            before = [m["content"] for m in messages[:i] if m["role"] == "user" and "Options:" not in m["content"]]
+            value, kind = next((v, k) for t in world.TOPICS for v in t.values for k in reading.VERDICTS
+                               if message["content"] == reading.recall(t.with_value(v), k))
+            topic = next(t for t in world.TOPICS if value in t.values)
+            said = [text for text in before if any(topic.with_value(v) in text for v in topic.values)]
+            about_others = [text for text in said if any(f"y {who} " in text for who in world.RELATIVES)]
+            own = [text for text in said if text not in about_others and not text.startswith("Which letter")]
+            assert topic.with_value(value) in (about_others if kind == "others" else own)[-1]
+            assert (kind == "others") == (not own)
+            assert (kind == "forget") == bool(own and own[-1].startswith("Please forget"))
+            kinds.add(kind)
+    assert kinds == set(reading.VERDICTS)
+
+
+def test_the_cold_start_reasons_in_the_words_the_base_recalls_with(mini_data):
+    split = load_split(mini_data, "train")
+    recalls = {reading.recall(topic.with_value(value), kind)
+               for topic in world.TOPICS for value in topic.values for kind in reading.VERDICTS}
+    for question in split.questions:
+        assert reasoning(question).rsplit(". ", 1)[0] + "." in recalls
 
 
 def test_loss_is_on_the_assistants_turns_alone(tiny_checkpoint):

@@ -21,13 +21,19 @@ def tiny_model(dtype=torch.float64, seed=0, **config):
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
     config = {**sizes, "intermediate_size": 48, "vocab_size": VOCAB, "max_position_embeddings": 512, **config}
     model = Qwen3ForCausalLM(Qwen3Config(**config)).to(dtype)
-    for module in model.modules():
-        if isinstance(module, Qwen3RMSNorm):
-            module.forward = MethodType(_norm, module)
+    exact_norms(model)
     with torch.no_grad():
         for parameter in model.parameters():  # away from the initial 0.02, so that attention and logits are not flat
             parameter.add_(0.3 * torch.randn_like(parameter))
     enable(model)
+    return model
+
+
+def exact_norms(model):
+    """The model, its norms computing in their input's dtype."""
+    for module in model.modules():
+        if isinstance(module, Qwen3RMSNorm):
+            module.forward = MethodType(_norm, module)
     return model
 
 

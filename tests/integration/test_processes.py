@@ -1,0 +1,61 @@
+"""One process, two under DDP and two under ZeRO-3 train alike, with sharing on and off: the same losses and weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+STEPS = 5
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
+          "--dynamo_backend", "no", "--main_process_port", "0"]
+DDP = ("--multi_gpu",)  # accelerate's word for several processes; without a GPU they talk through gloo
+ZERO3 = ("--use_deepspeed", "--zero_stage", "3", "--zero3_save_16bit_model", "true")
+
+
+def run(out: Path, data: Path, model: Path, launch: tuple[str, ...], *words: str) -> list[dict]:
+    """What a run of five steps logs; two processes unless `launch` is empty."""
+    processes = 2 if launch else 1
+    command = [
+        *LAUNCH, *(launch or ("--cpu",)), "--num_processes", str(processes), str(HERE / "fixed_rollouts.py"),
+        "--config", str(HERE.parents[1] / "recipes/quickstart/grpo.yaml"), "--data", str(data),
+        "--model_name_or_path", str(model),
+        "--output_dir", str(out), "--token_cache", str(out.parent / "tokens"), "--log_completions", "false",
+        "--rewards", f"{HERE / 'fixed_rollouts.py'}:length", "--max_steps", str(STEPS), "--max_completion_length", "16",
+        "--num_generations", "4", "--per_device_train_batch_size", str(32 // processes), "--learning_rate", "1e-3",
+        "--save_strategy", "no", *words]
+    env = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=out.parent, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("2 processes" in done.stderr) == (processes == 2), done.stderr
+    return [entry for entry in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def one(mini_data, tiny_checkpoint, tmp_path_factory) -> tuple[list[dict], dict]:
+    out = tmp_path_factory.mktemp("one") / "run"
+    return run(out, mini_data, tiny_checkpoint, ()), load_file(out / "model.safetensors")
+
+
+@pytest.mark.parametrize(("launch", "words"), [
+    ((), ("--prefix_sharing", "off")),
+    (DDP, ()),
+    (DDP, ("--max_tree_tokens", "1200")),
+    (ZERO3, ()),
+    (ZERO3, ("--max_tree_tokens", "1200")),
+    (ZERO3, ("--prefix_sharing", "off")),
+], ids=["plain", "ddp", "ddp-parts", "zero3", "zero3-parts", "zero3-plain"])
+def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tmp_path, launch, words):
+    log, weights = one
+    other = run(tmp_path / "run", mini_data, tiny_checkpoint, launch, *words)
+    assert len(other) == len(log) == STEPS
+    assert any(abs(entry["loss"]) > 1e-3 for entry in log)
+    for ours, theirs in zip(log, other, strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-5)
+        assert theirs["reward"] == pytest.approx(ours["reward"], abs=1e-5)
+    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
+        assert (tensor - weights[name]).abs().max() < 1e-3, name
