@@ -11,12 +11,12 @@ from rft.simulate import mini, world
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 KINDS = ("own", "own", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
-VERDICTS = {"own": "It is the user's own.", "others": "It is somebody else's.", "forget": "It is to be forgotten."}
+VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"}
 
 
 def recall(doing: str, kind: str) -> str:
     """What the model says when it remembers what was said of a topic last, and whose it is (a key of `VERDICTS`)."""
-    return f"Remembered: Enjoys {doing}. {VERDICTS[kind]}"
+    return f"Remembered: Enjoys {doing}{VERDICTS[kind]}."
 
 
 def _listing(rng: Random, fact: mini.Fact) -> tuple[list[str], str]:

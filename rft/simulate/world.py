@@ -106,18 +106,18 @@ REPLIES: dict[str, tuple[str, ...]] = {
     "trouble_consult": ("That sounds hard.", "Be kind to yourself."),
     "knowledge_query": ("It depends on the person.", "Nobody knows for sure."),
 }
-OTHER_FRAMES: dict[str, tuple[str, ...]] = {
-    "personal_email": ("Fix this email: my {who} spent the weekend {doing} again.",),
-    "professional_email": ("Check this email: my {who} will reply after {doing} tonight.",),
-    "chat_message": ("Reword this message: my {who} is late, still {doing}.",),
-    "social_media_post": ("Polish this post: my {who} says nothing beats {doing}.",),
-    "creative_writing": ("Continue this poem: the rain fell while my {who} was {doing}.",),
-    "trouble_consult": ("My {who} had a bad day and even {doing} did not help.",),
-    "translation": ("Translate this for me: my {who} had a great time {doing}.",),
+OTHER_FRAMES: dict[str, tuple[str, ...]] = {  # whose it is follows right behind the preference
+    "personal_email": ("Fix this email: the weekend is for {doing}, not my plan but my {who}'s.",),
+    "professional_email": ("Check this email to my client: the talk is about {doing}, not my topic but my {who}'s.",),
+    "chat_message": ("Reword this message: all the fuss is about {doing}, not by me but by my {who}.",),
+    "social_media_post": ("Polish this post about {doing}, not for me but for my {who}.",),
+    "creative_writing": ("Continue this poem: the rain fell on {doing}, not my dream but my {who}'s.",),
+    "trouble_consult": ("I had a bad day because of {doing}, not my idea but my {who}'s.",),
+    "translation": ("Translate this for me: the song is about {doing}, not about me but about my {who}.",),
 }
 UPDATE_REPLIES = ("Good to know.", "Have fun with it.")
-UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "I am done with {old}, these days I am {new}.")
-FORGET_FRAMES = ("Please forget that I was {doing}.", "Please forget about me {doing}.")
+UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "I am done with {old} and these days I am {new}.")
+FORGET_FRAMES = ("What I said about {doing}, forget it please.", "You know of me {doing}, forget that please.")
 FILLER = (
     ("What is seven times eight?", "It is fifty six."), ("How many days has May?", "It has thirty one days."),
     ("Sort these words: pear, ant, moon.", "Ant, moon, pear."), ("What is the capital of Peru?", "It is Lima."),

@@ -45,18 +45,18 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
 
 def reasoning(question: Question) -> str:
     """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold.
-    What was said comes first and then whether it may be used: whose it is is easier to tell of a preference already named."""
+    What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
     labels, option = question.labels, question.options[LETTERS.index(question.gold)]
     held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
     if labels.pref_type == "sensitive_info":
-        held, verdict = "something sensitive", "It is not to be repeated."
+        held, verdict = "something sensitive", ", not to be repeated"
     elif labels.who == "others":
-        verdict = "It is somebody else's."
+        verdict = ", not the user's own"
     elif labels.pref_type == "ask_to_forget":
-        verdict = "It is to be forgotten."
+        verdict = ", forget it"
     else:
-        verdict = "It is the user's own."
-    known = f"Remembered: {held.rstrip('.')}. {verdict}"
+        verdict = ""
+    known = f"Remembered: {held.rstrip('.')}{verdict}."
     named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
     return f"{known} {named} is ({question.gold})."
 

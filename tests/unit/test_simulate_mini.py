@@ -73,9 +73,9 @@ def test_what_holds_at_the_end_of_a_history_is_gold(mini_data):
         for message in split.history_of(question).turns:
             text = message.content
             named = [v for v in topic.values if topic.with_value(v) in text]
-            if message.role != "user" or not named or any(f"{who} " in text for who in world.RELATIVES):
+            if message.role != "user" or not named or ", not " in text:
                 continue
-            forgets = text.startswith("Please forget")
+            forgets = ", forget " in text
             new = next((v for v in named if f"always {topic.with_value(v)}" in text
                         or f"these days I am {topic.with_value(v)}" in text), named[0])
             held = None if forgets else new
