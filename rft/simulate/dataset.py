@@ -33,13 +33,14 @@ def rows(seed: int, persona: mini.Persona) -> list[dict[str, object]]:
     sizes = [sum(count_tokens(m["content"]) for m in block.messages) for block in persona.blocks]
     total = count_tokens(persona.system) + sum(sizes)
     about = {"name": persona.name, "age": persona.age, "occupation": persona.occupation}
-    out = []
+    out: list[dict[str, object]] = []
     for fact in persona.facts:
         gold, wrong = mini.options(rng, fact)
         held = fact.topic.with_value(fact.value or fact.first)
         evidence = max(i for i, block in enumerate(persona.blocks) if block.fact is fact)
         forget = fact.kind == "forget"
-        out.append(dict.fromkeys(COLUMNS, "") | {
+        row: dict[str, object] = dict.fromkeys(COLUMNS, "")
+        out.append(row | {
             "persona_id": persona.id,
             "chat_history_32k_link": history_link(persona.id),
             "short_persona": f"A {persona.occupation} aged {persona.age}",

@@ -78,7 +78,7 @@ def _other_block(rng: Random, fact: Fact, value: str) -> Block:
 
 
 def _update_block(rng: Random, fact: Fact) -> Block:
-    old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.value)
+    old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.value or fact.first)
     text = rng.choice(world.UPDATE_FRAMES).format(old=old, new=new)
     return Block(chat(text, rng.choice(world.UPDATE_REPLIES)), fact, "knowledge_query", after=True)
 

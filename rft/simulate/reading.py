@@ -19,6 +19,13 @@ def recall(doing: str, kind: str) -> str:
     return f"Remembered: Enjoys {doing}{VERDICTS[kind]}."
 
 
+def exercise(answer: str) -> str | None:
+    """What an assistant turn of a `document` shows: a recall, by whose the preference is, or "letter"; None for small talk."""
+    if answer.startswith("Remembered: "):
+        return next((kind for kind, verdict in VERDICTS.items() if verdict and verdict in answer), "own")
+    return "letter" if answer[:-2].endswith(tuple(f" is ({letter}" for letter in "abcd")) else None
+
+
 def _listing(rng: Random, fact: mini.Fact) -> tuple[list[str], str]:
     gold, wrong = mini.options(rng, fact)
     texts = [gold, *wrong]
@@ -98,7 +105,8 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
             elif block.after and fact.kind == "forget":
                 known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "forget")
             elif not about_other:
-                known[fact.topic.name] = recall(fact.topic.with_value(fact.value if block.after else fact.first), "own")
+                value = fact.value if block.after and fact.value else fact.first
+                known[fact.topic.name] = recall(fact.topic.with_value(value), "own")
         if known and rng.random() < 0.2:
             messages += ask(rng.choice(list(known)))
     names = list(known)

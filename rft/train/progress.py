@@ -11,7 +11,8 @@ class RichProgress(TrainerCallback):
     """A rich progress bar in place of TRL's tables and transformers' dictionaries."""
 
     def __init__(self, name: str, console: Console | None = None):
-        self.name, self.console, self.bar = name, console or Console(stderr=True), None
+        self.name, self.console = name, console or Console(stderr=True)
+        self.bar: Progress | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:

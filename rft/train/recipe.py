@@ -44,7 +44,7 @@ class _Parser(TrlParser):
         raise RecipeError(f"{message}; --help lists every field with its meaning")
 
 
-def parse(types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
     """One instance per dataclass of `types` from `--config FILE` and overrides such as `--learning_rate 1e-6`.
 
     Raises:
@@ -63,11 +63,14 @@ def parse(types: Sequence[type], argv: Sequence[str] | None = None) -> tuple[Any
     if "use_cpu" in names and not torch.accelerator.is_available() and not any(w.startswith("--use_cpu") for w in argv):
         argv += ["--use_cpu", "true"]  # without it transformers refuses bf16 here
     try:
-        return _Parser(types, allow_abbrev=False).parse_args_and_config(argv)
+        parsed = _Parser(list(types), allow_abbrev=False).parse_args_and_config(argv)
     except RecipeError:
         raise
     except (ValueError, TypeError) as error:  # a dataclass that refuses its values
         raise RecipeError(" ".join(str(error).split())) from error
+    if any(getattr(part, "model_name_or_path", "") is None for part in parsed):
+        raise RecipeError("model_name_or_path: missing; name a checkpoint folder or a Hub id")
+    return parsed
 
 
 def _config_paths(argv: Sequence[str]) -> list[Path]:

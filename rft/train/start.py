@@ -46,6 +46,7 @@ def load_policy(model: ModelConfig) -> Any:
     if model.load_in_4bit or model.load_in_8bit:
         raise RecipeError(
             "load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
+    assert model.model_name_or_path is not None, "the recipe's parser asks for it"
     return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
                       revision=model.model_revision)
 

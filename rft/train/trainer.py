@@ -179,8 +179,8 @@ class HistoryGRPOTrainer(GRPOTrainer):
             tables = [self._shared_logps(model, input_ids[rows_P], attention_mask[rows_P], logits_to_keep, compute_entropy)
                       for rows_P in parts]
             order_B = torch.cat(parts).argsort()
-            logps_BC, entropies_BC = (
-                None if table[0] is None else torch.cat(table)[order_B] for table in zip(*tables, strict=True))
+            logps_BC = torch.cat([logps for logps, _ in tables])[order_B]
+            entropies_BC = torch.cat([entropies for _, entropies in tables])[order_B] if compute_entropy else None
         else:
             logps_BC, entropies_BC = self._shared_logps(model, input_ids, attention_mask, logits_to_keep, compute_entropy)
         self._logps_BC = logps_BC.detach()

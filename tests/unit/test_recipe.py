@@ -75,6 +75,7 @@ def test_a_mistake_on_the_command_line_is_named(argv, said):
     ("data: [x\n", "recipe.yaml: not valid YAML"),
     ("- data\n", "recipe.yaml: expected a mapping"),
     ("output_dir: x\n", "data"),
+    ("data: x\noutput_dir: x\nuse_cpu: true\nbf16: false\n", "model_name_or_path: missing"),
 ])
 def test_a_mistake_in_a_recipe_is_named(tmp_path, text, said):
     with pytest.raises(RecipeError, match=said):
