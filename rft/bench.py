@@ -103,10 +103,11 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from rft.errors import ModelError
+    from rft.train.start import keep_freed_memory
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda, but torch sees no CUDA device: use --device cpu, or a CUDA build of torch")
-    _keep_freed_memory()
+    keep_freed_memory()
     result = {"what": args.what, **_setting(args), **(update(args) if args.what == "update" else rollout(args))}
     _show(result)
     if args.json is not None:
@@ -362,15 +363,6 @@ def _peak(device: str, work: Callable[[], Any]) -> tuple[int | None, Any]:
     before = _resident("VmRSS")
     result = work()
     return _resident("VmHWM") - before, result
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the process, on every path, as CUDA's caching allocator does: giving tensors of
-    more than 32 MB back and faulting their pages in again takes a fifth of an update's time on CPU."""
-    if platform.libc_ver()[0] == "glibc":
-        most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(most_mappings, 0)
-        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
 
 
 def _resident(key: str) -> int:

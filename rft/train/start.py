@@ -3,7 +3,9 @@
 A user's mistake ends in one line on stderr and exit code 2, not in a traceback.
 """
 
+import ctypes
 import logging
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -51,8 +53,19 @@ def load_policy(model: ModelConfig) -> Any:
                       revision=model.model_revision)
 
 
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for the process, as CUDA's caching allocator does: giving tensors of more than 32 MB back and
+    faulting their pages in again takes a fifth of an update's time on CPU."""
+    if platform.libc_ver()[0] == "glibc":
+        most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+        ctypes.CDLL(None).mallopt(most_mappings, 0)
+        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
+
+
 def fit(trainer: Trainer) -> None:
     """Train from where `resume_from_checkpoint` says, with our progress line as the only one."""
+    if trainer.args.device.type == "cpu":
+        keep_freed_memory()
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume_point(trainer.args))
