@@ -1,0 +1,61 @@
+"""What a good memory of a mini persona says, and when: the simulator knows, since it wrote the chats.
+
+A side file beside the dataset (`memory_targets.jsonl`) holds it for the cold start and for reports. Nothing of it is ever in a prompt.
+"""
+
+from dataclasses import asdict, replace
+from random import Random
+from typing import Any
+
+from rft.memory.notes import Note
+from rft.memory.text import FORGOTTEN
+from rft.simulate import mini, world
+from rft.simulate.mini import Block
+
+
+def note(block: Block, message: int, about: str | None = None) -> Note | None:
+    """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the user's
+    own). `about`: by default the preference as it was first revealed.
+
+    Whose a preference is stands behind it, as in the answers. What is withdrawn is written down once more to be forgotten, and stored
+    without its value.
+    """
+    fact = block.fact
+    if fact is None:
+        return None
+    topic, first = fact.topic, f"Enjoys {fact.topic.with_value(fact.first)}"
+    about_other = not block.after and fact.relative is not None and fact.relative in block.messages[0]["content"]
+    if about_other and fact.kind != "others":
+        return None
+    if block.after and fact.kind == "forget":
+        return Note(message, about or first, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
+    held = f"Enjoys {topic.with_value(fact.value or '')}" if block.after else first
+    whose = ", not the user's own" if about_other else ""
+    return Note(message, about or first, f"{topic.name}: {held}{whose}.")
+
+
+def notes(persona: mini.Persona) -> list[Note]:
+    """The notes of a persona's history, in order; messages are counted from the persona message, which is 0."""
+    found, place = [], 1
+    for block in persona.blocks:
+        if (called_for := note(block, place)) is not None:
+            found.append(called_for)
+        place += len(block.messages)
+    return found
+
+
+def record(persona: mini.Persona, link: str) -> dict[str, Any]:
+    """The line of `memory_targets.jsonl` for one history: its notes, and the values that the user asks to forget."""
+    return {
+        "history": link, "persona_id": persona.id, "notes": [asdict(found) for found in notes(persona)],
+        "withdrawn": [fact.first for fact in persona.facts if fact.kind == "forget"],
+    }
+
+
+def lengthen(rng: Random, persona: mini.Persona, fillers: int) -> mini.Persona:
+    """The same persona with `fillers` more filler conversations, spread evenly at block boundaries, as in the 128k histories."""
+    blocks = list(persona.blocks)
+    places = [round(i * len(blocks) / fillers) for i in range(fillers)]
+    for place in reversed(places):
+        blocks.insert(place, Block(mini.chat(*rng.choice(world.FILLER)), None, "filler"))
+    return replace(persona, blocks=tuple(blocks))
