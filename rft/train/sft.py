@@ -34,8 +34,8 @@ class ColdStartArguments:
     """What the cold start is made of beside the data."""
 
     blind_share: float = field(default=0.0, metadata={
-        "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so the blind "
-                "control of an evaluation is a model that answers in form."})
+        "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
+                "the blind control of an evaluation is a model that answers in form."})
 
     def __post_init__(self) -> None:
         if not 0 <= self.blind_share < 1:
@@ -43,8 +43,8 @@ class ColdStartArguments:
 
 
 class AnswerCollator:
-    """Rows {question_id, completion, blind} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its end),
-    padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
+    """Rows {question_id, completion, blind} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its
+    end), padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
 
     def __init__(self, split: Split, tokens: PromptTokens):
         self.split, self.tokens = split, tokens

@@ -17,6 +17,7 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
 SFT = (DataArguments, ColdStartArguments, SFTConfig, ModelConfig)
 TYPES = {"base": (ReadingArguments, TrainingArguments), "sft": SFT, "grpo": GRPO}
+COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
 
 
@@ -92,4 +93,4 @@ def test_a_batch_that_tears_histories_apart_is_refused_with_numbers(tmp_path):
 
 def test_a_cold_start_without_any_history_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="blind_share 1.0: expected a share from 0 to below 1"):
-        parse(SFT, ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml"), "--blind_share", "1", "--output_dir", str(tmp_path)])
+        parse(SFT, [*COLD_START, "--blind_share", "1", "--output_dir", str(tmp_path)])

@@ -12,7 +12,8 @@ def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data,
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     split = load_split(mini_data, "train")
     question = split.questions[0]
-    rows = [{"question_id": question.id, "completion": target(question, knows=not blind), "blind": blind} for blind in (False, True)]
+    rows = [{"question_id": question.id, "completion": target(question, knows=not blind), "blind": blind}
+            for blind in (False, True)]
     batch = AnswerCollator(split, PromptTokens(tokenizer))(rows)
     seen = [tokenizer.decode(ids) for ids in batch["input_ids"]]
     learned = [tokenizer.decode(ids[labels != -100]) for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)]
