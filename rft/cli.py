@@ -1,6 +1,7 @@
 """The `rft` command: every subcommand is thin, and none is imported before it is asked for, so that `rft --help` is quick.
 
-Exit codes: 0 done, 1 a check failed, 2 a mistake of the user's (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 1 a check failed, 2 a mistake of the user's (one line on stderr), 75 a training that was told to leave
+and left a checkpoint, 130 interrupted.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from rft import __version__
-from rft.errors import RftError
+from rft.errors import Interrupted, RftError
 
 # command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {
@@ -18,6 +19,8 @@ COMMANDS = {
     "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
     "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
     "evaluate": ("rft.evaluate.run", "ask a checkpoint every question of a split"),
+    "report": ("rft.train.report", "a training's curves and samples, as one page"),
+    "merge": ("rft.train.merge", "a LoRA adapter and its base model as one checkpoint"),
     "bench": ("rft.bench", "what the prefix tree saves here: time, memory, exactness"),
 }
 TRAINING = {
@@ -29,7 +32,7 @@ TRAINING = {
 
 def _help() -> str:
     lines = ["usage: rft COMMAND ...", "", "Reinforcement fine-tuning for personalization over long chat histories.", "",
-             "commands (rft COMMAND --help tells more):"]
+             "commands (rft COMMAND --help tells more; trainings take --launch LAYOUT, see launch/):"]
     lines += [f"  {name:<12} {what}" for name, (_, what) in {**COMMANDS, **TRAINING}.items()]
     return "\n".join(lines)
 
@@ -44,14 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rft {__version__}")
         return 0
     if words[0] in TRAINING:
-        from rft.train.start import run_main
-
-        return run_main(import_module(TRAINING[words[0]][0]).train, words[1:])
+        return _train(TRAINING[words[0]][0], words[1:])
     for name, (module, what) in COMMANDS.items():
         if words[: len(name.split())] == name.split():
             return _run(name, what, import_module(module), words[len(name.split()) :])
     print(f"error: no such command: {' '.join(words[:2])}\n\n{_help()}", file=sys.stderr)
     return 2
+
+
+def _train(module: str, words: list[str]) -> int:
+    from rft.launch import launch, take_launch
+
+    try:
+        layout, words = take_launch(words)
+        if layout is not None:
+            return launch(layout, module, words)
+    except RftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from rft.train.start import run_main
+
+    return run_main(import_module(module).train, words)
 
 
 def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
@@ -64,6 +80,9 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as left:  # a training inside a longer command
+        print(str(left), file=sys.stderr)
+        return 75
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

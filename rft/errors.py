@@ -23,3 +23,11 @@ class CheckpointError(RftError, ValueError):
 
 class ModelError(RftError, ValueError):
     """A model or input that a method here cannot treat exactly."""
+
+
+class TrainingError(RftError, RuntimeError):
+    """A training that cannot go on: numbers that are none, a reward that cannot score, a full disk."""
+
+
+class Interrupted(Exception):
+    """A training that was told to leave, and has left a checkpoint. Nobody's mistake."""

@@ -24,10 +24,14 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from rft.simulate import reading
 from rft.simulate.memory_reading import memory_document
+from rft.train.checkpoint import Resumable
+from rft.train.fields import RunFields
+from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import parse
 from rft.train.start import fit, run_main
 from rft.train.tiny import make_model, make_tokenizer
+from rft.train.watch import Watched
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +101,12 @@ class ReadingBatches(Dataset):
         return {"input_ids": input_ids_BT, "labels": labels_BT}
 
 
-class ReadingTrainer(Trainer):
+@dataclass
+class ReadingConfig(RunFields, TrainingArguments):
+    """transformers' TrainingArguments and the fields of every run."""
+
+
+class ReadingTrainer(Resumable, Watched, Trainer):
     """The loss of the labelled tokens, with logits for these alone: three in four tokens are the users'."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -125,7 +134,7 @@ def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40)
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> Trainer:
     """Make the tokenizer and the model, train, and save both (weights in bfloat16) in `output_dir`."""
-    arguments, args = parse((ReadingArguments, TrainingArguments), argv)
+    arguments, args = parse((ReadingArguments, ReadingConfig), argv)
     texts = ("\n".join(m["content"] for m in reading.document(args.seed, i, i / 3000)) for i in range(3000))
     memories = ("\n".join(m["content"] for m in memory_document(Random(i), i / 600)) for i in range(600))
     tokenizer = make_tokenizer([*texts, *memories, *reading.question_words() * 300], arguments.vocab_size)
@@ -137,7 +146,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
     trainer = ReadingTrainer(
         model=model, args=args, train_dataset=ReadingBatches(tokenizer, arguments, args.max_steps, args.seed),
         data_collator=lambda items: items[0], processing_class=tokenizer, callbacks=[RichProgress("reading"), *callbacks])
-    fit(trainer)
+    fit(trainer, Identity.of(arguments, args, data_sha256="made from the seed"))
     accuracy = reading_accuracy(model.eval(), tokenizer, args.seed + 1)
     logger.info("reads right: %s", ", ".join(f"{kind} {share:.0%}" for kind, share in accuracy.items()))
     model.bfloat16().save_pretrained(args.output_dir)

@@ -20,10 +20,12 @@ from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
+from rft.train.dry_run import dry_run, grpo_batch
+from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import grpo_rows, load_questions
-from rft.train.start import fit, load_policy, run_main
+from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 
@@ -45,14 +47,15 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     split, questions = load_questions(data, tokens)
     for question in questions:
         question.check()
+    if args.dry_run:
+        dry_run((data, args, model), split, questions, tokens, *grpo_batch(args, split, questions, tokens))
     args.remove_unused_columns = False
     trainer = HistoryGRPOTrainer(
         split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
         train_dataset=grpo_rows(questions), processing_class=tokenizer, peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
-    fit(trainer)
-    trainer.save_model(args.output_dir)
-    trainer.save_state()
+    fit(trainer, Identity.of(data, args, model, data_sha256=split.sha256))
+    finish(trainer)
     return trainer
 
 

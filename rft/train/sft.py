@@ -30,14 +30,28 @@ from rft.model import load_tokenizer
 from rft.prefix_tree import attention, gates
 from rft.prefix_tree.sample import sample
 from rft.track import ProvenanceCallback, provenance
+from rft.train.checkpoint import Resumable
+from rft.train.dry_run import dry_run, sft_batch
+from rft.train.fields import RunFields
+from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import load_questions, target
-from rft.train.start import fit, load_policy, run_main
+from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.watch import Watched
 
 logger = logging.getLogger(__name__)
 
 STOP_QUESTIONS = 96  # whose accuracy may end the cold start: a standard error of 5 points at one half
+
+
+@dataclass
+class ColdStartConfig(RunFields, SFTConfig):
+    """TRL's SFTConfig and the fields of every run."""
+
+
+class ColdStartTrainer(Resumable, Watched, SFTTrainer):
+    """TRL's SFTTrainer, resumable exactly and guarded."""
 
 
 @dataclass
@@ -127,17 +141,21 @@ class StopAtAccuracy(TrainerCallback):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, cold_start, args, model = parse((DataArguments, ColdStartArguments, SFTConfig, ModelConfig), argv)
+    data, cold_start, args, model = parse((DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv)
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
     split, questions = load_questions(data, tokens)
+    if args.dry_run:
+        longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
+        parts = (data, cold_start, args, model)
+        dry_run(parts, split, questions, tokens, *sft_batch(args, split, questions, tokens, longest))
     rng = Random(f"blind-{args.seed}")
     blind = [rng.random() < cold_start.blind_share for _ in questions]
     rows = Dataset.from_list([{"question_id": q.id, "completion": target(q, knows=not b), "blind": b}
                               for q, b in zip(questions, blind, strict=True)])
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
-    trainer = SFTTrainer(
+    trainer = ColdStartTrainer(
         model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
         data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
@@ -148,9 +166,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         held_out = load_split(data.data, "val", data.window, revision=data.data_revision)
         trainer.add_callback(StopAtAccuracy(trainer, held_out, held_out.questions[:STOP_QUESTIONS], tokens,
                                             cold_start.stop_at_accuracy, cold_start.stop_check_steps))
-    fit(trainer)
-    trainer.save_model(args.output_dir)
-    trainer.save_state()
+    fit(trainer, Identity.of(data, cold_start, args, model, data_sha256=split.sha256))
+    finish(trainer)
     return trainer
 
 

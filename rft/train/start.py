@@ -1,6 +1,6 @@
-"""What every training script does beside its trainer: logging, loading the policy, resuming.
+"""What every training script does beside its trainer: logging, loading the policy, guarding the run.
 
-A user's mistake ends in one line on stderr and exit code 2, not in a traceback.
+A user's mistake ends in one line on stderr and exit code 2, not in a traceback; a run that was told to leave ends with 75.
 """
 
 import ctypes
@@ -12,13 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, ProgressCallback
+from transformers.integrations import WandbCallback
 from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
-from rft.errors import RecipeError, RftError
+from rft.errors import Interrupted, RecipeError, RftError
 from rft.model import load_model
+from rft.track import MetricsFile, WandbRun, provenance
+from rft.train.checkpoint import RecallCallback, resume_point
+from rft.train.dry_run import DryRun
+from rft.train.identity import Identity
+from rft.train.signals import EXIT_CODE, StopCallback
+from rft.train.watch import DiskCallback, OutputLock, StallCallback
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +46,14 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (PermissionError, NotADirectoryError) as error:
+        print(f"error: {error.filename}: {error.strerror}; name another output_dir, or change its permissions", file=sys.stderr)
+        return 2
+    except DryRun as done:
+        return done.code
+    except Interrupted as left:
+        print(str(left), file=sys.stderr)
+        return EXIT_CODE
     return 0
 
 
@@ -62,24 +76,37 @@ def keep_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
 
 
-def fit(trainer: Trainer) -> None:
-    """Train from where `resume_from_checkpoint` says, with our progress line as the only one."""
-    if trainer.args.device.type == "cpu":
+def fit(trainer: Any, identity: Identity) -> None:
+    """Train, from where `resume_from_checkpoint` says, guarded and with our progress line as the only one.
+
+    Raises:
+        Interrupted: the run was told to leave; its checkpoint is written.
+        CheckpointError, RecipeError, TrainingError: as `rft.train.checkpoint` and `rft.train.watch` say.
+    """
+    args = trainer.args
+    if args.device.type == "cpu":
         keep_freed_memory()
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume_point(trainer.args))
+    if args.save_on_each_node:
+        raise RecipeError("save_on_each_node: a checkpoint is one folder on a disk that all nodes share; remove the field")
+    lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
+    trainer.identity = identity
+    checkpoint = resume_point(args, identity)
+    for shown in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(shown)
+    for callback in (RecallCallback(trainer, checkpoint), StallCallback(args.stall_minutes), MetricsFile()):
+        trainer.add_callback(callback)
+    if "wandb" in args.report_to:  # ours instead of transformers' and TRL's
+        trainer.remove_callback(WandbCallback)
+        args.report_to = [name for name in args.report_to if name != "wandb"]
+        trainer.add_callback(WandbRun(trainer, {**identity.record(), **provenance(identity.data_sha256)}))
+    trainer.add_callback(StopCallback(trainer))  # the last that sees a checkpoint, for it leaves
+    trainer.add_callback(DiskCallback(trainer))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    del lock
 
 
-def resume_point(args: Any) -> str | None:
-    """The checkpoint to resume from: the one named, or with `resume_from_checkpoint: true` the newest in output_dir, if any."""
-    wanted = args.resume_from_checkpoint
-    if wanted in (None, False, "false", "False"):
-        return None
-    if wanted in (True, "true", "True"):
-        newest = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-        logger.info("resume: %s", newest or f"no checkpoint in {args.output_dir} yet, so from the start")
-        return newest
-    if not Path(wanted).is_dir():
-        raise RecipeError(f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder or true for the newest")
-    return wanted
+def finish(trainer: Any) -> None:
+    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it."""
+    trainer.create_model_card()
+    trainer.save_model(trainer.args.output_dir)
+    trainer.save_state()

@@ -31,6 +31,10 @@ from rft.prefix_tree import attention, gates
 from rft.prefix_tree.layout import Tree, unpad
 from rft.prefix_tree.logprobs import split, tree_logps
 from rft.prefix_tree.sample import sample
+from rft.train.checkpoint import Resumable
+from rft.train.fields import RunFields
+from rft.train.guard import guarded
+from rft.train.watch import Watched
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 
 
 @dataclass
-class HistoryGRPOConfig(GRPOConfig):
+class HistoryGRPOConfig(RunFields, GRPOConfig):
     """TRL's GRPOConfig and the fields of this trainer. A batch counts completions, as TRL does."""
 
     questions_per_history: int = field(
@@ -47,6 +51,8 @@ class HistoryGRPOConfig(GRPOConfig):
     rewards: list[str] = field(default_factory=lambda: ["reward.personamem"], metadata={
         "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
 
+    reward_seconds: float = field(default=600.0, metadata={
+        "help": "Longest that a reward may take over a rank's generation batch; rows it cannot score in time are masked."})
     blind_share: float = field(default=0.0, metadata={
         "help": "Share of the histories of a generation whose questions are asked without them. What can be known without "
                 "reading is then learned too, and the blind control of an evaluation is a fair one."})
@@ -107,7 +113,7 @@ class HistoryGRPOConfig(GRPOConfig):
                 f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
 
 
-class HistoryGRPOTrainer(GRPOTrainer):
+class HistoryGRPOTrainer(Resumable, Watched, GRPOTrainer):
     """GRPO where a history is shared by `questions_per_history` questions. `split` holds the histories of the dataset's rows."""
 
     args: HistoryGRPOConfig
@@ -123,7 +129,8 @@ class HistoryGRPOTrainer(GRPOTrainer):
         if self.shares:
             gates.check_model(model)
             attention.enable(model)
-        super().__init__(args=args, model=model, **kwargs)
+        rewards = [guarded(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
+        super().__init__(args=args, model=model, reward_funcs=rewards, **kwargs)
         if self.shares:
             gates.check_model(self.accelerator.unwrap_model(self.model))  # once more, with its adapter
             if self.ref_model is not None:

@@ -3,20 +3,19 @@
 from pathlib import Path
 
 import pytest
-from transformers import TrainingArguments
-from trl import ModelConfig, SFTConfig
+from trl import ModelConfig
 
 from rft.errors import RecipeError
-from rft.train.base import ReadingArguments
+from rft.train.base import ReadingArguments, ReadingConfig
 from rft.train.recipe import DataArguments, parse
-from rft.train.sft import ColdStartArguments
+from rft.train.sft import ColdStartArguments, ColdStartConfig
 from rft.train.trainer import HistoryGRPOConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
-SFT = (DataArguments, ColdStartArguments, SFTConfig, ModelConfig)
-TYPES = {"base": (ReadingArguments, TrainingArguments), "sft": SFT, "grpo": GRPO}
+SFT = (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig)
+TYPES = {"base": (ReadingArguments, ReadingConfig), "sft": SFT, "grpo": GRPO}
 COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
 

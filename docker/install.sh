@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The install steps of both images, as one script, so that they can be run without a container engine too:
+#
+#   docker/install.sh cpu|cuda VENV
+#
+# constraints.txt decides every version, here as everywhere. torch comes first: the CPU image takes it from PyTorch's CPU index, the
+# CUDA image from PyPI, whose Linux wheels are the CUDA build. RFT_TORCH_INDEX names another index ("" for pip's own).
+set -euo pipefail
+what=${1:?"usage: docker/install.sh cpu|cuda VENV"}
+venv=${2:?"usage: docker/install.sh cpu|cuda VENV"}
+cd "$(dirname "$0")/.."
+
+python3 -m venv "$venv"
+pip=("$venv/bin/python" -m pip)
+"${pip[@]}" install --quiet --upgrade pip
+case $what in
+  cpu)
+    index=${RFT_TORCH_INDEX-https://download.pytorch.org/whl/cpu}
+    "${pip[@]}" install --quiet --constraint constraints.txt ${index:+--index-url "$index"} torch
+    "${pip[@]}" install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
+    ;;
+  cuda)
+    "${pip[@]}" install --quiet --constraint constraints.txt torch
+    "${pip[@]}" install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
+    "${pip[@]}" install --quiet --constraint constraints.txt packaging ninja wheel
+    MAX_JOBS=${MAX_JOBS:-4} "${pip[@]}" install --quiet --constraint constraints.txt --no-build-isolation 'flash-attn>=2.8'
+    # vLLM pins its own torch; the resolver refuses here, by name, where it is not the one of constraints.txt.
+    "${pip[@]}" install --quiet --constraint constraints.txt 'vllm>=0.22,<=0.31'
+    ;;
+  *)
+    echo "docker/install.sh: expected cpu or cuda, not $what" >&2
+    exit 2
+    ;;
+esac
+"${pip[@]}" check
+"$venv/bin/rft" --help >/dev/null

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Several nodes with 8 GPUs each: one launcher a node, which meet at the first node. Output folder and dataset lie on a disk that all
+# nodes share. Leaves with a checkpoint and is queued again as one_node.sh does.
+#
+#   sbatch --nodes=4 launch/slurm/nodes.sh recipes/personamem_v2/grpo_32k.yaml [layout] [overrides ...]
+#SBATCH --job-name=rft
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --signal=USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=out/slurm/%j.log
+set -uo pipefail
+recipe=${1:?"usage: sbatch --nodes=N $0 RECIPE [LAYOUT] [overrides ...]"}
+layout=${2:-zero3}
+command=${RFT_COMMAND:-grpo}
+gpus_per_node=${SLURM_GPUS_ON_NODE:-8}
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node get two ports
+
+export OMP_NUM_THREADS=8 NCCL_ASYNC_ERROR_HANDLING=1 TORCH_NCCL_TRACE_BUFFER_SIZE=2000
+# A collective that no rank joins within ddp_timeout (recipe field, seconds; default 1800) ends the run; stall_minutes names rank and stack.
+
+trap '' USR1
+# shellcheck disable=SC2016  # SLURM_NODEID is each task's own
+srun --kill-on-bad-exit=1 bash -c '
+  layout=$1 command=$2; shift 2
+  exec rft "$command" --launch "$layout" --machine_rank "$SLURM_NODEID" "$@"
+' rft "$layout" "$command" --num_machines "$SLURM_NNODES" --num_processes "$((SLURM_NNODES * gpus_per_node))" \
+  --main_process_ip "$first" --main_process_port "$port" --config "$recipe" --resume_from_checkpoint true "${@:3}"
+code=$?
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+  exit 0
+fi
+exit "$code"

@@ -1,0 +1,35 @@
+"""Saves a W&B workspace with the panels of `rft report`: `python launch/wandb_workspace.py ENTITY PROJECT`.
+
+Needs `pip install wandb-workspaces` and a W&B login; the panels themselves are `rft.train.panels`.
+"""
+
+import sys
+
+from rft.train.panels import PANELS
+
+
+def main(entity: str, project: str) -> None:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    sections = [
+        ws.Section(
+            name=section,
+            is_open=True,
+            panels=[wr.LinePlot(title=title, x="train/global_step", **_metrics(wanted)) for title, wanted in panels.items()],
+        )
+        for section, panels in PANELS.items()
+    ]
+    print(ws.Workspace(entity=entity, project=project, name="rft", sections=sections).save().url)
+
+
+def _metrics(wanted: list[str]) -> dict[str, object]:
+    if any(name.endswith("/") for name in wanted):
+        return {"metric_regex": "|".join(f"^train/{name}.*" for name in wanted)}
+    return {"y": [f"train/{name}" for name in wanted]}
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python launch/wandb_workspace.py ENTITY PROJECT")
+    main(*sys.argv[1:])

@@ -1,0 +1,66 @@
+"""Ctrl-C, SIGTERM and SIGUSR1 end a run at the next step's end, with a checkpoint, and with exit code 75 ("try again later").
+
+A second signal of the same kind does what it always did. All processes decide together, so one that was told takes the others
+along. The reason is left in `left.json`, since launchers turn every exit code into 1.
+"""
+
+import json
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from rft.errors import Interrupted
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
+LEFT = "left.json"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopCallback(TrainerCallback):
+    """While training runs, signals are taken as a wish to stop at the end of the step."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.told: str | None = None
+        self.stopped = False
+        self.before: dict[signal.Signals, Any] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        (Path(args.output_dir) / LEFT).unlink(missing_ok=True)
+        for number in SIGNALS:
+            self.before[number] = signal.signal(number, self._tell)
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self.told = signal.Signals(number).name
+        signal.signal(number, self.before[signal.Signals(number)])  # a second one does not wait
+        if self.trainer.args.process_index == 0:
+            logger.warning("%s: a checkpoint at the end of this step, then the run ends. Once more ends it now.", self.told)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        told = torch.tensor(int(self.told is not None), device=args.device)
+        if self.trainer.accelerator.gather(told).max().item() and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = self.stopped = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def on_save(self, args, state, control, **kwargs):
+        """Leaves from here, behind the checkpoint and before anything is logged that an uninterrupted run does not log."""
+        if not self.stopped:
+            return
+        checkpoint = f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            left = {"exit_code": EXIT_CODE, "signal": self.told, "checkpoint": checkpoint}
+            (Path(args.output_dir) / LEFT).write_text(json.dumps(left) + "\n", encoding="utf-8")
+        self.trainer.callback_handler.on_train_end(args, state, control)
+        raise Interrupted(
+            f"left after step {state.global_step} with {checkpoint}; the same command with --resume_from_checkpoint true goes on"
+        )

@@ -1,0 +1,146 @@
+"""Starts GRPO runs from a process that has imported everything once, so that a killed and resumed run costs seconds.
+
+Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process], "phases": [...]}.
+A job: {"argv", "processes", "env", "log", "kill"}, where kill is null, {"after": seconds}, or {"in": method, "call": n} with
+"signal" (SIGKILL) and "rank" (0).
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from rft.train import checkpoint, grpo, start, trainer
+
+PHASES = {"rollout": "_generate_single_turn", "update": "training_step", "checkpoint": "_save_checkpoint"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def mark_phases(folder: Path, rank: int) -> None:
+    """Leaves in a file what the process is doing."""
+    for phase, name in PHASES.items():
+        original = getattr(trainer.HistoryGRPOTrainer, name)
+
+        def marked(self, *args, original=original, phase=phase, **kwargs):
+            place = folder / f"phase_{rank}"
+            before = place.read_text() if place.exists() else "between"
+            place.write_text(f"{phase} of step {self.state.global_step + 1}")
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                place.write_text(before)
+
+        setattr(trainer.HistoryGRPOTrainer, name, marked)
+
+
+def signal_in(owner: type, name: str, call: int, number: int) -> None:
+    """Has the `call`-th call of a method send this process a signal, behind its work (so: before its caller goes on)."""
+    original, calls = getattr(owner, name), []
+
+    def deadly(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+def child(job: dict, rank: int, port: int) -> int:
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(job.get("env", {}))
+    if job["processes"] > 1:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(job["processes"]),
+            LOCAL_WORLD_SIZE=str(job["processes"]),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+    mark_phases(Path(job["log"]).parent, rank)
+    kill = job.get("kill") or {}
+    if "in" in kill and rank == kill.get("rank", 0):
+        number = getattr(signal, kill.get("signal", "SIGKILL"))
+        if kill["in"] == "sync":
+            original, calls = checkpoint.sync, []
+
+            def deadly(path):
+                calls.append(path)
+                if len(calls) == kill["call"]:
+                    os.kill(os.getpid(), number)
+                original(path)
+
+            checkpoint.sync = deadly
+        else:
+            signal_in(trainer.HistoryGRPOTrainer, kill["in"], kill["call"], number)
+    return start.run_main(grpo.train, job["argv"])
+
+
+def run(job: dict) -> dict:
+    port = free_port()
+    pids = []
+    for rank in range(job["processes"]):
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                code = child(job, rank, port)
+            except SystemExit as leaving:
+                code = int(leaving.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        pids.append(pid)
+    phases: list[str] = []
+
+    def stop(pids=tuple(pids)):
+        for rank in range(len(pids)):
+            place = Path(job["log"]).parent / f"phase_{rank}"
+            phases.append(place.read_text() if place.exists() else "starting")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    after = (job.get("kill") or {}).get("after")
+    timer = threading.Timer(after, stop) if after is not None else None
+    if timer:
+        timer.start()
+    statuses: dict[int, int] = {}
+    limit = time.monotonic() + 300
+    while len(statuses) < len(pids):
+        for pid in pids:
+            if pid not in statuses:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    statuses[pid] = os.waitstatus_to_exitcode(status)
+        if any(statuses.values()):  # as a launcher does: one down, all down, those that leave by themselves given time
+            limit = min(limit, time.monotonic() + (0 if min(statuses.values()) < 0 else 15))
+        if time.monotonic() >= limit:
+            for pid in pids:
+                if pid not in statuses:
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    if timer:
+        timer.cancel()
+    return {"statuses": [statuses[pid] for pid in pids], "phases": phases}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        print("answer " + json.dumps(run(json.loads(line))), flush=True)

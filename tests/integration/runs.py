@@ -1,0 +1,111 @@
+"""Small GRPO runs in processes that can be killed, and what such a run leaves, to compare."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+TIMES = ("time", "runtime", "per_second", "profiling")  # metrics that no two runs agree on
+
+
+class Server:
+    """`fork_server.py`, and the jobs it is given."""
+
+    def __init__(self, folder: Path, data: Path, model: Path):
+        env = os.environ | {
+            "PYTHONPATH": f"{REPOSITORY}:{HERE}",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "WANDB_MODE": "offline",
+            "WANDB_SILENT": "true",
+        }
+        self.folder, self.data, self.model = folder, data, model
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "fork_server.py")],
+            cwd=folder,
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def run(
+        self, out: Path, *words: str, kill: dict | None = None, processes: int = 1, env: dict | None = None
+    ) -> dict[str, Any]:
+        """A GRPO run of the quickstart's recipe in small: its exit codes, what was happening when it was killed, what it said."""
+        out.mkdir(parents=True, exist_ok=True)
+        log = out / "log.txt"
+        before = log.stat().st_size if log.exists() else 0
+        argv = [
+            "--config",
+            str(REPOSITORY / "recipes/quickstart/grpo.yaml"),
+            "--data",
+            str(self.data),
+            "--model_name_or_path",
+            str(self.model),
+            "--output_dir",
+            str(out),
+            "--token_cache",
+            str(self.folder / "tokens"),
+            "--questions_per_history",
+            "2",
+            "--num_generations",
+            "4",
+            "--per_device_train_batch_size",
+            "8",
+            "--max_completion_length",
+            "6",
+            "--max_prompt_tokens",
+            "1500",
+            "--rewards",
+            f"{HERE / 'rewards_for_tests.py'}:scatter",
+            *words,
+        ]
+        job = {"argv": argv, "processes": processes, "env": env or {}, "log": str(log), "kill": kill}
+        start = time.monotonic()
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        while not (line := self.process.stdout.readline()).startswith("answer "):
+            assert line, "the fork server died"
+        answer = json.loads(line.removeprefix("answer "))
+        return answer | {"said": log.read_bytes()[before:].decode(), "seconds": time.monotonic() - start}
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def left(out: Path) -> dict[str, Any]:
+    """Weights, completions and metrics of a finished run."""
+    tables = sorted((out / "completions").glob("*.parquet"))
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    return {
+        "weights": load_file(out / "model.safetensors"),
+        "completions": pd.concat([pd.read_parquet(table) for table in tables]).to_dict("records"),
+        "metrics": [{k: v for k, v in row.items() if not any(word in k for word in TIMES)} for row in history],
+        "file": [
+            {k: v for k, v in json.loads(line).items() if not any(word in k for word in TIMES)}
+            for line in (out / "metrics.jsonl").read_text().splitlines()
+        ]
+        if (out / "metrics.jsonl").exists()
+        else [],
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Bit for bit."""
+    assert one["metrics"] == other["metrics"]
+    assert one["file"] == other["file"]
+    assert str(one["completions"]) == str(other["completions"])
+    assert one["weights"].keys() == other["weights"].keys()
+    for name, tensor in one["weights"].items():
+        assert torch.equal(tensor, other["weights"][name]), name

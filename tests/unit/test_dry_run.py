@@ -1,0 +1,140 @@
+"""Dry runs: every shipped recipe says what it will do, and says no where it does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rft.train import grpo, sft
+from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
+from rft.train.start import run_main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPES = [path for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml")) if path.stem.split("_")[0] in ("sft", "grpo")]
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-6,
+}
+
+
+@pytest.fixture(scope="module")
+def qwen3_4b(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The shape of Qwen3-4B without its weights, and a tokenizer: all that a dry run asks for."""
+    folder = tmp_path_factory.mktemp("qwen3_4b")
+    (folder / "config.json").write_text(json.dumps(QWEN3_4B))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    return folder
+
+
+def dry_run(recipe: Path, model: Path, data: Path, out: Path, *words: str) -> int:
+    train = grpo.train if recipe.stem.startswith("grpo") else sft.train
+    return run_main(
+        train,
+        [
+            "--config",
+            str(recipe),
+            "--model_name_or_path",
+            str(model),
+            "--data",
+            str(data),
+            "--output_dir",
+            str(out),
+            "--token_cache",
+            str(out.parent / "tokens"),
+            "--dry-run",
+            *words,
+        ],
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, tmp_path, capsys):
+    large = recipe.parent.name == "personamem_v2"
+    lora = "grpo_32k_lora" in recipe.name  # draws 256 completions side by side: their keys and values alone take 72 GiB
+    on = ["--dry_run_on", "one_gpu:1:141" if lora else "zero3:8:80"] if large else []
+    code = dry_run(recipe, qwen3_4b if large else tiny_checkpoint, mini_data, tmp_path / "out", *on)
+    said = capsys.readouterr().out
+    assert code == 0, said
+    for expected in (
+        "recipe (fields that differ",
+        "batch: ",
+        "optimizer steps an epoch",
+        "longest prompt: ",
+        "memory of a process",
+        "activations",
+        "it fits: ",
+    ):
+        assert expected in said
+    assert not (tmp_path / "out").exists()  # nothing is written
+
+
+def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
+    recipe = REPOSITORY / "recipes/quickstart/grpo.yaml"
+    assert (
+        dry_run(
+            recipe,
+            tiny_checkpoint,
+            mini_data,
+            tmp_path / "out",
+            "--per_device_train_batch_size",
+            "32",
+            "--steps_per_generation",
+            "2",
+            "--gradient_accumulation_steps",
+            "1",
+            "--dry_run_on",
+            "ddp:2",
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert (
+        "4 histories x 4 questions x 8 completions = 128 completions a generation, for 2 optimizer steps; 2 processes with 64 "
+        "completions each, 32 at a time (micro-batch), 1 micro-batch an optimizer step"
+    ) in said
+
+
+def test_what_does_not_fit_names_the_cheapest_changes(qwen3_4b, mini_data, tmp_path, capsys):
+    recipe = REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml"
+    assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "one_gpu:1:24") == 1
+    said = capsys.readouterr().out
+    assert "it does not fit" in said and "What would help, cheapest first" in said
+    assert "use_peft: true" in said
+    assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "huge") == 2
+    assert "expected LAYOUT:PROCESSES:GIB" in capsys.readouterr().err
+
+
+def test_the_estimate_moves_as_memory_does():
+    shape = Shape(
+        layers=36,
+        model=2560,
+        queries=4096,
+        keys=1024,
+        mlp=9728,
+        vocabulary=151936,
+        parameters=4_022_468_096,
+        trained=4_022_468_096,
+        width=2,
+        trained_width=2,
+    )
+    work = Work(update=40_000, scored=16 * 2048, checkpointing=True, accumulates=False, prefix=33_000, rows=32, completion=2048)
+
+    def of(layout: Layout, **changes) -> float:
+        return peak(estimate(shape, layout, Work(**{**work.__dict__, **changes})))
+
+    assert 7 < estimate(shape, Layout(), work)["update"]["weights"] / GIB < 8  # 4.0e9 x 2 bytes
+    assert of(Layout(8, 3)) < of(Layout(8, 2)) < of(Layout(8, 0))
+    assert of(Layout(8, 3, offload=True)) < of(Layout(8, 3))
+    assert of(Layout(), checkpointing=False) > of(Layout())
+    assert of(Layout(), update=80_000) > of(Layout())

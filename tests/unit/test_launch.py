@@ -1,0 +1,107 @@
+"""The layouts of launch/: each parses as accelerate reads it, and `--launch` makes the command that runs it."""
+
+import shutil
+import socket
+import subprocess
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+
+from rft.errors import RecipeError
+from rft.launch import CONFIGS, command, layouts, take_launch
+
+SCRIPTS = sorted((CONFIGS / "slurm").glob("*.sh"))
+
+
+def test_the_layouts_are_all_there():
+    assert layouts() == ["ddp", "fsdp2", "one_gpu", "zero2", "zero3", "zero3_offload"]
+    assert [script.name for script in SCRIPTS] == ["nodes.sh", "one_node.sh", "vllm_server.sh"]
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_accelerate_reads_every_layout(layout):
+    config = load_config_from_file(str(CONFIGS / f"{layout}.yaml"))
+    assert config.num_machines == 1
+    assert config.num_processes == (1 if layout == "one_gpu" else 8)
+    expected = {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(layout, "DEEPSPEED")
+    assert str(getattr(config.distributed_type, "value", config.distributed_type)) == expected
+    if layout.startswith("zero"):
+        assert config.deepspeed_config["zero_stage"] == int(layout[4])
+        assert config.deepspeed_config["offload_optimizer_device"] == ("cpu" if "offload" in layout else "none")
+    if layout == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+def test_the_command_is_accelerates():
+    line = command("zero3", "rft.train.grpo", ["--config", "r.yaml", "--num_processes", "2", "--learning_rate=1e-6"], gpus=0)
+    assert line[1:] == [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(CONFIGS / "zero3.yaml"),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "-m",
+        "rft.train.grpo",
+        "--config",
+        "r.yaml",
+        "--learning_rate=1e-6",
+    ]
+    assert "--num_processes 4" in " ".join(command("ddp", "m", [], gpus=4))
+    assert "--num_processes 1" in " ".join(command("one_gpu", "m", [], gpus=0))
+    several = command("ddp", "m", ["--num_machines", "2", "--machine-rank=1", "--num_processes", "16"], gpus=8)
+    assert "--main_process_port" not in several and "--machine-rank=1" in several
+
+
+@pytest.mark.parametrize(
+    ("layout", "words", "said"),
+    [
+        ("zero4", [], "--launch zero4: no such layout; expected one of ddp, fsdp2"),
+        ("ddp", [], "no GPU here; add --num_processes N"),
+    ],
+)
+def test_a_layout_that_cannot_run_is_refused(layout, words, said):
+    with pytest.raises(RecipeError, match=said):
+        command(layout, "rft.train.grpo", words, gpus=0)
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RecipeError, match=f"--main_process_port {port}: in use"):
+            command("ddp", "m", ["--num_processes", "2", "--main_process_port", str(port)], gpus=0)
+
+
+def test_take_launch():
+    assert take_launch(["--config", "r", "--launch", "zero3", "--seed", "1"]) == ("zero3", ["--config", "r", "--seed", "1"])
+    assert take_launch(["--launch=ddp"]) == ("ddp", [])
+    assert take_launch(["--config", "r"]) == (None, ["--config", "r"])
+    with pytest.raises(RecipeError, match="expected one of"):
+        take_launch(["--launch"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_slurm_scripts_are_sound(script):
+    text = script.read_text()
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert "--signal=USR1@" in text and "scontrol requeue" in text and "--resume_from_checkpoint true" in text
+    usage = subprocess.run(["bash", str(script)], capture_output=True, text=True)
+    assert usage.returncode != 0 and "usage: sbatch" in usage.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck():
+    everything = [*SCRIPTS, *sorted((CONFIGS.parent / "docker").glob("*.sh"))]
+    done = subprocess.run(["shellcheck", *map(str, everything)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_secret_and_no_machine_in_the_layouts():
+    for layout in layouts():
+        config = yaml.safe_load((CONFIGS / f"{layout}.yaml").read_text())
+        assert not {key for key in config if "token" in key or "ip" in key}
