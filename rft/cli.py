@@ -18,12 +18,15 @@ COMMANDS = {
     "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
     "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
     "evaluate": ("rft.evaluate.run", "ask a checkpoint every question of a split"),
+    "memory": ("rft.memory_command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
     "bench": ("rft.bench", "what the prefix tree saves here: time, memory, exactness"),
 }
 TRAINING = {
     "base": ("rft.train.base", "the tiny base checkpoint, from scratch"),
     "sft": ("rft.train.sft", "the cold start: supervised fine-tuning"),
     "grpo": ("rft.train.grpo", "reinforcement fine-tuning with verifiable rewards"),
+    "memory-sft": ("rft.train.memory_sft", "the cold start of the memory: updates and answers"),
+    "memory-grpo": ("rft.train.memory_grpo", "reinforcement fine-tuning of the memory: one memory answers many questions"),
 }  # module.train(argv): TRL-style recipes bring their own parser
 
 

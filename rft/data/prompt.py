@@ -80,13 +80,20 @@ class PromptTokens:
     def question_ids(self, question: Question) -> list[int]:
         """Ids of the final user message and the generation prompt. A new list each time."""
         if question not in self._questions:
-            text = self._render([*self._short, {"role": "user", "content": final_message(question)}])
-            if not text.startswith(self._head + self._opening):
-                raise ModelError(
-                    f"{self._name}: the chat template renders {question.id} in a form of its own"
-                )
-            self._questions[question] = self._tokenize(text[len(self._head) :])
+            self._questions[question] = self.final_ids(final_message(question), question.id)
         return list(self._questions[question])
+
+    def final_ids(self, text: str, name: str = "this message") -> list[int]:
+        """Ids of `text` as a final user message, and of the generation prompt: what follows `history_ids`. `name`: in errors."""
+        rendered = self._render([*self._short, {"role": "user", "content": text}])
+        if not rendered.startswith(self._head + self._opening):
+            raise ModelError(f"{self._name}: the chat template renders {name} in a form of its own")
+        return self._tokenize(rendered[len(self._head) :])
+
+    def message_tokens(self, role: str, text: str) -> int:
+        """Tokens that one message adds to a conversation, its markup included."""
+        with_it = [*self._short, {"role": role, "content": text}, {"role": "user", "content": PROBE}]
+        return len(self._tokenize(self._render(with_it))) - len(self._tokenize(self._render([with_it[0], with_it[-1]])))
 
     def prompt_ids(self, question: Question, history: History | None) -> list[int]:
         """Ids of the whole prompt: the chat template's rendering of `messages(question, history,
