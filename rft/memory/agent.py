@@ -20,15 +20,14 @@ from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import Question
 from rft.memory import chunks, text
 from rft.memory.chunks import Chunk
-from rft.memory.text import Update
+from rft.memory.text import EMPTY, Update
 
 REWRITE = (
     "Above is a part of the user's conversations. Below is the memory about the user so far. Rewrite the memory: keep what still holds, "
     "in order; replace what has changed; take out what the user asks to forget; add what is new at the end. "
-    'Write nothing but lines that begin with "- ".'
+    'Write nothing but lines that begin with "- ", or (empty).'
 )
 HEADING = "Memory about the user:"
-EMPTY = "(empty)"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from rft.errors import DataError
 
+EMPTY = "(empty)"  # how a memory of nothing is shown to a model, and how it says that nothing is to be remembered
 BULLET = re.compile(r"(?:[-*•+]|\d{1,3}[.)])\s+(\S.*)")
 
 Count = Callable[[str], int]  # how many tokens a text has
@@ -28,8 +29,7 @@ class Update:
 
 def bullets(text: str) -> list[str]:
     """The bullets of a text as a model writes it, think blocks left out; lines that are none, such as a heading, are left out too."""
-    said = text.rpartition("</think>")[2].partition("<think>")[0]
-    found = [BULLET.match(line.strip()) for line in said.splitlines()]
+    found = [BULLET.match(line.strip()) for line in _said(text).splitlines()]
     return [" ".join(match[1].split()) for match in found if match]
 
 
@@ -39,6 +39,8 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
     written: what the model wrote; finished: False where it ran into its longest length, so that its last line is cut short; budget:
     tokens a memory may have, as `count` counts them.
     """
+    if finished and _said(written).strip() == EMPTY:
+        return Update("")
     lines = bullets(written)
     if not finished and lines:
         lines.pop()
@@ -83,6 +85,11 @@ def changes(before: str, after: str) -> list[tuple[Literal["kept", "added", "rem
         else:
             said += [("removed", line) for line in old[a:b]] + [("added", line) for line in new[c:d]]
     return said
+
+
+def _said(text: str) -> str:
+    """What is written outside of think blocks: behind the last that closes, and before one that does not."""
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _longest_that_fits(lines: list[str], budget: int, count: Count) -> list[str]:

@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
-def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, list[Question]]:
-    """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged.
+def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
+    """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged. `tokens` may be
+    None where there is no such limit.
 
     Raises:
         RecipeError: no question is left.
@@ -32,11 +33,12 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
         logger.warning("%s row %d skipped: %s", data.train_split, skip.row, skip.reason)
     kept = list(split.questions)
     if data.max_prompt_tokens is not None:
+        assert tokens is not None
         kept = [q for q in kept if len(tokens.prompt_ids(q, split.history_of(q))) <= data.max_prompt_tokens]
     left_out = len(split.questions) - len(kept)
     logger.info("%s: %d questions over %d histories; %d rows skipped, %d left out as longer than %s tokens", data.train_split,
                 len(kept), len({q.history_id for q in kept}), len(split.skipped), left_out, data.max_prompt_tokens)
-    if not kept:
+    if not kept and tokens is not None:
         shortest = min(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
         raise RecipeError(
             f"max_prompt_tokens {data.max_prompt_tokens}: every prompt is longer; the shortest has {shortest} tokens")
@@ -46,7 +48,7 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
 def reasoning(question: Question) -> str:
     """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold.
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
-    labels, option = question.labels, question.options[LETTERS.index(question.gold)]
+    labels = question.labels
     held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
     if labels.pref_type == "sensitive_info":
         held, verdict = "something sensitive", ", not to be repeated"
@@ -56,9 +58,13 @@ def reasoning(question: Question) -> str:
         verdict = ", forget it"
     else:
         verdict = ""
-    known = f"Remembered: {held.rstrip('.')}{verdict}."
-    named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
-    return f"{known} {named} is ({question.gold})."
+    return f"Remembered: {held.rstrip('.')}{verdict}. {chosen(question)}"
+
+
+def chosen(question: Question) -> str:
+    """The gold option, by its text where that is short, and its letter."""
+    option = question.options[LETTERS.index(question.gold)]
+    return f"{option.rstrip('.') if len(option.split()) <= SHORT_OPTION else 'The option that fits'} is ({question.gold})."
 
 
 def target(question: Question) -> str:

@@ -40,16 +40,26 @@ class AnswerCollator:
         for row in rows:
             question = self.questions[row["question_id"]]
             prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
-            pairs.append((prompt, [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]))
-        longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-        input_ids_BT = torch.full((len(rows), longest), tokenizer.pad_token_id)
-        labels_BT = torch.full((len(rows), longest), -100)
-        for b, (prompt, completion) in enumerate(pairs):
-            end = len(prompt) + len(completion)
-            input_ids_BT[b, :end] = torch.tensor(prompt + completion)
-            labels_BT[b, len(prompt) : end] = torch.tensor(completion)
-        position_ids_BT = torch.arange(longest).expand(len(rows), -1).contiguous()
-        return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
+            pairs.append((prompt, completion_ids(tokenizer, row["completion"])))
+        return pad(pairs, tokenizer.pad_token_id)
+
+
+def completion_ids(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a completion, with its end."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """(prompt, completion) pairs as input_ids_BT, position_ids_BT and labels_BT (-100 but for the completions), padded on the right."""
+    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
+    input_ids_BT = torch.full((len(pairs), longest), pad_token_id)
+    labels_BT = torch.full((len(pairs), longest), -100)
+    for b, (prompt, completion) in enumerate(pairs):
+        end = len(prompt) + len(completion)
+        input_ids_BT[b, :end] = torch.tensor(prompt + completion)
+        labels_BT[b, len(prompt) : end] = torch.tensor(completion)
+    position_ids_BT = torch.arange(longest).expand(len(pairs), -1).contiguous()
+    return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:

@@ -1,0 +1,129 @@
+"""What a memory should say after each message of a history: what a cold start imitates and reports compare with.
+
+It comes from the simulator's side file where the dataset has one, and else from the labels of the split's own questions: the snippet
+that reveals a preference is looked up in the history. Nothing of it is ever in a prompt.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rft.data.dataset import MEMORY_TARGETS, Split, csv_path, read_rows
+from rft.data.history import History, text_of
+from rft.data.question import Question
+from rft.errors import DataError
+from rft.memory.text import join
+
+logger = logging.getLogger(__name__)
+
+SNIPPET = "related_conversation_snippet"
+SAME_START = 60  # characters by which a message is recognised that the data has lightly rewritten
+
+
+@dataclass(frozen=True)
+class Note:
+    """From message `message` of the history on, the memory says `line` about `about` (None: nothing). `about` is the preference as
+    it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same (`about`)."""
+
+    message: int
+    about: str
+    line: str | None
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The notes of one history, in the order of its messages, and the phrases that its user asks to forget."""
+
+    notes: tuple[Note, ...]
+    withdrawn: tuple[str, ...]
+
+    def lines(self, last: int) -> dict[str, str]:
+        """What the memory says after message `last`, by what it is about: in the order first mentioned, changes in place."""
+        held: dict[str, str] = {}
+        for note in self.notes:
+            if note.message <= last and note.line is not None:
+                held[note.about] = note.line
+            elif note.message <= last:
+                held.pop(note.about, None)
+        return held
+
+    def memory(self, last: int) -> str:
+        """The memory after message `last`."""
+        return join(list(self.lines(last).values()))
+
+
+def about(question: Question) -> str:
+    """What a question is about, as `Note.about` has it."""
+    return question.labels.prev_pref or question.labels.preference
+
+
+def load_notes(split: Split) -> dict[str, Notes]:
+    """The notes of every history of a split, by its id.
+
+    Raises:
+        DataError: a broken side file, or one that lacks a history of the split.
+    """
+    path = split.root / MEMORY_TARGETS
+    return _from_side_file(split) if path.is_file() else _from_labels(split)
+
+
+def _from_side_file(split: Split) -> dict[str, Notes]:
+    path = split.root / MEMORY_TARGETS
+    by_file = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            notes = tuple(Note(note["message"], note["about"], note["line"]) for note in record["notes"])
+            by_file[str(split.root / record["history"])] = Notes(notes, tuple(record["withdrawn"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: line {number}: not a record of memory targets ({error!r}); simulate the dataset again") from None
+    for history in split.histories.values():
+        if history.path not in by_file:
+            raise DataError(f"{path}: nothing about {history.path}; simulate the dataset again, or remove the file")
+    return {history.id: by_file[history.path] for history in split.histories.values()}
+
+
+def _from_labels(split: Split) -> dict[str, Notes]:
+    questions = {question.row: question for question in split.questions}
+    found: dict[str, list[Note]] = {history: [] for history in split.histories}
+    withdrawn: dict[str, list[str]] = {history: [] for history in split.histories}
+    lost = 0
+    for row, record in read_rows(csv_path(split.root, split.name), (SNIPPET,)):
+        question = questions.get(row)
+        if question is None or question.labels.who == "others" or question.labels.pref_type == "sensitive_info":
+            continue
+        place = _place(record[SNIPPET], split.history_of(question))
+        forget = question.labels.pref_type == "ask_to_forget"
+        if place is None or not about(question):
+            lost += 1
+            continue
+        line = None if forget else f"{question.labels.preference.rstrip('.')}."
+        found[question.history_id].append(Note(place, about(question), line))
+        if forget:
+            withdrawn[question.history_id].append(about(question))
+    if lost:
+        logger.info("%s: %d of %d questions rest on a snippet that is not in the history, and teach the memory nothing",
+                    split.name, lost, len(questions))
+    return {history: Notes(tuple(sorted(notes, key=lambda note: note.message)), tuple(withdrawn[history]))
+            for history, notes in found.items()}
+
+
+def _place(snippet: str, history: History) -> int | None:
+    """The index of the last message of the history that the snippet holds; None where it holds none."""
+    try:
+        said: Any = json.loads(snippet)
+    except ValueError:
+        return None
+    texts = [text_of(m.get("content")) for m in said if isinstance(m, dict)] if isinstance(said, list) else []
+    places = [i for text in texts if text for i in _same(text, [message.content for message in history.messages])]
+    return max(places, default=None)
+
+
+def _same(text: str, contents: Sequence[str]) -> list[int]:
+    """Where a message stands: as it is, or else by how it begins."""
+    exact = [i for i, content in enumerate(contents) if content == text]
+    if exact or len(text) < SAME_START:
+        return exact[:1]
+    return [i for i, content in enumerate(contents) if content[:SAME_START] == text[:SAME_START]][:1]
