@@ -17,20 +17,23 @@ from rft.data.question import Question
 class Answer:
     """A completion as text, special tokens removed, and what it cost in tokens.
 
-    finished: False where the completion was cut off at the longest length allowed.
+    finished: False where the completion was cut off at the longest length allowed. writing_tokens: what was
+    read to write the memory that it is answered from (once for all questions of the history), 0 without one.
     """
 
     completion: str
     input_tokens: int = 0
     output_tokens: int = 0
     finished: bool = True
+    writing_tokens: int = 0
 
 
 class Answerer(Protocol):
     """A model with its context, a rule, or anything else that answers questions.
 
     name: as it is shown. context: what it sees of the history ("none": nothing). settings: JSON values, such
-    as a fingerprint of the weights, that its answers depend on.
+    as a fingerprint of the weights, that its answers depend on. An answerer may have a method
+    `prepare(histories)`, which is called once, before anything is asked about these histories.
     """
 
     name: str

@@ -4,7 +4,7 @@ Invariant: a page loads nothing, runs nothing and is written whole or not at all
 data is escaped. It is made from summaries and rows alone, so it can be made again from a results folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ CATEGORIES = {
 RUNS = {
     "grpo": "after GRPO",
     "memory": "memory",
+    "memory_sft": "memory, cold start",
+    "history_long": "whole long history",
     "sft": "cold start (SFT)",
     "blind": "without history",
     "longest_option": "longest option",
@@ -46,6 +48,17 @@ def write_evaluation_report(
         gold_letters={letter: sum(row["gold"] == letter for row in rows) for letter in LETTERS},
         transcripts=_sample(rows),
     )
+
+
+def write_memory_report(
+    summary: Mapping[str, Any], timelines: Iterable[Mapping[str, Any]], path: Path | str
+) -> None:
+    """The memory page: a timeline per history, what each chunk added and removed, beside the questions.
+
+    timelines: as `rft.evaluate.memory.timelines` yields them. Raises DataError where the page cannot be
+    written.
+    """
+    _write(path, "memory.html.jinja", summary=summary, timelines=timelines)
 
 
 def write_quickstart_report(
@@ -113,11 +126,30 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"Hardest to the end is {charts.readable(kind)}: {_percent(high)} (before: {_percent(low)})."
         )
     if "memory" in summaries:
-        memory = summaries["memory"]
-        said.append(
-            f"From its memory alone it gets {_percent(memory['accuracy'])} (95 % interval {_span(memory['ci95'])})."
-        )
+        said += _on_memory(summaries)
     return said
+
+
+def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    memory = summaries["memory"]
+    said = f"From its memory alone it gets {_percent(memory['accuracy'])} (95 % interval {_span(memory['ci95'])})"
+    if "memory_sft" in summaries:
+        said += f", {_percent(summaries['memory_sft']['accuracy'])} before GRPO"
+    if "history_long" in summaries:
+        read = summaries["history_long"]["input_tokens_per_question"]
+        said += (
+            f", reading {memory['input_tokens_per_question']:,.0f} tokens a question where the whole history has {read:,.0f} "
+            f"({read / memory['input_tokens_per_question']:.1f} times as many), of which it answers "
+            f"{_percent(summaries['history_long']['accuracy'])}"
+        )
+    found = [said + "."]
+    if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
+        gone = summaries["forget"]["forgotten"]
+        found.append(
+            f"Of {gone['written']} things that users asked to forget and that stood in a memory, {gone['gone']} are gone from it "
+            f"({_percent(gone['rate'])})."
+        )
+    return found
 
 
 def pairs(

@@ -33,6 +33,9 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "token_cache": "~/.cache/rft/tokens",
 }
 
+MEMORY_OPTIONS = ("chunk_tokens", "memory_tokens", "max_chunks")
+MEMORIES = "memories"  # the folder of memories beside the results
+
 
 def evaluate(
     split: Split,
@@ -70,15 +73,26 @@ def evaluate(
             )
         _answer_all(todo, split, answerer, batch_size, results, console)
         rows = [results.rows[question.id] for question in questions]
+        extra = {}
+        if answerer.context == "memory":
+            from rft.evaluate.memory import forgotten
+
+            extra = {"forgotten": forgotten(split, out / MEMORIES)}
         summary = {
             "model": answerer.name,
             **about,
             **summarise(rows, seed),
+            **extra,
             "questions_in_split": len(split.questions),
             "settings": dict(answerer.settings),
         }
         write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         write_evaluation_report(summary, rows, out / "report.html")
+        if answerer.context == "memory":
+            from rft.evaluate.memory import timelines
+            from rft.evaluate.report import write_memory_report
+
+            write_memory_report(summary, timelines(split, out / MEMORIES, rows), out / "memory.html")
     return summary
 
 
@@ -101,6 +115,8 @@ def _answer_all(
         TextColumn("{task.fields[right]} right"),
         TimeRemainingColumn(),
     )
+    if (prepare := getattr(answerer, "prepare", None)) is not None:
+        prepare([split.histories[history] for history in dict.fromkeys(question.history_id for question in todo)])
     answered, right = 0, 0.0
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task(f"asking {escape(answerer.name)}", total=len(todo), right="0")
@@ -144,6 +160,7 @@ def result_row(question: Question, answer: Answer, seconds: float) -> dict[str, 
         "finished": answer.finished,
         "input_tokens": answer.input_tokens,
         "output_tokens": answer.output_tokens,
+        **({"writing_tokens": answer.writing_tokens} if answer.writing_tokens else {}),
         "seconds": round(seconds, 6),
     }
 
@@ -166,8 +183,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=_positive, metavar="N", help="only the first N questions of the split"
     )
     parser.add_argument(
-        "--context", choices=CONTEXTS, help="what the model sees of the history (default: history)"
+        "--context",
+        choices=(*CONTEXTS, "memory"),
+        help="what the model sees of the history (default: history); memory: what it has itself noted of it",
     )
+    parser.add_argument("--chunk-tokens", type=_positive, metavar="N", help="of a chunk, for memory (default: 5000)")
+    parser.add_argument("--memory-tokens", type=_positive, metavar="N", help="budget of a memory (default: 2048)")
+    parser.add_argument("--max-chunks", type=_positive, metavar="N", help="the newest chunks that are read (default: all)")
     parser.add_argument(
         "--max-new-tokens", type=_positive, metavar="N", help="of a completion (default: 1024)"
     )
@@ -223,7 +245,24 @@ def _answerer(args: argparse.Namespace) -> Answerer:
         return RuleAnswers(args.rule)
     from rft.evaluate.backend import LocalModel, ModelAnswers
 
-    return ModelAnswers(LocalModel(args.model), seed=args.seed, **(MODEL_DEFAULTS | given))
+    settings = MODEL_DEFAULTS | given
+    memory = {key: getattr(args, key) for key in MEMORY_OPTIONS if getattr(args, key) is not None}
+    if settings["context"] != "memory":
+        for key in memory:
+            logger.warning("--%s is ignored: it is for --context memory", key.replace("_", "-"))
+        return ModelAnswers(LocalModel(args.model), seed=args.seed, **settings)
+    from rft.evaluate.memory import MemoryAnswers
+    from rft.memory.agent import MemorySettings
+
+    del settings["context"]
+    return MemoryAnswers(
+        LocalModel(args.model),
+        Path(args.out) / MEMORIES,
+        MemorySettings(**memory),
+        seed=args.seed,
+        batch_size=args.batch_size,
+        **settings,
+    )
 
 
 def _positive(text: str) -> int:

@@ -28,9 +28,10 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
         accuracy_without_gate: share that names the gold letter, reasoning or not; n, personas: counts;
         unparsed_rate, format_rate, answer_letters: as in `reward.mcq_metrics`; cut_off_rate: share of
         completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
-        means; by: {category: {value: {accuracy, ci95, n}}}; seconds: time spent answering.
+        means; input_tokens_with_writing: the former, with what was read to write the memories spread over the
+        questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n}}}; seconds: time spent answering.
     """
-    return {
+    summary = {
         "accuracy": _mean([row["score"] for row in rows]),
         "ci95": interval(rows, seed),
         "accuracy_without_gate": _mean([row["answered"] == row["gold"] for row in rows]),
@@ -43,6 +44,10 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
         "by": {name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
         "seconds": round(math.fsum(row["seconds"] for row in rows), 3),
     }
+    if any("writing_tokens" in row for row in rows):
+        written = {row["history_id"]: row["writing_tokens"] for row in rows if "writing_tokens" in row}
+        summary["input_tokens_with_writing"] = summary["input_tokens_per_question"] + sum(written.values()) / len(rows)
+    return summary
 
 
 def interval(rows: Sequence[Row], seed: int = 0) -> list[float]:
