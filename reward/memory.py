@@ -23,7 +23,7 @@ PRESENT = 0.6  # the share of a withdrawn phrase's words in one line that makes 
 _EMPTY_WORDS = frozenset("the and for with that this from about into over user their they likes enjoys loves prefers does not".split())
 _SECRETS = (
     re.compile(r"[\w.+-]+@[\w-]+\.\w+"),  # e-mail
-    re.compile(r"(?<!\d)(?:\d[ ().-]{0,2}){7,}\d(?!\d)"),  # eight digits or more: phone, card, account, document
+    re.compile(r"(?<!\d)(?:\d[ ().-]{0,2}){8,}\d(?!\d)"),  # nine digits or more: phone, card, account, document
     re.compile(r"(?<!\d)\d{3}[ .-]\d{2}[ .-]\d{4}(?!\d)"),  # social security
     re.compile(r"\b(?:sk|pk|ghp|hf|xox[bp])[-_]\w{8,}"),  # API keys
 )

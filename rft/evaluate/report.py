@@ -135,14 +135,14 @@ def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     said = f"From its memory alone it gets {_percent(memory['accuracy'])} (95 % interval {_span(memory['ci95'])})"
     if "memory_sft" in summaries:
         said += f", {_percent(summaries['memory_sft']['accuracy'])} before GRPO"
-    if "history_long" in summaries:
-        read = summaries["history_long"]["input_tokens_per_question"]
-        said += (
-            f", reading {memory['input_tokens_per_question']:,.0f} tokens a question where the whole history has {read:,.0f} "
-            f"({read / memory['input_tokens_per_question']:.1f} times as many), of which it answers "
-            f"{_percent(summaries['history_long']['accuracy'])}"
-        )
     found = [said + "."]
+    if "history_long" in summaries:
+        whole, read = summaries["history_long"], memory["input_tokens_per_question"]
+        found.append(
+            f"It reads {read:,.0f} tokens for a question; with the whole history in sight the model reads "
+            f"{whole['input_tokens_per_question']:,.0f} ({whole['input_tokens_per_question'] / read:.1f} times as many) and gets "
+            f"{_percent(whole['accuracy'])}."
+        )
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
         found.append(
