@@ -20,7 +20,7 @@ from rft.evaluate.results import write_whole
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 1000
 ANSWER_TOKENS = 48
-CHUNK_TOKENS, MEMORY_TOKENS = 160, 96  # as in memory_sft.yaml and memory_grpo.yaml
+CHUNK_TOKENS, MEMORY_TOKENS = 160, 128  # as in memory_sft.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     set_up_logging()
     held_out = load_split(data, "benchmark")
-    held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about four times as long
+    held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about five times as long
     forget = load_split(data, "forget")
     common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
               "--report_to", "wandb" if args.track else "none"]

@@ -25,11 +25,13 @@ SAME_START = 60  # characters by which a message is recognised that the data has
 @dataclass(frozen=True)
 class Note:
     """From message `message` of the history on, the memory says `line` about `about` (None: nothing). `about` is the preference as
-    it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same (`about`)."""
+    it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same (`about`). `written` is what
+    the update itself should write, where that is not the line as it is stored: a line that ends in "forget it"."""
 
     message: int
     about: str
     line: str | None
+    written: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Notes:
             elif note.message <= last:
                 held.pop(note.about, None)
         return held
+
+    def update(self, first: int, last: int) -> str:
+        """What the update that reads messages `first` to `last` should write."""
+        now = {note.about: note.written for note in self.notes if first <= note.message <= last}
+        return join([now.get(about) or line for about, line in self.lines(last).items()])
 
     def memory(self, last: int) -> str:
         """The memory after message `last`."""
@@ -75,7 +82,7 @@ def _from_side_file(split: Split) -> dict[str, Notes]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
-            notes = tuple(Note(note["message"], note["about"], note["line"]) for note in record["notes"])
+            notes = tuple(Note(**note) for note in record["notes"])
             by_file[str(split.root / record["history"])] = Notes(notes, tuple(record["withdrawn"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: line {number}: not a record of memory targets ({error!r}); simulate the dataset again") from None

@@ -12,6 +12,9 @@ from typing import Literal
 from rft.errors import DataError
 
 EMPTY = "(empty)"  # how a memory of nothing is shown to a model, and how it says that nothing is to be remembered
+FORGOTTEN = "forgotten"  # what stands behind the topic of something withdrawn
+TOPIC_WORDS = 3  # a longer beginning is no name of a topic
+FORGET = re.compile(r"[,.;]?\s*forget (?:it|that|this)\W*$", re.IGNORECASE)
 BULLET = re.compile(r"(?:[-*•+]|\d{1,3}[.)])\s+(\S.*)")
 
 Count = Callable[[str], int]  # how many tokens a text has
@@ -44,10 +47,20 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
     lines = bullets(written)
     if not finished and lines:
         lines.pop()
-    kept = _longest_that_fits(lines, budget, count)
-    if not kept:
+    stored = [line for line in map(without_forgotten, lines) if line]
+    kept = _longest_that_fits(stored, budget, count)
+    if not kept and (stored or not lines):
         return Update(previous, cut=bool(lines) or not finished, empty=True)
-    return Update(join(kept), cut=not finished or len(kept) < len(lines))
+    return Update(join(kept), cut=not finished or len(kept) < len(stored))
+
+
+def without_forgotten(line: str) -> str:
+    """A bullet as it is stored. One that ends in "forget it" is how a model says that the user has withdrawn what it tells: of it only the
+    topic stays, where it names one before a colon ("music: forgotten."), and else nothing ("")."""
+    if not FORGET.search(line):
+        return line
+    topic, colon, _ = line.partition(": ")
+    return f"{topic}: {FORGOTTEN}." if colon and len(topic.split()) <= TOPIC_WORDS else ""
 
 
 def join(lines: list[str]) -> str:

@@ -8,42 +8,38 @@ from random import Random
 from typing import Any
 
 from rft.memory.notes import Note
+from rft.memory.text import FORGOTTEN
 from rft.simulate import mini, world
-from rft.simulate.mini import Block, Fact
-
-FORGOTTEN = "[forgotten]"
+from rft.simulate.mini import Block
 
 
-def line(fact: Fact, value: str, kind: str) -> str:
-    """A bullet about a topic: what the user enjoys, what somebody else does, or that what was said is forgotten.
+def note(block: Block, message: int, about: str | None = None) -> Note | None:
+    """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the user's
+    own). `about`: by default the preference as it was first revealed.
 
-    A forgotten preference leaves its topic behind and not its value, so that a reader knows that something was withdrawn.
+    Whose a preference is stands behind it, as in the answers. What is withdrawn is written down once more to be forgotten, and stored
+    without its value.
     """
-    if kind == "forget":
-        return f"Enjoys {fact.topic.with_value(FORGOTTEN)}."
-    return f"Enjoys {fact.topic.with_value(value)}{' (somebody else)' if kind == 'others' else ''}."
-
-
-def noted(block: Block) -> str | None:
-    """The bullet that a block calls for; None where it calls for none (filler, or somebody else's value beside the user's own)."""
     fact = block.fact
     if fact is None:
         return None
-    if block.after:
-        return line(fact, fact.value or "", fact.kind if fact.kind == "forget" else "own")
-    about_other = fact.relative is not None and fact.relative in block.messages[0]["content"]
+    topic, first = fact.topic, f"Enjoys {fact.topic.with_value(fact.first)}"
+    about_other = not block.after and fact.relative is not None and fact.relative in block.messages[0]["content"]
     if about_other and fact.kind != "others":
         return None
-    return line(fact, fact.first, "others" if about_other else "own")
+    if block.after and fact.kind == "forget":
+        return Note(message, about or first, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
+    held = f"Enjoys {topic.with_value(fact.value or '')}" if block.after else first
+    whose = ", not the user's own" if about_other else ""
+    return Note(message, about or first, f"{topic.name}: {held}{whose}.")
 
 
 def notes(persona: mini.Persona) -> list[Note]:
     """The notes of a persona's history, in order; messages are counted from the persona message, which is 0."""
     found, place = [], 1
     for block in persona.blocks:
-        if (said := noted(block)) is not None:
-            assert block.fact is not None
-            found.append(Note(place, f"Enjoys {block.fact.topic.with_value(block.fact.first)}", said))
+        if (called_for := note(block, place)) is not None:
+            found.append(called_for)
         place += len(block.messages)
     return found
 
@@ -51,7 +47,7 @@ def notes(persona: mini.Persona) -> list[Note]:
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:
     """The line of `memory_targets.jsonl` for one history: its notes, and the values that the user asks to forget."""
     return {
-        "history": link, "persona_id": persona.id, "notes": [asdict(note) for note in notes(persona)],
+        "history": link, "persona_id": persona.id, "notes": [asdict(found) for found in notes(persona)],
         "withdrawn": [fact.first for fact in persona.facts if fact.kind == "forget"],
     }
 

@@ -7,7 +7,7 @@ What is rewritten has the layout of the agent's own prompts (`rft.memory.agent`)
 from random import Random
 
 from rft.memory.agent import answer_message, update_message
-from rft.memory.notes import Note, Notes
+from rft.memory.notes import Notes
 from rft.memory.text import EMPTY
 from rft.simulate import memory, mini
 
@@ -26,10 +26,9 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
     persona = mini.make_persona(rng.getrandbits(40), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
     start = rng.randint(0, len(persona.blocks) - 1)
     stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
-    notes = [Note(i, block.fact.topic.name, said) for i, block in enumerate(persona.blocks)
-             if (said := memory.noted(block)) is not None and block.fact is not None]
-    held = Notes(tuple(notes), ())
-    before, after = held.lines(start - 1), held.memory(stop - 1)
+    found = [memory.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None]
+    held = Notes(tuple(note for note in found if note is not None), ())
+    before, after = held.lines(start - 1), held.update(start, stop - 1)
     system = {"role": "system", "content": SYSTEM}
     if before and rng.random() < recalls:
         names = rng.sample(list(before), min(len(before), 3))
@@ -43,8 +42,5 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
 
 
 def recall(line: str) -> str:
-    """What is said of a line that is remembered: the line, and whose it is, as `rft.simulate.reading` says it."""
-    from rft.simulate.reading import VERDICTS
-
-    kind = "forget" if memory.FORGOTTEN in line else "others" if line.endswith("(somebody else).") else "own"
-    return f"Remembered: {line} {VERDICTS[kind]}"
+    """What is said of a line that is remembered: the line itself, which tells whose it is and whether it was withdrawn."""
+    return f"Remembered: {line}"

@@ -18,7 +18,7 @@ from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.notes import Notes, about
 from rft.memory.text import EMPTY
 from rft.train.recipe import DataArguments
-from rft.train.rows import chosen, load_questions, verdict
+from rft.train.rows import chosen, load_questions
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,7 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
 def answer_target(question: Question, lines: Mapping[str, str]) -> str:
     """The answer that the cold start imitates, from what the memory says of the question's topic; its letter is gold."""
     line = lines.get(about(question))
-    known = f"Remembered: {line} {verdict(question)}" if line else "Remembered: nothing that may be used."
-    return f"<think>{known} {chosen(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
+    return f"<think>Remembered: {line or 'nothing that may be used.'} {chosen(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
 def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent) -> Dataset:
@@ -77,7 +76,8 @@ def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, No
             if (tokens := agent.count(after)) > budget:
                 raise RecipeError(f"memory_tokens {budget}: the memory of {split.histories[history_id].path} should hold {tokens} tokens; "
                                   "raise memory_tokens")
-            rows.append({"history_id": history_id, "turn": turn, "question_id": "", "before": before, "completion": after or EMPTY})
+            written = held.update(chunk.first, chunk.last)
+            rows.append({"history_id": history_id, "turn": turn, "question_id": "", "before": before, "completion": written or EMPTY})
             before = after
         lines = held.lines(chunks[-1].last)
         rows += [{"history_id": history_id, "turn": -1, "question_id": question.id, "before": before,

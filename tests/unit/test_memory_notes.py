@@ -13,7 +13,7 @@ from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
 from rft.memory.notes import Note, Notes, about, load_notes
-from rft.memory.text import EMPTY
+from rft.memory.text import EMPTY, Update
 from rft.simulate import memory, mini, world
 from rft.simulate.memory_reading import memory_document
 from rft.train.memory_rows import answer_target, memory_units, sft_rows
@@ -38,12 +38,13 @@ def test_the_last_memory_says_what_holds_of_every_fact():
         assert len(held) == len(persona.facts)
         for fact in persona.facts:
             line = held[f"Enjoys {fact.topic.with_value(fact.first)}"]
+            topic = fact.topic.name
             if fact.kind == "forget":
-                assert line == f"Enjoys {fact.topic.with_value('[forgotten]')}." and fact.first not in line
+                assert line == f"{topic}: forgotten."
             elif fact.kind == "others":
-                assert line == f"Enjoys {fact.topic.with_value(fact.first)} (somebody else)."
+                assert line == f"{topic}: Enjoys {fact.topic.with_value(fact.first)}, not the user's own."
             else:
-                assert line == f"Enjoys {fact.topic.with_value(fact.value)}."
+                assert line == f"{topic}: Enjoys {fact.topic.with_value(fact.value)}."
 
 
 def test_a_note_stands_at_the_message_that_reveals_it():
@@ -67,9 +68,9 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
         gold = question.options["abcd".index(question.gold)]
         line = held[about(question)]
         if gold == world.GENERIC_OPTION:
-            assert line.endswith("(somebody else).") or memory.FORGOTTEN in line
+            assert line.endswith(", not the user's own.") or line.endswith(": forgotten.")
         else:
-            assert line.lower() == f"enjoys {gold.lower()}"
+            assert line.lower().endswith(f": enjoys {gold.lower()}")
         assert (question.labels.pref_type == "ask_to_forget") == any(phrase in about(question) for phrase in of.withdrawn)
 
 
@@ -120,7 +121,7 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
     of = next(iter(split.histories.values()))
     for chunk in agent.chunks(of):
         shown = agent.tokenizer.decode(agent.update_ids(chunk, ""))
-        assert "Enjoys" not in shown and memory.FORGOTTEN not in shown
+        assert "Enjoys" not in shown and "forgotten" not in shown
 
 
 def test_cold_start_rows(mini_data, agent):
@@ -131,11 +132,15 @@ def test_cold_start_rows(mini_data, agent):
     gold = {question.id: question.gold for question in split.questions}
     assert reward.personamem([row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]) == [1.0] * len(answers)
     for row in answers:  # what is recalled stands in the memory that the prompt holds
-        recalled = row["completion"].removeprefix("<think>Remembered: ").split(". It is")[0]
+        recalled = row["completion"].removeprefix("<think>Remembered: ").split(". ")[0]
         assert f"- {recalled}." in row["before"].splitlines()
-    for before, after in zip(rows, list(rows)[1:], strict=False):
+    forgets = 0
+    for before, after in zip(rows, list(rows)[1:], strict=False):  # what an update should write becomes what the next should read
         if before["turn"] >= 0 and after["history_id"] == before["history_id"]:
-            assert after["before"] == before["completion"].replace(EMPTY, "")
+            ids = agent.tokenizer(before["completion"])["input_ids"]
+            assert agent.accept([*ids, 2], before["before"], [2]) == Update(after["before"])
+            forgets += "forget it" in before["completion"]
+    assert forgets > 20
 
 
 def test_a_target_that_the_memory_does_not_hold_recalls_nothing(mini_data):
@@ -171,8 +176,8 @@ def test_base_texts_rewrite_memories_without_a_question(mini_data):
             rewritten += 1
             before = messages[-2]["content"].split("user:\n")[-1]
             changed += before != messages[-1]["content"]
-            assert messages[-1]["content"] == EMPTY or all(line.startswith("- Enjoys ") for line in messages[-1]["content"].splitlines())
+            assert messages[-1]["content"] == EMPTY or all(": Enjoys " in line or line.endswith(": forgotten.") for line in messages[-1]["content"].splitlines())
         else:
-            assert all(m["content"].startswith("Remembered: Enjoys ") for m in messages if m["role"] == "assistant")
+            assert all(m["content"].startswith("Remembered: ") for m in messages if m["role"] == "assistant")
     assert rewritten > 150 and changed > 100
     assert memory_document(Random(5), 0.5) == memory_document(Random(5), 0.5)

@@ -43,6 +43,13 @@ def test_nothing_usable_keeps_the_previous_memory(written, finished):
     assert update.empty
 
 
+def test_what_a_line_says_to_forget_is_not_stored():
+    written = "- music: Enjoys jazz, forget it.\n- Plays golf; forget that\n- What I told of my three cats: many, forget it\n- tea: green"
+    assert accept(written, "- old", finished=True, budget=9, count=words) == Update("- music: forgotten.\n- tea: green")
+    assert accept("- Plays golf, forget it.", "- Plays golf.", finished=True, budget=9, count=words) == Update("")
+    assert accept("- Never wants to forget it all", "", finished=True, budget=9, count=words).memory == "- Never wants to forget it all"
+
+
 def test_a_memory_may_be_emptied_in_so_many_words():
     assert accept("(empty)", "- old", finished=True, budget=5, count=words) == Update("")
     assert accept("(empty)", "- old", finished=False, budget=5, count=words).memory == "- old"
