@@ -32,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command.add_argument("--dtype", default="auto", help="of the weights: float32, bfloat16 (default: as stored)")
         command.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
         command.add_argument("--seed", type=int, default=0, help="of samples (default: 0)")
-    writing.add_argument("--history", required=True, type=Path, metavar="FILE", help="chat as JSON: a list of {role, content}")
-    writing.add_argument("--out", required=True, type=Path, metavar="FILE", help="the memory, such as memory.md; continued where it exists")
+    writing.add_argument(
+        "--history", required=True, type=Path, metavar="FILE", help="chat as JSON: a list of {role, content}"
+    )
+    writing.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="the memory, such as memory.md; continued where it exists"
+    )
     writing.add_argument("--chunk-tokens", type=int, default=5000, help="of a chunk (default: %(default)s)")
     writing.add_argument("--max-chunks", type=int, help="read only the newest so many chunks (default: all)")
     for command in (showing, answering):
@@ -67,23 +71,33 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
         chunks = agent.chunks(history)
         done = kept.unread(chunks)
         _check_length(model, agent, chunks, args.memory_tokens)
-        console.print(f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
-                      + (f", of which {done} are read" if done else ""), markup=False)
+        console.print(
+            f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
+            + (f", of which {done} are read" if done else ""),
+            markup=False,
+        )
         if kept.edited:
-            console.print(f"{args.out}: the file has changed since the last turn; it goes on from the file as it is", markup=False)
+            console.print(
+                f"{args.out}: the file has changed since the last turn; it goes on from the file as it is", markup=False
+            )
         for turn in write(agent, generate, model.end_ids, [history], [kept]):
             print_turn(turn, agent.count(turn.update.memory), console)
         record = kept.record
     cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
-    console.print(f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
-                  f"{cut} updates were over-long and cut, {empty} empty; {record.input_tokens:,} tokens read, "
-                  f"{record.output_tokens:,} written", markup=False)
+    console.print(
+        f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
+        f"{cut} updates were over-long and cut, {empty} empty; {record.input_tokens:,} tokens read, "
+        f"{record.output_tokens:,} written",
+        markup=False,
+    )
     return 0
 
 
 def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
     """What an update did to the memory, as a diff of lines."""
-    said = ["over-long, cut at its last whole bullet"] * turn.update.cut + ["no bullet written, the memory stays"] * turn.update.empty
+    said = ["over-long, cut at its last whole bullet"] * turn.update.cut + [
+        "no bullet written, the memory stays"
+    ] * turn.update.empty
     console.rule(f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said), align="left")
     print_changes(turn.before, turn.update.memory, console)
 
@@ -139,5 +153,8 @@ def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget:
     """Refuse chunks and memories that the model has no positions for, before anything is read."""
     needed = max(len(agent.update_ids(chunk, "")) for chunk in chunks) + 2 * budget
     if model.longest is not None and needed > model.longest:
-        raise DataError(f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of {model.name}; "
-                        "choose smaller --chunk-tokens or --memory-tokens")
+        raise DataError(
+            f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of "
+            f"{model.name}; "
+            "choose smaller --chunk-tokens or --memory-tokens"
+        )

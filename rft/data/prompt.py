@@ -84,7 +84,8 @@ class PromptTokens:
         return list(self._questions[question])
 
     def final_ids(self, text: str, name: str = "this message") -> list[int]:
-        """Ids of `text` as a final user message, and of the generation prompt: what follows `history_ids`. `name`: in errors."""
+        """Ids of `text` as a final user message, and of the generation prompt: what follows
+        `history_ids`. `name`: what errors call it."""
         rendered = self._render([*self._short, {"role": "user", "content": text}])
         if not rendered.startswith(self._head + self._opening):
             raise ModelError(f"{self._name}: the chat template renders {name} in a form of its own")

@@ -137,16 +137,16 @@ def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
         said += f", {_percent(summaries['memory_sft']['accuracy'])} before GRPO"
     found = [said + "."]
     if "history_long" in summaries:
-        whole, read = summaries["history_long"], memory["input_tokens_per_question"]
+        whole = summaries["history_long"]
+        read, all_of_it = memory["input_tokens_per_question"], whole["input_tokens_per_question"]
         found.append(
-            f"It reads {read:,.0f} tokens for a question; with the whole history in sight the model reads "
-            f"{whole['input_tokens_per_question']:,.0f} ({whole['input_tokens_per_question'] / read:.1f} times as many) and gets "
-            f"{_percent(whole['accuracy'])}."
+            f"It reads {read:,.0f} tokens for a question; with the whole history in sight the model reads {all_of_it:,.0f} "
+            f"({all_of_it / read:.1f} times as many) and gets {_percent(whole['accuracy'])}."
         )
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
         found.append(
-            f"Of {gone['written']} things that users asked to forget and that stood in a memory, {gone['gone']} are gone from it "
+            f"Of {gone['written']} things that users asked to forget and that stood in a memory, {gone['gone']} are gone "
             f"({_percent(gone['rate'])})."
         )
     return found

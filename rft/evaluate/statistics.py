@@ -29,7 +29,8 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
         unparsed_rate, format_rate, answer_letters: as in `reward.mcq_metrics`; cut_off_rate: share of
         completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
         means; input_tokens_with_writing: the former, with what was read to write the memories spread over the
-        questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n}}}; seconds: time spent answering.
+        questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n}}};
+        seconds: time spent answering.
     """
     summary = {
         "accuracy": _mean([row["score"] for row in rows]),

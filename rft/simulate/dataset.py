@@ -31,7 +31,8 @@ def count_tokens(text: str) -> int:
 
 
 def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str, object]]:
-    """The questions of one persona in random order, as rows of the official columns; `long`: the persona with its long history."""
+    """The questions of one persona in random order, as rows of the official columns; `long`: the persona with its long
+    history."""
     rng = Random(f"questions-{seed}-{persona.id}")
     about = {"name": persona.name, "age": persona.age, "occupation": persona.occupation}
     out: list[dict[str, object]] = []
@@ -69,7 +70,8 @@ def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str,
     """The columns about one window's history."""
     sizes = [sum(count_tokens(m["content"]) for m in block.messages) for block in persona.blocks]
     total = count_tokens(persona.system) + sum(sizes)
-    filler = sum(size for size, block in zip(sizes, persona.blocks, strict=True) if block.fact is None) if window == "128k" else 0
+    fillers = [size for size, block in zip(sizes, persona.blocks, strict=True) if block.fact is None]
+    filler = sum(fillers) if window == "128k" else 0
     evidence = max(i for i, block in enumerate(persona.blocks) if block.fact is fact)
     return {
         f"chat_history_{window}_link": history_link(persona.id, window),
@@ -119,7 +121,8 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
             with open(partial / f"benchmark/text/{name}.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
-                for persona_id in track(splits[name], f"simulating {name}", console=console or Console(stderr=True), transient=True):
+                bar = {"console": console or Console(stderr=True), "transient": True}
+                for persona_id in track(splits[name], f"simulating {name}", **bar):
                     persona = mini.make_persona(seed, persona_id, FORGET_KINDS if name == "forget" else mini.KINDS)
                     long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
                     of_persona = rows(seed, persona, long)
@@ -135,8 +138,9 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
     (partial / "README.md").write_text(
         f"# Simulated mini personas\n\n{personas} personas, seed {seed}; questions: "
         + ", ".join(f"{name} {counts[name]}" for name in counts)
-        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same chats with more\n"
-        f"filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold starts and reports, never for a prompt.\n", encoding="utf-8")
+        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same chats\n"
+        f"with more filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold starts and reports,\n"
+        "never for a prompt.\n", encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rmdir()

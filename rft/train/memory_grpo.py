@@ -1,10 +1,10 @@
 """Reinforcement fine-tuning of the agentic memory: one memory of a history answers many of its questions.
 
-What happens in a step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are written for
-it side by side, each chunk by chunk, and each answers all the questions, `answers_per_memory` times. A memory's updates are credited
-with the mean reward of its answers against the other memories of the history, an answer with its own (`rft.train.trajectory`). Then
-every turn becomes a row; rows made are rows trained, which is checked. The loss is TRL's; all turns go through the prefix tree and
-the shared-prefix sampler.
+What happens in a step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are
+written for it side by side, each chunk by chunk, and each answers all the questions, `answers_per_memory` times. A memory's
+updates are credited with the mean reward of its answers against the other memories of the history, an answer with its own
+(`rft.train.trajectory`). Then every turn becomes a row; rows made are rows trained, which is checked. The loss is TRL's; all
+turns go through the prefix tree and the shared-prefix sampler.
 
 A batch counts trajectories (memories), not rows.
 
@@ -53,18 +53,37 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
     """The fields of history GRPO and those of the memory. `num_generations` counts the memories of one history,
     `max_completion_length` the tokens of an answer; a batch counts memories."""
 
-    answers_per_memory: int = field(default=1, metadata={
-        "help": "Answers to each question from each memory; from 2 on they compete with one another, not across memories."})
-    turn_weighting: str = field(default="token", metadata={
-        "help": "What counts the same in the loss: every token, every turn, or every trajectory.", "choices": list(trajectory.WEIGHTINGS)})
-    memory_rewards: list[str] = field(default_factory=list, metadata={
-        "help": "Rewards of the memory itself, such as reward.memory.within_budget; added to the mean reward of its answers."})
+    answers_per_memory: int = field(
+        default=1,
+        metadata={
+            "help": "Answers to each question from each memory; from 2 on they compete with one another, not across memories."
+        },
+    )
+    turn_weighting: str = field(
+        default="token",
+        metadata={
+            "help": "What counts the same in the loss: every token, every turn, or every trajectory.",
+            "choices": list(trajectory.WEIGHTINGS),
+        },
+    )
+    memory_rewards: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Rewards of the memory itself, such as reward.memory.within_budget, added to that of its answers."
+        },
+    )
     memory_reward_weights: list[float] | None = field(default=None, metadata={"help": "Their weights (default: 1 each)."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, allowed in (("turn_weighting", trajectory.WEIGHTINGS), ("loss_type", WEIGHTED_LOSSES), ("scale_rewards", ("group", "none")),
-                             ("multi_objective_aggregation", ("sum_then_normalize",)), ("use_vllm", (False,)), ("eval_strategy", ("no",))):
+        for key, allowed in (
+            ("turn_weighting", trajectory.WEIGHTINGS),
+            ("loss_type", WEIGHTED_LOSSES),
+            ("scale_rewards", ("group", "none")),
+            ("multi_objective_aggregation", ("sum_then_normalize",)),
+            ("use_vllm", (False,)),
+            ("eval_strategy", ("no",)),
+        ):
             value = getattr(self, key)
             value = getattr(value, "value", value)
             if value not in allowed:
@@ -73,7 +92,10 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
             raise RecipeError(f"answers_per_memory {self.answers_per_memory}: expected 1 or more")
         weights = self.memory_reward_weights
         if weights is not None and len(weights) != len(self.memory_rewards):
-            raise RecipeError(f"memory_reward_weights has {len(weights)} numbers for {len(self.memory_rewards)} memory_rewards; give one each")
+            raise RecipeError(
+                f"memory_reward_weights has {len(weights)} numbers for {len(self.memory_rewards)} memory_rewards; give one "
+                f"each"
+            )
 
     def units_per_generation(self) -> int:
         """Histories in a generation batch over all ranks.
@@ -84,37 +106,60 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
         share = self.per_device_train_batch_size * self.steps_per_generation
         if share % self.num_generations:
             raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation {self.steps_per_generation} = "
+                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation "
+                f"{self.steps_per_generation} = "
                 f"{share} memories a rank, which is no multiple of num_generations {self.num_generations}; make the product "
-                f"{max(1, round(share / self.num_generations)) * self.num_generations}, so that a history stays on one rank")
+                f"{max(1, round(share / self.num_generations)) * self.num_generations}, so that a history stays on one rank"
+            )
         return share * self.world_size // self.num_generations
 
+    def arithmetic(self) -> str:
+        """The batch in words."""
+        histories, memories = self.units_per_generation(), self.num_generations
+        optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
+        against = "the others from the same memory" if self.answers_per_memory > 1 else "those from the other memories"
+        return (
+            f"a generation batch: {histories} histories x {memories} memories = {histories * memories} trajectories, each "
+            f"of which answers up "
+            f"to {self.questions_per_history} questions x {self.answers_per_memory}; for {optimizer_steps:g} optimizer "
+            f"step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation} "
+            f"micro-batch{'es' * (self.steps_per_generation != 1)} of "
+            f"{self.per_device_train_batch_size} trajectories a process, over {self.world_size} "
+            f"process{'es' * (self.world_size != 1)}. An "
+            f"update competes with the {memories} memories of its history, an answer to a question with {against}; every "
+            f"{self.turn_weighting} counts the same"
+        )
 
-def arithmetic(args: MemoryGRPOConfig, chunks: Sequence[int], units: int) -> str:
-    """What a step is made of, in words. chunks: of each history; units: a history with the questions it is asked at once."""
+
+def in_words(args: MemoryGRPOConfig, chunks: Sequence[int], units: int) -> str:
+    """What the data makes of a batch. chunks: of each history; units: a history with the questions it is asked at once."""
     histories = args.units_per_generation()
-    memories, typical = histories * args.num_generations, sorted(chunks)[len(chunks) // 2]
+    memories, median = histories * args.num_generations, sorted(chunks)[len(chunks) // 2]
     answers = memories * args.questions_per_history * args.answers_per_memory
-    updates = args.steps_per_generation // args.gradient_accumulation_steps * args.num_iterations
-    against = "the other answers from the same memory" if args.answers_per_memory > 1 else "those from the other memories"
     return (
-        f"a generation is {histories} histories x {args.num_generations} memories = {memories} trajectories, on {args.world_size} "
-        f"process(es); a history has {min(chunks)} to {max(chunks)} chunks (median {typical}), so about {memories * typical} updates; each "
-        f"memory answers up to {args.questions_per_history} questions x {args.answers_per_memory}, so {answers} answers: about "
-        f"{memories * typical + answers} rows, in {args.steps_per_generation} micro-batches of {args.per_device_train_batch_size} "
-        f"trajectories a process and {max(1, updates)} optimizer step(s). An update competes with the {args.num_generations} memories of its "
-        f"history, an answer with {against}; every {args.turn_weighting} counts the same. {units} units make an epoch of "
-        f"{units // histories} generations")
+        f"a history has {min(chunks)} to {max(chunks)} chunks (median {median}), so a generation has about "
+        f"{memories * median} updates "
+        f"and {answers} answers: about {memories * median + answers} rows; {units} units make an epoch of "
+        f"{units // histories} generations"
+    )
 
 
 class MemoryGRPOTrainer(HistoryGRPOTrainer):
-    """GRPO over memory trajectories. `train_dataset`: rows of `memory_units`; `notes`: for `memory_rewards` that ask what was withdrawn.
-    `reward_funcs` judge answers, `memory_rewards` memories."""
+    """GRPO over memory trajectories. `train_dataset`: rows of `memory_units`; `notes`: for `memory_rewards` that ask what was
+    withdrawn. `reward_funcs` judge answers, `memory_rewards` memories."""
 
     args: MemoryGRPOConfig
 
-    def __init__(self, *, agent: MemoryAgent, split: Split, args: MemoryGRPOConfig, notes: Mapping[str, Notes] | None = None,
-                 memory_rewards: Sequence[Callable[..., list[float | None]]] = (), **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        agent: MemoryAgent,
+        split: Split,
+        args: MemoryGRPOConfig,
+        notes: Mapping[str, Notes] | None = None,
+        memory_rewards: Sequence[Callable[..., list[float | None]]] = (),
+        **kwargs: Any,
+    ):
         super().__init__(split=split, tokens=agent.tokens, args=args, **kwargs)
         self._agent, self._notes = agent, notes or {}
         self._memory_rewards = list(memory_rewards)
@@ -123,7 +168,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         self._from_start = False  # whether all micro-batches of the generation are trained in this process
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        return GRPOTrainer._get_train_sampler(self, dataset)  # a row is a history with its questions: TRL's own order keeps it whole
+        return GRPOTrainer._get_train_sampler(
+            self, dataset
+        )  # a row is a history with its questions: TRL's own order keeps it whole
 
     # Rollout: one record a trajectory.
 
@@ -138,12 +185,15 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _roll_out(self, units: list[dict[str, Any]]) -> list[Trajectory]:
-        """A trajectory per unit of the batch (each history stands there `num_generations` times in a row), rewarded and credited."""
+        """A trajectory per unit of the batch (each history stands there `num_generations` times in a row), rewarded and
+        credited."""
         start = time.perf_counter()
         found = []
         for unit in units:
             history = self._split.histories[unit["history_id"]]
-            found.append(Trajectory(history, self._agent.chunks(history), [self._question[name] for name in unit["question_ids"]]))
+            found.append(
+                Trajectory(history, self._agent.chunks(history), [self._question[name] for name in unit["question_ids"]])
+            )
         self._write(found)
         self._answer(found)
         seconds = time.perf_counter() - start
@@ -162,7 +212,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         for place in range(longest):
             writing = [t for t in found if place < len(t.chunks)]
             prompts = [self._agent.update_ids(t.chunks[place], t.memory) for t in writing]
-            for t, prompt, (completion, logps) in zip(writing, prompts, self._draw(prompts, self._agent.settings.memory_tokens), strict=True):
+            for t, prompt, (completion, logps) in zip(
+                writing, prompts, self._draw(prompts, self._agent.settings.memory_tokens), strict=True
+            ):
                 update = self._agent.accept(completion, t.memory, self.eos_token_ids)
                 t.updates.append(Turn(prompt, completion, logps, update=update))
                 t.memory = update.memory
@@ -175,7 +227,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             t.answers.append(Turn(prompt, completion, logps, question=question))
 
     def _draw(self, prompts: list[list[int]], longest: int) -> list[tuple[list[int], list[float] | None]]:
-        """A completion and its log-probs for each prompt. A rank that has none to draw goes along with the others, for nothing."""
+        """A completion and its log-probs for each prompt. A rank that has none to draw goes along with the others, for
+        nothing."""
         with self._at_most(longest):
             completions, logps = self._generate_single_turn(prompts or [[self._tokenizer.pad_token_id]], None, {}, 1)
         return list(zip(completions, logps or [None] * len(completions), strict=True))[: len(prompts)]
@@ -193,11 +246,23 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         turns = [turn for t in found for turn in t.answers]
         questions = [turn.question for turn in turns if turn.question is not None]
         completions = self._texts(turns)
-        columns = {"answer": [q.gold for q in questions], "pref_type": [q.labels.pref_type for q in questions],
-                   "question_id": [q.id for q in questions], "history_id": [q.history_id for q in questions]}
+        columns = {
+            "answer": [q.gold for q in questions],
+            "pref_type": [q.labels.pref_type for q in questions],
+            "question_id": [q.id for q in questions],
+            "history_id": [q.history_id for q in questions],
+        }
         weights = self.reward_weights.tolist()
-        per_function = [function(prompts=[""] * len(turns), completions=completions, completion_ids=[turn.completion for turn in turns],
-                                 trainer_state=self.state, **columns) for function in self.reward_funcs]
+        per_function = [
+            function(
+                prompts=[""] * len(turns),
+                completions=completions,
+                completion_ids=[turn.completion for turn in turns],
+                trainer_state=self.state,
+                **columns,
+            )
+            for function in self.reward_funcs
+        ]
         for turn, *scores in zip(turns, *per_function, strict=True):
             turn.reward = _weighted(weights, scores)
         if self._memory_rewards:
@@ -206,7 +271,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
                 "chunks": [[chunk.text for chunk in t.chunks] for t in found],
                 "cut": [[turn.update.cut for turn in t.updates if turn.update] for t in found],
                 "empty": [[turn.update.empty for turn in t.updates if turn.update] for t in found],
-                "withdrawn": [list(self._notes[t.history.id].withdrawn) if t.history.id in self._notes else [] for t in found],
+                "withdrawn": [
+                    list(self._notes[t.history.id].withdrawn) if t.history.id in self._notes else [] for t in found
+                ],
             }
             for t, *scores in zip(found, *(function(**about) for function in self._memory_rewards), strict=True):
                 bonus = _weighted(self._memory_weights, scores)
@@ -219,8 +286,12 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
 
     def _micro_batches(self, found: list[Trajectory], steps: int) -> list[dict[str, torch.Tensor]]:
         size = len(found) // steps
-        batches = [trajectory.rows(found[i : i + size], self.args.turn_weighting, self._tokenizer.pad_token_id, self.accelerator.device)
-                   for i in range(0, len(found), size)]
+        batches = [
+            trajectory.rows(
+                found[i : i + size], self.args.turn_weighting, self._tokenizer.pad_token_id, self.accelerator.device
+            )
+            for i in range(0, len(found), size)
+        ]
         if self.mask_truncated_completions:
             for batch in batches:
                 self._mask_truncated(batch)
@@ -239,13 +310,15 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         batch["tool_mask"] = batch["tool_mask"] * ended_B[:, None]
 
     def _add_logps(self, batch: dict[str, torch.Tensor]) -> None:
-        """The old log-probs, where the policy moves before they are used, and the reference's, where the loss asks for them (both as TRL
-        decides)."""
+        """The old log-probs, where the policy moves before they are used, and the reference's, where the loss asks for them
+        (both as TRL decides)."""
+
         def logps(model: Any) -> torch.Tensor:
             ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
             mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-            return self._get_per_token_logps_and_entropies(model, ids, mask, batch["completion_ids"].shape[1],
-                                                           batch_size=self.args.per_device_train_batch_size)[0]
+            return self._get_per_token_logps_and_entropies(
+                model, ids, mask, batch["completion_ids"].shape[1], batch_size=self.args.per_device_train_batch_size
+            )[0]
 
         if self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations):
             batch["old_per_token_logps"] = logps(self.model)
@@ -265,8 +338,10 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 and self._from_start:
             due = self._made * self.num_iterations
             if self._trained != due:
-                raise RuntimeError(f"{self._trained} rows were trained of {due} that the trajectories made ({self._made} x "
-                                   f"{self.num_iterations} iterations): turns were lost or trained twice")
+                raise RuntimeError(
+                    f"{self._trained} rows were trained of {due} that the trajectories made ({self._made} x "
+                    f"{self.num_iterations} iterations): turns were lost or trained twice"
+                )
         return loss
 
     # Metrics, over all ranks.
@@ -276,9 +351,11 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         updates, answers = [u for t in found for u in t.updates], [a for t in found for a in t.answers]
         ends = set(self.eos_token_ids)
         values: dict[str, list[float]] = {
-            "reward": [t.reward - t.bonus for t in found], "reward_std": [_deviation(group) for group in groups],
+            "reward": [t.reward - t.bonus for t in found],
+            "reward_std": [_deviation(group) for group in groups],
             "frac_reward_zero_std": [float(_deviation(group) == 0) for group in groups],
-            "memory/tokens": [float(self._agent.count(t.memory)) for t in found], "memory/bonus": [t.bonus for t in found],
+            "memory/tokens": [float(self._agent.count(t.memory)) for t in found],
+            "memory/bonus": [t.bonus for t in found],
             "memory/updates": [float(len(t.updates)) for t in found],
             "memory/cut_rate": [float(u.update.cut) for u in updates if u.update],
             "memory/empty_rate": [float(u.update.empty) for u in updates if u.update],
@@ -298,8 +375,14 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
                     values.setdefault(f"accuracy/{name}", []).append(turn.reward)
         totals: Counter[str] = Counter()
         counts: Counter[str] = Counter()
-        for of_rank in gather_object([{name: (sum(x for x in v if not math.isnan(x)), sum(not math.isnan(x) for x in v))
-                                       for name, v in values.items()}]):
+        for of_rank in gather_object(
+            [
+                {
+                    name: (sum(x for x in v if not math.isnan(x)), sum(not math.isnan(x) for x in v))
+                    for name, v in values.items()
+                }
+            ]
+        ):
             for name, (total, count) in of_rank.items():
                 totals[name] += total
                 counts[name] += count
@@ -314,7 +397,10 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
     def _log_table(self, found: list[Trajectory], texts: list[str]) -> None:
         """One line a trajectory in TRL's table of completions: its memory and its answers."""
         each = iter(texts)
-        said = ["\n\n".join([t.memory, *(f"{turn.question.query}\n{next(each)}" for turn in t.answers if turn.question)]) for t in found]
+        said = [
+            "\n\n".join([t.memory, *(f"{turn.question.query}\n{next(each)}" for turn in t.answers if turn.question)])
+            for t in found
+        ]
         self._logs["prompt"].extend(gather_object([f"history {t.history.id}" for t in found]))
         self._logs["completion"].extend(gather_object(said))
         self._logs["rewards"]["trajectory"].extend(gather_object([t.reward for t in found]))
@@ -352,13 +438,23 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     for question in questions:
         question.check()
     units = memory_units(questions, args.questions_per_history, args.seed)
-    logger.info("memory GRPO: %s", arithmetic(args, [len(agent.chunks(split.histories[name])) for name in {*units["history_id"]}], len(units)))
+    logger.info(
+        "%s", in_words(args, [len(agent.chunks(split.histories[name])) for name in {*units["history_id"]}], len(units))
+    )
     args.remove_unused_columns = False
     trainer = MemoryGRPOTrainer(
-        agent=agent, split=split, model=load_policy(model), reward_funcs=rewards, args=args, train_dataset=units,
-        notes=load_notes(split) if memory_rewards else None, memory_rewards=memory_rewards, processing_class=tokenizer,
+        agent=agent,
+        split=split,
+        model=load_policy(model),
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=units,
+        notes=load_notes(split) if memory_rewards else None,
+        memory_rewards=memory_rewards,
+        processing_class=tokenizer,
         peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks])
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks],
+    )
     fit(trainer)
     trainer.save_model(args.output_dir)
     trainer.save_state()

@@ -28,7 +28,9 @@ class MemoryArguments:
     """How a history is read into a memory."""
 
     chunk_tokens: int = field(default=5000, metadata={"help": "Most tokens of a chunk of a history."})
-    memory_tokens: int = field(default=2048, metadata={"help": "Most tokens of a memory, and of an update (paper 2,048, scripts 1,024)."})
+    memory_tokens: int = field(
+        default=2048, metadata={"help": "Most tokens of a memory, and of an update (paper 2,048, scripts 1,024)."}
+    )
     max_chunks: int | None = field(default=None, metadata={"help": "Only the newest so many chunks of a history are read."})
 
     def settings(self) -> MemorySettings:
@@ -42,8 +44,11 @@ class MemoryArguments:
 def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
     """The training split and its questions. Raises RecipeError for a limit that the memory has no use for."""
     if data.max_prompt_tokens is not None:
-        raise RecipeError(f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history in chunks, however long it is; remove the "
-                          "field, and set chunk_tokens")
+        raise RecipeError(
+            f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history in chunks, however long it is; remove "
+            f"the "
+            "field, and set chunk_tokens"
+        )
     if data.context != "history":
         logger.warning("context %s is ignored: the memory arm sees the memory alone", data.context)
     return load_questions(data, None)
@@ -52,12 +57,13 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
 def answer_target(question: Question, lines: Mapping[str, str]) -> str:
     """The answer that the cold start imitates, from what the memory says of the question's topic; its letter is gold."""
     line = lines.get(about(question))
-    return f"<think>Remembered: {line or 'nothing that may be used.'} {chosen(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
+    thought = f"Remembered: {line or 'nothing that may be used.'} {chosen(question)}"
+    return f"<think>{thought}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
 def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent) -> Dataset:
-    """A row per update and per answer: {history_id, turn, question_id, before, completion}; `before` is the memory that the prompt
-    holds, `turn` the chunk of an update (-1: an answer).
+    """A row per update and per answer: {history_id, turn, question_id, before, completion}; `before` is the memory that the
+    prompt holds, `turn` the chunk of an update (-1: an answer).
 
     Raises:
         RecipeError: a target memory is larger than the budget.
@@ -74,22 +80,36 @@ def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, No
         for turn, chunk in enumerate(chunks):
             after = held.memory(chunk.last)
             if (tokens := agent.count(after)) > budget:
-                raise RecipeError(f"memory_tokens {budget}: the memory of {split.histories[history_id].path} should hold {tokens} tokens; "
-                                  "raise memory_tokens")
+                raise RecipeError(
+                    f"memory_tokens {budget}: the memory of {split.histories[history_id].path} should hold {tokens} tokens; "
+                    "raise memory_tokens"
+                )
             written = held.update(chunk.first, chunk.last)
-            rows.append({"history_id": history_id, "turn": turn, "question_id": "", "before": before, "completion": written or EMPTY})
+            rows.append(
+                {"history_id": history_id, "turn": turn, "question_id": "", "before": before, "completion": written or EMPTY}
+            )
             before = after
         lines = held.lines(chunks[-1].last)
-        rows += [{"history_id": history_id, "turn": -1, "question_id": question.id, "before": before,
-                  "completion": answer_target(question, lines)} for question in asked]
+        rows += [
+            {
+                "history_id": history_id,
+                "turn": -1,
+                "question_id": question.id,
+                "before": before,
+                "completion": answer_target(question, lines),
+            }
+            for question in asked
+        ]
     updates = sum(row["turn"] >= 0 for row in rows)
-    logger.info("cold start of the memory: %d updates and %d answers over %d histories", updates, len(rows) - updates, len(of_history))
+    logger.info(
+        "cold start of the memory: %d updates and %d answers over %d histories", updates, len(rows) - updates, len(of_history)
+    )
     return Dataset.from_list(rows)
 
 
 def memory_units(questions: Sequence[Question], per_memory: int, seed: int) -> Dataset:
-    """A row per unit: one history and up to `per_memory` of its questions, which one memory answers. Every question is in one unit;
-    which ones go together follows from the seed."""
+    """A row per unit: one history and up to `per_memory` of its questions, which one memory answers. Every question is in one
+    unit; which ones go together follows from the seed."""
     rng = Random(f"units-{seed}")
     of_history: dict[str, list[Question]] = {}
     for question in questions:
@@ -98,6 +118,11 @@ def memory_units(questions: Sequence[Question], per_memory: int, seed: int) -> D
     for history_id, asked in of_history.items():
         drawn = rng.sample(asked, len(asked))
         for start in range(0, len(drawn), per_memory):
-            rows.append({"prompt": f"history {history_id}", "history_id": history_id,
-                         "question_ids": [question.id for question in drawn[start : start + per_memory]]})
+            rows.append(
+                {
+                    "prompt": f"history {history_id}",
+                    "history_id": history_id,
+                    "question_ids": [question.id for question in drawn[start : start + per_memory]],
+                }
+            )
     return Dataset.from_list(rows)

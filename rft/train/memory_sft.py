@@ -1,7 +1,7 @@
 """The cold start of the memory: supervised fine-tuning on updates and on answers, one model for both.
 
-A row is one turn: an update (chunk and memory -> the memory rewritten, from what the data knows that the chunk reveals, changes or
-withdraws) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
+A row is one turn: an update (chunk and memory -> the memory rewritten, from what the data knows that the chunk reveals,
+changes or withdraws) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
 
     accelerate launch -m rft.train.memory_sft --config recipes/quickstart/memory_sft.yaml
     accelerate launch --num_processes 8 -m rft.train.memory_sft --config recipes/personamem_v2/memory_sft_32k.yaml
@@ -35,7 +35,9 @@ class TurnCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.agent.tokenizer
-        return pad([(self._prompt(row), completion_ids(tokenizer, row["completion"])) for row in rows], tokenizer.pad_token_id)
+        return pad(
+            [(self._prompt(row), completion_ids(tokenizer, row["completion"])) for row in rows], tokenizer.pad_token_id
+        )
 
     def _prompt(self, row: dict[str, Any]) -> list[int]:
         if row["turn"] < 0:
@@ -53,9 +55,14 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
     trainer = SFTTrainer(
-        model=load_policy(model), args=args, train_dataset=sft_rows(questions, split, load_notes(split), agent),
-        processing_class=tokenizer, data_collator=TurnCollator(split, agent), peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks])
+        model=load_policy(model),
+        args=args,
+        train_dataset=sft_rows(questions, split, load_notes(split), agent),
+        processing_class=tokenizer,
+        data_collator=TurnCollator(split, agent),
+        peft_config=get_peft_config(model),
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
+    )
     fit(trainer)
     trainer.save_model(args.output_dir)
     trainer.save_state()

@@ -21,8 +21,8 @@ SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
 def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
-    """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged. `tokens` may be
-    None where there is no such limit.
+    """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged.
+    `tokens` may be None where there is no such limit.
 
     Raises:
         RecipeError: no question is left.
@@ -68,8 +68,8 @@ def chosen(question: Question) -> str:
 
 
 def target(question: Question) -> str:
-    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so that
-    each step of the answer copies something near."""
+    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so
+    that each step of the answer copies something near."""
     return f"<think>{reasoning(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 

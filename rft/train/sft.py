@@ -1,8 +1,8 @@
 """The cold start: supervised fine-tuning that teaches the form of an answer (a short reason, then a boxed letter).
 
-Loss on the completion only. TRL's SFTTrainer does the training; rows hold ids, and prompts are put together batch by batch from
-the history's cached tokens. Targets reason inside think tags, since targets without reasoning (as the paper's scripts have them)
-would teach GRPO's format gate nothing.
+Loss on the completion only. TRL's SFTTrainer does the training; rows hold ids, and prompts are put together batch by batch
+from the history's cached tokens. Targets reason inside think tags, since targets without reasoning (as the paper's scripts
+have them) would teach GRPO's format gate nothing.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
     accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
@@ -27,8 +27,9 @@ from rft.train.start import fit, load_policy, run_main
 
 
 class AnswerCollator:
-    """Rows {question_id, completion} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its end),
-    padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
+    """Rows {question_id, completion} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its
+    end), padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without
+    one."""
 
     def __init__(self, split: Split, tokens: PromptTokens):
         self.split, self.tokens = split, tokens
@@ -50,7 +51,8 @@ def completion_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """(prompt, completion) pairs as input_ids_BT, position_ids_BT and labels_BT (-100 but for the completions), padded on the right."""
+    """(prompt, completion) pairs as input_ids_BT, position_ids_BT and labels_BT (-100 but for the completions), padded on the
+    right."""
     longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
     input_ids_BT = torch.full((len(pairs), longest), pad_token_id)
     labels_BT = torch.full((len(pairs), longest), -100)

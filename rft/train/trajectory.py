@@ -1,14 +1,14 @@
 """One memory trajectory and what each of its turns is credited with.
 
-Invariant: rewards and advantages are settled while a trajectory is one record; only then are its turns expanded to rows, each turn to
-exactly one.
+Invariant: rewards and advantages are settled while a trajectory is one record; only then are its turns expanded to rows, each
+turn to exactly one.
 
     history ── update c1 ── update c2 ── ... ── update cT ── memory ─┬─ answer q1 (A times)
                                                                      └─ answer qQ (A times)
 
-A memory serves all its questions, so an update is credited with the mean reward of all answers (and the memory's own rewards), against
-the other trajectories of the same history. An answer is credited with its own reward: against the other answers to the same question
-from the same memory where there are several (A > 1), else against those from the other memories.
+A memory serves all its questions, so an update is credited with the mean reward of all answers (and the memory's own
+rewards), against the other trajectories of the same history. An answer is credited with its own reward: against the other
+answers to the same question from the same memory where there are several (A > 1), else against those from the other memories.
 """
 
 import math
@@ -29,8 +29,8 @@ EPSILON = 1e-4  # beside a group's deviation, as TRL has it
 
 @dataclass
 class Turn:
-    """One prompt and what the model wrote, as token ids, with the sampler's log-probs. `question` is None for an update, `update` for
-    an answer. `reward` of an answer may be NaN: it could not be scored."""
+    """One prompt and what the model wrote, as token ids, with the sampler's log-probs. `question` is None for an update,
+    `update` for an answer. `reward` of an answer may be NaN: it could not be scored."""
 
     prompt: list[int]
     completion: list[int]
@@ -65,8 +65,8 @@ class Trajectory:
 
 
 def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
-    """Rewards of a group less their mean, divided by their deviation (n - 1, plus `EPSILON`) if `scale`. NaN counts for nothing and
-    gets 0."""
+    """Rewards of a group less their mean, divided by their deviation (n - 1, plus `EPSILON`) if `scale`. NaN counts for
+    nothing and gets 0."""
     scored = [reward for reward in rewards if not math.isnan(reward)]
     if len(scored) < 2:
         return [0.0] * len(rewards)
@@ -97,10 +97,13 @@ def token_weight(trajectory: Trajectory, turn: Turn, weighting: str) -> float:
     return 1.0 / len(turn.completion) / (1 if weighting == "turn" else len(trajectory.turns))
 
 
-def rows(trajectories: Sequence[Trajectory], weighting: str, pad_token_id: int, device: Any = "cpu") -> dict[str, torch.Tensor]:
+def rows(
+    trajectories: Sequence[Trajectory], weighting: str, pad_token_id: int, device: Any = "cpu"
+) -> dict[str, torch.Tensor]:
     """The turns as rows in TRL's form: prompts padded on the left, completions on the right (B rows, P and C columns).
 
-    `tool_mask` holds each token's weight: TRL multiplies its mask of completion tokens with it, in the loss and in every mean.
+    `tool_mask` holds each token's weight: TRL multiplies its mask of completion tokens with it, in the loss and in every
+    mean.
     """
     pairs = [(trajectory, turn) for trajectory in trajectories for turn in trajectory.turns]
     turns = [turn for _, turn in pairs]
@@ -117,8 +120,12 @@ def rows(trajectories: Sequence[Trajectory], weighting: str, pad_token_id: int, 
         if turn.logps is not None:
             logps_BC[b, :c] = torch.tensor(turn.logps)
     batch = {
-        "prompt_ids": prompt_ids_BP, "prompt_mask": prompt_mask_BP, "completion_ids": completion_ids_BC,
-        "completion_mask": completion_mask_BC, "tool_mask": weights_BC, "advantages": torch.tensor([t.advantage for t in turns]),
+        "prompt_ids": prompt_ids_BP,
+        "prompt_mask": prompt_mask_BP,
+        "completion_ids": completion_ids_BC,
+        "completion_mask": completion_mask_BC,
+        "tool_mask": weights_BC,
+        "advantages": torch.tensor([t.advantage for t in turns]),
     }
     if all(turn.logps is not None for turn in turns):
         batch["sampling_per_token_logps"] = logps_BC

@@ -1,4 +1,5 @@
-"""Chunks lose nothing and fit; an update's prompt holds its chunk and the memory before it, and nothing of a question or a later chunk."""
+"""Chunks lose nothing and fit; an update's prompt holds its chunk and the memory before it, and nothing of a question or a
+later chunk."""
 
 import random
 
@@ -83,9 +84,11 @@ def test_prompts_are_the_templates_own_rendering(tokenizer, mini_data):
     split = load_split(mini_data, "val")
     question = split.questions[0]
     for chunk in agent.chunks(split.history_of(question)):
-        said = [{"role": "system", "content": agent.tokens._short[0]["content"]},
-                *({"role": m.role, "content": m.content} for m in chunk.history.messages),
-                {"role": "user", "content": update_message("- Enjoys tea.")}]
+        said = [
+            {"role": "system", "content": agent.tokens._short[0]["content"]},
+            *({"role": m.role, "content": m.content} for m in chunk.history.messages),
+            {"role": "user", "content": update_message("- Enjoys tea.")},
+        ]
         whole = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
         assert agent.update_ids(chunk, "- Enjoys tea.") == whole
     shown = tokenizer.decode(agent.answer_ids(question, "- Enjoys tea."))
@@ -93,7 +96,8 @@ def test_prompts_are_the_templates_own_rendering(tokenizer, mini_data):
 
 
 def test_no_question_no_option_and_no_later_chunk_is_in_an_update_prompt(tokenizer, mini_data):
-    """Token for token: an update's prompt is made of its chunk, the memory and fixed words, whatever is asked and said later."""
+    """Token for token: an update's prompt is made of its chunk, the memory and fixed words, whatever is asked and said
+    later."""
     split = load_split(mini_data, "train")
     agent = MemoryAgent(tokenizer, MemorySettings(100, 60))
     for of in list(split.histories.values())[:10]:
@@ -105,10 +109,16 @@ def test_no_question_no_option_and_no_later_chunk_is_in_an_update_prompt(tokeniz
             for question in asked:
                 assert question.query not in shown
                 assert all(option not in shown for option in question.options)
-            assert all(m.content not in shown or m.content in chunk.text for later in found[place + 1 :] for m in later.history.messages)
+            assert all(
+                m.content not in shown or m.content in chunk.text
+                for later in found[place + 1 :]
+                for m in later.history.messages
+            )
             assert all(message.content in shown for message in chunk.history.messages)
         # the same beginning of a history with another end: the same prompts
-        cut = history(*[(m.role, m.content) for m in of.messages[: found[1].first]], ("user", "Something else altogether. " * 60))
+        cut = history(
+            *[(m.role, m.content) for m in of.messages[: found[1].first]], ("user", "Something else altogether. " * 60)
+        )
         assert agent.update_ids(agent.chunks(cut)[0], "") == agent.update_ids(found[0], "")
 
 

@@ -18,7 +18,11 @@ from rft.simulate import memory, mini, world
 from rft.simulate.memory_reading import memory_document
 from rft.train.memory_rows import answer_target, memory_units, sft_rows
 
-REAL = Path("/nowhere") if not (here := Path(__file__).resolve().parents[3] / "shared/data/personamem_v2_sample").exists() else here
+REAL = (
+    Path("/nowhere")
+    if not (here := Path(__file__).resolve().parents[3] / "shared/data/personamem_v2_sample").exists()
+    else here
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +108,10 @@ def test_labels_of_the_real_sample_are_found_in_its_history():
     assert of.memory(10_000).startswith("- ")
 
 
-@pytest.mark.parametrize(("line", "said"), [
-    ("{", "line 1: not a record of memory targets"), ('{"history": "x", "notes": [], "withdrawn": []}', "nothing about")])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{", "line 1: not a record of memory targets"), ('{"history": "x", "notes": [], "withdrawn": []}', "nothing about")],
+)
 def test_a_broken_side_file_is_named(mini_data, tmp_path, line, said):
     folder = tmp_path / "data"
     shutil.copytree(mini_data, folder)
@@ -130,12 +136,16 @@ def test_cold_start_rows(mini_data, agent):
     answers = [row for row in rows if row["turn"] < 0]
     assert len(answers) == len(split.questions)
     gold = {question.id: question.gold for question in split.questions}
-    assert reward.personamem([row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]) == [1.0] * len(answers)
+    assert reward.personamem([row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]) == [
+        1.0
+    ] * len(answers)
     for row in answers:  # what is recalled stands in the memory that the prompt holds
         recalled = row["completion"].removeprefix("<think>Remembered: ").split(". ")[0]
         assert f"- {recalled}." in row["before"].splitlines()
     forgets = 0
-    for before, after in zip(rows, list(rows)[1:], strict=False):  # what an update should write becomes what the next should read
+    for before, after in zip(
+        rows, list(rows)[1:], strict=False
+    ):  # what an update should write becomes what the next should read
         if before["turn"] >= 0 and after["history_id"] == before["history_id"]:
             ids = agent.tokenizer(before["completion"])["input_ids"]
             assert agent.accept([*ids, 2], before["before"], [2]) == Update(after["before"])
@@ -176,7 +186,9 @@ def test_base_texts_rewrite_memories_without_a_question(mini_data):
             rewritten += 1
             before = messages[-2]["content"].split("user:\n")[-1]
             changed += before != messages[-1]["content"]
-            assert messages[-1]["content"] == EMPTY or all(": Enjoys " in line or line.endswith(": forgotten.") for line in messages[-1]["content"].splitlines())
+            assert messages[-1]["content"] == EMPTY or all(
+                ": Enjoys " in line or line.endswith(": forgotten.") for line in messages[-1]["content"].splitlines()
+            )
         else:
             assert all(m["content"].startswith("Remembered: ") for m in messages if m["role"] == "assistant")
     assert rewritten > 150 and changed > 100

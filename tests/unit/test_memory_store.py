@@ -1,4 +1,5 @@
-"""A memory on disk is never lost: whole at every moment, the version before kept, one writer at a time, resumed at its chunk."""
+"""A memory on disk is never lost: whole at every moment, the version before kept, one writer at a time, resumed at its
+chunk."""
 
 import json
 import multiprocessing
@@ -59,7 +60,11 @@ def test_stopped_and_resumed_it_ends_with_the_same_memory(agent, tmp_path):
     rest = Scribe(agent)
     turns = run(agent, tmp_path / "m.md", of, rest)
     assert [turn.number for turn in turns] == list(range(3, total + 1))
-    assert (tmp_path / "m.md").read_text() == (tmp_path / "whole.md").read_text() == "\n".join(f"- Thing {i}" for i in range(total)) + "\n"
+    assert (
+        (tmp_path / "m.md").read_text()
+        == (tmp_path / "whole.md").read_text()
+        == "\n".join(f"- Thing {i}" for i in range(total)) + "\n"
+    )
     one, other = (read_record(tmp_path / name) for name in ("m.md", "whole.md"))
     assert one == other and one.finished
     assert run(agent, tmp_path / "m.md", of, Scribe(agent, stop=0)) == []  # nothing is read twice
@@ -128,7 +133,11 @@ def test_an_edit_into_nonsense_is_refused_and_kept(agent, tmp_path):
     of = history(40)
     with pytest.raises(KeyboardInterrupt):
         run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
-    for nonsense, said in ((b"\xff\xfe\x00", "not UTF-8"), (b"hello\n", "line 1 is no bullet"), (b"- long " * 900, "at most 400")):
+    for nonsense, said in (
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"hello\n", "line 1 is no bullet"),
+        (b"- long " * 900, "at most 400"),
+    ):
         (tmp_path / "m.md").write_bytes(nonsense)
         with pytest.raises(DataError, match=said):
             run(agent, tmp_path / "m.md", of, Scribe(agent))
@@ -139,7 +148,9 @@ def test_deleted_it_starts_anew(agent, tmp_path):
     of = history(40)
     run(agent, tmp_path / "m.md", of, Scribe(agent))
     (tmp_path / "m.md").unlink()
-    assert [turn.number for turn in run(agent, tmp_path / "m.md", of, Scribe(agent))] == list(range(1, len(agent.chunks(of)) + 1))
+    assert [turn.number for turn in run(agent, tmp_path / "m.md", of, Scribe(agent))] == list(
+        range(1, len(agent.chunks(of)) + 1)
+    )
 
 
 def test_a_conversation_that_has_grown_is_read_on(agent, tmp_path):

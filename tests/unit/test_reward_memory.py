@@ -14,8 +14,9 @@ def test_they_can_be_named_in_a_recipe():
 
 def test_within_budget_is_the_share_of_good_updates():
     memories = [["- a", "- a\n- b"], ["- a", "- a"], []]
-    assert within_budget(memories, cut=[[False, False], [False, True], []], empty=[[False, False], [False, False], []],
-                         chunks=[], withdrawn=[]) == [1.0, 0.5, None]
+    assert within_budget(
+        memories, cut=[[False, False], [False, True], []], empty=[[False, False], [False, False], []], chunks=[], withdrawn=[]
+    ) == [1.0, 0.5, None]
 
 
 def test_writing_nothing_is_not_within_budget():
@@ -28,14 +29,18 @@ def test_a_memory_in_its_own_words_is_not_copied():
     assert not_copied([[]], [[]]) == [None]
 
 
-@pytest.mark.parametrize("copied", [
-    "- " + CHUNK,
-    "- " + CHUNK.upper(),
-    "- I spent -- the whole; rainy weekend, (listening) to *jazz* records again",  # other punctuation
-    "- I spent the whole rainy\n- weekend listening to jazz records again",  # over two bullets
-    "- I sp\u200bent the whole rainy weekend listening to jazz\u00ad records again",  # invisible characters
-    "- I spent the whole rainy weekend listening to jazz records again" + "\n- Other words of my own, many of them." * 50,  # diluted
-])
+@pytest.mark.parametrize(
+    "copied",
+    [
+        "- " + CHUNK,
+        "- " + CHUNK.upper(),
+        "- I spent -- the whole; rainy weekend, (listening) to *jazz* records again",  # other punctuation
+        "- I spent the whole rainy\n- weekend listening to jazz records again",  # over two bullets
+        "- I sp\u200bent the whole rainy weekend listening to jazz\u00ad records again",  # invisible characters
+        "- I spent the whole rainy weekend listening to jazz records again"
+        + "\n- Other words of my own, many of them." * 50,  # diluted
+    ],
+)
 def test_copying_is_found_in_disguise(copied):
     assert not_copied([[copied]], [[CHUNK]]) == [0.0]
 
@@ -53,10 +58,20 @@ def test_what_was_withdrawn_must_be_gone():
     assert forgotten_absent([[memory]], [[]]) == [None]
 
 
-@pytest.mark.parametrize("kept", [
-    "- Enjoys listening to jazz.", "- JAZZ!", "- j a z z", "- j-a-z-z lover", "- ja\u200bzz", "- ｊａｚｚ", "- Jazz,blues", "- not_jazz",
-    "- Never mention jazz.",
-])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "- Enjoys listening to jazz.",
+        "- JAZZ!",
+        "- j a z z",
+        "- j-a-z-z lover",
+        "- ja\u200bzz",
+        "- ｊａｚｚ",
+        "- Jazz,blues",
+        "- not_jazz",
+        "- Never mention jazz.",
+    ],
+)
 def test_a_withdrawn_thing_is_found_however_it_is_spelled(kept):
     assert forgotten_absent([[kept + "\n- Enjoys drinking tea."]], [["jazz"]]) == [0.0]
 
@@ -73,10 +88,19 @@ def test_a_whole_preference_is_found_in_other_words_and_not_by_chance():
     assert not speaks_of("- Runs workshops on pottery.\n- Participates in debates.", phrase)
 
 
-@pytest.mark.parametrize("secret", [
-    "ann@example.org", "+49 170 123 4567", "4111 1111 1111 1111", "4111-1111-1111-1111", "078-05-1120", "sk-abcdefgh12345", "41111111\u200b11111111",
-    "４１１１１１１１１１１１",
-])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "ann@example.org",
+        "+49 170 123 4567",
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "078-05-1120",
+        "sk-abcdefgh12345",
+        "41111111\u200b11111111",
+        "４１１１１１１１１１１１",
+    ],
+)
 def test_sensitive_values_cost_the_reward(secret):
     assert sensitive_absent([[f"- Enjoys tea.\n- Reach them at {secret}."]]) == [0.0]
 
