@@ -7,7 +7,8 @@ settings are never mixed with these.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from rft.data.history import History
 from rft.data.question import Question
@@ -32,8 +33,7 @@ class Answerer(Protocol):
     """A model with its context, a rule, or anything else that answers questions.
 
     name: as it is shown. context: what it sees of the history ("none": nothing). settings: JSON values, such
-    as a fingerprint of the weights, that its answers depend on. An answerer may have a method
-    `prepare(histories)`, which is called once, before anything is asked about these histories.
+    as a fingerprint of the weights, that its answers depend on.
     """
 
     name: str
@@ -42,4 +42,15 @@ class Answerer(Protocol):
 
     def answer(self, questions: Sequence[Question], history: History | None) -> Sequence[Answer]:
         """One answer per question, in order. All are about `history`, which is None in context "none"."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """An answerer that reads histories into memories, in `folder`, before anything is asked about them."""
+
+    folder: Path
+
+    def prepare(self, histories: Sequence[History]) -> None:
+        """Write the memories that are not there yet."""
         ...

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rft.data.dataset import HUB_ID, WINDOWS, Split, load_split
 from rft.data.prompt import CONTEXTS, final_message
 from rft.data.question import Question
-from rft.evaluate.answer import Answer, Answerer
+from rft.evaluate.answer import Answer, Answerer, Remembers
 from rft.evaluate.results import Results, write_whole
 from rft.evaluate.rules import RULES, RuleAnswers
 
@@ -73,11 +73,11 @@ def evaluate(
             )
         _answer_all(todo, split, answerer, batch_size, results, console)
         rows = [results.rows[question.id] for question in questions]
-        extra = {}
-        if answerer.context == "memory":
+        extra: dict[str, Any] = {}
+        if isinstance(answerer, Remembers):
             from rft.evaluate.memory import forgotten
 
-            extra = {"forgotten": forgotten(split, out / MEMORIES)}
+            extra = {"forgotten": forgotten(split, answerer.folder)}
         summary = {
             "model": answerer.name,
             **about,
@@ -88,11 +88,11 @@ def evaluate(
         }
         write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         write_evaluation_report(summary, rows, out / "report.html")
-        if answerer.context == "memory":
+        if isinstance(answerer, Remembers):
             from rft.evaluate.memory import timelines
             from rft.evaluate.report import write_memory_report
 
-            write_memory_report(summary, timelines(split, out / MEMORIES, rows), out / "memory.html")
+            write_memory_report(summary, timelines(split, answerer.folder, rows), out / "memory.html")
     return summary
 
 
@@ -115,8 +115,8 @@ def _answer_all(
         TextColumn("{task.fields[right]} right"),
         TimeRemainingColumn(),
     )
-    if (prepare := getattr(answerer, "prepare", None)) is not None:
-        prepare([split.histories[history] for history in dict.fromkeys(question.history_id for question in todo)])
+    if isinstance(answerer, Remembers):
+        answerer.prepare([split.histories[history] for history in dict.fromkeys(q.history_id for q in todo)])
     answered, right = 0, 0.0
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task(f"asking {escape(answerer.name)}", total=len(todo), right="0")

@@ -26,8 +26,9 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
     persona = mini.make_persona(rng.getrandbits(40), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
-    start = rng.randint(0, len(persona.blocks) - 1)
-    stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
+    count = len(persona.blocks)
+    start = max(rng.randrange(count), rng.randrange(count))  # the later, the more there is to keep
+    stop = rng.randint(start + 1, min(count, start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
     found = [memory.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None]
     held = Notes(tuple(note for note in found if note is not None), ())
     before, after = held.lines(start - 1), held.update(start, stop - 1)

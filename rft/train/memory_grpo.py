@@ -168,9 +168,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         self._from_start = False  # whether all micro-batches of the generation are trained in this process
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        return GRPOTrainer._get_train_sampler(
-            self, dataset
-        )  # a row is a history with its questions: TRL's own order keeps it whole
+        # A row is a history with its questions, so TRL's own order keeps histories whole.
+        return GRPOTrainer._get_train_sampler(self, dataset)
 
     # Rollout: one record a trajectory.
 
