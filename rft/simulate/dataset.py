@@ -138,9 +138,9 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
     (partial / "README.md").write_text(
         f"# Simulated mini personas\n\n{personas} personas, seed {seed}; questions: "
         + ", ".join(f"{name} {counts[name]}" for name in counts)
-        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same chats\n"
-        f"with more filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold starts and reports,\n"
-        "never for a prompt.\n", encoding="utf-8")
+        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same\n"
+        f"chats with more filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold\n"
+        "starts and reports, never for a prompt.\n", encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rmdir()
