@@ -127,10 +127,6 @@ class HistoryGRPOTrainer(GRPOTrainer):
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
 
-    @property
-    def _mode(self) -> str:
-        return "train" if self.model.training else "eval"
-
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         dataset = self.train_dataset if dataset is None else dataset
         return HistorySampler(
