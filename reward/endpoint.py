@@ -9,11 +9,13 @@ setting or file has it.
 import asyncio
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,10 +56,13 @@ class Reply:
 
 
 class Budget:
-    """Dollars that several endpoints may share. limit: None for no limit. Used from one event loop at a time."""
+    """Dollars that several endpoints may share. limit: None for no limit. ledger: a file with a line for each amount
+    spent, so that a run that is killed and started again stays within the same budget. Used from one event loop at a
+    time."""
 
-    def __init__(self, limit: float | None = None):
-        self.limit, self.spent, self.set_aside = limit, 0.0, 0.0
+    def __init__(self, limit: float | None = None, ledger: Path | None = None):
+        self.limit, self.ledger = limit, ledger
+        self.spent, self.set_aside = _spent_before(ledger), 0.0
         self._waiting: list[asyncio.Future[None]] = []
 
     async def reserve(self, cost: float) -> None:
@@ -73,8 +78,13 @@ class Budget:
 
     def settle(self, reserved: float, spent: float) -> None:
         """Give back what was set aside for a call and count what it cost."""
-        self.set_aside = max(0.0, self.set_aside - reserved) if self.set_aside - reserved > 1e-12 else 0.0
+        left = self.set_aside - reserved
+        self.set_aside = left if left > 1e-12 else 0.0  # sums of floats
         self.spent += spent
+        if spent and self.ledger is not None:
+            self.ledger.parent.mkdir(parents=True, exist_ok=True)
+            with self.ledger.open("a", encoding="ascii") as file:
+                file.write(f"{spent:.9f}\n")
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             if not waiter.done():
@@ -268,6 +278,13 @@ class Endpoint:
             cost=self._cost(tokens_in, tokens_out) if tokens_in else most,
             failures=dict(failures),
         )
+
+
+def _spent_before(ledger: Path | None) -> float:
+    if ledger is None or not ledger.exists():
+        return 0.0
+    lines = ledger.read_text(encoding="ascii", errors="replace").splitlines()
+    return sum(float(line) for line in lines if re.fullmatch(r"\d+\.\d{9}", line))  # a line cut short was of a call that was killed
 
 
 def _count(usage: Any, name: str) -> int:

@@ -76,6 +76,11 @@ class Results:
             ) from None
         self.rows.update((row["id"], row) for row in rows)
 
+    def replace(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the file anew with these rows, whole or not at all; nothing can be appended after it."""
+        write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.rows = {row["id"]: row for row in rows}
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
