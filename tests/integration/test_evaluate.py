@@ -18,12 +18,13 @@ from transformers import set_seed
 from rft.data.dataset import load_split
 from rft.data.prompt import CONTEXTS, messages
 from rft.errors import CheckpointError, DataError, ModelError
-from rft.evaluate import run as evaluate_run
+from rft.evaluate import command as evaluate_command
 from rft.evaluate.answer import Answer
 from rft.evaluate.backend import LocalModel, ModelAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.rules import RuleAnswers
-from rft.evaluate.run import add_arguments, batches, evaluate
+from rft.evaluate.command import add_arguments
+from rft.evaluate.run import batches, evaluate
 from rft.simulate.dataset import simulate_mini
 from rft.train.tiny import make_model, make_tokenizer
 
@@ -110,7 +111,9 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
         "answer_letters", "model", "context", "data_sha256", "seconds",
     }  # fmt: skip
     assert agreed <= set(summary) and summary["data_sha256"] == split.sha256
-    assert list(summary["by"]) == ["pref_type", "who", "updated", "scenario", "distance"]
+    assert list(summary["by"]) == [
+        "pref_type", "who", "updated", "scenario", "distance", "pref_type_who", "history_length",
+    ]  # fmt: skip
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert "<svg" in (tmp_path / "report.html").read_text()
     for row in read_rows(tmp_path):
@@ -277,7 +280,7 @@ def test_prompts_longer_than_the_model_are_refused(model, split, tmp_path):
 def command(*words):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return evaluate_run.run(parser.parse_args(words))
+    return evaluate_command.run(parser.parse_args(words))
 
 
 def test_command_with_a_model(checkpoint, data, tmp_path, capsys):
@@ -335,5 +338,5 @@ def test_command_refuses_bad_options(words, capsys):
 
 
 def test_the_command_starts_without_torch():
-    code = "import sys, rft.evaluate.run; sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
+    code = "import sys, rft.evaluate.command, rft.evaluate.compare; sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -20,7 +20,7 @@ def row(i, persona, score, **labels):
     completion = f"<think>Hm.</think>\\boxed{{{'a' if score else 'b'}}}"
     return {
         "id": f"benchmark-{i}", "persona_id": persona, "labels": known | labels, "gold": "a",
-        "answered": "a" if score else "b", "score": float(score), "completion": completion, "finished": True,
+        "options": ["some tea", "milk", "coffee!", "mate"], "answered": "a" if score else "b", "score": float(score), "completion": completion, "finished": True,
         "input_tokens": 100 + i, "output_tokens": 10, "seconds": 0.5,
     }  # fmt: skip
 
@@ -58,6 +58,12 @@ def test_summary_of_four_rows_by_hand():
         "updated": {"false": (2 / 3, 3), "true": (0.0, 1)},
         "scenario": {"chat": (2 / 3, 3), "translation": (0.0, 1)},
         "distance": {"0": (0.0, 1), "1-127": (1.0, 2), "unknown": (0.0, 1)},
+        "pref_type_who": {
+            "ask_to_forget, self": (1.0, 1),
+            "neutral_preferences, others": (0.0, 1),
+            "neutral_preferences, self": (0.5, 2),
+        },
+        "history_length": {"unknown": (0.5, 4)},
     }
     assert list(found["by"]["distance"]) == ["0", "1-127", "unknown"]
 
