@@ -56,22 +56,23 @@ class EndpointAnswers:
 
     async def _answers(self, asked: Iterator[tuple[Question, History | None]]) -> AsyncIterator[Asked]:
         calls: set[asyncio.Task[Asked]] = set()
-        stop: EndpointError | None = None
+        stop: BudgetSpent | None = None
         while True:
             while stop is None and len(calls) < self.endpoint.concurrency and (pair := next(asked, None)) is not None:
                 calls.add(asyncio.create_task(self._ask(*pair)))
             if not calls:
                 break
             done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            errors = [error for call in done if (error := call.exception()) is not None]
             for call in done:
-                try:
+                if call.exception() is None:
                     yield call.result()
-                except EndpointError as error:
-                    stop = stop or error
-                    if not isinstance(error, BudgetSpent):
-                        for other in calls:
-                            other.cancel()
-                        raise
+            stop = stop or next((error for error in errors if isinstance(error, BudgetSpent)), None)
+            if fatal := [error for error in errors if not isinstance(error, BudgetSpent)]:
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+                raise fatal[0]
         if stop is not None:
             raise stop
 

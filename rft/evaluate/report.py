@@ -47,6 +47,8 @@ def write_evaluation_report(
     written.
     """
     is_open = bool(rows[0].get("open_ended"))
+    shown = [name for name in CATEGORIES if _worth_showing(name, summary)]
+    beside = _beside(summary)
     found = browser.entries({"": rows})
     _write(
         path,
@@ -55,15 +57,12 @@ def write_evaluation_report(
         summary=summary,
         is_open=is_open,
         controls={key: (CONTROLS[key], cell) for key, cell in summary["controls"].items()},
-        beside=charts.intervals(
-            {"": _beside(summary)}, "Accuracy of this run and its controls, with 95 % intervals", chance=not is_open
-        ),
+        beside=charts.intervals({"": beside}, "This run and its controls: accuracy with 95 % intervals", chance=not is_open)
+        if beside else "",
         published=[(name, values[is_open]) for name, *values in published.OVERALL],
         published_by={key: [row[1:] for row in published.BY_CATEGORY if row[0] == key] for key in CATEGORIES},
         note=published.NOTE,
-        categories=[
-            _category(name, {"": summary["by"][name]}, chance=not is_open) for name in CATEGORIES if _worth_showing(name, summary)
-        ],
+        categories=[_category(name, {"": summary["by"][name]}, chance=not is_open) for name in shown if summary["n"]],
         gold_letters={letter: sum(row["gold"] == letter for row in rows) for letter in LETTERS},
         transcripts=_sample(rows),
     )

@@ -93,8 +93,9 @@ class Results:
         """Write `run.json` for a new run, or compare an old one with this run."""
         path = self.folder / SETTINGS
         identity = json.loads(json.dumps(identity))
-        if not path.exists():
-            if self.path.stat().st_size:
+        empty = not self.path.stat().st_size
+        if empty or not path.exists():  # of a run that never got an answer nothing is lost
+            if not empty:
                 raise DataError(
                     f"{self.path}: results without the {SETTINGS} that says what they are of; "
                     "name another --out or remove the file"

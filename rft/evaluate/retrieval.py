@@ -29,7 +29,7 @@ class Retrieval:
 
     def __init__(self, passages: int = PASSAGES, embed: Embed | None = None, embedding_model: str | None = None):
         self.passages, self.embed = passages, embed
-        self.settings: dict[str, Any] = {"passages": passages, "window": WINDOW, "overlap": OVERLAP}
+        self.settings: dict[str, Any] = {"passages": passages, "passage_messages": WINDOW, "passage_overlap": OVERLAP}
         self.settings["retriever"] = f"embeddings: {embedding_model}" if embed else "bm25"
         self._index: tuple[str, Any] = ("", None)  # of the history asked about last
         self._found: tuple[tuple[str, str], list[range]] = (("", ""), [])

@@ -123,7 +123,7 @@ def _collect(
 ) -> tuple[list[dict[str, Any]], int]:
     """The rows of one folder after asking what it lacks, and how many could not be had."""
     asked = asking.asks(split.questions[: asking.limit])
-    identity = _about(split, answerer) | dict(answerer.settings) | _identity(asking, judge)
+    identity = dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
     with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
         todo = [ask for ask in asked if ask.id not in results.rows]
         if len(todo) < len(asked):
