@@ -46,13 +46,18 @@ INSTRUCTIONS = (
 )
 
 
-def case_of(pref_type: str, who: str = "self", sensitive: bool = False) -> str:
-    """The case of a question, from its labels: a key of RUBRICS."""
+def case_and_fact(
+    pref_type: str, who: str, sensitive: bool, preference: str, prev_pref: str, **others: Any
+) -> tuple[str, str]:
+    """(key of RUBRICS, the fact that the judge is told), from a question's labels. What the user asked to forget
+    stands in `prev_pref`; `preference` has it inside of a "do not remember"."""
     if sensitive or pref_type in ("sensitive_info", "sensitive_information"):
-        return "sensitive"
+        return "sensitive", preference
     if who in ("others", "other"):
-        return "others"
-    return "forget" if pref_type == "ask_to_forget" else "own"
+        return "others", preference
+    if pref_type == "ask_to_forget":
+        return "forget", prev_pref or preference
+    return "own", preference
 
 
 class Judge:

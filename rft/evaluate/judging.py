@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reward.endpoint import EndpointError
-from reward.judge import Judge, case_of, majority
+from reward.judge import Judge, case_and_fact, majority
 from reward.mcq import has_reasoning
 
 if TYPE_CHECKING:
@@ -35,10 +35,8 @@ def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console |
 
         async def one(row: dict[str, Any]) -> None:
             async with slots:
-                labels = row["labels"]
-                case = case_of(labels["pref_type"], labels["who"], labels["sensitive"])
-                known = labels["prev_pref"] if case == "forget" and labels["prev_pref"] else labels["preference"]
-                votes = await judge.votes(case, row["query"], row["completion"], known)
+                case, fact = case_and_fact(**row["labels"])
+                votes = await judge.votes(case, row["query"], row["completion"], fact)
             verdict = majority(votes)
             score = None if verdict is None else float(verdict and has_reasoning(row["completion"]))
             judged[row["id"]] = row | {"votes": votes, "score": score}

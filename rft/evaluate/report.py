@@ -98,7 +98,7 @@ def write_comparison_report(
                 "tables": {name: found["by"][key] for name, found in against.items()},
             }
             for key, title in CATEGORIES.items()
-            if len(next(iter(against.values()))["by"][key]) > 1
+            if _worth_showing(key, next(iter(against.values()))) and len(next(iter(against.values()))["by"][key]) > 1
         ],
     )
 

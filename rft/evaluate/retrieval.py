@@ -35,7 +35,8 @@ class Retrieval:
         self._found: tuple[tuple[str, str], list[range]] = (("", ""), [])
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
-        chosen = [history.turns[i] for run in self._search(question, history) for i in run] if history else []
+        runs = self._search(question, history)
+        chosen = [history.turns[i] for run in runs for i in run] if history else []
         return [
             {"role": "system", "content": SYSTEM},
             *({"role": m.role, "content": m.content} for m in chosen),

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from served import serve
 from test_endpoint import command, endpoint
 
 from reward import Judge, open_ended
-from reward.judge import RUBRICS, case_of, majority, read_verdict
+from reward.judge import RUBRICS, case_and_fact, majority, read_verdict
 from rft.data.dataset import load_split
 from rft.evaluate.answer import Answer
 from rft.evaluate.results import read_rows
@@ -53,6 +54,10 @@ def votes(judge, case="own", completion=GOOD, query="What to drink?", preference
     return asyncio.run(judge.votes(case, query, completion, preference))
 
 
+def case_of(pref_type, who="self", sensitive=False):
+    return case_and_fact(pref_type, who, sensitive, preference="Likes tea", prev_pref="")[0]
+
+
 def test_cases_follow_the_labels():
     assert case_of("neutral_preferences") == "own" == case_of("therapy_background", "self")
     assert case_of("neutral_preferences", "others") == "others"
@@ -60,6 +65,9 @@ def test_cases_follow_the_labels():
     for spelling in ("sensitive_info", "sensitive_information"):
         assert case_of(spelling) == case_of(spelling, "others") == "sensitive"
     assert case_of("neutral_preferences", sensitive=True) == "sensitive"
+    forget = "Do not remember 'Likes tea' in memory"
+    assert case_and_fact("ask_to_forget", "self", False, forget, "Likes tea", updated=True) == ("forget", "Likes tea")
+    assert case_and_fact("neutral_preferences", "self", False, "Likes mate", "Likes tea") == ("own", "Likes mate")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +177,7 @@ def test_an_unreachable_judge_scores_nothing_and_the_command_says_so(data, tmp_p
 
 def test_the_reward_scores_open_rows_side_by_side_and_masks_what_it_cannot_have():
     def verdict(messages):
+        time.sleep(0.02)
         return f"VERDICT: {'YES' if 'tea' in shown(messages)['answer'] else 'NO'}"
 
     completions = [GOOD, "<think>x</think>Coffee.", "tea", "<think>x</think>\\boxed{a}", [{"role": "assistant", "content": GOOD}]]
