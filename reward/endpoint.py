@@ -69,8 +69,10 @@ class Budget:
         """Set `cost` aside; waits while other calls hold what would be needed. Raises BudgetSpent."""
         while self.limit is not None and self.spent + self.set_aside + cost > self.limit:
             if not self.set_aside:
-                raise BudgetSpent(f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} are spent and the "
-                                  f"next may cost ${cost:.4f}; raise --budget and run the same command again, it goes on")
+                raise BudgetSpent(
+                    f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} are spent and the "
+                    f"next may cost ${cost:.4f}; raise --budget and run the same command again, it goes on"
+                )
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
@@ -115,10 +117,14 @@ class Endpoint:
     ):
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
-            raise EndpointError(f"{base_url!r}: expected the base URL of an OpenAI-compatible API, such as http://localhost:8000/v1")
+            raise EndpointError(
+                f"{base_url!r}: expected the base URL of an OpenAI-compatible API, such as http://localhost:8000/v1"
+            )
         if address.username or address.password or address.query:
-            raise EndpointError(f"{address.hostname}: a base URL with a user, password or query would be written to result files; "
-                                f"give the key in the environment variable {key_variable or KEY_VARIABLE}")
+            raise EndpointError(
+                f"{address.hostname}: a base URL with a user, password or query would be written to result files; "
+                f"give the key in the environment variable {key_variable or KEY_VARIABLE}"
+            )
         if key_variable and not os.environ.get(key_variable):
             raise EndpointError(f"the environment variable {key_variable} is not set; put the key of {base_url} there")
         if budget and budget.limit is not None and not any(price):
@@ -144,8 +150,10 @@ class Endpoint:
         except openai.APITimeoutError:
             return  # busy: calls are repeated
         except openai.APIConnectionError as error:
-            raise EndpointError(f"{self.base_url}: nothing answers there ({self.clean(error.__cause__ or error)}); start the server "
-                                "or correct the URL") from None
+            raise EndpointError(
+                f"{self.base_url}: nothing answers there ({self.clean(error.__cause__ or error)}); start the server "
+                "or correct the URL"
+            ) from None
         except openai.APIStatusError as error:
             self._refuse_for_good(error)
             return
@@ -178,7 +186,9 @@ class Endpoint:
                 spent = most  # a call that breaks off may still be billed
                 try:
                     async with asyncio.timeout(self.timeout):
-                        response = await self._client.chat.completions.create(model=self.model, messages=list(messages), **options)
+                        response = await self._client.chat.completions.create(
+                            model=self.model, messages=list(messages), **options
+                        )
                     reply = self._reply(response, most, failures)
                     spent = reply.cost
                     self.answered += 1
@@ -199,7 +209,9 @@ class Endpoint:
         if not self.answered:  # nothing ever worked, so it is not about this call
             if kind == "malformed":
                 raise self._not_an_api()
-            raise EndpointError(f"{self.base_url}: no call has worked ({kind}: {reason}); check the URL, the model name and the server")
+            raise EndpointError(
+                f"{self.base_url}: no call has worked ({kind}: {reason}); check the URL, the model name and the server"
+            )
         raise Unanswered(f"{kind}: {reason}", failures)
 
     def _enter(self) -> None:
@@ -246,16 +258,22 @@ class Endpoint:
     def _refuse_for_good(self, error: Any) -> None:
         if error.status_code in (401, 403):
             what = "refuses the key in" if os.environ.get(self.key_variable) else "wants a key; put it into"
-            raise EndpointError(f"{self.base_url} {what} the environment variable {self.key_variable} ({error.status_code})") from None
+            raise EndpointError(
+                f"{self.base_url} {what} the environment variable {self.key_variable} ({error.status_code})"
+            ) from None
         if error.status_code == 404 and "chat" in str(error.request.url):
-            raise EndpointError(f"{self.base_url}: no model {self.model!r} or no chat API there (404: {self.clean(error)}); check the "
-                                "model name, and that the URL ends as the server says, often in /v1") from None
+            raise EndpointError(
+                f"{self.base_url}: no model {self.model!r} or no chat API there (404: {self.clean(error)}); check the "
+                "model name, and that the URL ends as the server says, often in /v1"
+            ) from None
         if error.status_code == 429 and getattr(error, "code", None) == "insufficient_quota":
             raise EndpointError(f"{self.base_url}: the account's quota is used up (429); top it up and run again") from None
 
     def _not_an_api(self) -> EndpointError:
-        return EndpointError(f"{self.base_url}: what it sends is no answer of an OpenAI-compatible API; expected its base URL, such as "
-                             "http://localhost:8000/v1")
+        return EndpointError(
+            f"{self.base_url}: what it sends is no answer of an OpenAI-compatible API; expected its base URL, such as "
+            "http://localhost:8000/v1"
+        )
 
     def _reply(self, response: Any, most: float, failures: Mapping[str, int]) -> Reply:
         """Raises ValueError where the response is not one of a chat API."""
@@ -284,7 +302,9 @@ def _spent_before(ledger: Path | None) -> float:
     if ledger is None or not ledger.exists():
         return 0.0
     lines = ledger.read_text(encoding="ascii", errors="replace").splitlines()
-    return sum(float(line) for line in lines if re.fullmatch(r"\d+\.\d{9}", line))  # a line cut short was of a call that was killed
+    return sum(
+        float(line) for line in lines if re.fullmatch(r"\d+\.\d{9}", line)
+    )  # a line cut short was of a call that was killed
 
 
 def _count(usage: Any, name: str) -> int:

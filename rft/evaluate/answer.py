@@ -63,8 +63,6 @@ class StreamingAnswerer(Protocol):
     context: str
     settings: dict[str, Any]
 
-    def stream(
-        self, asked: Iterable[tuple[Question, History | None]]
-    ) -> Iterator[tuple[Question, Answer | Unanswered, float]]:
+    def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[tuple[Question, Answer | Unanswered, float]]:
         """(question, its answer, seconds that took) for every question, in the order they are answered."""
         ...

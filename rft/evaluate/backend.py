@@ -40,9 +40,7 @@ class Generator(Protocol):
     fingerprint: str
     dtype: str
 
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
         """The completion of each prompt as token ids, up to and with the end token."""
         ...
 
@@ -59,9 +57,7 @@ class LocalModel:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = load_tokenizer(str(name))
         self._take(str(name), load_model(str(name), dtype=dtype).to(device).eval(), tokenizer)
-        self.model.generation_config = GenerationConfig(
-            eos_token_id=self.end_ids, pad_token_id=tokenizer.pad_token_id
-        )
+        self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=tokenizer.pad_token_id)
         self.shares = self._can_share()
         self.fingerprint = _fingerprint(self.model, tokenizer)
 
@@ -81,9 +77,7 @@ class LocalModel:
         self.longest = getattr(model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
         """The completion of each prompt as token ids, up to and with the end token; what prompts share is
         prefilled once, where the model allows it.
 
@@ -169,9 +163,7 @@ class ModelAnswers:
         for question, prompt in zip(questions, prompts, strict=True):
             self._check_length(question, len(prompt))
         try:
-            completions = self.model.generate(
-                prompts, self.max_new_tokens, self.temperature, seed_of(self.seed, questions)
-            )
+            completions = self.model.generate(prompts, self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
         except torch.cuda.OutOfMemoryError:
             raise ModelError(
                 f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit "

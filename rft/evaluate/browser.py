@@ -65,8 +65,11 @@ def _answer(name: str, row: Mapping[str, Any], shown: Mapping[str, Any], longest
     way += [f"sample {row['sample'] + 1}"] if row.get("sample") else []
     text = row["completion"]
     cut = len(text) - 2 * longest
-    answer = {"run": ", ".join([name, *way] if name else way), "status": status(row), "text": text if cut <= 0 else
-              f"{text[:longest]}\n[… {cut:,} characters more …]\n{text[-longest:]}"}
+    answer = {
+        "run": ", ".join([name, *way] if name else way),
+        "status": status(row),
+        "text": text if cut <= 0 else f"{text[:longest]}\n[… {cut:,} characters more …]\n{text[-longest:]}",
+    }
     if row.get("read"):
         answer["read"] = row["read"]
     if is_open(row):

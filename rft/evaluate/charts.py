@@ -41,14 +41,10 @@ _STYLE: Any = {
     "grid.color": _STAND_INS["grid"],
     "grid.linewidth": 0.6,
 }
-_NOT_OURS = re.compile(
-    r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S
-)  # ids nothing refers to
+_NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)  # ids nothing refers to
 
 
-def intervals(
-    series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True
-) -> Markup:
+def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True) -> Markup:
     """Accuracy with 95 % intervals: a row for each value, a mark in it for each series.
 
     series: {series name: {value: {accuracy, ci95, n}}}; the values of all series are shown, in the order in
@@ -57,9 +53,7 @@ def intervals(
     with _style():
         figure, axes = _marks(series, "accuracy")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xticks(
-            [0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %\nguessing" if chance else "25 %", "50 %", "75 %", "100 %"]
-        )
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %\nguessing" if chance else "25 %", "50 %", "75 %", "100 %"])
         if chance:
             axes.axvline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         return _svg(figure, title)
@@ -127,9 +121,7 @@ def curve(points: Sequence[tuple[float, float]], label: str, *, share: bool = Fa
             axes.set_ylim(-0.02, 1.02)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
             axes.axhline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            axes.text(
-                1, CHANCE, "guessing", transform=axes.get_yaxis_transform(), ha="right", va="bottom", size=8
-            )
+            axes.text(1, CHANCE, "guessing", transform=axes.get_yaxis_transform(), ha="right", va="bottom", size=8)
         axes.set_xlabel("step")
         axes.grid(axis="y")
         axes.tick_params(length=0)
@@ -145,10 +137,7 @@ def readable(value: str) -> str:
 
 def _moving_average(values: Sequence[float], window: int) -> list[float]:
     """Centred; shorter at both ends."""
-    return [
-        sum(near) / len(near)
-        for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))
-    ]
+    return [sum(near) / len(near) for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))]
 
 
 def _style() -> Any:

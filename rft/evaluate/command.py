@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft.data.dataset import HUB_ID, WINDOWS, Split, load_split
+from rft.data.dataset import HUB_ID, WINDOWS, load_split
 from rft.errors import DataError, ModelError
 from rft.evaluate.context import CONTEXTS, Context, Whole
 from rft.evaluate.rules import RULES, RuleAnswers
@@ -24,25 +24,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What each kind of answerer has a use for, with the defaults.
-ASKING: dict[str, Any] = {"context": "history", "max_new_tokens": 1024, "temperature": 0.0, "samples": 1, "option_orders": 1,
-                          "open_ended": False, "no_controls": False}
+ASKING: dict[str, Any] = {
+    "context": "history",
+    "max_new_tokens": 1024,
+    "temperature": 0.0,
+    "samples": 1,
+    "option_orders": 1,
+    "open_ended": False,
+    "no_controls": False,
+}
 ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
 ENDPOINT: dict[str, Any] = {"concurrency": 8, "attempts": 6, "timeout": 600.0, "api_key_env": None, "price": (0.0, 0.0)}
 RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
-JUDGE: dict[str, Any] = {"judge_model": None, "judge_base_url": None, "judge_api_key_env": None, "judge_price": (0.0, 0.0),
-                         "judge_cache": "~/.cache/rft/verdicts"}
+JUDGE: dict[str, Any] = {
+    "judge_model": None,
+    "judge_base_url": None,
+    "judge_api_key_env": None,
+    "judge_price": (0.0, 0.0),
+    "judge_cache": "~/.cache/rft/verdicts",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `rft evaluate`."""
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--model", metavar="PATH|NAME", help="checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
-                     "--base-url; or a quoted pattern such as 'out/checkpoint-*', each match of which is evaluated")
+    who.add_argument(
+        "--model",
+        metavar="PATH|NAME",
+        help="checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
+        "--base-url; or a quoted pattern such as 'out/checkpoint-*', each match of which is evaluated",
+    )
     who.add_argument("--rule", choices=RULES, help="answer by a rule that reads neither query nor history")
-    parser.add_argument("--out", required=True, metavar="DIR", help="for results.jsonl, summary.json, report.html; run again, it resumes")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="for results.jsonl, summary.json, report.html; run again, it resumes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of samples (default: 0)")
-    parser.add_argument("--track", action="store_true", help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no "
-                        "account)")
+    parser.add_argument(
+        "--track", action="store_true", help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no account)"
+    )
 
     data = parser.add_argument_group("questions")
     data.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
@@ -56,9 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument("--context", choices=CONTEXTS, help="what the model sees of the history (default: history)")
     asking.add_argument("--max-new-tokens", type=_positive, metavar="N", help="of a completion (default: 1024)")
     asking.add_argument("--temperature", type=_temperature, help="default: 0, greedy; 'server' leaves it to the endpoint")
-    asking.add_argument("--samples", type=_positive, metavar="N", help="completions of each prompt: mean, majority, pass@N (default: 1)")
-    asking.add_argument("--option-orders", type=int, choices=range(1, 5), help="rotations of the options: consistency, position bias "
-                        "(default: 1)")
+    asking.add_argument(
+        "--samples", type=_positive, metavar="N", help="completions of each prompt: mean, majority, pass@N (default: 1)"
+    )
+    asking.add_argument(
+        "--option-orders", type=int, choices=range(1, 5), help="rotations of the options: consistency, position bias (default: 1)"
+    )
     asking.add_argument("--open-ended", action="store_true", default=None, help="ask without options; a judge reads the answers")
     asking.add_argument("--no-controls", action="store_true", default=None, help="do not ask the model without the history too")
 
@@ -69,12 +91,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     there = parser.add_argument_group("a model behind an OpenAI-compatible URL")
     there.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1")
-    there.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the key (default: OPENAI_API_KEY, "
-                       "where it is set)")
+    there.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable that holds the key (default: OPENAI_API_KEY, where it is set)"
+    )
     there.add_argument("--concurrency", type=_positive, metavar="N", help="calls in flight (default: 8)")
     there.add_argument("--attempts", type=_positive, metavar="N", help="how often a call is tried (default: 6)")
     there.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="of one attempt (default: 600)")
-    there.add_argument("--price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens read and written")
+    there.add_argument(
+        "--price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens read and written"
+    )
     parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="never spend more than this in --out, judge included")
 
     retrieval = parser.add_argument_group("context retrieval")
@@ -106,8 +131,15 @@ def run(args: argparse.Namespace) -> int:
             answerer, blind, settings = _answerers(args, name, budget)
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
-                split, out, answerer, limit=args.limit, batch_size=settings.get("batch_size", 8), judge=_judge(args, settings, budget),
-                blind=blind, seed=args.seed, **asking,
+                split,
+                out,
+                answerer,
+                limit=args.limit,
+                batch_size=settings.get("batch_size", 8),
+                judge=_judge(args, settings, budget),
+                blind=blind,
+                seed=args.seed,
+                **asking,
             )
             print(headline(summaries[name]))
             if args.track:
@@ -135,12 +167,15 @@ def headline(summary: dict[str, Any]) -> str:
     if summary["accuracy"] is None:
         return f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them scored"
     low, high = summary["ci95"]
-    beside = [f"{name} {summary['controls'][name]['accuracy']:.1%}" for name in ("blind", "longest", "shortest") if name in summary["controls"]]
+    beside = [
+        f"{name} {summary['controls'][name]['accuracy']:.1%}"
+        for name in ("blind", "longest", "shortest")
+        if name in summary["controls"]
+    ]
     return (
         f"{summary['model']}, context {summary['context']}: {summary['accuracy']:.1%} right "
         f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
-        f"{summary['unparsed_rate']:.1%} without a readable answer)"
-        + (f"; controls: {', '.join(beside)}" if beside else "")
+        f"{summary['unparsed_rate']:.1%} without a readable answer)" + (f"; controls: {', '.join(beside)}" if beside else "")
     )
 
 
@@ -163,7 +198,9 @@ def _answerers(
         if not settings["open_ended"] and getattr(args, key) is not None:
             logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
     if settings["samples"] > 1 and settings["temperature"] == 0:
-        raise DataError(f"--samples {settings['samples']}: at temperature 0 all samples are the same; give a --temperature, such as 1")
+        raise DataError(
+            f"--samples {settings['samples']}: at temperature 0 all samples are the same; give a --temperature, such as 1"
+        )
     if settings["open_ended"] and settings["option_orders"] > 1:
         raise DataError("--option-orders with --open-ended: there are no options to rotate; leave one of them out")
     contexts = [_context(args, settings, budget)]
@@ -236,8 +273,14 @@ def _endpoint(url: str, model: str, settings: dict[str, Any], budget: "Budget | 
 
     try:
         return Endpoint(
-            url, model, key_variable=settings["api_key_env"], concurrency=settings["concurrency"], attempts=settings["attempts"],
-            timeout=settings["timeout"], price=(settings["price"][0], settings["price"][1]), budget=budget,
+            url,
+            model,
+            key_variable=settings["api_key_env"],
+            concurrency=settings["concurrency"],
+            attempts=settings["attempts"],
+            timeout=settings["timeout"],
+            price=(settings["price"][0], settings["price"][1]),
+            budget=budget,
         )
     except EndpointError as error:
         raise ModelError(str(error)) from None

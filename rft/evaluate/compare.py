@@ -41,8 +41,11 @@ def run(args: argparse.Namespace) -> int:
     write_comparison_report(comparison, runs, out / "report.html")
     for name, found in comparison["against"].items():
         low, high = found["all"]["ci95"]
-        print(f"{name} against {comparison['first']}: {100 * found['all']['difference']:+.1f} points (95 % interval {100 * low:+.1f} to "
-              f"{100 * high:+.1f}; permutation test p = {found['all']['p']:.2g}; {found['all']['n']} questions)")
+        print(
+            f"{name} against {comparison['first']}: {100 * found['all']['difference']:+.1f} points "
+            f"(95 % interval {100 * low:+.1f} to "
+            f"{100 * high:+.1f}; permutation test p = {found['all']['p']:.2g}; {found['all']['n']} questions)"
+        )
     print(f"report: {out / 'report.html'}")
     return 0
 
@@ -65,8 +68,10 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], 
     for name, (summary, theirs) in others:
         for key in SAME:
             if summary.get(key) != about.get(key):
-                raise DataError(f"{first} and {name} are runs on different data ({key}: {about.get(key)} and {summary.get(key)}); "
-                                "compare runs of the same dataset, split and window")
+                raise DataError(
+                    f"{first} and {name} are runs on different data ({key}: {about.get(key)} and {summary.get(key)}); "
+                    "compare runs of the same dataset, split and window"
+                )
         if bool(rows[0].get("open_ended")) != bool(theirs[0].get("open_ended")):
             raise DataError(f"{first} and {name}: one is open-ended and one multiple choice; their scores are not the same thing")
     return runs
@@ -88,8 +93,10 @@ def compare(runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Row]]], seed: i
     return {
         "first": first,
         **{key: runs[first][0].get(key) for key in SAME},
-        "runs": {name: {key: summary.get(key) for key in ("model", "context", "accuracy", "ci95", "n", "settings")}
-                 for name, (summary, _) in runs.items()},
+        "runs": {
+            name: {key: summary.get(key) for key in ("model", "context", "accuracy", "ci95", "n", "settings")}
+            for name, (summary, _) in runs.items()
+        },
         "against": {name: _against(first, runs[first][1], name, runs[name][1], seed) for name in others},
     }
 

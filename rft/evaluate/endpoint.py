@@ -81,9 +81,7 @@ class EndpointAnswers:
         messages = self._context.messages(question, history)
         seed = seed_of(self.seed, [question]) if self.temperature != 0 else None
         try:
-            reply = await self.endpoint.chat(
-                messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed
-            )
+            reply = await self.endpoint.chat(messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
         except CallFailed as failed:
             logger.warning("question %s: not answered (%s); the same command asks it again", question.id, failed)
             return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start

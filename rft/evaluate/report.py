@@ -1,7 +1,8 @@
 """The reports: one self-contained HTML page each, for a screen, a phone or paper.
 
 Invariant: a page loads nothing, runs no script but the question browser's own (its policy names that one's hash),
-and is written whole or not at all; everything that comes from data is escaped. It is made from summaries and rows alone, so it can be made again from a results folder.
+and is written whole or not at all; everything that comes from data is escaped. It is made from summaries and rows
+alone, so it can be made again from a results folder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +38,7 @@ CONTROLS = {
 LONGEST_COMPLETION = 4000  # characters shown of a completion
 
 
-def write_evaluation_report(
-    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str
-) -> None:
+def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     """The page of one evaluation: headline with its controls and the published figures, a chart and a table per
     category, tokens, every question to search and filter.
 
@@ -58,7 +57,8 @@ def write_evaluation_report(
         is_open=is_open,
         controls={key: (CONTROLS[key], cell) for key, cell in summary["controls"].items()},
         beside=charts.intervals({"": beside}, "This run and its controls: accuracy with 95 % intervals", chance=not is_open)
-        if beside else "",
+        if beside
+        else "",
         published=[(name, values[is_open]) for name, *values in published.OVERALL],
         published_by={key: [row[1:] for row in published.BY_CATEGORY if row[0] == key] for key in CATEGORIES},
         note=published.NOTE,
@@ -82,8 +82,11 @@ def write_comparison_report(
 
     against = comparison["against"]
     scores = [mean_scores(rows) for _, rows in runs.values()]
-    moved = [entry for entry in browser.entries({name: rows for name, (_, rows) in runs.items()})
-             if len({score.get(entry["id"]) for score in scores}) > 1]
+    moved = [
+        entry
+        for entry in browser.entries({name: rows for name, (_, rows) in runs.items()})
+        if len({score.get(entry["id"]) for score in scores}) > 1
+    ]
     overall = {name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()}
     _write(
         path,
@@ -181,26 +184,16 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if "blind" in summaries:
         said.append(_on_control(summaries["blind"], "Without the history the same model gets", "the history"))
     if "longest_option" in summaries:
-        said.append(
-            _on_control(
-                summaries["longest_option"], "Always taking the longest option gets", "reading the options"
-            )
-        )
+        said.append(_on_control(summaries["longest_option"], "Always taking the longest option gets", "reading the options"))
     moved = _by_kind(before, after)
     if len(moved) > 1:
         kind, low, high = max(moved, key=lambda item: item[2] - item[1])
-        said.append(
-            f"The largest gain is on {charts.readable(kind)}: {_percent(low)} before, {_percent(high)} after."
-        )
+        said.append(f"The largest gain is on {charts.readable(kind)}: {_percent(low)} before, {_percent(high)} after.")
         kind, low, high = min(moved, key=lambda item: item[2])
-        said.append(
-            f"Hardest to the end is {charts.readable(kind)}: {_percent(high)} (before: {_percent(low)})."
-        )
+        said.append(f"Hardest to the end is {charts.readable(kind)}: {_percent(high)} (before: {_percent(low)}).")
     if "memory" in summaries:
         memory = summaries["memory"]
-        said.append(
-            f"From its memory alone it gets {_percent(memory['accuracy'])} (95 % interval {_span(memory['ci95'])})."
-        )
+        said.append(f"From its memory alone it gets {_percent(memory['accuracy'])} (95 % interval {_span(memory['ci95'])}).")
     return said
 
 
@@ -256,7 +249,9 @@ def _order(row: Mapping[str, Any]) -> tuple[int, str]:
 
 def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: bool = True) -> dict[str, Any]:
     """A category with its chart and, under the values, the cells of each run (None where it has none)."""
-    tables = {run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None} for run, table in tables.items()}
+    tables = {
+        run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None} for run, table in tables.items()
+    }
     values = list(dict.fromkeys(value for table in tables.values() for value in table))
     title = CATEGORIES[name]
     return {

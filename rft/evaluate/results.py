@@ -40,9 +40,7 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot write results: {error.strerror or error}; choose another --out"
-            ) from None
+            raise DataError(f"{self.path}: cannot write results: {error.strerror or error}; choose another --out") from None
         try:
             self._lock()
             self._claim(dict(identity))
@@ -54,9 +52,7 @@ class Results:
     def __enter__(self) -> "Results":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -85,9 +81,7 @@ class Results:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(
-                f"{self.path}: another process is writing these results; wait for it or name another --out"
-            ) from None
+            raise DataError(f"{self.path}: another process is writing these results; wait for it or name another --out") from None
 
     def _claim(self, identity: dict[str, Any]) -> None:
         """Write `run.json` for a new run, or compare an old one with this run."""
@@ -122,18 +116,14 @@ class Results:
         whole, end = self.path.read_bytes(), 0
         for number, line in enumerate(whole.splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
-                logger.warning(
-                    "%s: line %d was cut short and is dropped; it is asked again", self.path, number
-                )
+                logger.warning("%s: line %d was cut short and is dropped; it is asked again", self.path, number)
                 os.ftruncate(self._file.fileno(), end)
                 break
             end += len(line)
             row = _row(line)
             if row is None or row["id"] not in ids or row["id"] in self.rows:
                 what = "not a result row" if row is None else f"unexpected question {row['id']!r}"
-                raise DataError(
-                    f"{self.path}: line {number}: {what}; remove that line and run again, it resumes"
-                )
+                raise DataError(f"{self.path}: line {number}: {what}; remove that line and run again, it resumes")
             self.rows[row["id"]] = row
 
 

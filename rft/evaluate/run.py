@@ -89,7 +89,9 @@ def evaluate(
     asking = Asking(limit, samples, option_orders, judge is not None, batch_size)
     rows, unanswered = _collect(split, out, answerer, asking, judge, console)
     if not rows:
-        raise DataError(f"{out}: none of {unanswered} questions was answered; what failed stands above, run the same command again")
+        raise DataError(
+            f"{out}: none of {unanswered} questions was answered; what failed stands above, run the same command again"
+        )
     blind_rows: list[dict[str, Any]] = []
     if blind is not None:
         once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
@@ -118,7 +120,11 @@ def _identity(asking: Asking, judge: "Judge | None") -> dict[str, Any]:
 
 
 def _collect(
-    split: Split, out: Path, answerer: Answerer | StreamingAnswerer, asking: Asking, judge: "Judge | None",
+    split: Split,
+    out: Path,
+    answerer: Answerer | StreamingAnswerer,
+    asking: Asking,
+    judge: "Judge | None",
     console: "Console | None",
 ) -> tuple[list[dict[str, Any]], int]:
     """The rows of one folder after asking what it lacks, and how many could not be had."""
@@ -212,7 +218,11 @@ def result_row(ask: Question, answer: Answer, seconds: float, history: History) 
 
     question, order, sample = parts(ask.id)
     if ask.open_ended:
-        found: Mapping[str, Any] = {"answered": "text" if answer_part(answer.completion).strip() else None, "score": None, "votes": []}
+        found: Mapping[str, Any] = {
+            "answered": "text" if answer_part(answer.completion).strip() else None,
+            "score": None,
+            "votes": [],
+        }
     else:
         found = {"answered": mcq_letter(answer.completion), "score": personamem([answer.completion], [ask.gold])[0]}
     return {

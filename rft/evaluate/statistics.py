@@ -48,8 +48,11 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
     """
     letters = mcq_metrics([row["completion"] for row in rows])
     if is_open(rows[0]):  # there is no letter to name
-        letters = {"unparsed_rate": _mean([row["answered"] is None for row in rows]), "format_rate": letters["format_rate"],
-                   "answer_letters": dict.fromkeys((*LETTERS, "none"), 0)}
+        letters = {
+            "unparsed_rate": _mean([row["answered"] is None for row in rows]),
+            "format_rate": letters["format_rate"],
+            "answer_letters": dict.fromkeys((*LETTERS, "none"), 0),
+        }
     controls = of_controls(rows, blind, seed)
     return {
         **_cell(rows, seed),
@@ -257,7 +260,10 @@ def length_bucket(characters: int | None) -> str:
 
 UNKNOWN = "unknown"
 _DISTANCES = ["0", *(f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTANCES[2:], strict=False)), f"{DISTANCES[-1]}+"]
-_LENGTHS = [*(f"{low // 1024}k-{high // 1024}k" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)), f"{LENGTHS[-1] // 1024}k+"]
+_LENGTHS = [
+    *(f"{low // 1024}k-{high // 1024}k" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)),
+    f"{LENGTHS[-1] // 1024}k+",
+]
 _NEAR_TO_FAR = [*_DISTANCES, *_LENGTHS, UNKNOWN]
 
 CATEGORIES: dict[str, Callable[[Row], str]] = {

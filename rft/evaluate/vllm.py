@@ -37,20 +37,23 @@ class VLLMModel:
         self.tokenizer = load_tokenizer(self.name)
         self._vllm = vllm
         self._llm: Any = vllm.LLM(
-            model=self.name, dtype=dtype, enable_prefix_caching=True, tensor_parallel_size=max(1, torch.cuda.device_count()),
+            model=self.name,
+            dtype=dtype,
+            enable_prefix_caching=True,
+            tensor_parallel_size=max(1, torch.cuda.device_count()),
             generation_config="vllm",  # not the checkpoint's own sampling settings
         )
         self.longest = self._llm.llm_engine.model_config.max_model_len
         self.end_ids = _end_ids(self.name, self.tokenizer)
         self.fingerprint = _fingerprint(self.name, self.tokenizer)
 
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
         """The completion of each prompt as token ids, up to and with the end token."""
         settings = [
             self._vllm.SamplingParams(
-                max_tokens=max_new_tokens, temperature=temperature, seed=seed + i if temperature else None,
+                max_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed + i if temperature else None,
                 stop_token_ids=self.end_ids,
             )
             for i in range(len(prompts))

@@ -2,9 +2,9 @@
 
 What happens in a step: units of `questions_per_history` questions of one history are drawn; every question gets `num_generations`
 completions; each is worth what the recipe's rewards say (1 for the right boxed letter behind a reasoned think block, else 0); a
-completion's advantage is its reward against the other completions of the same question; the policy gradient is TRL's GRPO loss. With
-`open_ended_share` some questions are asked without options, and a judge's verdict is their reward; where the judge cannot be had, the
-completion is left out of its group.
+completion's advantage is its reward against the other completions of the same question; the policy gradient is TRL's GRPO loss.
+With `open_ended_share` some questions are asked without options, and a judge's verdict is their reward; where the judge cannot be
+had, the completion is left out of its group.
 
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
     accelerate launch --num_processes 8 -m rft.train.grpo --config recipes/personamem_v2/grpo_32k.yaml

@@ -41,7 +41,8 @@ class HeldOutCallback(TrainerCallback):
             policy = LocalModel.in_training(model, self.tokens.tokenizer, "policy")
             answers = ModelAnswers(policy, self.tokens.context, args.max_completion_length)
             answers.tokens = self.tokens
-            for batch in batches(self.split.questions[: args.held_out_questions], answers.context, args.per_device_train_batch_size):
+            asked = self.split.questions[: args.held_out_questions]
+            for batch in batches(asked, answers.context, args.per_device_train_batch_size):
                 history = self.split.history_of(batch[0])
                 said = answers.answer(batch, history if answers.context != "none" else None)
                 rows += [result_row(q, a, 0.0, history) for q, a in zip(batch, said, strict=True)]

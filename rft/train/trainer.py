@@ -67,10 +67,11 @@ class HistoryGRPOConfig(GRPOConfig):
         if not 0 <= self.open_ended_share <= 1:
             raise RecipeError(f"open_ended_share {self.open_ended_share}: expected a share from 0 to 1")
         if self.open_ended_share and not (self.judge_base_url and self.judge_model):
-            raise RecipeError(f"open_ended_share {self.open_ended_share}: open-ended answers need a judge; set judge_base_url and judge_model")
+            raise RecipeError(f"open_ended_share {self.open_ended_share}: open-ended answers need a judge; set judge_base_url "
+                              "and judge_model")
         if self.held_out_split and self.prefix_sharing != "on":
-            raise RecipeError("held_out_split: answers during training need `prefix_sharing: on`; remove held_out_split and evaluate the "
-                              "checkpoints")
+            raise RecipeError("held_out_split: answers during training need `prefix_sharing: on`; remove held_out_split and "
+                              "evaluate the checkpoints")
         if self.prefix_sharing not in ("on", "off"):
             raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
         if self.prefix_sharing == "on" and not self.use_vllm:

@@ -46,7 +46,9 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         if self.path.endswith("/embeddings"):
             vectors = [{"object": "embedding", "index": i, "embedding": embedding(text)} for i, text in enumerate(body["input"])]
-            self.send({"object": "list", "model": body["model"], "data": vectors, "usage": {"prompt_tokens": 1, "total_tokens": 1}})
+            self.send(
+                {"object": "list", "model": body["model"], "data": vectors, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+            )
             return
         with server.lock:
             number = len(server.requests)

@@ -43,7 +43,9 @@ def split(data):
 
 def answer(messages):
     """Right, wrong or unreadable, always the same for one prompt."""
-    return random.Random(messages[-1]["content"]).choice(["<think>So.</think>\\boxed{a}", "<think>Hm.</think>\\boxed{b}", "no idea"])
+    return random.Random(messages[-1]["content"]).choice(
+        ["<think>So.</think>\\boxed{a}", "<think>Hm.</think>\\boxed{b}", "no idea"]
+    )
 
 
 def asked(server):
@@ -91,8 +93,16 @@ def test_every_question_is_asked_once_a_few_at_a_time_history_by_history(split, 
 
 
 def test_a_server_that_fails_in_every_way_loses_nothing(split, tmp_path):
-    troubles = ["hang", "malformed", "html", "empty", (500, {}), (429, {"Retry-After": "0.05"}), (429, {"Retry-After": formatdate(usegmt=True)}),
-                (503, {})]
+    troubles = [
+        "hang",
+        "malformed",
+        "html",
+        "empty",
+        (500, {}),
+        (429, {"Retry-After": "0.05"}),
+        (429, {"Retry-After": formatdate(usegmt=True)}),
+        (503, {}),
+    ]
 
     def trouble(number):
         return troubles[number // 3 % len(troubles)] if number % 3 == 0 else None
@@ -288,7 +298,19 @@ def test_blind_control_comes_with_the_command(data, tmp_path):
 
 def test_dense_retrieval_asks_the_endpoint_for_embeddings(data, tmp_path):
     with serve(answer) as server:
-        words = ["--model", "played", "--base-url", server.url, "--data", data, "--limit", 4, "--out", tmp_path / "out", "--no-controls"]
+        words = [
+            "--model",
+            "played",
+            "--base-url",
+            server.url,
+            "--data",
+            data,
+            "--limit",
+            4,
+            "--out",
+            tmp_path / "out",
+            "--no-controls",
+        ]
         assert command(*words, "--context", "retrieval", "--embedding-model", "embed", "--passages", 1) == 0
         assert {len(body["messages"]) for body in server.requests} <= set(range(3, 9))
         rows = read_rows(tmp_path / "out")
@@ -320,6 +342,8 @@ def test_samples_go_out_with_their_own_seeds(data, tmp_path):
 
 
 def test_answering_through_a_url_needs_no_torch(split, tmp_path):
-    code = ("import sys; from rft.evaluate import endpoint, retrieval, judging, run, report, statistics, compare; "
-            "import reward; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))")
+    code = (
+        "import sys; from rft.evaluate import endpoint, retrieval, judging, run, report, statistics, compare; "
+        "import reward; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -25,10 +25,10 @@ from rft.errors import CheckpointError, DataError, ModelError
 from rft.evaluate import command as evaluate_command
 from rft.evaluate.answer import Answer
 from rft.evaluate.backend import LocalModel, ModelAnswers
+from rft.evaluate.command import add_arguments
 from rft.evaluate.results import read_rows
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.rules import RuleAnswers
-from rft.evaluate.command import add_arguments
 from rft.evaluate.run import batches, evaluate
 from rft.evaluate.vllm import VLLMModel
 from rft.simulate.dataset import simulate_mini
@@ -95,9 +95,7 @@ def model(checkpoint):
 
 def test_scripted_models_score_what_they_must(split, tmp_path):
     perfect = evaluate(split, tmp_path / "perfect", Scripted(lambda q: boxed(q.gold)))
-    assert (
-        perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
-    )
+    assert perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
     assert {cell["accuracy"] for table in perfect["by"].values() for cell in table.values()} == {1}
     always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
     gold_a = sum(q.gold == "a" for q in split.questions)
@@ -147,9 +145,7 @@ def test_a_limit_grows(split, tmp_path):
     some, rest = Scripted(mixed), Scripted(mixed)
     assert evaluate(split, tmp_path, some, limit=10)["n"] == 10
     assert sorted(some.asked) == sorted(q.id for q in split.questions[:10])
-    assert numbers(evaluate(split, tmp_path, rest)) == numbers(
-        evaluate(split, tmp_path / "b", Scripted(mixed))
-    )
+    assert numbers(evaluate(split, tmp_path, rest)) == numbers(evaluate(split, tmp_path / "b", Scripted(mixed)))
     assert len(rest.asked) == 22
 
 
@@ -279,9 +275,7 @@ def test_weights_make_the_fingerprint(checkpoint, model, tmp_path):
 
 
 def test_prompts_longer_than_the_model_are_refused(model, split, tmp_path):
-    with pytest.raises(
-        ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new ones"
-    ):
+    with pytest.raises(ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new ones"):
         evaluate(split, tmp_path, ModelAnswers(model, "history", max_new_tokens=4000))
 
 
@@ -336,9 +330,7 @@ def test_ctrl_c_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
     assert command(*words) == 0 and len(read_rows(tmp_path)) == 32
 
 
-@pytest.mark.parametrize(
-    "words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]]
-)
+@pytest.mark.parametrize("words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]])
 def test_command_refuses_bad_options(words, capsys):
     with pytest.raises(SystemExit):
         command("--model", "m", "--data", "d", "--out", "o", *words)
@@ -346,7 +338,8 @@ def test_command_refuses_bad_options(words, capsys):
 
 
 def test_the_command_starts_without_torch():
-    code = "import sys, rft.evaluate.command, rft.evaluate.compare; sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
+    code = "import sys, rft.evaluate.command, rft.evaluate.compare\n"
+    code += "sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -384,7 +377,10 @@ def test_blind_control_is_asked_once_and_kept(split, tmp_path):
     rows = read_rows(tmp_path / "blind")
     assert len(rows) == 10 and summary["controls"]["blind"]["accuracy"] == sum(row["score"] for row in rows) / 10
     again = Scripted(mixed, context="none")
-    assert numbers(evaluate(split, tmp_path, Scripted(None), samples=2, blind=again, limit=10)) == numbers(summary) and not again.asked
+    assert (
+        numbers(evaluate(split, tmp_path, Scripted(None), samples=2, blind=again, limit=10)) == numbers(summary)
+        and not again.asked
+    )
 
 
 def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
@@ -395,17 +391,41 @@ def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
     made = context.messages(question, split.history_of(question))
     whole = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
     assert row["input_tokens"] == len(whole) and row["read"].startswith("messages ") and greedy["context"] == "retrieval"
-    drawn = evaluate(split, tmp_path / "s", ModelAnswers(model, "history", max_new_tokens=6, temperature=1.0), limit=4, samples=3, batch_size=12)
+    drawn = evaluate(
+        split,
+        tmp_path / "s",
+        ModelAnswers(model, "history", max_new_tokens=6, temperature=1.0),
+        limit=4,
+        samples=3,
+        batch_size=12,
+    )
     rows = read_rows(tmp_path / "s")
     assert drawn["n"] == 4 and len(rows) == 12 and len({row["completion"] for row in rows}) > 4
-    again = evaluate(split, tmp_path / "t", ModelAnswers(model, "history", max_new_tokens=6, temperature=1.0), limit=4, samples=3, batch_size=12)
+    again = evaluate(
+        split,
+        tmp_path / "t",
+        ModelAnswers(model, "history", max_new_tokens=6, temperature=1.0),
+        limit=4,
+        samples=3,
+        batch_size=12,
+    )
     assert numbers(again) == numbers(drawn)
 
 
 def test_a_sweep_evaluates_each_checkpoint_and_draws_the_curve(checkpoint, data, tmp_path, capsys):
     for step in (20, 100, 3):
         shutil.copytree(checkpoint, tmp_path / "run" / f"checkpoint-{step}")
-    words = ["--model", str(tmp_path / "run" / "checkpoint-*"), "--data", str(data), "--limit", "2", "--max-new-tokens", "4", "--no-controls"]
+    words = [
+        "--model",
+        str(tmp_path / "run" / "checkpoint-*"),
+        "--data",
+        str(data),
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--no-controls",
+    ]
     words += ["--token-cache", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
     assert command(*words) == 0
     points = json.loads((tmp_path / "out" / "sweep.json").read_text())
@@ -426,10 +446,14 @@ def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
     assert config["data_sha256"] == summary["data_sha256"] and config["model"] == "rule: longest option"
     tables = {key.removesuffix(".nrows") for row in history for key in row if key.endswith(".nrows")}
     assert tables == {f"by/{category}" for category in summary["by"]}
-    logged = {item.key or "/".join(item.nested_key): item.value_json for record in records(file) for item in record.summary.update}
+    logged = {
+        item.key or "/".join(item.nested_key): item.value_json for record in records(file) for item in record.summary.update
+    }
     assert json.loads(logged["accuracy"]) == summary["accuracy"]
     [artifact] = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"] or [
-        record.request.log_artifact.artifact for record in records(file) if record.request.WhichOneof("request_type") == "log_artifact"
+        record.request.log_artifact.artifact
+        for record in records(file)
+        if record.request.WhichOneof("request_type") == "log_artifact"
     ]
     assert {entry.path for entry in artifact.manifest.contents} == {"results.jsonl", "summary.json", "report.html", "run.json"}
 

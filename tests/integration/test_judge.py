@@ -98,7 +98,11 @@ def test_the_judge_sees_query_answer_and_preference_and_not_the_thought():
             assert votes(judge, case) == [True] * 3
         assert len(server.requests) == 12
         for body in server.requests:
-            assert shown(body["messages"]) == {"request": "What to drink?", "answer": "Have some tea in the garden.", "fact": "Likes tea"}
+            assert shown(body["messages"]) == {
+                "request": "What to drink?",
+                "answer": "Have some tea in the garden.",
+                "fact": "Likes tea",
+            }
         criteria = {body["messages"][1]["content"].rsplit("The criterion: ", 1)[1] for body in server.requests}
         assert len(criteria) == 4
         assert votes(judge, completion="<think>tea tea") == [False] * 3 == votes(judge, completion="<think>x</think>  ")
@@ -159,7 +163,19 @@ def test_open_ended_evaluation_and_a_judge_that_comes_back(split, tmp_path):
 
 def test_an_unreachable_judge_scores_nothing_and_the_command_says_so(data, tmp_path, capsys, caplog):
     with serve(lambda messages: GOOD) as server, serve(lambda messages: "VERDICT: YES") as judge:
-        words = ["--model", "played", "--base-url", server.url, "--data", data, "--limit", 4, "--out", tmp_path / "out", "--open-ended"]
+        words = [
+            "--model",
+            "played",
+            "--base-url",
+            server.url,
+            "--data",
+            data,
+            "--limit",
+            4,
+            "--out",
+            tmp_path / "out",
+            "--open-ended",
+        ]
         words += ["--judge-model", "judge", "--judge-cache", tmp_path / "verdicts", "--attempts", 1]
         judge.trouble = lambda number: (503, {})
         assert command(*words, "--judge-base-url", judge.url) == 1
@@ -189,7 +205,13 @@ def test_the_reward_scores_open_rows_side_by_side_and_masks_what_it_cannot_have(
     with serve(verdict) as server:
         reward = open_ended(Judge(endpoint(server, concurrency=8)))
         assert reward.__name__ == "open_ended" and asyncio.iscoroutinefunction(reward)
-        assert asyncio.run(reward(completions=completions, log_metric=logged.__setitem__, **columns)) == [1.0, 0.0, 0.0, None, 1.0]
+        assert asyncio.run(reward(completions=completions, log_metric=logged.__setitem__, **columns)) == [
+            1.0,
+            0.0,
+            0.0,
+            None,
+            1.0,
+        ]
         assert len(server.requests) == 9 and server.most_in_flight > 1 and logged == {"judge/not_scored": 0.0}
     reward = open_ended(Judge(endpoint(server, attempts=1)))
     assert asyncio.run(reward(completions=completions, log_metric=logged.__setitem__, **columns)) == [None, None, 0.0, None, None]

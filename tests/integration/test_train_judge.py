@@ -11,13 +11,15 @@ from rft.errors import RecipeError
 from rft.train.grpo import train
 from rft.train.rows import grpo_rows, mixed
 
+
 @pytest.fixture
 def words(mini_data, tiny_checkpoint, repository, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # where verdicts are kept
-    return ["--config", str(repository / "recipes/quickstart/grpo.yaml"), "--data", str(mini_data), "--model_name_or_path",
-            str(tiny_checkpoint), "--output_dir", str(tmp_path / "out"), "--token_cache", str(tmp_path / "tokens"), "--report_to", "none",
-            "--per_device_train_batch_size", "32", "--questions_per_history", "4", "--num_generations", "8", "--steps_per_generation", "1",
-            "--max_steps", "2", "--max_completion_length", "12", "--save_strategy", "no"]  # fmt: skip
+    paths = {"config": repository / "recipes/quickstart/grpo.yaml", "data": mini_data, "model_name_or_path": tiny_checkpoint,
+             "output_dir": tmp_path / "out", "token_cache": tmp_path / "tokens"}  # fmt: skip
+    settings = {"report_to": "none", "per_device_train_batch_size": 32, "questions_per_history": 4, "num_generations": 8,
+                "steps_per_generation": 1, "max_steps": 2, "max_completion_length": 12, "save_strategy": "no"}  # fmt: skip
+    return [word for key, value in {**paths, **settings}.items() for word in (f"--{key}", str(value))]
 
 
 def answers_of(trainer):
@@ -47,12 +49,14 @@ def test_grpo_with_a_judge_masks_what_it_cannot_score(words, monkeypatch):
 
     def watched(self, inputs):
         output = score(self, inputs)
-        seen.append((inputs, list(self._logs["rewards"]["open_ended"])[-len(inputs):], output["advantages"]))
+        seen.append((inputs, list(self._logs["rewards"]["open_ended"])[-len(inputs) :], output["advantages"]))
         return output
 
     monkeypatch.setattr(HistoryGRPOTrainer, "_generate_and_score_completions", watched)
-    with serve(lambda messages: "VERDICT: " + ("YES" if len(messages[1]["content"]) % 2 else "NO"),
-               lambda number: (400, {}) if number % 4 == 3 else None) as server:
+    with serve(
+        lambda messages: "VERDICT: " + ("YES" if len(messages[1]["content"]) % 2 else "NO"),
+        lambda number: (400, {}) if number % 4 == 3 else None,
+    ) as server:
         trainer = train([*words, "--open_ended_share", "0.5", "--judge_base_url", server.url, "--judge_model", "played"])
         assert server.requests
     scored = 0
@@ -70,7 +74,9 @@ def test_grpo_with_a_judge_masks_what_it_cannot_score(words, monkeypatch):
 
 
 def test_held_out_people_are_asked_during_training_and_nothing_else_changes(words, tmp_path):
-    (tmp_path / "length.py").write_text("def length(completions, **columns):\n    return [float(len(set(text))) for text in completions]\n")
+    (tmp_path / "length.py").write_text(
+        "def length(completions, **columns):\n    return [float(len(set(text))) for text in completions]\n"
+    )
     words += ["--rewards", f"{tmp_path / 'length.py'}:length"]  # something that a tiny model can be rewarded for
     set_seed(0)
     plain = train(words)

@@ -18,20 +18,29 @@ KINDS = ("neutral_preferences", "ask_to_forget")
 
 def row(i, score, persona, **changes):
     labels = {
-        "pref_type": KINDS[i % 2], "who": "self", "updated": False, "scenario": "chat", "distance": 5, "preference": "Tea", "prev_pref": "",
+        "pref_type": KINDS[i % 2], "who": "self", "updated": False, "scenario": "chat", "distance": 5, "preference": "Tea",
+        "prev_pref": "",
     }  # fmt: skip
     letter = "a" if score else "b"
     return {
         "id": f"benchmark-{i}", "question": f"benchmark-{i}", "order": 0, "sample": 0, "open_ended": False, "history_id": "h",
         "history_characters": 9000, "persona_id": persona, "labels": labels, "query": f"Query {i}?",
         "options": ["tea", "milk", "mate", "cocoa"], "gold": "a", "answered": letter, "score": float(score),
-        "completion": f"<think>So.</think>\\boxed{{{letter}}}", "finished": True, "input_tokens": 9, "output_tokens": 3, "seconds": 0.1,
+        "completion": f"<think>So.</think>\\boxed{{{letter}}}", "finished": True, "input_tokens": 9,
+        "output_tokens": 3, "seconds": 0.1,
     } | changes  # fmt: skip
 
 
 def write(folder, rows, **changes):
     folder.mkdir(parents=True)
-    summary = {"model": folder.name, "context": "history", "split": "benchmark", "window": "32k", "data_sha256": "abc", "settings": {}}
+    summary = {
+        "model": folder.name,
+        "context": "history",
+        "split": "benchmark",
+        "window": "32k",
+        "data_sha256": "abc",
+        "settings": {},
+    }
     (folder / "summary.json").write_text(json.dumps(summary | summarise(rows) | changes))
     (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
@@ -137,7 +146,10 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "+30.0 points" in page and "Questions that changed sides" in page and page.count("<svg") == 2
     moved = json.loads(page.split('id="questions">')[1].split("</script>")[0])
-    assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {a["run"] for a in moved[0]["answers"]} == {"a/run", "b/run"}
+    assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {a["run"] for a in moved[0]["answers"]} == {
+        "a/run",
+        "b/run",
+    }
 
 
 def test_a_sweep_draws_its_curve(tmp_path):

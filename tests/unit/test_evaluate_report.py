@@ -52,9 +52,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.addresses += [
-            value for name, value in attributes if name in ("src", "href", "xlink:href", "action")
-        ]
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
         assert not [name for name, _ in attributes if name.startswith("on")]
 
     def handle_data(self, data):
@@ -159,9 +157,7 @@ def test_pairs_are_mostly_gains_and_never_hide_a_failure():
 
 def test_learned_says_what_the_numbers_say():
     half = summary_of([row(i, i % 2) for i in range(40)])
-    most = summary_of(
-        [row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)]
-    )
+    most = summary_of([row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)])
     chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
     longest = summary_of([row(i, i % 10 > 3) for i in range(40)])
     said = learned({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
@@ -177,9 +173,7 @@ def test_charts_take_colours_from_the_page_and_repeat_exactly():
     assert one == charts.intervals({"x": table, "y": {}}, "title")
     assert "var(--series-1)" in one and not re.search("#[0-9a-f]{6}", one) and "a b (4)" in one
     assert "<svg role='img' aria-label=\"title\"" in one and "<style" not in one
-    assert ">$x^2$ (4)</text>" in charts.intervals(
-        {"": {"$x^2$": table["a_b"]}}, "title"
-    )  # not typeset as mathematics
+    assert ">$x^2$ (4)</text>" in charts.intervals({"": {"$x^2$": table["a_b"]}}, "title")  # not typeset as mathematics
     line = charts.curve([(i, i / 50) for i in range(50)], "reward", share=True)
     assert "guessing" in line and "guessing" not in charts.curve([(0, 5.0), (1, 4.0)], "loss")
 

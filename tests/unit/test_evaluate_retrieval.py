@@ -17,7 +17,9 @@ def question(query="Which tea ceremony suits me?"):
 
 def history(turns, persona=True):
     messages = [Message("system", "persona: tea tea tea")] if persona else []
-    return History("h", "1", "", tuple(messages + [Message("user" if i % 2 == 0 else "assistant", t) for i, t in enumerate(turns)]))
+    return History(
+        "h", "1", "", tuple(messages + [Message("user" if i % 2 == 0 else "assistant", t) for i, t in enumerate(turns)])
+    )
 
 
 def long_history():
@@ -33,7 +35,10 @@ def shown(context, asked, given):
 def test_the_best_windows_in_the_order_they_were_said():
     found = shown(Retrieval(2), question(), long_history())
     assert "a tea ceremony in Kyoto" in found and "the tea was cold" in found
-    numbers = [long_history().turns.index(Message(m["role"], m["content"])) for m in Retrieval(2).messages(question(), long_history())[1:-1]]
+    numbers = [
+        long_history().turns.index(Message(m["role"], m["content"]))
+        for m in Retrieval(2).messages(question(), long_history())[1:-1]
+    ]
     assert numbers == sorted(set(numbers)) and len(found) <= 12
     assert not any("persona" in text for text in found)
 

@@ -20,17 +20,15 @@ def row(i, persona, score, **labels):
     completion = f"<think>Hm.</think>\\boxed{{{'a' if score else 'b'}}}"
     return {
         "id": f"benchmark-{i}", "persona_id": persona, "labels": known | labels, "gold": "a",
-        "options": ["some tea", "milk", "coffee!", "mate"], "answered": "a" if score else "b", "score": float(score), "completion": completion, "finished": True,
+        "options": ["some tea", "milk", "coffee!", "mate"], "answered": "a" if score else "b", "score": float(score),
+        "completion": completion, "finished": True,
         "input_tokens": 100 + i, "output_tokens": 10, "seconds": 0.5,
     }  # fmt: skip
 
 
 def of_personas(scores):
     """Rows from {persona: [score, ...]}."""
-    return [
-        row(i, persona, score)
-        for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)
-    ]
+    return [row(i, persona, score) for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)]
 
 
 def test_summary_of_four_rows_by_hand():
@@ -49,9 +47,7 @@ def test_summary_of_four_rows_by_hand():
     assert found["answer_letters"] == {"a": 3, "b": 0, "c": 0, "d": 0, "none": 1}
     assert found["input_tokens_per_question"] == 101.5 and found["output_tokens_per_question"] == 10
     assert found["seconds"] == 2.0
-    shares = {
-        name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()
-    }
+    shares = {name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()}
     assert shares == {
         "pref_type": {"ask_to_forget": (1.0, 1), "neutral_preferences": (1 / 3, 3)},
         "who": {"others": (0.0, 1), "self": (2 / 3, 3)},
@@ -143,7 +139,7 @@ def many(question, said, gold="a", order=0, persona="1"):
         row(i, persona, letter == gold) | {
             "id": f"{question}/{order}/{i}", "question": question, "order": order, "sample": i, "gold": gold,
             "answered": None if letter == "-" else letter[-1],
-            "completion": "hm" if letter == "-" else ("" if letter[0] == "!" else "<think>So.</think>") + f"\\boxed{{{letter[-1]}}}",
+            "completion": "hm" if letter == "-" else "<think>So.</think>" * (letter[0] != "!") + f"\\boxed{{{letter[-1]}}}",
         }
         for i, letter in enumerate(said)
     ]  # fmt: skip
@@ -177,7 +173,11 @@ def test_orders_show_consistency_and_position_bias():
     assert (knows["consistency"], knows["position_bias"], knows["count"]) == (1.0, 0.0, 4)
     assert knows["accuracy_at"] == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}
     first = summarise(ask("q1", lambda shown: "a") + ask("q2", lambda shown: "a"))
-    assert first["accuracy"] == 0.25 and first["option_orders"]["consistency"] == 0 and first["option_orders"]["position_bias"] == 0.75
+    assert (
+        first["accuracy"] == 0.25
+        and first["option_orders"]["consistency"] == 0
+        and first["option_orders"]["position_bias"] == 0.75
+    )
     assert first["option_orders"]["accuracy_at"] == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
     silent = summarise(ask("q1", lambda shown: "-"))["option_orders"]
     assert silent["consistency"] == 0 and silent["position_bias"] is None
@@ -186,7 +186,9 @@ def test_orders_show_consistency_and_position_bias():
 def test_controls_stand_beside_and_explain():
     rows = [row(i, str(i % 3), i < 6) for i in range(8)]
     for i, r in enumerate(rows):
-        r["options"] = ["the longest option", "mid", "mid2", "x"] if i in (0, 1, 6) else ["m", "the longest option", "mid", "midd"]
+        r["options"] = (
+            ["the longest option", "mid", "mid2", "x"] if i in (0, 1, 6) else ["m", "the longest option", "mid", "midd"]
+        )
     blind = [r | {"score": float(i in (1, 2, 7))} for i, r in enumerate(rows)]
     found = summarise(rows, blind=blind)
     shares = {name: (cell["accuracy"], cell["explains"]) for name, cell in found["controls"].items()}
@@ -211,6 +213,13 @@ def test_what_is_not_scored_is_counted_and_not_wrong():
 
 
 def test_history_lengths_are_counted_in_tokens_of_four_characters():
-    assert [length_bucket(n) for n in (0, 4095, 4096, 128_000, 10**7, None)] == ["0k-1k", "0k-1k", "1k-2k", "16k-32k", "128k+", "unknown"]
+    assert [length_bucket(n) for n in (0, 4095, 4096, 128_000, 10**7, None)] == [
+        "0k-1k",
+        "0k-1k",
+        "1k-2k",
+        "16k-32k",
+        "128k+",
+        "unknown",
+    ]
     found = summarise([row(i, "1", 1) | {"history_characters": n} for i, n in enumerate((10**6, 9000, 40_000))])
     assert list(found["by"]["history_length"]) == ["2k-4k", "8k-16k", "128k+"]
