@@ -111,7 +111,7 @@ class Endpoint:
         concurrency: int = 8,
         attempts: int = 6,
         timeout: float = 600.0,
-        price: tuple[float, float] = (0.0, 0.0),
+        price: tuple[float, float] | None = None,
         budget: Budget | None = None,
         back_off: float = 1.0,
     ):
@@ -127,12 +127,12 @@ class Endpoint:
             )
         if key_variable and not os.environ.get(key_variable):
             raise EndpointError(f"the environment variable {key_variable} is not set; put the key of {base_url} there")
-        if budget and budget.limit is not None and not any(price):
-            raise EndpointError(f"a budget needs prices: say what a million tokens of {model} cost")
+        if budget and budget.limit is not None and price is None:
+            raise EndpointError(f"a budget needs prices: say what a million tokens of {model} cost (0 0 where they are free)")
         self.base_url, self.model = base_url.rstrip("/"), model
         self.key_variable = key_variable or KEY_VARIABLE
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
-        self.price, self.budget, self.back_off = price, budget or Budget(), back_off
+        self.price, self.budget, self.back_off = price or (0.0, 0.0), budget or Budget(), back_off
         self.answered = 0
         self._resume_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -34,13 +34,13 @@ ASKING: dict[str, Any] = {
     "no_controls": False,
 }
 ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
-ENDPOINT: dict[str, Any] = {"concurrency": 8, "attempts": 6, "timeout": 600.0, "api_key_env": None, "price": (0.0, 0.0)}
+ENDPOINT: dict[str, Any] = {"concurrency": 8, "attempts": 6, "timeout": 600.0, "api_key_env": None, "price": None}
 RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
 JUDGE: dict[str, Any] = {
     "judge_model": None,
     "judge_base_url": None,
     "judge_api_key_env": None,
-    "judge_price": (0.0, 0.0),
+    "judge_price": None,
     "judge_cache": "~/.cache/rft/verdicts",
 }
 
@@ -120,14 +120,15 @@ def run(args: argparse.Namespace) -> int:
     from rft.evaluate.run import evaluate
 
     try:
-        budget = _budget(args)
+        folder = Path(args.out).expanduser()
+        budget = _budget(args, folder)
         split = load_split(args.data, args.split, args.window, revision=args.revision, exclude_personas=args.exclude_personas)
         for skip in split.skipped[:5]:
             logger.warning("%s row %d skipped: %s", split.name, skip.row, skip.reason)
         names = _checkpoints(args)
         summaries = {}
         for name in names:
-            out = Path(args.out) / Path(name).name if len(names) > 1 else Path(args.out)
+            out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, budget)
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
@@ -149,13 +150,13 @@ def run(args: argparse.Namespace) -> int:
         if len(names) > 1:
             from rft.evaluate.sweep import write_sweep
 
-            write_sweep(summaries, Path(args.out))
+            write_sweep(summaries, folder)
     except KeyboardInterrupt:
         print(f"\nstopped; the answers so far are in {args.out}, the same command goes on", file=sys.stderr)
         return 130
     if budget is not None and budget.spent:
         print(f"spent: ${budget.spent:.4f}")
-    print(f"report: {Path(args.out) / 'report.html'}")
+    print(f"report: {folder / 'report.html'}")
     lost = sum(summary["unanswered"] + summary["not_scored"] for summary in summaries.values())
     if lost:
         print(f"{lost} answers are missing or not scored; run the same command again to ask for them", file=sys.stderr)
@@ -279,21 +280,21 @@ def _endpoint(url: str, model: str, settings: dict[str, Any], budget: "Budget | 
             concurrency=settings["concurrency"],
             attempts=settings["attempts"],
             timeout=settings["timeout"],
-            price=(settings["price"][0], settings["price"][1]),
+            price=tuple(settings["price"]) if settings["price"] else None,
             budget=budget,
         )
     except EndpointError as error:
         raise ModelError(str(error)) from None
 
 
-def _budget(args: argparse.Namespace) -> "Budget | None":
+def _budget(args: argparse.Namespace, folder: Path) -> "Budget | None":
     from reward.endpoint import Budget
 
     if not (args.base_url or args.judge_base_url):
         if args.budget is not None:
             logger.warning("--budget is ignored: no endpoint is called")
         return None
-    return Budget(args.budget, Path(args.out).expanduser() / "spent.txt" if args.budget is not None else None)
+    return Budget(args.budget, folder / "spent.txt" if args.budget is not None else None)
 
 
 def _checkpoints(args: argparse.Namespace) -> list[str]:

@@ -78,7 +78,7 @@ class EndpointAnswers:
 
     async def _ask(self, question: Question, history: History | None) -> Asked:
         start = time.perf_counter()
-        messages = self._context.messages(question, history)
+        messages, read = self._context.messages(question, history), self._context.read(question, history)
         seed = seed_of(self.seed, [question]) if self.temperature != 0 else None
         try:
             reply = await self.endpoint.chat(messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
@@ -93,7 +93,7 @@ class EndpointAnswers:
             cached_tokens=reply.cached_tokens,
             cost=reply.cost,
             failures=reply.failures,
-            read=self._context.read(question, history),
+            read=read,
         )
         return question, answer, time.perf_counter() - start
 
