@@ -280,7 +280,7 @@ def _endpoint(url: str, model: str, settings: dict[str, Any], budget: "Budget | 
             concurrency=settings["concurrency"],
             attempts=settings["attempts"],
             timeout=settings["timeout"],
-            price=tuple(settings["price"]) if settings["price"] else None,
+            price=(settings["price"][0], settings["price"][1]) if settings["price"] else None,
             budget=budget,
         )
     except EndpointError as error:

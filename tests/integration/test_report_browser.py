@@ -1,6 +1,7 @@
 """The report in a real browser: filters clicked, nothing on the console, nothing over the network.
 
-Needs chromedriver and Chromium. RFT_REPORT names a report to open instead of a made-up one; RFT_SCREENSHOTS a folder for pictures.
+Needs chromedriver and Chromium. RFT_REPORT names a report to open instead of a made-up one; RFT_SCREENSHOTS a folder for
+pictures.
 """
 
 import base64
@@ -75,14 +76,17 @@ def report(tmp_path):
         return Path(os.environ["RFT_REPORT"]).resolve()
     rows = []
     for i in range(60):
-        labels = {"pref_type": ["ask_to_forget", "neutral_preferences"][i % 2], "who": "self", "updated": False, "scenario": "chat",
-                  "distance": 100 * i, "preference": EVIL, "prev_pref": ""}  # fmt: skip
+        labels = {
+            "pref_type": ["ask_to_forget", "neutral_preferences"][i % 2], "who": "self", "updated": False, "scenario": "chat",
+            "distance": 100 * i, "preference": EVIL, "prev_pref": "",
+        }  # fmt: skip
         said = [f"<think>{EVIL}</think>\\boxed{{a}}", "<think>x</think>\\boxed{b}", "no idea"][i % 3]
         rows.append({
-            "id": f"benchmark-{i}", "question": f"benchmark-{i}", "order": 0, "sample": 0, "open_ended": False, "persona_id": str(i % 7),
-            "labels": labels, "query": f"{EVIL} question {i}?", "options": ["tea", "milk", EVIL, "cocoa"], "gold": "a",
-            "answered": ["a", "b", None][i % 3], "score": float(i % 3 == 0), "completion": said, "finished": True, "input_tokens": 9,
-            "output_tokens": 3, "seconds": 0.1, "history_characters": 9000 * i,
+            "id": f"benchmark-{i}", "question": f"benchmark-{i}", "order": 0, "sample": 0, "open_ended": False,
+            "persona_id": str(i % 7), "labels": labels, "query": f"{EVIL} question {i}?", "gold": "a",
+            "options": ["tea", "milk", EVIL, "cocoa"], "answered": ["a", "b", None][i % 3], "score": float(i % 3 == 0),
+            "completion": said, "finished": True, "input_tokens": 9, "output_tokens": 3, "seconds": 0.1,
+            "history_characters": 9000 * i,
         })  # fmt: skip
     about = {
         "model": EVIL,
