@@ -17,6 +17,11 @@ FOLLOW_UP = 0.33
 LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
 FIXED = ("friend", "client", "who", "relname", "language")  # the same throughout one conversation
+HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending passing "
+             "keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking cooling "
+             "warming tidying planning working learning commuting measuring finding meeting beginning falling listening taking "
+             "drinking having eating seasoning spreading buying saving writing personalising showing logging napping recovering "
+             "bathing furnishing cleaning welcoming opening holding illustrating using posting calling charting staying".split())
 SUBJECTS = {"personal_email": "personal", "chat_message": "personal", "social_media_post": "post", "translation": "personal",
             "professional_email": "work", "professional_writing": "bio", "creative_writing": "story"}
 
@@ -30,7 +35,7 @@ class Style:
 
 
 FULL = Style(sentences=(4, 7), extras=True)
-SHORT = Style(sentences=(1, 2), extras=False)
+SHORT = Style(sentences=(1, 1), extras=False)
 
 
 class Talk:
@@ -44,8 +49,9 @@ class Talk:
     def about(self, index: int, fact: Fact) -> list[Conversation]:
         """All conversations about the preference with that index, in order of telling."""
         section, doing = fact.topic.section, fact.topic.with_value(fact.first)
-        others = "other" if section == "general" else f"{section}_other"
-        own = "own" if section == "general" else f"{section}_own"
+        habit = "_habit" if doing.split()[0] in HABITS else ""
+        others = f"other{habit}" if section == "general" else f"{section}_other"
+        own = f"own{habit}" if section == "general" else f"{section}_own"
         if fact.kind == "others":
             return [self.task(index, others, doing=doing)]
         if fact.kind == "forget":
@@ -73,9 +79,9 @@ class Talk:
 
     def questions(self, index: int, doing: str) -> list[Conversation]:
         """Two to four knowledge queries; only their repetition tells that the person cares."""
-        asked = several(self.rng, "know_ask", {"doing": doing}, self.rng.randint(2, 4))
-        longest = 4 if self.style.extras else 2
-        answers = (" ".join(several(self.rng, "know_answer", {"doing": doing}, self.rng.randint(2, longest))) for _ in asked)
+        most = 4 if self.style.extras else 2
+        asked = several(self.rng, "know_ask", {"doing": doing}, self.rng.randint(2, most))
+        answers = (" ".join(several(self.rng, "know_answer", {"doing": doing}, self.rng.randint(most // 2, most - 1))) for _ in asked)
         return [Conversation(chat(ask, answer), "knowledge_query", index)
                 for ask, answer in zip(asked, answers, strict=True)]
 
@@ -130,7 +136,7 @@ class Talk:
     def _trouble(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
         rng, few = self.rng, not self.style.extras
         passing = pairs(rng, rule, slots)[0][0]
-        told = several(rng, "trouble_more", slots, 1 if few else 3)
+        told = several(rng, "trouble_more", slots, 0 if few else 3)
         told.insert(rng.randint(0, len(told)), passing)
         user = " ".join([say(rng, "request_trouble", slots), say(rng, "trouble", slots), *told])
         advice = several(rng, "advice", slots, 1 if few else rng.randint(3, 4))

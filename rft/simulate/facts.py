@@ -45,7 +45,7 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
     taken: set[str] = set()
     for section in SECTIONS:
         count = counts.get(section, 0)
-        kinds = _kinds(rng, section, count)
+        kinds = draw_kinds(rng, section, count)
         of_section = [topic for topic in topics if topic.section == section]
         wanted = round(count * MARKED) if section == "general" else 0
         marked = [topic for topic in of_section if _triples(topic, persona.archetype)]
@@ -63,7 +63,8 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
     return facts
 
 
-def _kinds(rng: Random, section: str, count: int) -> list[str]:
+def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
+    """The kinds of `count` facts of one section, in random order: a quarter generic, and some of the others updated."""
     generic = count // GENERIC_SHARE
     kinds = ["forget" if rng.random() < FORGET_OF_GENERIC else "others" for _ in range(generic)]
     updates = (count - generic) // UPDATES if section == "general" else 0  # therapy and health are not updated

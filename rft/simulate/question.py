@@ -4,6 +4,7 @@ An option is a sentence naming what it suggests and a sentence that fits anythin
 so neither length nor tone nor words in common with the query tell them apart.
 """
 
+from collections.abc import Callable
 from random import Random
 
 from rft.simulate.dossier import Conversation, Item, Preference
@@ -45,20 +46,23 @@ def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> Item:
     return Item(index, f"{lead} {query}".strip(), gold, shuffled(rng, [o for o in options if o != gold]))
 
 
-def sensitive(rng: Random, persona_id: int, first: int, count: int, talk_task) -> tuple[  # type: ignore[no-untyped-def]
-        list[Preference], list[Conversation], list[Item]]:
+def sensitive(rng: Random, persona_id: int, first: int, count: int, talk: Callable[..., Conversation | None]
+              ) -> tuple[list[Preference], list[Conversation], list[Item]]:
     """`count` personal items that come up by the way: leaked, cleared to be used, or never to be drafted again.
 
     A question shows two values, a placeholder and a refusal to draft. Which one is right depends on what the person said: leaked
     items want the placeholder, cleared ones their value, declined ones the refusal; each option is gold for a quarter.
-    talk_task(index, rule, **slots) writes the conversation.
+    talk(index, rule, item=name, value=value) writes the conversation; where it gives None, the item is left out.
     """
     preferences, conversations, items = [], [], []
     for number, (name, value, other) in enumerate(draw_items(rng, count)):
-        index, kind = first + number, SENSITIVE_KINDS[(persona_id * count + number) % len(SENSITIVE_KINDS)]
+        index, kind = first + len(preferences), SENSITIVE_KINDS[(persona_id * count + number) % len(SENSITIVE_KINDS)]
         form = rng.choice(load("grammar")["form"])
         slots = {"item": name, "form": form}
-        conversations.append(talk_task(index, {"leaked": "leak"}.get(kind, kind), item=name, value=value))
+        conversation = talk(index, {"leaked": "leak"}.get(kind, kind), item=name, value=value)
+        if conversation is None:
+            continue
+        conversations.append(conversation)
         told = {"leaked": f"Gave away the {name} {value} unintentionally", "cleared": f"Lets the {name} {value} be used in texts",
                 "declined": f"Writes lines with the {name} {value} without help"}[kind]
         preferences.append(Preference(name[0].upper() + name[1:], told, "sensitive_info", kind, keyword=value))
