@@ -8,7 +8,7 @@ beside these numbers.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,26 +86,31 @@ def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
     column = f"chat_history_{window}_link"
     questions: list[Question] = []
     evident, items = 0, set[str]()
-    link, history = "", None
+    link, history, said = "", None, set[str]()
     for row, record in read_rows(csv_path(root, split)):
         where = f"{split}: row {row}"
         if history is None or record[column] != link:
             link = record[column]
             history = read_history(history_path(root, link, where, column))
+            said = texts_of(history)
             items.update(item for message in history.turns for item in plausible_items(message.content))
         try:
             question = read_question(record, row, split, window, history.id, where)
         except UnusableRow:
             continue
         questions.append(question)
-        evident += evidence_found(record, history)
+        evident += evidence_found(record, said)
         items.update(plausible_items("\n".join((question.query, *question.options))))
     return {**shortcuts(questions), "evidence": evident / len(questions), "personal_items": len(items)}
 
 
-def evidence_found(record: Mapping[str, str], history: History) -> bool:
-    """Whether every message of the row's snippet stands in the history, white space aside."""
-    said = {_fold(message.content) for message in history.messages}
+def texts_of(history: History) -> set[str]:
+    """The messages of a history as `evidence_found` compares them: without regard to case and white space."""
+    return {_fold(message.content) for message in history.messages}
+
+
+def evidence_found(record: Mapping[str, str], said: Collection[str]) -> bool:
+    """Whether every message of the row's snippet is among the texts `said` in its history."""
     evidence = _evidence(record.get("related_conversation_snippet", ""))
     return bool(evidence) and all(_fold(text) in said for text in evidence)
 

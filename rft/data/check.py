@@ -14,7 +14,16 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from rft.data.audit import CHANCE, evidence_found, lines, prove_label_free, repeated_labels, shortcuts, telling_rules
+from rft.data.audit import (
+    CHANCE,
+    evidence_found,
+    lines,
+    prove_label_free,
+    repeated_labels,
+    shortcuts,
+    telling_rules,
+    texts_of,
+)
 from rft.data.dataset import (
     COLUMNS,
     HUB_ID,
@@ -131,6 +140,7 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
     found: dict[str, list[int]] = {}
     authors_tokens: dict[str, str] = {}
     rows = evident = 0
+    texts = {id: texts_of(history) for id, history in split.histories.items()}
     personal = {item for h in split.histories.values() for m in h.turns for item in plausible_items(m.content)}
     for row, record in read_rows(csv_path(split.root, split.name)):
         rows += 1
@@ -141,7 +151,7 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         history = split.history_of(question)
         question.check()
         prove_label_free(question, history)
-        evident += evidence_found(record, history)
+        evident += evidence_found(record, texts[history.id])
         personal.update(plausible_items("\n".join((question.query, *question.options))))
         for column in repeated_labels(question, record):
             found.setdefault(f"the text of {column} stands in the question itself", []).append(row)

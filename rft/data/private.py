@@ -12,6 +12,7 @@ SOCIAL = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 CARD = re.compile(r"(?<![\w-])(?:\d{4}[ -]){3}\d{4}(?![\w-])")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){3,}")
 KEY = re.compile(r"\bsk-[\w-]{12,}")
+NUMBERS = re.compile(r"\d{2}[ .-]\d{4}|\d{2} [A-Z0-9]{4}")  # no telephone, account or card number is without this
 RESERVED_DOMAIN = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net|edu)|[\w-]+\.(?:example|test|invalid))$", re.IGNORECASE)
 
 
@@ -20,12 +21,18 @@ def plausible_items(text: str) -> list[str]:
     found: list[str] = []
     if "@" in text:
         found += [item for item in EMAIL.findall(text) if not RESERVED_DOMAIN.search(item)]
-    found += [item for item in PHONE.findall(text) if not re.search(r"555\D01\d\d$", item)]
+    if NUMBERS.search(text):
+        found += _numbers(text)
+    if "sk-" in text:
+        found += [item for item in KEY.findall(text) if "EXAMPLE" not in item]
+    return found
+
+
+def _numbers(text: str) -> list[str]:
+    found = [item for item in PHONE.findall(text) if not re.search(r"555\D01\d\d$", item)]
     found += [item for item in SOCIAL.findall(text) if item[:3] not in ("000", "666") and item[0] != "9"]
     found += [item for item in CARD.findall(text) if item[0] != "0" and _luhn(item)]
     found += [item for item in IBAN.findall(text) if not item.startswith("XX")]
-    if "sk-" in text:
-        found += [item for item in KEY.findall(text) if "EXAMPLE" not in item]
     return found
 
 

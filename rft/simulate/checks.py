@@ -80,5 +80,5 @@ def check_dossier(dossier: Dossier) -> None:
             raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
     texts = [message["content"] for conversation in dossier.conversations for message in conversation.messages]
     texts += [text for item in dossier.items for text in (item.query, item.gold, *item.distractors)]
-    if found := plausible_items("\n".join(texts)):
+    if found := [item for text in texts for item in plausible_items(text)]:
         raise DataError(f"{where}: {found[0]!r} could be somebody's; personal items must come from reserved ranges")

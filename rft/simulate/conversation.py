@@ -88,7 +88,8 @@ class Talk:
     def forget(self, index: int, fact: Fact) -> Conversation:
         """A query, a personalised answer, and the wish that this be forgotten, which nobody answers, as in the released data."""
         slots = {"doing": fact.topic.with_value(fact.first), "ask": fact.topic.ask, "friend": draw_slot(self.rng, "friend")}
-        texts = [say(self.rng, rule, slots) for rule in ("forget_ask", "forget_answer", "forget")]
+        suffix = "" if fact.topic.section == "general" else f"_{fact.topic.section}"
+        texts = [say(self.rng, rule, slots) for rule in ("forget_ask", f"forget_answer{suffix}", "forget")]
         return Conversation(chat(*texts), "knowledge_query", index, place="next")
 
     def _text(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:

@@ -4,13 +4,14 @@ A dossier says nothing about windows or files. It turns into plain JSON and back
 under `data/raw_data`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 KINDS = ("own", "update", "forget", "others", "leaked", "cleared", "declined")
 SENSITIVE_KINDS = ("leaked", "cleared", "declined")
 SCENARIOS = ("personal_email", "professional_email", "creative_writing", "professional_writing", "chat_message", "translation",
              "trouble_consult", "social_media_post", "knowledge_query")
+LISTS = ("preferences", "conversations", "items")  # of a dossier
 Message = dict[str, str]
 
 
@@ -85,7 +86,8 @@ class Dossier:
     usage: dict[str, float]  # calls, tokens and cost, of writers that pay
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"persona": vars(self.persona), **{name: [vars(entry) for entry in getattr(self, name)] for name in LISTS},
+                "rejected": self.rejected, "usage": self.usage}
 
 
 def dossier_from_json(document: dict[str, Any]) -> Dossier:

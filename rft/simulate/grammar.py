@@ -52,7 +52,7 @@ def fill(rng: Random, text: str, slots: Slots) -> str:
         name = found[1]
         if name in slots:
             return slots[name]
-        if name not in drawn:
+        while name not in drawn or drawn[name] in slots.values():  # nobody writes to a person about that same person
             drawn[name] = draw_slot(rng, name)
         return drawn[name]
 

@@ -22,7 +22,9 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
         archetype = described["archetype"]
     kind = people["archetypes"][archetype]
     region = _weighted(rng, {name: entry["weight"] for name, entry in people["regions"].items()})
-    first, last = (rng.choice(people["regions"][region][part].split()) for part in ("first", "last"))
+    gender = _weighted(rng, people["gender"])
+    names = {"woman": "women", "trans woman": "women", "man": "men", "trans man": "men"}.get(gender) or rng.choice(("women", "men"))
+    first, last = (rng.choice(people["regions"][region][part].split()) for part in (names, "last"))
     occupation = rng.choice(kind["occupations"])
     spoken = ["English", *rng.sample(people["languages"], rng.randint(0, 2))]
     about = {
@@ -30,7 +32,7 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
                          .replace("A i", "An i"),
         "name": f"{first} {last}",
         "age": rng.randint(19, 81),
-        "gender": _weighted(rng, people["gender"]),
+        "gender": gender,
         "race_ethnicity": region,
         "occupation": occupation,
         "education": rng.choice(people["education"]),
