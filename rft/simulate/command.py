@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llm.add_argument("--llm-price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="USD for a million tokens")
     llm.add_argument("--llm-budget", type=float, help="stop before more than this many USD are spent; needs --llm-price")
     llm.add_argument("--llm-votes", type=int, default=3, help="judges for each check of a question (default 3)")
+    llm.add_argument("--llm-timeout", type=float, default=120.0, help="seconds to wait for one answer (default 120)")
     llm.add_argument("--llm-attempts", type=int, default=5, help="attempts for each question and each answer (default 5)")
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise DataError(f"--workers {args.workers}: give 1 or more")
     llm = LlmSettings(args.llm_base_url, args.llm_model, tuple(args.llm_price) if args.llm_price else None, args.llm_budget,
-                      args.llm_votes, args.llm_attempts) if args.llm_model else None
+                      args.llm_votes, args.llm_attempts, args.llm_timeout) if args.llm_model else None
     settings = Settings(args.profile, args.personas, args.seed, tuple(args.window or ["32k"]), args.tokenizer or QWEN,
                         args.history_tokens, args.topics, args.persona_file, llm, args.license)
     record = simulate(settings, args.out, args.workers, args.overwrite, Console(stderr=True))

@@ -7,7 +7,7 @@ the topic can offer three of them and only the history says which one is right. 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -38,7 +38,12 @@ class Topic:
         return self.doing.format(value)
 
     def mark(self, value: str) -> str:
-        return dict(self.marks).get(value, "")
+        """The archetype that a value is typical of, "" where there is none."""
+        return self._mark_of.get(value, "")
+
+    @cached_property
+    def _mark_of(self) -> dict[str, str]:
+        return dict(self.marks)
 
 
 def content_words(text: str) -> set[str]:
