@@ -1,7 +1,7 @@
 """A small trained guesser: can the gold be told from the four options alone?
 
-Invariant: it never sees the query, the history or a label, and it is scored on people it was not trained on. On fair data it stays
-at chance, however many questions there are; what it scores above chance can be learned by any policy without reading.
+Invariant: it never sees the query, the history or a label, and it is scored on people it was not trained on. On fair data it
+stays at chance, however many questions there are; what it scores above chance can be learned by any policy without reading.
 
 Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), trained by Adam with an L2 penalty.
 """

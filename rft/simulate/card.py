@@ -86,7 +86,8 @@ def text(record: dict[str, Any]) -> str:
         *(f"  - {{split: {'validation' if s == 'val' else 'test' if s == 'benchmark' else s}, path: benchmark/text/{s}.csv}}"
           for s in counts["questions"]), "---"])
     total, people = sum(counts["questions"].values()), sum(counts["personas"].values())
-    tokens = "; ".join(f"{window}: {low} to {high}, median {middle:g}" for window, (low, middle, high) in counts["tokens"].items())
+    tokens = "; ".join(f"{window}: {low} to {high}, median {middle:g}"
+                       for window, (low, middle, high) in counts["tokens"].items())
     splits = table(["split", "personas", "questions"], [[s, f"{counts['personas'][s]:,}", f"{n:,}"]
                                                         for s, n in counts["questions"].items()])
     labels = table(["label", "value", "questions", "share"],
@@ -104,6 +105,7 @@ def text(record: dict[str, Any]) -> str:
         "## Hashes (sha256)", table(["file", "sha256"], [[name, value] for name, value in record["sha256"].items()]),
     ]
     if record["usage"]:
-        thrown = table(["questions rejected because", "times"], [[k, str(v)] for k, v in record["rejected"].items()] or [["-", "0"]])
+        reasons = [[reason, str(times)] for reason, times in record["rejected"].items()]
+        thrown = table(["rejected because", "times"], reasons or [["-", "0"]])
         parts[-4:-4] = ["## Written by an LLM", f"```json\n{json.dumps(record['usage'], indent=1)}\n```", thrown]
     return "\n\n".join(parts) + "\n"

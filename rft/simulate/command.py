@@ -10,8 +10,8 @@ from rft.errors import DataError
 
 PROFILES = ("mini", "middle", "paper")
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
-ONLY_LARGE = {"window": None, "tokenizer": None, "history_tokens": None, "topics": None, "persona_file": None, "llm_base_url": None,
-              "push_to_hub": None, "overwrite": False}  # options that the mini profile has no use for, and their defaults
+ONLY_LARGE = {"window": None, "tokenizer": None, "history_tokens": None, "topics": None, "persona_file": None,
+              "llm_base_url": None, "push_to_hub": None, "overwrite": False}  # options that the mini profile has no use for, and their defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--personas", type=int, default=1000, help="number of personas (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")
     parser.add_argument("--out", type=Path, required=True, help="a new folder; an interrupted run goes on where it stopped")
-    parser.add_argument("--overwrite", action="store_true", help="replace another simulated dataset in --out, once this one is whole")
+    parser.add_argument("--overwrite", action="store_true", help="replace another simulated dataset in --out")
     large = parser.add_argument_group("profiles middle and paper")
     large.add_argument("--window", nargs="+", choices=("32k", "128k"), help="histories to write (default 32k)")
     large.add_argument("--tokenizer", help=f"folder or Hub id of the tokenizer that counts the window's tokens (default {QWEN})")

@@ -17,8 +17,8 @@ FOLLOW_UP = 0.33
 LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
 FIXED = ("friend", "client", "who", "relname", "language")  # the same throughout one conversation
-HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending passing "
-             "keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking cooling "
+HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending "
+             "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking cooling "
              "warming tidying planning working learning commuting measuring finding meeting beginning falling listening taking "
              "drinking having eating seasoning spreading buying saving writing personalising showing logging napping recovering "
              "bathing furnishing cleaning welcoming opening holding illustrating using posting calling charting staying".split())
@@ -81,9 +81,11 @@ class Talk:
         """Two to four knowledge queries; only their repetition tells that the person cares."""
         most = 4 if self.style.extras else 2
         asked = several(self.rng, "know_ask", {"doing": doing}, self.rng.randint(2, most))
-        answers = (" ".join(several(self.rng, "know_answer", {"doing": doing}, self.rng.randint(most // 2, most - 1))) for _ in asked)
-        return [Conversation(chat(ask, answer), "knowledge_query", index)
-                for ask, answer in zip(asked, answers, strict=True)]
+        talks = []
+        for ask in asked:
+            answer = several(self.rng, "know_answer", {"doing": doing}, self.rng.randint(most // 2, most - 1))
+            talks.append(Conversation(chat(ask, " ".join(answer)), "knowledge_query", index))
+        return talks
 
     def forget(self, index: int, fact: Fact) -> Conversation:
         """A query, a personalised answer, and the wish that this be forgotten, which nobody answers, as in the released data."""

@@ -23,8 +23,8 @@ MARKED = 0.75  # share of general topics with a value typical of the persona and
 
 @dataclass(frozen=True)
 class Fact:
-    """What a history says about one topic. `held` holds at its end (None: nothing may be used), `first` is revealed first, `rival`
-    is what somebody else holds beside an own preference; `shown` are the three values that the question offers.
+    """What a history says about one topic. `held` holds at its end (None: nothing may be used), `first` is revealed first,
+    `rival` is what somebody else holds beside an own preference; `shown` are the three values that the question offers.
     """
 
     topic: Topic

@@ -39,20 +39,22 @@ def _shares(rng: Random) -> list[Message]:
     thing, place = draw_slot(rng, "thing"), draw_slot(rng, "city")
     total = people * each + left
     return chat(
-        f"A shop in {place} packs {total} screws for a {thing} into {people} equal bags. How many are in each, and how many are left?",
+        f"A shop in {place} packs {total} screws for a {thing} into {people} equal bags. How many are in each, and how many "
+        "are left?",
         f"Divide and keep the remainder.\n\n{total} = {people} x {each} + {left}\n\nSo each bag holds {each} screws and {left} "
-        f"{'is' if left == 1 else 'are'} left over. Check: {people} x {each} = {people * each}, and {people * each} + {left} = {total}.")
+        f"{'is' if left == 1 else 'are'} left over. Check: {people} x {each} = {people * each}, and "
+        f"{people * each} + {left} = {total}.")
 
 
 def _rates(rng: Random) -> list[Message]:
     speed, hours, pause = rng.randint(30, 120), rng.randint(2, 9), rng.randint(5, 55)
     first, second = rng.sample(load("people")["cities"], 2)
     return chat(
-        f"A bus goes from {first} to {second} at {speed} km/h for {hours} hours and stops for {pause} minutes. How far is it, and "
-        "what is the average speed with the stop?",
+        f"A bus goes from {first} to {second} at {speed} km/h for {hours} hours and stops for {pause} minutes. How far is it, "
+        "and what is the average speed with the stop?",
         f"The distance is speed times driving time: {speed} x {hours} = {speed * hours} km.\n\nWith the stop the journey takes "
-        f"{hours * 60} + {pause} = {hours * 60 + pause} minutes, so the average is {speed * hours} / ({hours * 60 + pause} / 60), "
-        f"which is about {speed * hours * 60 / (hours * 60 + pause):.1f} km/h. The stop counts as time, not as distance.")
+        f"{hours * 60} + {pause} = {hours * 60 + pause} minutes, so the average is {speed * hours} / "
+        f"({hours * 60 + pause} / 60), which is about {speed * hours * 60 / (hours * 60 + pause):.1f} km/h. The stop counts as time, not as distance.")
 
 
 def _discount(rng: Random) -> list[Message]:
@@ -62,9 +64,9 @@ def _discount(rng: Random) -> list[Message]:
     return chat(
         f"A {thing} costs {price}. It is reduced by {percent} percent, then {tax} percent tax is added. Is that the same as the "
         "other way round?",
-        f"Yes, because both steps are multiplications.\n\nReduced first: {price} x {(100 - percent) / 100:.2f} = {less:.2f}, then "
-        f"{less:.2f} x {(100 + tax) / 100:.2f} = {less * (100 + tax) / 100:.2f}.\nTaxed first: {price} x {(100 + tax) / 100:.2f} = "
-        f"{price * (100 + tax) / 100:.2f}, then x {(100 - percent) / 100:.2f} gives {less * (100 + tax) / 100:.2f} again.")
+        f"Yes, because both steps are multiplications.\n\nReduced first: {price} x {(100 - percent) / 100:.2f} = {less:.2f}, "
+        f"then {less:.2f} x {(100 + tax) / 100:.2f} = {less * (100 + tax) / 100:.2f}.\nTaxed first: {price} x "
+        f"{(100 + tax) / 100:.2f} = {price * (100 + tax) / 100:.2f}, then x {(100 - percent) / 100:.2f} gives {less * (100 + tax) / 100:.2f} again.")
 
 
 def _rectangle(rng: Random) -> list[Message]:
@@ -82,5 +84,5 @@ def _sequence(rng: Random) -> list[Message]:
     last = start + (count - 1) * step
     return chat(
         f"What is the sum of the first {count} terms of {shown}, ...?",
-        f"The terms grow by {step}, so this is an arithmetic sequence. Its term number {count} is {start} + {count - 1} x {step} = "
-        f"{last}.\n\nPair the first with the last: the sum is {count} x ({start} + {last}) / 2 = {count * (start + last) // 2}.")
+        f"The terms grow by {step}, so this is an arithmetic sequence. Its term number {count} is {start} + {count - 1} x "
+        f"{step} = {last}.\n\nPair the first with the last: the sum is {count} x ({start} + {last}) / 2 = {count * (start + last) // 2}.")

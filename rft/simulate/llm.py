@@ -55,8 +55,8 @@ class Ledger:
             if self._stopped:
                 raise ServerError("stopped")
             if budget is not None and self.spent["cost_usd"] + (self._under_way + 1) * self._largest > budget:
-                raise ServerError(f"the budget of {budget:g} USD does not cover another call: {self.told()} so far; nothing is lost, "
-                                  "the same command with a larger --llm-budget goes on from here")
+                raise ServerError(f"the budget of {budget:g} USD does not cover another call: {self.told()} so far; "
+                                  "nothing is lost, the same command with a larger --llm-budget goes on from here")
             self._under_way += 1
 
     def end(self, prompt_tokens: int = 0, completion_tokens: int = 0, paid: bool = True) -> None:
@@ -152,8 +152,8 @@ class Chat:
             raise Unusable(f"no answer within {self.settings.timeout:g} seconds") from None
         except APIConnectionError as error:
             self.ledger.end(paid=False)
-            raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}); start the server and give the "
-                              "same command again, nothing is lost") from None
+            raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}); start the server and give "
+                              "the same command again, nothing is lost") from None
         except APIError as error:
             self.ledger.end(paid=False)
             raise ServerError(f"{self.settings.base_url}: the server says: {' '.join(str(error).split())[:300]}") from None

@@ -23,7 +23,8 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
     kind = people["archetypes"][archetype]
     region = _weighted(rng, {name: entry["weight"] for name, entry in people["regions"].items()})
     gender = _weighted(rng, people["gender"])
-    names = {"woman": "women", "trans woman": "women", "man": "men", "trans man": "men"}.get(gender) or rng.choice(("women", "men"))
+    either = rng.choice(("women", "men"))
+    names = {"woman": "women", "trans woman": "women", "man": "men", "trans man": "men"}.get(gender, either)
     first, last = (rng.choice(people["regions"][region][part].split()) for part in (names, "last"))
     occupation = rng.choice(kind["occupations"])
     spoken = ["English", *rng.sample(people["languages"], rng.randint(0, 2))]
@@ -71,7 +72,8 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
 
 
 def system_message(persona: Persona) -> str:
-    return "You are an AI assistant helping a user with the following persona:\n\n" + json.dumps(persona.about, ensure_ascii=False)
+    about = json.dumps(persona.about, ensure_ascii=False)
+    return f"You are an AI assistant helping a user with the following persona:\n\n{about}"
 
 
 def _weighted(rng: Random, weights: dict[str, float]) -> str:

@@ -73,7 +73,8 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
     """Write the dataset to the folder `out` and return the record that is kept in it: settings, counts, audits, hashes.
 
     Raises DataError for settings that cannot be, and where `out` holds anything else than this very dataset; `overwrite` replaces
-    it, once the new one is whole. RftError of a writer (a spent budget, a server that is gone) leaves what is done for the next run.
+    it, once the new one is whole. An RftError of a writer (a spent budget, a server that is gone) leaves what is done for the next
+    run.
     """
     console = console or Console(stderr=True)
     check_settings(settings)
@@ -95,7 +96,8 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
 def check_settings(settings: Settings) -> None:
     """Raises DataError for settings that cannot be, before anything is written."""
     if settings.personas < 3:
-        raise DataError(f"--personas {settings.personas}: train, val and benchmark need at least one persona each; give 3 or more")
+        raise DataError(f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
+                        "give 3 or more")
     sizes = PROFILES[settings.profile].windows
     for window in settings.windows:
         if window not in sizes:
@@ -140,7 +142,8 @@ def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str,
         what = f"another dataset ({_differences(record['settings'], identity)})" if record else "something else"
         raise DataError(f"{out}: holds {what}; nothing was changed. Name another --out, or give --overwrite to replace it")
     if record is None:
-        raise DataError(f"{out}: holds something that is no simulated dataset; --overwrite does not remove that. Name another --out")
+        raise DataError(f"{out}: holds something that is no simulated dataset; --overwrite does not remove that. "
+                        "Name another --out")
     return None
 
 
@@ -150,8 +153,8 @@ def _open_partial(partial: Path, identity: dict[str, Any], settings: Settings, o
         if record is None or record["settings"] != identity:
             if not overwrite:
                 what = _differences(record["settings"], identity) if record else "no settings"
-                raise DataError(f"{partial}: an unfinished simulation of other settings ({what}); finish it with those, remove it, "
-                                "or give --overwrite")
+                raise DataError(f"{partial}: an unfinished simulation of other settings ({what}); finish it with those, "
+                                "remove it, or give --overwrite")
             shutil.rmtree(partial)
     write_json(partial / RECORD, {"settings": identity})
 
@@ -169,7 +172,8 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def _write_personas(settings: Settings, partial: Path, todo: list[int], workers: int, console: Console) -> None:
-    columns = (TextColumn("writing personas"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (TextColumn("writing personas"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=settings.personas, completed=settings.personas - len(todo), note="")
         if not todo:

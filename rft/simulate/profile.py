@@ -65,7 +65,7 @@ class Settings:
         return self.counts or PROFILES[self.profile].counts
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for two runs to write the same bytes, as plain JSON. Workers, URLs and budgets in USD are not in it."""
+        """What must be equal for two runs to write the same bytes, as plain JSON. Workers, URLs and prices are not in it."""
         return {
             "rft": __version__, "words": _digest(*_word_files()), "profile": self.profile, "personas": self.personas,
             "seed": self.seed, "windows": self.budgets(), "tokenizer": self.tokenizer, "counts": self.facts(),

@@ -1,13 +1,14 @@
 """Writer B: an LLM invents the person, the preferences, the conversations and the questions; rules and votes decide what stays.
 
-What happens to a persona is drawn from (seed, id) as in the offline writer; only the texts are the model's. A question stays if it
-passes the rules of `checks`, if its gold has the place in the order of lengths that was drawn for it, if most judges who see no
+What happens to a persona is drawn from (seed, id) as in the offline writer; only the texts are the model's. A question stays if
+it passes the rules of `checks`, if its gold has the place in the order of lengths that was drawn for it, if most judges who see no
 history choose another option, and if most judges find the preference used where it must be and nowhere else. Personal items are
 made by us, and their questions too, since no model should be asked for them.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
@@ -25,8 +26,8 @@ from rft.simulate.topics import SECTIONS
 
 SPARE = 1.5  # preferences asked for, to those needed
 WORDS = (18, 24, 30, 36)  # of the four options; which one the gold gets is drawn
-PREF_TYPES = {"stereotypical": "stereotypical_pref", "anti_stereotypical": "anti_stereotypical_pref", "neutral": "neutral_preferences",
-              "therapy": "therapy_background", "health": "health_and_medical_conditions"}
+PREF_TYPES = {"stereotypical": "stereotypical_pref", "anti_stereotypical": "anti_stereotypical_pref", "neutral":
+              "neutral_preferences", "therapy": "therapy_background", "health": "health_and_medical_conditions"}
 KINDS_OF = {"general": ("neutral", "stereotypical", "anti_stereotypical"), "therapy": ("therapy",), "health": ("health",)}
 Result = TypeVar("Result")
 
@@ -151,7 +152,7 @@ class _Session:
                     continue
                 count = round(len(kinds) / len(KINDS_OF[section]) * SPARE + 0.5)
                 given = {"person": self.persona.about, "kind": name, "count": count, "not": [p.text for p in found + candidates]}
-                stated = self.retried("preferences", lambda attempt, given=given: self.usable_list(given, attempt))  # type: ignore[misc]
+                stated = self.retried("preferences", partial(self.usable_list, given))
                 candidates += [Preference(s.topic, s.statement, PREF_TYPES[name], "own", s.keyword) for s in stated or []]
             kept: list[Preference] = []
             for candidate in candidates:
@@ -251,7 +252,8 @@ class _Session:
             raise Unusable(faults[0])
         _check_length(item, words[0])
         self.vote("a reader without the history chooses the gold", lambda vote: self.sees_nothing(item, attempt, vote))
-        self.vote("the options do not use the preference as they must", lambda vote: self.used_rightly(item, given, attempt, vote))
+        self.vote("the options do not use the preference as they must",
+                  lambda vote: self.used_rightly(item, given, attempt, vote))
         return item
 
     def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
@@ -293,12 +295,12 @@ class _Session:
 def _of_kind(preference: Preference, kind: str) -> Preference:
     if kind != "forget":
         return Preference(preference.topic, preference.text, preference.pref_type, kind, preference.keyword)
-    return Preference(preference.topic, f"Do not remember '{preference.text}' in memory", "ask_to_forget", kind, preference.keyword,
-                      previous=preference.text)
+    return Preference(preference.topic, f"Do not remember '{preference.text}' in memory", "ask_to_forget", kind,
+                      preference.keyword, previous=preference.text)
 
 
 def _check_length(item: Item, words: int) -> None:
-    """The gold is the longest, the shortest or neither, as was drawn for it, so that over many questions its length tells nothing."""
+    """The gold is the longest, the shortest or neither, as was drawn for it, so that its length tells nothing."""
     others = [len(d) for d in item.distractors]
     longest, shortest = len(item.gold) > max(others), len(item.gold) < min(others)
     if longest != (words == max(WORDS)) or shortest != (words == min(WORDS)):

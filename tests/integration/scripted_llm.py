@@ -1,8 +1,8 @@
 """A server that speaks the OpenAI chat API and plays an LLM from a script: `python scripted_llm.py LOG [--share ...]`.
 
-What it does with a request depends on nothing but the request, so a run can be repeated. It prints its port, and writes a line to LOG
-for every answer: its kind and the hash of the request. It plays malformed, refusing, cut-off and slow models, writers who tell the
-preference in the query or pay no heed to lengths, and judges who disagree.
+What it does with a request depends on nothing but the request, so a run can be repeated. It prints its port, and writes a line to
+LOG for every answer: its kind and the hash of the request. It plays malformed, refusing, cut-off and slow models, writers who tell
+the preference in the query or pay no heed to lengths, and judges who disagree.
 """
 
 import argparse
@@ -55,19 +55,22 @@ def play(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Na
                              {"role": "assistant", "content": f"Here you are: {words(rng, 40)}."}]}
     if task == "forget":
         told = given["preference"].removeprefix("Enjoys ")
-        return {"query": f"What about {words(rng, 5)}?", "answer": f"Try {told} again.", "request": f"Please forget about {told}."}
+        return {"query": f"What about {words(rng, 5)}?", "answer": f"Try {told} again.",
+                "request": f"Please forget about {told}."}
     if task == "options":
         keyword, sizes = given["preference"].removeprefix("Enjoys "), [given["words"]["gold"], *given["words"]["distractors"]]
         if rng.random() < args.heedless:
             sizes[0] = 60
         used = [given["kind"] == "own", *[given["kind"] == "generic"] * 3]
-        texts = [f"{words(rng, size - 3)} {keyword if use else words(rng, 2)} fits." for size, use in zip(sizes, used, strict=True)]
+        texts = [f"{words(rng, size - 3)} {keyword if use else words(rng, 2)} fits."
+                 for size, use in zip(sizes, used, strict=True)]
         told = f" I enjoy {keyword}, you know." if rng.random() < args.telling else ""
         return {"query": f"What would be {words(rng, 6)}?{told}", "gold": texts[0], "distractors": texts[1:]}
     raise ValueError(task)
 
 
-def judge(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Namespace, golds: dict[str, str]) -> dict[str, Any]:
+def judge(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Namespace, golds: dict[str, str]
+          ) -> dict[str, Any]:
     letter = {text: letter for letter, text in given["answers"].items()}
     gold = letter[golds[given["query"]]]
     against = rng.random() < args.contrary

@@ -51,7 +51,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def settings(url: str, tokenizer: str, **changes: object) -> Settings:
     llm = LlmSettings(url, "scripted", prices=(2.0, 8.0), votes=3, attempts=4, timeout=30)
-    return Settings("middle", 5, 0, tokenizer=tokenizer, history_tokens=20_000, counts=COUNTS, llm=replace(llm, **changes))  # type: ignore[arg-type]
+    llm = replace(llm, **changes)  # type: ignore[arg-type]
+    return Settings("middle", 5, 0, tokenizer=tokenizer, history_tokens=20_000, counts=COUNTS, llm=llm)
 
 
 def answered(log: Path) -> Counter[str]:
@@ -83,8 +84,9 @@ def test_five_personas_come_out_whole(server: Start, tokenizer: str, tmp_path: P
 
     tasks = Counter(line.split()[1] for line in log.read_text().splitlines())
     accepted = questions - 5  # one about a personal item each, which no model is asked for
-    # 0.91 usable answers, 0.9 tell nothing, lengths heeded in 0.8 (and by chance in a few more), and the votes on top
-    assert 0.25 < accepted / tasks["options"] < 0.75
+    # By the script 0.91 of the answers are usable, 0.9 of the queries tell nothing, 0.85 of the lengths are right, and about 0.73
+    # and 0.91 pass the two votes: 0.46 in all.
+    assert abs(accepted / tasks["options"] - 0.46) < 0.2
     reasons = " ".join(record["rejected"])
     for reason in ("malformed", "refused", "cut off", "tells the preference", "length", "chooses the gold"):
         assert reason in reasons, reason
@@ -114,7 +116,7 @@ def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, 
 
 def test_a_spent_budget_stops_and_goes_on(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, log = server("--slow", "0")
-    with pytest.raises(ServerError, match=r"the budget of 0.02 USD does not cover another call: \d+ calls, 0.0\d+ USD so far; nothing"):
+    with pytest.raises(ServerError, match=r"the budget of 0.02 USD does not cover another call: \d+ calls, 0.0\d+ USD so far"):
         simulate(settings(url, tokenizer, budget=0.02), tmp_path / "data", workers=2)
     assert sum(answered(log).values()) > 5 and not (tmp_path / "data").exists()
     spent = sum(answered(log).values())

@@ -105,13 +105,14 @@ def test_values_of_a_persona_share_no_content_words() -> None:
 
 
 def test_the_gold_is_any_of_the_four_equally_often() -> None:
-    """Over 200 personas: each mark of a shown value, and the generic option, is gold for a quarter of the questions that show it."""
+    """Over 200 personas: each mark of a shown value, and the generic option, is gold for a quarter of its questions."""
     shown, gold = Counter[str](), Counter[str]()
     for persona_id in range(200):
         persona = make_persona(1, persona_id)
         for fact in draw_facts(random.Random(persona_id), persona, shipped(), {"general": 16}):
             for value in fact.shown:
-                role = {persona.archetype: "typical", OPPOSITE[persona.archetype]: "opposite"}.get(fact.topic.mark(value), "other")
+                roles = {persona.archetype: "typical", OPPOSITE[persona.archetype]: "opposite"}
+                role = roles.get(fact.topic.mark(value), "other")
                 shown[role] += 1
                 gold[role] += value == fact.held
     for role, count in shown.items():
