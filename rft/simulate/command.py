@@ -11,7 +11,7 @@ from rft.errors import DataError
 PROFILES = ("mini", "middle", "paper")
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 ONLY_LARGE = {"window": None, "tokenizer": None, "history_tokens": None, "topics": None, "persona_file": None,
-              "llm_base_url": None, "push_to_hub": None, "overwrite": False}  # options that the mini profile has no use for, and their defaults
+              "llm_base_url": None, "push_to_hub": None, "overwrite": False}  # no use for mini; with their defaults
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,8 +18,8 @@ LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
 FIXED = ("friend", "client", "who", "relname", "language")  # the same throughout one conversation
 HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending "
-             "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking cooling "
-             "warming tidying planning working learning commuting measuring finding meeting beginning falling listening taking "
+             "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking "
+             "cooling warming tidying planning working learning commuting measuring finding meeting beginning falling listening taking "
              "drinking having eating seasoning spreading buying saving writing personalising showing logging napping recovering "
              "bathing furnishing cleaning welcoming opening holding illustrating using posting calling charting staying".split())
 SUBJECTS = {"personal_email": "personal", "chat_message": "personal", "social_media_post": "post", "translation": "personal",

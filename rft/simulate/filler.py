@@ -54,7 +54,8 @@ def _rates(rng: Random) -> list[Message]:
         "and what is the average speed with the stop?",
         f"The distance is speed times driving time: {speed} x {hours} = {speed * hours} km.\n\nWith the stop the journey takes "
         f"{hours * 60} + {pause} = {hours * 60 + pause} minutes, so the average is {speed * hours} / "
-        f"({hours * 60 + pause} / 60), which is about {speed * hours * 60 / (hours * 60 + pause):.1f} km/h. The stop counts as time, not as distance.")
+        f"({hours * 60 + pause} / 60), which is about {speed * hours * 60 / (hours * 60 + pause):.1f} km/h. "
+        "The stop counts as time, not as distance.")
 
 
 def _discount(rng: Random) -> list[Message]:
@@ -66,7 +67,8 @@ def _discount(rng: Random) -> list[Message]:
         "other way round?",
         f"Yes, because both steps are multiplications.\n\nReduced first: {price} x {(100 - percent) / 100:.2f} = {less:.2f}, "
         f"then {less:.2f} x {(100 + tax) / 100:.2f} = {less * (100 + tax) / 100:.2f}.\nTaxed first: {price} x "
-        f"{(100 + tax) / 100:.2f} = {price * (100 + tax) / 100:.2f}, then x {(100 - percent) / 100:.2f} gives {less * (100 + tax) / 100:.2f} again.")
+        f"{(100 + tax) / 100:.2f} = {price * (100 + tax) / 100:.2f}, then x {(100 - percent) / 100:.2f} "
+        f"gives {less * (100 + tax) / 100:.2f} again.")
 
 
 def _rectangle(rng: Random) -> list[Message]:
@@ -85,4 +87,5 @@ def _sequence(rng: Random) -> list[Message]:
     return chat(
         f"What is the sum of the first {count} terms of {shown}, ...?",
         f"The terms grow by {step}, so this is an arithmetic sequence. Its term number {count} is {start} + {count - 1} x "
-        f"{step} = {last}.\n\nPair the first with the last: the sum is {count} x ({start} + {last}) / 2 = {count * (start + last) // 2}.")
+        f"{step} = {last}.\n\nPair the first with the last: the sum is {count} x ({start} + {last}) / 2 = "
+        f"{count * (start + last) // 2}.")

@@ -49,15 +49,12 @@ class Assembled:
 
 def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
     """The conversations as a person would have had them."""
-    ordered = shuffled(rng, [c for c in conversations if c.place == "first"])
+    told = {c.about for c in conversations if c.place == "first"}
+    ordered = shuffled(rng, [c for c in conversations if c.place == "first" or c.about not in told])
     for place in ("later", "next"):
-        for conversation in shuffled(rng, [c for c in conversations if c.place == place]):
-            before = [i for i, c in enumerate(ordered) if c.about == conversation.about]
-            if place == "next":
-                at = before[-1] + 1 if before else rng.randint(0, len(ordered))
-            else:
-                at = rng.randint(before[-1] + 1 if before else 0, len(ordered))
-            ordered.insert(at, conversation)
+        for conversation in shuffled(rng, [c for c in conversations if c.place == place and c.about in told]):
+            behind = max(i for i, c in enumerate(ordered) if c.about == conversation.about) + 1
+            ordered.insert(behind if place == "next" else rng.randint(behind, len(ordered)), conversation)
     return ordered
 
 

@@ -73,8 +73,8 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
     """Write the dataset to the folder `out` and return the record that is kept in it: settings, counts, audits, hashes.
 
     Raises DataError for settings that cannot be, and where `out` holds anything else than this very dataset; `overwrite` replaces
-    it, once the new one is whole. An RftError of a writer (a spent budget, a server that is gone) leaves what is done for the next
-    run.
+    it, once the new one is whole. An RftError of a writer (a spent budget, a server that is gone) leaves what is done for
+    the next run.
     """
     console = console or Console(stderr=True)
     check_settings(settings)

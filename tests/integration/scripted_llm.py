@@ -1,8 +1,8 @@
 """A server that speaks the OpenAI chat API and plays an LLM from a script: `python scripted_llm.py LOG [--share ...]`.
 
 What it does with a request depends on nothing but the request, so a run can be repeated. It prints its port, and writes a line to
-LOG for every answer: its kind and the hash of the request. It plays malformed, refusing, cut-off and slow models, writers who tell
-the preference in the query or pay no heed to lengths, and judges who disagree.
+LOG for every answer: its kind and the hash of the request. It plays malformed, refusing, cut-off and slow models, writers who
+tell the preference in the query or pay no heed to lengths, and judges who disagree.
 """
 
 import argparse
