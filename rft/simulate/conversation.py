@@ -19,7 +19,8 @@ LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your 
 FIXED = ("friend", "client", "who", "relname", "language")  # the same throughout one conversation
 HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending "
              "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking "
-             "cooling warming tidying planning working learning commuting measuring finding meeting beginning falling listening taking "
+             "cooling warming tidying planning working learning commuting measuring finding meeting beginning falling listening "
+             "taking "
              "drinking having eating seasoning spreading buying saving writing personalising showing logging napping recovering "
              "bathing furnishing cleaning welcoming opening holding illustrating using posting calling charting staying".split())
 SUBJECTS = {"personal_email": "personal", "chat_message": "personal", "social_media_post": "post", "translation": "personal",
@@ -118,7 +119,7 @@ class Talk:
     def _sentences(self, rule: str, slots: dict[str, str], count: int) -> list[tuple[str, str]]:
         """Sentences about something else; none comes up again before all of its rule have."""
         entries = load("grammar")[rule]
-        told = []
+        told: list[tuple[str, str]] = []
         while len(told) < count:
             if not self.decks.get(rule):
                 self.decks[rule] = shuffled(self.rng, range(len(entries)))

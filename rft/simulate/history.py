@@ -23,7 +23,7 @@ class TokenCounter:
     """Tokens of texts by one tokenizer. Raises ModelError for a tokenizer that is not a fast one."""
 
     def __init__(self, tokenizer: Any):
-        self.backend = getattr(tokenizer, "backend_tokenizer", None)
+        self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if self.backend is None:
             raise ModelError(f"{getattr(tokenizer, 'name_or_path', 'this tokenizer')}: not a fast tokenizer; convert it to "
                              "tokenizer.json")

@@ -54,7 +54,9 @@ def sensitive(rng: Random, persona_id: int, first: int, count: int, talk: Callab
     items want the placeholder, cleared ones their value, declined ones the refusal; each option is gold for a quarter.
     talk(index, rule, item=name, value=value) writes the conversation; where it gives None, the item is left out.
     """
-    preferences, conversations, items = [], [], []
+    preferences: list[Preference] = []
+    conversations: list[Conversation] = []
+    items: list[Item] = []
     for number, (name, value, other) in enumerate(draw_items(rng, count)):
         index, kind = first + len(preferences), SENSITIVE_KINDS[(persona_id * count + number) % len(SENSITIVE_KINDS)]
         form = rng.choice(load("grammar")["form"])

@@ -2,7 +2,7 @@
 
 What happens to a persona is drawn from (seed, id) as in the offline writer; only the texts are the model's. A question stays if
 it passes the rules of `checks`, if its gold has the place in the order of lengths that was drawn for it, if most judges who see
-no history choose another option, and if most judges find the preference used where it must be and nowhere else. Personal items are
+no history choose another option, and if most find the preference used where it must be and nowhere else. Personal items are
 made by us, and their questions too, since no model should be asked for them.
 """
 
