@@ -42,7 +42,8 @@ class ReadingArguments:
     drill_steps: int = field(default=800, metadata={"help": "Steps of drills alone."})
     grow_steps: int = field(default=1500, metadata={
         "help": "Steps behind these in which chats take their place and grow to a whole history."})
-    memories: float = field(default=0.25, metadata={"help": "Share of texts behind the drills in which a memory is rewritten or read."})
+    memories: float = field(default=0.25, metadata={
+        "help": "Share of texts behind the drills in which a memory is rewritten or read."})
     hidden_size: int = field(default=128, metadata={"help": "Width of the model."})
     layers: int = field(default=4, metadata={"help": "Layers of the model."})
     vocab_size: int = field(default=2048, metadata={"help": "Largest vocabulary of the tokenizer."})
