@@ -145,7 +145,8 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
         return backward(tree_logps(model, Tree(rows, prompts, device=args.device), compute_entropy=True)[0])
 
     def alone(count: int = len(rows)) -> Tensor:
-        each = [backward(plain_logps(model, rows[i : i + 1], prompts[i : i + 1], compute_entropy=True)[0], i) for i in range(count)]
+        row = [(rows[i : i + 1], prompts[i : i + 1]) for i in range(count)]
+        each = [backward(plain_logps(model, *one, compute_entropy=True)[0], i) for i, one in enumerate(row)]
         return torch.cat([torch.nn.functional.pad(logps_1C, (0, width - logps_1C.shape[1])) for logps_1C in each])
 
     tree = Tree(rows, prompts)

@@ -17,7 +17,8 @@ COMMANDS = {
     "quickstart": ("rft.quickstart", "from nothing to a trained tiny model and a report, on a laptop"),
     "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
     "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
-    "evaluate": ("rft.evaluate.run", "ask a checkpoint every question of a split"),
+    "evaluate": ("rft.evaluate.command", "ask a checkpoint every question of a split"),
+    "compare": ("rft.evaluate.compare", "paired differences between evaluations, over the same questions"),
     "memory": ("rft.memory_command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
     "bench": ("rft.bench", "what the prefix tree saves here: time, memory, exactness"),
 }

@@ -23,3 +23,7 @@ class CheckpointError(RftError, ValueError):
 
 class ModelError(RftError, ValueError):
     """A model or input that a method here cannot treat exactly."""
+
+
+class ServerError(RftError, RuntimeError):
+    """An endpoint that cannot be used as asked: it is gone, it refuses, or the budget for it is spent."""

@@ -155,6 +155,5 @@ def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget:
     if model.longest is not None and needed > model.longest:
         raise DataError(
             f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of "
-            f"{model.name}; "
-            "choose smaller --chunk-tokens or --memory-tokens"
+            f"{model.name}; choose smaller --chunk-tokens or --memory-tokens"
         )

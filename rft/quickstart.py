@@ -66,11 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
     from rft.data.dataset import Split, load_split
     from rft.evaluate.backend import LocalModel, ModelAnswers
-    from rft.evaluate.memory import MemoryAnswers
+    from rft.evaluate.memory import MEMORIES, MemoryAnswers
     from rft.evaluate.report import learned, pairs, write_quickstart_report
     from rft.evaluate.results import read_rows
     from rft.evaluate.rules import RuleAnswers
-    from rft.evaluate.run import MEMORIES, evaluate
+    from rft.evaluate.run import evaluate
     from rft.memory.agent import MemorySettings
     from rft.train.start import set_up_logging
 

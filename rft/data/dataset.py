@@ -24,7 +24,7 @@ HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
 WINDOWS = ("32k", "128k")
 TEXT_FOLDER = "benchmark/text"
-MEMORY_TARGETS = "memory_targets.jsonl"  # in a simulated dataset: what a memory should hold, for training and reports
+MEMORY_TARGETS = "memory_targets.jsonl"  # beside them in a simulated dataset: what a memory should hold, for training and reports
 
 # The official CSV, in order. Only what `required_columns` names must be there to read questions.
 COLUMNS = (

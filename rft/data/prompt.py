@@ -25,7 +25,9 @@ PROBE = "a question that nobody asks"
 
 
 def final_message(question: Question) -> str:
-    """The final user message: query, lettered options, and the form of the answer."""
+    """The final user message: query, lettered options (unless it is open-ended), and the form of the answer."""
+    if question.open_ended:
+        return f"{question.query}\n\nThink inside <think> and </think> tags, then answer."
     options = "\n".join(
         f"({letter}) {option}" for letter, option in zip(LETTERS, question.options, strict=True)
     )
@@ -84,8 +86,7 @@ class PromptTokens:
         return list(self._questions[question])
 
     def final_ids(self, text: str, name: str = "this message") -> list[int]:
-        """Ids of `text` as a final user message, and of the generation prompt: what follows
-        `history_ids`. `name`: what errors call it."""
+        """Ids of `text` as a final user message, and of the generation prompt: what follows `history_ids`. `name`: in errors."""
         rendered = self._render([*self._short, {"role": "user", "content": text}])
         if not rendered.startswith(self._head + self._opening):
             raise ModelError(f"{self._name}: the chat template renders {name} in a form of its own")

@@ -25,9 +25,8 @@ from rft.memory.text import EMPTY, Update
 
 REWRITE = (
     "Above is a part of the user's conversations. Below is the memory about the user so far. Rewrite the memory: keep what "
-    "still holds, "
-    'in order; replace what has changed; end with "forget it" what the user asks to forget; add what is new at the end. '
-    'Write nothing but lines such as "- topic: what is known", or (empty).'
+    'still holds, in order; replace what has changed; end with "forget it" what the user asks to forget; add what is new at '
+    'the end. Write nothing but lines such as "- topic: what is known", or (empty).'
 )
 HEADING = "Memory about the user:"
 

@@ -96,8 +96,7 @@ class MemoryStore:
         if same < len(done) - 1 or len(ids) < len(done):
             raise DataError(
                 f"{self.path}: was written from another history or with other chunks (the first {same} of {len(done)} are "
-                f"the "
-                "same); name another file, or remove this one to start anew"
+                "the same); name another file, or remove this one to start anew"
             )
         return same
 

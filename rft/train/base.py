@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
 from rft.simulate import reading
+from rft.simulate.memory_reading import memory_document
 from rft.train.progress import RichProgress
 from rft.train.recipe import parse
 from rft.train.start import fit, run_main
@@ -41,6 +42,8 @@ class ReadingArguments:
     drill_steps: int = field(default=800, metadata={"help": "Steps of drills alone."})
     grow_steps: int = field(default=1500, metadata={
         "help": "Steps behind these in which chats take their place and grow to a whole history."})
+    memories: float = field(default=0.25, metadata={
+        "help": "Share of texts behind the drills in which a memory is rewritten or read."})
     hidden_size: int = field(default=128, metadata={"help": "Width of the model."})
     layers: int = field(default=4, metadata={"help": "Layers of the model."})
     vocab_size: int = field(default=2048, metadata={"help": "Largest vocabulary of the tokenizer."})
@@ -76,6 +79,10 @@ class ReadingBatches(Dataset):
 
     def _text(self, step: int, index: int) -> list[int]:
         since = max(0, step - self.arguments.drill_steps) / self.arguments.grow_steps
+        rng = Random(f"memory-{self.seed}-{index}")
+        if since > 0 and rng.random() < self.arguments.memories:
+            messages = memory_document(rng, min(1.0, since))
+            return self.tokenizer.apply_chat_template(messages, return_dict=False)
         messages = reading.document(self.seed, index, min(1.0, since), drills=max(0.2, 1.0 - 2.0 * since),
                                     sentences=0.7 * min(1.0, max(0.0, 2 * step / self.arguments.drill_steps - 1)))
         return self.tokenizer.apply_chat_template(messages, return_dict=False)
@@ -120,7 +127,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
     """Make the tokenizer and the model, train, and save both (weights in bfloat16) in `output_dir`."""
     arguments, args = parse((ReadingArguments, TrainingArguments), argv)
     texts = ("\n".join(m["content"] for m in reading.document(args.seed, i, i / 3000)) for i in range(3000))
-    tokenizer = make_tokenizer([*texts, *reading.question_words() * 300], arguments.vocab_size)
+    memories = ("\n".join(m["content"] for m in memory_document(Random(i), i / 600)) for i in range(600))
+    tokenizer = make_tokenizer([*texts, *memories, *reading.question_words() * 300], arguments.vocab_size)
     set_seed(args.seed)
     model = make_model(tokenizer, arguments.hidden_size, arguments.layers)
     args.per_device_train_batch_size = 1  # an item is a whole batch

@@ -83,6 +83,8 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
             ("multi_objective_aggregation", ("sum_then_normalize",)),
             ("use_vllm", (False,)),
             ("eval_strategy", ("no",)),
+            ("open_ended_share", (0.0,)),
+            ("held_out_split", (None,)),
         ):
             value = getattr(self, key)
             value = getattr(value, "value", value)

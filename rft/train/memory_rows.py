@@ -46,8 +46,7 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
     if data.max_prompt_tokens is not None:
         raise RecipeError(
             f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history in chunks, however long it is; remove "
-            f"the "
-            "field, and set chunk_tokens"
+            "the field, and set chunk_tokens"
         )
     if data.context != "history":
         logger.warning("context %s is ignored: the memory arm sees the memory alone", data.context)

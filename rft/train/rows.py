@@ -4,11 +4,14 @@ What is learned from is never what is asked with: labels shape the targets of th
 """
 
 import logging
+import random
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from datasets import Dataset
 
+from reward.judge import case_and_fact
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import LETTERS, Question
@@ -73,14 +76,24 @@ def target(question: Question) -> str:
     return f"<think>{reasoning(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
+def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:
+    """The questions, a share of them open-ended: the same ones for the same data, as in the authors' preprocessing, which
+    shuffles the rows with seed 42."""
+    free = set(random.Random(42).sample(range(len(questions)), round(open_ended_share * len(questions))))
+    return [replace(question, open_ended=i in free) for i, question in enumerate(questions)]
+
+
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
-    """One row per question: the final user message as `prompt` (for tables and rewards), ids, `answer` and labels."""
+    """One row per question: the final user message as `prompt` (for tables and rewards), ids, `answer` (None: open-ended),
+    what a judge is told, and labels."""
     return Dataset.from_list([_row(q) for q in questions])
 
 
 def _row(question: Question) -> dict[str, Any]:
+    case, fact = case_and_fact(**asdict(question.labels))
     return {
         "prompt": final_message(question), "question_id": question.id, "history_id": question.history_id,
-        "persona_id": question.persona_id, "answer": question.gold, "pref_type": question.labels.pref_type,
+        "persona_id": question.persona_id, "answer": None if question.open_ended else question.gold,
+        "query": question.query, "judge_case": case, "preference": fact, "pref_type": question.labels.pref_type,
         "who": question.labels.who, "updated": question.labels.updated,
     }

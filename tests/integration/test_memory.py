@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate.backend import LocalModel
-from rft.evaluate.memory import MemoryAnswers, forgotten
+from rft.evaluate.memory import MEMORIES, MemoryAnswers
 from rft.evaluate.results import read_rows
-from rft.evaluate.run import MEMORIES, evaluate
+from rft.evaluate.run import evaluate
+from rft.evaluate.timeline import forgotten
 from rft.memory.agent import MemorySettings
 from rft.memory.notes import load_notes
 from rft.memory.store import read_record

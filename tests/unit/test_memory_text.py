@@ -55,7 +55,8 @@ def test_nothing_usable_keeps_the_previous_memory(written, finished):
 
 
 def test_what_a_line_says_to_forget_is_not_stored():
-    written = "- music: Enjoys jazz, forget it.\n- Plays golf; forget that\n- What I told of my cats: many, forget it\n- tea: green"
+    written = "- music: Enjoys jazz, forget it.\n- Plays golf; forget that\n- What I told of my cats: many, forget it\n"
+    written += "- tea: green"
     assert accept(written, "- old", finished=True, budget=9, count=words) == Update("- music: forgotten.\n- tea: green")
     assert accept("- Plays golf, forget it.", "- Plays golf.", finished=True, budget=9, count=words) == Update("")
     assert (
