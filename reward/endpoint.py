@@ -277,7 +277,7 @@ class Endpoint:
 
     def _reply(self, response: Any, most: float, failures: Mapping[str, int]) -> Reply:
         """Raises ValueError where the response is not one of a chat API."""
-        choices = getattr(response, "choices", None)
+        choices: Any = getattr(response, "choices", None)
         message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
         if message is None or not isinstance(getattr(message, "content", None), (str, type(None))):
             raise ValueError("no choices with a message in the response")

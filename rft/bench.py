@@ -417,7 +417,7 @@ def _device_name(device: str) -> str:
 
 
 def _setting(args: argparse.Namespace) -> dict[str, Any]:
-    shape = (
+    shape: tuple[str, ...] = (
         "prompt_tokens",
         "questions",
         "question_tokens",

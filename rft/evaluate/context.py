@@ -17,8 +17,11 @@ CONTEXTS = (*prompt.CONTEXTS, "retrieval", "memory")
 class Context(Protocol):
     """name: as in `--context`. settings: JSON values that its messages depend on."""
 
-    name: str
-    settings: dict[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
         """The conversation the model continues; its last message is the question's."""

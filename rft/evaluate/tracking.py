@@ -20,7 +20,7 @@ def track(summary: Mapping[str, Any], out: Path) -> None:
     name = f"{Path(str(summary['model'])).name}, {summary['context']}"
     with wandb.init(job_type="evaluate", name=name, config=config, dir=str(out)) as run:
         run.summary.update({key: value for key, value in summary.items() if key not in (*ABOUT, "by")})
-        columns = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
+        columns: list[str | int] = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
         for category, table in summary["by"].items():
             rows = [
                 [value, cell["accuracy"], *(cell["ci95"] or (None, None)), cell["n"], cell["accuracy_without_gate"]]

@@ -121,8 +121,8 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
             with open(partial / f"benchmark/text/{name}.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
-                bar = {"console": console or Console(stderr=True), "transient": True}
-                for persona_id in track(splits[name], f"simulating {name}", **bar):
+                shown = console or Console(stderr=True)
+                for persona_id in track(splits[name], f"simulating {name}", console=shown, transient=True):
                     persona = mini.make_persona(seed, persona_id, FORGET_KINDS if name == "forget" else mini.KINDS)
                     long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
                     of_persona = rows(seed, persona, long)

@@ -12,7 +12,7 @@ had, the completion is left out of its group.
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
     try:
-        rewards = [reward.load(name) for name in args.rewards]
+        rewards: list[Callable[..., Any]] = [reward.load(name) for name in args.rewards]
     except ValueError as error:
         raise RecipeError(str(error)) from None
     args.units_per_generation()  # refused before anything is loaded

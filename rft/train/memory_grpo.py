@@ -181,8 +181,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         if place == 0 or self._buffered_inputs is None:
             self._from_start = place == 0
             self._trained = 0
-            self._buffered_inputs = self._micro_batches(self._roll_out(generation_batch), steps)
-            self._made = sum(len(batch["completion_ids"]) for batch in self._buffered_inputs)
+            batches = self._micro_batches(self._roll_out(generation_batch), steps)
+            self._buffered_inputs = batches
+            self._made = sum(len(batch["completion_ids"]) for batch in batches)
         return self._buffered_inputs[self._step % steps]
 
     def _roll_out(self, units: list[dict[str, Any]]) -> list[Trajectory]:
@@ -402,11 +403,12 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             "\n\n".join([t.memory, *(f"{turn.question.query}\n{next(each)}" for turn in t.answers if turn.question)])
             for t in found
         ]
-        self._logs["prompt"].extend(gather_object([f"history {t.history.id}" for t in found]))
-        self._logs["completion"].extend(gather_object(said))
-        self._logs["rewards"]["trajectory"].extend(gather_object([t.reward for t in found]))
-        self._logs["advantages"].extend(gather_object([t.updates[0].advantage for t in found]))
-        self._logs["extra"]["history_id"].extend(gather_object([t.history.id for t in found]))
+        logs: dict[str, Any] = self._logs
+        logs["prompt"].extend(gather_object([f"history {t.history.id}" for t in found]))
+        logs["completion"].extend(gather_object(said))
+        logs["rewards"]["trajectory"].extend(gather_object([t.reward for t in found]))
+        logs["advantages"].extend(gather_object([t.updates[0].advantage for t in found]))
+        logs["extra"]["history_id"].extend(gather_object([t.history.id for t in found]))
 
 
 def _weighted(weights: Sequence[float], scores: Sequence[float | None]) -> float:
