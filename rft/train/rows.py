@@ -46,8 +46,10 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
     return split, kept
 
 
-def reasoning(question: Question) -> str:
-    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold.
+def reasoning(question: Question, knows: bool = True) -> str:
+    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold. `knows`: False
+    where the prompt holds no history, and nothing can be remembered.
+
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
     labels, option = question.labels, question.options[LETTERS.index(question.gold)]
     held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
@@ -59,15 +61,15 @@ def reasoning(question: Question) -> str:
         verdict = ", forget it"
     else:
         verdict = ""
-    known = f"Remembered: {held.rstrip('.')}{verdict}."
+    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
     named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
     return f"{known} {named} is ({question.gold})."
 
 
-def target(question: Question) -> str:
+def target(question: Question, knows: bool = True) -> str:
     """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so that
     each step of the answer copies something near."""
-    return f"<think>{reasoning(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
+    return f"<think>{reasoning(question, knows)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
 def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:

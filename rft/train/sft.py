@@ -10,6 +10,8 @@ would teach GRPO's format gate nothing.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
+from rft.errors import RecipeError
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
 from rft.train.progress import RichProgress
@@ -26,12 +29,26 @@ from rft.train.rows import load_questions, target
 from rft.train.start import fit, load_policy, run_main
 
 
+@dataclass
+class ColdStartArguments:
+    """What the cold start is made of beside the data."""
+
+    blind_share: float = field(default=0.0, metadata={
+        "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
+                "the blind control of an evaluation is a model that answers in form."})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.blind_share < 1:
+            raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
+
+
 class AnswerCollator:
-    """Rows {question_id, completion} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its end),
-    padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
+    """Rows {question_id, completion, blind} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its
+    end), padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
 
     def __init__(self, split: Split, tokens: PromptTokens):
         self.split, self.tokens = split, tokens
+        self.without_history = PromptTokens(tokens.tokenizer, "none")
         self.questions = {question.id: question for question in split.questions}
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -39,7 +56,10 @@ class AnswerCollator:
         pairs = []
         for row in rows:
             question = self.questions[row["question_id"]]
-            prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
+            if row["blind"]:
+                prompt = self.without_history.prompt_ids(question, None)
+            else:
+                prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
             pairs.append((prompt, [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]))
         longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
         input_ids_BT = torch.full((len(rows), longest), tokenizer.pad_token_id)
@@ -54,11 +74,14 @@ class AnswerCollator:
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, args, model = parse((DataArguments, SFTConfig, ModelConfig), argv)
+    data, cold_start, args, model = parse((DataArguments, ColdStartArguments, SFTConfig, ModelConfig), argv)
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
     split, questions = load_questions(data, tokens)
-    rows = Dataset.from_list([{"question_id": q.id, "completion": target(q)} for q in questions])
+    rng = Random(f"blind-{args.seed}")
+    blind = [rng.random() < cold_start.blind_share for _ in questions]
+    rows = Dataset.from_list([{"question_id": q.id, "completion": target(q, knows=not b), "blind": b}
+                              for q, b in zip(questions, blind, strict=True)])
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
     trainer = SFTTrainer(
