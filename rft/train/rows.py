@@ -48,8 +48,10 @@ def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Sp
     return split, kept
 
 
-def reasoning(question: Question) -> str:
-    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold.
+def reasoning(question: Question, knows: bool = True) -> str:
+    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold. `knows`: False
+    where the prompt holds no history, and nothing can be remembered.
+
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
     labels = question.labels
     held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
@@ -61,7 +63,8 @@ def reasoning(question: Question) -> str:
         verdict = ", forget it"
     else:
         verdict = ""
-    return f"Remembered: {held.rstrip('.')}{verdict}. {chosen(question)}"
+    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
+    return f"{known} {chosen(question)}"
 
 
 def chosen(question: Question) -> str:
@@ -70,10 +73,10 @@ def chosen(question: Question) -> str:
     return f"{option.rstrip('.') if len(option.split()) <= SHORT_OPTION else 'The option that fits'} is ({question.gold})."
 
 
-def target(question: Question) -> str:
-    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so
-    that each step of the answer copies something near."""
-    return f"<think>{reasoning(question)}</think>{question.gold} \\boxed{{{question.gold}}}"
+def target(question: Question, knows: bool = True) -> str:
+    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so that
+    each step of the answer copies something near."""
+    return f"<think>{reasoning(question, knows)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
 def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:

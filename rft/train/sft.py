@@ -8,31 +8,65 @@ have them) would teach GRPO's format gate nothing.
     accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
 """
 
+import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl.models import unwrap_model_for_generation
 
-from rft.data.dataset import Split
+import reward
+from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens
+from rft.data.question import Question
+from rft.errors import RecipeError
 from rft.model import load_tokenizer
+from rft.prefix_tree import attention, gates
+from rft.prefix_tree.sample import sample
 from rft.track import ProvenanceCallback, provenance
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import load_questions, target
 from rft.train.start import fit, load_policy, run_main
 
+logger = logging.getLogger(__name__)
+
+STOP_QUESTIONS = 96  # whose accuracy may end the cold start: a standard error of 5 points at one half
+
+
+@dataclass
+class ColdStartArguments:
+    """What the cold start is made of beside the data."""
+
+    blind_share: float = field(default=0.0, metadata={
+        "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
+                "the blind control of an evaluation is a model that answers in form."})
+    stop_at_accuracy: float | None = field(default=None, metadata={
+        "help": "End as soon as so many of the first questions of `val` are answered right: what is left is for GRPO to learn."})
+    stop_check_steps: int = field(default=5, metadata={"help": "How many steps lie between two looks at that accuracy."})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.blind_share < 1:
+            raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
+        if self.stop_at_accuracy is not None and not 0 < self.stop_at_accuracy <= 1:
+            raise RecipeError(f"stop_at_accuracy {self.stop_at_accuracy}: expected a share above 0, at most 1")
+        if self.stop_check_steps < 1:
+            raise RecipeError(f"stop_check_steps {self.stop_check_steps}: expected at least 1")
+
 
 class AnswerCollator:
-    """Rows {question_id, completion} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its
-    end), padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without
-    one."""
+    """Rows {question_id, completion, blind} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its
+    end), padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
 
     def __init__(self, split: Split, tokens: PromptTokens):
         self.split, self.tokens = split, tokens
+        self.without_history = PromptTokens(tokens.tokenizer, "none")
         self.questions = {question.id: question for question in split.questions}
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -40,7 +74,10 @@ class AnswerCollator:
         pairs = []
         for row in rows:
             question = self.questions[row["question_id"]]
-            prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
+            if row["blind"]:
+                prompt = self.without_history.prompt_ids(question, None)
+            else:
+                prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
             pairs.append((prompt, completion_ids(tokenizer, row["completion"])))
         return pad(pairs, tokenizer.pad_token_id)
 
@@ -64,19 +101,64 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str
     return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
+class StopAtAccuracy(TrainerCallback):
+    """Ends training at a check at which the policy, greedily, answers the wanted share of the questions right. Every process
+    answers all of them, so that processes stay in step."""
+
+    def __init__(
+        self, trainer: SFTTrainer, split: Split, questions: Sequence[Question], tokens: PromptTokens, wanted: float, every: int
+    ):
+        self.trainer, self.questions, self.wanted, self.every = trainer, questions, wanted, every
+        self.tokenizer = tokens.tokenizer
+        self.prompts = [tokens.prompt_ids(question, split.history_of(question)) for question in questions]
+        self.longest = max(len(ids) for ids in self.tokenizer([target(q) for q in questions])["input_ids"]) + 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every:
+            return
+        accuracy = self.accuracy()
+        self.trainer.log({"held_out/accuracy": accuracy})
+        if accuracy >= self.wanted:
+            logger.info("step %d: %.0f %% of %d questions of val right, at least stop_at_accuracy %s; the cold start ends here",
+                        state.global_step, 100 * accuracy, len(self.questions), self.wanted)
+            control.should_training_stop = True
+
+    def accuracy(self) -> float:
+        """The share of the questions that the policy answers right now."""
+        trainer = self.trainer
+        trainer.model.eval()
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, trainer.accelerator.autocast():
+            completions, _ = sample(
+                model, self.prompts, max_new_tokens=self.longest, eos_ids=[self.tokenizer.eos_token_id], temperature=0)
+        trainer.model.train()
+        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        scores = reward.personamem(texts, [question.gold for question in self.questions])
+        return sum(score or 0.0 for score in scores) / len(scores)
+
+
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, args, model = parse((DataArguments, SFTConfig, ModelConfig), argv)
+    data, cold_start, args, model = parse((DataArguments, ColdStartArguments, SFTConfig, ModelConfig), argv)
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
     split, questions = load_questions(data, tokens)
-    rows = Dataset.from_list([{"question_id": q.id, "completion": target(q)} for q in questions])
+    rng = Random(f"blind-{args.seed}")
+    blind = [rng.random() < cold_start.blind_share for _ in questions]
+    rows = Dataset.from_list([{"question_id": q.id, "completion": target(q, knows=not b), "blind": b}
+                              for q, b in zip(questions, blind, strict=True)])
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
     trainer = SFTTrainer(
         model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
         data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
+    if cold_start.stop_at_accuracy is not None:
+        bare = trainer.accelerator.unwrap_model(trainer.model)
+        gates.check_model(bare)
+        attention.enable(bare)
+        held_out = load_split(data.data, "val", data.window, revision=data.data_revision)
+        trainer.add_callback(StopAtAccuracy(trainer, held_out, held_out.questions[:STOP_QUESTIONS], tokens,
+                                            cold_start.stop_at_accuracy, cold_start.stop_check_steps))
     fit(trainer)
     trainer.save_model(args.output_dir)
     trainer.save_state()

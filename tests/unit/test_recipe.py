@@ -11,14 +11,17 @@ from rft.train.base import ReadingArguments
 from rft.train.memory_grpo import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments
 from rft.train.recipe import DataArguments, parse
+from rft.train.sft import ColdStartArguments
 from rft.train.trainer import HistoryGRPOConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
 MEMORY_GRPO = (DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig)
+SFT = (DataArguments, ColdStartArguments, SFTConfig, ModelConfig)
 TYPES = {"memory_sft": (DataArguments, MemoryArguments, SFTConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
-         "base": (ReadingArguments, TrainingArguments), "sft": (DataArguments, SFTConfig, ModelConfig), "grpo": GRPO}
+         "base": (ReadingArguments, TrainingArguments), "sft": SFT, "grpo": GRPO}
+COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
 
 
@@ -108,3 +111,8 @@ def test_a_batch_that_tears_histories_apart_is_refused_with_numbers(tmp_path):
     _, args, _ = parse(GRPO, [*QUICK, "--per_device_train_batch_size", "40", "--output_dir", str(tmp_path)])
     with pytest.raises(RecipeError, match=r"= 40 completions a rank.* = 32; make the product 32"):
         args.units_per_generation()
+
+
+def test_a_cold_start_without_any_history_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="blind_share 1.0: expected a share from 0 to below 1"):
+        parse(SFT, [*COLD_START, "--blind_share", "1", "--output_dir", str(tmp_path)])
