@@ -156,7 +156,7 @@ class MemoryAnswers(ModelAnswers):
     ):
         self.memory = Memory(model, folder, memory, temperature, seed, token_cache, batch_size)
         super().__init__(model, self.memory, max_new_tokens, temperature, seed)
-        self.folder = self.memory.folder
+        self.agent, self.folder = self.memory.agent, self.memory.folder
 
     def prepare(self, histories: Sequence[History]) -> None:
         """Write the memories that are not there yet; raises as `Memory.prepare`."""

@@ -125,7 +125,7 @@ class StopAtAccuracy(TrainerCallback):
 
     def accuracy(self) -> float:
         """The share of the questions that the policy answers right now."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         trainer.model.eval()
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, trainer.accelerator.autocast():
             completions, _ = sample(

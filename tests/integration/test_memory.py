@@ -1,5 +1,6 @@
 """The memory from end to end with a tiny real model: trained, evaluated, resumed, and by hand on the command line."""
 
+import argparse
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 
 from rft.data.dataset import load_split
 from rft.errors import DataError
+from rft.evaluate import command as evaluate_command
 from rft.evaluate.backend import LocalModel
 from rft.evaluate.memory import MEMORIES, MemoryAnswers
 from rft.evaluate.results import read_rows
@@ -208,6 +210,41 @@ def test_memories_of_other_settings_are_not_mixed(model, mini_data, tmp_path):
     MemoryAnswers(model, tmp_path, SETTINGS).prepare(list(split.histories.values()))
     with pytest.raises(DataError, match="written by another model or with other settings"):
         MemoryAnswers(model, tmp_path, MemorySettings(200, 128)).prepare(list(split.histories.values()))
+
+
+def test_the_context_is_rendered_as_in_training(model, mini_data, tmp_path):
+    split = load_split(mini_data, "val")
+    answerer = MemoryAnswers(model, tmp_path, SETTINGS)
+    for question in split.questions[:8]:
+        history = split.history_of(question)
+        made = answerer.memory.messages(question, history)
+        memory = (tmp_path / f"{history.id}.md").read_text().strip()
+        template = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
+        assert template == answerer.agent.answer_ids(question, memory)
+        assert answerer.memory.read(question, history).startswith(f"a memory of {len(memory.splitlines())} lines")
+
+
+def evaluate_by_hand(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    evaluate_command.add_arguments(parser)
+    return evaluate_command.run(parser.parse_args(words))
+
+
+def test_the_command_answers_from_memories_in_every_order(cold_start, mini_data, tmp_path, caplog):
+    words = ["--model", str(cold_start), "--data", str(mini_data), "--split", "forget", "--context", "memory", "--limit", "4"]
+    words += ["--chunk-tokens", "160", "--memory-tokens", "128", "--max-new-tokens", "8", "--option-orders", "2"]
+    words += ["--passages", "3", "--token-cache", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
+    assert evaluate_by_hand(*words) == 0
+    assert "--passages is ignored: the context is memory" in caplog.text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    rows = read_rows(tmp_path / "out")
+    assert summary["n"] == 4 and len(rows) == 8 and "blind" in summary["controls"]
+    writing = {row["history_id"]: row["writing_tokens"] for row in rows}
+    assert summary["input_tokens_with_writing"] - summary["input_tokens_per_question"] == pytest.approx(sum(writing.values()) / 4)
+    assert summary["settings"]["chunk_tokens"] == 160 and "How each memory grew" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "memory.html").exists()
+    with pytest.raises(DataError, match="memories are written by a model on this machine"):
+        evaluate_by_hand(*words, "--base-url", "http://localhost:9/v1")
 
 
 def rft(*words: str, cwd: Path) -> subprocess.CompletedProcess:
