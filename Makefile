@@ -15,9 +15,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
 	touch $@
 
-# SEED=1 for another seed; SCRATCH=1 trains the tiny base checkpoint as well (hours on a laptop).
+# SEED=1 for another seed; SCRATCH=1 trains the tiny base checkpoint as well (half an hour more).
 quickstart: setup
-	$(VENV)/bin/rft quickstart --out $(OUT) --seed $(SEED) $(if $(SCRATCH),--scratch)
+	$(VENV)/bin/rft quickstart --out $(OUT) --seed $(SEED) $(if $(SCRATCH),--scratch) $(if $(MEMORY),--memory)
 
 test: setup
 	$(VENV)/bin/python -m pytest

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data and of both trainings (default 0)")
     parser.add_argument("--scratch", action="store_true", help="train the tiny base checkpoint too, instead of the shipped one")
+    parser.add_argument("--memory", action="store_true", help="train and evaluate the memory arm too, over long histories")
     parser.add_argument("--track", action="store_true", help="log both trainings to W&B (WANDB_MODE=offline needs no account)")
 
 
@@ -76,8 +77,6 @@ def run(args: argparse.Namespace) -> int:
 
     set_up_logging()
     held_out = load_split(data, "benchmark")
-    held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about five times as long
-    forget = load_split(data, "forget")
     common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
               "--report_to", "wandb" if args.track else "none"]
 
@@ -109,24 +108,28 @@ def run(args: argparse.Namespace) -> int:
     ask("blind", answers(grpo, "none"))
     ask("longest_option", lambda: RuleAnswers("longest"))
 
-    memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
-    stages.do("memory_sft", "cold start of the memory: rewriting it chunk by chunk, answering from it",
-              lambda: train("memory_sft", base, memory_sft))
-    ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out_long)
-    stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
-              lambda: train("memory_grpo", memory_sft, memory_grpo))
-    ask("memory", recalls(memory_grpo, "memory"), held_out_long)
-    ask("history_long", answers(grpo), held_out_long)
-    ask("forget", recalls(memory_grpo, "forget"), forget)
-
-    names = ("blind", "longest_option", "sft", "grpo", "memory_sft", "memory", "history_long", "forget")
+    names = ["blind", "longest_option", "sft", "grpo"]
+    curves = {"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
+    if args.memory:
+        held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about five times as long
+        memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
+        stages.do("memory_sft", "cold start of the memory: rewriting it chunk by chunk, answering from it",
+                  lambda: train("memory_sft", base, memory_sft))
+        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out_long)
+        stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
+                  lambda: train("memory_grpo", memory_sft, memory_grpo))
+        ask("memory", recalls(memory_grpo, "memory"), held_out_long)
+        ask("history_long", answers(grpo), held_out_long)
+        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"))
+        names += ["memory_sft", "memory", "history_long", "forget"]
+        curves |= {"memory GRPO: reward": _curve(memory_grpo, "reward"),
+                   "memory, cold start: loss": _curve(memory_sft, "loss")}
     folders = {name: out / "evaluate" / name for name in names}
     summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
     write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
     write_quickstart_report(
         out / "report.html", summaries=summaries, seconds=stages.seconds,
-        curves={"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss"),
-                "memory GRPO: reward": _curve(memory_grpo, "reward"), "memory, cold start: loss": _curve(memory_sft, "loss")},
+        curves=curves,
         transcripts=pairs(read_rows(folders["sft"]), read_rows(folders["grpo"])))
     console.rule("what was learned", align="left")
     for sentence in learned(summaries):

@@ -1,7 +1,7 @@
 """Texts from which the tiny base model learns to keep a memory: rewriting one from a chunk of a chat, and recalling from one.
 
-As in `rft.simulate.reading`, no text here is a question of the dataset: there is no option to choose, no think block and no
-box. What is rewritten has the layout of the agent's own prompts (`rft.memory.agent`).
+As in `rft.simulate.reading`, no text here is a question of the dataset: there is no option to choose, no think block and no box.
+What is rewritten has the layout of the agent's own prompts (`rft.memory.agent`).
 """
 
 from random import Random
@@ -17,18 +17,15 @@ MOST_BLOCKS = 8  # in a chunk
 
 
 def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> list[dict[str, str]]:
-    """One text as chat messages: a memory is rewritten from a chunk, or (with chance `recalls`) one of its topics is
-    recalled.
+    """One text as chat messages: a memory is rewritten from a chunk, or (with chance `recalls`) one of its topics is recalled.
 
-    difficulty: from 0 to 1, how many topics there are (2 to 8) and how long chunks are. The chunk is any stretch of a
-    persona's blocks, also one without anything to remember; the memory is what the blocks before it call for, so that it is
-    often empty.
+    difficulty: from 0 to 1, how many topics there are (2 to 8) and how long chunks are. The chunk is any stretch of a persona's
+    blocks, also one without anything to remember; the memory is what the blocks before it call for, so that it is often empty.
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
     persona = mini.make_persona(rng.getrandbits(40), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
-    count = len(persona.blocks)
-    start = max(rng.randrange(count), rng.randrange(count))  # the later, the more there is to keep
-    stop = rng.randint(start + 1, min(count, start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
+    start = rng.randint(0, len(persona.blocks) - 1)
+    stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
     found = [memory.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None]
     held = Notes(tuple(note for note in found if note is not None), ())
     before, after = held.lines(start - 1), held.update(start, stop - 1)

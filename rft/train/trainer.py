@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
@@ -46,6 +47,9 @@ class HistoryGRPOConfig(GRPOConfig):
     rewards: list[str] = field(default_factory=lambda: ["reward.personamem"], metadata={
         "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
 
+    blind_share: float = field(default=0.0, metadata={
+        "help": "Share of the histories of a generation whose questions are asked without them. What can be known without "
+                "reading is then learned too, and the blind control of an evaluation is a fair one."})
     max_tree_tokens: int | None = field(default=None, metadata={
         "help": "Most tokens of a tree that is forwarded at once; a larger micro-batch is split, between questions first."})
     prefix_sharing: str = field(default="on", metadata={
@@ -80,6 +84,8 @@ class HistoryGRPOConfig(GRPOConfig):
                     raise RecipeError(
                         f"{key} {getattr(self, key)}: shared rollouts know temperature, top_p, top_k and min_p alone; "
                         f"remove {key}, or set `prefix_sharing: off`")
+        if not 0 <= self.blind_share < 1:
+            raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
             self._check_split()
 
@@ -128,7 +134,7 @@ class HistoryGRPOTrainer(GRPOTrainer):
         self._units = args.units_per_generation()
         if args.process_index == 0:
             logger.info("%s", args.arithmetic())
-        self._split, self._tokens = split, tokens
+        self._split, self._tokens, self._blind = split, tokens, PromptTokens(tokens.tokenizer, "none")
         self._question = {question.id: question for question in split.questions}
         self._rows: list[dict[str, Any]] = []
         self.shares = args.prefix_sharing == "on"
@@ -158,12 +164,19 @@ class HistoryGRPOTrainer(GRPOTrainer):
         return max(sorted(set(history_ids)), key=lambda name: sum(len(message.content) for message in histories[name].messages))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        for row in inputs:
+            row["blind"] = self._mode == "train" and self._asks_blind(row["history_id"])
         self._rows = inputs  # TRL hands only the prompt column to _tokenize_prompts
         return super()._generate_and_score_completions(inputs)
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
-        questions = [self._question[row["question_id"]] for row in self._rows]
-        return [self._tokens.prompt_ids(q, self._split.history_of(q)) for q in questions], None, {}
+        asked = [(self._question[row["question_id"]], row["blind"]) for row in self._rows]
+        return [self._blind.prompt_ids(q, None) if blind else self._tokens.prompt_ids(q, self._split.history_of(q))
+                for q, blind in asked], None, {}
+
+    def _asks_blind(self, history_id: str) -> bool:
+        """The same for all rows of a history in a generation, on every rank, and in a resumed run."""
+        return Random(f"{self.args.seed}-{self.state.global_step}-{history_id}").random() < self.args.blind_share
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's, but for the shuffling of a generation batch between its micro-batches, which would tear histories apart."""
@@ -294,8 +307,8 @@ class HistoryGRPOTrainer(GRPOTrainer):
         scores = reward.personamem(completions, [row["answer"] for row in inputs])
         for row, score in zip(inputs, scores, strict=True):
             if score is not None:
-                self._log_metric(f"accuracy/{row['pref_type']}", score)
-                self._log_metric("accuracy/all", score)
+                for name in ("blind",) if row["blind"] else ("all", row["pref_type"]):
+                    self._log_metric(f"accuracy/{name}", score)
         for column in ("question_id", "history_id", "answer"):
             self._log_completion_extra(column, [row[column] for row in inputs])
         return rewards_per_func

@@ -58,6 +58,16 @@ def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
     assert set(record) == {"git_commit", "versions", "data_sha256"}
 
 
+@pytest.mark.parametrize(("wanted", "steps"), [("0.05", 2), ("1.0", 4)])
+def test_the_cold_start_ends_when_it_knows_enough(cold_start, mini_data, tmp_path, wanted, steps):
+    out = tmp_path / "more"
+    done = launch("rft.train.sft", *recipe("sft.yaml", mini_data, cold_start, out, "--max_steps", "4", "--learning_rate", "1e-5",
+                                           "--stop_at_accuracy", wanted, "--stop_check_steps", "2"), cwd=tmp_path)
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == steps
+    assert len(logged(out, "held_out/accuracy")) == steps // 2
+    assert ("the cold start ends here" in done.stderr) == (steps == 2)
+
+
 def test_grpo_trains_offline_with_wandb_and_the_run_reads_back(cold_start, mini_data, tmp_path):
     out = tmp_path / "grpo"
     launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "2", "--report_to", "wandb"),

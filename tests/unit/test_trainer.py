@@ -121,6 +121,23 @@ def test_rows_that_share_nothing_take_the_plain_path_and_are_counted(make):
     assert tree._metrics["train"]["prefix_tree/plain_path"] == [1.0]
 
 
+def test_a_share_of_the_histories_is_asked_without_them(make):
+    trainer = make(blind_share=0.5)
+    trainer.model.train()
+    rows = [trainer.train_dataset[i] for i, _ in zip(trainer._get_train_sampler(), range(ROWS * 4), strict=False)]
+    batch = trainer._generate_and_score_completions(rows)
+    blind = {}
+    for row, ids, mask in zip(rows, batch["prompt_ids"], batch["prompt_mask"], strict=True):
+        question = trainer._question[row["question_id"]]
+        prompt = trainer._tokenizer.decode(ids[mask.bool()])
+        said = [message.content for message in trainer._split.history_of(question).messages]
+        assert question.query in prompt
+        assert all((text in prompt) != row["blind"] for text in said)
+        blind.setdefault(row["history_id"], set()).add(row["blind"])
+    assert all(len(kinds) == 1 for kinds in blind.values())
+    assert {kind for kinds in blind.values() for kind in kinds} == {True, False}
+
+
 def test_the_first_batch_holds_the_longest_history(make):
     trainer = make()
     first = trainer.train_dataset[next(iter(trainer._get_train_sampler()))]["history_id"]
@@ -132,6 +149,7 @@ def test_the_first_batch_holds_the_longest_history(make):
     ({"max_tree_tokens": 0}, "at least one token"),
     ({"max_tree_tokens": 100, "prefix_sharing": "off"}, "remove it"),
     ({"max_tree_tokens": 100, "top_entropy_quantile": 0.5}, "top_entropy_quantile"),
+    ({"blind_share": 1.0}, "blind_share 1.0"),
     ({"repetition_penalty": 1.1}, "repetition_penalty 1.1"),
     ({"generation_kwargs": {"typical_p": 0.9}}, "generation_kwargs"),
     ({"prefix_sharing": "perhaps"}, "expected on or off"),
