@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # SEED=1 for another seed; SCRATCH=1 trains the tiny base checkpoint as well (half an hour more).
 quickstart: setup
-	$(VENV)/bin/rft quickstart --out $(OUT) --seed $(SEED) $(if $(SCRATCH),--scratch)
+	$(VENV)/bin/rft quickstart --out $(OUT) --seed $(SEED) $(if $(SCRATCH),--scratch) $(if $(MEMORY),--memory)
 
 test: setup
 	$(VENV)/bin/python -m pytest

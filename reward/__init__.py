@@ -1,12 +1,14 @@
-"""What a completion is worth: verifiable rewards in pure Python, nothing but text in and numbers out.
+"""What a completion is worth: rewards in pure Python, text in and numbers out; verifiable ones, and a judge where only
+reading can tell.
 
 A reward is a function `reward(completions, **columns) -> list[float | None]`, as TRL calls it: one number for
 each completion, None (never 0) where it could not be scored.
 """
 
+from reward.judge import Judge, open_ended
 from reward.mcq import has_reasoning, mcq_letter, personamem
 from reward.metrics import mcq_metrics
 from reward.named import load
 from reward.selfcheck import self_check
 
-__all__ = ["has_reasoning", "load", "mcq_letter", "mcq_metrics", "personamem", "self_check"]
+__all__ = ["Judge", "has_reasoning", "load", "mcq_letter", "mcq_metrics", "open_ended", "personamem", "self_check"]

@@ -34,7 +34,7 @@ def mcq_letter(completion: Any) -> str | None:
     This looks at the answer alone and leaves the gate to `has_reasoning`: a text without any think tag is all
     answer, so that models that do not think can be measured too.
     """
-    _, answer = _thought_and_answer(_text(completion) or "")
+    answer = answer_part(completion)
     boxes = [_box(piece) for piece in answer.split(r"\boxed")[1:]]
     closed = [box for box in boxes if box is not None]
     if not boxes or len(closed) < len(boxes):
@@ -42,6 +42,11 @@ def mcq_letter(completion: Any) -> str | None:
     letter = _LETTER_OF_BOX.get("".join(closed[-1].split()))
     named = {lone.lower() for box in closed for lone in _LONE_LETTER.findall(box)}
     return letter if named == {letter} else None
+
+
+def answer_part(completion: Any) -> str:
+    """What `completion` says after its last think block; "" while a block is open."""
+    return _thought_and_answer(_text(completion) or "")[1]
 
 
 def has_reasoning(completion: Any) -> bool:

@@ -1,10 +1,11 @@
-"""`rft bench update|rollout`: what sharing the prefix saves, and that it changes nothing, measured in one process on
+"""`rft bench update|rollout|memory`: what sharing the prefix saves, and that it changes nothing, measured in one process on
 one batch.
 
 update times the log-probs, entropies and gradients of one GRPO batch (Q questions over one history, G completions
 each) three ways: stock TRL (its own function, at its best micro-batch), plain rows (one at a time, logits only for
 the completion: the fair baseline, and the one that `speedup` is against) and the tree. rollout times sampling the
-same batch with transformers' generate and with the tree.
+same batch with transformers' generate and with the tree. memory times an update on memory trajectories: G memories of a
+history are each written in T chunks of P tokens, and answer Q questions.
 
 The ceiling is the ratio of the plain rows' arithmetic to the tree's: matrix products three times (forward and twice
 backward) and attention three and a half times (its flash backward computes the scores again). Model weights are
@@ -71,7 +72,9 @@ MEANINGS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `rft bench`."""
     parser.add_argument(
-        "what", choices=["update", "rollout"], help="what to measure: one training update, or sampling its completions"
+        "what",
+        choices=["update", "rollout", "memory"],
+        help="what to measure: one training update, sampling its completions, or an update on memory trajectories",
     )
     parser.add_argument(
         "--prompt-tokens", type=int, default=4096, metavar="P", help="tokens of the history (default: %(default)s)"
@@ -89,6 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], default="cpu", help="cpu runs float32, cuda bfloat16 (default: %(default)s)"
+    )
+    parser.add_argument("--chunks", type=int, default=4, metavar="T", help="memory: chunks of P tokens (default: %(default)s)")
+    parser.add_argument(
+        "--memory-tokens", type=int, default=256, metavar="M", help="memory: tokens of a memory (default: %(default)s)"
     )
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on every path")
     parser.add_argument("--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights")
@@ -108,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda, but torch sees no CUDA device: use --device cpu, or a CUDA build of torch")
     keep_freed_memory()
-    result = {"what": args.what, **_setting(args), **(update(args) if args.what == "update" else rollout(args))}
+    result = {"what": args.what, **_setting(args), **(rollout(args) if args.what == "rollout" else update(args))}
     _show(result)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -117,14 +124,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def update(args: argparse.Namespace) -> dict[str, Any]:
-    """The figures of `rft bench update`: seconds, ratios, errors and peak bytes by name."""
+    """The figures of `rft bench update` and `rft bench memory`: seconds, ratios, errors and peak bytes by name."""
     import torch
 
     from rft.prefix_tree.layout import Tree
     from rft.prefix_tree.logprobs import plain_logps, tree_logps
 
     model = _model(args)
-    rows, prompts = _batch(args)
+    rows, prompts = _batch(args) if args.what == "update" else _trajectories(args)
+    width = max(len(row) - prompt for row, prompt in zip(rows, prompts, strict=True))
     advantages_B = torch.randn(len(rows), generator=torch.Generator().manual_seed(0)).to(args.device)
 
     def backward(logps_BC: Tensor, first: int = 0) -> Tensor:
@@ -137,11 +145,12 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
         return backward(tree_logps(model, Tree(rows, prompts, device=args.device), compute_entropy=True)[0])
 
     def alone(count: int = len(rows)) -> Tensor:
-        each = [backward(plain_logps(model, rows[i : i + 1], prompts[:1], compute_entropy=True)[0], i) for i in range(count)]
-        return torch.cat(each)
+        row = [(rows[i : i + 1], prompts[i : i + 1]) for i in range(count)]
+        each = [backward(plain_logps(model, *one, compute_entropy=True)[0], i) for i, one in enumerate(row)]
+        return torch.cat([torch.nn.functional.pad(logps_1C, (0, width - logps_1C.shape[1])) for logps_1C in each])
 
     tree = Tree(rows, prompts)
-    figures: dict[str, Any] = {"token_ratio": tree.token_ratio, "ceiling": _ceiling(args, tree)}
+    figures: dict[str, Any] = {"token_ratio": tree.token_ratio, "ceiling": _ceiling(args, tree, rows)}
     shared()  # once for nothing: allocators and caches fill, gradients exist
     figures["tree_peak_bytes"], _ = _peak(args.device, shared)
     first, _ = _seconds(args.device, shared)
@@ -162,6 +171,8 @@ def update(args: argparse.Namespace) -> dict[str, Any]:
     )
     figures |= {"plain_seconds": plain_seconds, **_rates(args, tree, (first + second) / 2)}
     figures["speedup"] = plain_seconds / figures["tree_seconds"]
+    if args.what == "memory":
+        return figures
     figures |= _trl(args, model, rows, backward)
     figures["speedup_over_trl"] = figures["trl_seconds"] / figures["tree_seconds"]
     if args.device == "cuda":
@@ -270,7 +281,7 @@ def _model(args: argparse.Namespace) -> Any:
     from rft.prefix_tree.attention import enable
 
     torch.manual_seed(0)
-    longest = args.prompt_tokens + args.question_tokens + args.completion_tokens
+    longest = args.prompt_tokens + args.question_tokens + args.completion_tokens + 2 * args.memory_tokens
     config = Qwen3Config(**MODELS[args.model], tie_word_embeddings=True, max_position_embeddings=max(40960, longest))
     with torch.device(args.device):
         model: Any = Qwen3ForCausalLM(config)
@@ -286,18 +297,38 @@ def _model(args: argparse.Namespace) -> Any:
     return model.train()
 
 
+def _tokens(args: argparse.Namespace) -> Callable[[int], list[int]]:
+    """Draws so many random tokens."""
+    rng, vocab = random.Random(0), MODELS[args.model]["vocab_size"]
+    return lambda count: [rng.randrange(vocab) for _ in range(count)]
+
+
 def _batch(args: argparse.Namespace) -> tuple[list[list[int]], list[int]]:
     """Rows of random tokens, and their prompts' lengths."""
-    rng, vocab = random.Random(0), MODELS[args.model]["vocab_size"]
-
-    def tokens(count: int) -> list[int]:
-        return [rng.randrange(vocab) for _ in range(count)]
-
+    tokens = _tokens(args)
     history, rows = tokens(args.prompt_tokens), []
     for _ in range(args.questions):
         prompt = history + tokens(args.question_tokens)
         rows += [prompt + tokens(args.completion_tokens) for _ in range(args.generations)]
     return rows, [args.prompt_tokens + args.question_tokens] * len(rows)
+
+
+def _trajectories(args: argparse.Namespace) -> tuple[list[list[int]], list[int]]:
+    """Rows of G memory trajectories over one history, and their prompts' lengths: each chunk with the memory before it, and the
+    memory rewritten; then the last memory with each question, and an answer."""
+    tokens = _tokens(args)
+    rows: list[list[int]] = []
+    prompts: list[int] = []
+    memories: list[list[int]] = [[] for _ in range(args.generations)]
+    for chunk in [tokens(args.prompt_tokens) for _ in range(args.chunks)]:
+        written = [tokens(args.memory_tokens) for _ in memories]
+        rows += [chunk + before + after for before, after in zip(memories, written, strict=True)]
+        prompts += [len(chunk + before) for before in memories]
+        memories = written
+    for question in [tokens(args.question_tokens) for _ in range(args.questions)]:
+        rows += [memory + question + tokens(args.completion_tokens) for memory in memories]
+        prompts += [args.memory_tokens + args.question_tokens] * len(memories)
+    return rows, prompts
 
 
 def _flops(args: argparse.Namespace, tokens: int, pairs: int, labels: int) -> float:
@@ -316,9 +347,9 @@ def _tree_flops(args: argparse.Namespace, tree: Tree) -> float:
     return _flops(args, sum(own), pairs, len(tree.labels_N))
 
 
-def _ceiling(args: argparse.Namespace, tree: Tree) -> float:
-    rows, longest = tree.shape[0], tree.longest_row  # all rows are equally long here
-    return _flops(args, tree.row_tokens, rows * longest * (longest + 1) // 2, len(tree.labels_N)) / _tree_flops(args, tree)
+def _ceiling(args: argparse.Namespace, tree: Tree, rows: list[list[int]]) -> float:
+    pairs = sum(len(row) * (len(row) + 1) // 2 for row in rows)
+    return _flops(args, tree.row_tokens, pairs, len(tree.labels_N)) / _tree_flops(args, tree)
 
 
 def _rates(args: argparse.Namespace, tree: Tree, seconds: float) -> dict[str, float]:
@@ -386,7 +417,7 @@ def _device_name(device: str) -> str:
 
 
 def _setting(args: argparse.Namespace) -> dict[str, Any]:
-    shape = (
+    shape: tuple[str, ...] = (
         "prompt_tokens",
         "questions",
         "question_tokens",
@@ -396,6 +427,8 @@ def _setting(args: argparse.Namespace) -> dict[str, Any]:
         "checkpointing",
         "lora",
     )
+    if args.what == "memory":
+        shape += ("chunks", "memory_tokens")
     return {
         **{key: getattr(args, key) for key in shape},
         "date": time.strftime("%Y-%m-%d"),
@@ -411,6 +444,8 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     title = "{what}: P={prompt_tokens} Q={questions} q={question_tokens} G={generations} C={completion_tokens}".format(**result)
+    if result["what"] == "memory":
+        title += " T={chunks} M={memory_tokens}".format(**result)
     table = Table("path", "seconds", "peak memory", "", title=f"{title}, {result['model']} on {result['device']}")
     paths = {"trl": "stock TRL", "plain": "plain rows", "stock": "transformers generate", "tree": "prefix tree"}
     for key, name in paths.items():

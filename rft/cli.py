@@ -18,7 +18,9 @@ COMMANDS = {
     "quickstart": ("rft.quickstart", "from nothing to a trained tiny model and a report, on a laptop"),
     "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
     "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
-    "evaluate": ("rft.evaluate.run", "ask a checkpoint every question of a split"),
+    "evaluate": ("rft.evaluate.command", "ask a checkpoint every question of a split"),
+    "compare": ("rft.evaluate.compare", "paired differences between evaluations, over the same questions"),
+    "memory": ("rft.memory_command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
     "report": ("rft.train.report", "a training's curves and samples, as one page"),
     "merge": ("rft.train.merge", "a LoRA adapter and its base model as one checkpoint"),
     "bench": ("rft.bench", "what the prefix tree saves here: time, memory, exactness"),
@@ -27,6 +29,8 @@ TRAINING = {
     "base": ("rft.train.base", "the tiny base checkpoint, from scratch"),
     "sft": ("rft.train.sft", "the cold start: supervised fine-tuning"),
     "grpo": ("rft.train.grpo", "reinforcement fine-tuning with verifiable rewards"),
+    "memory-sft": ("rft.train.memory_sft", "the cold start of the memory: updates and answers"),
+    "memory-grpo": ("rft.train.memory_grpo", "reinforcement fine-tuning of the memory: one memory answers many questions"),
 }  # module.train(argv): TRL-style recipes bring their own parser
 
 

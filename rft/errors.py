@@ -25,6 +25,10 @@ class ModelError(RftError, ValueError):
     """A model or input that a method here cannot treat exactly."""
 
 
+class ServerError(RftError, RuntimeError):
+    """An endpoint that cannot be used as asked: it is gone, it refuses, or the budget for it is spent."""
+
+
 class TrainingError(RftError, RuntimeError):
     """A training that cannot go on: numbers that are none, a reward that cannot score, a full disk."""
 

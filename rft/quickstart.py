@@ -18,14 +18,16 @@ from rft.errors import DataError
 from rft.evaluate.results import write_whole
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
-PERSONAS = 1000
+PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
+CHUNK_TOKENS, MEMORY_TOKENS = 160, 128  # as in memory_sft.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data and of both trainings (default 0)")
     parser.add_argument("--scratch", action="store_true", help="train the tiny base checkpoint too, instead of the shipped one")
+    parser.add_argument("--memory", action="store_true", help="train and evaluate the memory arm too, over long histories")
     parser.add_argument("--track", action="store_true", help="log both trainings to W&B (WANDB_MODE=offline needs no account)")
 
 
@@ -63,12 +65,14 @@ def run(args: argparse.Namespace) -> int:
     stages.do("simulate", f"{PERSONAS} people, their chats and questions",
               lambda: simulate_mini(data, PERSONAS, args.seed, console))
 
-    from rft.data.dataset import load_split
+    from rft.data.dataset import Split, load_split
     from rft.evaluate.backend import LocalModel, ModelAnswers
+    from rft.evaluate.memory import MEMORIES, MemoryAnswers
     from rft.evaluate.report import learned, pairs, write_quickstart_report
     from rft.evaluate.results import read_rows
     from rft.evaluate.rules import RuleAnswers
     from rft.evaluate.run import evaluate
+    from rft.memory.agent import MemorySettings
     from rft.train.start import set_up_logging
 
     set_up_logging()
@@ -81,12 +85,16 @@ def run(args: argparse.Namespace) -> int:
             ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
              *common])
 
-    def ask(name: str, answerer: Callable[[], Any]) -> None:
-        stages.do(f"evaluate {name}", f"{len(held_out.questions)} questions about {len(held_out.histories)} people it never met",
-                  lambda: evaluate(held_out, out / "evaluate" / name, answerer(), batch_size=32, seed=args.seed, console=console))
+    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out) -> None:
+        stages.do(f"evaluate {name}", f"{len(split.questions)} questions about {len(split.histories)} people it never met",
+                  lambda: evaluate(split, out / "evaluate" / name, answerer(), batch_size=32, seed=args.seed, console=console))
 
     def answers(model: Path, context: str = "history") -> Callable[[], Any]:
         return lambda: ModelAnswers(LocalModel(model, dtype="float32"), context, max_new_tokens=ANSWER_TOKENS)
+
+    def recalls(model: Path, name: str) -> Callable[[], Any]:
+        return lambda: MemoryAnswers(LocalModel(model, dtype="float32"), out / "evaluate" / name / MEMORIES,
+                                     MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
 
     if args.scratch:
         from rft.train.base import train as train_base
@@ -100,12 +108,28 @@ def run(args: argparse.Namespace) -> int:
     ask("blind", answers(grpo, "none"))
     ask("longest_option", lambda: RuleAnswers("longest"))
 
-    folders = {name: out / "evaluate" / name for name in ("blind", "longest_option", "sft", "grpo")}
+    names = ["blind", "longest_option", "sft", "grpo"]
+    curves = {"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
+    if args.memory:
+        held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about five times as long
+        memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
+        stages.do("memory_sft", "cold start of the memory: rewriting it chunk by chunk, answering from it",
+                  lambda: train("memory_sft", base, memory_sft))
+        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out_long)
+        stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
+                  lambda: train("memory_grpo", memory_sft, memory_grpo))
+        ask("memory", recalls(memory_grpo, "memory"), held_out_long)
+        ask("history_long", answers(grpo), held_out_long)
+        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"))
+        names += ["memory_sft", "memory", "history_long", "forget"]
+        curves |= {"memory GRPO: reward": _curve(memory_grpo, "reward"),
+                   "memory, cold start: loss": _curve(memory_sft, "loss")}
+    folders = {name: out / "evaluate" / name for name in names}
     summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
     write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
     write_quickstart_report(
         out / "report.html", summaries=summaries, seconds=stages.seconds,
-        curves={"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")},
+        curves=curves,
         transcripts=pairs(read_rows(folders["sft"]), read_rows(folders["grpo"])))
     console.rule("what was learned", align="left")
     for sentence in learned(summaries):

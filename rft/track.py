@@ -102,7 +102,8 @@ class WandbRun(TrainerCallback):
         import wandb
 
         self.path = Path(args.output_dir) / "wandb.json"
-        self.sent = json.loads(self.path.read_text()) if self.path.exists() else {"id": secrets.token_hex(4), "step": -1}
+        new = {"id": secrets.token_hex(4), "step": -1}
+        self.sent: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else new
         write(self.path, self.sent)
         offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         self.run = wandb.init(
@@ -155,7 +156,8 @@ class WandbRun(TrainerCallback):
     def _artifact(self, folder: Path, step: int) -> None:
         import wandb
 
-        facts = {key: self.config[key] for key in ("git_commit", "data_sha256", "recipe_sha256") if key in self.config}
+        facts: dict[str, Any] = {
+            key: self.config[key] for key in ("git_commit", "data_sha256", "recipe_sha256") if key in self.config}
         artifact = wandb.Artifact(f"checkpoint-{self.sent['id']}", type="model", metadata={**facts, "step": step})
         artifact.add_reference(folder.resolve().as_uri(), checksum=False)
         self.run.log_artifact(artifact, aliases=[f"step-{step}"])

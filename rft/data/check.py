@@ -14,7 +14,16 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from rft.data.audit import CHANCE, prove_label_free, repeated_labels, shortcuts, telling_rules
+from rft.data.audit import (
+    CHANCE,
+    evidence_found,
+    lines,
+    prove_label_free,
+    repeated_labels,
+    shortcuts,
+    telling_rules,
+    texts_of,
+)
 from rft.data.dataset import (
     COLUMNS,
     HUB_ID,
@@ -26,20 +35,13 @@ from rft.data.dataset import (
     read_rows,
     split_names,
 )
+from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
 from rft.errors import CheckpointError, DataError
 
 LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
 ASKED_BEFORE = "the query is a message of the history"
-SHARES = {
-    "gold is the longest, alone": "gold_longest_alone",
-    "gold is among the longest": "gold_longest",
-    "gold is the shortest, alone": "gold_shortest_alone",
-    "gold is among the shortest": "gold_shortest",
-    "score of taking the longest": "longest_rule",
-    "score of taking the shortest": "shortest_rule",
-}
 SHOWN = 5  # rows named in a line before "..."
 
 
@@ -137,7 +139,9 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
     questions = {question.row: question for question in split.questions}
     found: dict[str, list[int]] = {}
     authors_tokens: dict[str, str] = {}
-    rows = 0
+    rows = evident = 0
+    texts = {id: texts_of(history) for id, history in split.histories.items()}
+    personal = {item for h in split.histories.values() for m in h.turns for item in plausible_items(m.content)}
     for row, record in read_rows(csv_path(split.root, split.name)):
         rows += 1
         if row == 0 and (missing := [column for column in COLUMNS if column not in record]):
@@ -147,6 +151,8 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         history = split.history_of(question)
         question.check()
         prove_label_free(question, history)
+        evident += evidence_found(record, texts[history.id])
+        personal.update(plausible_items("\n".join((question.query, *question.options))))
         for column in repeated_labels(question, record):
             found.setdefault(f"the text of {column} stands in the question itself", []).append(row)
         if history.persona_id != question.persona_id:
@@ -161,7 +167,7 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         report["notes" if finding == ASKED_BEFORE else "warnings"].append(
             f"{split.name}: {finding} ({_some(where)})"
         )
-    audit = shortcuts(split.questions)
+    audit = {**shortcuts(split.questions), "evidence": evident / len(split.questions), "personal_items": len(personal)}
     for rule, score in telling_rules(audit).items():
         report["warnings"].append(
             f"{split.name}: a rule that reads nothing ({rule}) scores {score:.1%}, chance is {CHANCE:.0%}; "
@@ -273,9 +279,8 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         tokens = {kind: [_numbers(split["tokens"][kind]) for split in splits] for kind in kinds}
         table("Tokens (least, median, most)", tokens)
         audits = [split["shortcuts"] for split in splits]
-        shares = {text: [f"{audit[key]:.1%}" for audit in audits] for text, key in SHARES.items()}
-        letters = [" ".join(map(str, audit["letters"].values())) for audit in audits]
-        table(f"Shortcuts (chance {CHANCE:.0%})", shares, {"gold letters a b c d": letters})
+        rows_of_audits = [lines(audit) for audit in audits]
+        table(f"Shortcuts (chance {CHANCE:.0%})", {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]})
         line("For all of these: no label enters a prompt, links stay inside, questions pass their own test.")
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
         for text in report[kind]:

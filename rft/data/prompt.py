@@ -25,7 +25,9 @@ PROBE = "a question that nobody asks"
 
 
 def final_message(question: Question) -> str:
-    """The final user message: query, lettered options, and the form of the answer."""
+    """The final user message: query, lettered options (unless it is open-ended), and the form of the answer."""
+    if question.open_ended:
+        return f"{question.query}\n\nThink inside <think> and </think> tags, then answer."
     options = "\n".join(
         f"({letter}) {option}" for letter, option in zip(LETTERS, question.options, strict=True)
     )

@@ -48,6 +48,8 @@ class Labels:
 class Question:
     """A query with four lettered options; `gold` is a letter; `row` the index (from 0) in the CSV, skipped
     rows included.
+
+    open_ended: asked without its options, to be answered freely.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Question:
     options: tuple[str, str, str, str]
     gold: str
     labels: Labels
+    open_ended: bool = False
 
     def check(self) -> None:
         """Score model answers: gold 1, each other letter 0, an empty and a truncated completion 0.

@@ -1,4 +1,4 @@
-"""A local checkpoint that answers questions.
+"""A model on this machine that answers questions: a local checkpoint, or one that vLLM serves offline.
 
 Invariant: what is generated depends on the weights, the prompt and the generation settings given here; the
 sampling settings that a checkpoint ships in `generation_config.json` play no part, only its end tokens do.
@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig
@@ -20,11 +20,29 @@ from rft.data.prompt import fingerprint as tokenizer_fingerprint
 from rft.data.question import Question
 from rft.errors import ModelError
 from rft.evaluate.answer import Answer
+from rft.evaluate.asks import seed_of
+from rft.evaluate.context import Context, Whole
 from rft.model import load_model, load_tokenizer
 from rft.prefix_tree import attention, gates
 from rft.prefix_tree.sample import sample
 
 logger = logging.getLogger(__name__)
+
+
+class Generator(Protocol):
+    """What makes completions: its name, tokenizer, end tokens, longest sequence (None: any), and the fingerprint and
+    dtype that its answers depend on."""
+
+    name: str
+    tokenizer: Any
+    end_ids: list[int]
+    longest: int | None
+    fingerprint: str
+    dtype: str
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+        """The completion of each prompt as token ids, up to and with the end token."""
+        ...
 
 
 class LocalModel:
@@ -36,22 +54,30 @@ class LocalModel:
     """
 
     def __init__(self, name: str | Path, device: str | None = None, dtype: Any = "auto"):
-        self.name = str(name)
-        self.tokenizer = load_tokenizer(self.name)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = load_model(self.name, dtype=dtype).to(self.device).eval()
-        self.end_ids = _end_ids(self.model, self.tokenizer)
-        self.model.generation_config = GenerationConfig(
-            eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id
-        )
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = load_tokenizer(str(name))
+        self._take(str(name), load_model(str(name), dtype=dtype).to(device).eval(), tokenizer)
+        self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=tokenizer.pad_token_id)
         self.shares = self._can_share()
-        self.longest = getattr(self.model.config, "max_position_embeddings", None)
-        self.fingerprint = _fingerprint(self.model, self.tokenizer)
+        self.fingerprint = _fingerprint(self.model, tokenizer)
+
+    @classmethod
+    def in_training(cls, model: Any, tokenizer: Any, name: str) -> "LocalModel":
+        """A model that a trainer holds, through `attention.enable` already. Its weights have no fingerprint."""
+        self = cls.__new__(cls)
+        self._take(name, model, tokenizer)
+        self.shares, self.fingerprint = True, ""
+        return self
+
+    def _take(self, name: str, model: Any, tokenizer: Any) -> None:
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.device = next(model.parameters()).device
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.end_ids = _end_ids(model, tokenizer)
+        self.longest = getattr(model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
-    def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
-    ) -> list[list[int]]:
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
         """The completion of each prompt as token ids, up to and with the end token; what prompts share is
         prefilled once, where the model allows it.
 
@@ -100,16 +126,17 @@ class LocalModel:
 
 
 class ModelAnswers:
-    """The answerer of `--model`: a local model that reads each question in one context.
+    """The answerer of `--model`: a model on this machine that reads each question in one context.
 
-    max_new_tokens: of a completion; temperature: 0 is greedy; seed: of the samples; token_cache: folder where
-    history tokens are kept between runs, None for memory only.
+    context: a `Context`, or the name of one in `rft.data.prompt`. max_new_tokens: of a completion; temperature: 0 is
+    greedy; seed: of the samples; token_cache: folder where history tokens are kept between runs, None for memory
+    only.
     """
 
     def __init__(
         self,
-        model: LocalModel,
-        context: str = "history",
+        model: Generator,
+        context: Context | str = "history",
         max_new_tokens: int = 1024,
         temperature: float = 0.0,
         seed: int = 0,
@@ -117,29 +144,30 @@ class ModelAnswers:
     ):
         self.model = model
         self.name = model.name
-        self.context = context
+        self._context = Whole(context) if isinstance(context, str) else context
+        self.context = self._context.name
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
-        self.tokens = PromptTokens(model.tokenizer, context, token_cache)
+        if isinstance(self._context, Whole):  # whose history tokens many questions share
+            self.tokens = PromptTokens(model.tokenizer, self.context, token_cache)
         self.settings: dict[str, Any] = {
             "model_fingerprint": model.fingerprint,
-            "dtype": str(model.model.dtype).removeprefix("torch."),
+            "dtype": model.dtype,
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
+            **self._context.settings,
         } | ({"sampling_seed": seed} if temperature > 0 else {})
 
     def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
         """One batch. Raises ModelError where a prompt does not fit the model, or the batch not the device."""
-        prompts = [self.tokens.prompt_ids(question, history) for question in questions]
+        prompts = [self._prompt_ids(question, history) for question in questions]
         for question, prompt in zip(questions, prompts, strict=True):
             self._check_length(question, len(prompt))
         try:
-            completions = self.model.generate(
-                prompts, self.max_new_tokens, self.temperature, self._seed(questions)
-            )
+            completions = self.model.generate(prompts, self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
         except torch.cuda.OutOfMemoryError:
             raise ModelError(
                 f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit "
-                f"{self.model.device}; choose a smaller --batch-size, the answers so far are kept"
+                "the device; choose a smaller --batch-size, the answers so far are kept"
             ) from None
         return [
             Answer(
@@ -147,9 +175,17 @@ class ModelAnswers:
                 input_tokens=len(prompt),
                 output_tokens=len(ids),
                 finished=bool(ids) and ids[-1] in self.model.end_ids,
+                read=self._context.read(question, history),
             )
-            for prompt, ids in zip(prompts, completions, strict=True)
+            for question, prompt, ids in zip(questions, prompts, completions, strict=True)
         ]
+
+    def _prompt_ids(self, question: Question, history: History | None) -> list[int]:
+        if isinstance(self._context, Whole):
+            return self.tokens.prompt_ids(question, history)
+        return self.model.tokenizer.apply_chat_template(
+            self._context.messages(question, history), add_generation_prompt=True, return_dict=False
+        )
 
     def _check_length(self, question: Question, length: int) -> None:
         longest = self.model.longest
@@ -159,11 +195,6 @@ class ModelAnswers:
                 f"more than the {longest} positions of {self.name}; choose a shorter --window, --context none, "
                 "or fewer --max-new-tokens"
             )
-
-    def _seed(self, questions: Sequence[Question]) -> int:
-        """A seed for this batch that does not depend on the batches before it."""
-        content = f"{self.seed} " + " ".join(question.id for question in questions)
-        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHANCE = 0.25
 WIDTH = 4.5  # inches of 72 SVG points each: about a phone's width
-MARKERS = ("o", "D", "s", "^", "v")
+MARKERS = ("o", "D", "s", "^", "v", "P", "X")  # not as many as colours: together they tell 35 series apart
 COLOURS = 5  # the page defines --series-1 to --series-5
 
 # Stand-ins that matplotlib can parse, replaced by the page's variables in the finished SVG.
@@ -41,52 +41,66 @@ _STYLE: Any = {
     "grid.color": _STAND_INS["grid"],
     "grid.linewidth": 0.6,
 }
-_NOT_OURS = re.compile(
-    r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S
-)  # ids nothing refers to
+_NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)  # ids nothing refers to
 
 
-def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Markup:
+def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True) -> Markup:
     """Accuracy with 95 % intervals: a row for each value, a mark in it for each series.
 
     series: {series name: {value: {accuracy, ci95, n}}}; the values of all series are shown, in the order in
-    which they first come up. title: what a screen reader says.
+    which they first come up. title: what a screen reader says. chance: draw what guessing a letter gives.
     """
-    values = list(dict.fromkeys(value for table in series.values() for value in table))
-    height = 0.8 + len(values) * (0.22 + 0.15 * len(series)) + (0.3 if len(series) > 1 else 0)
     with _style():
-        figure, axes = _axes(height)
-        for i, (name, table) in enumerate(series.items()):
-            offset = (i - (len(series) - 1) / 2) * 0.8 / len(series)
-            rows = [(values.index(value) + offset, cell) for value, cell in table.items()]
-            for y, cell in rows:
-                axes.plot(
-                    cell["ci95"], [y, y], color=_series(i), linewidth=2, solid_capstyle="round", alpha=0.55
-                )
-            axes.plot(
-                [cell["accuracy"] for _, cell in rows],
-                [y for y, _ in rows],
-                linestyle="none",
-                marker=MARKERS[i % len(MARKERS)],
-                markersize=6,
-                color=_series(i),
-                markeredgecolor=_STAND_INS["paper"],
-                markeredgewidth=0.8,
-                label=name,
-            )
-        sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
-        axes.set_yticks(range(len(values)), [_wrapped(f"{readable(v)} ({sizes[v]:,})") for v in values])
-        axes.set_ylim(len(values) - 0.5, -0.5)
+        figure, axes = _marks(series, "accuracy")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %\nguessing", "50 %", "75 %", "100 %"])
-        axes.grid(axis="x")
-        axes.axvline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.tick_params(length=0)
-        if len(series) > 1:
-            figure.legend(
-                loc="outside upper center", ncols=(len(series) + 1) // 2, frameon=False, handletextpad=0.1
-            )
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %\nguessing" if chance else "25 %", "50 %", "75 %", "100 %"])
+        if chance:
+            axes.axvline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         return _svg(figure, title)
+
+
+def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Markup:
+    """Differences in points with 95 % intervals, as `intervals`: {series name: {value: {difference, ci95, n}}}."""
+    with _style():
+        figure, axes = _marks(series, "difference")
+        edges = [edge for table in series.values() for cell in table.values() for edge in cell["ci95"]]
+        reach = max(0.1, *map(abs, edges)) if edges else 0.1
+        axes.set_xlim(-1.05 * reach, 1.05 * reach)
+        step = next(step for step in (0.05, 0.1, 0.25, 0.5, 1) if reach / step <= 2.5 or step == 1)
+        ticks = [i * step for i in range(-int(reach / step), int(reach / step) + 1)]
+        axes.set_xticks(ticks, [f"{100 * tick:+.0f}" if tick else "0\nno difference" for tick in ticks])
+        axes.axvline(0, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        return _svg(figure, title)
+
+
+def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "tuple[Figure, Axes]":
+    """A row for each value with its marks and intervals."""
+    values = list(dict.fromkeys(value for table in series.values() for value in table))
+    figure, axes = _axes(0.8 + len(values) * (0.22 + 0.15 * len(series)) + (0.3 if len(series) > 1 else 0))
+    for i, (name, table) in enumerate(series.items()):
+        offset = (i - (len(series) - 1) / 2) * 0.8 / len(series)
+        rows = [(values.index(value) + offset, cell) for value, cell in table.items()]
+        for y, cell in rows:
+            axes.plot(cell["ci95"], [y, y], color=_series(i), linewidth=2, solid_capstyle="round", alpha=0.55)
+        axes.plot(
+            [cell[key] for _, cell in rows],
+            [y for y, _ in rows],
+            linestyle="none",
+            marker=MARKERS[i % len(MARKERS)],
+            markersize=6,
+            color=_series(i),
+            markeredgecolor=_STAND_INS["paper"],
+            markeredgewidth=0.8,
+            label=name,
+        )
+    sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
+    axes.set_yticks(range(len(values)), [_wrapped(f"{readable(v)} ({sizes[v]:,})") for v in values])
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.grid(axis="x")
+    axes.tick_params(length=0)
+    if len(series) > 1:
+        figure.legend(loc="outside upper center", ncols=(len(series) + 1) // 2, frameon=False, handletextpad=0.1)
+    return figure, axes
 
 
 def curve(points: Sequence[tuple[float, float]], label: str, *, share: bool = False) -> Markup:
@@ -107,9 +121,7 @@ def curve(points: Sequence[tuple[float, float]], label: str, *, share: bool = Fa
             axes.set_ylim(-0.02, 1.02)
             axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
             axes.axhline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            axes.text(
-                1, CHANCE, "guessing", transform=axes.get_yaxis_transform(), ha="right", va="bottom", size=8
-            )
+            axes.text(1, CHANCE, "guessing", transform=axes.get_yaxis_transform(), ha="right", va="bottom", size=8)
         axes.set_xlabel("step")
         axes.grid(axis="y")
         axes.tick_params(length=0)
@@ -125,10 +137,7 @@ def readable(value: str) -> str:
 
 def _moving_average(values: Sequence[float], window: int) -> list[float]:
     """Centred; shorter at both ends."""
-    return [
-        sum(near) / len(near)
-        for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))
-    ]
+    return [sum(near) / len(near) for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))]
 
 
 def _style() -> Any:

@@ -40,9 +40,7 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot write results: {error.strerror or error}; choose another --out"
-            ) from None
+            raise DataError(f"{self.path}: cannot write results: {error.strerror or error}; choose another --out") from None
         try:
             self._lock()
             self._claim(dict(identity))
@@ -54,9 +52,7 @@ class Results:
     def __enter__(self) -> "Results":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -76,20 +72,24 @@ class Results:
             ) from None
         self.rows.update((row["id"], row) for row in rows)
 
+    def replace(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write the file anew with these rows, whole or not at all; nothing can be appended after it."""
+        write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.rows = {row["id"]: row for row in rows}
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(
-                f"{self.path}: another process is writing these results; wait for it or name another --out"
-            ) from None
+            raise DataError(f"{self.path}: another process is writing these results; wait for it or name another --out") from None
 
     def _claim(self, identity: dict[str, Any]) -> None:
         """Write `run.json` for a new run, or compare an old one with this run."""
         path = self.folder / SETTINGS
         identity = json.loads(json.dumps(identity))
-        if not path.exists():
-            if self.path.stat().st_size:
+        empty = not self.path.stat().st_size
+        if empty or not path.exists():  # of a run that never got an answer nothing is lost
+            if not empty:
                 raise DataError(
                     f"{self.path}: results without the {SETTINGS} that says what they are of; "
                     "name another --out or remove the file"
@@ -116,18 +116,14 @@ class Results:
         whole, end = self.path.read_bytes(), 0
         for number, line in enumerate(whole.splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
-                logger.warning(
-                    "%s: line %d was cut short and is dropped; it is asked again", self.path, number
-                )
+                logger.warning("%s: line %d was cut short and is dropped; it is asked again", self.path, number)
                 os.ftruncate(self._file.fileno(), end)
                 break
             end += len(line)
             row = _row(line)
             if row is None or row["id"] not in ids or row["id"] in self.rows:
                 what = "not a result row" if row is None else f"unexpected question {row['id']!r}"
-                raise DataError(
-                    f"{self.path}: line {number}: {what}; remove that line and run again, it resumes"
-                )
+                raise DataError(f"{self.path}: line {number}: {what}; remove that line and run again, it resumes")
             self.rows[row["id"]] = row
 
 

@@ -32,7 +32,12 @@ class RuleAnswers:
         return [Answer(self._completion(question)) for question in questions]
 
     def _completion(self, question: Question) -> str:
-        lengths = [len(option) for option in question.options]
-        wanted = {"longest": max(lengths), "shortest": min(lengths), "first": lengths[0]}[self.rule]
-        letter = LETTERS[lengths.index(wanted)]
+        letter = choice(self.rule, question.options)
         return f"<think>Option ({letter}) is the {self.rule}.</think>\\boxed{{{letter}}}"
+
+
+def choice(rule: str, options: Sequence[str]) -> str:
+    """The letter a rule takes."""
+    lengths = [len(option) for option in options]
+    wanted = {"longest": max(lengths), "shortest": min(lengths), "first": lengths[0]}[rule]
+    return LETTERS[lengths.index(wanted)]

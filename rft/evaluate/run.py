@@ -1,91 +1,158 @@
-"""`rft evaluate`: ask every question once, keep every answer, say what they come to.
+"""Ask every question once, keep every answer, say what they come to.
 
 Invariant: a run that is killed and started again ends with the same summary as one that was not. The summary
 is computed from the rows on disk, whoever wrote them.
 """
 
-import argparse
 import json
 import logging
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft.data.dataset import HUB_ID, WINDOWS, Split, load_split
-from rft.data.prompt import CONTEXTS, final_message
+from rft.data.dataset import Split
+from rft.data.history import History
+from rft.data.prompt import final_message
 from rft.data.question import Question
-from rft.evaluate.answer import Answer, Answerer
+from rft.errors import DataError
+from rft.evaluate.answer import Answer, Answerer, Remembers, StreamingAnswerer, Unanswered
+from rft.evaluate.asks import asks, parts
 from rft.evaluate.results import Results, write_whole
-from rft.evaluate.rules import RULES, RuleAnswers
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from reward import Judge
+
 logger = logging.getLogger(__name__)
 
-MODEL_DEFAULTS: dict[str, Any] = {
-    "context": "history",
-    "max_new_tokens": 1024,
-    "temperature": 0.0,
-    "token_cache": "~/.cache/rft/tokens",
-}
+BLIND = "blind"
+"""The folder inside of a run's own with the answers of the same model without the history."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked, beyond what the answerer is set to.
+
+    limit: only the first questions of the split (None: all); samples: completions of each; orders: rotations of the
+    options, 1 to 4; open_ended: without options, for a judge; batch_size: asked together where the answerer
+    takes batches.
+    """
+
+    limit: int | None = None
+    samples: int = 1
+    orders: int = 1
+    open_ended: bool = False
+    batch_size: int = 8
+
+    def identity(self) -> dict[str, Any]:
+        """What answers of one folder must have in common; a limit may grow."""
+        settings = {"samples": self.samples, "option_orders": self.orders, "open_ended": self.open_ended}
+        return {key: value for key, value in settings.items() if value not in (1, False)}
+
+    def asks(self, questions: Sequence[Question]) -> list[Question]:
+        """Every way in which the questions are asked."""
+        return asks(questions, orders=self.orders, samples=self.samples, open_ended=self.open_ended)
 
 
 def evaluate(
     split: Split,
     out: Path | str,
-    answerer: Answerer,
+    answerer: Answerer | StreamingAnswerer,
     *,
     limit: int | None = None,
     batch_size: int = 8,
+    samples: int = 1,
+    option_orders: int = 1,
+    judge: "Judge | None" = None,
+    blind: Answerer | StreamingAnswerer | None = None,
     seed: int = 0,
     console: "Console | None" = None,
 ) -> dict[str, Any]:
-    """Answer the first `limit` questions of `split` (None: all) and write `results.jsonl`, `summary.json` and
-    `report.html` to `out`; return the summary.
+    """Ask the first `limit` questions of `split` (None: all) and write `results.jsonl`, `summary.json` and
+    `report.html` to `out`, for an answerer with memories `memory.html` too; return the summary.
 
     Questions that `out` already has answers to are not asked again. limit and batch_size may differ between
-    the runs that fill one folder. seed: of the bootstrap. Raises DataError where `out` holds results of
-    another run or cannot be written; what the answerer raises passes through, and what was answered is kept.
+    the runs that fill one folder. samples, option_orders: how often, and in how many orders of its options, each
+    question is asked. judge: asks open-ended questions, without options, and has it judge the answers. blind: the
+    control, the same model in context "none"; its answers go to `out/blind`. seed: of the bootstrap.
+
+    Raises DataError where `out` holds results of another run or cannot be written, or nothing was answered; what the
+    answerer raises passes through, and what was answered is kept.
     """
-    from rft.evaluate.report import write_evaluation_report
+    from rft.evaluate.report import write_evaluation_report, write_memory_report
     from rft.evaluate.statistics import summarise
+    from rft.evaluate.timeline import forgotten, timelines
 
     out = Path(out).expanduser()
-    questions = split.questions[:limit]
-    about = {
-        "context": answerer.context,
-        "split": split.name,
-        "window": split.window,
-        "data_sha256": split.sha256,
+    asking = Asking(limit, samples, option_orders, judge is not None, batch_size)
+    rows, unanswered = _collect(split, out, answerer, asking, judge, console)
+    if not rows:
+        raise DataError(
+            f"{out}: none of {unanswered} questions was answered; what failed stands above, run the same command again"
+        )
+    blind_rows: list[dict[str, Any]] = []
+    if blind is not None:
+        once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        blind_rows, lost = _collect(split, out / BLIND, blind, once, judge, console)
+        unanswered += lost
+    summary = {
+        "model": answerer.name,
+        **_about(split, answerer),
+        **summarise(rows, seed, blind_rows),
+        **({"forgotten": forgotten(split, answerer.folder)} if isinstance(answerer, Remembers) else {}),
+        "unanswered": unanswered,
+        "questions_in_split": len(split.questions),
+        "settings": dict(answerer.settings) | _identity(asking, judge),
     }
-    with Results(out, about | answerer.settings, {question.id for question in split.questions}) as results:
-        todo = [question for question in questions if question.id not in results.rows]
-        if len(todo) < len(questions):
-            logger.info(
-                "%s: %d of %d answers are already here", out, len(questions) - len(todo), len(questions)
-            )
-        _answer_all(todo, split, answerer, batch_size, results, console)
-        rows = [results.rows[question.id] for question in questions]
-        summary = {
-            "model": answerer.name,
-            **about,
-            **summarise(rows, seed),
-            "questions_in_split": len(split.questions),
-            "settings": dict(answerer.settings),
-        }
-        write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-        write_evaluation_report(summary, rows, out / "report.html")
+    write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_evaluation_report(summary, rows, out / "report.html")
+    if isinstance(answerer, Remembers):
+        write_memory_report(summary, timelines(split, answerer.folder, rows), out / "memory.html")
     return summary
+
+
+def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, Any]:
+    return {"context": answerer.context, "split": split.name, "window": split.window, "data_sha256": split.sha256}
+
+
+def _identity(asking: Asking, judge: "Judge | None") -> dict[str, Any]:
+    judged = {"judge": f"{judge.endpoint.model} at {judge.endpoint.base_url}"} if judge is not None else {}
+    return asking.identity() | judged
+
+
+def _collect(
+    split: Split,
+    out: Path,
+    answerer: Answerer | StreamingAnswerer,
+    asking: Asking,
+    judge: "Judge | None",
+    console: "Console | None",
+) -> tuple[list[dict[str, Any]], int]:
+    """The rows of one folder after asking what it lacks, and how many could not be had."""
+    asked = asking.asks(split.questions[: asking.limit])
+    identity = dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
+    with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
+        todo = [ask for ask in asked if ask.id not in results.rows]
+        if len(todo) < len(asked):
+            logger.info("%s: %d of %d answers are already here", out, len(asked) - len(todo), len(asked))
+        if isinstance(answerer, Remembers):
+            answerer.prepare([split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)])
+        _answer_all(todo, split, answerer, asking.batch_size, results, console)
+        if judge is not None:
+            from rft.evaluate.judging import judge_rows
+
+            results.replace(judge_rows(list(results.rows.values()), judge, console))
+        rows = [results.rows[ask.id] for ask in asked if ask.id in results.rows]
+    return rows, len(asked) - len(rows)
 
 
 def _answer_all(
     todo: Sequence[Question],
     split: Split,
-    answerer: Answerer,
+    answerer: Answerer | StreamingAnswerer,
     batch_size: int,
     results: Results,
     console: "Console | None",
@@ -98,21 +165,44 @@ def _answer_all(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[right]} right"),
+        TextColumn("{task.fields[said]}"),
         TimeRemainingColumn(),
     )
-    answered, right = 0, 0.0
+    scores: list[float] = []
+    failed = 0
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
-        task = progress.add_task(f"asking {escape(answerer.name)}", total=len(todo), right="0")
-        for batch in batches(todo, answerer.context, batch_size):
-            history = None if answerer.context == "none" else split.history_of(batch[0])
-            start = time.perf_counter()
-            answers = answerer.answer(batch, history)
-            seconds = (time.perf_counter() - start) / len(batch)
-            rows = [result_row(q, a, seconds) for q, a in zip(batch, answers, strict=True)]
+        task = progress.add_task(f"asking {escape(answerer.name)}, context {escape(answerer.context)}", total=len(todo), said="")
+        for answered in _answers(batches(todo, answerer.context, batch_size), split, answerer):
+            rows = [
+                result_row(ask, answer, seconds, split.history_of(ask))
+                for ask, answer, seconds in answered
+                if isinstance(answer, Answer)
+            ]
             results.append(rows)
-            answered, right = answered + len(rows), right + sum(row["score"] for row in rows)
-            progress.update(task, completed=answered, right=f"{right / answered:.0%}")
+            failed += len(answered) - len(rows)
+            scores += [row["score"] for row in rows if row["score"] is not None]
+            said = [f"{sum(scores) / len(scores):.0%} right"] if scores else []
+            said += [f"{failed} not answered"] if failed else []
+            progress.update(task, advance=len(answered), said=", ".join(said))
+
+
+def _answers(
+    batched: Iterable[list[Question]], split: Split, answerer: Answerer | StreamingAnswerer
+) -> Iterator[list[tuple[Question, Answer | Unanswered, float]]]:
+    """(ask, its answer, seconds), as many at a time as come together."""
+
+    def history_of(ask: Question) -> History | None:
+        return None if answerer.context == "none" else split.history_of(ask)
+
+    if isinstance(answerer, StreamingAnswerer):
+        for answered in answerer.stream((ask, history_of(ask)) for batch in batched for ask in batch):
+            yield [answered]
+        return
+    for batch in batched:
+        start = time.perf_counter()
+        answers = answerer.answer(batch, history_of(batch[0]))
+        seconds = (time.perf_counter() - start) / len(batch)
+        yield [(ask, answer, seconds) for ask, answer in zip(batch, answers, strict=True)]
 
 
 def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[list[Question]]:
@@ -126,117 +216,35 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
             yield group[start : start + size]
 
 
-def result_row(question: Question, answer: Answer, seconds: float) -> dict[str, Any]:
-    """One line of `results.jsonl`: what was asked, what came back, what it is worth."""
+def result_row(ask: Question, answer: Answer, seconds: float, history: History) -> dict[str, Any]:
+    """One line of `results.jsonl`: what was asked, what came back, what it is worth (an open-ended answer: None, until
+    it is judged)."""
     from reward import mcq_letter, personamem
+    from reward.mcq import answer_part
 
+    question, order, sample = parts(ask.id)
+    if ask.open_ended:
+        found: Mapping[str, Any] = {
+            "answered": "text" if answer_part(answer.completion).strip() else None,
+            "score": None,
+            "votes": [],
+        }
+    else:
+        found = {"answered": mcq_letter(answer.completion), "score": personamem([answer.completion], [ask.gold])[0]}
     return {
-        "id": question.id,
-        "history_id": question.history_id,
-        "persona_id": question.persona_id,
-        "labels": asdict(question.labels),
-        "query": question.query,
-        "options": list(question.options),
-        "gold": question.gold,
-        "answered": mcq_letter(answer.completion),
-        "score": personamem([answer.completion], [question.gold])[0],
-        "completion": answer.completion,
-        "finished": answer.finished,
-        "input_tokens": answer.input_tokens,
-        "output_tokens": answer.output_tokens,
+        "id": ask.id,
+        "question": question,
+        "order": order,
+        "sample": sample,
+        "open_ended": ask.open_ended,
+        "history_id": ask.history_id,
+        "history_characters": sum(len(message.content) for message in history.messages),
+        "persona_id": ask.persona_id,
+        "labels": asdict(ask.labels),
+        "query": ask.query,
+        "options": list(ask.options),
+        "gold": ask.gold,
+        **found,
+        **{key: value for key, value in asdict(answer).items() if value or key not in ("failures", "read", "writing_tokens")},
         "seconds": round(seconds, 6),
     }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `rft evaluate`."""
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument(
-        "--model", metavar="PATH|NAME", help="checkpoint folder (full or LoRA adapter) or Hub id"
-    )
-    who.add_argument("--rule", choices=RULES, help="answer by a rule that reads neither query nor history")
-    parser.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
-    parser.add_argument("--revision", help="commit of a dataset on the Hub")
-    parser.add_argument("--split", default="benchmark", help="CSV in benchmark/text (default: benchmark)")
-    parser.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
-    parser.add_argument(
-        "--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out"
-    )
-    parser.add_argument(
-        "--limit", type=_positive, metavar="N", help="only the first N questions of the split"
-    )
-    parser.add_argument(
-        "--context", choices=CONTEXTS, help="what the model sees of the history (default: history)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=_positive, metavar="N", help="of a completion (default: 1024)"
-    )
-    parser.add_argument("--temperature", type=_temperature, help="default: 0, greedy")
-    parser.add_argument("--token-cache", metavar="DIR", help=f"default: {MODEL_DEFAULTS['token_cache']}")
-    parser.add_argument(
-        "--batch-size", type=_positive, default=8, help="questions answered at once (default: 8)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of samples (default: 0)")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="for results.jsonl, summary.json, report.html"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """The exit code of `rft evaluate`: 0, or 130 where Ctrl-C stopped it."""
-    try:
-        split = load_split(
-            args.data,
-            args.split,
-            args.window,
-            revision=args.revision,
-            exclude_personas=args.exclude_personas,
-        )
-        for skip in split.skipped[:5]:
-            logger.warning("%s row %d skipped: %s", split.name, skip.row, skip.reason)
-        summary = evaluate(
-            split, args.out, _answerer(args), limit=args.limit, batch_size=args.batch_size, seed=args.seed
-        )
-    except KeyboardInterrupt:
-        print(f"\nstopped; the answers so far are in {args.out}, the same command goes on", file=sys.stderr)
-        return 130
-    print(headline(summary))
-    print(f"report: {Path(args.out) / 'report.html'}")
-    return 0
-
-
-def headline(summary: dict[str, Any]) -> str:
-    """One line: accuracy with its interval, and what stands behind it."""
-    low, high = summary["ci95"]
-    return (
-        f"{summary['model']}, context {summary['context']}: {summary['accuracy']:.1%} right "
-        f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
-        f"{summary['unparsed_rate']:.1%} without a readable answer)"
-    )
-
-
-def _answerer(args: argparse.Namespace) -> Answerer:
-    given = {key: getattr(args, key) for key in MODEL_DEFAULTS if getattr(args, key) is not None}
-    if args.rule:
-        for key in given:
-            logger.warning("--%s is ignored: a rule has no use for it", key.replace("_", "-"))
-        return RuleAnswers(args.rule)
-    from rft.evaluate.backend import LocalModel, ModelAnswers
-
-    return ModelAnswers(LocalModel(args.model), seed=args.seed, **(MODEL_DEFAULTS | given))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text!r}")
-    return value

@@ -2,73 +2,242 @@
 
 Invariant: a summary depends on the set of rows alone, not on their order or on how many runs it took to
 collect them. The unit of resampling is the persona, since the questions of one persona share a history and
-are not independent.
+are not independent. A row without a score (the judge could not be had) is counted and never taken for wrong.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from reward import mcq_metrics
+from reward import has_reasoning, mcq_metrics
+from reward.judge import majority
+from reward.mcq import LETTERS
+from rft.evaluate.rules import choice
 
 RESAMPLES = 10_000
 DISTANCES = (0, 1, 128, 512, 2048, 8192, 32768)  # lower edges of the distance buckets, in tokens
+LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # of the history lengths, in tokens of 4 characters
+CONTROLS = ("blind", "longest", "shortest", "any")
 
 Row = Mapping[str, Any]
 
 
-def summarise(rows: Sequence[Row], seed: int = 0) -> dict[str, Any]:
+def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> dict[str, Any]:
     """The statistics of N >= 1 result rows, as they stand in `summary.json`.
 
+    blind: rows of the same model without the history, one a question. Several rows of one question (samples, option
+    orders) count as one question and are averaged.
+
     Returns:
-        accuracy: mean of `score`, that is, of the gated reward; ci95: its 95 % interval over personas;
-        accuracy_without_gate: share that names the gold letter, reasoning or not; n, personas: counts;
+        accuracy: mean of `score`, that is, of the gated reward; ci95: its 95 % interval over personas (both None
+        where no row has a score);
+        accuracy_without_gate: share that names the gold letter (or satisfies the judge), reasoning or not; n,
+        personas: counts; not_scored: rows without a score;
         unparsed_rate, format_rate, answer_letters: as in `reward.mcq_metrics`; cut_off_rate: share of
         completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
-        means; by: {category: {value: {accuracy, ci95, n}}}; seconds: time spent answering.
+        means of an answer; input_tokens_with_writing: the former, with what was read to write the memories spread over the
+        questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n,
+        accuracy_without_gate}}}; seconds: time spent answering;
+        controls: {blind, longest, shortest, any: {accuracy, ci95, n, explains}}, explains: share of the right answers
+        that the control gets too; explained_by_shortcut: that of any of them (None without right answers);
+        samples, option_orders: where questions were asked several times, see `of_samples`, `of_orders`;
+        usage: tokens, dollars and failed calls by kind, all rows together.
     """
+    letters = mcq_metrics([row["completion"] for row in rows])
+    if is_open(rows[0]):  # there is no letter to name
+        letters = {
+            "unparsed_rate": _mean([row["answered"] is None for row in rows]),
+            "format_rate": letters["format_rate"],
+            "answer_letters": dict.fromkeys((*LETTERS, "none"), 0),
+        }
+    controls = of_controls(rows, blind, seed)
     return {
-        "accuracy": _mean([row["score"] for row in rows]),
-        "ci95": interval(rows, seed),
-        "accuracy_without_gate": _mean([row["answered"] == row["gold"] for row in rows]),
-        "n": len(rows),
+        **_cell(rows, seed),
         "personas": len({row["persona_id"] for row in rows}),
-        **mcq_metrics([row["completion"] for row in rows]),
+        "asked": len(rows),
+        "not_scored": sum(row["score"] is None for row in rows),
+        **letters,
         "cut_off_rate": _mean([not row["finished"] for row in rows]),
         "input_tokens_per_question": _mean([row["input_tokens"] for row in rows]),
+        **_with_writing(rows),
         "output_tokens_per_question": _mean([row["output_tokens"] for row in rows]),
         "by": {name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
+        "controls": controls,
+        "explained_by_shortcut": controls.get("any", {}).get("explains"),
+        **({"samples": of_samples(rows)} if any(row.get("sample") for row in rows) else {}),
+        **({"option_orders": of_orders(rows)} if any(row.get("order") for row in rows) else {}),
+        "usage": _usage(rows),
         "seconds": round(math.fsum(row["seconds"] for row in rows), 3),
     }
 
 
-def interval(rows: Sequence[Row], seed: int = 0) -> list[float]:
-    """The 95 % interval [lo, hi] of the mean score when the personas are drawn anew.
+def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
+    """A memory is written once for all questions of its history, in however many ways each is asked."""
+    written = {row["history_id"]: row["writing_tokens"] for row in rows if row.get("writing_tokens")}
+    if not written:
+        return {}
+    questions = len({question_of(row) for row in rows})
+    return {"input_tokens_with_writing": _mean([row["input_tokens"] for row in rows]) + sum(written.values()) / questions}
 
-    Personas are resampled with replacement; each resample's accuracy is the ratio of its right answers to its
-    questions. The percentiles are widened for few personas (the expanded percentile interval: Hesterberg,
-    "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015). Where every answer is
-    right, or every one wrong, all resamples agree; then the bound is the exact one of P personas that all
-    succeed or all fail (Clopper and Pearson, 1934). One persona with both says nothing about others: [0, 1].
+
+def question_of(row: Row) -> str:
+    """The id of the question that a row is about, whichever way it was asked."""
+    return row.get("question", row["id"])
+
+
+def is_open(row: Row) -> bool:
+    """Whether a row's question was open-ended."""
+    return bool(row.get("open_ended"))
+
+
+def ungated(row: Row) -> float | None:
+    """What an answer is worth whether or not it reasons; None: not scored."""
+    return majority(row["votes"]) if is_open(row) else float(row["answered"] == row["gold"])
+
+
+def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """What can be had without the history: the same model blind, and the longest and shortest option.
+
+    Each is scored on the asks of `rows`; "any" is right where one of them is.
     """
-    order = {persona: i for i, persona in enumerate(sorted({row["persona_id"] for row in rows}))}
-    who = [order[row["persona_id"]] for row in rows]
-    right_P = np.bincount(who, weights=[row["score"] for row in rows])  # P: personas
-    asked_P = np.bincount(who)
-    personas = len(order)
-    if not right_P.any():
-        return [0.0, 1 - 0.025 ** (1 / personas)]
-    if (right_P == asked_P).all():
-        return [0.025 ** (1 / personas), 1.0]
-    if personas == 1:
-        return [0.0, 1.0]
+    seen = {row["id"]: row["score"] for row in blind}
+    right: dict[str, list[float | None]] = {}
+    if blind:
+        right["blind"] = [seen.get(question_of(row)) for row in rows]
+    if not is_open(rows[0]):
+        for rule in ("longest", "shortest"):
+            right[rule] = [float(choice(rule, row["options"]) == row["gold"]) for row in rows]
+    if not right:
+        return {}
+    columns = list(zip(*right.values(), strict=True))
+    right["any"] = [None if None in column else max(column) for column in columns]
+    return {name: _control(rows, scores, seed) for name, scores in right.items() if any(s is not None for s in scores)}
+
+
+def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, Any]:
+    known = [(row, score) for row, score in zip(rows, scores, strict=True) if score is not None]
+    cell = _cell([{**row, "score": score} for row, score in known], seed)
+    hits = [score for row, score in known if row["score"]]
+    return {key: cell[key] for key in ("accuracy", "ci95", "n")} | {"explains": _mean(hits) if hits else None}
+
+
+def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
+    """Several completions of one prompt: mean, majority and pass@k.
+
+    majority: share of prompts whose most frequent readable, reasoned answer is right (of equals the one that came
+    first); for open-ended answers, share with more than half of the samples right. pass_at: {k: chance that one of k
+    samples is right}, unbiased (Chen et al., arXiv 2107.03374, equation 1).
+    """
+    groups = [sorted(group, key=lambda row: row["sample"]) for group in _groups(rows, lambda r: (question_of(r), r["order"]))]
+    groups = [group for group in groups if all(row["score"] is not None for row in group)]
+    if not groups:
+        return {"count": 0, "mean": None, "majority": None, "pass_at": {}}
+    count = min(map(len, groups))
+    sizes = sorted({2**i for i in range(count.bit_length()) if 2**i <= count} | {count})
+    return {
+        "count": count,
+        "mean": _mean([_mean([row["score"] for row in group]) for group in groups]),
+        "majority": _mean([_majority_is_right(group) for group in groups]),
+        "pass_at": {
+            str(k): _mean([_pass_at(k, len(group), sum(row["score"] > 0 for row in group)) for group in groups]) for k in sizes
+        },
+    }
+
+
+def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
+    """The same question with its options rotated: does the answer stay, and is a place favoured?
+
+    consistency: share of questions (each sample apart) for which every order gets the same option; accuracy_at:
+    {letter: accuracy where the gold stands there}; position_bias: half the summed distance between how often each
+    letter is answered, of the readable answers, and a quarter (0: no bias, 0.75: always one letter).
+    """
+    groups = [g for g in _groups(rows, lambda r: (question_of(r), r["sample"])) if len(g) > 1]
+    chosen = [{_option(row) for row in group} for group in groups]
+    letters = Counter(row["answered"] for row in rows if row["answered"])
+    total = letters.total()
+    at = {letter: [row["score"] for row in rows if row["gold"] == letter] for letter in LETTERS}
+    return {
+        "count": max(map(len, groups), default=1),
+        "consistency": _mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None,
+        "position_bias": sum(abs(letters[x] / total - 1 / len(LETTERS)) for x in LETTERS) / 2 if total else None,
+        "accuracy_at": {letter: _mean(scores) for letter, scores in at.items() if scores},
+    }
+
+
+def _option(row: Row) -> str | None:
+    return row["options"][LETTERS.index(row["answered"])] if row["answered"] else None
+
+
+def _majority_is_right(group: Sequence[Row]) -> bool:
+    if is_open(group[0]):
+        return 2 * sum(row["score"] for row in group) > len(group)
+    votes = Counter(row["answered"] for row in group if row["answered"] and has_reasoning(row["completion"]))
+    return bool(votes) and votes.most_common(1)[0][0] == group[0]["gold"]
+
+
+def _pass_at(k: int, n: int, right: int) -> float:
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def _groups(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[list[Row]]:
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.values())
+
+
+def _usage(rows: Sequence[Row]) -> dict[str, Any]:
+    failures: Counter[str] = Counter()
+    for row in rows:
+        failures.update(row.get("failures") or {})
+    return {
+        "input_tokens": sum(row["input_tokens"] for row in rows),
+        "cached_tokens": sum(row.get("cached_tokens", 0) for row in rows),
+        "output_tokens": sum(row["output_tokens"] for row in rows),
+        "cost": math.fsum(row.get("cost", 0.0) for row in rows),
+        "failures": dict(sorted(failures.items())),
+    }
+
+
+def interval(rows: Sequence[Row], seed: int = 0) -> list[float]:
+    """The 95 % interval [lo, hi] of the mean score when the personas are drawn anew; see `interval_of_ratio`."""
+    scores_P, asked_P = by_persona([(row["persona_id"], row["score"]) for row in rows])
+    return interval_of_ratio(scores_P, asked_P, 0.0, 1.0, seed)
+
+
+def by_persona(values: Sequence[tuple[str, float]]) -> tuple[Any, Any]:
+    """(sum of the values, count) of each persona, in the order of their ids."""
+    order = {persona: i for i, persona in enumerate(sorted({persona for persona, _ in values}))}
+    who = [order[persona] for persona, _ in values]
+    return np.bincount(who, weights=[value for _, value in values]), np.bincount(who)
+
+
+def interval_of_ratio(total_P: Any, count_P: Any, lowest: float, highest: float, seed: int = 0) -> list[float]:
+    """The 95 % interval [lo, hi] of sum(total) / sum(count) when the P personas are drawn anew.
+
+    lowest, highest: what a value can be. Personas are resampled with replacement. The percentiles are widened for
+    few personas (the expanded percentile interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The
+    American Statistician 69, 2015). Where all personas have the same mean, as when every answer is right, all
+    resamples agree; then the bounds are those of P personas of which none differs (for all right or all wrong the
+    exact ones of Clopper and Pearson, 1934). One persona says nothing about others: [lowest, highest], unless it
+    is at one of these itself.
+    """
+    personas = len(count_P)
+    mean_P = total_P / count_P
+    if np.ptp(mean_P) < 1e-12:
+        mean = float(mean_P[0])
+        if personas == 1 and lowest < mean < highest:
+            return [lowest, highest]
+        others = 1 - 0.025 ** (1 / personas)  # so large a share of people who differ could have gone unseen
+        return [mean - others * (mean - lowest), mean + others * (highest - mean)]
     draws_RP = np.random.default_rng(seed).multinomial(personas, np.full(personas, 1 / personas), RESAMPLES)
-    accuracy_R = (draws_RP @ right_P) / (draws_RP @ asked_P)
+    ratio_R = (draws_RP @ total_P) / (draws_RP @ count_P)
     tail = NormalDist().cdf(-math.sqrt(personas / (personas - 1)) * t_quantile(0.975, personas - 1))
-    return [float(edge) for edge in np.quantile(accuracy_R, [tail, 1 - tail])]
+    return [float(edge) for edge in np.quantile(ratio_R, [tail, 1 - tail])]
 
 
 def t_quantile(probability: float, degrees: int) -> float:
@@ -89,16 +258,24 @@ def distance_bucket(distance: int | None) -> str:
     "0" are mostly questions without evidence; "unknown" where the data does not say.
     """
     if distance is None or distance < 0:
-        return "unknown"
-    return _BUCKETS[sum(distance >= edge for edge in DISTANCES) - 1]
+        return UNKNOWN
+    return _DISTANCES[sum(distance >= edge for edge in DISTANCES) - 1]
 
 
-def _bucket_names() -> list[str]:
-    inner = [f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTANCES[2:], strict=False)]
-    return ["0", *inner, f"{DISTANCES[-1]}+"]
+def length_bucket(characters: int | None) -> str:
+    """The bucket of a history's length, in thousands of tokens of four characters."""
+    if characters is None:
+        return UNKNOWN
+    return _LENGTHS[sum(characters >= 4 * edge for edge in LENGTHS) - 1]
 
 
-_BUCKETS = _bucket_names()
+UNKNOWN = "unknown"
+_DISTANCES = ["0", *(f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTANCES[2:], strict=False)), f"{DISTANCES[-1]}+"]
+_LENGTHS = [
+    *(f"{low // 1024}k-{high // 1024}k" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)),
+    f"{LENGTHS[-1] // 1024}k+",
+]
+_NEAR_TO_FAR = [*_DISTANCES, *_LENGTHS, UNKNOWN]
 
 CATEGORIES: dict[str, Callable[[Row], str]] = {
     "pref_type": lambda row: row["labels"]["pref_type"],
@@ -106,6 +283,8 @@ CATEGORIES: dict[str, Callable[[Row], str]] = {
     "updated": lambda row: str(row["labels"]["updated"]).lower(),
     "scenario": lambda row: row["labels"]["scenario"],
     "distance": lambda row: distance_bucket(row["labels"]["distance"]),
+    "pref_type_who": lambda row: f"{row['labels']['pref_type']}, {row['labels']['who']}",
+    "history_length": lambda row: length_bucket(row.get("history_characters")),
 }
 
 
@@ -113,19 +292,23 @@ def _table(rows: Sequence[Row], value_of: Callable[[Row], str], seed: int) -> di
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(value_of(row), []).append(row)
+    return {value: _cell(groups[value], seed) for value in sorted(groups, key=_rank)}
+
+
+def _cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    scored = [row for row in rows if row["score"] is not None]
+    free = [value for row in scored if (value := ungated(row)) is not None]
     return {
-        value: {
-            "accuracy": _mean([row["score"] for row in groups[value]]),
-            "ci95": interval(groups[value], seed),
-            "n": len(groups[value]),
-        }
-        for value in sorted(groups, key=_rank)
+        "accuracy": _mean([row["score"] for row in scored]) if scored else None,
+        "ci95": interval(scored, seed) if scored else None,
+        "n": len({question_of(row) for row in scored}),
+        "accuracy_without_gate": _mean(free) if free else None,
     }
 
 
 def _rank(value: str) -> tuple[int, str]:
-    """Distance buckets from near to far, all else by name."""
-    return (_BUCKETS.index(value) if value in _BUCKETS else len(_BUCKETS), value)
+    """Buckets from near to far, all else by name."""
+    return (_NEAR_TO_FAR.index(value) if value in _NEAR_TO_FAR else len(_NEAR_TO_FAR), value)
 
 
 def _mean(values: Sequence[float]) -> float:

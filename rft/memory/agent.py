@@ -1,8 +1,9 @@
-"""The agent: what a model reads when it updates a memory and when it answers from one. Training, evaluation and the command line
-share it.
+"""The agent: what a model reads when it updates a memory and when it answers from one. Training, evaluation and the command
+line share it.
 
-Invariant: an update is a function of one chunk and the memory before it. No question, no option and no other chunk is ever in its
-prompt; this module does not see questions when it makes one. An answer is a function of the memory and the question alone.
+Invariant: an update is a function of one chunk and the memory before it. No question, no option and no other chunk is ever in
+its prompt; this module does not see questions when it makes one. An answer is a function of the memory and the question
+alone.
 
     update   system · chunk's messages · user: how to rewrite, the memory so far        -> the memory, rewritten
     answer   system · user: the memory, the question                                    -> the answer
@@ -23,17 +24,17 @@ from rft.memory.chunks import Chunk
 from rft.memory.text import EMPTY, Update
 
 REWRITE = (
-    "Above is a part of the user's conversations. Below is the memory about the user so far. Rewrite the memory: keep what still holds, "
-    "in order; replace what has changed; end with \"forget it\" what the user asks to forget; add what is new at the end. "
-    'Write nothing but lines such as "- topic: what is known", or (empty).'
+    "Above is a part of the user's conversations. Below is the memory about the user so far. Rewrite the memory: keep what "
+    'still holds, in order; replace what has changed; end with "forget it" what the user asks to forget; add what is new at '
+    'the end. Write nothing but lines such as "- topic: what is known", or (empty).'
 )
 HEADING = "Memory about the user:"
 
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How a history is read. chunk_tokens: of a chunk; memory_tokens: of a memory, and of what an update may write; max_chunks: the
-    newest so many are read (None: all)."""
+    """How a history is read. chunk_tokens: of a chunk; memory_tokens: of a memory, and of what an update may write;
+    max_chunks: the newest so many are read (None: all)."""
 
     chunk_tokens: int = 5000
     memory_tokens: int = 2048
@@ -70,7 +71,9 @@ class MemoryAgent:
     def chunks(self, history: History) -> list[Chunk]:
         """The chunks of a history, cut once. Raises DataError as `rft.memory.chunks.split`."""
         if history.id not in self._chunks:
-            self._chunks[history.id] = chunks.split(history, self.tokens, self.settings.chunk_tokens, self.settings.max_chunks)
+            self._chunks[history.id] = chunks.split(
+                history, self.tokens, self.settings.chunk_tokens, self.settings.max_chunks
+            )
         return self._chunks[history.id]
 
     def count(self, memory: str) -> int:
@@ -82,7 +85,8 @@ class MemoryAgent:
         return self.tokens.history_ids(chunk.history) + self.tokens.final_ids(update_message(memory))
 
     def accept(self, completion: Sequence[int], previous: str, end_ids: Sequence[int]) -> Update:
-        """The memory after an update whose model wrote `completion` (token ids; it is finished if it ends with one of `end_ids`)."""
+        """The memory after an update whose model wrote `completion` (token ids; it is finished if it ends with one of
+        `end_ids`)."""
         written = self.tokenizer.decode(completion, skip_special_tokens=True)
         finished = bool(completion) and completion[-1] in end_ids
         return text.accept(written, previous, finished, self.settings.memory_tokens, self.count)

@@ -1,7 +1,7 @@
 """A history in chunks that are read one after the other.
 
-Invariant: the chunks of a history, put together, are its conversation without the persona message, in order, nothing lost; only a
-message too long for a chunk is split, with a mark where it continues. No chunk has more tokens than it may.
+Invariant: the chunks of a history, put together, are its conversation without the persona message, in order, nothing lost;
+only a message too long for a chunk is split, with a mark where it continues. No chunk has more tokens than it may.
 """
 
 import logging
@@ -18,8 +18,8 @@ CONTINUES, CONTINUED = "\n[the message continues]", "[the message continued]\n"
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of a conversation, itself a `History`; `first` to `last` are the indices of the messages of the whole history that it
-    holds (the last one maybe in part)."""
+    """A stretch of a conversation, itself a `History`; `first` to `last` are the indices of the messages of the whole history
+    that it holds (the last one maybe in part)."""
 
     history: History
     first: int
@@ -43,7 +43,11 @@ def split(history: History, tokens: PromptTokens, chunk_tokens: int, max_chunks:
         raise DataError(f"{history.path}: no conversation beside the persona message, so there is nothing to remember")
     size = _Sizes(tokens)
     offset = len(history.messages) - len(history.turns)
-    pieces = [(offset + i, piece) for i, message in enumerate(history.turns) for piece in _pieces(message, size, chunk_tokens, history)]
+    pieces = [
+        (offset + i, piece)
+        for i, message in enumerate(history.turns)
+        for piece in _pieces(message, size, chunk_tokens, history)
+    ]
     groups: list[list[tuple[int, Message]]] = []
     room = 0
     for index, piece in pieces:
@@ -90,7 +94,9 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
     marks = sum(len(size.content(mark)[0]) for mark in (CONTINUES, CONTINUED))
     room = most - size(Message(message.role, "")) - marks - 2
     if room < 1:
-        raise DataError(f"{history.path}: chunk_tokens {most} has no room for a message and its markup; give at least {most - room + 16}")
+        raise DataError(
+            f"{history.path}: chunk_tokens {most} has no room for a message and its markup; give at least {most - room + 16}"
+        )
     text, pieces, start = message.content, [], 0
     ends = [end for _, end in size.content(text)[1]]
     token = 0

@@ -1,7 +1,7 @@
 """What a memory should say after each message of a history: what a cold start imitates and reports compare with.
 
-It comes from the simulator's side file where the dataset has one, and else from the labels of the split's own questions: the snippet
-that reveals a preference is looked up in the history. Nothing of it is ever in a prompt.
+It comes from the simulator's side file where the dataset has one, and else from the labels of the split's own questions: the
+snippet that reveals a preference is looked up in the history. Nothing of it is ever in a prompt.
 """
 
 import json
@@ -24,9 +24,10 @@ SAME_START = 60  # characters by which a message is recognised that the data has
 
 @dataclass(frozen=True)
 class Note:
-    """From message `message` of the history on, the memory says `line` about `about` (None: nothing). `about` is the preference as
-    it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same (`about`). `written` is what
-    the update itself should write, where that is not the line as it is stored: a line that ends in "forget it"."""
+    """From message `message` of the history on, the memory says `line` about `about` (None: nothing). `about` is the
+    preference as it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same
+    (`about`). `written` is what the update itself should write, where that is not the line as it is stored: a line that ends
+    in "forget it"."""
 
     message: int
     about: str
@@ -85,7 +86,9 @@ def _from_side_file(split: Split) -> dict[str, Notes]:
             notes = tuple(Note(**note) for note in record["notes"])
             by_file[str(split.root / record["history"])] = Notes(notes, tuple(record["withdrawn"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: line {number}: not a record of memory targets ({error!r}); simulate the dataset again") from None
+            raise DataError(
+                f"{path}: line {number}: not a record of memory targets ({error!r}); simulate the dataset again"
+            ) from None
     for history in split.histories.values():
         if history.path not in by_file:
             raise DataError(f"{path}: nothing about {history.path}; simulate the dataset again, or remove the file")
@@ -111,10 +114,16 @@ def _from_labels(split: Split) -> dict[str, Notes]:
         if forget:
             withdrawn[question.history_id].append(about(question))
     if lost:
-        logger.info("%s: %d of %d questions rest on a snippet that is not in the history, and teach the memory nothing",
-                    split.name, lost, len(questions))
-    return {history: Notes(tuple(sorted(notes, key=lambda note: note.message)), tuple(withdrawn[history]))
-            for history, notes in found.items()}
+        logger.info(
+            "%s: %d of %d questions rest on a snippet that is not in the history, and teach the memory nothing",
+            split.name,
+            lost,
+            len(questions),
+        )
+    return {
+        history: Notes(tuple(sorted(notes, key=lambda note: note.message)), tuple(withdrawn[history]))
+        for history, notes in found.items()
+    }
 
 
 def _place(snippet: str, history: History) -> int | None:

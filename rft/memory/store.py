@@ -1,9 +1,9 @@
 """A memory on disk: one Markdown file that its user can read, edit and delete.
 
-Invariant: at every moment the file holds a whole memory, the last one or the one before; no two processes write one memory. Beside
-`memory.md` stand `memory.previous.md`, the version before the last write, and `.memory.md.json`, the record of how far the history has
-been read and of each turn. The file is what counts: edited, the edited text is what the next update starts from; deleted, nothing is
-known any more and reading starts anew.
+Invariant: at every moment the file holds a whole memory, the last one or the one before; no two processes write one memory.
+Beside `memory.md` stand `memory.previous.md`, the version before the last write, and `.memory.md.json`, the record of how far
+the history has been read and of each turn. The file is what counts: edited, the edited text is what the next update starts
+from; deleted, nothing is known any more and reading starts anew.
 """
 
 import fcntl
@@ -24,8 +24,8 @@ from rft.memory.text import Count, Update
 
 @dataclass
 class Record:
-    """What has been read and written. chunks: ids of the chunks read; turns: the memory after each, with its `cut` and `empty`;
-    memory_sha: of the file as the last turn left it; input_tokens, output_tokens: of all updates."""
+    """What has been read and written. chunks: ids of the chunks read; turns: the memory after each, with its `cut` and
+    `empty`; memory_sha: of the file as the last turn left it; input_tokens, output_tokens: of all updates."""
 
     writer: dict[str, Any]
     chunks: list[str] = field(default_factory=list)
@@ -52,7 +52,9 @@ class MemoryStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = open(self._lock_path, "ab")
         except OSError as error:
-            raise DataError(f"{self.path}: cannot write a memory here: {error.strerror or error}; name another file") from None
+            raise DataError(
+                f"{self.path}: cannot write a memory here: {error.strerror or error}; name another file"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.record = read_record(self.path) or Record(self.writer)
@@ -60,7 +62,9 @@ class MemoryStore:
                 self.record = Record(self.writer)
         except BlockingIOError:
             self._lock.close()
-            raise DataError(f"{self.path}: another process is writing this memory; wait for it, or name another file") from None
+            raise DataError(
+                f"{self.path}: another process is writing this memory; wait for it, or name another file"
+            ) from None
         except BaseException:
             self._lock.close()
             raise
@@ -81,8 +85,8 @@ class MemoryStore:
         return self.path.exists() and bool(self.record.memory_sha) and _sha(self.path.read_bytes()) != self.record.memory_sha
 
     def unread(self, chunks: Sequence[Chunk]) -> int:
-        """The index of the first chunk that is still to be read. Where the conversation has grown, that is the last chunk read, if it
-        has grown too.
+        """The index of the first chunk that is still to be read. Where the conversation has grown, that is the last chunk
+        read, if it has grown too.
 
         Raises:
             DataError: the memory was written from another history, or with other chunks.
@@ -90,8 +94,10 @@ class MemoryStore:
         ids, done = [chunk.history.id for chunk in chunks], self.record.chunks
         same = next((i for i, (a, b) in enumerate(zip(done, ids, strict=False)) if a != b), min(len(done), len(ids)))
         if same < len(done) - 1 or len(ids) < len(done):
-            raise DataError(f"{self.path}: was written from another history or with other chunks (the first {same} of {len(done)} are the "
-                            "same); name another file, or remove this one to start anew")
+            raise DataError(
+                f"{self.path}: was written from another history or with other chunks (the first {same} of {len(done)} are "
+                "the same); name another file, or remove this one to start anew"
+            )
         return same
 
     def append(self, place: int, chunk: Chunk, update: Update, input_tokens: int, output_tokens: int, finished: bool) -> None:
@@ -103,9 +109,14 @@ class MemoryStore:
             DataError: the disk refuses; the memory and the record are as before.
         """
         record = Record(
-            self.writer, [*self.record.chunks[:place], chunk.history.id],
-            [*self.record.turns[:place], {**asdict(update), "first": chunk.first, "last": chunk.last}], _sha(update.memory.encode() + b"\n"),
-            self.record.input_tokens + input_tokens, self.record.output_tokens + output_tokens, finished)
+            self.writer,
+            [*self.record.chunks[:place], chunk.history.id],
+            [*self.record.turns[:place], {**asdict(update), "first": chunk.first, "last": chunk.last}],
+            _sha(update.memory.encode() + b"\n"),
+            self.record.input_tokens + input_tokens,
+            self.record.output_tokens + output_tokens,
+            finished,
+        )
         try:
             if self.path.exists():
                 write_atomically(self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}"), self.path.read_bytes())
@@ -113,8 +124,10 @@ class MemoryStore:
             write_atomically(self.path, update.memory.encode() + b"\n")
             write_atomically(record_path(self.path), json.dumps(asdict(record), ensure_ascii=False, indent=1).encode())
         except OSError as error:
-            raise DataError(f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is whole; make room and run the "
-                            "same command again, it goes on at its chunk") from None
+            raise DataError(
+                f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is whole; make room and run the "
+                "same command again, it goes on at its chunk"
+            ) from None
         self.record = record
 
 
@@ -138,7 +151,9 @@ def read_record(path: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{beside}: cannot read the record of this memory ({error}); remove it, and the history is read anew") from None
+        raise DataError(
+            f"{beside}: cannot read the record of this memory ({error}); remove it, and the history is read anew"
+        ) from None
 
 
 def record_path(path: Path) -> Path:

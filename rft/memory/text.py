@@ -1,7 +1,7 @@
 """What a memory is: a short plain text of bullets, one thing about the user a line.
 
-Invariant: a memory is made of lines that begin with "- " and of nothing else, and never has more tokens than its budget. Whatever a
-model writes becomes such a text or leaves the previous memory as it was; nothing of its think blocks is stored.
+Invariant: a memory is made of lines that begin with "- " and of nothing else, and never has more tokens than its budget.
+Whatever a model writes becomes such a text or leaves the previous memory as it was; nothing of its think blocks is stored.
 """
 
 import re
@@ -22,8 +22,8 @@ Count = Callable[[str], int]  # how many tokens a text has
 
 @dataclass(frozen=True)
 class Update:
-    """What came of one update: the memory from now on, and whether what the model wrote was over-long (`cut`: its last bullets
-    are gone) or without a single whole bullet (`empty`: the previous memory stays)."""
+    """What came of one update: the memory from now on, and whether what the model wrote was over-long (`cut`: its last
+    bullets are gone) or without a single whole bullet (`empty`: the previous memory stays)."""
 
     memory: str
     cut: bool = False
@@ -31,7 +31,8 @@ class Update:
 
 
 def bullets(text: str) -> list[str]:
-    """The bullets of a text as a model writes it, think blocks left out; lines that are none, such as a heading, are left out too."""
+    """The bullets of a text as a model writes it, think blocks left out; lines that are none, such as a heading, are left out
+    too."""
     found = [BULLET.match(line.strip()) for line in _said(text).splitlines()]
     return [" ".join(match[1].split()) for match in found if match]
 
@@ -39,8 +40,8 @@ def bullets(text: str) -> list[str]:
 def accept(written: str, previous: str, finished: bool, budget: int, count: Count) -> Update:
     """The memory after an update.
 
-    written: what the model wrote; finished: False where it ran into its longest length, so that its last line is cut short; budget:
-    tokens a memory may have, as `count` counts them.
+    written: what the model wrote; finished: False where it ran into its longest length, so that its last line is cut short;
+    budget: tokens a memory may have, as `count` counts them.
     """
     if finished and _said(written).strip() == EMPTY:
         return Update("")
@@ -55,8 +56,8 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
 
 
 def without_forgotten(line: str) -> str:
-    """A bullet as it is stored. One that ends in "forget it" is how a model says that the user has withdrawn what it tells: of it only the
-    topic stays, where it names one before a colon ("music: forgotten."), and else nothing ("")."""
+    """A bullet as it is stored. One that ends in "forget it" is how a model says that the user has withdrawn what it tells:
+    of it only the topic stays, where it names one before a colon ("music: forgotten."), and else nothing ("")."""
     if not FORGET.search(line):
         return line
     topic, colon, _ = line.partition(": ")
@@ -77,7 +78,7 @@ def read(text: str, where: str, budget: int, count: Count) -> str:
     lines = text.replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.startswith("- "):
-            raise DataError(f"{where}: line {number} is no bullet ({line[:40]!r}); every line of a memory begins with \"- \"")
+            raise DataError(f'{where}: line {number} is no bullet ({line[:40]!r}); every line of a memory begins with "- "')
         if any(ord(character) < 32 and character != "\t" for character in line):
             raise DataError(f"{where}: line {number} holds control characters; a memory is plain text")
     memory = "\n".join(line.rstrip() for line in lines if line.strip())
@@ -87,7 +88,8 @@ def read(text: str, where: str, budget: int, count: Count) -> str:
 
 
 def changes(before: str, after: str) -> list[tuple[Literal["kept", "added", "removed"], str]]:
-    """The lines of two versions of a memory, in order, each kept, added or removed; a line that changed is removed and added."""
+    """The lines of two versions of a memory, in order, each kept, added or removed; a line that changed is removed and
+    added."""
     from difflib import SequenceMatcher
 
     old, new = before.splitlines(), after.splitlines()

@@ -1,7 +1,7 @@
 """Writing memories: each history's chunks in order, several histories side by side, every turn stored before the next.
 
-Invariant: a run that is stopped and started again ends with the memories of one that was not (at temperature 0), and no chunk that is
-stored is read again.
+Invariant: a run that is stopped and started again ends with the memories of one that was not (at temperature 0), and no chunk
+that is stored is read again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,11 @@ class Turn:
 
 
 def write(
-    agent: MemoryAgent, generate: Generate, end_ids: Sequence[int], histories: Sequence[History], stores: Sequence[MemoryStore]
+    agent: MemoryAgent,
+    generate: Generate,
+    end_ids: Sequence[int],
+    histories: Sequence[History],
+    stores: Sequence[MemoryStore],
 ) -> Iterator[Turn]:
     """Read what each history has unread into its store, all of them a chunk at a time; yields each turn once it is stored.
 

@@ -16,22 +16,24 @@ from random import Random
 from rich.console import Console
 from rich.progress import track
 
-from rft.data.dataset import COLUMNS
+from rft.data.dataset import COLUMNS, MEMORY_TARGETS, WINDOWS
 from rft.errors import DataError
-from rft.simulate import mini
+from rft.simulate import memory, mini
 
 SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
+LONG_FILLERS = 70  # filler conversations that the long history has more, so that it is about five times as long
+FORGET_SHARE = 0.05  # as many more personas, who ask to forget half of what they said, make the split "forget"
+FORGET_KINDS = ("forget", "forget", "forget", "forget", "own", "own", "update", "others")
 
 
 def count_tokens(text: str) -> int:
     return len(re.findall(r"\w+|[^\w\s]", text))
 
 
-def rows(seed: int, persona: mini.Persona) -> list[dict[str, object]]:
-    """The questions of one persona in random order, as rows of the official columns."""
+def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str, object]]:
+    """The questions of one persona in random order, as rows of the official columns; `long`: the persona with its long
+    history."""
     rng = Random(f"questions-{seed}-{persona.id}")
-    sizes = [sum(count_tokens(m["content"]) for m in block.messages) for block in persona.blocks]
-    total = count_tokens(persona.system) + sum(sizes)
     about = {"name": persona.name, "age": persona.age, "occupation": persona.occupation}
     out: list[dict[str, object]] = []
     for fact in persona.facts:
@@ -42,7 +44,6 @@ def rows(seed: int, persona: mini.Persona) -> list[dict[str, object]]:
         row: dict[str, object] = dict.fromkeys(COLUMNS, "")
         out.append(row | {
             "persona_id": persona.id,
-            "chat_history_32k_link": history_link(persona.id),
             "short_persona": f"A {persona.occupation} aged {persona.age}",
             "expanded_persona": json.dumps(about),
             "user_query": repr({"role": "user", "content": fact.topic.query}),
@@ -58,17 +59,31 @@ def rows(seed: int, persona: mini.Persona) -> list[dict[str, object]]:
             "updated": fact.kind in ("update", "forget"),
             "prev_pref": f"Enjoys {fact.topic.with_value(fact.first)}" if fact.kind in ("update", "forget") else "",
             "sensitive_info": False,
-            "total_tokens_in_chat_history_32k": total,
-            "distance_from_related_snippet_to_query_32k": sum(sizes[evidence + 1 :]),
-            "num_persona_relevant_tokens_32k": total,
-            "num_persona_irrelevant_tokens_32k": 0,
+            **_in_window("32k", persona, fact),
+            **_in_window("128k", long, fact),
         })
     rng.shuffle(out)
     return out
 
 
-def history_link(persona_id: int) -> str:
-    return f"data/chat_history_32k/chat_history_mini_persona{persona_id}.json"
+def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str, object]:
+    """The columns about one window's history."""
+    sizes = [sum(count_tokens(m["content"]) for m in block.messages) for block in persona.blocks]
+    total = count_tokens(persona.system) + sum(sizes)
+    fillers = [size for size, block in zip(sizes, persona.blocks, strict=True) if block.fact is None]
+    filler = sum(fillers) if window == "128k" else 0
+    evidence = max(i for i, block in enumerate(persona.blocks) if block.fact is fact)
+    return {
+        f"chat_history_{window}_link": history_link(persona.id, window),
+        f"total_tokens_in_chat_history_{window}": total,
+        f"distance_from_related_snippet_to_query_{window}": sum(sizes[evidence + 1 :]),
+        f"num_persona_relevant_tokens_{window}": total - filler,
+        f"num_persona_irrelevant_tokens_{window}": filler,
+    }
+
+
+def history_link(persona_id: int, window: str = "32k") -> str:
+    return f"data/chat_history_{window}/chat_history_mini_persona{persona_id}.json"
 
 
 def split_personas(personas: int, seed: int) -> dict[str, list[int]]:
@@ -95,27 +110,37 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
         raise DataError(f"{out}: already there and not an empty folder; nothing was changed. Name another --out or remove it")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "data/chat_history_32k").mkdir(parents=True)
+    for window in WINDOWS:
+        (partial / f"data/chat_history_{window}").mkdir(parents=True)
     (partial / "benchmark/text").mkdir(parents=True)
     counts: Counter[str] = Counter()
     splits = split_personas(personas, seed)
-    for name in ("train", "val", "benchmark"):
-        with open(partial / f"benchmark/text/{name}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for persona_id in track(splits[name], f"simulating {name}", console=console or Console(stderr=True), transient=True):
-                persona = mini.make_persona(seed, persona_id)
-                of_persona = rows(seed, persona)
-                writer.writerows(of_persona)
-                counts[name] += len(of_persona)
-                tokens = of_persona[0]["total_tokens_in_chat_history_32k"]
-                history = {"metadata": {"total_messages": len(persona.messages), "final_token_count": tokens,
-                                        "persona_id": persona_id}, "chat_history": persona.messages}
-                (partial / history_link(persona_id)).write_text(json.dumps(history, indent=1), encoding="utf-8")
+    splits["forget"] = list(range(personas, personas + max(1, round(FORGET_SHARE * personas))))
+    with open(partial / MEMORY_TARGETS, "w", encoding="utf-8") as targets:
+        for name in ("train", "val", "benchmark", "forget"):
+            with open(partial / f"benchmark/text/{name}.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                shown = console or Console(stderr=True)
+                for persona_id in track(splits[name], f"simulating {name}", console=shown, transient=True):
+                    persona = mini.make_persona(seed, persona_id, FORGET_KINDS if name == "forget" else mini.KINDS)
+                    long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
+                    of_persona = rows(seed, persona, long)
+                    writer.writerows(of_persona)
+                    counts[name] += len(of_persona)
+                    for window, told in zip(WINDOWS, (persona, long), strict=True):
+                        link = history_link(persona_id, window)
+                        tokens = of_persona[0][f"total_tokens_in_chat_history_{window}"]
+                        history = {"metadata": {"total_messages": len(told.messages), "final_token_count": tokens,
+                                                "persona_id": persona_id}, "chat_history": told.messages}
+                        (partial / link).write_text(json.dumps(history, indent=1), encoding="utf-8")
+                        targets.write(json.dumps(memory.record(told, link)) + "\n")
     (partial / "README.md").write_text(
         f"# Simulated mini personas\n\n{personas} personas, seed {seed}; questions: "
         + ", ".join(f"{name} {counts[name]}" for name in counts)
-        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks.\n", encoding="utf-8")
+        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same\n"
+        f"chats with more filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold\n"
+        "starts and reports, never for a prompt.\n", encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rmdir()

@@ -1,6 +1,7 @@
 """What a good memory of a mini persona says, and when: the simulator knows, since it wrote the chats.
 
-A side file beside the dataset (`memory_targets.jsonl`) holds it for the cold start and for reports. Nothing of it is ever in a prompt.
+A side file beside the dataset (`memory_targets.jsonl`) holds it for the cold start and for reports. Nothing of it is ever in
+a prompt.
 """
 
 from dataclasses import asdict, replace
@@ -14,11 +15,11 @@ from rft.simulate.mini import Block
 
 
 def note(block: Block, message: int, about: str | None = None) -> Note | None:
-    """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the user's
-    own). `about`: by default the preference as it was first revealed.
+    """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the
+    user's own). `about`: by default the preference as it was first revealed.
 
-    Whose a preference is stands behind it, as in the answers. What is withdrawn is written down once more to be forgotten, and stored
-    without its value.
+    Whose a preference is stands behind it, as in the answers. What is withdrawn is written down once more to be forgotten,
+    and stored without its value.
     """
     fact = block.fact
     if fact is None:
@@ -47,13 +48,16 @@ def notes(persona: mini.Persona) -> list[Note]:
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:
     """The line of `memory_targets.jsonl` for one history: its notes, and the values that the user asks to forget."""
     return {
-        "history": link, "persona_id": persona.id, "notes": [asdict(found) for found in notes(persona)],
+        "history": link,
+        "persona_id": persona.id,
+        "notes": [asdict(found) for found in notes(persona)],
         "withdrawn": [fact.first for fact in persona.facts if fact.kind == "forget"],
     }
 
 
 def lengthen(rng: Random, persona: mini.Persona, fillers: int) -> mini.Persona:
-    """The same persona with `fillers` more filler conversations, spread evenly at block boundaries, as in the 128k histories."""
+    """The same persona with `fillers` more filler conversations, spread evenly at block boundaries, as in the 128k
+    histories."""
     blocks = list(persona.blocks)
     places = [round(i * len(blocks) / fillers) for i in range(fillers)]
     for place in reversed(places):

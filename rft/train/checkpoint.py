@@ -32,6 +32,9 @@ WHOLE = "whole.json"
 STATE = "trainer_state.json"
 COUNTERS = (
     "_step",
+    "_made",
+    "_trained",
+    "_from_start",
     "_current_train_step_time",
     "_total_train_tokens",
     "_total_loss_scalar",

@@ -5,7 +5,7 @@ machine than this one: layout, processes, GiB of a device.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
+from rft.memory.agent import MemoryAgent
 from rft.train.identity import SECRETS, plain
 from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
 
@@ -70,27 +71,21 @@ def machine(args: Any) -> tuple[Layout, float]:
     ), here
 
 
-def dry_run(
-    parts: Sequence[Any], split: Split, questions: Sequence[Question], tokens: PromptTokens, batch: dict[str, Any], words: str
-) -> None:
+def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Work, words: str) -> None:
     """Print it all and raise DryRun.
 
-    parts: the run's dataclasses, training and model arguments at its end. batch: `Work`'s fields. words: the batch in words.
+    parts: the run's dataclasses, training and model arguments at its end. prompts: what each prompt is -> its tokens. work: the
+    largest batch; words: the same in words.
     """
     *_, args, model = parts
     layout, memory = machine(args)
-    lengths = {q.id: len(tokens.prompt_ids(q, split.history_of(q))) for q in questions}
-    longest = max(questions, key=lambda q: lengths[q.id])
+    longest = max(prompts, key=lambda name: prompts[name])
     say = print if args.process_index == 0 else (lambda *_: None)
     say("recipe (fields that differ from their defaults):")
     say("  " + yaml.safe_dump(changed(parts), sort_keys=True, allow_unicode=True).replace("\n", "\n  ").rstrip())
     say(f"batch: {words}")
-    say(
-        f"longest prompt: {lengths[longest.id]:,} tokens (question {longest.id}, history {longest.history_id}); median "
-        f"{sorted(lengths.values())[len(lengths) // 2]:,}"
-    )
+    say(f"longest prompt: {prompts[longest]:,} tokens ({longest}); median {sorted(prompts.values())[len(prompts) // 2]:,}")
     shape = shape_of(model, args)
-    work = Work(**batch)
     found = estimate(shape, layout, work)
     kind = f"ZeRO-{layout.zero}" if layout.zero else "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
     say(
@@ -140,7 +135,12 @@ def changes(shape: Shape, layout: Layout, work: Work, args: Any) -> list[tuple[s
     return found
 
 
-def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[dict[str, Any], str]:
+def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTokens) -> dict[str, int]:
+    """Tokens of each question's prompt with its history."""
+    return {f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q))) for q in questions}
+
+
+def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[Work, str]:
     """The largest batch of a GRPO run, and the batch in words."""
     layout, _ = machine(args)
     per_history: dict[str, list[int]] = {}
@@ -177,38 +177,77 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
     )
     if histories * unit > len(questions) * each:
         words += f"\ntoo little data for one generation: it asks {histories * asked} questions and there are {len(questions)}"
-    return {
-        "update": update,
-        "scored": min(update, args.per_device_train_batch_size * completion),
-        "checkpointing": args.gradient_checkpointing,
-        "accumulates": args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
-        "prefix": drawn,
-        "rows": share,
-        "completion": completion,
-    }, words
+    return Work(
+        update=update,
+        scored=min(update, args.per_device_train_batch_size * completion),
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+        prefix=drawn,
+        rows=share,
+        completion=completion,
+    ), words
 
 
-def sft_batch(
-    args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens, longest_target: int
-) -> tuple[dict[str, Any], str]:
-    """The largest batch of a cold start, and the batch in words."""
+def memory_batch(
+    args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, int], Work, str]:
+    """The longest prompts of memory GRPO, its largest batch, and the batch in words. A memory counts as long as it may be."""
+    memory, completion = agent.settings.memory_tokens, args.max_completion_length
+    questions = {q.id: q for q in split.questions}
+    read = {
+        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
+        for name in {unit["history_id"] for unit in units}
+    }
+    asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
+    answers = args.questions_per_history * args.answers_per_memory
+    together = args.per_device_train_batch_size
+    groups = -(-together // args.num_generations)
+
+    def turns(chunks: Sequence[int]) -> int:
+        """Tokens of the tree of a micro-batch: chunks are shared, a memory and what is written from it are a trajectory's own."""
+        own = len(chunks) * 2 * memory + memory + args.questions_per_history * asked + answers * completion
+        return groups * sum(chunks) + together * own
+
+    update = max(turns(chunks) for chunks in read.values())
+    scored = together * (max(map(len, read.values())) * memory + answers * completion)
+    if args.max_tree_tokens:
+        update = min(update, args.max_tree_tokens)
+    share = together * args.steps_per_generation
+    chunk = max(max(chunks) for chunks in read.values())
+    phases = [  # of a rollout: writing one chunk's updates, answering
+        {"prefix": share // args.num_generations * chunk + share * memory, "rows": share, "completion": memory},
+        {"prefix": share * (memory + args.questions_per_history * asked), "rows": share * answers, "completion": completion},
+    ]
+    widest = max(phases, key=lambda phase: phase["prefix"] + phase["rows"] * phase["completion"])
+    prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
+    words = f"{args.arithmetic()}; {args.in_words([len(chunks) for chunks in read.values()], len(units))}"
+    return prompts, Work(
+        update=update,
+        scored=min(update, scored),
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+        **widest,
+    ), words
+
+
+def sft_batch(args: Any, count: int, longest: int) -> tuple[Work, str]:
+    """The largest batch of a cold start over `count` rows of at most `longest` tokens, and the batch in words."""
     layout, _ = machine(args)
     rows = args.per_device_train_batch_size
-    longest = sorted((len(tokens.prompt_ids(q, split.history_of(q))) for q in questions), reverse=True)[:1][0] + longest_target
     together = rows * args.gradient_accumulation_steps * layout.processes
-    per_epoch = -(-len(questions) // together)
+    per_epoch = -(-count // together)
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{together} rows an optimizer step: {rows} at a time x {args.gradient_accumulation_steps} micro-batches "
         f"x {layout.processes} process{'es' * (layout.processes != 1)}; up to {rows * longest:,} tokens at a time; "
         f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
     )
-    return {
-        "update": rows * longest,
-        "scored": rows * longest,
-        "checkpointing": args.gradient_checkpointing,
-        "accumulates": args.gradient_accumulation_steps > 1,
-    }, words
+    return Work(
+        update=rows * longest,
+        scored=rows * longest,
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1,
+    ), words
 
 
 def shape_of(model: Any, args: Any) -> Shape:
@@ -233,7 +272,9 @@ def shape_of(model: Any, args: Any) -> Shape:
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, dtype=dtype)
         if model.use_peft:
-            shell = get_peft_model(shell, get_peft_config(model))
+            adapter = get_peft_config(model)
+            assert adapter is not None, "use_peft"
+            shell = get_peft_model(shell, adapter)
     return Shape.of(shell)
 
 

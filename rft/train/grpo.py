@@ -3,28 +3,35 @@
 What happens in a step: units of `questions_per_history` questions of one history are drawn; every question gets `num_generations`
 completions; each is worth what the recipe's rewards say (1 for the right boxed letter behind a reasoned think block, else 0); a
 completion's advantage is its reward against the other completions of the same question; the policy gradient is TRL's GRPO loss.
+With `open_ended_share` some questions are asked without options, and a judge's verdict is their reward; where the judge cannot be
+had, the completion is left out of its group.
 
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
     accelerate launch --num_processes 8 -m rft.train.grpo --config recipes/personamem_v2/grpo_32k.yaml
 """
 
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trl import ModelConfig, get_peft_config
 
 import reward
+from reward.endpoint import Endpoint, EndpointError
+from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
-from rft.train.dry_run import dry_run, grpo_batch
+from rft.train.dry_run import dry_run, grpo_batch, prompt_lengths
+from rft.train.held_out import HeldOutCallback
 from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import grpo_rows, load_questions
+from rft.train.rows import grpo_rows, load_questions, mixed
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
@@ -33,7 +40,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
     try:
-        rewards = [reward.load(name) for name in args.rewards]
+        rewards: list[Callable[..., Any]] = [reward.load(name) for name in args.rewards]
     except ValueError as error:
         raise RecipeError(str(error)) from None
     args.units_per_generation()  # refused before anything is loaded
@@ -47,16 +54,33 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     split, questions = load_questions(data, tokens)
     for question in questions:
         question.check()
+    if args.open_ended_share:
+        questions = mixed(questions, args.open_ended_share)
+        split = replace(split, questions=tuple(questions))
+        rewards.append(reward.open_ended(_judge(args)))
     if args.dry_run:
-        dry_run((data, args, model), split, questions, tokens, *grpo_batch(args, split, questions, tokens))
+        dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
     args.remove_unused_columns = False
     trainer = HistoryGRPOTrainer(
         split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
         train_dataset=grpo_rows(questions), processing_class=tokenizer, peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
+    if args.held_out_split:
+        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+        trainer.add_callback(HeldOutCallback(trainer, held_out, tokens))
     fit(trainer, Identity.of(data, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
+
+
+def _judge(args: HistoryGRPOConfig) -> reward.Judge:
+    """The judge of open-ended answers; it must be there at the start, later it may fail."""
+    try:
+        endpoint = Endpoint(args.judge_base_url or "", args.judge_model or "", timeout=120.0)
+        asyncio.run(endpoint.check())
+    except EndpointError as error:
+        raise RecipeError(f"judge_base_url: {error}") from None
+    return reward.Judge(endpoint, "~/.cache/rft/verdicts")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ What is learned from is never what is asked with: labels shape the targets of th
 """
 
 import logging
+import random
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from datasets import Dataset
 
+from reward.judge import case_and_fact
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import LETTERS, Question
@@ -20,8 +23,9 @@ logger = logging.getLogger(__name__)
 SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
-def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, list[Question]]:
+def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
     """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged.
+    `tokens` may be None where there is no such limit.
 
     Raises:
         RecipeError: no question is left.
@@ -32,11 +36,12 @@ def load_questions(data: DataArguments, tokens: PromptTokens) -> tuple[Split, li
         logger.warning("%s row %d skipped: %s", data.train_split, skip.row, skip.reason)
     kept = list(split.questions)
     if data.max_prompt_tokens is not None:
+        assert tokens is not None
         kept = [q for q in kept if len(tokens.prompt_ids(q, split.history_of(q))) <= data.max_prompt_tokens]
     left_out = len(split.questions) - len(kept)
     logger.info("%s: %d questions over %d histories; %d rows skipped, %d left out as longer than %s tokens", data.train_split,
                 len(kept), len({q.history_id for q in kept}), len(split.skipped), left_out, data.max_prompt_tokens)
-    if not kept:
+    if not kept and tokens is not None:
         shortest = min(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
         raise RecipeError(
             f"max_prompt_tokens {data.max_prompt_tokens}: every prompt is longer; the shortest has {shortest} tokens")
@@ -48,7 +53,7 @@ def reasoning(question: Question, knows: bool = True) -> str:
     where the prompt holds no history, and nothing can be remembered.
 
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
-    labels, option = question.labels, question.options[LETTERS.index(question.gold)]
+    labels = question.labels
     held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
     if labels.pref_type == "sensitive_info":
         held, verdict = "something sensitive", ", not to be repeated"
@@ -59,8 +64,13 @@ def reasoning(question: Question, knows: bool = True) -> str:
     else:
         verdict = ""
     known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
-    named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
-    return f"{known} {named} is ({question.gold})."
+    return f"{known} {chosen(question)}"
+
+
+def chosen(question: Question) -> str:
+    """The gold option, by its text where that is short, and its letter."""
+    option = question.options[LETTERS.index(question.gold)]
+    return f"{option.rstrip('.') if len(option.split()) <= SHORT_OPTION else 'The option that fits'} is ({question.gold})."
 
 
 def target(question: Question, knows: bool = True) -> str:
@@ -69,14 +79,24 @@ def target(question: Question, knows: bool = True) -> str:
     return f"<think>{reasoning(question, knows)}</think>{question.gold} \\boxed{{{question.gold}}}"
 
 
+def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:
+    """The questions, a share of them open-ended: the same ones for the same data, as in the authors' preprocessing, which
+    shuffles the rows with seed 42."""
+    free = set(random.Random(42).sample(range(len(questions)), round(open_ended_share * len(questions))))
+    return [replace(question, open_ended=i in free) for i, question in enumerate(questions)]
+
+
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
-    """One row per question: the final user message as `prompt` (for tables and rewards), ids, `answer` and labels."""
+    """One row per question: the final user message as `prompt` (for tables and rewards), ids, `answer` (None: open-ended),
+    what a judge is told, and labels."""
     return Dataset.from_list([_row(q) for q in questions])
 
 
 def _row(question: Question) -> dict[str, Any]:
+    case, fact = case_and_fact(**asdict(question.labels))
     return {
         "prompt": final_message(question), "question_id": question.id, "history_id": question.history_id,
-        "persona_id": question.persona_id, "answer": question.gold, "pref_type": question.labels.pref_type,
+        "persona_id": question.persona_id, "answer": None if question.open_ended else question.gold,
+        "query": question.query, "judge_case": case, "preference": fact, "pref_type": question.labels.pref_type,
         "who": question.labels.who, "updated": question.labels.updated,
     }

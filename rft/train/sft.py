@@ -1,8 +1,8 @@
 """The cold start: supervised fine-tuning that teaches the form of an answer (a short reason, then a boxed letter).
 
-Loss on the completion only. TRL's SFTTrainer does the training; rows hold ids, and prompts are put together batch by batch from
-the history's cached tokens. Targets reason inside think tags, since targets without reasoning (as the paper's scripts have them)
-would teach GRPO's format gate nothing.
+Loss on the completion only. TRL's SFTTrainer does the training; rows hold ids, and prompts are put together batch by batch
+from the history's cached tokens. Targets reason inside think tags, since targets without reasoning (as the paper's scripts
+have them) would teach GRPO's format gate nothing.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
     accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
@@ -31,7 +31,7 @@ from rft.prefix_tree import attention, gates
 from rft.prefix_tree.sample import sample
 from rft.track import ProvenanceCallback, provenance
 from rft.train.checkpoint import Resumable
-from rft.train.dry_run import dry_run, sft_batch
+from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
 from rft.train.identity import Identity
 from rft.train.progress import RichProgress
@@ -92,16 +92,27 @@ class AnswerCollator:
                 prompt = self.without_history.prompt_ids(question, None)
             else:
                 prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
-            pairs.append((prompt, [*tokenizer(row["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]))
-        longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-        input_ids_BT = torch.full((len(rows), longest), tokenizer.pad_token_id)
-        labels_BT = torch.full((len(rows), longest), -100)
-        for b, (prompt, completion) in enumerate(pairs):
-            end = len(prompt) + len(completion)
-            input_ids_BT[b, :end] = torch.tensor(prompt + completion)
-            labels_BT[b, len(prompt) : end] = torch.tensor(completion)
-        position_ids_BT = torch.arange(longest).expand(len(rows), -1).contiguous()
-        return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
+            pairs.append((prompt, completion_ids(tokenizer, row["completion"])))
+        return pad(pairs, tokenizer.pad_token_id)
+
+
+def completion_ids(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a completion, with its end."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """(prompt, completion) pairs as input_ids_BT, position_ids_BT and labels_BT (-100 but for the completions), padded on the
+    right."""
+    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
+    input_ids_BT = torch.full((len(pairs), longest), pad_token_id)
+    labels_BT = torch.full((len(pairs), longest), -100)
+    for b, (prompt, completion) in enumerate(pairs):
+        end = len(prompt) + len(completion)
+        input_ids_BT[b, :end] = torch.tensor(prompt + completion)
+        labels_BT[b, len(prompt) : end] = torch.tensor(completion)
+    position_ids_BT = torch.arange(longest).expand(len(pairs), -1).contiguous()
+    return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
 class StopAtAccuracy(TrainerCallback):
@@ -128,7 +139,7 @@ class StopAtAccuracy(TrainerCallback):
 
     def accuracy(self) -> float:
         """The share of the questions that the policy answers right now."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         trainer.model.eval()
         with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, trainer.accelerator.autocast():
             completions, _ = sample(
@@ -147,8 +158,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     split, questions = load_questions(data, tokens)
     if args.dry_run:
         longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
-        parts = (data, cold_start, args, model)
-        dry_run(parts, split, questions, tokens, *sft_batch(args, split, questions, tokens, longest))
+        lengths = prompt_lengths(split, questions, tokens)
+        dry_run((data, cold_start, args, model), lengths, *sft_batch(args, len(questions), max(lengths.values()) + longest))
     rng = Random(f"blind-{args.seed}")
     blind = [rng.random() < cold_start.blind_share for _ in questions]
     rows = Dataset.from_list([{"question_id": q.id, "completion": target(q, knows=not b), "blind": b}

@@ -30,9 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def set_up_logging() -> None:
-    """Our own lines at INFO, everybody else's from WARNING on."""
+    """Our own lines at INFO, everybody else's from WARNING on. A script run with `python -m` logs as `__main__`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("rft").setLevel(logging.INFO)
+    for name in ("rft", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # a CPU has nothing to pin, and nothing is lost
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated.*")  # TRL 1.16 still speaks of it

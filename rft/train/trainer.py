@@ -62,8 +62,26 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
         "help": "Forward every token that rows share once, in training and in rollouts (on), or row by row as TRL does (off).",
         "choices": ["on", "off"]})
 
+    open_ended_share: float = field(default=0.0, metadata={
+        "help": "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs judge_base_url and "
+                "judge_model; the judge's key comes from the environment, OPENAI_API_KEY."})
+    judge_base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."})
+    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that URL."})
+    held_out_split: str | None = field(default=None, metadata={
+        "help": "CSV in benchmark/text of which a fixed part is answered during training; held_out/accuracy in the logs."})
+    held_out_questions: int = field(default=64, metadata={"help": "How many of its questions: always the first."})
+    held_out_steps: int = field(default=50, metadata={"help": "Every how many steps, and after the last."})
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.open_ended_share <= 1:
+            raise RecipeError(f"open_ended_share {self.open_ended_share}: expected a share from 0 to 1")
+        if self.open_ended_share and not (self.judge_base_url and self.judge_model):
+            raise RecipeError(f"open_ended_share {self.open_ended_share}: open-ended answers need a judge; set judge_base_url "
+                              "and judge_model")
+        if self.held_out_split and self.prefix_sharing != "on":
+            raise RecipeError("held_out_split: answers during training need `prefix_sharing: on`; remove held_out_split and "
+                              "evaluate the checkpoints")
         if self.prefix_sharing not in ("on", "off"):
             raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
         if self.prefix_sharing == "on" and not self.use_vllm:
@@ -286,11 +304,13 @@ class HistoryGRPOTrainer(Resumable, Watched, GRPOTrainer):
         start = time.perf_counter()
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_metric("time/reward", time.perf_counter() - start)
-        metrics = reward.mcq_metrics(completions)
-        self._log_metric("unparsed_rate", metrics["unparsed_rate"])
-        self._log_metric("format_rate", metrics["format_rate"])
-        for letter, count in metrics["answer_letters"].items():
-            self._log_metric(f"answer_letters/{letter}", count / len(completions))
+        choices = [said for said, row in zip(completions, inputs, strict=True) if row["answer"] is not None]
+        if choices:
+            metrics = reward.mcq_metrics(choices)
+            self._log_metric("unparsed_rate", metrics["unparsed_rate"])
+            self._log_metric("format_rate", metrics["format_rate"])
+            for letter, count in metrics["answer_letters"].items():
+                self._log_metric(f"answer_letters/{letter}", count / len(choices))
         scores = reward.personamem(completions, [row["answer"] for row in inputs])
         for row, score in zip(inputs, scores, strict=True):
             if score is not None:

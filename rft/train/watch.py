@@ -59,7 +59,7 @@ class Watched(Trainer):
         if not ranks:
             return
         step = self.state.global_step + 1
-        folder = Path(self.args.output_dir) / f"not_finite_step_{step}"
+        folder = Path(str(self.args.output_dir)) / f"not_finite_step_{step}"
         if bad.item():
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(self._rows_of_step, folder / f"rank_{self.args.process_index}.pt")

@@ -32,6 +32,16 @@ def test_update(options, tmp_path, capsys):
     assert "stock TRL" in capsys.readouterr().out
 
 
+def test_memory_trajectories(tmp_path, capsys):
+    found = figures(tmp_path, "memory --chunks 2 --memory-tokens 30")
+    plain = 3 * (48 + 30) + 3 * (48 + 30 + 30) + 2 * 3 * (30 + 20 + 5)
+    tree = 48 + 3 * 30 + 48 + 3 * 60 + 2 * 3 * (30 + 20 + 5)  # a memory of 30 tokens is repeated: sharing it saves too little
+    assert found["token_ratio"] == pytest.approx(plain / tree)
+    assert found["max_logprob_error"] < 1e-5 and found["max_grad_rel_error"] < 1e-4
+    assert found["speedup"] == found["plain_seconds"] / found["tree_seconds"]
+    assert "T=2 M=30" in capsys.readouterr().out
+
+
 def test_rollout(tmp_path, capsys):
     found = figures(tmp_path, "rollout")
     assert found["max_logprob_error"] < 1e-4

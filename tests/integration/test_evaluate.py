@@ -1,6 +1,7 @@
 """Evaluation from dataset to report: scripted answerers through the whole path, a tiny real model in every context."""
 
 import argparse
+import importlib.util
 import json
 import os
 import random
@@ -10,20 +11,26 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import set_seed
+from wandb_file import read_run, records
 
+from rft.data.audit import shortcuts
 from rft.data.dataset import load_split
 from rft.data.prompt import CONTEXTS, messages
 from rft.errors import CheckpointError, DataError, ModelError
-from rft.evaluate import run as evaluate_run
+from rft.evaluate import command as evaluate_command
 from rft.evaluate.answer import Answer
 from rft.evaluate.backend import LocalModel, ModelAnswers
+from rft.evaluate.command import add_arguments
 from rft.evaluate.results import read_rows
+from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.rules import RuleAnswers
-from rft.evaluate.run import add_arguments, batches, evaluate
+from rft.evaluate.run import batches, evaluate
+from rft.evaluate.vllm import VLLMModel
 from rft.simulate.dataset import simulate_mini
 from rft.train.tiny import make_model, make_tokenizer
 
@@ -88,9 +95,7 @@ def model(checkpoint):
 
 def test_scripted_models_score_what_they_must(split, tmp_path):
     perfect = evaluate(split, tmp_path / "perfect", Scripted(lambda q: boxed(q.gold)))
-    assert (
-        perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
-    )
+    assert perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
     assert {cell["accuracy"] for table in perfect["by"].values() for cell in table.values()} == {1}
     always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
     gold_a = sum(q.gold == "a" for q in split.questions)
@@ -99,6 +104,8 @@ def test_scripted_models_score_what_they_must(split, tmp_path):
     assert (silent["accuracy"], silent["unparsed_rate"], silent["format_rate"]) == (0, 1, 0)
     hasty = evaluate(split, tmp_path / "hasty", Scripted(lambda q: f"\\boxed{{{q.gold}}}"))
     assert (hasty["accuracy"], hasty["accuracy_without_gate"], hasty["format_rate"]) == (0, 1, 0)
+    refusing = evaluate(split, tmp_path / "refusing", Scripted(lambda q: "<think>No.</think>I cannot say."))
+    assert (refusing["accuracy"], refusing["unparsed_rate"], refusing["format_rate"]) == (0, 1, 1)
     first = evaluate(split, tmp_path / "first", RuleAnswers("first"))
     assert first["accuracy"] == gold_a / 32 and first["context"] == "none"
 
@@ -110,7 +117,9 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
         "answer_letters", "model", "context", "data_sha256", "seconds",
     }  # fmt: skip
     assert agreed <= set(summary) and summary["data_sha256"] == split.sha256
-    assert list(summary["by"]) == ["pref_type", "who", "updated", "scenario", "distance"]
+    assert list(summary["by"]) == [
+        "pref_type", "who", "updated", "scenario", "distance", "pref_type_who", "history_length",
+    ]  # fmt: skip
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert "<svg" in (tmp_path / "report.html").read_text()
     for row in read_rows(tmp_path):
@@ -136,9 +145,7 @@ def test_a_limit_grows(split, tmp_path):
     some, rest = Scripted(mixed), Scripted(mixed)
     assert evaluate(split, tmp_path, some, limit=10)["n"] == 10
     assert sorted(some.asked) == sorted(q.id for q in split.questions[:10])
-    assert numbers(evaluate(split, tmp_path, rest)) == numbers(
-        evaluate(split, tmp_path / "b", Scripted(mixed))
-    )
+    assert numbers(evaluate(split, tmp_path, rest)) == numbers(evaluate(split, tmp_path / "b", Scripted(mixed)))
     assert len(rest.asked) == 22
 
 
@@ -268,16 +275,14 @@ def test_weights_make_the_fingerprint(checkpoint, model, tmp_path):
 
 
 def test_prompts_longer_than_the_model_are_refused(model, split, tmp_path):
-    with pytest.raises(
-        ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new ones"
-    ):
+    with pytest.raises(ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new ones"):
         evaluate(split, tmp_path, ModelAnswers(model, "history", max_new_tokens=4000))
 
 
 def command(*words):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return evaluate_run.run(parser.parse_args(words))
+    return evaluate_command.run(parser.parse_args(words))
 
 
 def test_command_with_a_model(checkpoint, data, tmp_path, capsys):
@@ -325,9 +330,7 @@ def test_ctrl_c_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
     assert command(*words) == 0 and len(read_rows(tmp_path)) == 32
 
 
-@pytest.mark.parametrize(
-    "words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]]
-)
+@pytest.mark.parametrize("words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]])
 def test_command_refuses_bad_options(words, capsys):
     with pytest.raises(SystemExit):
         command("--model", "m", "--data", "d", "--out", "o", *words)
@@ -335,5 +338,165 @@ def test_command_refuses_bad_options(words, capsys):
 
 
 def test_the_command_starts_without_torch():
-    code = "import sys, rft.evaluate.run; sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
+    code = "import sys, rft.evaluate.command, rft.evaluate.compare\n"
+    code += "sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_longest_option_model_scores_what_the_audit_says(data, tmp_path):
+    """On the train split, where there are enough ties to see how they are broken."""
+    train = load_split(data, "train")
+    told = shortcuts(train.questions)
+
+    def longest(question):
+        lengths = [len(option) for option in question.options]
+        return boxed("abcd"[lengths.index(max(lengths))])
+
+    summary = evaluate(train, tmp_path, Scripted(longest))
+    assert abs(summary["accuracy"] - told["longest_rule"]) < 3 * told["standard_error"]
+    assert summary["accuracy"] == summary["controls"]["longest"]["accuracy"] and summary["explained_by_shortcut"] == 1
+    assert told["gold_longest_alone"] <= summary["accuracy"] <= told["gold_longest"]
+
+
+def test_four_orders_unmask_a_model_that_looks_at_places(split, tmp_path):
+    always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")), option_orders=4)
+    assert always_a["accuracy"] == 0.25 and always_a["n"] == 32 and always_a["asked"] == 128
+    assert always_a["option_orders"]["position_bias"] == 0.75 and always_a["option_orders"]["consistency"] == 0
+    knows = evaluate(split, tmp_path / "knows", Scripted(lambda q: boxed(q.gold)), option_orders=4)
+    assert knows["accuracy"] == 1 and knows["option_orders"]["consistency"] == 1 and knows["option_orders"]["position_bias"] == 0
+    with pytest.raises(DataError, match="option_orders was 4, is None"):
+        evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
+
+
+def test_blind_control_is_asked_once_and_kept(split, tmp_path):
+    blind = Scripted(mixed, context="none")
+    summary = evaluate(split, tmp_path, Scripted(lambda q: boxed(q.gold)), samples=2, blind=blind, limit=10)
+    assert len(blind.asked) == 10 and summary["asked"] == 20 and summary["n"] == 10
+    assert summary["controls"]["blind"]["accuracy"] == summary["controls"]["blind"]["explains"]
+    assert summary["controls"]["any"]["accuracy"] >= summary["controls"]["blind"]["accuracy"]
+    rows = read_rows(tmp_path / "blind")
+    assert len(rows) == 10 and summary["controls"]["blind"]["accuracy"] == sum(row["score"] for row in rows) / 10
+    again = Scripted(mixed, context="none")
+    assert (
+        numbers(evaluate(split, tmp_path, Scripted(None), samples=2, blind=again, limit=10)) == numbers(summary)
+        and not again.asked
+    )
+
+
+def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
+    context = Retrieval(2)
+    greedy = evaluate(split, tmp_path / "r", ModelAnswers(model, context, max_new_tokens=6), limit=6)
+    row = read_rows(tmp_path / "r")[0]
+    question = next(q for q in split.questions if q.id == row["id"])
+    made = context.messages(question, split.history_of(question))
+    whole = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
+    assert row["input_tokens"] == len(whole) and row["read"].startswith("messages ") and greedy["context"] == "retrieval"
+    drawn = evaluate(
+        split,
+        tmp_path / "s",
+        ModelAnswers(model, "history", max_new_tokens=6, temperature=1.0),
+        limit=4,
+        samples=3,
+        batch_size=12,
+    )
+    rows = read_rows(tmp_path / "s")
+    assert drawn["n"] == 4 and len(rows) == 12 and len({row["completion"] for row in rows}) > 4
+    again = evaluate(
+        split,
+        tmp_path / "t",
+        ModelAnswers(model, "history", max_new_tokens=6, temperature=1.0),
+        limit=4,
+        samples=3,
+        batch_size=12,
+    )
+    assert numbers(again) == numbers(drawn)
+
+
+def test_a_sweep_evaluates_each_checkpoint_and_draws_the_curve(checkpoint, data, tmp_path, capsys):
+    for step in (20, 100, 3):
+        shutil.copytree(checkpoint, tmp_path / "run" / f"checkpoint-{step}")
+    words = [
+        "--model",
+        str(tmp_path / "run" / "checkpoint-*"),
+        "--data",
+        str(data),
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "4",
+        "--no-controls",
+    ]
+    words += ["--token-cache", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
+    assert command(*words) == 0
+    points = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [point["step"] for point in points] == [3, 20, 100] and all(point["n"] == 2 for point in points)
+    assert (tmp_path / "out" / "checkpoint-20" / "summary.json").exists() and (tmp_path / "out" / "report.html").exists()
+    with pytest.raises(DataError, match="no checkpoint folder matches this pattern"):
+        command("--model", str(tmp_path / "nothing-*"), *words[2:])
+
+
+def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    out = tmp_path / "out"
+    assert command("--rule", "longest", "--data", str(data), "--track", "--out", str(out)) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    file = next((out / "wandb").glob("offline-run-*/*.wandb"))
+    config, history = read_run(file)
+    assert config["data_sha256"] == summary["data_sha256"] and config["model"] == "rule: longest option"
+    tables = {key.removesuffix(".nrows") for row in history for key in row if key.endswith(".nrows")}
+    assert tables == {f"by/{category}" for category in summary["by"]}
+    logged = {
+        item.key or "/".join(item.nested_key): item.value_json for record in records(file) for item in record.summary.update
+    }
+    assert json.loads(logged["accuracy"]) == summary["accuracy"]
+    [artifact] = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"] or [
+        record.request.log_artifact.artifact
+        for record in records(file)
+        if record.request.WhichOneof("request_type") == "log_artifact"
+    ]
+    assert {entry.path for entry in artifact.manifest.contents} == {"results.jsonl", "summary.json", "report.html", "run.json"}
+
+
+def test_vllm_that_is_not_installed_is_told(checkpoint, data, tmp_path):
+    words = ["--model", str(checkpoint), "--vllm", "--data", str(data), "--out", str(tmp_path / "out")]
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    with pytest.raises(ModelError, match="vLLM cannot be imported .* pip install 'rft.vllm.'"):
+        command(*words)
+
+
+def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkeypatch):
+    """A stand-in with vLLM's interface that generates with the local model: what is asked of vLLM, and what becomes of it."""
+    asked = []
+
+    class SamplingParams:
+        def __init__(self, **settings):
+            self.__dict__.update(settings)
+
+    class LLM:
+        def __init__(self, **settings):
+            assert settings["enable_prefix_caching"] and settings["generation_config"] == "vllm"
+            self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
+
+        def generate(self, prompts, settings, use_tqdm):
+            asked.extend(settings)
+            ids = model.generate([p["prompt_token_ids"] for p in prompts], settings[0].max_tokens, settings[0].temperature)
+            ends = [made[-1] in settings[0].stop_token_ids for made in ids]
+            return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(made), finish_reason="stop" if end else "length")])
+                    for made, end in zip(ids, ends, strict=True)]  # fmt: skip
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
+    served = VLLMModel(checkpoint)
+    questions = split.questions[:4]
+    here = ModelAnswers(model, "none", max_new_tokens=12)
+    there = ModelAnswers(served, "none", max_new_tokens=12)
+    assert there.answer(questions, None) == here.answer(questions, None)
+    assert served.end_ids == model.end_ids and served.longest == 4096
+    assert {s.temperature for s in asked} == {0.0} and asked[0].seed is None
+    ModelAnswers(served, "none", max_new_tokens=4, temperature=1.0).answer(questions, None)
+    assert len({s.seed for s in asked[4:]}) == 4
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="vLLM takes full checkpoints"):
+        VLLMModel(tmp_path / "adapter")

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,9 +32,10 @@ def told(source: Path, **options: Any) -> tuple[dict[str, Any], str]:
 
 
 def fair(number: int, **changes: Any) -> dict[str, str]:
-    """A row with options of equal length."""
+    """A row with options of equal length, of which none is gold more often."""
     texts = [f"Choose the {thing} number {number:03}." for thing in ("pear", "plum", "kiwi", "lime")]
-    return row(correct_answer=texts[0], incorrect_answers=texts[1:], **changes)
+    gold = texts.pop(random.Random(number).randrange(4))
+    return row(correct_answer=gold, incorrect_answers=texts, **changes)
 
 
 def dataset(root: Path, personas: dict[str, str], questions: int = 30) -> Path:
@@ -222,8 +224,9 @@ def test_rules_that_tell_something() -> None:
 def test_a_dataset_whose_gold_is_the_longest_fails_strictly(tmp_path: Path) -> None:
     rows = [row(correct_answer=f"A much longer answer than all of the others, {n}.") for n in range(20)]
     report, text = told(folder(tmp_path, rows), strict=True)
-    (warning,) = report["warnings"]
+    warning, *others = report["warnings"]
     assert "longest option" in warning and "100.0%" in warning and warning in text
+    assert any("a trained probe on the options" in other for other in others)
     assert not report["ok"] and "FAILED" in text
 
 

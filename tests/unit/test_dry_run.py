@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from rft.train import grpo, sft
+from rft.train import grpo, memory_grpo, memory_sft, sft
 from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
 from rft.train.start import run_main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPES = [path for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml")) if path.stem.split("_")[0] in ("sft", "grpo")]
+RECIPES = [path for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml")) if path.stem != "base"]
+SCRIPTS = {"memory_grpo": memory_grpo, "memory_sft": memory_sft, "grpo": grpo, "sft": sft}
 QWEN3_4B = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -38,7 +39,7 @@ def qwen3_4b(tiny_checkpoint, tmp_path_factory) -> Path:
 
 
 def dry_run(recipe: Path, model: Path, data: Path, out: Path, *words: str) -> int:
-    train = grpo.train if recipe.stem.startswith("grpo") else sft.train
+    train = next(script.train for name, script in SCRIPTS.items() if recipe.stem.startswith(name))
     return run_main(
         train,
         [

@@ -1,6 +1,9 @@
 """The reports: self-contained, escaped, and true to the numbers."""
 
+import base64
+import hashlib
 import html.parser
+import json
 import re
 
 import pytest
@@ -34,7 +37,7 @@ def row(i, score, kind="neutral_preferences", persona=None, said="I think so."):
 def summary_of(rows, model="out/grpo", context="history"):
     return {
         "model": model, "context": context, "split": "benchmark", "window": "32k", "data_sha256": "abc",
-        "questions_in_split": 100, "settings": {"temperature": 0}, **summarise(rows),
+        "questions_in_split": 100, "unanswered": 0, "settings": {"temperature": 0}, **summarise(rows),
     }  # fmt: skip
 
 
@@ -49,9 +52,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.addresses += [
-            value for name, value in attributes if name in ("src", "href", "xlink:href", "action")
-        ]
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
         assert not [name for name, _ in attributes if name.startswith("on")]
 
     def handle_data(self, data):
@@ -59,7 +60,11 @@ class Page(html.parser.HTMLParser):
 
 
 def check_self_contained(page):
-    assert not {"script", "iframe", "object", "img", "form"} & set(page.tags)
+    assert not {"iframe", "object", "img", "form"} & set(page.tags)
+    assert page.tags.count("script") in (0, 2)  # none, or the browser's data and the one script its policy allows
+    for script in re.findall(r"<script>(.*?)</script>", page.source, re.S):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"script-src 'sha256-{digest}'" in page.source
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert re.findall(r"url\((?!#)|@import", page.source) == []
 
@@ -71,7 +76,9 @@ def test_evaluation_report_shows_the_numbers(tmp_path):
     check_self_contained(page)
     assert "75.0 % right" in page.text and "5 personas and 20 of 100 questions" in page.text
     assert "ask to forget (10)" in page.text.replace("\n", " ") and "100.0 %" in page.text
-    assert page.tags.count("svg") == 5 and page.text.count("Query ") == 6  # three wrong, three right
+    assert page.tags.count("svg") == 1 + 6  # the controls; the categories but for the cross of kind and whose
+    assert page.text.count("Query ") == 6 + 20  # three wrong, three right to read, and all in the browser's data
+    assert "published, not measured here" in page.text and "always the longest option" in page.text
 
 
 def test_text_from_data_stays_text(tmp_path):
@@ -96,7 +103,9 @@ def test_text_from_data_stays_text(tmp_path):
     for name in ("one.html", "two.html"):
         page = Page(tmp_path / name)
         check_self_contained(page)
-        assert EVIL in page.text and "<script" not in page.source
+        assert EVIL in page.text and "<script>alert" not in page.source
+    [block] = re.findall(r'id="questions">(.*?)</script>', (tmp_path / "one.html").read_text(), re.S)
+    assert not set("<>&") & set(block) and json.loads(block)[0]["query"] == EVIL
 
 
 def test_a_long_or_empty_completion_is_shown_short(tmp_path):
@@ -148,14 +157,13 @@ def test_pairs_are_mostly_gains_and_never_hide_a_failure():
 
 def test_learned_says_what_the_numbers_say():
     half = summary_of([row(i, i % 2) for i in range(40)])
-    most = summary_of(
-        [row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)]
-    )
+    most = summary_of([row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)])
     chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
-    said = learned({"sft": half, "grpo": most, "blind": chance, "longest_option": half})
+    longest = summary_of([row(i, i % 10 > 3) for i in range(40)])
+    said = learned({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
     assert "from 50.0 % to 90.0 % right answers (+40.0 points) on 40 questions about 5 people" in said[0]
     assert "25.0 %" in said[1] and "no better than guessing" in said[1]
-    assert "50.0 %" in said[2] and "more than guessing" in said[2]
+    assert "60.0 %" in said[2] and "more than guessing" in said[2]
     assert "(-40.0 points)" in learned({"sft": most, "grpo": half})[0]
 
 
@@ -165,9 +173,7 @@ def test_charts_take_colours_from_the_page_and_repeat_exactly():
     assert one == charts.intervals({"x": table, "y": {}}, "title")
     assert "var(--series-1)" in one and not re.search("#[0-9a-f]{6}", one) and "a b (4)" in one
     assert "<svg role='img' aria-label=\"title\"" in one and "<style" not in one
-    assert ">$x^2$ (4)</text>" in charts.intervals(
-        {"": {"$x^2$": table["a_b"]}}, "title"
-    )  # not typeset as mathematics
+    assert ">$x^2$ (4)</text>" in charts.intervals({"": {"$x^2$": table["a_b"]}}, "title")  # not typeset as mathematics
     line = charts.curve([(i, i / 50) for i in range(50)], "reward", share=True)
     assert "guessing" in line and "guessing" not in charts.curve([(0, 5.0), (1, 4.0)], "loss")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rft.evaluate import statistics
-from rft.evaluate.statistics import distance_bucket, interval, summarise, t_quantile
+from rft.evaluate.statistics import distance_bucket, interval, length_bucket, summarise, t_quantile
 
 
 def row(i, persona, score, **labels):
@@ -20,17 +20,15 @@ def row(i, persona, score, **labels):
     completion = f"<think>Hm.</think>\\boxed{{{'a' if score else 'b'}}}"
     return {
         "id": f"benchmark-{i}", "persona_id": persona, "labels": known | labels, "gold": "a",
-        "answered": "a" if score else "b", "score": float(score), "completion": completion, "finished": True,
+        "options": ["some tea", "milk", "coffee!", "mate"], "answered": "a" if score else "b", "score": float(score),
+        "completion": completion, "finished": True,
         "input_tokens": 100 + i, "output_tokens": 10, "seconds": 0.5,
     }  # fmt: skip
 
 
 def of_personas(scores):
     """Rows from {persona: [score, ...]}."""
-    return [
-        row(i, persona, score)
-        for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)
-    ]
+    return [row(i, persona, score) for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)]
 
 
 def test_summary_of_four_rows_by_hand():
@@ -49,15 +47,19 @@ def test_summary_of_four_rows_by_hand():
     assert found["answer_letters"] == {"a": 3, "b": 0, "c": 0, "d": 0, "none": 1}
     assert found["input_tokens_per_question"] == 101.5 and found["output_tokens_per_question"] == 10
     assert found["seconds"] == 2.0
-    shares = {
-        name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()
-    }
+    shares = {name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()}
     assert shares == {
         "pref_type": {"ask_to_forget": (1.0, 1), "neutral_preferences": (1 / 3, 3)},
         "who": {"others": (0.0, 1), "self": (2 / 3, 3)},
         "updated": {"false": (2 / 3, 3), "true": (0.0, 1)},
         "scenario": {"chat": (2 / 3, 3), "translation": (0.0, 1)},
         "distance": {"0": (0.0, 1), "1-127": (1.0, 2), "unknown": (0.0, 1)},
+        "pref_type_who": {
+            "ask_to_forget, self": (1.0, 1),
+            "neutral_preferences, others": (0.0, 1),
+            "neutral_preferences, self": (0.5, 2),
+        },
+        "history_length": {"unknown": (0.5, 4)},
     }
     assert list(found["by"]["distance"]) == ["0", "1-127", "unknown"]
 
@@ -129,3 +131,95 @@ def test_interval_covers_the_truth(monkeypatch):
         low, high = interval(of_personas(scores), seed=trial)
         covered += low <= truth <= high
     assert 0.93 <= covered / trials <= 0.97
+
+
+def many(question, said, gold="a", order=0, persona="1"):
+    """A row for each sample of one question; "-" names no letter, "!a" names one without reasoning."""
+    return [
+        row(i, persona, letter == gold) | {
+            "id": f"{question}/{order}/{i}", "question": question, "order": order, "sample": i, "gold": gold,
+            "answered": None if letter == "-" else letter[-1],
+            "completion": "hm" if letter == "-" else "<think>So.</think>" * (letter[0] != "!") + f"\\boxed{{{letter[-1]}}}",
+        }
+        for i, letter in enumerate(said)
+    ]  # fmt: skip
+
+
+def test_mean_majority_and_pass_at_k_by_hand():
+    rows = [*many("q1", ["a", "b", "a", "-"]), *many("q2", ["b", "b", "a", "c"]), *many("q3", ["!a", "!a", "-", "-"])]
+    found = summarise(rows)
+    assert found["n"] == 3 and found["asked"] == 12 and found["accuracy"] == 3 / 12
+    samples = found["samples"]
+    assert samples["count"] == 4 and samples["mean"] == 3 / 12
+    assert samples["majority"] == 1 / 3  # q1; an answer without reasoning has no vote
+    # q1: 2 of 4 right, q2: 1 of 4: pass@2 = 1 - C(2,2)/C(4,2), 1 - C(3,2)/C(4,2)
+    assert samples["pass_at"] == pytest.approx({"1": 3 / 12, "2": (5 / 6 + 3 / 6) / 3, "4": 2 / 3})
+    assert "samples" not in summarise(many("q1", ["a"]))
+
+
+def test_orders_show_consistency_and_position_bias():
+    options = ["tea", "milk", "mate", "cocoa"]
+
+    def ask(question, choose):
+        rows = []
+        for order in range(4):
+            shown = options[order:] + options[:order]
+            gold = "abcd"[shown.index("milk")]
+            said = choose(shown)
+            rows += [r | {"options": shown, "sample": 0} for r in many(question, [said], gold, order)]
+        return rows
+
+    knows = summarise(ask("q1", lambda shown: "abcd"[shown.index("milk")]))["option_orders"]
+    assert (knows["consistency"], knows["position_bias"], knows["count"]) == (1.0, 0.0, 4)
+    assert knows["accuracy_at"] == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}
+    first = summarise(ask("q1", lambda shown: "a") + ask("q2", lambda shown: "a"))
+    assert (
+        first["accuracy"] == 0.25
+        and first["option_orders"]["consistency"] == 0
+        and first["option_orders"]["position_bias"] == 0.75
+    )
+    assert first["option_orders"]["accuracy_at"] == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    silent = summarise(ask("q1", lambda shown: "-"))["option_orders"]
+    assert silent["consistency"] == 0 and silent["position_bias"] is None
+
+
+def test_controls_stand_beside_and_explain():
+    rows = [row(i, str(i % 3), i < 6) for i in range(8)]
+    for i, r in enumerate(rows):
+        r["options"] = (
+            ["the longest option", "mid", "mid2", "x"] if i in (0, 1, 6) else ["m", "the longest option", "mid", "midd"]
+        )
+    blind = [r | {"score": float(i in (1, 2, 7))} for i, r in enumerate(rows)]
+    found = summarise(rows, blind=blind)
+    shares = {name: (cell["accuracy"], cell["explains"]) for name, cell in found["controls"].items()}
+    # right are 0-5; the longest option is gold in 0, 1, 6; the shortest in 2, 3, 4, 5, 7; blind is right in 1, 2, 7
+    assert shares == {"blind": (3 / 8, 2 / 6), "longest": (3 / 8, 2 / 6), "shortest": (5 / 8, 4 / 6), "any": (1.0, 1.0)}
+    assert found["explained_by_shortcut"] == 1.0
+    partly = summarise(rows, blind=blind[:4])["controls"]
+    assert partly["blind"]["n"] == 4 and partly["any"]["n"] == 4
+    assert summarise([row(0, "1", 0)])["explained_by_shortcut"] is None
+    assert "blind" not in summarise(rows)["controls"]
+
+
+def test_what_is_not_scored_is_counted_and_not_wrong():
+    rows = [row(i, str(i), 1) | {"open_ended": True, "votes": [True, True, False], "answered": "text"} for i in range(3)]
+    rows.append(row(3, "3", 0) | {"open_ended": True, "votes": [None, True, None], "answered": "text", "score": None})
+    rows.append(row(4, "4", 0) | {"open_ended": True, "votes": [True, True, True], "answered": None, "score": 0.0})
+    found = summarise(rows)
+    assert (found["accuracy"], found["accuracy_without_gate"], found["n"], found["not_scored"]) == (3 / 4, 1.0, 4, 1)
+    assert found["unparsed_rate"] == 1 / 5 and set(found["controls"]) == set()
+    nothing = summarise([rows[3]])
+    assert nothing["accuracy"] is None and nothing["ci95"] is None and nothing["n"] == 0
+
+
+def test_history_lengths_are_counted_in_tokens_of_four_characters():
+    assert [length_bucket(n) for n in (0, 4095, 4096, 128_000, 10**7, None)] == [
+        "0k-1k",
+        "0k-1k",
+        "1k-2k",
+        "16k-32k",
+        "128k+",
+        "unknown",
+    ]
+    found = summarise([row(i, "1", 1) | {"history_characters": n} for i, n in enumerate((10**6, 9000, 40_000))])
+    assert list(found["by"]["history_length"]) == ["2k-4k", "8k-16k", "128k+"]

@@ -7,6 +7,8 @@ from trl import ModelConfig
 
 from rft.errors import RecipeError
 from rft.train.base import ReadingArguments, ReadingConfig
+from rft.train.memory_grpo import MemoryGRPOConfig
+from rft.train.memory_rows import MemoryArguments
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartArguments, ColdStartConfig
 from rft.train.trainer import HistoryGRPOConfig
@@ -14,8 +16,10 @@ from rft.train.trainer import HistoryGRPOConfig
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
+MEMORY_GRPO = (DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig)
 SFT = (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig)
-TYPES = {"base": (ReadingArguments, ReadingConfig), "sft": SFT, "grpo": GRPO}
+TYPES = {"memory_sft": (DataArguments, MemoryArguments, ColdStartConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
+         "base": (ReadingArguments, ReadingConfig), "sft": SFT, "grpo": GRPO}
 COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
 
@@ -26,7 +30,8 @@ def test_recipes_were_found():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_shipped_recipe_parses_here(path: Path, tmp_path: Path):
-    parsed = parse(TYPES[path.stem.split("_")[0]], ["--config", str(path), "--output_dir", str(tmp_path)])
+    types = next(types for name, types in TYPES.items() if path.stem.startswith(name))
+    parsed = parse(types, ["--config", str(path), "--output_dir", str(tmp_path)])
     for arguments in parsed:
         if isinstance(arguments, HistoryGRPOConfig):
             assert arguments.units_per_generation() >= 1
@@ -40,6 +45,23 @@ def test_the_paper_settings_of_the_32k_recipe():
     assert args.steps_per_generation // args.gradient_accumulation_steps == 2
     assert (args.learning_rate, args.max_completion_length, data.max_prompt_tokens) == (5e-6, 2048, 38000)
     assert data.exclude_personas == ["78"]
+
+
+def test_the_papers_settings_of_the_memory_recipe():
+    """Chunks of 5,000 tokens, 8 updates, a memory of 2,048, 8 trajectories, batch 32 (the paper, section 4.3): 32 x 8 answers."""
+    _, memory, args, _ = parse(MEMORY_GRPO, ["--config", str(REPOSITORY / "recipes/personamem_v2/memory_grpo_32k.yaml")])
+    assert (memory.chunk_tokens, memory.max_chunks, memory.memory_tokens, args.num_generations) == (5000, 8, 2048, 8)
+    memories = 8 * args.per_device_train_batch_size * args.steps_per_generation
+    assert memories * args.questions_per_history * args.answers_per_memory == 32 * 8
+    assert args.max_tree_tokens > memory.chunk_tokens + 2 * memory.memory_tokens
+
+
+def test_the_quickstart_reads_memories_as_its_recipes_write_them():
+    from rft import quickstart
+
+    for name in ("memory_sft", "memory_grpo"):
+        memory = parse(TYPES[name], ["--config", str(REPOSITORY / f"recipes/quickstart/{name}.yaml")])[1]
+        assert (memory.chunk_tokens, memory.memory_tokens) == (quickstart.CHUNK_TOKENS, quickstart.MEMORY_TOKENS)
 
 
 def test_the_command_line_overrides_the_recipe(tmp_path):

@@ -1,0 +1,51 @@
+"""The ways a question is asked: with its options rotated, several times, or without options.
+
+Invariant: an ask is a `Question` of its own whose id says which question, option order and sample it is; the plain
+way (displayed order, first sample) keeps the question's own id. Over four orders each option stands once in each
+place, so a model that looks at places alone is right a quarter of the time.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rft.data.question import LETTERS, Question
+
+
+def asks(questions: Sequence[Question], *, orders: int = 1, samples: int = 1, open_ended: bool = False) -> list[Question]:
+    """Every way in which each question is asked; those of one question follow each other.
+
+    orders: 1 to 4 rotations of the options. samples: completions wanted of each. open_ended: without options.
+    """
+    return [
+        replace(_rotated(question, order), id=ask_id(question.id, order, sample), open_ended=open_ended)
+        for question in questions
+        for order in range(orders)
+        for sample in range(samples)
+    ]
+
+
+def ask_id(question_id: str, order: int = 0, sample: int = 0) -> str:
+    """`benchmark-7`, `benchmark-7/order1`, `benchmark-7/order1/sample2`."""
+    return question_id + (f"/order{order}" if order else "") + (f"/sample{sample}" if sample else "")
+
+
+def parts(identity: str) -> tuple[str, int, int]:
+    """(question id, order, sample) of an ask's id."""
+    question, *rest = identity.split("/")
+    number = {name.rstrip("0123456789"): int(name.lstrip("abcdefghijklmnopqrstuvwxyz")) for name in rest}
+    return question, number.get("order", 0), number.get("sample", 0)
+
+
+def seed_of(seed: int, asked: Sequence[Question]) -> int:
+    """A seed for one batch of asks that does not depend on the batches before it."""
+    content = f"{seed} " + " ".join(question.id for question in asked)
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+
+
+def _rotated(question: Question, order: int) -> Question:
+    if not order:
+        return question
+    a, b, c, d = question.options[order:] + question.options[:order]
+    gold = LETTERS[(LETTERS.index(question.gold) - order) % len(LETTERS)]
+    return replace(question, options=(a, b, c, d), gold=gold)

@@ -1,0 +1,365 @@
+"""`rft evaluate`: the options, and which model, context and judge they mean.
+
+Invariant: an option that has no effect on what was asked for is said to be ignored. Keys are read from the environment
+and are no option.
+"""
+
+import argparse
+import glob
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft.data.dataset import HUB_ID, WINDOWS, load_split
+from rft.errors import DataError, ModelError
+from rft.evaluate.context import CONTEXTS, Context, Whole
+from rft.evaluate.rules import RULES, RuleAnswers
+from rft.memory.agent import MemorySettings
+
+if TYPE_CHECKING:
+    from reward import Judge
+    from reward.endpoint import Budget, Endpoint
+    from rft.evaluate.answer import Answerer, StreamingAnswerer
+    from rft.evaluate.backend import ModelAnswers
+
+logger = logging.getLogger(__name__)
+
+# What each kind of answerer has a use for, with the defaults.
+ASKING: dict[str, Any] = {
+    "context": "history",
+    "max_new_tokens": 1024,
+    "temperature": 0.0,
+    "samples": 1,
+    "option_orders": 1,
+    "open_ended": False,
+    "no_controls": False,
+}
+ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
+ENDPOINT: dict[str, Any] = {"concurrency": 8, "attempts": 6, "timeout": 600.0, "api_key_env": None, "price": None}
+RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
+MEMORY: dict[str, Any] = asdict(MemorySettings())
+JUDGE: dict[str, Any] = {
+    "judge_model": None,
+    "judge_base_url": None,
+    "judge_api_key_env": None,
+    "judge_price": None,
+    "judge_cache": "~/.cache/rft/verdicts",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `rft evaluate`."""
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--model",
+        metavar="PATH|NAME",
+        help="checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
+        "--base-url; or a quoted pattern such as 'out/checkpoint-*', each match of which is evaluated",
+    )
+    who.add_argument("--rule", choices=RULES, help="answer by a rule that reads neither query nor history")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="for results.jsonl, summary.json, report.html; run again, it resumes"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of samples (default: 0)")
+    parser.add_argument(
+        "--track", action="store_true", help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no account)"
+    )
+
+    data = parser.add_argument_group("questions")
+    data.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
+    data.add_argument("--revision", help="commit of a dataset on the Hub")
+    data.add_argument("--split", default="benchmark", help="CSV in benchmark/text (default: benchmark)")
+    data.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
+    data.add_argument("--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out")
+    data.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions of the split")
+
+    asking = parser.add_argument_group("how they are asked")
+    asking.add_argument("--context", choices=CONTEXTS, help="what the model sees of the history (default: history)")
+    asking.add_argument("--max-new-tokens", type=_positive, metavar="N", help="of a completion (default: 1024)")
+    asking.add_argument("--temperature", type=_temperature, help="default: 0, greedy; 'server' leaves it to the endpoint")
+    asking.add_argument(
+        "--samples", type=_positive, metavar="N", help="completions of each prompt: mean, majority, pass@N (default: 1)"
+    )
+    asking.add_argument(
+        "--option-orders", type=int, choices=range(1, 5), help="rotations of the options: consistency, position bias (default: 1)"
+    )
+    asking.add_argument("--open-ended", action="store_true", default=None, help="ask without options; a judge reads the answers")
+    asking.add_argument("--no-controls", action="store_true", default=None, help="do not ask the model without the history too")
+
+    here = parser.add_argument_group("a model on this machine")
+    here.add_argument("--vllm", action="store_true", help="through vLLM instead of the shared-prefix sampler")
+    here.add_argument("--batch-size", type=_positive, metavar="N", help="questions of a history answered at once (default: 8)")
+    here.add_argument("--token-cache", metavar="DIR", help=f"default: {ON_THIS_MACHINE['token_cache']}")
+
+    there = parser.add_argument_group("a model behind an OpenAI-compatible URL")
+    there.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1")
+    there.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable that holds the key (default: OPENAI_API_KEY, where it is set)"
+    )
+    there.add_argument("--concurrency", type=_positive, metavar="N", help="calls in flight (default: 8)")
+    there.add_argument("--attempts", type=_positive, metavar="N", help="how often a call is tried (default: 6)")
+    there.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="of one attempt (default: 600)")
+    there.add_argument(
+        "--price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens read and written"
+    )
+    parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="never spend more than this in --out, judge included")
+
+    retrieval = parser.add_argument_group("context retrieval")
+    retrieval.add_argument("--passages", type=_positive, metavar="K", help="windows of 6 messages shown (default: 10)")
+    retrieval.add_argument("--embedding-model", metavar="NAME", help="dense embeddings of this model instead of BM25")
+    retrieval.add_argument("--embedding-base-url", metavar="URL", help="where it is served (default: --base-url)")
+
+    memory = parser.add_argument_group("context memory")
+    memory.add_argument("--chunk-tokens", type=_positive, metavar="N", help="of a chunk of a history (default: 5000)")
+    memory.add_argument("--memory-tokens", type=_positive, metavar="N", help="budget of a memory (default: 2048)")
+    memory.add_argument("--max-chunks", type=_positive, metavar="N", help="read only the newest so many (default: all)")
+
+    judge = parser.add_argument_group("the judge of open-ended answers")
+    judge.add_argument("--judge-model", metavar="NAME")
+    judge.add_argument("--judge-base-url", metavar="URL")
+    judge.add_argument("--judge-api-key-env", metavar="NAME", help="default: OPENAI_API_KEY, where it is set")
+    judge.add_argument("--judge-price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
+    judge.add_argument("--judge-cache", metavar="DIR", help=f"verdicts, kept between runs (default: {JUDGE['judge_cache']})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code of `rft evaluate`: 0; 1 where questions could not be answered; 130 where Ctrl-C stopped it."""
+    from rft.evaluate.run import evaluate
+
+    try:
+        folder = Path(args.out).expanduser()
+        budget = _budget(args, folder)
+        split = load_split(args.data, args.split, args.window, revision=args.revision, exclude_personas=args.exclude_personas)
+        for skip in split.skipped[:5]:
+            logger.warning("%s row %d skipped: %s", split.name, skip.row, skip.reason)
+        names = _checkpoints(args)
+        summaries = {}
+        for name in names:
+            out = folder / Path(name).name if len(names) > 1 else folder
+            answerer, blind, settings = _answerers(args, name, out, budget)
+            asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
+            summaries[name] = evaluate(
+                split,
+                out,
+                answerer,
+                limit=args.limit,
+                batch_size=settings.get("batch_size", 8),
+                judge=_judge(args, settings, budget),
+                blind=blind,
+                seed=args.seed,
+                **asking,
+            )
+            print(headline(summaries[name]))
+            if args.track:
+                from rft.evaluate.tracking import track
+
+                track(summaries[name], out)
+        if len(names) > 1:
+            from rft.evaluate.sweep import write_sweep
+
+            write_sweep(summaries, folder)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the answers so far are in {args.out}, the same command goes on", file=sys.stderr)
+        return 130
+    if budget is not None and budget.spent:
+        print(f"spent: ${budget.spent:.4f}")
+    print(f"report: {folder / 'report.html'}")
+    lost = sum(summary["unanswered"] + summary["not_scored"] for summary in summaries.values())
+    if lost:
+        print(f"{lost} answers are missing or not scored; run the same command again to ask for them", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """One line: accuracy with its interval, what stands behind it, and what can be had without the history."""
+    if summary["accuracy"] is None:
+        return f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them scored"
+    low, high = summary["ci95"]
+    beside = [
+        f"{name} {summary['controls'][name]['accuracy']:.1%}"
+        for name in ("blind", "longest", "shortest")
+        if name in summary["controls"]
+    ]
+    return (
+        f"{summary['model']}, context {summary['context']}: {summary['accuracy']:.1%} right "
+        f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
+        f"{summary['unparsed_rate']:.1%} without a readable answer)" + (f"; controls: {', '.join(beside)}" if beside else "")
+    )
+
+
+def _answerers(
+    args: argparse.Namespace, name: str, out: Path, budget: "Budget | None"
+) -> "tuple[Answerer | StreamingAnswerer, Answerer | StreamingAnswerer | None, dict[str, Any]]":
+    """(what answers, its blind control if there is to be one, the settings in force)"""
+    if args.rule:
+        for key in ("base_url", "vllm"):
+            if getattr(args, key):
+                logger.warning("--%s is ignored: a rule has no use for it", key.replace("_", "-"))
+        return RuleAnswers(args.rule), None, _settings(args, {"batch_size": 8}, "a rule has no use for it")
+    kind = ENDPOINT if args.base_url else ON_THIS_MACHINE
+    why = "the model is behind a URL" if args.base_url else "the model runs on this machine"
+    settings = _settings(args, ASKING | kind | RETRIEVAL | MEMORY | JUDGE, why)
+    for context, keys in (("retrieval", RETRIEVAL), ("memory", MEMORY)):
+        for key in keys:
+            if settings["context"] != context and getattr(args, key) is not None:
+                logger.warning("--%s is ignored: the context is %s", key.replace("_", "-"), settings["context"])
+    for key in JUDGE:
+        if not settings["open_ended"] and getattr(args, key) is not None:
+            logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
+    if settings["samples"] > 1 and settings["temperature"] == 0:
+        raise DataError(
+            f"--samples {settings['samples']}: at temperature 0 all samples are the same; give a --temperature, such as 1"
+        )
+    if settings["open_ended"] and settings["option_orders"] > 1:
+        raise DataError("--option-orders with --open-ended: there are no options to rotate; leave one of them out")
+    blind = settings["context"] != "none" and not settings["no_controls"]
+    generation = {key: settings[key] for key in ("max_new_tokens", "temperature")} | {"seed": args.seed}
+    if args.base_url:
+        from rft.evaluate.endpoint import EndpointAnswers
+
+        if args.vllm:
+            logger.warning("--vllm is ignored: the model is behind a URL")
+        if settings["context"] == "memory":
+            raise DataError(
+                "--context memory: memories are written by a model on this machine; leave --base-url out and name a checkpoint"
+            )
+        endpoint = _endpoint(args.base_url, name, settings, budget)
+        there = EndpointAnswers(endpoint, _context(args, settings), **generation)
+        return there, EndpointAnswers(endpoint, Whole("none"), **generation) if blind else None, settings
+    from rft.evaluate.backend import ModelAnswers
+
+    here = _on_this_machine(args, name, out, settings, generation)
+    generation["token_cache"] = settings["token_cache"]
+    return here, ModelAnswers(here.model, Whole("none"), **generation) if blind else None, settings
+
+
+def _on_this_machine(
+    args: argparse.Namespace, name: str, out: Path, settings: dict[str, Any], generation: dict[str, Any]
+) -> "ModelAnswers":
+    """A checkpoint in the context asked for; what the context lacks is told before the model is loaded."""
+    from rft.evaluate.backend import LocalModel, ModelAnswers
+
+    if settings["temperature"] is None:
+        raise DataError("--temperature server: there is no server; give a number")
+    context = None if settings["context"] == "memory" else _context(args, settings)
+    if args.vllm:
+        from rft.evaluate.vllm import VLLMModel
+
+        model: Any = VLLMModel(name)
+    else:
+        model = LocalModel(name)
+    if context is not None:
+        return ModelAnswers(model, context, token_cache=settings["token_cache"], **generation)
+    from rft.evaluate.memory import MEMORIES, MemoryAnswers
+
+    memory = MemorySettings(**{key: settings[key] for key in MEMORY})
+    reading = {key: settings[key] for key in ("token_cache", "batch_size")}
+    return MemoryAnswers(model, out / MEMORIES, memory, **generation, **reading)
+
+
+def _settings(args: argparse.Namespace, known: dict[str, Any], why: str) -> dict[str, Any]:
+    """The options in `known` with their defaults filled in; others that were given are said to be ignored."""
+    for key in {**ASKING, **ON_THIS_MACHINE, **ENDPOINT, **RETRIEVAL, **MEMORY, **JUDGE}:
+        if key not in known and getattr(args, key) is not None:
+            logger.warning("--%s is ignored: %s", key.replace("_", "-"), why)
+    given = {key: getattr(args, key) for key in known if getattr(args, key) is not None}
+    if given.get("temperature") == "server":
+        given["temperature"] = None
+    return known | given
+
+
+def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
+    if settings["context"] != "retrieval":
+        return Whole(settings["context"])
+    from rft.evaluate.retrieval import Retrieval
+
+    model = settings["embedding_model"]
+    if not model:
+        return Retrieval(settings["passages"])
+    from rft.evaluate.endpoint import embedder
+
+    url = settings["embedding_base_url"] or args.base_url
+    if not url:
+        raise DataError("--embedding-model: say where it is served with --embedding-base-url")
+    return Retrieval(settings["passages"], embedder(_endpoint(url, model, ENDPOINT | settings, None)), model)
+
+
+def _judge(args: argparse.Namespace, settings: dict[str, Any], budget: "Budget | None") -> "Judge | None":
+    if not settings.get("open_ended"):
+        return None
+    from reward import Judge
+
+    if not (args.judge_model and args.judge_base_url):
+        raise DataError("--open-ended: answers are read by a judge; name it with --judge-base-url URL --judge-model NAME")
+    about = ENDPOINT | settings | {"api_key_env": settings["judge_api_key_env"], "price": settings["judge_price"]}
+    return Judge(_endpoint(args.judge_base_url, args.judge_model, about, budget), settings["judge_cache"])
+
+
+def _endpoint(url: str, model: str, settings: dict[str, Any], budget: "Budget | None") -> "Endpoint":
+    from reward.endpoint import Endpoint, EndpointError
+
+    try:
+        return Endpoint(
+            url,
+            model,
+            key_variable=settings["api_key_env"],
+            concurrency=settings["concurrency"],
+            attempts=settings["attempts"],
+            timeout=settings["timeout"],
+            price=(settings["price"][0], settings["price"][1]) if settings["price"] else None,
+            budget=budget,
+        )
+    except EndpointError as error:
+        raise ModelError(str(error)) from None
+
+
+def _budget(args: argparse.Namespace, folder: Path) -> "Budget | None":
+    from reward.endpoint import Budget
+
+    if not (args.base_url or args.judge_base_url):
+        if args.budget is not None:
+            logger.warning("--budget is ignored: no endpoint is called")
+        return None
+    return Budget(args.budget, folder / "spent.txt" if args.budget is not None else None)
+
+
+def _checkpoints(args: argparse.Namespace) -> list[str]:
+    """The models to evaluate: one, or what a pattern matches, by the number at the end."""
+    if args.rule or args.base_url or not glob.has_magic(args.model):
+        return [args.model or args.rule]
+    found = [path for path in glob.glob(str(Path(args.model).expanduser())) if Path(path).is_dir()]
+    if not found:
+        raise DataError(f"{args.model}: no checkpoint folder matches this pattern")
+    from rft.evaluate.sweep import step_of
+
+    return sorted(found, key=lambda path: (step_of(path) is None, step_of(path) or 0, path))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def _number(text: str, least: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected {least}, found {text!r}")
+    return value
+
+
+def _temperature(text: str) -> float | str:
+    return text if text == "server" else _number(text, "a number of 0 or more, or 'server'")
+
+
+def _dollars(text: str) -> float:
+    return _number(text, "dollars, 0 or more")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "seconds, 0 or more")

@@ -1,0 +1,122 @@
+"""A model behind an OpenAI-compatible URL that answers questions.
+
+Invariant: questions are sent in the order given, so that those of one history follow each other and a server's
+prefix cache serves; at most `concurrency` are in flight, and only their prompts are in memory. An answer is handed
+on the moment it is there. What the server is called and what it is asked are in the settings; the key is nowhere.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any
+
+from reward.endpoint import BudgetSpent, Endpoint, EndpointError
+from reward.endpoint import Unanswered as CallFailed
+from rft.data.history import History
+from rft.data.question import Question
+from rft.errors import ModelError
+from rft.evaluate.answer import Answer, Unanswered
+from rft.evaluate.asks import seed_of
+from rft.evaluate.context import Context
+
+logger = logging.getLogger(__name__)
+
+Asked = tuple[Question, Answer | Unanswered, float]
+
+
+class EndpointAnswers:
+    """The answerer of `--model NAME --base-url URL`. temperature: None leaves it to the server."""
+
+    def __init__(
+        self, endpoint: Endpoint, context: Context, max_new_tokens: int = 1024, temperature: float | None = 0.0, seed: int = 0
+    ):
+        self.endpoint, self._context = endpoint, context
+        self.name, self.context = endpoint.model, context.name
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self.settings: dict[str, Any] = {
+            "base_url": endpoint.base_url,
+            "model": endpoint.model,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            **context.settings,
+        } | ({"sampling_seed": seed} if temperature != 0 else {})
+
+    def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[Asked]:
+        """Raises ModelError where no call to the endpoint can work, or the budget is spent; calls in flight are
+        waited for, and what they bring is handed on first."""
+        with asyncio.Runner() as runner:
+            answers = self._answers(iter(asked))
+            try:
+                runner.run(self.endpoint.check())
+                while (answer := runner.run(anext(answers, None))) is not None:
+                    yield answer
+            except EndpointError as error:
+                raise ModelError(str(error)) from None
+
+    async def _answers(self, asked: Iterator[tuple[Question, History | None]]) -> AsyncIterator[Asked]:
+        calls: set[asyncio.Task[Asked]] = set()
+        stop: BudgetSpent | None = None
+        while True:
+            while stop is None and len(calls) < self.endpoint.concurrency and (pair := next(asked, None)) is not None:
+                calls.add(asyncio.create_task(self._ask(*pair)))
+            if not calls:
+                break
+            done, calls = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            errors = [error for call in done if (error := call.exception()) is not None]
+            for call in done:
+                if call.exception() is None:
+                    yield call.result()
+            stop = stop or next((error for error in errors if isinstance(error, BudgetSpent)), None)
+            if fatal := [error for error in errors if not isinstance(error, BudgetSpent)]:
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+                raise fatal[0]
+        if stop is not None:
+            raise stop
+
+    async def _ask(self, question: Question, history: History | None) -> Asked:
+        start = time.perf_counter()
+        messages, read = self._context.messages(question, history), self._context.read(question, history)
+        seed = seed_of(self.seed, [question]) if self.temperature != 0 else None
+        try:
+            reply = await self.endpoint.chat(messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
+        except CallFailed as failed:
+            logger.warning("question %s: not answered (%s); the same command asks it again", question.id, failed)
+            return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
+        answer = Answer(
+            completion=reply.text,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            finished=reply.finished,
+            cached_tokens=reply.cached_tokens,
+            cost=reply.cost,
+            failures=reply.failures,
+            read=read,
+        )
+        return question, answer, time.perf_counter() - start
+
+
+def embedder(endpoint: Endpoint) -> Any:
+    """Dense embeddings through an endpoint, for `rft.evaluate.retrieval.Retrieval`. One call at a time; its tokens
+    are outside of the budget.
+
+    Raises ModelError where the endpoint has no such model.
+    """
+    import openai
+
+    client = openai.OpenAI(
+        base_url=endpoint.base_url, api_key=endpoint.key(), max_retries=endpoint.attempts - 1, timeout=endpoint.timeout
+    )
+
+    def embed(texts: Sequence[str]) -> list[list[float]]:
+        try:
+            answer = client.embeddings.create(model=endpoint.model, input=list(texts), encoding_format="float")
+            return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{endpoint.base_url}: no embeddings from {endpoint.model} ({endpoint.clean(error)}); check --embedding-model"
+            ) from None
+
+    return embed

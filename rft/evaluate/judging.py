@@ -1,0 +1,55 @@
+"""Scores for open-ended answers: a second pass over rows that are safe on disk.
+
+Invariant: an answer is judged by what the row holds alone, and a row that has a score keeps it. A judge that cannot be
+had leaves rows without a score; the next run of the same command tries those again, and pays for no verdict twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from reward.endpoint import EndpointError
+from reward.judge import Judge, case_and_fact, majority
+from reward.mcq import has_reasoning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+logger = logging.getLogger(__name__)
+
+
+def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console | None" = None) -> list[dict[str, Any]]:
+    """The rows with `votes` (three of true, false, null) and `score`: 1.0 where most say yes and the completion
+    reasoned before it answered; None where the votes do not tell."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    waiting = [row for row in rows if row["score"] is None]
+    if not waiting:
+        return list(rows)
+    judged: dict[str, dict[str, Any]] = {}
+
+    async def judge_all() -> None:
+        slots = asyncio.Semaphore(judge.endpoint.concurrency)  # prompts of more rows are not made yet
+
+        async def one(row: dict[str, Any]) -> None:
+            async with slots:
+                case, fact = case_and_fact(**row["labels"])
+                votes = await judge.votes(case, row["query"], row["completion"], fact)
+            verdict = majority(votes)
+            score = None if verdict is None else float(verdict and has_reasoning(row["completion"]))
+            judged[row["id"]] = row | {"votes": votes, "score": score}
+            progress.advance(task)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for row in waiting:
+                    tasks.create_task(one(row))
+        except* EndpointError as errors:
+            logger.warning("judge %s: %s; answers without a verdict are not scored", judge.endpoint.model, errors.exceptions[0])
+
+    with Progress(console=console or Console(stderr=True)) as progress:
+        task = progress.add_task(f"judged by {judge.endpoint.model}", total=len(waiting))
+        asyncio.run(judge_all())
+    return [judged.get(row["id"], row) for row in rows]

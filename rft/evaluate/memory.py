@@ -1,0 +1,169 @@
+"""The context "memory": what a model has itself noted of a history, read in chunks, as one file on disk a history.
+
+Invariant: a conversation is made of the memory and the question, never of the history; a memory is written once per history,
+before and without any question, and found again when the run is resumed.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rft.data.history import History
+from rft.data.prompt import SYSTEM, final_message
+from rft.data.question import Question
+from rft.errors import DataError, ModelError
+from rft.evaluate.answer import Answer
+from rft.evaluate.backend import Generator, ModelAnswers
+from rft.evaluate.timeline import memory_path
+from rft.memory.agent import MemoryAgent, MemorySettings, answer_message
+from rft.memory.store import MemoryStore, Record, read_memory, read_record
+from rft.memory.write import write
+
+logger = logging.getLogger(__name__)
+
+MEMORIES = "memories"
+"""The folder of memories inside of a run's own."""
+
+
+class Memory:
+    """A `Context`; memories that are not in `folder` yet are written by `model`.
+
+    temperature: 0 is greedy, of updates; seed: of samples; token_cache: folder of the chunks' token ids; batch_size:
+    histories read side by side.
+    """
+
+    name = "memory"
+
+    def __init__(
+        self,
+        model: Generator,
+        folder: Path | str,
+        memory: MemorySettings,
+        temperature: float = 0.0,
+        seed: int = 0,
+        token_cache: Path | str | None = None,
+        batch_size: int = 8,
+    ):
+        self.model, self.folder = model, Path(folder).expanduser()
+        self.agent = MemoryAgent(model.tokenizer, memory, token_cache)
+        self.temperature, self.seed, self.batch_size = temperature, seed, batch_size
+        self.settings: dict[str, Any] = asdict(memory)
+        self.writer: dict[str, Any] = {
+            "model_fingerprint": model.fingerprint,
+            "dtype": model.dtype,
+            "temperature": temperature,
+            **self.settings,
+        } | ({"sampling_seed": seed} if temperature > 0 else {})
+
+    def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
+        """Raises what `prepare` raises, and DataError for a memory that was edited into none or beyond its budget."""
+        memory = self._of(history)
+        return [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": answer_message(memory, final_message(question))},
+        ]
+
+    def read(self, question: Question, history: History | None) -> str:
+        memory = self._of(history)
+        return f"a memory of {len(memory.splitlines())} lines, {self.agent.count(memory)} tokens"
+
+    def prepare(self, histories: Sequence[History]) -> None:
+        """Write the memories that are not there yet, `batch_size` histories at a time.
+
+        Raises:
+            DataError: a memory by another model or other settings, one that is being written, or a disk that refuses.
+            ModelError: a chunk with its memory does not fit the model.
+        """
+        from rich.progress import track
+
+        todo = [history for history in histories if not self._is_finished(history)]
+        self._check_length(todo)
+        if todo:
+            logger.info("memories: %d of %d histories are to be read, into %s", len(todo), len(histories), self.folder)
+        starts = range(0, len(todo), self.batch_size)
+        for start in track(starts, "writing memories", transient=True, disable=not todo):
+            together = todo[start : start + self.batch_size]
+            with ExitStack() as held:
+                stores = [held.enter_context(MemoryStore(self._path(history), self.writer)) for history in together]
+                for _ in write(self.agent, self._generate, self.model.end_ids, together, stores):
+                    pass
+
+    def writing_tokens(self, history: History) -> int:
+        """What was read to write the memory of a history."""
+        record = self._record(history)
+        return record.input_tokens if record is not None else 0
+
+    def _of(self, history: History | None) -> str:
+        if history is None:
+            raise DataError("context 'memory' needs the question's history")
+        self.prepare([history])
+        return read_memory(self._path(history), self.agent.settings.memory_tokens, self.agent.count)
+
+    def _generate(self, prompts: list[list[int]], longest: int) -> list[list[int]]:
+        content = json.dumps([self.seed, prompts])  # a seed of what is drawn here, not of what was drawn before
+        seed = int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+        return self.model.generate(prompts, longest, self.temperature, seed)
+
+    def _path(self, history: History) -> Path:
+        return memory_path(self.folder, history.id)
+
+    def _record(self, history: History) -> Record | None:
+        """None where there is no memory, also where its user has deleted it."""
+        path = self._path(history)
+        return read_record(path) if path.exists() else None
+
+    def _is_finished(self, history: History) -> bool:
+        record = self._record(history)
+        if record is not None and record.writer != json.loads(json.dumps(self.writer)):
+            raise DataError(
+                f"{self._path(history)}: written by another model or with other settings ({record.writer}, not {self.writer}); "
+                "name another --out, or remove the folder"
+            )
+        return record is not None and record.finished
+
+    def _check_length(self, histories: Sequence[History]) -> None:
+        for history in histories:
+            longest = max(len(self.agent.update_ids(chunk, "")) for chunk in self.agent.chunks(history))
+            needed = longest + 2 * self.agent.settings.memory_tokens
+            if self.model.longest is not None and needed > self.model.longest:
+                raise ModelError(
+                    f"{history.path}: a chunk, the memory and its update may have {needed} tokens, more than the "
+                    f"{self.model.longest} positions of {self.model.name}; choose smaller --chunk-tokens or --memory-tokens"
+                )
+
+
+class MemoryAnswers(ModelAnswers):
+    """The answerer of `--context memory`: a model on this machine that answers from memories it has written itself.
+
+    max_new_tokens: of an answer; the others as for `Memory`.
+    """
+
+    def __init__(
+        self,
+        model: Generator,
+        folder: Path | str,
+        memory: MemorySettings,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+        token_cache: Path | str | None = None,
+        batch_size: int = 8,
+    ):
+        self.memory = Memory(model, folder, memory, temperature, seed, token_cache, batch_size)
+        super().__init__(model, self.memory, max_new_tokens, temperature, seed)
+        self.agent, self.folder = self.memory.agent, self.memory.folder
+
+    def prepare(self, histories: Sequence[History]) -> None:
+        """Write the memories that are not there yet; raises as `Memory.prepare`."""
+        self.memory.prepare(histories)
+
+    def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
+        """One batch about one history."""
+        answers = super().answer(questions, history)
+        assert history is not None
+        return [replace(answer, writing_tokens=self.memory.writing_tokens(history)) for answer in answers]

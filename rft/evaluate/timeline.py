@@ -1,0 +1,73 @@
+"""What a page shows of memories: how each grew, chunk by chunk, and what of the things withdrawn is gone.
+
+Invariant: it is read from the memories' own records on disk, whoever wrote them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rft.data.dataset import Split
+from rft.memory.notes import load_notes
+from rft.memory.store import read_record
+from rft.memory.text import changes
+
+
+def memory_path(folder: Path, history_id: str) -> Path:
+    """Where the memory of a history lies in a folder of memories."""
+    return folder / f"{history_id}.md"
+
+
+def forgotten(split: Split, folder: Path) -> dict[str, Any]:
+    """How many of the phrases that users asked to forget are gone from their last memory, of those that it ever held.
+
+    Returns:
+        withdrawn: phrases that the split's users ask to forget; written: of these, how many a memory held after some chunk;
+        gone: of these, how many the last memory does not hold; rate: gone / written (None where none was written); kept:
+        where one still stands, as [history, phrase].
+    """
+    from reward.memory import speaks_of
+
+    withdrawn = written = gone = 0
+    kept = []
+    for history, notes in load_notes(split).items():
+        record = read_record(memory_path(folder, history))
+        versions = [turn["memory"] for turn in record.turns] if record else []
+        for phrase in notes.withdrawn:
+            withdrawn += 1
+            if any(speaks_of(memory, phrase) for memory in versions):
+                written += 1
+                if speaks_of(versions[-1], phrase):
+                    kept.append([history, phrase])
+                else:
+                    gone += 1
+    return {
+        "withdrawn": withdrawn,
+        "written": written,
+        "gone": gone,
+        "rate": gone / written if written else None,
+        "kept": kept,
+    }
+
+
+def timelines(split: Split, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Per history what the memory page shows: persona, what each chunk added, changed and removed, and the questions asked
+    of it."""
+    asked: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        asked.setdefault(row["history_id"], []).append(row)
+    for history, of_history in asked.items():
+        record = read_record(memory_path(folder, history))
+        if record is None:
+            continue
+        versions = ["", *(turn["memory"] for turn in record.turns)]
+        yield {
+            "history": history,
+            "persona": split.histories[history].persona_id,
+            "questions": of_history,
+            "turns": [
+                {**turn, "changes": changes(before, after)}
+                for turn, before, after in zip(record.turns, versions, versions[1:], strict=False)
+            ],
+            "input_tokens": record.input_tokens,
+        }

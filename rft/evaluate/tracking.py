@@ -1,0 +1,34 @@
+"""An evaluation in W&B: the numbers of `summary.json` as summary and tables, the folder's files as an artifact.
+
+Invariant: nothing is computed here, so what W&B shows is what the report shows.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")  # the last where there are memories
+ABOUT = ("model", "context", "split", "window", "data_sha256", "settings")
+
+
+def track(summary: Mapping[str, Any], out: Path) -> None:
+    """One W&B run of job type "evaluate". Project and mode are W&B's own settings (WANDB_PROJECT, WANDB_MODE)."""
+    import wandb
+
+    config = {key: summary[key] for key in ABOUT}
+    name = f"{Path(str(summary['model'])).name}, {summary['context']}"
+    with wandb.init(job_type="evaluate", name=name, config=config, dir=str(out)) as run:
+        run.summary.update({key: value for key, value in summary.items() if key not in (*ABOUT, "by")})
+        columns: list[str | int] = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
+        for category, table in summary["by"].items():
+            rows = [
+                [value, cell["accuracy"], *(cell["ci95"] or (None, None)), cell["n"], cell["accuracy_without_gate"]]
+                for value, cell in table.items()
+            ]
+            run.log({f"by/{category}": wandb.Table(columns=columns, data=rows)})
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"evaluation-{name}")[:128], type="evaluation", metadata=config)
+        for path in (out / file for file in FILES):
+            if path.exists():
+                artifact.add_file(str(path))
+        run.log_artifact(artifact)

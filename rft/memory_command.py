@@ -1,0 +1,159 @@
+"""`rft memory write|show|answer`: the agentic memory by hand. A chat file in, a readable memory out, answers from it.
+
+Stopped with Ctrl-C, `write` has stored every chunk it has read; the same command goes on at the next.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft.data.history import read_history
+from rft.errors import DataError
+from rft.memory import store, text
+from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.memory.write import Turn, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MARKS = {"kept": ("  ", "dim"), "added": ("+ ", "green"), "removed": ("- ", "red")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands of `rft memory`."""
+    commands = parser.add_subparsers(dest="command", required=True)
+    writing = commands.add_parser("write", help="read a chat into a memory, chunk by chunk")
+    showing = commands.add_parser("show", help="show a memory and how it grew")
+    answering = commands.add_parser("answer", help="answer something from a memory alone")
+    for command in (writing, answering):
+        command.add_argument("--model", required=True, metavar="PATH|NAME", help="checkpoint folder or Hub id")
+        command.add_argument("--dtype", default="auto", help="of the weights: float32, bfloat16 (default: as stored)")
+        command.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
+        command.add_argument("--seed", type=int, default=0, help="of samples (default: 0)")
+    writing.add_argument(
+        "--history", required=True, type=Path, metavar="FILE", help="chat as JSON: a list of {role, content}"
+    )
+    writing.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="the memory, such as memory.md; continued where it exists"
+    )
+    writing.add_argument("--chunk-tokens", type=int, default=5000, help="of a chunk (default: %(default)s)")
+    writing.add_argument("--max-chunks", type=int, help="read only the newest so many chunks (default: all)")
+    for command in (showing, answering):
+        command.add_argument("--memory", required=True, type=Path, metavar="FILE", help="a memory file")
+    for command in (writing, answering):
+        command.add_argument("--memory-tokens", type=int, default=2048, help="budget of the memory (default: %(default)s)")
+    answering.add_argument("--max-new-tokens", type=int, default=1024, help="of the answer (default: %(default)s)")
+    answering.add_argument("question", help="what the user asks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code of `rft memory`: 0, or 130 where Ctrl-C stopped it."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    try:
+        return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
+    except KeyboardInterrupt:
+        print("\nstopped; what was read is stored, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _write(args: argparse.Namespace, console: "Console") -> int:
+    history = read_history(args.history)
+    model, agent = _load(args)
+
+    def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
+        return model.generate(prompts, longest, args.temperature, args.seed)
+
+    with store.MemoryStore(args.out, {"model": args.model, "model_fingerprint": model.fingerprint}) as kept:
+        chunks = agent.chunks(history)
+        done = kept.unread(chunks)
+        _check_length(model, agent, chunks, args.memory_tokens)
+        console.print(
+            f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
+            + (f", of which {done} are read" if done else ""),
+            markup=False,
+        )
+        if kept.edited:
+            console.print(
+                f"{args.out}: the file has changed since the last turn; it goes on from the file as it is", markup=False
+            )
+        for turn in write(agent, generate, model.end_ids, [history], [kept]):
+            print_turn(turn, agent.count(turn.update.memory), console)
+        record = kept.record
+    cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
+    console.print(
+        f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
+        f"{cut} updates were over-long and cut, {empty} empty; {record.input_tokens:,} tokens read, "
+        f"{record.output_tokens:,} written",
+        markup=False,
+    )
+    return 0
+
+
+def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
+    """What an update did to the memory, as a diff of lines."""
+    said = ["over-long, cut at its last whole bullet"] * turn.update.cut + [
+        "no bullet written, the memory stays"
+    ] * turn.update.empty
+    console.rule(f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said), align="left")
+    print_changes(turn.before, turn.update.memory, console)
+
+
+def print_changes(before: str, after: str, console: "Console") -> None:
+    """A diff of lines; what is kept is counted, not shown."""
+    changes = text.changes(before, after)
+    for kind, line in changes:
+        if kind != "kept":
+            console.print(MARKS[kind][0] + line.removeprefix("- "), style=MARKS[kind][1], markup=False)
+    console.print(f"  {sum(kind == 'kept' for kind, _ in changes)} lines kept", style="dim")
+
+
+def _show(args: argparse.Namespace, console: "Console") -> int:
+    if not args.memory.is_file():
+        raise DataError(f"{args.memory}: no such memory; `rft memory write` makes one")
+    record, before = store.read_record(args.memory), ""
+    for number, turn in enumerate(record.turns if record else [], start=1):
+        console.rule(f"chunk {number} · messages {turn['first']} to {turn['last']}", align="left")
+        print_changes(before, turn["memory"], console)
+        before = turn["memory"]
+    memory = store.read_memory(args.memory, sys.maxsize, len)
+    if record and memory != before:
+        console.rule("changed by hand", align="left")
+        print_changes(before, memory, console)
+    console.rule(str(args.memory), align="left")
+    console.print(memory or "(empty)", markup=False)
+    return 0
+
+
+def _answer(args: argparse.Namespace, console: "Console") -> int:
+    if not args.memory.is_file():
+        raise DataError(f"{args.memory}: no such memory; `rft memory write` makes one")
+    model, agent = _load(args)
+    prompt = agent.say_ids(args.question, store.read_memory(args.memory, args.memory_tokens, agent.count))
+    completion = model.generate([prompt], args.max_new_tokens, args.temperature, args.seed)[0]
+    console.print(agent.tokenizer.decode(completion, skip_special_tokens=True), markup=False)
+    return 0
+
+
+def _load(args: argparse.Namespace) -> tuple[Any, MemoryAgent]:
+    from rft.evaluate.backend import LocalModel
+
+    try:
+        settings = MemorySettings(getattr(args, "chunk_tokens", 5000), args.memory_tokens, getattr(args, "max_chunks", None))
+    except ValueError as error:
+        raise DataError(f"--{str(error).replace('_', '-')}") from None
+    model = LocalModel(args.model, dtype=args.dtype)
+    return model, MemoryAgent(model.tokenizer, settings)
+
+
+def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget: int) -> None:
+    """Refuse chunks and memories that the model has no positions for, before anything is read."""
+    needed = max(len(agent.update_ids(chunk, "")) for chunk in chunks) + 2 * budget
+    if model.longest is not None and needed > model.longest:
+        raise DataError(
+            f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of "
+            f"{model.name}; choose smaller --chunk-tokens or --memory-tokens"
+        )

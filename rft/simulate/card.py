@@ -1,0 +1,111 @@
+"""The dataset card and the counts in it: what is in the folder, how it was made, and what can be guessed without reading.
+
+Nothing in a card depends on when or how fast the data was made, so the same data has the same card.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rft.data.audit import lines
+
+LABELS = ("pref_type", "who", "updated", "conversation_scenario")
+
+
+class Counts:
+    """Counts over the rows of a dataset, fed one row at a time."""
+
+    def __init__(self) -> None:
+        self.questions: Counter[str] = Counter()
+        self.labels: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
+        self.topics: set[str] = set()
+        self.preferences = 0
+        self._persona, self._told = "", set[str]()
+        self.personas: Counter[str] = Counter()
+        self.tokens: dict[str, list[int]] = {}
+
+    def add(self, split: str, row: dict[str, Any], windows: Iterable[str]) -> None:
+        """`row`: one CSV row; those of a persona follow each other."""
+        if str(row["persona_id"]) != self._persona:
+            self._persona, self._told = str(row["persona_id"]), set()
+            self.personas[split] += 1
+            for window in windows:
+                self.tokens.setdefault(window, []).append(row[f"total_tokens_in_chat_history_{window}"])
+        self.questions[split] += 1
+        for label, counter in self.labels.items():
+            counter[str(row[label])] += 1
+        if row["pref_type"] != "sensitive_info":
+            self.topics.add(row["topic_query"])
+        self.preferences += row["preference"] not in self._told
+        self._told.add(row["preference"])
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "personas": dict(self.personas), "questions": dict(self.questions), "preferences": self.preferences,
+            "topics": len(self.topics), "labels": {name: dict(sorted(c.items())) for name, c in self.labels.items()},
+            "tokens": {window: [min(n), median(n), max(n)] for window, n in self.tokens.items()},
+        }
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of each CSV, and of all histories of a window together (names and contents in order of name)."""
+    found = {}
+    for path in sorted((folder / "benchmark/text").glob("*.csv")):
+        with path.open("rb") as stream:
+            found[f"benchmark/text/{path.name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    for directory in sorted((folder / "data").glob("chat_history_*")):
+        digest = hashlib.sha256()
+        for path in sorted(directory.glob("*.json")):
+            with path.open("rb") as stream:
+                digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+        found[f"data/{directory.name}"] = digest.hexdigest()
+    return found
+
+
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def audit_table(audits: dict[str, dict[str, Any]]) -> str:
+    """Audits side by side, one column each."""
+    columns = [lines(audit) for audit in audits.values()]
+    return table(["chance 25 %", *audits], [[label, *(column[label] for column in columns)] for label in columns[0]])
+
+
+def text(record: dict[str, Any]) -> str:
+    """The README.md of a simulated dataset."""
+    settings, counts = record["settings"], record["counts"]
+    front = "\n".join([
+        "---", f"license: {settings['license']}", "language: [en]", "task_categories: [question-answering]",
+        "tags: [synthetic, personalization, long-context]", "configs:", "- config_name: default", "  data_files:",
+        *(f"  - {{split: {'validation' if s == 'val' else 'test' if s == 'benchmark' else s}, path: benchmark/text/{s}.csv}}"
+          for s in counts["questions"]), "---"])
+    total, people = sum(counts["questions"].values()), sum(counts["personas"].values())
+    tokens = "; ".join(f"{window}: {low} to {high}, median {middle:g}"
+                       for window, (low, middle, high) in counts["tokens"].items())
+    splits = table(["split", "personas", "questions"], [[s, f"{counts['personas'][s]:,}", f"{n:,}"]
+                                                        for s, n in counts["questions"].items()])
+    labels = table(["label", "value", "questions", "share"],
+                   [[label, value, f"{n:,}", f"{n / total:.1%}"] for label, values in counts["labels"].items()
+                    for value, n in values.items()])
+    parts = [
+        front, f"# {people:,} simulated personas",
+        f"{total:,} four-option questions about {counts['preferences']:,} preferences on {counts['topics']} topics, which chat "
+        f"histories tell only in passing; the layout and the 27 columns of PersonaMem-v2. Tokens a history ({tokens}) are those "
+        f"of the message contents by the tokenizer `{settings['tokenizer']}`.",
+        "All people and all personal items are made up; the latter come from ranges reserved for examples.",
+        "## Splits (by persona)", splits, "## Labels", labels, "## Audit",
+        "What can be guessed without reading a history; fair data stays near chance in every row that is a score.",
+        audit_table(record["audit"]), "## Settings", f"```json\n{json.dumps(settings, indent=1)}\n```",
+        "## Hashes (sha256)", table(["file", "sha256"], [[name, value] for name, value in record["sha256"].items()]),
+    ]
+    if record["usage"]:
+        reasons = [[reason, str(times)] for reason, times in record["rejected"].items()]
+        thrown = table(["rejected because", "times"], reasons or [["-", "0"]])
+        parts[-4:-4] = ["## Written by an LLM", f"```json\n{json.dumps(record['usage'], indent=1)}\n```", thrown]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,84 @@
+"""What a dossier must hold, whoever wrote it: the last word before anything is put on disk.
+
+Rules, not opinions: no question tells its preference, one option only uses what holds, options have nothing of a form about them,
+the evidence is in the conversations, and no personal item could be a real one.
+"""
+
+import re
+
+from rft.data.private import plausible_items
+from rft.errors import DataError
+from rft.simulate.dossier import SENSITIVE_KINDS, Conversation, Dossier, Item, Preference
+from rft.simulate.topics import content_words
+
+TELLING = 12  # characters; shorter texts may stand in a query by chance
+PREAMBLE = re.compile(r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE)
+LONGEST = 800  # characters of an option
+
+
+def conflict(preference: Preference, kept: list[Preference]) -> str | None:
+    """Why a preference cannot stand beside those kept, or None: it repeats one, or speaks of the same thing."""
+    for other in kept:
+        if preference.topic.casefold() == other.topic.casefold() and not preference.topic.startswith("Sensitive"):
+            return f"same topic as {other.text!r}"
+        mine, theirs = content_words(preference.keyword), content_words(other.keyword)
+        if mine and theirs and len(mine & theirs) / min(len(mine), len(theirs)) > 0.5:
+            return f"same words as {other.text!r}"
+    return None
+
+
+def mentions(keyword: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)", text.casefold()) is not None
+
+
+def item_faults(item: Item, preference: Preference) -> list[str]:
+    """What is wrong with a question; empty if nothing."""
+    faults, options = [], [item.gold, *item.distractors]
+    query = " ".join(item.query.casefold().split())
+    stated = [preference.text, preference.previous, preference.keyword]
+    if any(len(text) >= TELLING and " ".join(text.casefold().split()) in query for text in stated) or \
+            mentions(preference.keyword, item.query):
+        faults.append("the query tells the preference")
+    if len(item.distractors) != 3 or len({" ".join(o.casefold().split()) for o in options}) != 4:
+        faults.append("not four different options")
+    if any(not option.strip() or len(option) > LONGEST for option in options) or not item.query.strip():
+        faults.append(f"an empty text, or an option of more than {LONGEST} characters")
+    if any(PREAMBLE.match(option.strip()) for option in options):
+        faults.append("an option begins with a preamble")
+    if preference.kind in ("forget", "others", "leaked", "declined") and mentions(preference.keyword, item.gold):
+        faults.append("the gold uses what must not be used")
+    if preference.kind in ("own", "update", "cleared") and any(mentions(preference.keyword, o) for o in item.distractors):
+        faults.append("a distractor uses the preference too")
+    return faults
+
+
+def conversation_faults(conversation: Conversation) -> list[str]:
+    roles = [message["role"] for message in conversation.messages]
+    faults = [] if roles and roles[0] == "user" and len(roles) <= 12 else ["not two to twelve messages that begin with the user"]
+    if any(role not in ("user", "assistant") for role in roles) or any(not m["content"].strip() for m in conversation.messages):
+        faults.append("an empty message, or one by nobody")
+    return faults
+
+
+def check_dossier(dossier: Dossier) -> None:
+    """Raises DataError naming the persona and the first thing that is wrong."""
+    where = f"persona {dossier.persona.id}"
+    told: dict[int, str] = {}
+    for conversation in dossier.conversations:
+        if faults := conversation_faults(conversation):
+            raise DataError(f"{where}: a conversation has {faults[0]}")
+        if conversation.evidence:
+            text = "\n".join(message["content"] for message in conversation.messages)
+            told[conversation.about] = f"{told.get(conversation.about, '')}\n{text}"
+    for item in dossier.items:
+        preference = dossier.preferences[item.about]
+        if item.about not in told:
+            raise DataError(f"{where}: no conversation tells {preference.text!r}")
+        if preference.kind in SENSITIVE_KINDS and not mentions(preference.keyword, told[item.about]):
+            raise DataError(f"{where}: {preference.keyword!r} is in none of its conversations")
+        if faults := item_faults(item, preference):
+            raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
+    texts = [message["content"] for conversation in dossier.conversations for message in conversation.messages]
+    texts += [text for item in dossier.items for text in (item.query, item.gold, *item.distractors)]
+    if found := [item for text in texts for item in plausible_items(text)]:
+        raise DataError(f"{where}: {found[0]!r} could be somebody's; personal items must come from reserved ranges")

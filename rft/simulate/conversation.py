@@ -1,0 +1,156 @@
+"""The offline writer's conversations: everyday tasks in nine scenarios, in which a preference shows only in passing.
+
+A text is made of sentences about something else, among which one gives the preference away; the assistant gives every sentence
+back in better words. Nobody describes themselves, and the tasks are never about the preference, except for knowledge queries,
+where it shows because the same person keeps asking.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from rft.simulate.dossier import SCENARIOS, Conversation, Message, Persona, chat
+from rft.simulate.facts import Fact
+from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shuffled
+
+KNOWLEDGE_SHARE = 0.15  # of own general preferences shows by repeated questions instead
+FOLLOW_UP = 0.33
+LINKS = 0.25
+LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
+FIXED = ("friend", "client", "who", "relname", "language")  # the same throughout one conversation
+HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending "
+             "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking "
+             "cooling warming tidying planning working learning commuting measuring finding meeting beginning falling listening "
+             "taking "
+             "drinking having eating seasoning spreading buying saving writing personalising showing logging napping recovering "
+             "bathing furnishing cleaning welcoming opening holding illustrating using posting calling charting staying".split())
+SUBJECTS = {"personal_email": "personal", "chat_message": "personal", "social_media_post": "post", "translation": "personal",
+            "professional_email": "work", "professional_writing": "bio", "creative_writing": "story"}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How much is said around a preference."""
+
+    sentences: tuple[int, int]  # about something else, in a text
+    extras: bool  # greetings, closings, remarks, follow-up turns
+
+
+FULL = Style(sentences=(4, 7), extras=True)
+SHORT = Style(sentences=(1, 1), extras=False)
+
+
+class Talk:
+    """Writes the conversations of one persona."""
+
+    def __init__(self, rng: Random, persona: Persona, style: Style):
+        self.rng, self.style = rng, style
+        self.decks: dict[str, list[int]] = {}
+        self.name = str(persona.about.get("name") or "me").split()[0]
+
+    def about(self, index: int, fact: Fact) -> list[Conversation]:
+        """All conversations about the preference with that index, in order of telling."""
+        section, doing = fact.topic.section, fact.topic.with_value(fact.first)
+        habit = "_habit" if doing.split()[0] in HABITS else ""
+        others = f"other{habit}" if section == "general" else f"{section}_other"
+        own = f"own{habit}" if section == "general" else f"{section}_own"
+        if fact.kind == "others":
+            return [self.task(index, others, doing=doing)]
+        if fact.kind == "forget":
+            shown = [self.task(index, own, doing=doing)] if self.rng.random() < 0.5 else []
+            return [*shown, self.forget(index, fact)]
+        if fact.kind == "own" and section == "general" and self.rng.random() < KNOWLEDGE_SHARE:
+            told = self.questions(index, doing)
+        else:
+            told = [self.task(index, own, doing=doing)]
+        if fact.kind == "update":
+            old = [Conversation(c.messages, c.scenario, index, evidence=False) for c in told]
+            new = self.task(index, "update", old=doing, new=fact.topic.with_value(fact.held or ""))
+            return [*old, Conversation(new.messages, new.scenario, index, place="later")]
+        if fact.rival:
+            rival = self.task(index, others, doing=fact.topic.with_value(fact.rival))
+            told.append(Conversation(rival.messages, rival.scenario, index, evidence=False))
+        return told
+
+    def task(self, index: int, rule: str, **slots: str) -> Conversation:
+        """One conversation of a random scenario with one sentence of `rule` in it."""
+        scenario = self.rng.choice([s for s in SCENARIOS if s != "knowledge_query"])
+        slots = {"name": self.name, **{name: draw_slot(self.rng, name) for name in FIXED}, **slots}
+        write = self._trouble if scenario == "trouble_consult" else self._text
+        return Conversation(write(scenario, rule, slots), scenario, index)
+
+    def questions(self, index: int, doing: str) -> list[Conversation]:
+        """Two to four knowledge queries; only their repetition tells that the person cares."""
+        most = 4 if self.style.extras else 2
+        asked = several(self.rng, "know_ask", {"doing": doing}, self.rng.randint(2, most))
+        talks = []
+        for ask in asked:
+            answer = several(self.rng, "know_answer", {"doing": doing}, self.rng.randint(most // 2, most - 1))
+            talks.append(Conversation(chat(ask, " ".join(answer)), "knowledge_query", index))
+        return talks
+
+    def forget(self, index: int, fact: Fact) -> Conversation:
+        """A query, a personalised answer, and the wish that this be forgotten, which nobody answers, as in the released data."""
+        slots = {"doing": fact.topic.with_value(fact.first), "ask": fact.topic.ask, "friend": draw_slot(self.rng, "friend")}
+        suffix = "" if fact.topic.section == "general" else f"_{fact.topic.section}"
+        texts = [say(self.rng, rule, slots) for rule in ("forget_ask", f"forget_answer{suffix}", "forget")]
+        return Conversation(chat(*texts), "knowledge_query", index, place="next")
+
+    def _text(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
+        """A text of the user's to be improved, or one that somebody gave them."""
+        rng, style = self.rng, self.style
+        body = self._sentences(SUBJECTS[scenario], slots, rng.randint(*style.sentences))
+        body.insert(rng.randint(0, len(body)), pairs(rng, rule, slots)[0])
+        middle, gap = len(body) // 2, " " if len(body) < 5 else "\n\n"
+        rough = gap.join(self._joined([r for r, _ in part]) for part in (body[:middle], body[middle:]))
+        polished = gap.join(" ".join(p for _, p in part) for part in (body[:middle], body[middle:]))
+        if style.extras and scenario in ("personal_email", "professional_email", "translation"):
+            greet, close = ("greeting_work", "closing_work") if scenario == "professional_email" else ("greeting", "closing")
+            (hi, dear), (bye, regards) = pairs(rng, greet, slots)[0], pairs(rng, close, slots)[0]
+            rough, polished = f"{hi}\n\n{rough}\n\n{bye}", f"{dear}\n\n{polished}\n\n{regards}"
+        if not style.extras:
+            return chat(f"{say(rng, f'request_{scenario}', slots)}\n{rough.strip()}", polished.strip())
+        if scenario == "social_media_post":
+            polished += "\n\n" + say(rng, "hashtags", slots).replace(" # ", " #")
+        remark = say(rng, "story_end" if scenario == "creative_writing" else "tail", slots)
+        texts = [f"{say(rng, f'request_{scenario}', slots)}\n\n{rough.strip()}",
+                 f"{say(rng, 'here_is', slots)}\n\n{polished.strip()}\n\n{remark}"]
+        return chat(*texts, *self._follow_up(slots))
+
+    def _sentences(self, rule: str, slots: dict[str, str], count: int) -> list[tuple[str, str]]:
+        """Sentences about something else; none comes up again before all of its rule have."""
+        entries = load("grammar")[rule]
+        told: list[tuple[str, str]] = []
+        while len(told) < count:
+            if not self.decks.get(rule):
+                self.decks[rule] = shuffled(self.rng, range(len(entries)))
+            told.append(pair(self.rng, entries[self.decks[rule].pop()], slots))
+        return told
+
+    def _joined(self, sentences: list[str]) -> str:
+        """Rough sentences as one types them, now and then with a link to the one before."""
+        joined = sentences[:1]
+        for sentence in sentences[1:]:
+            word = sentence.split()[0]
+            if self.rng.random() < LINKS and (word == "I" or word in LOWERED):
+                link = self.rng.choice(load("grammar")["connector"])
+                sentence = link + (sentence if word == "I" else sentence[0].lower() + sentence[1:])
+            joined.append(sentence)
+        return " ".join(joined)
+
+    def _trouble(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
+        rng, few = self.rng, not self.style.extras
+        passing = pairs(rng, rule, slots)[0][0]
+        told = several(rng, "trouble_more", slots, 0 if few else 3)
+        told.insert(rng.randint(0, len(told)), passing)
+        user = " ".join([say(rng, "request_trouble", slots), say(rng, "trouble", slots), *told])
+        advice = several(rng, "advice", slots, 1 if few else rng.randint(3, 4))
+        if few:
+            return chat(user, advice[0])
+        steps = "\n".join(f"{number}. {step}" for number, step in enumerate(advice, 1))
+        answer = "\n\n".join([say(rng, "sympathy", slots), steps, say(rng, "advice_end", slots)])
+        return chat(user, answer)
+
+    def _follow_up(self, slots: dict[str, str]) -> list[str]:
+        if self.rng.random() >= FOLLOW_UP:
+            return []
+        return list(pairs(self.rng, "follow", slots)[0])

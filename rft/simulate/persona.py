@@ -1,0 +1,80 @@
+"""Who somebody is: a made-up person, or one from a file of descriptions of one's own.
+
+What a persona tells of itself is demographics and character; its preferences are nowhere in it. It follows from (seed, id) alone.
+"""
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rft.errors import DataError
+from rft.simulate.dossier import Persona
+from rft.simulate.grammar import load
+from rft.simulate.topics import OPPOSITE
+
+
+def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = None) -> Persona:
+    """Draw one person; what `described` (a line of `read_personas`) says of them stays as it is."""
+    people, rng = load("people"), Random(f"persona-{seed}-{persona_id}")
+    archetype = rng.choice(sorted(OPPOSITE))
+    if described and "archetype" in described:
+        archetype = described["archetype"]
+    kind = people["archetypes"][archetype]
+    region = _weighted(rng, {name: entry["weight"] for name, entry in people["regions"].items()})
+    gender = _weighted(rng, people["gender"])
+    either = rng.choice(("women", "men"))
+    names = {"woman": "women", "trans woman": "women", "man": "men", "trans man": "men"}.get(gender, either)
+    first, last = (rng.choice(people["regions"][region][part].split()) for part in (names, "last"))
+    occupation = rng.choice(kind["occupations"])
+    spoken = ["English", *rng.sample(people["languages"], rng.randint(0, 2))]
+    about = {
+        "short_persona": f"A {occupation} {rng.choice(kind['description'])}".replace("A a", "An a").replace("A e", "An e")
+                         .replace("A i", "An i"),
+        "name": f"{first} {last}",
+        "age": rng.randint(19, 81),
+        "gender": gender,
+        "race_ethnicity": region,
+        "occupation": occupation,
+        "education": rng.choice(people["education"]),
+        "household": rng.choice(people["household"]),
+        "languages_spoken": spoken,
+        "personality": {"traits": rng.sample(kind["traits"], 2), "values": rng.sample(kind["values"], 2)},
+    }
+    told = {key: value for key, value in (described or {}).items() if key != "archetype"}
+    return Persona(persona_id, {**about, **told}, archetype)
+
+
+def read_personas(path: Path) -> list[dict[str, Any]]:
+    """Descriptions of people, one JSON object a line: `short_persona` is required, `archetype` may be one of the marks of the
+    topic list, anything else goes into the system message. Raises DataError naming file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the personas: {getattr(error, 'strerror', None) or error}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: line {number}: not JSON ({error}); expected one object a line") from None
+        if not isinstance(entry, dict) or not isinstance(entry.get("short_persona"), str) or not entry["short_persona"].strip():
+            raise DataError(f"{path}: line {number}: expected an object with a text under 'short_persona'")
+        if entry.get("archetype", "O") not in OPPOSITE:
+            raise DataError(f"{path}: line {number}: archetype {entry['archetype']!r}; expected one of {', '.join(OPPOSITE)}")
+        found.append(entry)
+    if not found:
+        raise DataError(f"{path}: no personas; expected one JSON object a line")
+    return found
+
+
+def system_message(persona: Persona) -> str:
+    about = json.dumps(persona.about, ensure_ascii=False)
+    return f"You are an AI assistant helping a user with the following persona:\n\n{about}"
+
+
+def _weighted(rng: Random, weights: dict[str, float]) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]

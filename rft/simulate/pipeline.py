@@ -1,0 +1,265 @@
+"""From settings to a dataset folder: personas in parallel, resumable after a kill, the same bytes whatever the number of workers.
+
+Work goes on in `.NAME.partial` beside the output. Each persona is written by itself, from (settings, its id) alone, and counts as
+done once its rows are there; they are written last, and every file is written beside its place and renamed. The folder appears
+under its own name only when it is whole, so nothing that exists was ever half written.
+"""
+
+import csv
+import json
+import multiprocessing
+import multiprocessing.pool
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rft.data.audit import audit_split
+from rft.data.dataset import COLUMNS
+from rft.errors import DataError
+from rft.simulate import card
+from rft.simulate.checks import check_dossier
+from rft.simulate.dataset import split_personas
+from rft.simulate.dossier import Dossier
+from rft.simulate.history import TokenCounter, assemble
+from rft.simulate.persona import read_personas
+from rft.simulate.profile import PROFILES, Settings
+from rft.simulate.rows import history_document, history_link, raw_link, rows
+from rft.simulate.topics import read_topics, shipped
+from rft.simulate.writer_grammar import GrammarWriter
+
+RECORD = "simulation.json"  # settings of a dataset; in the partial folder from the start
+SPLITS = ("train", "val", "benchmark")
+
+
+class Job:
+    """What a worker needs to write one persona after another."""
+
+    def __init__(self, settings: Settings, folder: Path, write: Callable[[int], Dossier] | None = None):
+        from rft.data.check import load_tokenizer
+
+        self.settings, self.folder = settings, folder
+        self.count = TokenCounter(load_tokenizer(settings.tokenizer))
+        self.write = write or grammar_writer(settings).write
+
+    def do(self, persona_id: int) -> int:
+        """Write all files of one persona; its id. Does nothing where they are there."""
+        done = rows_path(self.folder, persona_id)
+        if done.exists():
+            return persona_id
+        dossier = self.write(persona_id)
+        check_dossier(dossier)
+        if not dossier.items:  # an LLM that gave nothing of use; the record says why
+            write_json(done, {"rows": [], "rejected": dossier.rejected, "usage": dossier.usage})
+            return persona_id
+        histories = {window: assemble(dossier, budget, self.count, self.settings.seed)
+                     for window, budget in self.settings.budgets().items()}
+        write_json(self.folder / raw_link(persona_id), dossier.to_json())
+        for window, assembled in histories.items():
+            write_json(self.folder / history_link(window, persona_id), history_document(dossier, assembled))
+        write_json(done, {"rows": rows(dossier, histories, self.settings.seed), "rejected": dossier.rejected,
+                          "usage": dossier.usage})
+        return persona_id
+
+
+def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = False, console: Console | None = None
+             ) -> dict[str, Any]:
+    """Write the dataset to the folder `out` and return the record that is kept in it: settings, counts, audits, hashes.
+
+    Raises DataError for settings that cannot be, and where `out` holds anything else than this very dataset; `overwrite` replaces
+    it, once the new one is whole. An RftError of a writer (a spent budget, a server that is gone) leaves what is done for
+    the next run.
+    """
+    console = console or Console(stderr=True)
+    check_settings(settings)
+    identity = settings.identity()
+    if (whole := _existing(out, identity, overwrite)) is not None:
+        console.print(f"{out} holds this dataset already, whole; nothing to do")
+        return whole
+    partial = out.parent / f".{out.name}.partial"
+    _open_partial(partial, identity, settings, overwrite)
+    todo = [i for i in range(settings.personas) if not rows_path(partial, i).exists()]
+    if len(todo) < settings.personas:
+        console.print(f"going on with an interrupted simulation: {settings.personas - len(todo)} of {settings.personas} are done")
+    _write_personas(settings, partial, todo, workers, console)
+    record = _finish(settings, identity, partial, console)
+    _publish(partial, out)
+    return record
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises DataError for settings that cannot be, before anything is written."""
+    if settings.personas < 3:
+        raise DataError(f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
+                        "give 3 or more")
+    sizes = PROFILES[settings.profile].windows
+    for window in settings.windows:
+        if window not in sizes:
+            raise DataError(f"--window {window}: profile {settings.profile} has {', '.join(sizes)} only")
+    if settings.history_tokens is not None and len(settings.windows) > 1:
+        raise DataError("--history-tokens sets the size of one window; name a single --window with it")
+    if settings.topics_file:
+        read_topics(settings.topics_file)
+    if settings.personas_file and len(read_personas(settings.personas_file)) < settings.personas:
+        raise DataError(f"{settings.personas_file}: {len(read_personas(settings.personas_file))} descriptions for "
+                        f"{settings.personas} personas; add some or lower --personas")
+    if settings.llm and settings.llm.budget is not None and settings.llm.prices is None:
+        raise DataError("--llm-budget needs --llm-price PROMPT COMPLETION, in USD for a million tokens, to count costs with")
+
+
+def grammar_writer(settings: Settings) -> GrammarWriter:
+    topics = read_topics(settings.topics_file) if settings.topics_file else shipped()
+    people = read_personas(settings.personas_file) if settings.personas_file else None
+    return GrammarWriter(settings.seed, topics, settings.facts(), PROFILES[settings.profile].style, people)
+
+
+def rows_path(folder: Path, persona_id: int) -> Path:
+    return folder / "rows" / f"{persona_id}.json"
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """The record of a whole dataset of the same settings in `out`; None where there is nothing, or it may be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    record = _read_record(out)
+    if record and record["settings"] == identity:
+        return record
+    if not overwrite:
+        what = f"another dataset ({_differences(record['settings'], identity)})" if record else "something else"
+        raise DataError(f"{out}: holds {what}; nothing was changed. Name another --out, or give --overwrite to replace it")
+    if record is None:
+        raise DataError(f"{out}: holds something that is no simulated dataset; --overwrite does not remove that. "
+                        "Name another --out")
+    return None
+
+
+def _open_partial(partial: Path, identity: dict[str, Any], settings: Settings, overwrite: bool) -> None:
+    if partial.exists():
+        record = _read_record(partial)
+        if record is None or record["settings"] != identity:
+            if not overwrite:
+                what = _differences(record["settings"], identity) if record else "no settings"
+                raise DataError(f"{partial}: an unfinished simulation of other settings ({what}); finish it with those, "
+                                "remove it, or give --overwrite")
+            shutil.rmtree(partial)
+    write_json(partial / RECORD, {"settings": identity})
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record if isinstance(record.get("settings"), dict) else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value)
+
+
+def _write_personas(settings: Settings, partial: Path, todo: list[int], workers: int, console: Console) -> None:
+    columns = (TextColumn("writing personas"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=settings.personas, completed=settings.personas - len(todo), note="")
+        if not todo:
+            return
+        if settings.llm:
+            from rft.simulate.writer_llm import LlmWriter
+
+            writer = LlmWriter(settings, partial / "llm_calls")
+            job = Job(settings, partial, writer.write)
+            with multiprocessing.pool.ThreadPool(workers) as threads:  # they wait for a server most of the time
+                try:
+                    for _ in threads.imap_unordered(job.do, todo):
+                        progress.update(task, advance=1, note=writer.ledger.told())
+                finally:
+                    writer.ledger.stop()
+        elif workers == 1:
+            job = Job(settings, partial)
+            for persona_id in todo:
+                job.do(persona_id)
+                progress.advance(task)
+        else:
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(min(workers, len(todo)), _start_worker, (settings, partial)) as pool:
+                for _ in pool.imap_unordered(_work, todo):
+                    progress.advance(task)
+
+
+_job: Job  # of a worker process
+
+
+def _start_worker(settings: Settings, partial: Path) -> None:
+    global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _job = Job(settings, partial)
+
+
+def _work(persona_id: int) -> int:
+    return _job.do(persona_id)
+
+
+def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console: Console) -> dict[str, Any]:
+    """Gather the rows by split, audit them, write record and card."""
+    (partial / "benchmark/text").mkdir(parents=True, exist_ok=True)
+    counts = card.Counts()
+    rejected: Counter[str] = Counter()
+    usage: Counter[str] = Counter()
+    for split, personas in split_personas(settings.personas, settings.seed).items():
+        with open(partial / f"benchmark/text/{split}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for done in _read_rows(partial, personas):
+                rejected.update(done["rejected"])
+                usage.update(done["usage"])
+                for row in done["rows"]:
+                    writer.writerow(row)
+                    counts.add(split, row, settings.windows)
+    if not counts.questions["train"] or not counts.questions["benchmark"]:
+        most = f"; most often because {rejected.most_common(1)[0][0]}" if rejected else ""
+        raise DataError(f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}")
+    audits = {}
+    for split in SPLITS:
+        if counts.questions[split]:
+            with console.status(f"auditing {split}"):
+                audits[split] = audit_split(partial, split, settings.windows[0])
+    record = {"settings": identity, "counts": counts.summary(), "rejected": dict(sorted(rejected.items())),
+              "usage": dict(sorted(usage.items())), "audit": audits, "sha256": card.hashes(partial)}
+    write_json(partial / RECORD, record)
+    (partial / "README.md").write_text(card.text(record), encoding="utf-8")
+    return record
+
+
+def _read_rows(partial: Path, personas: list[int]) -> Iterator[dict[str, Any]]:
+    for persona_id in personas:
+        yield json.loads(rows_path(partial, persona_id).read_text(encoding="utf-8"))
+
+
+def _publish(partial: Path, out: Path) -> None:
+    """Give the whole folder its name; a dataset that it replaces is removed after that."""
+    for leftover in ("rows", "llm_calls"):
+        shutil.rmtree(partial / leftover, ignore_errors=True)
+    for leftover_file in partial.rglob("*.tmp"):
+        leftover_file.unlink()
+    old = out.parent / f".{out.name}.replaced"
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out, old)
+    os.replace(partial, out)
+    shutil.rmtree(old, ignore_errors=True)

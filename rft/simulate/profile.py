@@ -1,0 +1,88 @@
+"""How much is written about each persona: the profiles, and all settings of one simulation."""
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rft import __version__
+from rft.simulate.conversation import FULL, SHORT, Style
+
+QWEN = "Qwen/Qwen3-4B-Instruct-2507"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """counts: questions a persona, by section of the topic list, and about sensitive items; windows: tokens by window name."""
+
+    counts: dict[str, int]
+    style: Style
+    windows: dict[str, int]
+
+
+PROFILES = {
+    "paper": Profile({"general": 16, "therapy": 4, "health": 4, "sensitive": 3}, FULL, {"32k": 32_000, "128k": 123_000}),
+    "middle": Profile({"general": 8}, SHORT, {"32k": 2_400}),
+}
+
+
+@dataclass(frozen=True)
+class LlmSettings:
+    """An LLM behind an OpenAI-compatible URL. Prices in USD for a million prompt and completion tokens, budget in USD."""
+
+    base_url: str
+    model: str
+    prices: tuple[float, float] | None = None
+    budget: float | None = None
+    votes: int = 3
+    attempts: int = 5
+    timeout: float = 120.0  # seconds for one answer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what is written. `history_tokens` overrides the budget of the only window."""
+
+    profile: str
+    personas: int
+    seed: int
+    windows: tuple[str, ...] = ("32k",)
+    tokenizer: str = QWEN
+    history_tokens: int | None = None
+    topics_file: Path | None = None
+    personas_file: Path | None = None
+    llm: LlmSettings | None = None
+    license: str = "cc-by-4.0"
+    counts: dict[str, int] = field(default_factory=dict)  # overrides the profile's, for trials
+
+    def budgets(self) -> dict[str, int]:
+        """Tokens by window name."""
+        sizes = PROFILES[self.profile].windows
+        return {window: self.history_tokens or sizes[window] for window in self.windows}
+
+    def facts(self) -> dict[str, int]:
+        return self.counts or PROFILES[self.profile].counts
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for two runs to write the same bytes, as plain JSON. Workers, URLs and prices are not in it."""
+        return {
+            "rft": __version__, "words": _digest(*_word_files()), "profile": self.profile, "personas": self.personas,
+            "seed": self.seed, "windows": self.budgets(), "tokenizer": self.tokenizer, "counts": self.facts(),
+            "topics": _digest(self.topics_file.read_bytes()) if self.topics_file else "shipped",
+            "people": _digest(self.personas_file.read_bytes()) if self.personas_file else "made up",
+            "llm": {"model": self.llm.model, "votes": self.llm.votes, "attempts": self.llm.attempts} if self.llm else None,
+            "license": self.license,
+        }
+
+
+def _word_files() -> list[bytes]:
+    folder = files("rft.simulate") / "words"
+    return [entry.read_bytes() for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)]
+
+
+def _digest(*contents: bytes) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,70 @@
+"""A dossier and its histories as rows of the 27 official columns."""
+
+import json
+from random import Random
+from typing import Any
+
+from rft.data.dataset import COLUMNS
+from rft.simulate.dossier import Dossier
+from rft.simulate.history import Assembled, evidence
+
+
+def history_link(window: str, persona_id: int) -> str:
+    return f"data/chat_history_{window}/chat_history_{window}_persona{persona_id}.json"
+
+
+def raw_link(persona_id: int) -> str:
+    return f"data/raw_data/raw_data_persona{persona_id}.json"
+
+
+def history_document(dossier: Dossier, assembled: Assembled) -> dict[str, Any]:
+    """What a history file holds, with the metadata of the released files."""
+    return {
+        "metadata": {
+            "total_messages": len(assembled.messages),
+            "final_token_count": assembled.tokens,
+            "persona_id": dossier.persona.id,
+            "input_filename": raw_link(dossier.persona.id),
+            "num_relevant_tokens": assembled.relevant_tokens,
+            "num_irrelevant_tokens": assembled.tokens - assembled.relevant_tokens,
+        },
+        "chat_history": assembled.messages,
+    }
+
+
+def rows(dossier: Dossier, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
+    """The questions of one persona, in random order. `histories` by window name."""
+    persona = dossier.persona
+    found = []
+    for item in dossier.items:
+        preference, block = dossier.preferences[item.about], evidence(dossier, item.about)
+        row = dict.fromkeys(COLUMNS, "") | {
+            "persona_id": persona.id,
+            "raw_persona_file": raw_link(persona.id),
+            "short_persona": persona.short,
+            "expanded_persona": json.dumps(persona.about, ensure_ascii=False),
+            "user_query": repr({"role": "user", "content": item.query}),
+            "correct_answer": item.gold,
+            "incorrect_answers": json.dumps(item.distractors, ensure_ascii=False),
+            "topic_query": preference.topic,
+            "preference": preference.text,
+            "topic_preference": preference.topic,
+            "conversation_scenario": block.scenario,
+            "pref_type": preference.pref_type,
+            "related_conversation_snippet": json.dumps(block.messages, ensure_ascii=False),
+            "who": preference.who,
+            "updated": preference.updated,
+            "prev_pref": preference.previous,
+            "sensitive_info": preference.pref_type == "sensitive_info",
+        }
+        for window, history in histories.items():
+            row |= {
+                f"chat_history_{window}_link": history_link(window, persona.id),
+                f"total_tokens_in_chat_history_{window}": history.tokens,
+                f"distance_from_related_snippet_to_query_{window}": history.distance[item.about],
+                f"num_persona_relevant_tokens_{window}": history.relevant_tokens,
+                f"num_persona_irrelevant_tokens_{window}": history.tokens - history.relevant_tokens,
+            }
+        found.append(row)
+    Random(f"rows-{seed}-{persona.id}").shuffle(found)
+    return found

@@ -1,0 +1,121 @@
+"""What made-up people have preferences about: topics and their values, from the shipped list or a file of one's own.
+
+A topic's values stand on a par: any of them fits `doing` and answers `ask`, and none is told by `ask`, so that a question about
+the topic can offer three of them and only the history says which one is right. Marks say of whom a value is typical.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+
+from rft.errors import DataError
+
+SECTIONS = ("general", "therapy", "health")
+OPPOSITE = {"O": "H", "H": "O", "T": "C", "C": "T", "A": "S", "S": "A", "L": "F", "F": "L"}  # archetypes, see people.yaml
+LINE = "name | what one does, {} for the value | what a question asks for | value, value, value"
+LEAST_VALUES = 4
+COMMON = set("about after again along among around back best between class during early every first from friends games good "
+             "great groups home house into kind late little local long made made making more morning music night old open over "
+             "people place public quiet room short small some something street style that their this time under weekend when "
+             "while with without work world year years young".split())
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One thing people have preferences about; `marks` maps a value to the archetype it is typical of."""
+
+    name: str
+    section: str
+    doing: str
+    ask: str
+    values: tuple[str, ...]
+    marks: tuple[tuple[str, str], ...] = ()
+
+    def with_value(self, value: str) -> str:
+        return self.doing.format(value)
+
+    def mark(self, value: str) -> str:
+        """The archetype that a value is typical of, "" where there is none."""
+        return self._mark_of.get(value, "")
+
+    @cached_property
+    def _mark_of(self) -> dict[str, str]:
+        return dict(self.marks)
+
+
+def content_words(text: str) -> set[str]:
+    """The words of a text that say what it is about: four letters and more, a plural s dropped."""
+    words = re.findall(r"[^\W\d_]{4,}", text.casefold())
+    return {word.removesuffix("s") for word in words} - COMMON
+
+
+@cache
+def shipped() -> tuple[Topic, ...]:
+    """The topics that come with the package."""
+    source = files("rft.simulate") / "words" / "topics.txt"
+    return tuple(_parse(source.read_text(encoding="utf-8"), "the shipped topics"))
+
+
+def read_topics(path: Path) -> tuple[Topic, ...]:
+    """Topics of a file in the format of the shipped one. Raises DataError naming file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the topics: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8; write the topics as UTF-8 text") from None
+    topics = tuple(_parse(text, str(path)))
+    if not topics:
+        raise DataError(f"{path}: no topics; expected lines such as: {LINE}")
+    return topics
+
+
+def _parse(text: str, where: str) -> Iterator[Topic]:
+    section, seen = "general", dict[str, int]()
+    for number, line in enumerate(text.splitlines(), 1):
+        line, here = line.strip(), f"{where}: line {number}"
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            if not line.endswith("]"):
+                raise DataError(f"{here}: a section is written [name]; this one has no ]")
+            name = line[1:-1].strip().lower()
+            section = name if name in SECTIONS else "general"
+            continue
+        topic = _topic(line, section, here)
+        if topic.name.casefold() in seen:
+            raise DataError(f"{here}: topic {topic.name!r} is already in line {seen[topic.name.casefold()]}; remove one of them")
+        seen[topic.name.casefold()] = number
+        yield topic
+
+
+def _topic(line: str, section: str, here: str) -> Topic:
+    fields = [field.strip() for field in line.split("|")]
+    if len(fields) != 4 or not all(fields):
+        raise DataError(f"{here}: {len(fields)} fields; expected four, none empty: {LINE}")
+    name, doing, ask, listed = fields
+    if doing.count("{}") != 1 or re.search(r"[{}]", doing.replace("{}", "") + ask):
+        raise DataError(f"{here}: {doing!r} must hold the place of the value as {{}}, once, and no other braces")
+    values, marks = [], []
+    for entry in listed.split(","):
+        value, colon, mark = (part.strip() for part in entry.rpartition(":")) if ":" in entry else (entry.strip(), "", "")
+        if not value:
+            raise DataError(f"{here}: an empty value; separate values by single commas")
+        if colon and mark not in OPPOSITE:
+            raise DataError(f"{here}: value {value!r} has the mark {mark!r}; expected one of {', '.join(OPPOSITE)}")
+        values.append(value)
+        marks += [(value, mark)] if colon else []
+    if len(set(v.casefold() for v in values)) != len(values):
+        raise DataError(f"{here}: a value stands there twice; values of a topic must differ")
+    if len(values) < LEAST_VALUES:
+        raise DataError(f"{here}: {len(values)} values; expected at least {LEAST_VALUES}")
+    for value in values:
+        if re.search(rf"\b{re.escape(value.casefold())}\b", ask.casefold()):
+            raise DataError(f"{here}: {ask!r} tells the value {value!r}; ask without naming a value")
+        inside = [v for v in values if v != value and re.search(rf"\b{re.escape(value.casefold())}\b", v.casefold())]
+        if inside:
+            raise DataError(f"{here}: value {value!r} is part of {inside[0]!r}; nobody could tell which one is meant")
+    return Topic(name, section, doing, ask, tuple(values), tuple(marks))

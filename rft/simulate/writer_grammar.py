@@ -1,0 +1,33 @@
+"""Writer A: everything from word lists, offline, for nothing, the same for the same (seed, persona id)."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from rft.simulate.conversation import Style, Talk
+from rft.simulate.dossier import Dossier
+from rft.simulate.facts import draw_facts
+from rft.simulate.persona import make_persona
+from rft.simulate.question import item_of, preference_of, sensitive
+from rft.simulate.topics import Topic
+
+
+class GrammarWriter:
+    """counts: facts a persona by section, and "sensitive" items. people: descriptions by persona id, or None."""
+
+    name = "offline grammar"
+
+    def __init__(self, seed: int, topics: Sequence[Topic], counts: dict[str, int], style: Style,
+                 people: Sequence[dict[str, Any]] | None = None):
+        self.seed, self.topics, self.counts, self.style, self.people = seed, topics, counts, style, people
+
+    def write(self, persona_id: int) -> Dossier:
+        rng = Random(f"grammar-{self.seed}-{persona_id}")
+        persona = make_persona(self.seed, persona_id, self.people[persona_id] if self.people else None)
+        facts = draw_facts(rng, persona, self.topics, self.counts)
+        talk = Talk(rng, persona, self.style)
+        preferences = [preference_of(rng, fact) for fact in facts]
+        conversations = [c for index, fact in enumerate(facts) for c in talk.about(index, fact)]
+        items = [item_of(rng, index, fact, self.style.extras) for index, fact in enumerate(facts)]
+        more = sensitive(rng, persona_id, len(facts), self.counts.get("sensitive", 0), talk.task)
+        return Dossier(persona, preferences + more[0], conversations + more[1], items + more[2], rejected={}, usage={})

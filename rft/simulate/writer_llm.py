@@ -1,0 +1,313 @@
+"""Writer B: an LLM invents the person, the preferences, the conversations and the questions; rules and votes decide what stays.
+
+What happens to a persona is drawn from (seed, id) as in the offline writer; only the texts are the model's. A question stays if
+it passes the rules of `checks`, if its gold has the place in the order of lengths that was drawn for it, if most judges who see
+no history choose another option, and if most find the preference used where it must be and nowhere else. Personal items are
+made by us, and their questions too, since no model should be asked for them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, TypeVar
+
+from rft.data.question import LETTERS
+from rft.simulate.checks import conflict, conversation_faults, item_faults, mentions
+from rft.simulate.dossier import SCENARIOS, Conversation, Dossier, Item, Persona, Preference, chat
+from rft.simulate.facts import draw_kinds
+from rft.simulate.grammar import load
+from rft.simulate.llm import Answer, Chat, Form, Journal, Ledger, Unusable, make_client
+from rft.simulate.persona import make_persona, read_personas
+from rft.simulate.profile import Settings
+from rft.simulate.question import sensitive
+from rft.simulate.topics import SECTIONS
+
+SPARE = 1.5  # preferences asked for, to those needed
+WORDS = (18, 24, 30, 36)  # of the four options; which one the gold gets is drawn
+PREF_TYPES = {"stereotypical": "stereotypical_pref", "anti_stereotypical": "anti_stereotypical_pref", "neutral":
+              "neutral_preferences", "therapy": "therapy_background", "health": "health_and_medical_conditions"}
+KINDS_OF = {"general": ("neutral", "stereotypical", "anti_stereotypical"), "therapy": ("therapy",), "health": ("health",)}
+Result = TypeVar("Result")
+
+
+class Sheet(Answer):
+    short_persona: str
+    occupation: str
+    education: str
+    household: str
+    traits: list[str]
+    values: list[str]
+    speaking_style: str
+
+
+class Stated(Answer):
+    topic: str
+    statement: str
+    keyword: str
+
+
+class Preferences(Answer):
+    preferences: list[Stated]
+
+
+class Conflicts(Answer):
+    remove: list[int]
+
+
+class Said(Answer):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class Talk(Answer):
+    messages: list[Said]
+
+
+class Forget(Answer):
+    query: str
+    answer: str
+    request: str
+
+
+class Options(Answer):
+    query: str
+    gold: str
+    distractors: list[str]
+
+
+class Blind(Answer):
+    letter: Literal["a", "b", "c", "d"]
+
+
+class Uses(Answer):
+    letters: list[Literal["a", "b", "c", "d"]]
+    query_tells: bool
+
+
+class LlmWriter:
+    """Writes dossiers through an LLM; safe to use from several threads. Journals of answers lie in `folder`."""
+
+    def __init__(self, settings: Settings, folder: Path):
+        assert settings.llm is not None
+        self.settings, self.llm, self.folder = settings, settings.llm, folder
+        self.people = read_personas(settings.personas_file) if settings.personas_file else None
+        self.client, self.ledger = make_client(self.llm), Ledger(self.llm)
+        for path in sorted(folder.glob("*.jsonl")):
+            for entry in Journal(path).answers.values():
+                self.ledger.book(*entry["tokens"])
+
+    def write(self, persona_id: int) -> Dossier:
+        """One dossier. A persona of which the model gives no usable account has no questions, and `rejected` says why."""
+        journal = Journal(self.folder / f"persona{persona_id}.jsonl")
+        chat_ = Chat(self.client, self.llm, self.ledger, journal)
+        described = self.people[persona_id] if self.people else None
+        return _Session(self.settings, chat_, make_persona(self.settings.seed, persona_id, described)).dossier()
+
+
+class _Session:
+    """The making of one dossier."""
+
+    def __init__(self, settings: Settings, chat_: Chat, persona: Persona):
+        assert settings.llm is not None
+        self.settings, self.llm, self.chat, self.persona = settings, settings.llm, chat_, persona
+        self.rng = Random(f"llm-{settings.seed}-{persona.id}")
+        self.rejected: Counter[str] = Counter()
+        self.preferences: list[Preference] = []
+        self.conversations: list[Conversation] = []
+        self.items: list[Item] = []
+
+    def dossier(self) -> Dossier:
+        sheet = self.retried("persona", lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt))
+        if sheet is not None:
+            told = sheet.model_dump()
+            personality = {"traits": told.pop("traits"), "values": told.pop("values")}
+            self.persona = Persona(self.persona.id, {**self.persona.about, **told, "personality": personality})
+            for preference in self.kept_preferences():
+                self.add(preference)
+            self.add_sensitive()
+        return Dossier(self.persona, self.preferences, self.conversations, self.items, dict(self.rejected), dict(self.chat.paid))
+
+    def ask(self, form: type[Form], task: str, given: dict[str, Any], attempt: int) -> Form:
+        return self.chat.ask(form, load("prompts")[task], given, attempt)
+
+    def retried(self, what: str, attempt_it: Callable[[int], Result]) -> Result | None:
+        """The first usable result of so many attempts; each failure is counted with its reason."""
+        for attempt in range(self.llm.attempts):
+            try:
+                return attempt_it(attempt)
+            except Unusable as unusable:
+                self.rejected[f"{what}: {unusable}"] += 1
+        return None
+
+    def kept_preferences(self) -> list[Preference]:
+        """Preferences of all sections that neither the rules nor the model find in conflict with one kept before."""
+        found: list[Preference] = []
+        for section in SECTIONS:
+            kinds = draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
+            candidates: list[Preference] = []
+            for name in KINDS_OF[section]:
+                if not kinds:
+                    continue
+                count = round(len(kinds) / len(KINDS_OF[section]) * SPARE + 0.5)
+                given = {"person": self.persona.about, "kind": name, "count": count, "not": [p.text for p in found + candidates]}
+                stated = self.retried("preferences", partial(self.usable_list, given))
+                candidates += [Preference(s.topic, s.statement, PREF_TYPES[name], "own", s.keyword) for s in stated or []]
+            kept: list[Preference] = []
+            for candidate in candidates:
+                if why := conflict(candidate, found + kept):
+                    self.rejected[f"preference: {why.split(' as ')[0]} as one before"] += 1
+                else:
+                    kept.append(candidate)
+            kept = self.without_conflicts(found, kept)
+            chosen = self.rng.sample(kept, min(len(kinds), len(kept)))
+            found += [_of_kind(preference, kind) for preference, kind in zip(chosen, kinds, strict=False)]
+        return found
+
+    def usable_list(self, given: dict[str, Any], attempt: int) -> list[Stated]:
+        stated = self.ask(Preferences, "preferences", given, attempt).preferences
+        usable = [s for s in stated if s.topic.strip() and s.keyword.strip() and mentions(s.keyword, s.statement)]
+        if len(usable) < given["count"] / 2:
+            raise Unusable(f"fewer than half of the {given['count']} asked for can be used")
+        return usable
+
+    def without_conflicts(self, found: list[Preference], kept: list[Preference]) -> list[Preference]:
+        if not kept:
+            return kept
+        statements = [p.text for p in found + kept]
+        given = {"statements": {str(number): text for number, text in enumerate(statements)}}
+        answer = self.retried("conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt))
+        remove = set(answer.remove if answer else [])
+        self.rejected["preference: in conflict, says the LLM"] += len([n for n in remove if len(found) <= n < len(statements)])
+        self.rejected += Counter()  # drops zeros
+        return [p for number, p in enumerate(kept, len(found)) if number not in remove]
+
+    def add(self, preference: Preference) -> None:
+        """The conversations about a preference, and its question; nothing of it where they cannot be had."""
+        index = len(self.preferences)
+        if preference.kind == "forget":
+            blocks = [self.retried("forget request", lambda attempt: self.forget(index, preference, attempt))]
+        elif preference.kind == "update":
+            new = self.retried("update", lambda attempt: self.ask(
+                Stated, "opposite", {"person": self.persona.about, "preference": preference.text}, attempt))
+            if new is None:
+                return
+            old, preference = preference, Preference(preference.topic, new.statement, preference.pref_type, "update", new.keyword,
+                                                     previous=preference.text)
+            blocks = [self.talk(index, old, evidence=False), self.talk(index, preference, place="later")]
+        else:
+            blocks = [self.talk(index, preference)]
+        told = [block for block in blocks if block is not None]
+        if len(told) < len(blocks):
+            return
+        self.preferences.append(preference)
+        self.conversations += told
+        item = self.retried("question", lambda attempt: self.question(index, preference, attempt))
+        if item is not None:
+            self.items.append(item)
+
+    def talk(self, index: int, preference: Preference, place: str = "first", evidence: bool = True) -> Conversation | None:
+        scenario = self.rng.choice(SCENARIOS)
+        given = {"person": self.persona.about, "scenario": scenario, "preference": preference.text,
+                 "whose": "other" if preference.kind == "others" else "self"}
+        if place == "later":
+            given["replaces"] = preference.previous
+        return self.retried("conversation", lambda attempt: self.usable_talk(
+            "conversation", given, attempt, Conversation([], scenario, index, evidence, place), never=preference.text))
+
+    def usable_talk(self, task: str, given: dict[str, Any], attempt: int, block: Conversation, never: str = "", must: str = ""
+                    ) -> Conversation:
+        messages = [said.model_dump() for said in self.ask(Talk, task, given, attempt).messages]
+        talk = Conversation(messages, block.scenario, block.about, block.evidence, block.place)
+        text = "\n".join(message["content"] for message in messages)
+        if faults := conversation_faults(talk):
+            raise Unusable(faults[0])
+        if never and mentions(never, text):
+            raise Unusable("it states the preference instead of showing it")
+        if must and must not in text:
+            raise Unusable("the personal item is not in it")
+        return talk
+
+    def forget(self, index: int, preference: Preference, attempt: int) -> Conversation:
+        said = self.ask(Forget, "forget", {"person": self.persona.about, "preference": preference.previous}, attempt)
+        block = Conversation(chat(said.query, said.answer, said.request), "knowledge_query", index, place="next")
+        if faults := conversation_faults(block):
+            raise Unusable(faults[0])
+        return block
+
+    def question(self, index: int, preference: Preference, attempt: int) -> Item:
+        """One question that passes every check. Raises Unusable with the first reason against it."""
+        rng = Random(f"{self.settings.seed}-{self.persona.id}-{index}-{attempt}")
+        generic = preference.kind in ("forget", "others")
+        words = rng.sample(WORDS, 4)
+        others = [p.text for i, p in enumerate(self.preferences) if i != index and p.kind == "own"]
+        given = {"person": self.persona.about, "kind": "generic" if generic else "own",
+                 "preference": preference.previous if preference.kind == "forget" else preference.text,
+                 "other_preference": rng.choice(others) if others else "none known",
+                 "words": {"gold": words[0], "distractors": words[1:]}}
+        answer = self.ask(Options, "question", given, attempt)
+        item = Item(index, answer.query.strip(), answer.gold.strip(), [d.strip() for d in answer.distractors])
+        if faults := item_faults(item, preference):
+            raise Unusable(faults[0])
+        _check_length(item, words[0])
+        self.vote("a reader without the history chooses the gold", lambda vote: self.sees_nothing(item, attempt, vote))
+        self.vote("the options do not use the preference as they must",
+                  lambda vote: self.used_rightly(item, given, attempt, vote))
+        return item
+
+    def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
+        """Raises Unusable unless most judges are content; one who gives no usable answer is not."""
+        content = 0
+        for vote in range(self.llm.votes):
+            try:
+                content += judge(vote)
+            except Unusable as unusable:
+                self.rejected[f"vote: {unusable}"] += 1
+        if content * 2 <= self.llm.votes:
+            raise Unusable(reason)
+
+    def sees_nothing(self, item: Item, attempt: int, vote: int) -> bool:
+        lettered, gold = _lettered(item, Random(f"{attempt}-{vote}-{item.query}"))
+        return self.ask(Blind, "blind", {"query": item.query, "answers": lettered}, vote).letter != gold
+
+    def used_rightly(self, item: Item, given: dict[str, Any], attempt: int, vote: int) -> bool:
+        lettered, gold = _lettered(item, Random(f"{vote}-{attempt}-{item.query}"))
+        judged = self.ask(Uses, "uses", {"preference": given["preference"], "query": item.query, "answers": lettered}, vote)
+        used = set(judged.letters)
+        return not judged.query_tells and (gold not in used if given["kind"] == "generic" else used == {gold})
+
+    def add_sensitive(self) -> None:
+        def talk(index: int, rule: str, item: str, value: str) -> Conversation | None:
+            scenario = self.rng.choice([s for s in SCENARIOS if s != "knowledge_query"])
+            given = {"person": self.persona.about, "scenario": scenario, "how": "leaked" if rule == "leak" else rule,
+                     "item": f"{item} {value}"}
+            return self.retried("personal item", lambda attempt: self.usable_talk(
+                "leak", given, attempt, Conversation([], scenario, index), must=value))
+
+        preferences, conversations, items = sensitive(
+            self.rng, self.persona.id, len(self.preferences), self.settings.facts().get("sensitive", 0), talk)
+        self.preferences += preferences
+        self.conversations += conversations
+        self.items += items
+
+
+def _of_kind(preference: Preference, kind: str) -> Preference:
+    if kind != "forget":
+        return Preference(preference.topic, preference.text, preference.pref_type, kind, preference.keyword)
+    return Preference(preference.topic, f"Do not remember '{preference.text}' in memory", "ask_to_forget", kind,
+                      preference.keyword, previous=preference.text)
+
+
+def _check_length(item: Item, words: int) -> None:
+    """The gold is the longest, the shortest or neither, as was drawn for it, so that its length tells nothing."""
+    others = [len(d) for d in item.distractors]
+    longest, shortest = len(item.gold) > max(others), len(item.gold) < min(others)
+    if longest != (words == max(WORDS)) or shortest != (words == min(WORDS)):
+        raise Unusable("the gold's length is not the one that was drawn for it")
+
+
+def _lettered(item: Item, rng: Random) -> tuple[dict[str, str], str]:
+    """Options by letter in an order of the judge's own, and the gold's letter."""
+    options: Sequence[str] = rng.sample([item.gold, *item.distractors], 4)
+    return dict(zip(LETTERS, options, strict=True)), LETTERS[options.index(item.gold)]

@@ -1,0 +1,81 @@
+"""The cold start of the memory: supervised fine-tuning on updates and on answers, one model for both.
+
+A row is one turn: an update (chunk and memory -> the memory rewritten, from what the data knows that the chunk reveals,
+changes or withdraws) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
+
+    accelerate launch -m rft.train.memory_sft --config recipes/quickstart/memory_sft.yaml
+    accelerate launch --num_processes 8 -m rft.train.memory_sft --config recipes/personamem_v2/memory_sft_32k.yaml
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from trl import ModelConfig, SFTTrainer, get_peft_config
+
+from rft.data.dataset import Split
+from rft.memory.agent import MemoryAgent
+from rft.memory.notes import load_notes
+from rft.model import load_tokenizer
+from rft.track import ProvenanceCallback, provenance
+from rft.train.dry_run import dry_run, sft_batch
+from rft.train.identity import Identity
+from rft.train.memory_rows import MemoryArguments, load_memory_questions, sft_rows
+from rft.train.progress import RichProgress
+from rft.train.recipe import DataArguments, parse
+from rft.train.sft import ColdStartConfig, ColdStartTrainer, completion_ids, pad
+from rft.train.start import finish, fit, load_policy, run_main
+
+
+class TurnCollator:
+    """Rows of `rft.train.memory_rows.sft_rows` -> padded ids and labels; prompts are put together batch by batch."""
+
+    def __init__(self, split: Split, agent: MemoryAgent):
+        self.split, self.agent = split, agent
+        self.questions = {question.id: question for question in split.questions}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        tokenizer = self.agent.tokenizer
+        return pad(
+            [(self.prompt_ids(row), completion_ids(tokenizer, row["completion"])) for row in rows], tokenizer.pad_token_id
+        )
+
+    def prompt_ids(self, row: dict[str, Any]) -> list[int]:
+        """What the row's completion follows."""
+        if row["turn"] < 0:
+            return self.agent.answer_ids(self.questions[row["question_id"]], row["before"])
+        return self.agent.update_ids(self.agent.chunks(self.split.histories[row["history_id"]])[row["turn"]], row["before"])
+
+
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
+    """Train from a recipe and save the model and tokenizer in `output_dir`."""
+    data, memory, args, model = parse((DataArguments, MemoryArguments, ColdStartConfig, ModelConfig), argv)
+    settings = memory.settings()
+    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
+    agent = MemoryAgent(tokenizer, settings, data.token_cache)
+    split, questions = load_memory_questions(data)
+    rows = sft_rows(questions, split, load_notes(split), agent)
+    collate = TurnCollator(split, agent)
+    if args.dry_run:
+        prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}
+        longest = max(len(collate.prompt_ids(row)) + len(completion_ids(tokenizer, row["completion"])) for row in rows)
+        dry_run((data, memory, args, model), prompts, *sft_batch(args, len(rows), longest))
+    args.dataset_kwargs = {"skip_prepare_dataset": True}
+    args.remove_unused_columns = False
+    trainer = ColdStartTrainer(
+        model=load_policy(model),
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=collate,
+        peft_config=get_peft_config(model),
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
+    )
+    fit(trainer, Identity.of(data, memory, args, model, data_sha256=split.sha256))
+    finish(trainer)
+    return trainer
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(train))

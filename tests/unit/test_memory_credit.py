@@ -1,0 +1,127 @@
+"""Credit of a trajectory's turns, by hand: who competes with whom, what is divided by what, and what a row weighs."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rft.data.history import History, Message
+from rft.data.question import Labels, Question
+from rft.train.trajectory import EPSILON, Trajectory, Turn, advantages, credit, rows
+
+HISTORY = History("h", "1", "chat.json", (Message("user", "hello"),))
+LABELS = Labels("neutral_preferences", "self", False, "", None, "", "", False)
+Q1 = Question("q-1", 1, "1", "h", "one?", ("a", "b", "c", "d"), "a", LABELS)
+Q2 = replace(Q1, id="q-2", row=2)
+
+
+def turn(reward=math.nan, question=None, prompt=2, completion=3) -> Turn:
+    return Turn(list(range(prompt)), list(range(10, 10 + completion)), [-1.0] * completion, question=question, reward=reward)
+
+
+def two_memories(first, second, bonus=(0.0, 0.0)) -> list[Trajectory]:
+    """Two trajectories of two updates, with these (question, reward) answers."""
+    return [
+        Trajectory(
+            HISTORY,
+            [],
+            [Q1, Q2],
+            updates=[turn(), turn()],
+            answers=[turn(reward, question) for question, reward in answered],
+            bonus=extra,
+        )
+        for answered, extra in zip((first, second), bonus, strict=True)
+    ]
+
+
+def test_two_turns_by_hand():
+    """Memory A answers q1 right, q2 right; memory B q1 right, q2 wrong. R_A = 1, R_B = 1/2, mean 3/4: updates get +1/4 and
+    -1/4. Answers to q1 are both right: 0. Answers to q2: 1 and 0, mean 1/2: +1/2 and -1/2."""
+    group = two_memories([(Q1, 1.0), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
+    credit(group, scale=False)
+    assert [[t.advantage for t in trajectory.turns] for trajectory in group] == [
+        [0.25, 0.25, 0.0, 0.5],
+        [-0.25, -0.25, 0.0, -0.5],
+    ]
+
+
+def test_the_same_divided_by_deviation():
+    """R: 1 and 1/2, deviation (n - 1) sqrt(2 * (1/4)^2) = 0.35355; q2: 1 and 0, deviation 0.70711; both leave 0.70711, less
+    epsilon."""
+    group = two_memories([(Q1, 1.0), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
+    credit(group, scale=True)
+    updates, answers = 0.25 / (math.sqrt(0.125) + EPSILON), 0.5 / (math.sqrt(0.5) + EPSILON)
+    for trajectory, sign in zip(group, (1, -1), strict=True):
+        assert [t.advantage for t in trajectory.turns] == pytest.approx(
+            [sign * updates] * 2 + [0.0, sign * answers], abs=1e-12
+        )
+
+
+def test_several_answers_compete_within_their_memory():
+    """A: q1 right and wrong, q2 right twice; B: all wrong. R_A = 3/4, R_B = 0; answers of q1 from A: +1/2 and -1/2, all
+    others 0."""
+    group = two_memories([(Q1, 1.0), (Q1, 0.0), (Q2, 1.0), (Q2, 1.0)], [(Q1, 0.0), (Q1, 0.0), (Q2, 0.0), (Q2, 0.0)])
+    credit(group, scale=False)
+    assert [[t.advantage for t in trajectory.turns] for trajectory in group] == [
+        [0.375, 0.375, 0.5, -0.5, 0.0, 0.0],
+        [-0.375, -0.375, 0.0, 0.0, 0.0, 0.0],
+    ]
+
+
+def test_a_bonus_is_the_memorys_and_not_the_answers():
+    group = two_memories([(Q1, 1.0), (Q2, 0.0)], [(Q1, 1.0), (Q2, 0.0)], bonus=(0.5, 0.0))
+    credit(group, scale=False)
+    assert [t.advantage for t in group[0].turns] == [0.25, 0.25, 0.0, 0.0]
+
+
+def test_what_could_not_be_scored_counts_for_nothing():
+    group = two_memories([(Q1, math.nan), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
+    assert [t.reward for t in group] == [1.0, 0.5]
+    credit(group, scale=False)
+    assert [[t.advantage for t in trajectory.answers] for trajectory in group] == [[0.0, 0.5], [0.0, -0.5]]
+    nothing = two_memories([(Q1, math.nan), (Q2, math.nan)], [(Q1, 1.0), (Q2, 0.0)])
+    credit(nothing, scale=True)
+    assert [t.advantage for t in nothing[0].turns] == [0.0] * 4
+
+
+def test_advantages_are_trls():
+    from trl.trainer.utils import nanstd
+
+    rewards = [0.0, 1.0, 1.0, 0.25]
+    tensor = torch.tensor(rewards, dtype=torch.float64)
+    expected = (tensor - tensor.mean()) / (nanstd(tensor) + 1e-4)
+    assert advantages(rewards, scale=True) == pytest.approx(expected.tolist(), abs=1e-7)
+    assert advantages([1.0, 1.0], scale=True) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("weighting", "shares"),
+    [
+        # one trajectory of turns with 2 and 4 tokens, one of a turn with 2: 8 tokens, 3 turns, 2 trajectories
+        ("token", [2 / 8, 4 / 8, 2 / 8]),
+        ("turn", [1 / 3, 1 / 3, 1 / 3]),
+        ("trajectory", [1 / 4, 1 / 4, 1 / 2]),
+    ],
+)
+def test_every_token_turn_or_trajectory_counts_the_same(weighting, shares):
+    found = [
+        Trajectory(HISTORY, [], [], updates=[turn(completion=2), turn(completion=4)]),
+        Trajectory(HISTORY, [], [], updates=[turn(completion=2)]),
+    ]
+    batch = rows(found, weighting, pad_token_id=0)
+    weights_BC = batch["tool_mask"] * batch["completion_mask"]
+    assert (weights_BC.sum(1) / weights_BC.sum()).tolist() == pytest.approx(shares, abs=1e-7)
+
+
+def test_rows_are_the_turns_padded():
+    found = [Trajectory(HISTORY, [], [], updates=[turn(prompt=1, completion=2)], answers=[turn(prompt=3, completion=1)])]
+    found[0].updates[0].advantage = 0.5
+    batch = rows(found, "token", pad_token_id=99)
+    assert batch["prompt_ids"].tolist() == [[99, 99, 0], [0, 1, 2]] and batch["prompt_mask"].tolist() == [
+        [0, 0, 1],
+        [1, 1, 1],
+    ]
+    assert batch["completion_ids"].tolist() == [[10, 11], [10, 99]] and batch["completion_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch["advantages"].tolist() == [0.5, 0.0]
+    assert batch["sampling_per_token_logps"].tolist() == [[-1, -1], [-1, 0]]

@@ -1,0 +1,187 @@
+"""A memory on disk is never lost: whole at every moment, the version before kept, one writer at a time, resumed at its
+chunk."""
+
+import json
+import multiprocessing
+
+import pytest
+from transformers import AutoTokenizer
+
+from rft.data.history import History, Message, history_id
+from rft.errors import DataError
+from rft.memory import store as store_module
+from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.memory.store import MemoryStore, read_record
+from rft.memory.write import write
+
+
+def history(count: int, start: str = "message") -> History:
+    told = tuple(Message("user", f"{start} {i}: I was listening to jazz number {i}.") for i in range(count))
+    return History(history_id(told), "", "chat.json", told)
+
+
+@pytest.fixture(scope="module")
+def agent(tiny_checkpoint):
+    return MemoryAgent(AutoTokenizer.from_pretrained(tiny_checkpoint), MemorySettings(60, 400))
+
+
+class Scribe:
+    """Writes one bullet more than the memory in its prompt has; stops with Ctrl-C at its `stop`-th update."""
+
+    def __init__(self, agent: MemoryAgent, stop: int | None = None):
+        self.agent, self.stop, self.prompts = agent, stop, []
+
+    def __call__(self, prompts, longest):
+        if self.stop is not None and len(self.prompts) >= self.stop:
+            raise KeyboardInterrupt
+        self.prompts += prompts
+        out = []
+        for prompt in prompts:
+            shown = self.agent.tokenizer.decode(prompt)
+            count = sum(line.startswith("- ") for line in shown.splitlines())
+            text = "\n".join(f"- Thing {i}" for i in range(count + 1))
+            out.append([*self.agent.tokenizer(text)["input_ids"], self.agent.tokenizer.eos_token_id])
+        return out
+
+
+def run(agent, path, of, scribe, writer=None):
+    with MemoryStore(path, writer or {}) as kept:
+        return list(write(agent, scribe, [agent.tokenizer.eos_token_id], [of], [kept]))
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_memory(agent, tmp_path):
+    of = history(40)
+    run(agent, tmp_path / "whole.md", of, Scribe(agent))
+    total = len(agent.chunks(of))
+    assert total > 4
+    with pytest.raises(KeyboardInterrupt):
+        run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
+    assert len(read_record(tmp_path / "m.md").chunks) == 2
+    rest = Scribe(agent)
+    turns = run(agent, tmp_path / "m.md", of, rest)
+    assert [turn.number for turn in turns] == list(range(3, total + 1))
+    assert (
+        (tmp_path / "m.md").read_text()
+        == (tmp_path / "whole.md").read_text()
+        == "\n".join(f"- Thing {i}" for i in range(total)) + "\n"
+    )
+    one, other = (read_record(tmp_path / name) for name in ("m.md", "whole.md"))
+    assert one == other and one.finished
+    assert run(agent, tmp_path / "m.md", of, Scribe(agent, stop=0)) == []  # nothing is read twice
+
+
+def test_the_version_before_is_kept(agent, tmp_path):
+    run(agent, tmp_path / "m.md", history(40), Scribe(agent))
+    now, before = (tmp_path / "m.md").read_text(), (tmp_path / "m.previous.md").read_text()
+    assert now.startswith(before) and len(now.splitlines()) == len(before.splitlines()) + 1
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_disk_that_refuses_loses_nothing(agent, tmp_path, monkeypatch, failing):
+    of = history(40)
+    with pytest.raises(KeyboardInterrupt):
+        run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
+    before, calls, real = (tmp_path / "m.md").read_text(), [], store_module.os.replace
+
+    def replace(source, target):
+        calls.append(target)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "replace", replace)
+        with pytest.raises(DataError, match="No space left on device; the memory in it is whole"):
+            run(agent, tmp_path / "m.md", of, Scribe(agent))
+    assert (tmp_path / "m.md").read_text().startswith(before)
+    run(agent, tmp_path / "m.md", of, Scribe(agent))
+    assert read_record(tmp_path / "m.md").finished
+
+
+def test_two_writers_on_one_memory(agent, tmp_path):
+    with MemoryStore(tmp_path / "m.md", {}), pytest.raises(DataError, match="another process is writing this memory"):
+        MemoryStore(tmp_path / "m.md", {})
+    context = multiprocessing.get_context("spawn")
+    with MemoryStore(tmp_path / "m.md", {}), context.Pool(1) as pool:
+        assert "another process is writing" in pool.apply(_try_to_write, (str(tmp_path / "m.md"),))
+    with MemoryStore(tmp_path / "m.md", {}):
+        pass  # free again
+
+
+def _try_to_write(path: str) -> str:
+    try:
+        MemoryStore(path, {})
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def test_an_edit_by_hand_is_what_it_goes_on_from(agent, tmp_path):
+    of = history(40)
+    with pytest.raises(KeyboardInterrupt):
+        run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
+    (tmp_path / "m.md").write_text("- My own line\n")
+    with MemoryStore(tmp_path / "m.md", {}) as kept:
+        assert kept.edited
+    scribe = Scribe(agent, stop=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(agent, tmp_path / "m.md", of, scribe)
+    assert "- My own line" in agent.tokenizer.decode(scribe.prompts[0])
+
+
+def test_an_edit_into_nonsense_is_refused_and_kept(agent, tmp_path):
+    of = history(40)
+    with pytest.raises(KeyboardInterrupt):
+        run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
+    for nonsense, said in (
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"hello\n", "line 1 is no bullet"),
+        (b"- long " * 900, "at most 400"),
+    ):
+        (tmp_path / "m.md").write_bytes(nonsense)
+        with pytest.raises(DataError, match=said):
+            run(agent, tmp_path / "m.md", of, Scribe(agent))
+        assert (tmp_path / "m.md").read_bytes() == nonsense
+
+
+def test_deleted_it_starts_anew(agent, tmp_path):
+    of = history(40)
+    run(agent, tmp_path / "m.md", of, Scribe(agent))
+    (tmp_path / "m.md").unlink()
+    assert [turn.number for turn in run(agent, tmp_path / "m.md", of, Scribe(agent))] == list(
+        range(1, len(agent.chunks(of)) + 1)
+    )
+
+
+def test_a_conversation_that_has_grown_is_read_on(agent, tmp_path):
+    run(agent, tmp_path / "m.md", history(21), Scribe(agent))
+    turns = run(agent, tmp_path / "m.md", history(40), Scribe(agent))
+    first = turns[0].chunk
+    assert 0 < first.first <= 21 and turns[-1].chunk.last == 39
+    record = read_record(tmp_path / "m.md")
+    assert record.chunks == [chunk.history.id for chunk in agent.chunks(history(40))]
+
+
+def test_another_history_is_refused(agent, tmp_path):
+    run(agent, tmp_path / "m.md", history(40), Scribe(agent))
+    before = (tmp_path / "m.md").read_text()
+    with pytest.raises(DataError, match="was written from another history"):
+        run(agent, tmp_path / "m.md", history(40, "other"), Scribe(agent))
+    assert (tmp_path / "m.md").read_text() == before
+
+
+def test_a_broken_record_is_named(agent, tmp_path):
+    run(agent, tmp_path / "m.md", history(10), Scribe(agent))
+    (tmp_path / ".m.md.json").write_text(json.dumps({"what": 1}))
+    with pytest.raises(DataError, match="cannot read the record of this memory"):
+        MemoryStore(tmp_path / "m.md", {})
+
+
+def test_histories_side_by_side_are_as_one_by_one(agent, tmp_path):
+    several = [history(12), history(40), history(25, "other")]
+    stores = [MemoryStore(tmp_path / f"{i}.md", {}) for i in range(3)]
+    list(write(agent, Scribe(agent), [agent.tokenizer.eos_token_id], several, stores))
+    for i, of in enumerate(several):
+        stores[i].__exit__(None, None, None)
+        run(agent, tmp_path / f"alone{i}.md", of, Scribe(agent))
+        assert (tmp_path / f"{i}.md").read_text() == (tmp_path / f"alone{i}.md").read_text()

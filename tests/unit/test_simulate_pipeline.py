@@ -1,0 +1,223 @@
+"""From settings to a folder: budgets, orders, resumption, the same bytes for any number of workers, nothing overwritten."""
+
+import csv
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dataset_folder import tokenizer as make_tokenizer
+
+from rft.cli import main
+from rft.data.dataset import COLUMNS, load_split
+from rft.errors import DataError
+from rft.simulate.dossier import SCENARIOS
+from rft.simulate.history import TokenCounter, assemble, order
+from rft.simulate.pipeline import grammar_writer, simulate
+from rft.simulate.profile import Settings
+
+TOKENS = 5200  # the test tokenizer knows few words, so it counts many tokens
+
+
+@pytest.fixture(scope="module")
+def counter() -> TokenCounter:
+    return TokenCounter(make_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tokenizer_folder: Path) -> Settings:
+    return Settings("middle", 8, seed=1, tokenizer=str(tokenizer_folder), history_tokens=TOKENS,
+                    counts={"general": 8, "sensitive": 1})
+
+
+@pytest.fixture(scope="module")
+def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("simulated") / "data"
+    simulate(settings, out)
+    return out
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
+
+
+def command(settings: Settings, out: Path, *more: str) -> list[str]:
+    return ["simulate", "--profile", "middle", "--personas", "8", "--seed", "1", "--tokenizer", settings.tokenizer,
+            "--history-tokens", str(TOKENS), "--out", str(out), *more]
+
+
+def test_updates_stand_behind_and_forget_requests_directly_behind() -> None:
+    writer = grammar_writer(Settings("paper", 30, seed=0))
+    for persona_id in range(30):
+        ordered = order(random.Random(persona_id), writer.write(persona_id).conversations)
+        for place, block in enumerate(ordered):
+            before = [i for i, other in enumerate(ordered) if other.about == block.about and other.place == "first"]
+            if block.place == "later":
+                assert before and max(before) < place
+            if block.place == "next" and before:
+                assert max(before) == place - 1
+
+
+@pytest.mark.parametrize("budget", [60_000, 90_000])
+def test_a_history_fills_its_budget_and_holds_every_conversation(counter: TokenCounter, budget: int) -> None:
+    dossier = grammar_writer(Settings("paper", 3, seed=0)).write(1)
+    history = assemble(dossier, budget, counter, seed=0)
+    assert history.tokens == counter.of(history.messages)
+    assert budget - 1500 < history.tokens <= budget and history.messages[0]["role"] == "system"
+    said = [m["content"] for m in history.messages]
+    for block in dossier.conversations:
+        start = said.index(block.messages[0]["content"])
+        assert said[start : start + len(block.messages)] == [m["content"] for m in block.messages]
+    for about, distance in history.distance.items():
+        last = [c for c in dossier.conversations if c.about == about and c.evidence]
+        ends = max(said.index(c.messages[0]["content"]) + len(c.messages) for c in last)
+        assert distance == counter.of(history.messages[ends:])
+
+
+def test_the_longer_window_has_the_same_conversations(counter: TokenCounter) -> None:
+    dossier = grammar_writer(Settings("paper", 3, seed=0)).write(2)
+    short, long = (assemble(dossier, budget, counter, seed=0) for budget in (60_000, 90_000))
+    assert short.relevant_tokens == long.relevant_tokens
+    own = {m["content"] for c in dossier.conversations for m in c.messages}
+    assert [m for m in short.messages if m["content"] in own] == [m for m in long.messages if m["content"] in own]
+
+
+def test_a_window_too_small(counter: TokenCounter) -> None:
+    dossier = grammar_writer(Settings("paper", 3, seed=0)).write(0)
+    with pytest.raises(DataError, match=r"persona 0: its \d+ conversations have \d+ tokens, the window has 300; give"):
+        assemble(dossier, 300, counter, seed=0)
+
+
+def test_the_folder_is_read_by_our_own_reader(whole: Path) -> None:
+    people: dict[str, set[str]] = {}
+    for name in ("train", "val", "benchmark"):
+        split = load_split(whole, name)
+        assert not split.skipped
+        people[name] = {q.persona_id for q in split.questions}
+        for question in split.questions:
+            question.check()
+            assert question.labels.scenario in SCENARIOS and question.labels.distance is not None
+            assert question.query not in {m.content for m in split.history_of(question).messages}
+    assert sum(map(len, people.values())) == len(set().union(*people.values())) == 8
+    with open(whole / "benchmark/text/train.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and all((whole / row["raw_persona_file"]).is_file() for row in rows)
+    assert all(int(r["total_tokens_in_chat_history_32k"]) == int(r["num_persona_relevant_tokens_32k"])
+               + int(r["num_persona_irrelevant_tokens_32k"]) <= TOKENS for r in rows)
+
+
+def test_the_card_and_the_record(whole: Path) -> None:
+    record = json.loads((whole / "simulation.json").read_text())
+    card = (whole / "README.md").read_text()
+    assert record["counts"]["preferences"] == 8 * 9 == sum(record["counts"]["questions"].values())
+    assert all(audit["evidence"] == 1 and audit["personal_items"] == 0 for audit in record["audit"].values())
+    assert card.startswith("---\nlicense: cc-by-4.0\n") and record["sha256"]["benchmark/text/train.csv"] in card
+    assert "score of: a trained probe on the options" in card
+    assert sorted(p.name for p in whole.iterdir()) == ["README.md", "benchmark", "data", "simulation.json"]
+
+
+def test_any_number_of_workers_writes_the_same_bytes(settings: Settings, whole: Path, tmp_path: Path) -> None:
+    simulate(settings, tmp_path / "again", workers=3)
+    assert digest(tmp_path / "again") == digest(whole)
+
+
+def test_killed_anywhere_and_started_again(settings: Settings, whole: Path, tmp_path: Path) -> None:
+    """SIGKILL after some personas are done; half-written files of a persona are written anew."""
+    code = ("import sys; from pathlib import Path; from rft.simulate import pipeline; from rft.simulate.profile import Settings;"
+            f"pipeline.simulate({settings!r}, Path(sys.argv[1]))").replace("PosixPath", "Path")
+    out, partial = tmp_path / "data", tmp_path / ".data.partial"
+    process = subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=Path(__file__).parents[2])
+    while process.poll() is None and len(list(partial.glob("rows/*.json"))) < 2:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
+    process.wait()
+    if not out.exists():
+        (partial / "data/chat_history_32k/chat_history_32k_persona7.json.1.tmp").write_text("{")
+        simulate(settings, out)
+    assert digest(out) == digest(whole) and not partial.exists()
+
+
+def test_a_finished_dataset_is_left_alone(settings: Settings, whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    record = simulate(settings, whole)
+    assert record["counts"]["preferences"] == 72
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_another_dataset_is_only_replaced_when_told_to(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "data"
+    assert main(command(settings, out)) == 0
+    before = digest(out)
+    assert main(command(settings, out, "--license", "mit")) == 2
+    assert "holds another dataset (license cc-by-4.0, not mit)" in capsys.readouterr().err and digest(out) == before
+    assert main(command(settings, out, "--license", "mit", "--overwrite")) == 0
+    assert "license: mit" in (out / "README.md").read_text() and [p.name for p in tmp_path.iterdir()] == ["data"]
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/note.txt").write_text("mine")
+    assert main(command(settings, tmp_path / "mine", "--overwrite")) == 2
+    assert "no simulated dataset" in capsys.readouterr().err and (tmp_path / "mine/note.txt").read_text() == "mine"
+
+
+def test_an_unfinished_run_of_other_settings(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".data.partial").mkdir()
+    (tmp_path / ".data.partial/simulation.json").write_text(json.dumps({"settings": {**settings.identity(), "seed": 9}}))
+    with pytest.raises(DataError, match=r"unfinished simulation of other settings \(seed 9, not 1\)"):
+        simulate(settings, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--profile", "middle", "--window", "128k"], "profile middle has 32k only"),
+        (["--profile", "paper", "--window", "32k", "128k", "--history-tokens", "9"], "name a single --window"),
+        (["--profile", "paper", "--personas", "2"], "give 3 or more"),
+        (["--profile", "paper", "--workers", "0"], "--workers 0"),
+        (["--profile", "paper", "--llm-model", "m"], "go together"),
+        (["--profile", "mini", "--window", "32k"], "--window has no meaning for --profile mini"),
+        (["--profile", "paper", "--llm-model", "m", "--llm-base-url", "http://x", "--llm-budget", "1"], "needs --llm-price"),
+        (["--profile", "paper", "--tokenizer", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_settings_that_cannot_be(words: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--out", str(tmp_path / "out"), *words]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and not (tmp_path / "out").exists()
+
+
+def test_pushing_is_only_done_on_request(whole: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Hub:
+        def create_repo(self, repo_id: str, **options: Any) -> str:
+            asked.append((repo_id, options))
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, **options: Any) -> None:
+            asked.append((options["repo_id"], options))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    from rft.simulate.hub import push
+
+    assert push(whole, "me/people") == "https://hub/me/people"
+    assert asked[0] == ("me/people", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert asked[1][1]["folder_path"] == whole

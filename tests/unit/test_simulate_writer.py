@@ -1,0 +1,229 @@
+"""The offline writer: varied, implicit, and fair to blind readers by construction."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rft.data.private import plausible_items
+from rft.errors import DataError
+from rft.simulate.checks import check_dossier, conflict, item_faults, mentions
+from rft.simulate.dossier import SCENARIOS, SENSITIVE_KINDS, Dossier, Item, Preference, dossier_from_json
+from rft.simulate.facts import draw_facts
+from rft.simulate.grammar import fill, load
+from rft.simulate.persona import make_persona, read_personas, system_message
+from rft.simulate.pipeline import grammar_writer
+from rft.simulate.profile import PROFILES, Settings
+from rft.simulate.sensitive import MAKERS
+from rft.simulate.topics import LINE, OPPOSITE, read_topics, shipped
+
+COUNTS = PROFILES["paper"].counts
+
+
+@pytest.fixture(scope="module")
+def dossiers() -> list[Dossier]:
+    writer = grammar_writer(Settings("paper", 40, seed=3))
+    return [writer.write(persona_id) for persona_id in range(40)]
+
+
+def test_there_are_enough_topics_and_values() -> None:
+    topics = shipped()
+    assert len(topics) >= 300 and sum(len(topic.values) for topic in topics) >= 2500
+    for topic in topics:
+        assert all(topic.with_value(value) != topic.doing for value in topic.values)
+    for archetype in OPPOSITE:
+        both = [t for t in topics if {archetype, OPPOSITE[archetype]} <= {mark for _, mark in t.marks}]
+        assert len(both) >= 50, archetype
+
+
+def test_dozens_of_frames_a_scenario() -> None:
+    rules = load("grammar")
+    for subject in ("personal", "work", "story", "bio", "post", "trouble", "own"):
+        assert len(rules[subject]) >= 15, subject
+    for name, entries in rules.items():
+        assert len(set(entries)) == len(entries), name
+
+
+def test_every_dossier_passes_the_checks_and_survives_json(dossiers: list[Dossier]) -> None:
+    for dossier in dossiers:
+        check_dossier(dossier)
+        assert dossier_from_json(json.loads(json.dumps(dossier.to_json()))) == dossier
+
+
+def test_the_same_seed_writes_the_same(dossiers: list[Dossier]) -> None:
+    again = grammar_writer(Settings("paper", 40, seed=3)).write(17)
+    assert again == dossiers[17] != grammar_writer(Settings("paper", 40, seed=4)).write(17)
+
+
+def test_no_conversation_is_written_twice(dossiers: list[Dossier]) -> None:
+    texts = Counter(tuple(m["content"] for m in c.messages) for dossier in dossiers for c in dossier.conversations)
+    assert max(texts.values()) == 1 and sum(texts.values()) > 1200
+
+
+def test_all_kinds_and_scenarios_come_up(dossiers: list[Dossier]) -> None:
+    kinds = Counter(p.kind for d in dossiers for p in d.preferences)
+    assert set(kinds) == {"own", "update", "forget", "others", *SENSITIVE_KINDS}
+    assert {c.scenario for d in dossiers for c in d.conversations} == set(SCENARIOS)
+    types = Counter(p.pref_type for d in dossiers for p in d.preferences)
+    assert set(types) == {"stereotypical_pref", "anti_stereotypical_pref", "neutral_preferences", "therapy_background",
+                          "health_and_medical_conditions", "ask_to_forget", "sensitive_info"}
+
+
+def test_preferences_show_only_in_passing(dossiers: list[Dossier]) -> None:
+    for dossier in dossiers:
+        about = system_message(dossier.persona)
+        for preference in dossier.preferences:
+            assert preference.text not in about
+            said = [m["content"] for c in dossier.conversations if dossier.preferences[c.about] is preference for m in c.messages]
+            assert said and not any(preference.text in text for text in said)
+
+
+def test_no_query_is_a_message_of_the_history(dossiers: list[Dossier]) -> None:
+    for dossier in dossiers:
+        said = {m["content"] for c in dossier.conversations for m in c.messages}
+        assert not any(item.query in said for item in dossier.items)
+
+
+def test_a_quarter_of_each_section_has_the_generic_gold() -> None:
+    for seed in range(20):
+        persona = make_persona(0, seed)
+        facts = draw_facts(random.Random(seed), persona, shipped(), COUNTS)
+        for section, count in COUNTS.items():
+            if section != "sensitive":
+                generic = [f for f in facts if f.topic.section == section and f.held is None]
+                assert len(generic) * 4 == count == len([f for f in facts if f.topic.section == section])
+
+
+def test_values_of_a_persona_share_no_content_words() -> None:
+    facts = draw_facts(random.Random(5), make_persona(0, 5), shipped(), COUNTS)
+    assert len({f.topic.name for f in facts}) == len(facts) == 24
+    for fact in facts:
+        for other in facts:
+            assert fact is other or not any(mentions(value, v) for value in fact.shown for v in other.shown)
+
+
+def test_the_gold_is_any_of_the_four_equally_often() -> None:
+    """Over 200 personas: each mark of a shown value, and the generic option, is gold for a quarter of its questions."""
+    shown, gold = Counter[str](), Counter[str]()
+    for persona_id in range(200):
+        persona = make_persona(1, persona_id)
+        for fact in draw_facts(random.Random(persona_id), persona, shipped(), {"general": 16}):
+            for value in fact.shown:
+                roles = {persona.archetype: "typical", OPPOSITE[persona.archetype]: "opposite"}
+                role = roles.get(fact.topic.mark(value), "other")
+                shown[role] += 1
+                gold[role] += value == fact.held
+    for role, count in shown.items():
+        assert abs(gold[role] / count - 0.25) < 3.5 * (0.25 * 0.75 / count) ** 0.5, role
+
+
+def test_each_sensitive_option_is_gold_for_a_quarter() -> None:
+    writer = grammar_writer(Settings("paper", 8, seed=0, counts={"sensitive": 3}))
+    kinds = Counter(p.kind for persona_id in range(8) for p in writer.write(persona_id).preferences)
+    assert kinds == {"cleared": 12, "leaked": 6, "declined": 6}  # a cleared value is one of two that are shown
+
+
+def test_personal_items_are_nobodys() -> None:
+    rng = random.Random(0)
+    for name, make in MAKERS.items():
+        assert not [item for _ in range(200) for item in plausible_items(f"My {name} is {make(rng)}, yes.")], name
+
+
+def test_the_grammar_notation() -> None:
+    rng = random.Random(0)
+    assert fill(rng, "[a|a] {x} {x} [not a choice]", {"x": "1"}) == "a 1 1 [not a choice]"
+    day, same = fill(rng, "{day},{day}", {}).split(",")
+    assert day == same, "a slot keeps its value within an entry"
+    assert all(fill(random.Random(i), "{friend2}", {"friend": "Kim"}) != "Kim" for i in range(200))
+    with pytest.raises(KeyError):
+        fill(rng, "{nosuchslot}", {})
+
+
+GOOD = "Tea | drinking {} | something warm | chai, mint, sencha, rooibos"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("Tea | drinking {} | something warm", "3 fields"),
+        ("Tea | drinking tea | something warm | chai, mint, sencha, rooibos", "must hold the place of the value"),
+        ("Tea | drinking {} | something warm | chai, mint, sencha", "3 values; expected at least 4"),
+        ("Tea | drinking {} | something warm | chai, mint, Mint, rooibos", "stands there twice"),
+        ("Tea | drinking {} | a mint drink | chai, mint, sencha, rooibos", "tells the value 'mint'"),
+        ("Tea | drinking {} | something warm | chai, iced chai, sencha, rooibos", "is part of 'iced chai'"),
+        ("Tea | drinking {} | something warm | chai:Q, mint, sencha, rooibos", "has the mark 'Q'"),
+        ("Tea | drinking {} | something warm | chai,, mint, sencha, rooibos", "an empty value"),
+        (GOOD, "already in line 2"),
+        ("[health", "no ]"),
+    ],
+)
+def test_a_topic_file_with_a_mistake(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "topics.txt"
+    path.write_text(f"[Drinks]\n{GOOD}\n\n{line}\n")
+    with pytest.raises(DataError) as error:
+        read_topics(path)
+    assert str(error.value).startswith(f"{path}: line 4: ") and complaint in str(error.value)
+
+
+def test_topic_files_that_hold_none(tmp_path: Path) -> None:
+    (tmp_path / "topics.txt").write_text("# nothing\n")
+    with pytest.raises(DataError, match="no topics") as error:
+        read_topics(tmp_path / "topics.txt")
+    assert LINE in str(error.value)
+    with pytest.raises(DataError, match="cannot read"):
+        read_topics(tmp_path / "missing.txt")
+
+
+def test_too_few_topics_for_a_persona(tmp_path: Path) -> None:
+    (tmp_path / "topics.txt").write_text(GOOD + "\n")
+    with pytest.raises(DataError, match=r"section \[general\] has 1 topics"):
+        grammar_writer(Settings("middle", 3, 0, topics_file=tmp_path / "topics.txt")).write(0)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [("{", "not JSON"), ('{"name": "Ada"}', "short_persona"), ('{"short_persona": "A", "archetype": "X"}', "archetype 'X'")],
+)
+def test_a_persona_file_with_a_mistake(tmp_path: Path, line: str, complaint: str) -> None:
+    path = tmp_path / "people.jsonl"
+    path.write_text('{"short_persona": "A diver", "archetype": "O"}\n' + line + "\n")
+    with pytest.raises(DataError) as error:
+        read_personas(path)
+    assert str(error.value).startswith(f"{path}: line 2: ") and complaint in str(error.value)
+
+
+def test_described_people_stay_as_they_are(tmp_path: Path) -> None:
+    persona = make_persona(0, 4, {"short_persona": "A diver who sings", "shoe_size": 43, "archetype": "A"})
+    assert persona.short == "A diver who sings" and persona.archetype == "A" and persona.about["shoe_size"] == 43
+    assert "archetype" not in system_message(persona)
+
+
+def test_conflicts_between_preferences() -> None:
+    def preference(topic: str, keyword: str) -> Preference:
+        return Preference(topic, f"Enjoys {keyword}", "neutral_preferences", "own", keyword)
+
+    kept = [preference("Tea", "strong Assam tea")]
+    assert "same topic" in (conflict(preference("tea", "mint leaves"), kept) or "")
+    assert "same words" in (conflict(preference("Mornings", "Assam tea"), kept) or "")
+    assert conflict(preference("Mornings", "long showers"), kept) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"query": "I enjoy strong Assam tea, what now?"}, "the query tells the preference"),
+        ({"distractors": ["One.", "Two.", "Two."]}, "not four different options"),
+        ({"distractors": ["One.", "Two."]}, "not four different options"),
+        ({"distractors": ["One.", "Strong assam tea.", "Three."]}, "a distractor uses the preference too"),
+        ({"gold": "Sure, have strong Assam tea."}, "an option begins with a preamble"),
+        ({"gold": " "}, "an empty text"),
+    ],
+)
+def test_rules_for_questions(changes: dict[str, object], fault: str | None) -> None:
+    preference = Preference("Tea", "Enjoys strong Assam tea", "neutral_preferences", "own", "strong Assam tea")
+    plain: dict[str, object] = {"query": "What now?", "gold": "Have strong Assam tea.", "distractors": ["One.", "Two.", "Three."]}
+    faults = item_faults(Item(0, **{**plain, **changes}), preference)  # type: ignore[arg-type]
+    assert any(found.startswith(fault) for found in faults) if fault else not faults
