@@ -57,9 +57,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     if args.open_ended_share:
         questions = mixed(questions, args.open_ended_share)
         split = replace(split, questions=tuple(questions))
-        rewards.append(reward.open_ended(_judge(args)))
     if args.dry_run:
         dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
+    if args.open_ended_share:
+        rewards.append(reward.open_ended(_judge(args)))
     args.remove_unused_columns = False
     trainer = HistoryGRPOTrainer(
         split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
