@@ -14,6 +14,8 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,8 @@ class Job:
     """What a worker needs to write one persona after another."""
 
     def __init__(self, settings: Settings, folder: Path, write: Callable[[int], Dossier] | None = None):
-        from rft.data.check import load_tokenizer
-
         self.settings, self.folder = settings, folder
-        self.count = TokenCounter(load_tokenizer(settings.tokenizer))
+        self.count = token_counter(settings)
         self.write = write or grammar_writer(settings).write
 
     def do(self, persona_id: int) -> int:
@@ -94,7 +94,7 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises DataError for settings that cannot be, before anything is written."""
+    """Raises DataError or ModelError for settings that cannot be, before anything is written."""
     if settings.personas < 3:
         raise DataError(f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
                         "give 3 or more")
@@ -111,6 +111,13 @@ def check_settings(settings: Settings) -> None:
                         f"{settings.personas} personas; add some or lower --personas")
     if settings.llm and settings.llm.budget is not None and settings.llm.prices is None:
         raise DataError("--llm-budget needs --llm-price PROMPT COMPLETION, in USD for a million tokens, to count costs with")
+    token_counter(settings)
+
+
+def token_counter(settings: Settings) -> TokenCounter:
+    from rft.data.check import load_tokenizer
+
+    return TokenCounter(load_tokenizer(settings.tokenizer))
 
 
 def grammar_writer(settings: Settings) -> GrammarWriter:
@@ -196,9 +203,16 @@ def _write_personas(settings: Settings, partial: Path, todo: list[int], workers:
                 progress.advance(task)
         else:
             context = multiprocessing.get_context("spawn")
-            with context.Pool(min(workers, len(todo)), _start_worker, (settings, partial)) as pool:
-                for _ in pool.imap_unordered(_work, todo):
+            pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial))
+            try:
+                for done in as_completed([pool.submit(_work, persona_id) for persona_id in todo]):
+                    done.result()
                     progress.advance(task)
+            except BrokenProcessPool:
+                raise DataError("a worker process died, perhaps for want of memory; run the same command again with fewer "
+                                "--workers, it goes on from here") from None
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 _job: Job  # of a worker process

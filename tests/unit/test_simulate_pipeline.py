@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dataset_folder import tokenizer as make_tokenizer
 
@@ -150,6 +151,19 @@ def test_killed_anywhere_and_started_again(settings: Settings, whole: Path, tmp_
         (partial / "data/chat_history_32k/chat_history_32k_persona7.json.1.tmp").write_text("{")
         simulate(settings, out)
     assert digest(out) == digest(whole) and not partial.exists()
+
+
+def test_a_worker_that_dies_ends_the_run_and_the_next_goes_on(settings: Settings, whole: Path, tmp_path: Path) -> None:
+    """As where the machine's memory is full: a line, not a wait for ever."""
+    words = [sys.executable, "-m", "rft.cli", *command(settings, tmp_path / "data", "--workers", "2")]
+    words[words.index("8")] = "400"  # enough to be caught at work
+    process = subprocess.Popen(words, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list((tmp_path / ".data.partial").glob("rows/*.json")):
+        time.sleep(0.01)
+    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    workers[0].kill()
+    assert "a worker process died" in process.communicate(timeout=60)[1] and process.returncode == 2
+    assert not (tmp_path / "data").exists() and list((tmp_path / ".data.partial").glob("rows/*.json"))
 
 
 def test_a_finished_dataset_is_left_alone(settings: Settings, whole: Path) -> None:
