@@ -48,7 +48,7 @@ def reasoning(question: Question, knows: bool = True) -> str:
     where the prompt holds no history, and nothing can be remembered.
 
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
-    labels, option = question.labels, question.options[LETTERS.index(question.gold)]
+    labels = question.labels
     held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
     if labels.pref_type == "sensitive_info":
         held, verdict = "something sensitive", ", not to be repeated"
@@ -59,14 +59,24 @@ def reasoning(question: Question, knows: bool = True) -> str:
     else:
         verdict = ""
     known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
-    named = option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
-    return f"{known} {named} is ({question.gold})."
+    return f"{known} {named(question)} is ({question.gold})."
+
+
+def named(question: Question) -> str:
+    """The gold option, by its text where that is short."""
+    option = question.options[LETTERS.index(question.gold)]
+    return option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
+
+
+def answer(question: Question) -> str:
+    """What stands behind the think block. It names the option once more, so that the letter in the box is looked up as the one in
+    the think block is: a tiny model that had to copy it from there learned that 120 to 190 steps later (2026-11-22)."""
+    return f"{named(question)} \\boxed{{{question.gold}}}"
 
 
 def target(question: Question, knows: bool = True) -> str:
-    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so that
-    each step of the answer copies something near."""
-    return f"<think>{reasoning(question, knows)}</think>{question.gold} \\boxed{{{question.gold}}}"
+    """The completion that the cold start imitates; `reward.personamem` gives it 1."""
+    return f"<think>{reasoning(question, knows)}</think>{answer(question)}"
 
 
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
