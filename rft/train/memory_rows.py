@@ -18,7 +18,7 @@ from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.notes import Notes, about
 from rft.memory.text import EMPTY
 from rft.train.recipe import DataArguments
-from rft.train.rows import chosen, load_questions
+from rft.train.rows import answer, load_questions, named
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
 def answer_target(question: Question, lines: Mapping[str, str]) -> str:
     """The answer that the cold start imitates, from what the memory says of the question's topic; its letter is gold."""
     line = lines.get(about(question))
-    thought = f"Remembered: {line or 'nothing that may be used.'} {chosen(question)}"
-    return f"<think>{thought}</think>{question.gold} \\boxed{{{question.gold}}}"
+    thought = f"Remembered: {line or 'nothing that may be used.'} {named(question)} is ({question.gold})."
+    return f"<think>{thought}</think>{answer(question)}"
 
 
 def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent) -> Dataset:

@@ -64,19 +64,24 @@ def reasoning(question: Question, knows: bool = True) -> str:
     else:
         verdict = ""
     known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
-    return f"{known} {chosen(question)}"
+    return f"{known} {named(question)} is ({question.gold})."
 
 
-def chosen(question: Question) -> str:
-    """The gold option, by its text where that is short, and its letter."""
+def named(question: Question) -> str:
+    """The gold option, by its text where that is short."""
     option = question.options[LETTERS.index(question.gold)]
-    return f"{option.rstrip('.') if len(option.split()) <= SHORT_OPTION else 'The option that fits'} is ({question.gold})."
+    return option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
+
+
+def answer(question: Question) -> str:
+    """What stands behind the think block. It names the option once more, so that the letter in the box is looked up as the one in
+    the think block is: a tiny model that had to copy it from there learned that 120 to 190 steps later (2026-11-22)."""
+    return f"{named(question)} \\boxed{{{question.gold}}}"
 
 
 def target(question: Question, knows: bool = True) -> str:
-    """The completion that the cold start imitates; `reward.personamem` gives it 1. The letter stands before its box too, so that
-    each step of the answer copies something near."""
-    return f"<think>{reasoning(question, knows)}</think>{question.gold} \\boxed{{{question.gold}}}"
+    """The completion that the cold start imitates; `reward.personamem` gives it 1."""
+    return f"<think>{reasoning(question, knows)}</think>{answer(question)}"
 
 
 def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:
