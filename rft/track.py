@@ -102,7 +102,7 @@ class WandbRun(TrainerCallback):
         import wandb
 
         self.path = Path(args.output_dir) / "wandb.json"
-        new = {"id": secrets.token_hex(4), "step": -1}
+        new: dict[str, Any] = {"id": secrets.token_hex(4), "step": -1}
         self.sent: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else new
         write(self.path, self.sent)
         offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")

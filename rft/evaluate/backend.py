@@ -55,26 +55,15 @@ class LocalModel:
 
     def __init__(self, name: str | Path, device: str | None = None, dtype: Any = "auto"):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        tokenizer = load_tokenizer(str(name))
-        self._take(str(name), load_model(str(name), dtype=dtype).to(device).eval(), tokenizer)
-        self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=tokenizer.pad_token_id)
+        self.name, self.tokenizer = str(name), load_tokenizer(str(name))
+        self.model = load_model(str(name), dtype=dtype).to(device).eval()
+        self.device = next(self.model.parameters()).device
+        self.dtype = str(self.model.dtype).removeprefix("torch.")
+        self.end_ids = _end_ids(self.model, self.tokenizer)
+        self.longest = getattr(self.model.config, "max_position_embeddings", None)
+        self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id)
         self.shares = self._can_share()
-        self.fingerprint = _fingerprint(self.model, tokenizer)
-
-    @classmethod
-    def in_training(cls, model: Any, tokenizer: Any, name: str) -> "LocalModel":
-        """A model that a trainer holds, through `attention.enable` already. Its weights have no fingerprint."""
-        self = cls.__new__(cls)
-        self._take(name, model, tokenizer)
-        self.shares, self.fingerprint = True, ""
-        return self
-
-    def _take(self, name: str, model: Any, tokenizer: Any) -> None:
-        self.name, self.model, self.tokenizer = name, model, tokenizer
-        self.device = next(model.parameters()).device
-        self.dtype = str(model.dtype).removeprefix("torch.")
-        self.end_ids = _end_ids(model, tokenizer)
-        self.longest = getattr(model.config, "max_position_embeddings", None)
+        self.fingerprint = _fingerprint(self.model, self.tokenizer)
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:

@@ -27,7 +27,7 @@ from rft.errors import RecipeError
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
 from rft.train.dry_run import dry_run, grpo_batch, prompt_lengths
-from rft.train.held_out import HeldOutCallback
+from rft.train.held_out import HeldOut, HeldOutCallback
 from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
@@ -68,7 +68,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
     if args.held_out_split:
         held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
-        trainer.add_callback(HeldOutCallback(trainer, held_out, tokens))
+        trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens,
+                                                     args.max_completion_length, args.per_device_train_batch_size)))
     fit(trainer, Identity.of(data, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

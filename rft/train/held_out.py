@@ -5,48 +5,85 @@ asked: no random state, gradient or setting is touched. Every process answers al
 shards the weights; the set is meant to be small. `rft evaluate` on a checkpoint is the evaluation to report.
 """
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+import reward
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
-from rft.evaluate.backend import LocalModel, ModelAnswers
-from rft.evaluate.run import batches, result_row
+from rft.data.question import Question
+from rft.evaluate.answer import Answer
+from rft.evaluate.run import result_row
 from rft.evaluate.statistics import summarise
+from rft.prefix_tree.sample import sample
+
+logger = logging.getLogger(__name__)
+
+
+class HeldOut:
+    """Questions of a split that a trainer's policy can be asked. longest: most tokens of an answer; at_once: questions that are
+    answered side by side. The model must have gone through `prefix_tree.attention.enable`."""
+
+    def __init__(self, trainer: Any, split: Split, count: int, tokens: PromptTokens, longest: int, at_once: int):
+        self.trainer, self.split, self.questions = trainer, split, split.questions[:count]
+        self.tokenizer, self.longest, self.at_once = tokens.tokenizer, longest, at_once
+        self.prompts = [
+            tokens.prompt_ids(q, None if tokens.context == "none" else split.history_of(q)) for q in self.questions
+        ]
+
+    def answers(self) -> list[str]:
+        """What the policy says to each question now."""
+        trainer, completions = self.trainer, []
+        training = trainer.model.training
+        trainer.model.eval()
+        with unwrap_model_for_generation(
+            trainer.model_wrapped, trainer.accelerator,
+            gather_deepspeed3_params=getattr(trainer.args, "ds3_gather_for_generation", True),
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model, trainer.accelerator.autocast():
+            for start in range(0, len(self.prompts), self.at_once):
+                completions += sample(model, self.prompts[start : start + self.at_once], max_new_tokens=self.longest,
+                                      eos_ids=[self.tokenizer.eos_token_id], temperature=0)[0]
+        trainer.model.train(training)
+        return self.tokenizer.batch_decode(completions, skip_special_tokens=True)
 
 
 class HeldOutCallback(TrainerCallback):
     """Puts held_out/accuracy, its interval and held_out/unparsed_rate into the trainer's next log."""
 
-    def __init__(self, trainer: Any, split: Split, tokens: PromptTokens):
-        self.trainer, self.split, self.tokens = trainer, split, tokens
+    def __init__(self, held_out: HeldOut):
+        self.held_out = held_out
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % args.held_out_steps and state.global_step < state.max_steps:
             return
-        for name, value in self.answer(args).items():
-            self.trainer._metrics["train"][f"held_out/{name}"].append(value)
-
-    def answer(self, args: Any) -> dict[str, float]:
-        """The policy's accuracy now; its interval's edges; its unparsed rate."""
-        trainer, rows = self.trainer, []
-        training = trainer.model.training
-        trainer.model.eval()
-        with unwrap_model_for_generation(
-            trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
-        ) as model, trainer.accelerator.autocast():
-            policy = LocalModel.in_training(model, self.tokens.tokenizer, "policy")
-            answers = ModelAnswers(policy, self.tokens.context, args.max_completion_length)
-            answers.tokens = self.tokens
-            asked = self.split.questions[: args.held_out_questions]
-            for batch in batches(asked, answers.context, args.per_device_train_batch_size):
-                history = self.split.history_of(batch[0])
-                said = answers.answer(batch, history if answers.context != "none" else None)
-                rows += [result_row(q, a, 0.0, history) for q, a in zip(batch, said, strict=True)]
-        trainer.model.train(training)
-        summary = summarise(rows, args.seed)
+        asked = self.held_out
+        summary = summarise([result_row(question, Answer(said), 0.0, asked.split.history_of(question))
+                             for question, said in zip(asked.questions, asked.answers(), strict=True)], args.seed)
         low, high = summary["ci95"]
-        return {"accuracy": summary["accuracy"], "low": low, "high": high, "unparsed_rate": summary["unparsed_rate"]}
+        for name, value in (("accuracy", summary["accuracy"]), ("low", low), ("high", high),
+                            ("unparsed_rate", summary["unparsed_rate"])):
+            asked.trainer._metrics["train"][f"held_out/{name}"].append(value)
+
+
+class StopAtAccuracy(TrainerCallback):
+    """Ends training at a check, every `every` steps, at which the wanted share of the questions is answered right."""
+
+    def __init__(self, held_out: HeldOut, wanted: float, every: int):
+        self.held_out, self.wanted, self.every = held_out, wanted, every
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every:
+            return
+        questions: Sequence[Question] = self.held_out.questions
+        scores = reward.personamem(self.held_out.answers(), [question.gold for question in questions])
+        accuracy = sum(score or 0.0 for score in scores) / len(scores)
+        self.held_out.trainer.log({"held_out/accuracy": accuracy})
+        if accuracy >= self.wanted:
+            logger.info("step %d: %.0f %% of %d questions of val right, at least stop_at_accuracy %s; the cold start ends here",
+                        state.global_step, 100 * accuracy, len(questions), self.wanted)
+            control.should_training_stop = True

@@ -17,22 +17,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
-from trl.models import unwrap_model_for_generation
 
-import reward
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens
-from rft.data.question import Question
 from rft.errors import RecipeError
 from rft.model import load_tokenizer
 from rft.prefix_tree import attention, gates
-from rft.prefix_tree.sample import sample
 from rft.track import ProvenanceCallback, provenance
 from rft.train.checkpoint import Resumable
 from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
+from rft.train.held_out import HeldOut, StopAtAccuracy
 from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
@@ -115,41 +111,6 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str
     return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
-class StopAtAccuracy(TrainerCallback):
-    """Ends training at a check at which the policy, greedily, answers the wanted share of the questions right. Every process
-    answers all of them, so that processes stay in step."""
-
-    def __init__(
-        self, trainer: SFTTrainer, split: Split, questions: Sequence[Question], tokens: PromptTokens, wanted: float, every: int
-    ):
-        self.trainer, self.questions, self.wanted, self.every = trainer, questions, wanted, every
-        self.tokenizer = tokens.tokenizer
-        self.prompts = [tokens.prompt_ids(question, split.history_of(question)) for question in questions]
-        self.longest = max(len(ids) for ids in self.tokenizer([target(q) for q in questions])["input_ids"]) + 1
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every:
-            return
-        accuracy = self.accuracy()
-        self.trainer.log({"held_out/accuracy": accuracy})
-        if accuracy >= self.wanted:
-            logger.info("step %d: %.0f %% of %d questions of val right, at least stop_at_accuracy %s; the cold start ends here",
-                        state.global_step, 100 * accuracy, len(self.questions), self.wanted)
-            control.should_training_stop = True
-
-    def accuracy(self) -> float:
-        """The share of the questions that the policy answers right now."""
-        trainer: Any = self.trainer
-        trainer.model.eval()
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, trainer.accelerator.autocast():
-            completions, _ = sample(
-                model, self.prompts, max_new_tokens=self.longest, eos_ids=[self.tokenizer.eos_token_id], temperature=0)
-        trainer.model.train()
-        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        scores = reward.personamem(texts, [question.gold for question in self.questions])
-        return sum(score or 0.0 for score in scores) / len(scores)
-
-
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, cold_start, args, model = parse((DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv)
@@ -175,8 +136,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         gates.check_model(bare)
         attention.enable(bare)
         held_out = load_split(data.data, "val", data.window, revision=data.data_revision)
-        trainer.add_callback(StopAtAccuracy(trainer, held_out, held_out.questions[:STOP_QUESTIONS], tokens,
-                                            cold_start.stop_at_accuracy, cold_start.stop_check_steps))
+        longest = max(len(ids) for ids in tokenizer([target(q) for q in held_out.questions[:STOP_QUESTIONS]])["input_ids"]) + 1
+        asked = HeldOut(trainer, held_out, STOP_QUESTIONS, tokens, longest, at_once=STOP_QUESTIONS)
+        trainer.add_callback(StopAtAccuracy(asked, cold_start.stop_at_accuracy, cold_start.stop_check_steps))
     fit(trainer, Identity.of(data, cold_start, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
