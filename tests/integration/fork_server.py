@@ -1,8 +1,8 @@
 """Starts GRPO runs from a process that has imported everything once, so that a killed and resumed run costs seconds.
 
 Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process], "phases": [...]}.
-A job: {"argv", "processes", "env", "log", "kill"}, where kill is null, {"after": seconds}, or {"in": method, "call": n} with
-"signal" (SIGKILL) and "rank" (0).
+A job: {"recipe", "argv", "processes", "env", "log", "kill"}, where recipe is a key of SCRIPTS, and kill is null,
+{"after": seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank" (0).
 """
 
 import json
@@ -15,8 +15,9 @@ import time
 import traceback
 from pathlib import Path
 
-from rft.train import checkpoint, grpo, start, trainer
+from rft.train import checkpoint, grpo, memory_grpo, start, trainer
 
+SCRIPTS = {"grpo": grpo, "memory_grpo": memory_grpo}
 PHASES = {"rollout": "_generate_single_turn", "update": "training_step", "checkpoint": "_save_checkpoint"}
 
 
@@ -87,7 +88,7 @@ def child(job: dict, rank: int, port: int) -> int:
             checkpoint.sync = deadly
         else:
             signal_in(trainer.HistoryGRPOTrainer, kill["in"], kill["call"], number)
-    return start.run_main(grpo.train, job["argv"])
+    return start.run_main(SCRIPTS[job["recipe"]].train, job["argv"])
 
 
 def run(job: dict) -> dict:

@@ -14,6 +14,10 @@ from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+SMALL = {
+    "grpo": ["--per_device_train_batch_size", "8", "--max_prompt_tokens", "1500"],
+    "memory_grpo": ["--per_device_train_batch_size", "4", "--chunk_tokens", "400", "--memory_tokens", "12"],
+}
 TIMES = ("time", "runtime", "per_second", "profiling")  # metrics that no two runs agree on
 
 
@@ -39,15 +43,21 @@ class Server:
         )
 
     def run(
-        self, out: Path, *words: str, kill: dict | None = None, processes: int = 1, env: dict | None = None
+        self,
+        out: Path,
+        *words: str,
+        recipe: str = "grpo",
+        kill: dict | None = None,
+        processes: int = 1,
+        env: dict | None = None,
     ) -> dict[str, Any]:
-        """A GRPO run of the quickstart's recipe in small: its exit codes, what was happening when it was killed, what it said."""
+        """A run of a recipe of the quickstart in small: its exit codes, what was happening when it was killed, what it said."""
         out.mkdir(parents=True, exist_ok=True)
         log = out / "log.txt"
         before = log.stat().st_size if log.exists() else 0
         argv = [
             "--config",
-            str(REPOSITORY / "recipes/quickstart/grpo.yaml"),
+            str(REPOSITORY / f"recipes/quickstart/{recipe}.yaml"),
             "--data",
             str(self.data),
             "--model_name_or_path",
@@ -60,17 +70,14 @@ class Server:
             "2",
             "--num_generations",
             "4",
-            "--per_device_train_batch_size",
-            "8",
             "--max_completion_length",
             "6",
-            "--max_prompt_tokens",
-            "1500",
+            *SMALL[recipe],
             "--rewards",
             f"{HERE / 'rewards_for_tests.py'}:scatter",
             *words,
         ]
-        job = {"argv": argv, "processes": processes, "env": env or {}, "log": str(log), "kill": kill}
+        job = {"recipe": recipe, "argv": argv, "processes": processes, "env": env or {}, "log": str(log), "kill": kill}
         start = time.monotonic()
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()

@@ -44,10 +44,12 @@ def server(mini_data, tiny_checkpoint, tmp_path_factory):
     server.close()
 
 
-def whole(server: Server, name: str, *words: str, processes: int = 1, env: dict | None = None) -> dict:
+def whole(
+    server: Server, name: str, *words: str, recipe: str = "grpo", processes: int = 1, env: dict | None = None
+) -> dict:
     """What the uninterrupted run leaves."""
     out = server.folder / name
-    done = server.run(out, *STEPS, *words, processes=processes, env=env)
+    done = server.run(out, *STEPS, *words, recipe=recipe, processes=processes, env=env)
     assert done["statuses"] == [0] * processes, done["said"]
     return left(out)
 
@@ -57,6 +59,13 @@ def uninterrupted(server):
     found = whole(server, "uninterrupted")
     rewards = [row["reward"] for row in found["metrics"] if "reward" in row]
     assert len(rewards) == 4 and len(set(rewards)) == 4
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_memory(server):
+    found = whole(server, "uninterrupted_memory", recipe="memory_grpo")
+    assert len({row["reward"] for row in found["metrics"] if "reward" in row}) == 4
     return found
 
 
@@ -76,6 +85,23 @@ def test_a_killed_run_resumes_bit_for_bit(server, uninterrupted, tmp_path, kill)
     assert done["statuses"] == [0], done["said"]
     assert "resume: " in done["said"] and "checkpoint-" in done["said"]
     assert_same(left(out), uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        {"in": "_generate_single_turn", "call": 7},  # in the middle of a trajectory
+        {"in": "training_step", "call": 8},  # between the two micro-batches of a generation
+    ],
+    ids=["rollout", "update"],
+)
+def test_a_killed_memory_run_resumes_bit_for_bit(server, uninterrupted_memory, tmp_path, kill):
+    out = tmp_path / "run"
+    assert server.run(out, *STEPS, recipe="memory_grpo", kill=kill)["statuses"] == [-9]
+    done = server.run(out, *STEPS, *RESUME, recipe="memory_grpo")
+    assert done["statuses"] == [0], done["said"]
+    assert "resume: " in done["said"] and "checkpoint-" in done["said"]
+    assert_same(left(out), uninterrupted_memory)
 
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM", "SIGUSR1"])
@@ -225,32 +251,39 @@ def test_wandb_sees_one_run_with_steps_that_never_go_back(server, tmp_path):
     assert {row[newest["columns"].index("step")] for row in newest["data"]} == set(range(1, 13))  # one table that has grown
 
 
-def random_kills(server, expected, folder: Path, *, processes: int, env: dict | None, seconds: float, seed: int) -> list[str]:
+def random_kills(
+    server, expected, folder: Path, *, recipe: str = "grpo", processes: int = 1, env: dict | None = None, seed: int
+) -> list[str]:
     """Ten kills at random moments of a run; what it was doing each time."""
+    seconds = server.run(folder / "timed", *STEPS, recipe=recipe, processes=processes, env=env)["seconds"]
     rng, hit = random.Random(seed), []
     while len(hit) < 10:
         out = folder / f"run_{len(hit)}"
-        killed = server.run(out, *STEPS, processes=processes, env=env, kill={"after": rng.uniform(0.15, 1.0) * seconds})
+        kill = {"after": rng.uniform(0.15, 1.0) * seconds}
+        killed = server.run(out, *STEPS, recipe=recipe, processes=processes, env=env, kill=kill)
         if -9 not in killed["statuses"]:  # it was done before
             shutil.rmtree(out)
             continue
-        done = server.run(out, *STEPS, *RESUME, processes=processes, env=env)
+        done = server.run(out, *STEPS, *RESUME, recipe=recipe, processes=processes, env=env)
         assert done["statuses"] == [0] * processes, done["said"]
         assert_same(left(out), expected)
         hit.append(killed["phases"][0])
         shutil.rmtree(out)
-    print(f"ten kills on {processes} process{'es' * (processes > 1)}: {', '.join(hit)}")
+    print(f"ten kills of {recipe} on {processes} process{'es' * (processes > 1)}: {', '.join(hit)}")
     return hit
 
 
 @pytest.mark.slow
 def test_ten_random_kills(server, uninterrupted, tmp_path):
-    seconds = server.run(tmp_path / "timed", *STEPS)["seconds"]
-    assert len(random_kills(server, uninterrupted, tmp_path, processes=1, env=None, seconds=seconds, seed=1)) == 10
+    assert len(random_kills(server, uninterrupted, tmp_path, seed=1)) == 10
+
+
+@pytest.mark.slow
+def test_ten_random_kills_of_a_memory_run(server, uninterrupted_memory, tmp_path):
+    assert len(random_kills(server, uninterrupted_memory, tmp_path, recipe="memory_grpo", seed=3)) == 10
 
 
 @pytest.mark.slow
 def test_ten_random_kills_under_zero3(server, tmp_path):
     expected = whole(server, "zero3_slow", processes=2, env=ZERO3)
-    seconds = server.run(tmp_path / "timed", *STEPS, processes=2, env=ZERO3)["seconds"]
-    assert len(random_kills(server, expected, tmp_path, processes=2, env=ZERO3, seconds=seconds, seed=2)) == 10
+    assert len(random_kills(server, expected, tmp_path, processes=2, env=ZERO3, seed=2)) == 10
