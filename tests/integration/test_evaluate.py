@@ -450,11 +450,8 @@ def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
         item.key or "/".join(item.nested_key): item.value_json for record in records(file) for item in record.summary.update
     }
     assert json.loads(logged["accuracy"]) == summary["accuracy"]
-    [artifact] = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"] or [
-        record.request.log_artifact.artifact
-        for record in records(file)
-        if record.request.WhichOneof("request_type") == "log_artifact"
-    ]
+    artifacts = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"]
+    [artifact] = [artifact for artifact in artifacts if artifact.type == "evaluation"]  # tables are artifacts too
     assert {entry.path for entry in artifact.manifest.contents} == {"results.jsonl", "summary.json", "report.html", "run.json"}
 
 
