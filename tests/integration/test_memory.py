@@ -41,7 +41,7 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
             tiny_checkpoint,
             out,
             "--max_steps",
-            "60",
+            "150",
             "--learning_rate",
             "3e-3",
             "--save_strategy",
@@ -123,30 +123,6 @@ def test_grpo_trains(cold_start, mini_data, tmp_path, words, processes):
     assert len(logged(out, "reward")) == 2
     assert logged(out, "prefix_tree/token_ratio")[0] > 1.5
     assert max(logged(out, "sampling/logp_difference_max")) < 1e-3
-
-
-def test_a_run_that_is_resumed_is_the_run_that_was_not(cold_start, mini_data, tmp_path):
-    words = ("--per_device_train_batch_size", "16", "--save_steps", "1", "--save_total_limit", "3")
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    launch(
-        "rft.train.memory_grpo",
-        *recipe("memory_grpo.yaml", mini_data, cold_start, whole, "--max_steps", "2", *words),
-        cwd=tmp_path,
-    )
-    launch(
-        "rft.train.memory_grpo",
-        *recipe("memory_grpo.yaml", mini_data, cold_start, halves, "--max_steps", "1", *words),
-        cwd=tmp_path,
-    )
-    launch(
-        "rft.train.memory_grpo",
-        *recipe(
-            "memory_grpo.yaml", mini_data, cold_start, halves, "--max_steps", "2", *words, "--resume_from_checkpoint", "true"
-        ),
-        cwd=tmp_path,
-    )
-    assert logged(whole, "reward") == logged(halves, "reward")
-    assert (whole / "model.safetensors").read_bytes() == (halves / "model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
