@@ -244,7 +244,9 @@ def test_wandb_sees_one_run_with_steps_that_never_go_back(server, tmp_path):
     assert config["recipe_sha256"] and config["data_sha256"] and config["git_commit"]
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [*range(1, 13), 12]
-    for row in rows[:-1]:
+    rewarded = [row for row in rows if "reward" in row]
+    assert [row["step"] for row in rewarded] == [1, 3, 5, 7, 9, 11]  # where a generation is drawn
+    for row in rewarded:
         assert logged[row["step"]]["train/reward"] == row["reward"]
     tables = list((tmp_path / "wandb").rglob("completions*.table.json"))
     newest = max((json.loads(table.read_text()) for table in tables), key=lambda table: len(table["data"]))
