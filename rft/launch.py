@@ -3,8 +3,7 @@ is printed.
 
 The launcher dies of signals that its processes should answer with a checkpoint, and waits 30 seconds where a step takes minutes.
 So Ctrl-C, SIGTERM and SIGUSR1 are taken here and handed on as SIGUSR1, which launchers are made to ignore and processes
-understand;
-and the exit code of a run that left (75), which a launcher turns into 1, is read from the run's `left.json`.
+understand; and the exit code of a run that left (75), which a launcher turns into 1, is read from the run's `left.json`.
 """
 
 import json
@@ -108,6 +107,7 @@ def check_port(port: int) -> None:
 
 def launch(layout: str, module: str, words: list[str]) -> int:
     """Run a training module under a layout; its exit code, 75 where it left with a checkpoint."""
+    import psutil
     import torch
 
     line = command(layout, module, words, torch.cuda.device_count())
@@ -123,7 +123,9 @@ def launch(layout: str, module: str, words: list[str]) -> int:
 
     def hand_on(number: int, frame: object) -> None:
         told.append(number)
-        os.killpg(process.pid, signal.SIGUSR1 if len(told) == 1 else signal.SIGTERM)
+        for child in psutil.Process(process.pid).children(recursive=True):  # torchrun gives each a session of its own
+            if module in child.cmdline():
+                child.send_signal(signal.SIGUSR1 if len(told) == 1 else signal.SIGTERM)
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
