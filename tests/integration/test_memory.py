@@ -41,7 +41,7 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
             tiny_checkpoint,
             out,
             "--max_steps",
-            "150",
+            "100",
             "--learning_rate",
             "3e-3",
             "--save_strategy",
@@ -57,12 +57,12 @@ def test_the_cold_start_learns_to_write_bullets(cold_start, mini_data, tmp_path)
     assert losses[-1] < losses[0] / 3
     split = load_split(mini_data, "val")
     answerer = MemoryAnswers(LocalModel(cold_start, dtype="float32"), tmp_path / MEMORIES, SETTINGS, max_new_tokens=40)
-    summary = evaluate(split, tmp_path, answerer)
-    assert summary["format_rate"] > 0.5  # 0 before training
+    evaluate(split, tmp_path, answerer)
     records = [read_record(tmp_path / MEMORIES / f"{history}.md") for history in split.histories]
     assert all(record.finished for record in records)
     turns = [turn for record in records for turn in record.turns]
-    assert sum(not turn["empty"] for turn in turns) > len(turns) / 2
+    share = sum(not turn["empty"] for turn in turns) / len(turns)
+    assert share > 0.5  # 0 before training
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_memories_are_written_once_and_reused(model, mini_data, tmp_path):
 def test_input_tokens_are_counted_both_ways(model, mini_data, tmp_path):
     split = load_split(mini_data, "benchmark")
     answerer = MemoryAnswers(model, tmp_path / MEMORIES, SETTINGS, max_new_tokens=8)
-    summary = evaluate(split, tmp_path, answerer)
+    evaluate(split, tmp_path, answerer)
     rows = read_rows(tmp_path)
     answering = [
         len(answerer.agent.answer_ids(q, (tmp_path / MEMORIES / f"{q.history_id}.md").read_text().strip()))
