@@ -8,13 +8,12 @@ under its own name only when it is whole, so nothing that exists was ever half w
 import csv
 import json
 import multiprocessing
-import multiprocessing.pool
 import os
 import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -185,34 +184,33 @@ def _write_personas(settings: Settings, partial: Path, todo: list[int], workers:
         task = progress.add_task("", total=settings.personas, completed=settings.personas - len(todo), note="")
         if not todo:
             return
-        if settings.llm:
-            from rft.simulate.writer_llm import LlmWriter
-
-            writer = LlmWriter(settings, partial / "llm_calls")
-            job = Job(settings, partial, writer.write)
-            with multiprocessing.pool.ThreadPool(workers) as threads:  # they wait for a server most of the time
-                try:
-                    for _ in threads.imap_unordered(job.do, todo):
-                        progress.update(task, advance=1, note=writer.ledger.told())
-                finally:
-                    writer.ledger.stop()
-        elif workers == 1:
+        if workers == 1 and not settings.llm:
             job = Job(settings, partial)
             for persona_id in todo:
                 job.do(persona_id)
                 progress.advance(task)
+            return
+        pool: Executor
+        writer = None
+        if settings.llm:
+            from rft.simulate.writer_llm import LlmWriter
+
+            writer = LlmWriter(settings, partial / "llm_calls")
+            pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do  # they mostly wait for a server
         else:
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial))
-            try:
-                for done in as_completed([pool.submit(_work, persona_id) for persona_id in todo]):
-                    done.result()
-                    progress.advance(task)
-            except BrokenProcessPool:
-                raise DataError("a worker process died, perhaps for want of memory; run the same command again with fewer "
-                                "--workers, it goes on from here") from None
-            finally:
-                pool.shutdown(cancel_futures=True)
+            pool, work = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial)), _work
+        try:
+            for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
+                done.result()
+                progress.update(task, advance=1, note=writer.ledger.told() if writer else "")
+        except BrokenProcessPool:
+            raise DataError("a worker process died, perhaps for want of memory; run the same command again with fewer "
+                            "--workers, it goes on from here") from None
+        finally:
+            if writer:
+                writer.ledger.stop()
+            pool.shutdown(cancel_futures=True)  # calls under way come to their end and are kept: they are paid for
 
 
 _job: Job  # of a worker process
