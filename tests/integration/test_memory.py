@@ -151,7 +151,7 @@ def test_memories_are_written_once_and_reused(model, mini_data, tmp_path):
 def test_input_tokens_are_counted_both_ways(model, mini_data, tmp_path):
     split = load_split(mini_data, "benchmark")
     answerer = MemoryAnswers(model, tmp_path / MEMORIES, SETTINGS, max_new_tokens=8)
-    evaluate(split, tmp_path, answerer)
+    summary = evaluate(split, tmp_path, answerer)
     rows = read_rows(tmp_path)
     answering = [
         len(answerer.agent.answer_ids(q, (tmp_path / MEMORIES / f"{q.history_id}.md").read_text().strip()))
