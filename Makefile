@@ -19,8 +19,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: setup
 	$(VENV)/bin/rft quickstart --out $(OUT) --seed $(SEED) $(if $(SCRATCH),--scratch) $(if $(MEMORY),--memory)
 
+# Two files at a time: most of the time is real processes starting.
 test: setup
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(VENV)/bin/ruff check .

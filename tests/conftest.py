@@ -8,6 +8,7 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test files at a time: more threads only wait for one another
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
