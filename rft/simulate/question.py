@@ -7,6 +7,7 @@ so neither length nor tone nor words in common with the query tell them apart.
 from collections.abc import Callable
 from random import Random
 
+from rft.simulate.checks import mentions
 from rft.simulate.dossier import Conversation, Item, Preference
 from rft.simulate.facts import Fact
 from rft.simulate.grammar import draw_slot, load, say, shuffled
@@ -34,7 +35,8 @@ def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> Item:
     """Gold and distractors: three values of the topic and a generic option. `extras`: options have their second sentence."""
     section = fact.topic.section
     suffix = "" if section == "general" else f"_{section}"
-    generic = rng.choice(load("grammar")[f"generic{suffix}"])
+    generics = [text for text in load("grammar")[f"generic{suffix}"] if not any(mentions(value, text) for value in fact.shown)]
+    generic = rng.choice(generics)
     shown = [*(fact.topic.with_value(value) for value in fact.shown), generic]
     frames = rng.sample(load("grammar")[f"option{suffix}"], 4)
     more = rng.sample(load("grammar")["option_more"], 4)

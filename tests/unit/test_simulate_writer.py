@@ -11,13 +11,14 @@ from rft.data.private import plausible_items
 from rft.errors import DataError
 from rft.simulate.checks import check_dossier, conflict, item_faults, mentions
 from rft.simulate.dossier import SCENARIOS, SENSITIVE_KINDS, Dossier, Item, Preference, dossier_from_json
-from rft.simulate.facts import draw_facts
+from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.grammar import fill, load
 from rft.simulate.persona import make_persona, read_personas, system_message
 from rft.simulate.pipeline import grammar_writer
 from rft.simulate.profile import PROFILES, Settings
+from rft.simulate.question import item_of
 from rft.simulate.sensitive import MAKERS
-from rft.simulate.topics import LINE, OPPOSITE, read_topics, shipped
+from rft.simulate.topics import LINE, OPPOSITE, Topic, read_topics, shipped
 
 COUNTS = PROFILES["paper"].counts
 
@@ -36,6 +37,24 @@ def test_there_are_enough_topics_and_values() -> None:
     for archetype in OPPOSITE:
         both = [t for t in topics if {archetype, OPPOSITE[archetype]} <= {mark for _, mark in t.marks}]
         assert len(both) >= 50, archetype
+
+
+def test_no_shipped_words_around_a_value_name_one() -> None:
+    grammar = load("grammar")
+    for topic in shipped():
+        suffix = "" if topic.section == "general" else f"_{topic.section}"
+        around = [topic.ask, *(text for rule in (f"generic{suffix}", f"option{suffix}", "option_more", "query", "query_lead")
+                               for text in grammar[rule])]
+        assert not [(value, text) for value in topic.values for text in around if mentions(value, text)]
+
+
+def test_a_generic_option_names_none_of_the_values_beside_it() -> None:
+    generic = load("grammar")["generic"]
+    topic = Topic("Plans", "general", "planning by {}", "a plan", ("common choice", "reviews", "tea"))
+    fact = Fact(topic, "forget", "ask_to_forget", ("common choice", "reviews", "tea"), "reviews", None)
+    golds = {item_of(random.Random(seed), 0, fact, extras=False).gold for seed in range(60)}
+    assert any("common choice" in text for text in generic) and any("reviews" in text for text in generic)
+    assert not any("common choice" in gold or "reviews" in gold for gold in golds) and len(golds) > len(generic)
 
 
 def test_dozens_of_frames_a_scenario() -> None:
