@@ -16,7 +16,7 @@ ONLY_LARGE = {"window": None, "tokenizer": None, "history_tokens": None, "topics
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="mini",
-                        help="mini: about 450 tokens, eight questions a persona (default); middle: about 2,400 tokens, eight; "
+                        help="mini: about 450 tokens, eight questions a persona (default); middle: about 2,700 tokens, eight; "
                         "paper: 32k or 128k tokens, 27 questions of all types")
     parser.add_argument("--personas", type=int, default=1000, help="number of personas (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default 0)")

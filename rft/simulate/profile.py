@@ -23,7 +23,7 @@ class Profile:
 
 PROFILES = {
     "paper": Profile({"general": 16, "therapy": 4, "health": 4, "sensitive": 3}, FULL, {"32k": 32_000, "128k": 123_000}),
-    "middle": Profile({"general": 8}, SHORT, {"32k": 2_400}),
+    "middle": Profile({"general": 8}, SHORT, {"32k": 2_800}),
 }
 
 

@@ -11,8 +11,9 @@ What a layer keeps for its backward pass was counted tensor by tensor in transfo
     values, attention's output                 K + A      (the output in float32)
     gate, silu(gate), up, their product        4 F
 
-With checkpointing a layer keeps its input, and one layer at a time the rest. The numbers are held against measured peaks in
-tests.
+What is normalised is kept for the gradient of the norm's weight alone: with LoRA it is not. With checkpointing a layer keeps its
+input; the rest of one layer, or before that the logits, comes on top, whichever is larger. The numbers are held against measured
+peaks in tests.
 """
 
 from dataclasses import dataclass
@@ -101,8 +102,10 @@ def estimate(shape: Shape, layout: Layout, work: Work) -> dict[str, dict[str, fl
         weights += (
             2 * (shape.parameters - shape.vocabulary * shape.model) / shape.layers + shape.vocabulary * shape.model
         ) * shape.width
-    kept = activations(shape, work)
+    kept, one_layer = activations(shape, work)
     logits = scores(shape, work)
+    one_layer, logits = (one_layer, 0.0) if one_layer > logits else (0.0, logits)
+    kept += one_layer
     if work.accumulates or layout.zero:
         at_backward = gradients
     else:  # gradients grow while activations go; the output head's comes first
@@ -123,16 +126,18 @@ def estimate(shape: Shape, layout: Layout, work: Work) -> dict[str, dict[str, fl
     return {"update": update, "rollout": rollout}
 
 
-def activations(shape: Shape, work: Work) -> float:
-    """What the layers keep for the backward pass, and what the first of it needs beside."""
+def activations(shape: Shape, work: Work) -> tuple[float, float]:
+    """What the layers keep for the backward pass; and with checkpointing, what one of them needs while it is computed again."""
     b = shape.width
-    norm = (4 + 2 * b if b < 4 else 3 * b) * shape.model
-    layer = 2 * norm + b * (3 * shape.queries + 4 * shape.keys + 4 * shape.mlp) + 4 * shape.queries
+    full = shape.trained == shape.parameters
+    norm = (4 + 2 * b if b < 4 else 3 * b) * shape.model - (0 if full else b * shape.model)
+    heads = b * (3 * shape.queries + 4 * shape.keys) + 4 * shape.queries - (0 if full else b * (shape.queries + shape.keys))
+    layer = 2 * norm + heads + b * 4 * shape.mlp
     backward = 3 * b * shape.mlp  # the gradients of gate, up and their product
     ends = norm + b * shape.model
     if work.checkpointing:
-        return work.update * (shape.layers * b * shape.model + layer + backward + ends)
-    return work.update * (shape.layers * layer + ends)
+        return work.update * (shape.layers * b * shape.model + ends), work.update * (layer + backward)
+    return work.update * (shape.layers * layer + ends), 0.0
 
 
 def scores(shape: Shape, work: Work) -> float:

@@ -20,7 +20,7 @@ from rft.train.recipe import DataArguments
 
 logger = logging.getLogger(__name__)
 
-SHORT_OPTION = 8  # words up to which the reason names the option itself
+SHORT_OPTION = 16  # words up to which the reason names the option itself
 
 
 def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:

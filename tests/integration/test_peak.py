@@ -63,6 +63,10 @@ def test_the_estimate_is_within_15_percent(name, mini_data, tiny_checkpoint, tmp
         "32",
         "--learning_rate",
         "1e-5",
+        "--mask_truncated_completions",  # the random model never ends: all would be masked, and nothing scored
+        "false",
+        "--blind_share",
+        "0",
         "--rewards",
         f"{HERE / 'rewards_for_tests.py'}:scatter",
         *words,
