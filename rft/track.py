@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rft import lineage
+
 METRICS = "metrics.jsonl"
 SAMPLES = 8
 """Completions of a generation that go into W&B's table; all of them stand in `completions/*.parquet`."""
@@ -110,6 +112,8 @@ class WandbRun(TrainerCallback):
             project=os.environ.get("WANDB_PROJECT", "rft"), id=self.sent["id"], name=args.run_name, job_type="train",
             resume=None if offline else "allow", reinit="finish_previous",
             config={**self.config, "model": model.config.to_dict() if model is not None else None})
+        if "data_sha256" in self.config:
+            lineage.use(self.run, lineage.dataset(self.config["data_sha256"]))
         self.run.define_metric("train/*", step_metric="train/global_step")
         for row in read_metrics(Path(args.output_dir) / METRICS):  # what a killed process may have had in its buffers
             if self.sent["step"] < row["step"] <= state.global_step:
@@ -154,13 +158,9 @@ class WandbRun(TrainerCallback):
             write(self.path, {**self.sent, "step": max(self.newest, self.sent["step"])})
 
     def _artifact(self, folder: Path, step: int) -> None:
-        import wandb
-
         facts: dict[str, Any] = {
             key: self.config[key] for key in ("git_commit", "data_sha256", "recipe_sha256") if key in self.config}
-        artifact = wandb.Artifact(f"checkpoint-{self.sent['id']}", type="model", metadata={**facts, "step": step})
-        artifact.add_reference(folder.resolve().as_uri(), checksum=False)
-        self.run.log_artifact(artifact, aliases=[f"step-{step}"])
+        self.run.log_artifact(lineage.checkpoint(folder, self.sent["id"], {**facts, "step": step}), aliases=[f"step-{step}"])
 
 
 def _name(key: str) -> str:

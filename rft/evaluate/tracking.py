@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rft import lineage
+
 FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")  # the last where there are memories
 ABOUT = ("model", "context", "split", "window", "data_sha256", "settings")
 
@@ -19,6 +21,10 @@ def track(summary: Mapping[str, Any], out: Path) -> None:
     config = {key: summary[key] for key in ABOUT}
     name = f"{Path(str(summary['model'])).name}, {summary['context']}"
     with wandb.init(job_type="evaluate", name=name, config=config, dir=str(out)) as run:
+        lineage.use(run, lineage.dataset(summary["data_sha256"]))
+        folder = Path(str(summary["model"]))
+        if folder.is_dir() and (trained_in := lineage.trained_in(folder)):
+            lineage.use(run, lineage.checkpoint(folder, trained_in, {"data_sha256": summary["data_sha256"]}))
         run.summary.update({key: value for key, value in summary.items() if key not in (*ABOUT, "by")})
         columns: list[str | int] = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
         for category, table in summary["by"].items():

@@ -48,7 +48,7 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
     lines = bullets(written)
     if not finished and lines:
         lines.pop()
-    stored = [line for line in map(without_forgotten, lines) if line]
+    stored = [line for line in dict.fromkeys(map(without_forgotten, lines)) if line]  # what is said twice is kept once
     kept = _longest_that_fits(stored, budget, count)
     if not kept and (stored or not lines):
         return Update(previous, cut=bool(lines) or not finished, empty=True)

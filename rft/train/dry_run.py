@@ -221,11 +221,12 @@ def memory_batch(
     widest = max(phases, key=lambda phase: phase["prefix"] + phase["rows"] * phase["completion"])
     prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
     each_generation = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
-    per_epoch = len(units) // args.units_per_generation() * each_generation
+    processes = machine(args)[0].processes
+    per_epoch = len(units) // args.units_per_generation(processes) * each_generation
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{args.arithmetic()}; {args.in_words([len(chunks) for chunks in read.values()], len(units))}; {per_epoch:g} optimizer "
-        f"steps an epoch, {steps:g} in all"
+        f"{args.arithmetic(processes)}; {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; "
+        f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
     )
     return prompts, Work(
         update=update,

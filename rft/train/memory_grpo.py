@@ -103,8 +103,8 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
                 f"each"
             )
 
-    def units_per_generation(self) -> int:
-        """Histories in a generation batch over all ranks.
+    def units_per_generation(self, processes: int | None = None) -> int:
+        """Histories in a generation batch over all ranks: those of this run, or `processes`.
 
         Raises:
             RecipeError: a rank's share of it does not hold all memories of a history.
@@ -117,11 +117,12 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
                 f"{share} memories a rank, which is no multiple of num_generations {self.num_generations}; make the product "
                 f"{max(1, round(share / self.num_generations)) * self.num_generations}, so that a history stays on one rank"
             )
-        return share * self.world_size // self.num_generations
+        return share * (processes or self.world_size) // self.num_generations
 
-    def arithmetic(self) -> str:
-        """The batch in words."""
-        histories, memories = self.units_per_generation(), self.num_generations
+    def arithmetic(self, processes: int | None = None) -> str:
+        """The batch in words, over the processes of this run or over `processes`."""
+        processes = processes or self.world_size
+        histories, memories = self.units_per_generation(processes), self.num_generations
         optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
         against = "the others from the same memory" if self.answers_per_memory > 1 else "those from the other memories"
         return (
@@ -130,15 +131,15 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
             f"to {self.questions_per_history} questions x {self.answers_per_memory}; for {optimizer_steps:g} optimizer "
             f"step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation} "
             f"micro-batch{'es' * (self.steps_per_generation != 1)} of "
-            f"{self.per_device_train_batch_size} trajectories a process, over {self.world_size} "
-            f"process{'es' * (self.world_size != 1)}. An "
+            f"{self.per_device_train_batch_size} trajectories a process, over {processes} "
+            f"process{'es' * (processes != 1)}. An "
             f"update competes with the {memories} memories of its history, an answer to a question with {against}; every "
             f"{self.turn_weighting} counts the same"
         )
 
-    def in_words(self, chunks: Sequence[int], units: int) -> str:
+    def in_words(self, chunks: Sequence[int], units: int, processes: int | None = None) -> str:
         """What the data makes of a batch. chunks: of each history; units: a history with the questions it is asked at once."""
-        histories = self.units_per_generation()
+        histories = self.units_per_generation(processes)
         memories, median = histories * self.num_generations, sorted(chunks)[len(chunks) // 2]
         answers = memories * self.questions_per_history * self.answers_per_memory
         return (

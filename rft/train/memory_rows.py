@@ -60,15 +60,18 @@ def answer_target(question: Question, lines: Mapping[str, str]) -> str:
     return f"<think>{thought}</think>{answer(question)}"
 
 
-def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent) -> Dataset:
-    """A row per update and per answer: {history_id, turn, question_id, before, completion}; `before` is the memory that the
-    prompt holds, `turn` the chunk of an update (-1: an answer).
+def sft_rows(
+    questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent, seed: int = 0
+) -> Dataset:
+    """A row per update, and per history at most as many answers as updates: {history_id, turn, question_id, before, completion};
+    `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an answer). Writing is what is harder to
+    learn.
 
     Raises:
         RecipeError: a target memory is larger than the budget.
     """
     rows: list[dict[str, Any]] = []
-    budget = agent.settings.memory_tokens
+    budget, rng = agent.settings.memory_tokens, Random(f"answers-{seed}")
     of_history: dict[str, list[Question]] = {}
     for question in questions:
         of_history.setdefault(question.history_id, []).append(question)
@@ -97,7 +100,7 @@ def sft_rows(questions: Sequence[Question], split: Split, notes: Mapping[str, No
                 "before": before,
                 "completion": answer_target(question, lines),
             }
-            for question in asked
+            for question in rng.sample(asked, min(len(asked), len(chunks)))
         ]
     updates = sum(row["turn"] >= 0 for row in rows)
     logger.info(

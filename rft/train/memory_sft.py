@@ -55,7 +55,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
     split, questions = load_memory_questions(data)
-    rows = sft_rows(questions, split, load_notes(split), agent)
+    rows = sft_rows(questions, split, load_notes(split), agent, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
         prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}

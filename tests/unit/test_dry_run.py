@@ -59,12 +59,23 @@ def dry_run(recipe: Path, model: Path, data: Path, out: Path, *words: str) -> in
     )
 
 
+@pytest.fixture(scope="module")
+def long_data(tiny_checkpoint, tmp_path_factory) -> Path:
+    """Histories as long as the large recipes read: prompts of 33,000 and 124,000 tokens."""
+    from rft.simulate.pipeline import simulate
+    from rft.simulate.profile import Settings
+
+    out = tmp_path_factory.mktemp("long") / "data"
+    simulate(Settings("paper", 14, 0, ("32k", "128k"), str(tiny_checkpoint)), out)
+    return out
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, tmp_path, capsys):
+def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, long_data, tmp_path, capsys):
     large = recipe.parent.name == "personamem_v2"
-    lora = "grpo_32k_lora" in recipe.name  # draws 256 completions side by side: their keys and values alone take 72 GiB
-    on = ["--dry_run_on", "one_gpu:1:141" if lora else "zero3:8:80"] if large else []
-    code = dry_run(recipe, qwen3_4b if large else tiny_checkpoint, mini_data, tmp_path / "out", *on)
+    on = ["--dry_run_on", "one_gpu:1:80" if "lora" in recipe.name else "zero3:8:80"] if large else []
+    data = long_data if large else mini_data
+    code = dry_run(recipe, qwen3_4b if large else tiny_checkpoint, data, tmp_path / "out", *on)
     said = capsys.readouterr().out
     assert code == 0, said
     for expected in (
@@ -77,6 +88,8 @@ def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, tmp_
         "it fits: ",
     ):
         assert expected in said
+    if recipe.stem.startswith("memory_grpo") and large:
+        assert "8 histories x 8 memories = 64 trajectories" in said and "over 8 processes" in said
     assert not (tmp_path / "out").exists()  # nothing is written
 
 

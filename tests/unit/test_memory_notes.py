@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -134,7 +135,9 @@ def test_cold_start_rows(mini_data, agent):
     split = load_split(mini_data, "train")
     rows = sft_rows(split.questions, split, load_notes(split), agent)
     answers = [row for row in rows if row["turn"] < 0]
-    assert len(answers) == len(split.questions)
+    updates = Counter(row["history_id"] for row in rows if row["turn"] >= 0)
+    assert Counter(row["history_id"] for row in answers) == updates  # as many of each: eight questions, two or three chunks
+    assert len({row["question_id"] for row in answers}) == len(answers)
     gold = {question.id: question.gold for question in split.questions}
     assert reward.personamem([row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]) == [
         1.0

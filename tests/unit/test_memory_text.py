@@ -54,6 +54,10 @@ def test_nothing_usable_keeps_the_previous_memory(written, finished):
     assert update.empty
 
 
+def test_a_bullet_written_twice_is_kept_once():
+    assert accept("- tea\n- jazz\n- tea\n- jazz\n- te", "", False, 100, words) == Update("- tea\n- jazz", cut=True)
+
+
 def test_what_a_line_says_to_forget_is_not_stored():
     written = "- music: Enjoys jazz, forget it.\n- Plays golf; forget that\n- What I told of my cats: many, forget it\n"
     written += "- tea: green"
