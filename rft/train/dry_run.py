@@ -237,21 +237,24 @@ def memory_batch(
     ), words
 
 
-def sft_batch(args: Any, count: int, longest: int) -> tuple[Work, str]:
-    """The largest batch of a cold start over `count` rows of at most `longest` tokens, and the batch in words."""
+def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Work, str]:
+    """The largest batch of a cold start over `count` rows of at most `longest` tokens, and the batch in words. own: the most
+    tokens that a row has behind its history (None: rows share nothing)."""
     layout, _ = machine(args)
     rows = args.per_device_train_batch_size
     together = rows * args.gradient_accumulation_steps * layout.processes
+    shared = args.questions_per_history
+    at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
     per_epoch = -(-count // together)
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{together} rows an optimizer step: {rows} at a time x {args.gradient_accumulation_steps} micro-batches "
-        f"x {layout.processes} process{'es' * (layout.processes != 1)}; up to {rows * longest:,} tokens at a time; "
+        f"x {layout.processes} process{'es' * (layout.processes != 1)}; up to {at_once:,} tokens at a time; "
         f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
     )
     return Work(
-        update=rows * longest,
-        scored=rows * longest,
+        update=at_once,
+        scored=rows * longest if shared == 1 or own is None else rows * own,
         checkpointing=args.gradient_checkpointing,
         accumulates=args.gradient_accumulation_steps > 1,
     ), words

@@ -21,9 +21,12 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens
+from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.model import load_tokenizer
 from rft.prefix_tree import attention, gates
+from rft.prefix_tree.layout import Tree
+from rft.prefix_tree.logprobs import tree_logps
 from rft.track import ProvenanceCallback, provenance
 from rft.train.checkpoint import Resumable
 from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
@@ -45,9 +48,65 @@ STOP_QUESTIONS = 96  # whose accuracy may end the cold start: a standard error o
 class ColdStartConfig(RunFields, SFTConfig):
     """TRL's SFTConfig and the fields of every run."""
 
+    questions_per_history: int = field(default=1, metadata={
+        "help": "So many rows of one history stand side by side in a batch, and what they share is forwarded once. 1: rows in "
+                "any order, each by itself."})
+
+    def rows_of_a_step(self) -> int:
+        """Rows of an optimizer step over all ranks.
+
+        Raises:
+            RecipeError: a batch does not hold whole units of `questions_per_history`.
+        """
+        together, batch = self.questions_per_history, self.per_device_train_batch_size
+        if together < 1 or batch % together:
+            raise RecipeError(
+                f"per_device_train_batch_size {batch} is no multiple of questions_per_history {together}, whose rows stand side "
+                f"by side; make it {max(1, round(batch / max(1, together))) * max(1, together)}")
+        return batch * self.gradient_accumulation_steps * self.world_size
+
 
 class ColdStartTrainer(Resumable, Watched, SFTTrainer):
-    """TRL's SFTTrainer, resumable exactly and guarded."""
+    """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
+    tree: the same numbers, with the tokens that rows share forwarded once."""
+
+    args: ColdStartConfig
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.args.rows_of_a_step()
+        if self.args.questions_per_history > 1:
+            bare = self.accelerator.unwrap_model(self.model)
+            gates.check_model(bare)
+            attention.enable(bare)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        together = self.args.questions_per_history
+        if together == 1:
+            return super()._get_train_sampler(train_dataset)
+        histories = (self.train_dataset if train_dataset is None else train_dataset)["history_id"]
+        return HistorySampler(list(histories), together, self.args.rows_of_a_step() // together, 1, seed=self.args.seed)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.args.questions_per_history == 1 or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        learned_BT = inputs["labels"] != -100
+        prompts = learned_BT.int().argmax(1).tolist()
+        ends = [prompt + count for prompt, count in zip(prompts, learned_BT.sum(1).tolist(), strict=True)]
+        tree = Tree([ids[:end].tolist() for ids, end in zip(inputs["input_ids"], ends, strict=True)], prompts,
+                    device=inputs["input_ids"].device)
+        with self.accelerator.autocast():
+            logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True)
+        labels = learned_BT.sum()
+        metrics = self._metrics["train"]
+        metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
+        metrics["entropy"].append((entropies_BC.detach().sum() / labels).item())
+        loss = -logps_BC.sum() / (labels if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # DDP and ZeRO take the mean over ranks
+        return loss
 
 
 @dataclass
@@ -119,11 +178,12 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     split, questions = load_questions(data, tokens)
     if args.dry_run:
         longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
-        lengths = prompt_lengths(split, questions, tokens)
-        dry_run((data, cold_start, args, model), lengths, *sft_batch(args, len(questions), max(lengths.values()) + longest))
+        lengths, asked = prompt_lengths(split, questions, tokens), max(len(tokens.question_ids(q)) for q in questions)
+        dry_run((data, cold_start, args, model), lengths,
+                *sft_batch(args, len(questions), max(lengths.values()) + longest, asked + longest))
     rng = Random(f"blind-{args.seed}")
     blind = [rng.random() < cold_start.blind_share for _ in questions]
-    rows = Dataset.from_list([{"question_id": q.id, "completion": target(q, knows=not b), "blind": b}
+    rows = Dataset.from_list([{"history_id": q.history_id, "question_id": q.id, "completion": target(q, knows=not b), "blind": b}
                               for q, b in zip(questions, blind, strict=True)])
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False

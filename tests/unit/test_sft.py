@@ -1,11 +1,16 @@
 """The cold start's rows: what the model sees of each, and what it learns from."""
 
-from transformers import AutoTokenizer
+import pytest
+import torch
+from datasets import Dataset
+from tiny_tree import exact_norms
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
+from rft.errors import RecipeError
 from rft.train.rows import target
-from rft.train.sft import AnswerCollator
+from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer
 
 
 def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data, tiny_checkpoint):
@@ -22,3 +27,67 @@ def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data,
     assert question.query in seen[0] and question.query in seen[1]
     assert learned == [row["completion"] + tokenizer.eos_token for row in rows]
     assert "Remembered: nothing." in learned[1] and "nothing" not in learned[0]
+
+
+def cold_start(tiny_checkpoint, split, rows, out, **words):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    args = ColdStartConfig(
+        **{"output_dir": str(out), "max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 0.1, "optim": "sgd",
+           "report_to": "none", "save_strategy": "no", "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+           "remove_unused_columns": False, "logging_steps": 1, "dataset_kwargs": {"skip_prepare_dataset": True}, **words})
+    model = exact_norms(AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float64))
+    return ColdStartTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+                            data_collator=AnswerCollator(split, PromptTokens(tokenizer)))
+
+
+@pytest.fixture(scope="module")
+def questions(mini_data):
+    """The training split and its rows, one in seven without its history."""
+    split = load_split(mini_data, "train")
+    return split, [{"history_id": q.history_id, "question_id": q.id, "completion": target(q), "blind": i % 7 == 3}
+                   for i, q in enumerate(split.questions)]
+
+
+def test_a_shared_history_has_the_same_loss_and_gradients(questions, tiny_checkpoint, tmp_path):
+    """float64, against the logits of plain transformers; TRL's own loss takes its logits in float32."""
+    split, rows = questions
+    trainer = cold_start(tiny_checkpoint, split, rows, tmp_path, questions_per_history=4)
+    batch = trainer.data_collator(rows[:8])
+    wanted = batch["labels"][:, 1:]
+    plain = exact_norms(AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float64))
+    logits = plain(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum", ignore_index=-100) / 400
+    expected.backward()
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(400))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-9)
+    grads = dict(trainer.model.named_parameters())
+    assert all((grads[name].grad - p.grad).abs().max() < 1e-9 for name, p in plain.named_parameters())
+    assert max(p.grad.abs().max() for p in plain.parameters()) > 1e-3
+
+
+@pytest.mark.parametrize("words", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}])
+def test_shared_histories_train_as_trl_does(questions, tiny_checkpoint, tmp_path, words):
+    """Three steps of the same rows in the same order, with and without the tree; as close as TRL's float32 logits allow."""
+    split, rows = questions
+    shared = cold_start(tiny_checkpoint, split, rows, tmp_path / "shared", questions_per_history=4, **words)
+    order = list(shared._get_train_sampler())
+    assert sorted(order) == sorted(set(order)) and len(order) == len(rows) // 8 * 8
+    plain = cold_start(tiny_checkpoint, split, [rows[i] for i in order], tmp_path / "plain",
+                       train_sampling_strategy="sequential", **words)
+    logs = []
+    for trainer in (shared, plain):
+        trainer.train()
+        logs.append([row for row in trainer.state.log_history if "loss" in row])
+    assert [row["loss"] for row in logs[0]] == pytest.approx([row["loss"] for row in logs[1]], abs=1e-5)
+    assert [row["entropy"] for row in logs[0]] == pytest.approx([row["entropy"] for row in logs[1]], abs=1e-4)
+    assert logs[0][0]["prefix_tree/token_ratio"] > 2 and "prefix_tree/token_ratio" not in logs[1][0]
+    after = dict(plain.model.named_parameters())
+    assert max((p - after[name]).abs().max() for name, p in shared.model.named_parameters()) < 1e-6
+
+
+def test_a_batch_that_does_not_hold_whole_units_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="per_device_train_batch_size 6 is no multiple of questions_per_history 4"):
+        ColdStartConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, questions_per_history=4, use_cpu=True,
+                        bf16=False, report_to="none").rows_of_a_step()
