@@ -283,7 +283,7 @@ def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
     url = settings["embedding_base_url"] or args.base_url
     if not url:
         raise DataError("--embedding-model: say where it is served with --embedding-base-url")
-    if settings["budget"] is not None:
+    if args.budget is not None:
         logger.warning("--budget does not count the calls of --embedding-model")
     return Retrieval(settings["passages"], embedder(_endpoint(url, model, ENDPOINT | settings, None)), model)
 
