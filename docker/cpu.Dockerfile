@@ -10,9 +10,10 @@ ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 RUN apt-get update \
  && apt-get install -y --no-install-recommends git g++ \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home --shell /bin/bash rft
+ && useradd --uid 10001 --create-home --shell /bin/bash rft
 
-USER rft
+USER 10001
+ENV HOME=/home/rft
 WORKDIR /home/rft
 COPY --chown=rft docker/install.sh docker/install.sh
 COPY --chown=rft pyproject.toml constraints.txt README.md LICENSE ./
