@@ -129,9 +129,9 @@ def estimate(shape: Shape, layout: Layout, work: Work) -> dict[str, dict[str, fl
 def activations(shape: Shape, work: Work) -> tuple[float, float]:
     """What the layers keep for the backward pass; and with checkpointing, what one of them needs while it is computed again."""
     b = shape.width
-    full = shape.trained == shape.parameters
-    norm = (4 + 2 * b if b < 4 else 3 * b) * shape.model - (0 if full else b * shape.model)
-    heads = b * (3 * shape.queries + 4 * shape.keys) + 4 * shape.queries - (0 if full else b * (shape.queries + shape.keys))
+    normalised = b if shape.trained == shape.parameters else 0
+    norm = (max(4, b) + b + normalised) * shape.model
+    heads = b * (2 * shape.queries + 3 * shape.keys) + normalised * (shape.queries + shape.keys) + 4 * shape.queries
     layer = 2 * norm + heads + b * 4 * shape.mlp
     backward = 3 * b * shape.mlp  # the gradients of gate, up and their product
     ends = norm + b * shape.model

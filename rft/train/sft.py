@@ -76,9 +76,13 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
         super().__init__(*args, **kwargs)
         self.args.rows_of_a_step()
         if self.args.questions_per_history > 1:
-            bare = self.accelerator.unwrap_model(self.model)
-            gates.check_model(bare)
-            attention.enable(bare)
+            self.enable_tree()
+
+    def enable_tree(self) -> None:
+        """Let the model forward trees. Raises ModelError where it cannot."""
+        bare = self.accelerator.unwrap_model(self.model)
+        gates.check_model(bare)
+        attention.enable(bare)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         together = self.args.questions_per_history
@@ -192,9 +196,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
     if cold_start.stop_at_accuracy is not None:
-        bare = trainer.accelerator.unwrap_model(trainer.model)
-        gates.check_model(bare)
-        attention.enable(bare)
+        trainer.enable_tree()
         held_out = load_split(data.data, "val", data.window, revision=data.data_revision)
         longest = max(len(ids) for ids in tokenizer([target(q) for q in held_out.questions[:STOP_QUESTIONS]])["input_ids"]) + 1
         asked = HeldOut(trainer, held_out, STOP_QUESTIONS, tokens, longest, at_once=STOP_QUESTIONS)
