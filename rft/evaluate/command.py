@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
         "--base-url; or a quoted pattern such as 'out/checkpoint-*', each match of which is evaluated",
     )
-    who.add_argument("--rule", choices=RULES, help="answer by a rule that reads neither query nor history")
+    who.add_argument("--rule", choices=RULES, help="answer by a rule that reads no query, and a history only for mentioned")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="for results.jsonl, summary.json, report.html; run again, it resumes"
     )

@@ -1,10 +1,12 @@
-"""Answers without a model: always the longest, the shortest or the first option.
+"""Answers without a model: always the longest, the shortest or the first option, or the one that the history mentions most of.
 
-Invariant: a rule sees the options as they are displayed and nothing else, so whatever it scores above chance
-the data gives away. Of equally long options it takes the one displayed first; the display order is shuffled
-for each row, so this favours no option.
+Invariant: the first three see the options as they are displayed and nothing else, so whatever they score above chance the data
+gives away. "mentioned" finds the longest run of an option's words in the history: it always personalises, whosever the words
+are and whether or not they may be used. Of equals a rule takes the one displayed first; the display order is shuffled for each
+row, so this favours no option.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,31 +15,48 @@ from rft.data.question import LETTERS, Question
 from rft.errors import DataError
 from rft.evaluate.answer import Answer
 
-RULES = ("longest", "shortest", "first")
+RULES = ("longest", "shortest", "first", "mentioned")
 
 
 class RuleAnswers:
     """The answerer of `--rule`. Lengths are in characters. Raises DataError for an unknown rule."""
 
-    context = "none"
-
     def __init__(self, rule: str):
         if rule not in RULES:
             raise DataError(f"unknown rule {rule!r}; expected one of {', '.join(RULES)}")
         self.rule = rule
+        self.context = "history" if rule == "mentioned" else "none"
         self.name = f"rule: {rule} option"
         self.settings: dict[str, Any] = {"rule": rule}
 
     def answer(self, questions: Sequence[Question], history: History | None = None) -> list[Answer]:
-        return [Answer(self._completion(question)) for question in questions]
+        said = "\n".join(_words(turn.content) for turn in history.turns) if history is not None else ""
+        return [Answer(self._completion(question, said)) for question in questions]
 
-    def _completion(self, question: Question) -> str:
-        letter = choice(self.rule, question.options)
+    def _completion(self, question: Question, said: str) -> str:
+        letter = choice(self.rule, question.options, said)
         return f"<think>Option ({letter}) is the {self.rule}.</think>\\boxed{{{letter}}}"
 
 
-def choice(rule: str, options: Sequence[str]) -> str:
-    """The letter a rule takes."""
-    lengths = [len(option) for option in options]
-    wanted = {"longest": max(lengths), "shortest": min(lengths), "first": lengths[0]}[rule]
-    return LETTERS[lengths.index(wanted)]
+def choice(rule: str, options: Sequence[str], said: str = "") -> str:
+    """The letter a rule takes. said: the words of a history, which "mentioned" reads."""
+    sizes = [_longest_run(option, said) if rule == "mentioned" else len(option) for option in options]
+    wanted = {"shortest": min(sizes), "first": sizes[0]}.get(rule, max(sizes))
+    return LETTERS[sizes.index(wanted)]
+
+
+def _words(text: str) -> str:
+    """The words of a text, lower case, a space around each."""
+    return " " + " ".join(re.findall(r"\w+", text.casefold())) + " "
+
+
+def _longest_run(option: str, said: str) -> int:
+    """The characters of the longest run of the option's words that stands in what was said."""
+    words, longest = _words(option).split(), 0
+    for start in range(len(words)):
+        for stop in range(start + 1, len(words) + 1):
+            run = " ".join(words[start:stop])
+            if f" {run} " not in said:
+                break
+            longest = max(longest, len(run))
+    return longest

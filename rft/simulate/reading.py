@@ -5,7 +5,9 @@ choose an option, and there is no think block and no boxed letter. Document `i` 
 with `i`, from two topics to a whole history: the curriculum.
 """
 
+from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
 from rft.simulate import mini, world
 
@@ -20,7 +22,10 @@ def recall(doing: str, kind: str) -> str:
 
 
 def exercise(answer: str) -> str | None:
-    """What an assistant turn of a `document` shows: a recall, by whose the preference is, or "letter"; None for small talk."""
+    """What an assistant turn of a `document` shows: a recall, by whose the preference is, "letter" or "drill"; None for small
+    talk."""
+    if answer.startswith(("Again: ", "Found: ")):
+        return "drill"
     if answer.startswith("Remembered: "):
         return next((kind for kind, verdict in VERDICTS.items() if verdict and verdict in answer), "own")
     return "letter" if answer[:-2].endswith(tuple(f" is ({letter}" for letter in "abcd")) else None
@@ -41,19 +46,21 @@ def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
     return messages
 
 
-def drill(rng: Random, sentences: float = 0.7) -> list[dict[str, str]]:
+def drill(rng: Random, sentences: float = 0.7, known: Sequence[Any] = world.TOPICS,
+          option: Callable[[str], str] = world.option) -> list[dict[str, str]]:
     """Two short exercises, dense in what reading needs: say a list again, find the value of a topic, the letter of a value.
-    `sentences` is the chance that lettered values stand in options as questions have them, not by themselves.
+    `sentences` is the chance that lettered values stand in options as questions have them (`option`), not by themselves; `known`
+    are the topics that there are.
 
     What is looked up is drawn with repetition, so nothing can be told by elimination.
     """
     messages: list[dict[str, str]] = []
     for kind in rng.choices(("repeat", "topics", "letters", "letters"), k=2):
-        chosen = rng.sample(world.TOPICS, 4)
+        chosen = rng.sample(known, 4)
         same = kind == "letters" and rng.random() < 0.5  # four values of one topic, as in a question
         values = rng.sample(chosen[0].values, 4) if same else [rng.choice(topic.values) for topic in chosen]
         if kind == "repeat":
-            said = " ".join(rng.choice(rng.choice(world.TOPICS).values) for _ in range(rng.randint(6, 20)))
+            said = " ".join(rng.choice(rng.choice(known).values) for _ in range(rng.randint(6, 20)))
             messages += mini.chat(f"Repeat: {said}", f"Again: {said}")
             continue
         if kind == "topics":
@@ -61,7 +68,7 @@ def drill(rng: Random, sentences: float = 0.7) -> list[dict[str, str]]:
             found = given
         else:
             topics = [chosen[0]] * 4 if same else chosen
-            options = [world.option(t.with_value(v)) for t, v in zip(topics, values, strict=True)]
+            options = [option(t.with_value(v)) for t, v in zip(topics, values, strict=True)]
             shown = options if rng.random() < sentences else values
             given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
             found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]

@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
-from rft.simulate import reading
+from rft.errors import RecipeError
+from rft.simulate import grammar_reading, reading
 from rft.simulate.memory_reading import memory_document
 from rft.train.checkpoint import Resumable
 from rft.train.fields import RunFields
@@ -48,6 +49,8 @@ class ReadingArguments:
         "help": "Steps behind these in which chats take their place and grow to a whole history."})
     memories: float = field(default=0.25, metadata={
         "help": "Share of texts behind the drills in which a memory is rewritten or read."})
+    texts: str = field(default="mini", metadata={"help": "Whose words are read: those of the mini profile, or of the offline "
+        "\"grammar\" of the others; the grammar's small talk is not learned, its replies are long."})
     hidden_size: int = field(default=128, metadata={"help": "Width of the model."})
     layers: int = field(default=4, metadata={"help": "Layers of the model."})
     vocab_size: int = field(default=2048, metadata={"help": "Largest vocabulary of the tokenizer."})
@@ -59,6 +62,23 @@ def turns(ids: list[int], tokenizer: Any) -> list[tuple[int, int]]:
     width = len(opening)
     starts = [place for place in range(width, len(ids)) if ids[place - width : place] == opening]
     return [(start, ids.index(tokenizer.eos_token_id, start) + 1) for start in starts]
+
+
+class Text(NamedTuple):
+    """Token ids of a text, and where (start, stop) what is learned lies in them."""
+
+    ids: list[int]
+    learned: list[tuple[int, int]]
+
+
+def written(texts: str, seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7
+            ) -> list[dict[str, str]]:
+    """Text `index` of a seed as chat messages. Raises RecipeError for words that there are not."""
+    if texts == "mini":
+        return reading.document(seed, index, difficulty, drills, sentences)
+    if texts == "grammar":
+        return grammar_reading.document(Random(f"reading-{seed}-{index}"), difficulty, drills, sentences)
+    raise RecipeError(f"texts {texts!r}: expected mini or grammar")
 
 
 class ReadingBatches(Dataset):
@@ -76,27 +96,33 @@ class ReadingBatches(Dataset):
 
     def _make_window(self, window: int) -> list[dict[str, torch.Tensor]]:
         size, first = self.arguments.documents_per_step, window * WINDOW
-        texts = sorted((self._text(step, step * size + i) for step in range(first, first + WINDOW) for i in range(size)), key=len)
+        texts = sorted((self._text(step, step * size + i) for step in range(first, first + WINDOW) for i in range(size)),
+                       key=lambda text: len(text.ids))
         batches = [self._pad(texts[i : i + size]) for i in range(0, len(texts), size)]
         Random(f"{self.seed}-{window}").shuffle(batches)
         return batches
 
-    def _text(self, step: int, index: int) -> list[int]:
+    def _text(self, step: int, index: int) -> Text:
         since = max(0, step - self.arguments.drill_steps) / self.arguments.grow_steps
         rng = Random(f"memory-{self.seed}-{index}")
         if since > 0 and rng.random() < self.arguments.memories:
-            messages = memory_document(rng, min(1.0, since))
-            return self.tokenizer.apply_chat_template(messages, return_dict=False)
-        messages = reading.document(self.seed, index, min(1.0, since), drills=max(0.2, 1.0 - 2.0 * since),
-                                    sentences=0.7 * min(1.0, max(0.0, 2 * step / self.arguments.drill_steps - 1)))
-        return self.tokenizer.apply_chat_template(messages, return_dict=False)
+            return self._tokens(memory_document(rng, min(1.0, since)))
+        return self._tokens(written(self.arguments.texts, self.seed, index, min(1.0, since), max(0.2, 1.0 - 2.0 * since),
+                                    0.7 * min(1.0, max(0.0, 2 * step / self.arguments.drill_steps - 1))))
 
-    def _pad(self, texts: list[list[int]]) -> dict[str, torch.Tensor]:
-        input_ids_BT = torch.full((len(texts), max(map(len, texts))), self.tokenizer.pad_token_id)
+    def _tokens(self, messages: list[dict[str, str]]) -> Text:
+        ids = self.tokenizer.apply_chat_template(messages, return_dict=False)
+        said = [m["content"] for m in messages if m["role"] == "assistant"]
+        learned = [span for span, text in zip(turns(ids, self.tokenizer), said, strict=True)
+                   if self.arguments.texts == "mini" or reading.exercise(text)]
+        return Text(ids, learned)
+
+    def _pad(self, texts: list[Text]) -> dict[str, torch.Tensor]:
+        input_ids_BT = torch.full((len(texts), max(len(text.ids) for text in texts)), self.tokenizer.pad_token_id)
         labels_BT = torch.full_like(input_ids_BT, -100)
-        for b, ids in enumerate(texts):
-            input_ids_BT[b, : len(ids)] = torch.tensor(ids)
-            for start, stop in turns(ids, self.tokenizer):
+        for b, text in enumerate(texts):
+            input_ids_BT[b, : len(text.ids)] = torch.tensor(text.ids)
+            for start, stop in text.learned:
                 labels_BT[b, start:stop] = input_ids_BT[b, start:stop]
         return {"input_ids": input_ids_BT, "labels": labels_BT}
 
@@ -117,12 +143,13 @@ class ReadingTrainer(Resumable, Watched, Trainer):
 
 
 @torch.no_grad()
-def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40) -> dict[str, float]:
+def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40,
+                     texts: str = "mini") -> dict[str, float]:
     """The share of assistant turns in whole histories of `seed` that the model says right from the first token to the last,
     given what stands before: of recalls by whose the preference is, and of letters."""
     right: dict[str, list[bool]] = defaultdict(list)
     for index in range(documents):
-        messages = reading.document(seed, index, 1.0)
+        messages = written(texts, seed, index, 1.0)
         ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)], device=model.device)
         said = model(input_ids=ids).logits[0, :-1].argmax(-1).tolist()
         spans = turns(ids[0].tolist(), tokenizer)
@@ -135,7 +162,7 @@ def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40)
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> Trainer:
     """Make the tokenizer and the model, train, and save both (weights in bfloat16) in `output_dir`."""
     arguments, args = parse((ReadingArguments, ReadingConfig), argv)
-    texts = ("\n".join(m["content"] for m in reading.document(args.seed, i, i / 3000)) for i in range(3000))
+    texts = ("\n".join(m["content"] for m in written(arguments.texts, args.seed, i, i / 3000)) for i in range(3000))
     memories = ("\n".join(m["content"] for m in memory_document(Random(i), i / 600)) for i in range(600))
     tokenizer = make_tokenizer([*texts, *memories, *reading.question_words() * 300], arguments.vocab_size)
     set_seed(args.seed)
@@ -147,7 +174,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
         model=model, args=args, train_dataset=ReadingBatches(tokenizer, arguments, args.max_steps, args.seed),
         data_collator=lambda items: items[0], processing_class=tokenizer, callbacks=[RichProgress("reading"), *callbacks])
     fit(trainer, Identity.of(arguments, args, data_sha256="made from the seed"))
-    accuracy = reading_accuracy(model.eval(), tokenizer, args.seed + 1)
+    accuracy = reading_accuracy(model.eval(), tokenizer, args.seed + 1, texts=arguments.texts)
     logger.info("reads right: %s", ", ".join(f"{kind} {share:.0%}" for kind, share in accuracy.items()))
     model.bfloat16().save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)

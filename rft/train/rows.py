@@ -5,6 +5,7 @@ What is learned from is never what is asked with: labels shape the targets of th
 
 import logging
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,7 +21,7 @@ from rft.train.recipe import DataArguments
 
 logger = logging.getLogger(__name__)
 
-SHORT_OPTION = 16  # words up to which the reason names the option itself
+SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
 def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
@@ -68,8 +69,14 @@ def reasoning(question: Question, knows: bool = True) -> str:
 
 
 def named(question: Question) -> str:
-    """The gold option, by its text where that is short."""
+    """What an answer calls its gold option: how the preference ends, where the option says that in the same words; else the
+    option's text, where that is short."""
     option = question.options[LETTERS.index(question.gold)]
+    words = question.labels.preference.rstrip(".").split()
+    ends = (" ".join(words[start:]) for start in range(1, len(words)) if len(words[start]) > 3)  # the longest first
+    said = next((end for end in ends if re.search(rf"\b{re.escape(end)}\b", option, re.IGNORECASE)), "")
+    if said:
+        return said[0].upper() + said[1:]
     return option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
 
 

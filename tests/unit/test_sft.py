@@ -1,5 +1,7 @@
 """The cold start's rows: what the model sees of each, and what it learns from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -27,6 +29,21 @@ def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data,
     assert question.query in seen[0] and question.query in seen[1]
     assert learned == [row["completion"] + tokenizer.eos_token for row in rows]
     assert "Remembered: nothing." in learned[1] and "nothing" not in learned[0]
+
+
+@pytest.mark.parametrize(("preference", "option", "said"), [
+    ("Enjoys drinking tea", "Drinking tea.", "Drinking tea"),
+    ("Is fond of reading rhyming books aloud", "Something along the lines of reading rhyming books aloud could work.",
+     "Reading rhyming books aloud"),
+    ("Do not remember 'Likes drinking tea' in memory", "Something quite new.", "Something quite new"),
+    ("Is fond of him", "I would first of all ask him what he likes, and only then decide.", "The option that fits"),
+    ("Likes ink", "A pen, then think about it for a day or two, I would say.", "The option that fits"),
+])
+def test_an_answer_names_its_option_in_the_words_of_the_preference(mini_data, preference, option, said):
+    first = load_split(mini_data, "train").questions[0]
+    options = tuple(option if letter == first.gold else "Another." for letter in "abcd")
+    question = replace(first, options=options, labels=replace(first.labels, preference=preference))
+    assert target(question).endswith(f"</think>{said} \\boxed{{{first.gold}}}")
 
 
 def cold_start(tiny_checkpoint, split, rows, out, **words):

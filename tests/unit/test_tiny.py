@@ -1,12 +1,16 @@
 """The tiny model: its tokenizer's markup, the look-up circuit it starts with, and what its base is trained on."""
 
 import re
+from random import Random
 
+import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
 from rft.data.dataset import load_split
-from rft.simulate import mini, reading, world
+from rft.errors import RecipeError
+from rft.simulate import grammar_reading, mini, reading, world
+from rft.simulate.topics import shipped
 from rft.train.base import ReadingArguments, ReadingBatches
 from rft.train.rows import reasoning
 from rft.train.tiny import make_model, make_tokenizer
@@ -70,6 +74,58 @@ def test_recalls_say_what_holds_at_that_moment():
             assert (kind == "forget") == bool(own and ", forget " in own[-1])
             kinds.add(kind)
     assert kinds == set(reading.VERDICTS)
+
+
+def test_recalls_of_the_grammars_chats_say_what_its_histories_reveal():
+    """Whatever is recalled was said before, by its own words; of two values of a topic it is the one said last."""
+    kinds = set()
+    for index in range(150):
+        messages = grammar_reading.document(Random(index), 1.0)
+        chats = [m["content"] for m in messages if m["role"] == "user" and "Options:" not in m["content"]]
+        for message in messages:
+            if not message["content"].startswith("Remembered"):
+                continue
+            kind = reading.exercise(message["content"])
+            doing = message["content"].removeprefix("Remembered: Enjoys ").removesuffix(f"{reading.VERDICTS[kind]}.")
+            topic = next(t for t in shipped() for value in t.values if t.with_value(value) == doing)
+            said = {place: value for place, text in enumerate(chats) for value in topic.values
+                    if not text.startswith("Which letter") and topic.with_value(value) in text}
+            assert topic.with_value(said[max(said)]) == doing or kind == "own" and doing in " ".join(chats)
+            kinds.add(kind)
+    assert kinds == set(reading.VERDICTS)
+
+
+def test_letters_of_the_grammars_options_are_where_they_stand():
+    looked_up = 0
+    for index in range(60):
+        listing = ""
+        for message in grammar_reading.document(Random(index), 1.0):
+            text = message["content"]
+            assert not any(words in text for words in ("boxed", "<think", "multiple-choice"))
+            listing = text if "Options:" in text else listing
+            if message["role"] == "assistant" and reading.exercise(text) == "letter":
+                doing, letter = text[0].lower() + text[1:-8], text[-3]
+                option = next(line for line in listing.splitlines() if line.startswith(f"({letter})"))
+                assert doing in option or doing[0].upper() + doing[1:] in option
+                looked_up += 1
+    assert looked_up > 100
+
+
+def test_a_base_learns_the_exercises_in_the_grammars_chats_and_no_small_talk():
+    tokenizer = make_tokenizer(["some words to have a vocabulary of"] * 10, vocab_size=400)
+    arguments = ReadingArguments(texts="grammar", documents_per_step=2, drill_steps=1, grow_steps=1, memories=0.0)
+    batch = ReadingBatches(tokenizer, arguments, 30, seed=0)[20]
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        whole, learned = tokenizer.decode(ids), tokenizer.decode(ids[labels != -100])
+        said = [part.split("<|im_end|>")[0] for part in whole.split("<|im_start|>assistant\n")[1:]]
+        assert learned == "".join(f"{text}<|im_end|>" for text in said if reading.exercise(text)) != ""
+        assert len(said) > learned.count("<|im_end|>")
+
+
+def test_words_that_there_are_not_are_named():
+    tokenizer = make_tokenizer(["a few words"], vocab_size=300)
+    with pytest.raises(RecipeError, match="texts 'middle': expected mini or grammar"):
+        ReadingBatches(tokenizer, ReadingArguments(texts="middle"), 1, seed=0)[0]
 
 
 def test_the_cold_start_reasons_in_the_words_the_base_recalls_with(mini_data):
