@@ -11,7 +11,7 @@ from rft.simulate.conversation import SHORT, Talk
 from rft.simulate.dossier import chat
 from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.filler import fillers
-from rft.simulate.grammar import load
+from rft.simulate.grammar import load, say
 from rft.simulate.history import order
 from rft.simulate.persona import make_persona, system_message
 from rft.simulate.question import item_of
@@ -51,7 +51,8 @@ def _ask(rng: Random, fact: Fact) -> list[dict[str, str]]:
     known = reading.recall(fact.topic.with_value(fact.held or fact.first), kind)
     item = item_of(rng, 0, fact, extras=False)
     options = rng.sample([item.gold, *item.distractors], 4)
-    asked = rng.choice((item.query, item.query, f"What do you know about me and {fact.topic.name}?"))
+    other_words = say(rng, "query", {"ask": fact.topic.ask})
+    asked = rng.choice((item.query, f"What do you know about me and {fact.topic.name}?", other_words))
     if rng.random() < 0.25:
         return chat(asked, known)
     listing = "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", options, strict=True))
