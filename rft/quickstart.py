@@ -20,7 +20,8 @@ from rft.evaluate.results import write_whole
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
-CHUNK_TOKENS, MEMORY_TOKENS = 160, 128  # as in memory_sft.yaml and memory_grpo.yaml
+LONG_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
+CHUNK_TOKENS, MEMORY_TOKENS = 320, 128  # as in memory_sft.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,21 +81,24 @@ def run(args: argparse.Namespace) -> int:
     common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
               "--report_to", "wandb" if args.track else "none"]
 
-    def train(script: str, model: Path, output: Path) -> None:
+    def train(script: str, model: Path, output: Path, *words: str) -> None:
         import_module(f"rft.train.{script}").train(
             ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
-             *common])
+             *common, *words])
 
-    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out) -> None:
-        stages.do(f"evaluate {name}", f"{len(split.questions)} questions about {len(split.histories)} people it never met",
-                  lambda: evaluate(split, out / "evaluate" / name, answerer(), batch_size=32, seed=args.seed, console=console))
+    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None) -> None:
+        asked = split.questions[:limit]
+        stages.do(f"evaluate {name}", f"{len(asked)} questions about {len({q.history_id for q in asked})} people it never met",
+                  lambda: evaluate(split, out / "evaluate" / name, answerer(), limit=limit, batch_size=32, seed=args.seed,
+                                   console=console))
 
     def answers(model: Path, context: str = "history") -> Callable[[], Any]:
         return lambda: ModelAnswers(LocalModel(model, dtype="float32"), context, max_new_tokens=ANSWER_TOKENS)
 
     def recalls(model: Path, name: str) -> Callable[[], Any]:
         return lambda: MemoryAnswers(LocalModel(model, dtype="float32"), out / "evaluate" / name / MEMORIES,
-                                     MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
+                                     MemorySettings(LONG_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
+CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
 
     if args.scratch:
         from rft.train.base import train as train_base
@@ -113,14 +117,18 @@ def run(args: argparse.Namespace) -> int:
     if args.memory:
         held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about five times as long
         memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
+        sft_long, grpo_long = out / "sft_long", out / "grpo_long"  # the history arm's recipes on the memory arm's histories
         stages.do("memory_sft", "cold start of the memory: rewriting it chunk by chunk, answering from it",
                   lambda: train("memory_sft", base, memory_sft))
-        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out_long)
+        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out_long, LONG_QUESTIONS)
         stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
                   lambda: train("memory_grpo", memory_sft, memory_grpo))
-        ask("memory", recalls(memory_grpo, "memory"), held_out_long)
-        ask("history_long", answers(grpo), held_out_long)
-        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"))
+        ask("memory", recalls(memory_grpo, "memory"), held_out_long, LONG_QUESTIONS)
+        long = ["--window", "128k", "--questions_per_history", "8"]
+        stages.do("sft_long", "cold start over whole long histories", lambda: train("sft", base, sft_long, *long))
+        stages.do("grpo_long", "reinforcement over whole long histories", lambda: train("grpo", sft_long, grpo_long, *long))
+        ask("history_long", answers(grpo_long), held_out_long, LONG_QUESTIONS)
+        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), LONG_QUESTIONS)
         names += ["memory_sft", "memory", "history_long", "forget"]
         curves |= {"memory GRPO: reward": _curve(memory_grpo, "reward"),
                    "memory, cold start: loss": _curve(memory_sft, "loss")}

@@ -1,5 +1,6 @@
 """The cold start's rows: what the model sees of each, and what it learns from."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.train.rows import target
-from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer
+from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer, train
 
 
 def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data, tiny_checkpoint):
@@ -108,3 +109,23 @@ def test_a_batch_that_does_not_hold_whole_units_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="per_device_train_batch_size 6 is no multiple of questions_per_history 4"):
         ColdStartConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, questions_per_history=4, use_cpu=True,
                         bf16=False, report_to="none").rows_of_a_step()
+
+
+def test_a_resumed_cold_start_with_shared_histories_goes_on_where_it_was(mini_data, tiny_checkpoint, tmp_path):
+    """In its second epoch, whose order is another one; bit for bit."""
+    personas = sorted({q.persona_id for q in load_split(mini_data, "train").questions})
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--data", str(mini_data), "--output_dir", str(tmp_path / "run"),
+             "--questions_per_history", "4", "--exclude_personas", *personas[3:], "--max_steps", "7", "--save_steps", "1",
+             "--save_total_limit", "9", "--per_device_train_batch_size", "8", "--learning_rate", "1e-2", "--report_to", "none",
+             "--blind_share", "0.2", "--bf16", "false", "--gradient_checkpointing", "false",
+             "--use_cpu", "true", "--dtype", "float32"]
+    expected = train(words)
+    assert expected.state.epoch > 2
+    weights = {name: p.clone() for name, p in expected.model.named_parameters()}
+    for left in (5, 6, 7):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{left}")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    resumed = train([*words, "--resume_from_checkpoint", "true"])
+    assert resumed.state.global_step == 7
+    for name, p in resumed.model.named_parameters():
+        assert torch.equal(p, weights[name]), name
