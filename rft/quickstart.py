@@ -97,8 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     def recalls(model: Path, name: str) -> Callable[[], Any]:
         return lambda: MemoryAnswers(LocalModel(model, dtype="float32"), out / "evaluate" / name / MEMORIES,
-                                     MemorySettings(LONG_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
-CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
+                                     MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
 
     if args.scratch:
         from rft.train.base import train as train_base
