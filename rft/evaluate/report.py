@@ -216,8 +216,8 @@ def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
         whole = summaries["history_long"]
         read, all_of_it = memory["input_tokens_per_question"], whole["input_tokens_per_question"]
         found.append(
-            f"It reads {read:,.0f} tokens for a question; a model trained on the same histories as a whole reads {all_of_it:,.0f} "
-            f"({all_of_it / read:.1f} times as many) and gets {_percent(whole['accuracy'])}."
+            f"It reads {read:,.0f} tokens for a question; a model trained on the same histories as a whole reads "
+            f"{all_of_it:,.0f} ({all_of_it / read:.1f} times as many) and gets {_percent(whole['accuracy'])}."
         )
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
