@@ -1,0 +1,45 @@
+"""`make quickstart MEMORY=1` in small: every stage runs, is not repeated, and stands in the report."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from rft import quickstart
+from rft.cli import main
+
+SMALL = {"max_steps": 1, "per_device_train_batch_size": 32, "save_steps": 1, "num_generations": 4, "stop_at_accuracy": None}
+
+
+@pytest.fixture
+def small(repository, tmp_path, monkeypatch):
+    """Twenty people, and the recipes with one step each."""
+    recipes = tmp_path / "recipes"
+    shutil.copytree(repository / "recipes/quickstart", recipes)
+    for recipe in recipes.glob("*.yaml"):
+        fields = yaml.safe_load(recipe.read_text())
+        recipe.write_text(yaml.safe_dump(fields | {key: SMALL[key] for key in SMALL.keys() & fields.keys()}))
+    monkeypatch.setattr(quickstart, "RECIPES", recipes)
+    monkeypatch.setattr(quickstart, "PERSONAS", 20)
+    monkeypatch.setattr(quickstart, "LONG_QUESTIONS", 8)
+
+
+def test_every_stage_of_the_quickstart_runs_once_and_is_reported(small, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert main(["quickstart", "--out", str(out)]) == 0
+    seconds = json.loads((out / "stages.json").read_text())["seconds"]
+    assert main(["quickstart", "--out", str(out), "--memory"]) == 0  # goes on from there
+    stages = json.loads((out / "stages.json").read_text())["seconds"]
+    assert seconds.items() <= stages.items() and len(seconds) == 7
+    assert list(stages)[7:] == ["memory_sft", "evaluate memory_sft", "memory_grpo", "evaluate memory", "sft_long", "grpo_long",
+                                "evaluate history_long", "evaluate forget"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert {name: (summary[name]["context"], summary[name]["window"]) for name in ("grpo", "blind", "memory", "history_long")} == {
+        "grpo": ("history", "32k"), "blind": ("none", "32k"), "memory": ("memory", "128k"), "history_long": ("history", "128k")}
+    assert summary["memory"]["n"] == summary["history_long"]["n"] == 8 and summary["grpo"]["n"] > 8
+    assert summary["history_long"]["input_tokens_per_question"] > 8 * summary["memory"]["input_tokens_per_question"]
+    assert "forgotten" in summary["forget"]
+    report = (out / "report.html").read_text()
+    assert "From its memory alone" in report and "memory GRPO" in report
+    assert "done before" in capfd.readouterr().out
