@@ -27,6 +27,7 @@ from rft.memory.store import read_record
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = REPOSITORY.parent / "shared/data/long_histories"
 SETTINGS = MemorySettings(160, 128)
+SHORT = ("--window", "32k", "--chunk_tokens", "160")  # the recipes read longer histories
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
             mini_data,
             tiny_checkpoint,
             out,
+            *SHORT,
             "--max_steps",
             "100",
             "--learning_rate",
@@ -108,6 +110,7 @@ def test_grpo_trains(cold_start, mini_data, tmp_path, words, processes):
             mini_data,
             cold_start,
             out,
+            *SHORT,
             "--max_steps",
             "2",
             "--save_steps",
