@@ -71,7 +71,7 @@ def test_the_cold_start_learns_to_write_bullets(cold_start, mini_data, tmp_path)
     ("words", "processes"),
     [
         ((), 1),
-        (("--per_device_train_batch_size", "16"), 2),
+        (("--per_device_train_batch_size", "16", "--window", "128k", "--chunk_tokens", "320"), 2),  # unequal rows a rank
         (
             (
                 "--use_peft",
