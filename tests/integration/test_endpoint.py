@@ -126,8 +126,10 @@ def test_retry_after_is_honoured_by_all_calls(split):
         to.answered = 0
 
         async def two():
-            one = asyncio.create_task(to.chat([{"role": "user", "content": "one"}], max_tokens=5))
-            await asyncio.sleep(0.1)
+            one, before = asyncio.create_task(to.chat([{"role": "user", "content": "one"}], max_tokens=5)), to._resume_at
+            while to._resume_at == before:  # the second call starts once the first has been told to wait
+                assert not one.done()
+                await asyncio.sleep(0.01)
             return await asyncio.gather(one, to.chat([{"role": "user", "content": "two"}], max_tokens=5))
 
         server.trouble = lambda number: (429, {"Retry-After": "0.6"}) if number == 2 else None
