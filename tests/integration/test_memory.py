@@ -122,7 +122,7 @@ def test_grpo_trains(cold_start, mini_data, tmp_path, words, processes):
         processes=processes,
         cwd=tmp_path,
     )
-    assert "trajectories, each of which answers up to 4 questions" in done.stderr
+    assert "trajectories, each of which answers up to 8 questions" in done.stderr
     assert len(logged(out, "reward")) == 2
     assert logged(out, "prefix_tree/token_ratio")[0] > 1.5
     assert max(logged(out, "sampling/logp_difference_max")) < 1e-3
