@@ -21,7 +21,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
 LONG_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
-CHUNK_TOKENS, MEMORY_TOKENS = 320, 128  # as in memory_sft.yaml and memory_grpo.yaml
+CHUNK_TOKENS, MEMORY_TOKENS = 360, 128  # as in memory_sft_long.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
     common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
               "--report_to", "wandb" if args.track else "none"]
 
-    def train(script: str, model: Path, output: Path, *words: str) -> None:
+    def train(script: str, model: Path, output: Path, *words: str, recipe: str | None = None) -> None:
         import_module(f"rft.train.{script}").train(
-            ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
+            ["--config", str(RECIPES / f"{recipe or script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
              *common, *words])
 
     def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None) -> None:
@@ -114,14 +114,16 @@ def run(args: argparse.Namespace) -> int:
     names = ["blind", "longest_option", "sft", "grpo"]
     curves = {"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
     if args.memory:
-        held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories about five times as long
-        memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
+        held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories three times as long
+        memory_sft, memory_sft_long, memory_grpo = out / "memory_sft", out / "memory_sft_long", out / "memory_grpo"
         sft_long, grpo_long = out / "sft_long", out / "grpo_long"  # the history arm's recipes on the memory arm's histories
         stages.do("memory_sft", "cold start of the memory: rewriting it chunk by chunk, answering from it",
                   lambda: train("memory_sft", base, memory_sft))
-        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out_long, LONG_QUESTIONS)
+        stages.do("memory_sft_long", "cold start of the memory, over long histories",
+                  lambda: train("memory_sft", memory_sft, memory_sft_long, recipe="memory_sft_long"))
+        ask("memory_sft", recalls(memory_sft_long, "memory_sft"), held_out_long, LONG_QUESTIONS)
         stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
-                  lambda: train("memory_grpo", memory_sft, memory_grpo))
+                  lambda: train("memory_grpo", memory_sft_long, memory_grpo))
         ask("memory", recalls(memory_grpo, "memory"), held_out_long, LONG_QUESTIONS)
         long = ["--window", "128k", "--questions_per_history", "8"]
         stages.do("sft_long", "cold start over whole long histories", lambda: train("sft", base, sft_long, *long))
@@ -130,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), LONG_QUESTIONS)
         names += ["memory_sft", "memory", "history_long", "forget"]
         curves |= {"memory GRPO: reward": _curve(memory_grpo, "reward"),
-                   "memory, cold start: loss": _curve(memory_sft, "loss")}
+                   "memory, cold start: loss": _curve(memory_sft_long, "loss")}
     folders = {name: out / "evaluate" / name for name in names}
     summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
     write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")

@@ -17,6 +17,8 @@ from random import Random
 
 from torch.utils.data import Sampler
 
+WINDOW = 25  # batches whose rows are sorted by length together
+
 
 class HistorySampler(Sampler[int]):
     """Indices into `history_ids` (one entry per row of the dataset).
@@ -80,4 +82,33 @@ class HistorySampler(Sampler[int]):
                 row for unit in units[start : start + self.units] for row in unit for _ in range(self.repeats)
             ]
             for _ in range(self.passes):
+                yield from batch
+
+
+class LengthSampler(Sampler[int]):
+    """Indices into `lengths` (of each row, in any unit), so that a batch has rows of like length and little padding.
+
+    Rows are shuffled, sorted by length `WINDOW` batches at a time, and these batches are shuffled: neither lengths nor
+    rows come in an order. Every row comes once an epoch.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, *, seed: int = 0):
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = Random(f"{self.seed}-{self.epoch}")
+        rows = rng.sample(range(len(self.lengths)), len(self.lengths))
+        size = WINDOW * self.batch
+        for start in range(0, len(rows), size):
+            window = sorted(rows[start : start + size], key=lambda row: self.lengths[row])
+            batches = [window[i : i + self.batch] for i in range(0, len(window), self.batch)]
+            last = batches.pop() if start + size >= len(rows) and len(batches[-1]) < self.batch else []
+            rng.shuffle(batches)
+            for batch in [*batches, last]:
                 yield from batch

@@ -21,7 +21,7 @@ from rft.errors import DataError
 from rft.simulate import memory, mini
 
 SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
-LONG_FILLERS = 70  # filler conversations that the long history has more, so that it is about five times as long
+LONG_FILLERS = 42  # filler conversations that the long history has more, so that it is more than three times as long
 FORGET_SHARE = 0.05  # as many more personas, who ask to forget half of what they said, make the split "forget"
 FORGET_KINDS = ("forget", "forget", "forget", "forget", "own", "own", "update", "others")
 

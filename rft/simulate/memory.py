@@ -11,7 +11,7 @@ from typing import Any
 from rft.memory.notes import Note
 from rft.memory.text import FORGOTTEN
 from rft.simulate import mini, world
-from rft.simulate.mini import Block
+from rft.simulate.mini import Block, Fact
 
 
 def note(block: Block, message: int, about: str | None = None) -> Note | None:
@@ -36,13 +36,26 @@ def note(block: Block, message: int, about: str | None = None) -> Note | None:
 
 
 def notes(persona: mini.Persona) -> list[Note]:
-    """The notes of a persona's history, in order; messages are counted from the persona message, which is 0."""
+    """The notes of a persona's history, in order; messages are counted from the persona message, which is 0.
+
+    Somebody else's value that comes before the user's own of the same topic is noted as theirs and replaced later: whoever reads
+    on from there cannot know that the user's own will follow.
+    """
     found, place = [], 1
-    for block in persona.blocks:
-        if (called_for := note(block, place)) is not None:
+    for i, block in enumerate(persona.blocks):
+        called_for = note(block, place)
+        if called_for is None and block.fact is not None and not any(earlier.fact is block.fact for earlier in persona.blocks[:i]):
+            called_for = _theirs(block.fact, place)
+        if called_for is not None:
             found.append(called_for)
         place += len(block.messages)
     return found
+
+
+def _theirs(fact: Fact, message: int) -> Note:
+    """What is noted of somebody else's value of a topic of which the user has said nothing yet."""
+    own, theirs = (fact.topic.with_value(value or "") for value in (fact.first, fact.rival))
+    return Note(message, f"Enjoys {own}", f"{fact.topic.name}: Enjoys {theirs}, not the user's own.")
 
 
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Targets come from notes (`rft.memory.notes`) and labels; prompts come from the a
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -21,6 +22,8 @@ from rft.train.recipe import DataArguments
 from rft.train.rows import answer, load_questions, named
 
 logger = logging.getLogger(__name__)
+
+UPDATES_PER_ANSWER = 4  # rows of the cold start: to answer from a memory is learned first
 
 
 @dataclass
@@ -63,9 +66,9 @@ def answer_target(question: Question, lines: Mapping[str, str]) -> str:
 def sft_rows(
     questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent, seed: int = 0
 ) -> Dataset:
-    """A row per update, and per history at most as many answers as updates: {history_id, turn, question_id, before, completion};
-    `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an answer). Writing is what is harder to
-    learn.
+    """A row per update, and per history an answer for every four updates: {history_id, turn, question_id, before, completion,
+    length}; `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an answer), `length` the row's
+    characters. Writing is what is harder to learn.
 
     Raises:
         RecipeError: a target memory is larger than the budget.
@@ -87,26 +90,24 @@ def sft_rows(
                     "raise memory_tokens"
                 )
             written = held.update(chunk.first, chunk.last)
-            rows.append(
-                {"history_id": history_id, "turn": turn, "question_id": "", "before": before, "completion": written or EMPTY}
-            )
+            rows.append(_row(history_id, turn, "", before, written or EMPTY, chunk.text))
             before = after
         lines = held.lines(chunks[-1].last)
         rows += [
-            {
-                "history_id": history_id,
-                "turn": -1,
-                "question_id": question.id,
-                "before": before,
-                "completion": answer_target(question, lines),
-            }
-            for question in rng.sample(asked, min(len(asked), len(chunks)))
+            _row(history_id, -1, question.id, before, answer_target(question, lines))
+            for question in rng.sample(asked, min(len(asked), math.ceil(len(chunks) / UPDATES_PER_ANSWER)))
         ]
     updates = sum(row["turn"] >= 0 for row in rows)
     logger.info(
         "cold start of the memory: %d updates and %d answers over %d histories", updates, len(rows) - updates, len(of_history)
     )
     return Dataset.from_list(rows)
+
+
+def _row(history_id: str, turn: int, question_id: str, before: str, completion: str, chunk: str = "") -> dict[str, Any]:
+    length = len(chunk) + len(before) + len(completion)
+    return {"history_id": history_id, "turn": turn, "question_id": question_id, "before": before, "completion": completion,
+            "length": length}
 
 
 def memory_units(questions: Sequence[Question], per_memory: int, seed: int) -> Dataset:

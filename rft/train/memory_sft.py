@@ -15,6 +15,7 @@ import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split
+from rft.data.sampler import LengthSampler
 from rft.memory.agent import MemoryAgent
 from rft.memory.notes import load_notes
 from rft.model import load_tokenizer
@@ -48,6 +49,16 @@ class TurnCollator:
         return self.agent.update_ids(self.agent.chunks(self.split.histories[row["history_id"]])[row["turn"]], row["before"])
 
 
+class MemorySFTTrainer(ColdStartTrainer):
+    """The cold start's trainer, on batches of rows of like length: an answer is less than half as long as an update."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.questions_per_history > 1:
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return LengthSampler(rows["length"], self.args.rows_of_a_step(), seed=self.args.seed)
+
+
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, memory, args, model = parse((DataArguments, MemoryArguments, ColdStartConfig, ModelConfig), argv)
@@ -63,7 +74,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         dry_run((data, memory, args, model), prompts, *sft_batch(args, len(rows), longest))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
-    trainer = ColdStartTrainer(
+    trainer = MemorySFTTrainer(
         model=load_policy(model),
         args=args,
         train_dataset=rows,

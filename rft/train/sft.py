@@ -33,6 +33,7 @@ from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
 from rft.train.held_out import HeldOut, StopAtAccuracy
 from rft.train.identity import Identity
+from rft.train.muon import MuonAdamW
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import load_questions, target
@@ -51,6 +52,13 @@ class ColdStartConfig(RunFields, SFTConfig):
     questions_per_history: int = field(default=1, metadata={
         "help": "So many rows of one history stand side by side in a batch, and what they share is forwarded once. 1: rows in "
                 "any order, each by itself."})
+    muon: bool = field(default=False, metadata={
+        "help": "Train the matrices of the hidden layers with Muon, all else with AdamW (replaces `optim`)."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.muon and (self.deepspeed or self.fsdp):
+            raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
 
     def rows_of_a_step(self) -> int:
         """Rows of an optimizer step over all ranks.
@@ -83,6 +91,15 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
         bare = self.accelerator.unwrap_model(self.model)
         gates.check_model(bare)
         attention.enable(bare)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if not self.args.muon:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            args = self.args
+            self.optimizer = MuonAdamW(model or self.model, args.learning_rate, args.weight_decay,
+                                       (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
+        return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         together = self.args.questions_per_history

@@ -1,0 +1,48 @@
+"""Muon for the matrices of the hidden layers, AdamW for all else (embeddings, norms), as one optimizer with one learning rate.
+
+Muon (Jordan et al. 2024) takes the direction of a matrix's momentum with all its singular values made 1; scaled to the size of an
+AdamW step (Liu et al. 2025, arXiv 2502.16982) it needs no learning rate of its own. Both are torch's.
+
+Invariant: the two parts and this optimizer hold the same groups and states, so that a scheduler, a checkpoint and a resume see
+one optimizer.
+"""
+
+from typing import Any
+
+import torch
+from torch.optim import AdamW, Muon
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """model: its trained matrices but for the embeddings (input and output) go to Muon; lr: of all; weight_decay: of matrices;
+    betas, eps: AdamW's."""
+
+    def __init__(self, model: torch.nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
+        embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        embeddings |= {id(p) for p in head.parameters()} if head is not None else set()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]
+        others = [p for p in trained if p.ndim != 2], [p for p in trained if p.ndim == 2 and id(p) in embeddings]
+        groups = [{"params": params, "weight_decay": decay} for params, decay in zip(others, (0.0, weight_decay), strict=True)]
+        self.parts = [
+            Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps),
+        ]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._share()
+
+    def _share(self) -> None:
+        self.parts[0].param_groups, self.parts[1].param_groups = self.param_groups[:1], self.param_groups[1:]
+        for part in self.parts:
+            part.state = self.state
+
+    def step(self, closure: Any = None) -> None:
+        """One step of both. No closure is called."""
+        assert closure is None
+        for part in self.parts:
+            part.step()
