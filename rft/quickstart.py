@@ -21,7 +21,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
 LONG_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
-CHUNK_TOKENS, MEMORY_TOKENS = 360, 128  # as in memory_sft_long.yaml and memory_grpo.yaml
+CHUNK_TOKENS, MEMORY_TOKENS = 420, 128  # as in memory_sft_long.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
