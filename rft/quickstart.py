@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
 
     def train(script: str, model: Path, output: Path, *words: str, recipe: str | None = None) -> None:
         import_module(f"rft.train.{script}").train(
-            ["--config", str(RECIPES / f"{recipe or script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
-             *common, *words])
+            ["--config", str(RECIPES / f"{recipe or script}.yaml"), "--model_name_or_path", str(model),
+             "--output_dir", str(output), *common, *words])
 
     def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None) -> None:
         asked = split.questions[:limit]

@@ -41,11 +41,15 @@ def notes(persona: mini.Persona) -> list[Note]:
     Somebody else's value that comes before the user's own of the same topic is noted as theirs and replaced later: whoever reads
     on from there cannot know that the user's own will follow.
     """
-    found, place = [], 1
-    for i, block in enumerate(persona.blocks):
-        called_for = note(block, place)
-        if called_for is None and block.fact is not None and not any(earlier.fact is block.fact for earlier in persona.blocks[:i]):
-            called_for = _theirs(block.fact, place)
+    found: list[Note] = []
+    known: set[Fact] = set()
+    place = 1
+    for block in persona.blocks:
+        fact, called_for = block.fact, note(block, place)
+        if fact is not None and called_for is None and fact not in known:
+            called_for = _theirs(fact, place)
+        if fact is not None:
+            known.add(fact)
         if called_for is not None:
             found.append(called_for)
         place += len(block.messages)

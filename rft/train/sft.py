@@ -55,11 +55,6 @@ class ColdStartConfig(RunFields, SFTConfig):
     muon: bool = field(default=False, metadata={
         "help": "Train the matrices of the hidden layers with Muon, all else with AdamW (replaces `optim`)."})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.muon and (self.deepspeed or self.fsdp):
-            raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
-
     def rows_of_a_step(self) -> int:
         """Rows of an optimizer step over all ranks.
 
@@ -83,6 +78,8 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.args.rows_of_a_step()
+        if self.args.muon and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
         if self.args.questions_per_history > 1:
             self.enable_tree()
 

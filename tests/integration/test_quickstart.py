@@ -32,8 +32,8 @@ def test_every_stage_of_the_quickstart_runs_once_and_is_reported(small, tmp_path
     assert main(["quickstart", "--out", str(out), "--memory"]) == 0  # goes on from there
     stages = json.loads((out / "stages.json").read_text())["seconds"]
     assert seconds.items() <= stages.items() and len(seconds) == 7
-    assert list(stages)[7:] == ["memory_sft", "evaluate memory_sft", "memory_grpo", "evaluate memory", "sft_long", "grpo_long",
-                                "evaluate history_long", "evaluate forget"]
+    assert list(stages)[7:] == ["memory_sft", "memory_sft_long", "evaluate memory_sft", "memory_grpo", "evaluate memory",
+                                "sft_long", "grpo_long", "evaluate history_long", "evaluate forget"]
     summary = json.loads((out / "summary.json").read_text())
     seen = {name: (summary[name]["context"], summary[name]["window"]) for name in ("grpo", "blind", "memory", "history_long")}
     assert seen == {"grpo": ("history", "32k"), "blind": ("none", "32k"), "memory": ("memory", "128k"),

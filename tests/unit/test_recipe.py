@@ -59,8 +59,8 @@ def test_the_papers_settings_of_the_memory_recipe():
 def test_the_quickstart_reads_memories_as_its_recipes_write_them():
     from rft import quickstart
 
-    for name in ("memory_sft", "memory_grpo"):
-        memory = parse(TYPES[name], ["--config", str(REPOSITORY / f"recipes/quickstart/{name}.yaml")])[1]
+    for script, name in (("memory_sft", "memory_sft_long"), ("memory_grpo", "memory_grpo")):
+        memory = parse(TYPES[script], ["--config", str(REPOSITORY / f"recipes/quickstart/{name}.yaml")])[1]
         assert (memory.chunk_tokens, memory.memory_tokens) == (quickstart.CHUNK_TOKENS, quickstart.MEMORY_TOKENS)
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from rft.data.sampler import HistorySampler
+from rft.data.sampler import HistorySampler, LengthSampler
 
 HISTORIES = ["A"] * 8 + ["B"] * 5 + ["C"] * 3 + ["D"] * 4  # 20 questions
 
@@ -51,3 +51,27 @@ def test_the_order_follows_from_seed_and_epoch():
 
 def test_without_shuffling_the_order_is_that_of_the_rows():
     assert list(HistorySampler(["A", "A", "B", "B"], questions=2, units=1, repeats=1, shuffle=False)) == [0, 1, 2, 3]
+
+
+def test_batches_of_like_length_hold_every_row_once_in_no_order():
+    lengths = [(row * 37) % 100 + 1 for row in range(203)]
+    sampler = LengthSampler(lengths, batch=8, seed=1)
+    rows = list(sampler)
+    assert sorted(rows) == list(range(203)) and len(sampler) == 203
+
+    def padded(order: list[int]) -> int:
+        return sum(8 * max(lengths[row] for row in order[i : i + 8]) for i in range(0, len(order), 8))
+
+    assert padded(rows) < 1.1 * sum(lengths) < 1.5 * sum(lengths) < padded(list(range(203)))
+    firsts = [lengths[rows[i]] for i in range(0, 200, 8)]
+    assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)
+
+
+def test_batches_of_like_length_follow_from_seed_and_epoch():
+    sampler, same, other = (LengthSampler(list(range(100)), 8, seed=seed) for seed in (1, 1, 2))
+    first = list(sampler)
+    assert first == list(same) and first != list(other)
+    sampler.set_epoch(1)
+    assert first != list(sampler)
+    sampler.set_epoch(0)
+    assert first == list(sampler)
