@@ -55,7 +55,7 @@ class MemorySFTTrainer(ColdStartTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.questions_per_history > 1:
             return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         return LengthSampler(rows["length"], self.args.rows_of_a_step(), seed=self.args.seed)
 
 

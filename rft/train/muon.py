@@ -41,7 +41,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.state = self.state
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of both. No closure is called."""
         assert closure is None
         for part in self.parts:
