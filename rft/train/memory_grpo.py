@@ -3,8 +3,8 @@
 What happens in a step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are
 written for it side by side, each chunk by chunk, and each answers all the questions, `answers_per_memory` times. A memory's
 updates are credited with the mean reward of its answers against the other memories of the history, an answer with its own
-(`rft.train.trajectory`). Then every turn becomes a row; rows made are rows trained, which is checked. The loss is TRL's; all
-turns go through the prefix tree and the shared-prefix sampler.
+(`rft.train.trajectory`). Then every turn that has an advantage becomes a row; rows made are rows trained, which is checked. The
+loss is TRL's; all turns go through the prefix tree and the shared-prefix sampler.
 
 A batch counts trajectories (memories), not rows.
 
@@ -304,6 +304,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
                 self._mask_truncated(batch)
         local = sum((batch["tool_mask"] * batch["completion_mask"]).sum() for batch in batches)
         total = self.accelerator.gather(local).sum()
+        if self.beta == 0.0 and self.top_entropy_quantile == 1.0:
+            batches = [_with_advantage(batch) for batch in batches]
         for batch in batches:
             batch["num_items_in_batch"] = total
             with torch.no_grad():
@@ -430,6 +432,15 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         logs["rewards"]["trajectory"].extend(gather_object([t.reward for t in found]))
         logs["advantages"].extend(gather_object([t.updates[0].advantage for t in found]))
         logs["extra"]["history_id"].extend(gather_object([t.history.id for t in found]))
+
+
+def _with_advantage(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The rows that have an advantage. The others, such as two answers from one memory that are both right, have no gradient and
+    no loss; they count in its denominator, which is settled. One row stays in any case, for ranks go through the model
+    together."""
+    kept_B = batch["advantages"] != 0
+    kept_B[0] |= not kept_B.any()
+    return {key: tensor[kept_B] for key, tensor in batch.items()}
 
 
 def _weighted(weights: Sequence[float], scores: Sequence[float | None]) -> float:

@@ -39,9 +39,11 @@ def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Sp
     if data.max_prompt_tokens is not None:
         assert tokens is not None
         kept = [q for q in kept if len(tokens.prompt_ids(q, split.history_of(q))) <= data.max_prompt_tokens]
-    left_out = len(split.questions) - len(kept)
-    logger.info("%s: %d questions over %d histories; %d rows skipped, %d left out as longer than %s tokens", data.train_split,
-                len(kept), len({q.history_id for q in kept}), len(split.skipped), left_out, data.max_prompt_tokens)
+    left_out = ""
+    if data.max_prompt_tokens is not None:
+        left_out = f", {len(split.questions) - len(kept)} left out as longer than {data.max_prompt_tokens} tokens"
+    logger.info("%s: %d questions over %d histories; %d rows skipped%s", data.train_split, len(kept),
+                len({q.history_id for q in kept}), len(split.skipped), left_out)
     if not kept and tokens is not None:
         shortest = min(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
         raise RecipeError(

@@ -129,6 +129,32 @@ def test_tree_and_plain_rows_give_the_same_loss_and_gradients(make, fields):
     assert total > 1e-3
 
 
+@pytest.mark.parametrize("top_entropy_quantile", [1.0, 0.5])
+def test_turns_without_an_advantage_are_left_out_and_change_nothing(make, monkeypatch, top_entropy_quantile):
+    """But where the loss compares the entropies of all tokens."""
+    trainer = make(answers_per_memory=2, top_entropy_quantile=top_entropy_quantile)
+    torch.manual_seed(0)
+    found = trainer._roll_out(units_of(trainer))
+    for turn in [turn for t in found for turn in t.answers][::3]:
+        turn.advantage = 0.0
+    batch = trainer._micro_batches(found, 1)[0]
+    monkeypatch.setattr("rft.train.memory_grpo._with_advantage", lambda batch: batch)
+    whole = trainer._micro_batches(found, 1)[0]
+    with_one = sum(turn.advantage != 0 for t in found for turn in t.turns)
+    assert len(batch["advantages"]) == (with_one if top_entropy_quantile == 1 else len(whole["advantages"]))
+    assert with_one < len(whole["advantages"]) == sum(len(t.turns) for t in found)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    gradients = []
+    for rows in (batch, whole):
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, {k: v.double() if v.is_floating_point() else v for k, v in rows.items()})
+        loss.backward()
+        gradients.append([loss.item(), *(p.grad.clone() for p in trainer.model.parameters())])
+    assert abs(gradients[0][0] - gradients[1][0]) < 1e-9
+    assert all((a - b).abs().max() < 1e-9 for a, b in zip(gradients[0][1:], gradients[1][1:], strict=True))
+
+
 def test_the_loss_by_hand(make):
     """With every ratio at 1 the loss is minus the weighted mean of the advantages, whatever the weighting."""
     trainer = make(turn_weighting="trajectory")
