@@ -4,7 +4,6 @@ Targets come from notes (`rft.memory.notes`) and labels; prompts come from the a
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -22,8 +21,6 @@ from rft.train.recipe import DataArguments
 from rft.train.rows import answer, load_questions, named
 
 logger = logging.getLogger(__name__)
-
-UPDATES_PER_ANSWER = 4  # rows of the cold start: to answer from a memory is learned first
 
 
 @dataclass
@@ -64,11 +61,16 @@ def answer_target(question: Question, lines: Mapping[str, str]) -> str:
 
 
 def sft_rows(
-    questions: Sequence[Question], split: Split, notes: Mapping[str, Notes], agent: MemoryAgent, seed: int = 0
+    questions: Sequence[Question],
+    split: Split,
+    notes: Mapping[str, Notes],
+    agent: MemoryAgent,
+    answers_per_update: float = 0.25,
+    seed: int = 0,
 ) -> Dataset:
-    """A row per update, and per history an answer for every four updates: {history_id, turn, question_id, before, completion,
-    length}; `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an answer), `length` the row's
-    characters. Writing is what is harder to learn.
+    """A row per update, and `answers_per_update` answers, about questions drawn from each history's: {history_id, turn,
+    question_id, before, completion, length}; `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an
+    answer), `length` the row's characters.
 
     Raises:
         RecipeError: a target memory is larger than the budget.
@@ -95,7 +97,7 @@ def sft_rows(
         lines = held.lines(chunks[-1].last)
         rows += [
             _row(history_id, -1, question.id, before, answer_target(question, lines))
-            for question in rng.sample(asked, min(len(asked), math.ceil(len(chunks) / UPDATES_PER_ANSWER)))
+            for question in rng.sample(asked, min(len(asked), int(len(chunks) * answers_per_update + rng.random())))
         ]
     updates = sum(row["turn"] >= 0 for row in rows)
     logger.info(

@@ -9,6 +9,7 @@ changes or withdraws) or an answer (memory and question -> a short reason and a 
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split
 from rft.data.sampler import LengthSampler
+from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.notes import load_notes
 from rft.model import load_tokenizer
@@ -27,6 +29,19 @@ from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, completion_ids, pad
 from rft.train.start import finish, fit, load_policy, run_main
+
+
+@dataclass
+class MemorySFTConfig(ColdStartConfig):
+    """The fields of a cold start and how often it answers."""
+
+    answers_per_update: float = field(default=0.25, metadata={
+        "help": "Answers for every update in the training rows: to answer from a memory is learned sooner than to write one."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.answers_per_update:
+            raise RecipeError(f"answers_per_update {self.answers_per_update}: expected 0 or more")
 
 
 class TurnCollator:
@@ -61,12 +76,12 @@ class MemorySFTTrainer(ColdStartTrainer):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, memory, args, model = parse((DataArguments, MemoryArguments, ColdStartConfig, ModelConfig), argv)
+    data, memory, args, model = parse((DataArguments, MemoryArguments, MemorySFTConfig, ModelConfig), argv)
     settings = memory.settings()
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
     split, questions = load_memory_questions(data)
-    rows = sft_rows(questions, split, load_notes(split), agent, args.seed)
+    rows = sft_rows(questions, split, load_notes(split), agent, args.answers_per_update, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
         prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}

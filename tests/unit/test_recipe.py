@@ -9,6 +9,7 @@ from rft.errors import RecipeError
 from rft.train.base import ReadingArguments, ReadingConfig
 from rft.train.memory_grpo import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments
+from rft.train.memory_sft import MemorySFTConfig
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartArguments, ColdStartConfig
 from rft.train.trainer import HistoryGRPOConfig
@@ -18,7 +19,7 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
 MEMORY_GRPO = (DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig)
 SFT = (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig)
-TYPES = {"memory_sft": (DataArguments, MemoryArguments, ColdStartConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
+TYPES = {"memory_sft": (DataArguments, MemoryArguments, MemorySFTConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
          "base": (ReadingArguments, ReadingConfig), "sft": SFT, "grpo": GRPO}
 COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
