@@ -65,7 +65,7 @@ def sft_rows(
     split: Split,
     notes: Mapping[str, Notes],
     agent: MemoryAgent,
-    answers_per_update: float = 0.25,
+    answers_per_update: float = 1.0,
     seed: int = 0,
 ) -> Dataset:
     """A row per update, and `answers_per_update` answers, about questions drawn from each history's: {history_id, turn,

@@ -35,8 +35,8 @@ from rft.train.start import finish, fit, load_policy, run_main
 class MemorySFTConfig(ColdStartConfig):
     """The fields of a cold start and how often it answers."""
 
-    answers_per_update: float = field(default=0.25, metadata={
-        "help": "Answers for every update in the training rows: to answer from a memory is learned sooner than to write one."})
+    answers_per_update: float = field(default=1.0, metadata={
+        "help": "Answers for every update in the training rows, as far as a history has questions."})
 
     def __post_init__(self) -> None:
         super().__post_init__()

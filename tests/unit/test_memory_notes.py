@@ -154,11 +154,13 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
 
 def test_cold_start_rows(mini_data, agent):
     split = load_split(mini_data, "train")
-    rows = sft_rows(split.questions, split, load_notes(split), agent)
+    rows = sft_rows(split.questions, split, load_notes(split), agent, answers_per_update=0.25)
     answers = [row for row in rows if row["turn"] < 0]
     updates = Counter(row["history_id"] for row in rows if row["turn"] >= 0)
     assert 0.9 < len(answers) / (sum(updates.values()) / 4) < 1.1
     assert max(Counter(row["history_id"] for row in answers).values()) == 1  # none has five updates
+    as_many = sft_rows(split.questions, split, load_notes(split), agent)
+    assert Counter(row["history_id"] for row in as_many if row["turn"] < 0) == updates
     assert len({row["question_id"] for row in answers}) == len(answers)
     gold = {question.id: question.gold for question in split.questions}
     assert reward.personamem([row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]) == [
