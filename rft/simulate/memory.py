@@ -13,6 +13,8 @@ from rft.memory.text import FORGOTTEN
 from rft.simulate import mini, world
 from rft.simulate.mini import Block, Fact
 
+THEIRS = ", not the user's own"  # stands behind somebody else's preference
+
 
 def note(block: Block, message: int, about: str | None = None) -> Note | None:
     """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the
@@ -31,7 +33,7 @@ def note(block: Block, message: int, about: str | None = None) -> Note | None:
     if block.after and fact.kind == "forget":
         return Note(message, about or first, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
     held = f"Enjoys {topic.with_value(fact.value or '')}" if block.after else first
-    whose = ", not the user's own" if about_other else ""
+    whose = THEIRS if about_other else ""
     return Note(message, about or first, f"{topic.name}: {held}{whose}.")
 
 
@@ -59,7 +61,7 @@ def notes(persona: mini.Persona) -> list[Note]:
 def _theirs(fact: Fact, message: int) -> Note:
     """What is noted of somebody else's value of a topic of which the user has said nothing yet."""
     own, theirs = (fact.topic.with_value(value or "") for value in (fact.first, fact.rival))
-    return Note(message, f"Enjoys {own}", f"{fact.topic.name}: Enjoys {theirs}, not the user's own.")
+    return Note(message, f"Enjoys {own}", f"{fact.topic.name}: Enjoys {theirs}{THEIRS}.")
 
 
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:

@@ -435,9 +435,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
 
 
 def _with_advantage(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The rows that have an advantage. The others, such as two answers from one memory that are both right, have no gradient and
-    no loss; they count in its denominator, which is settled. One row stays in any case, for ranks go through the model
-    together."""
+    """The rows that have an advantage; the others have no gradient and no loss, and count in its denominator, which is settled.
+    One row stays in any case, for ranks go through the model together."""
     kept_B = batch["advantages"] != 0
     kept_B[0] |= not kept_B.any()
     return {key: tensor[kept_B] for key, tensor in batch.items()}
