@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import set_seed
-from wandb_file import read_run, records
+from wandb_file import ended, read_run, records
 
 from rft.data.audit import shortcuts
 from rft.data.dataset import load_split
@@ -441,7 +441,7 @@ def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert command("--rule", "longest", "--data", str(data), "--track", "--out", str(out)) == 0
     summary = json.loads((out / "summary.json").read_text())
-    file = next((out / "wandb").glob("offline-run-*/*.wandb"))
+    file = ended(next((out / "wandb").glob("offline-run-*/*.wandb")))
     config, history = read_run(file)
     assert config["data_sha256"] == summary["data_sha256"] and config["model"] == "rule: longest option"
     tables = {key.removesuffix(".nrows") for row in history for key in row if key.endswith(".nrows")}

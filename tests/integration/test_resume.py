@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from runs import Server, assert_same, left
-from wandb_file import read_run
+from wandb_file import ended, read_run
 
 from rft.data.dataset import load_split
 
@@ -232,6 +232,7 @@ def test_wandb_sees_one_run_with_steps_that_never_go_back(server, tmp_path):
     files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 2
     assert len({file.stem for file in files}) == 1  # run-ID: one run
+    ended(files[-1])
     runs = [read_run(file) for file in files]
     logged: dict[int, dict] = {}
     for _, history in runs:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ def records(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     data = path.read_bytes()
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     place, whole = HEADER, b""
     while place + HEADER <= len(data):
         if BLOCK - place % BLOCK < HEADER:  # a block's last bytes hold no header
@@ -22,6 +23,8 @@ def records(path: Path) -> Iterator[Any]:
         _, length, kind = struct.unpack("<IHB", data[place : place + HEADER])
         if not kind:
             return
+        if place + HEADER + length > len(data):  # still being written
+            return
         whole += data[place + HEADER : place + HEADER + length]
         place += HEADER + length
         if kind in (1, 4):  # full, or the last piece
@@ -29,6 +32,15 @@ def records(path: Path) -> Iterator[Any]:
             record.ParseFromString(whole)
             whole = b""
             yield record
+
+
+def ended(path: Path) -> Path:
+    """`path`, once W&B's service, which writes behind the process that it serves, has put the run's end into it."""
+    for _ in range(300):
+        if any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+            return path
+        time.sleep(0.1)
+    raise AssertionError(f"{path}: no end of the run after 30 s")
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
