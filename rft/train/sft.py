@@ -80,6 +80,8 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
         self.args.rows_of_a_step()
         if self.args.muon and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
+        if self.args.muon and self.args.optim != ColdStartConfig.optim:
+            logger.warning("optim %s is ignored: muon is true", self.args.optim.value)
         if self.args.questions_per_history > 1:
             self.enable_tree()
 

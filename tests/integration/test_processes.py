@@ -59,3 +59,15 @@ def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tm
         assert theirs["reward"] == pytest.approx(ours["reward"], abs=1e-5)
     for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
         assert (tensor - weights[name]).abs().max() < 1e-3, name
+
+
+def test_muon_is_refused_where_matrices_are_shared_out(mini_data, tiny_checkpoint, tmp_path):
+    command = [*LAUNCH, *ZERO3, "--num_processes", "2", "-m", "rft.train.sft",
+               "--config", str(HERE.parents[1] / "recipes/quickstart/sft.yaml"), "--data", str(mini_data),
+               "--model_name_or_path", str(tiny_checkpoint), "--output_dir", str(tmp_path / "run"), "--muon", "true"]
+    env = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode
+    assert "muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out" in done.stderr
+    assert "rft/train/sft.py" not in done.stderr  # no traceback of ours
+    assert not list(tmp_path.rglob("*.safetensors"))

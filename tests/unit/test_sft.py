@@ -129,3 +129,12 @@ def test_a_resumed_cold_start_with_shared_histories_goes_on_where_it_was(mini_da
     assert resumed.state.global_step == 7
     for name, p in resumed.model.named_parameters():
         assert torch.equal(p, weights[name]), name
+
+
+def test_an_optimizer_that_muon_replaces_is_told(mini_data, tiny_checkpoint, tmp_path, caplog):
+    split = load_split(mini_data, "train")
+    rows = [{"question_id": split.questions[0].id, "completion": "a", "blind": False}]
+    cold_start(tiny_checkpoint, split, rows, tmp_path / "one", muon=True, optim="adamw_torch_fused")
+    assert "is ignored" not in caplog.text
+    cold_start(tiny_checkpoint, split, rows, tmp_path / "two", muon=True)
+    assert "optim sgd is ignored: muon is true" in caplog.text
