@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.training_args import OptimizerNames
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split, load_split
@@ -81,7 +82,7 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
         if self.args.muon and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
         if self.args.muon and self.args.optim != ColdStartConfig.optim:
-            logger.warning("optim %s is ignored: muon is true", self.args.optim.value)
+            logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
         if self.args.questions_per_history > 1:
             self.enable_tree()
 

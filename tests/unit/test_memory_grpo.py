@@ -13,8 +13,8 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.notes import load_notes
 from rft.prefix_tree.logprobs import plain_logps
-from rft.train.memory_grpo import MemoryGRPOConfig, MemoryGRPOTrainer
 from rft.train.memory_rows import memory_units
+from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
 
 
 def config(tmp_path, **fields) -> MemoryGRPOConfig:
@@ -138,7 +138,7 @@ def test_turns_without_an_advantage_are_left_out_and_change_nothing(make, monkey
     for turn in [turn for t in found for turn in t.answers][::3]:
         turn.advantage = 0.0
     batch = trainer._micro_batches(found, 1)[0]
-    monkeypatch.setattr("rft.train.memory_grpo._with_advantage", lambda batch: batch)
+    monkeypatch.setattr("rft.train.memory_trainer._with_advantage", lambda batch: batch)
     whole = trainer._micro_batches(found, 1)[0]
     with_one = sum(turn.advantage != 0 for t in found for turn in t.turns)
     assert len(batch["advantages"]) == (with_one if top_entropy_quantile == 1 else len(whole["advantages"]))

@@ -7,9 +7,9 @@ from trl import ModelConfig
 
 from rft.errors import RecipeError
 from rft.train.base import ReadingArguments, ReadingConfig
-from rft.train.memory_grpo import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments
 from rft.train.memory_sft import MemorySFTConfig
+from rft.train.memory_trainer import MemoryGRPOConfig
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartArguments, ColdStartConfig
 from rft.train.trainer import HistoryGRPOConfig
