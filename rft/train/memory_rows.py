@@ -6,6 +6,7 @@ Targets come from notes (`rft.memory.notes`) and labels; prompts come from the a
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from random import Random
 from typing import Any
 
@@ -68,7 +69,7 @@ def sft_rows(
     answers_per_update: float = 1.0,
     seed: int = 0,
 ) -> Dataset:
-    """A row per update, and `answers_per_update` answers, about questions drawn from each history's: {history_id, turn,
+    """A row per update, and `answers_per_update` answers, to questions of every kind among each history's: {history_id, turn,
     question_id, before, completion, length}; `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an
     answer), `length` the row's characters.
 
@@ -97,13 +98,23 @@ def sft_rows(
         lines = held.lines(chunks[-1].last)
         rows += [
             _row(history_id, -1, question.id, before, answer_target(question, lines))
-            for question in rng.sample(asked, min(len(asked), int(len(chunks) * answers_per_update + rng.random())))
+            for question in _of_every_kind(asked, int(len(chunks) * answers_per_update + rng.random()), rng)
         ]
     updates = sum(row["turn"] >= 0 for row in rows)
     logger.info(
         "cold start of the memory: %d updates and %d answers over %d histories", updates, len(rows) - updates, len(of_history)
     )
     return Dataset.from_list(rows)
+
+
+def _of_every_kind(questions: Sequence[Question], count: int, rng: Random) -> list[Question]:
+    """`count` questions, or all, drawn from each kind in turn, so that few answers show what a rare kind asks for as well."""
+    kinds: dict[tuple[Any, ...], list[Question]] = {}
+    for question in rng.sample(questions, len(questions)):
+        labels = question.labels
+        kinds.setdefault((labels.pref_type, labels.who, labels.updated), []).append(question)
+    rounds = zip_longest(*rng.sample(list(kinds.values()), len(kinds)))
+    return [question for drawn in rounds for question in drawn if question is not None][:count]
 
 
 def _row(history_id: str, turn: int, question_id: str, before: str, completion: str, chunk: str = "") -> dict[str, Any]:

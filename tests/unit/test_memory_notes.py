@@ -152,6 +152,20 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
         assert "Enjoys" not in shown and "forgotten" not in shown
 
 
+def test_few_answers_are_of_every_kind(mini_data, agent):
+    split = load_split(mini_data, "train")
+    kind = {q.id: (q.labels.pref_type, q.labels.who, q.labels.updated) for q in split.questions}
+    rows = sft_rows(split.questions, split, load_notes(split), agent, answers_per_update=1.0)
+    of_history: dict[str, list[tuple]] = {}
+    for row in rows:
+        if row["turn"] < 0:
+            of_history.setdefault(row["history_id"], []).append(kind[row["question_id"]])
+    assert {len(answers) for answers in of_history.values()} == {4, 5}  # of eight questions, four of them of one kind
+    for history_id, answers in of_history.items():
+        kinds = {kind[question.id] for question in split.questions if question.history_id == history_id}
+        assert len(set(answers)) == min(len(kinds), len(answers))
+
+
 def test_cold_start_rows(mini_data, agent):
     split = load_split(mini_data, "train")
     rows = sft_rows(split.questions, split, load_notes(split), agent, answers_per_update=0.25)
