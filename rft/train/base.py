@@ -28,6 +28,7 @@ from rft.simulate.memory_reading import memory_document
 from rft.train.checkpoint import Resumable
 from rft.train.fields import RunFields
 from rft.train.identity import Identity
+from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import parse
 from rft.train.start import fit, run_main
@@ -132,7 +133,7 @@ class ReadingConfig(RunFields, TrainingArguments):
     """transformers' TrainingArguments and the fields of every run."""
 
 
-class ReadingTrainer(Resumable, Watched, Trainer):
+class ReadingTrainer(Resumable, Watched, WithMuon, Trainer):
     """The loss of the labelled tokens, with logits for these alone: three in four tokens are the users'."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -28,3 +28,10 @@ class RunFields:
             "prints its stacks and ends the run; 0 waits for ever."
         },
     )
+    muon: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the matrices of the hidden layers with Muon, all else with AdamW (replaces `optim`); not under "
+            "DeepSpeed or FSDP."
+        },
+    )

@@ -7,10 +7,17 @@ Invariant: the two parts and this optimizer hold the same groups and states, so 
 one optimizer.
 """
 
+import logging
 from typing import Any
 
 import torch
 from torch.optim import AdamW, Muon
+from transformers import Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from rft.errors import RecipeError
+
+logger = logging.getLogger(__name__)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -46,3 +53,25 @@ class MuonAdamW(torch.optim.Optimizer):
         assert closure is None
         for part in self.parts:
             part.step()
+
+
+class WithMuon(Trainer):
+    """Mixed in before a transformers or TRL trainer: `muon: true` in its recipe makes its optimizer a MuonAdamW."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if not self.args.muon:
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
+        if self.args.optim != TrainingArguments.optim:
+            logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if not self.args.muon:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            args = self.args
+            self.optimizer = MuonAdamW(model or self.model, args.learning_rate, args.weight_decay,
+                                       (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
+        return self.optimizer

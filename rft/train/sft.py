@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers.training_args import OptimizerNames
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split, load_split
@@ -34,7 +33,7 @@ from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
 from rft.train.held_out import HeldOut, StopAtAccuracy
 from rft.train.identity import Identity
-from rft.train.muon import MuonAdamW
+from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import load_questions, target
@@ -53,8 +52,6 @@ class ColdStartConfig(RunFields, SFTConfig):
     questions_per_history: int = field(default=1, metadata={
         "help": "So many rows of one history stand side by side in a batch, and what they share is forwarded once. 1: rows in "
                 "any order, each by itself."})
-    muon: bool = field(default=False, metadata={
-        "help": "Train the matrices of the hidden layers with Muon, all else with AdamW (replaces `optim`)."})
 
     def rows_of_a_step(self) -> int:
         """Rows of an optimizer step over all ranks.
@@ -70,7 +67,7 @@ class ColdStartConfig(RunFields, SFTConfig):
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
-class ColdStartTrainer(Resumable, Watched, SFTTrainer):
+class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
     """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
     tree: the same numbers, with the tokens that rows share forwarded once."""
 
@@ -79,10 +76,6 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.args.rows_of_a_step()
-        if self.args.muon and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
-        if self.args.muon and self.args.optim != ColdStartConfig.optim:
-            logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
         if self.args.questions_per_history > 1:
             self.enable_tree()
 
@@ -91,15 +84,6 @@ class ColdStartTrainer(Resumable, Watched, SFTTrainer):
         bare = self.accelerator.unwrap_model(self.model)
         gates.check_model(bare)
         attention.enable(bare)
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if not self.args.muon:
-            return super().create_optimizer(model)
-        if self.optimizer is None:
-            args = self.args
-            self.optimizer = MuonAdamW(model or self.model, args.learning_rate, args.weight_decay,
-                                       (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
-        return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         together = self.args.questions_per_history

@@ -34,6 +34,7 @@ from rft.prefix_tree.sample import sample
 from rft.train.checkpoint import Resumable
 from rft.train.fields import RunFields
 from rft.train.guard import guarded
+from rft.train.muon import WithMuon
 from rft.train.watch import Watched
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
                 f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
 
 
-class HistoryGRPOTrainer(Resumable, Watched, GRPOTrainer):
+class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
     """GRPO where a history is shared by `questions_per_history` questions. `split` holds the histories of the dataset's rows."""
 
     args: HistoryGRPOConfig

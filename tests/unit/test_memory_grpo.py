@@ -15,6 +15,7 @@ from rft.memory.notes import load_notes
 from rft.prefix_tree.logprobs import plain_logps
 from rft.train.memory_rows import memory_units
 from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
+from rft.train.muon import MuonAdamW
 
 
 def config(tmp_path, **fields) -> MemoryGRPOConfig:
@@ -235,6 +236,16 @@ def test_training_moves_the_weights_and_logs(make, tmp_path):
         "prefix_tree/token_ratio",
     } <= logged[0].keys()
     assert list((tmp_path / "completions").glob("*.parquet"))
+
+
+def test_muon_trains_the_matrices(make):
+    trainer = make(muon=True)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    assert isinstance(trainer.optimizer.optimizer, MuonAdamW)
+    of_muon = {id(p) for p in trainer.optimizer.optimizer.parts[0].param_groups[0]["params"]}
+    assert {name for name, p in trainer.model.named_parameters() if id(p) in of_muon} == {n for n in before if "proj" in n}
+    assert not any(torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
 
 
 def test_rows_made_are_rows_trained(make):
