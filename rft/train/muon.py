@@ -56,7 +56,11 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 class WithMuon(Trainer):
-    """Mixed in before a transformers or TRL trainer: `muon: true` in its recipe makes its optimizer a MuonAdamW."""
+    """Mixed in before a transformers or TRL trainer: `muon: true` in its recipe makes its optimizer a MuonAdamW.
+
+    Raises:
+        RecipeError: `muon: true` under DeepSpeed or FSDP.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

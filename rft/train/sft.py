@@ -8,7 +8,6 @@ have them) would teach GRPO's format gate nothing.
     accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,8 +38,6 @@ from rft.train.recipe import DataArguments, parse
 from rft.train.rows import load_questions, target
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.watch import Watched
-
-logger = logging.getLogger(__name__)
 
 STOP_QUESTIONS = 96  # whose accuracy may end the cold start: a standard error of 5 points at one half
 

@@ -14,7 +14,7 @@ def records(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
     data = path.read_bytes()
-    assert data[:4] in (b":W&B", b"")
+    assert data[:4] == b":W&B"
     place, whole = HEADER, b""
     while place + HEADER <= len(data):
         if BLOCK - place % BLOCK < HEADER:  # a block's last bytes hold no header
@@ -37,7 +37,7 @@ def records(path: Path) -> Iterator[Any]:
 def ended(path: Path) -> Path:
     """`path`, once W&B's service, which writes behind the process that it serves, has put the run's end into it."""
     for _ in range(300):
-        if any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+        if path.stat().st_size and any(record.WhichOneof("record_type") == "exit" for record in records(path)):
             return path
         time.sleep(0.1)
     raise AssertionError(f"{path}: no end of the run after 30 s")
