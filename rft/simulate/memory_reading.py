@@ -12,7 +12,7 @@ from rft.memory.text import EMPTY
 from rft.simulate import memory, mini
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-KINDS = ("own", "own", "own", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
+KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
 MOST_BLOCKS = 8  # in a chunk
 
 

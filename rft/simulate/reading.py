@@ -12,7 +12,7 @@ from typing import Any
 from rft.simulate import mini, world
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-KINDS = ("own", "own", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
+KINDS = ("own", "contrast", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
 VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"}
 
 

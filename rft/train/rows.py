@@ -66,7 +66,7 @@ def reasoning(question: Question, knows: bool = True) -> str:
         verdict = ", forget it"
     else:
         verdict = ""
-    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
+    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows and held else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 
