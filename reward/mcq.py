@@ -55,6 +55,10 @@ class Reading:
     reasons: bool
     answer: str
 
+    def right(self, gold: str) -> bool:
+        """The box names the gold letter, whatever the words say."""
+        return self.letter == gold
+
     @property
     def consistent(self) -> bool:
         """The box names a letter, and neither answer nor thought names another option than the box."""
