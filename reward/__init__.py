@@ -11,5 +11,5 @@ from reward.metrics import reading_metrics
 from reward.named import load
 from reward.selfcheck import self_check
 
-__all__ = ["Judge", "Reading", "has_reasoning", "load", "mcq_letter", "open_ended", "paper", "personamem", "read", "reading_metrics",
-           "self_check"]
+__all__ = ["Judge", "Reading", "has_reasoning", "load", "mcq_letter", "open_ended", "paper", "personamem", "read",
+           "reading_metrics", "self_check"]

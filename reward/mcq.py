@@ -1,7 +1,7 @@
 r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict.
 
 Invariant: a completion scores 1 only if it reasons inside think tags, closes every think block, and then
-names one letter, the gold one, in a box (\boxed{b}). What cannot be read is wrong; nothing is guessed. With the
+names one letter, the gold one, in a box (\boxed{b}). What cannot be read is wrong; nothing is guessed. With a
 consistency gate, words that name another option than the box score 0 as well. Every step is linear in the
 length of the text, whatever the text.
 
@@ -23,6 +23,7 @@ from typing import Any
 from reward.naming import named_letter, named_option, words
 
 LETTERS = ("a", "b", "c", "d")
+GATES = ("off", "contradiction", "naming")
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _TAG = re.compile(f"({_OPEN}|{_CLOSE})")
@@ -140,7 +141,7 @@ def personamem(
     completions: Sequence[Any],
     answer: Sequence[str | None],
     options: Sequence[Sequence[str] | None] | None = None,
-    consistency_gate: bool = False,
+    consistency_gate: str = "off",
     min_thought_words: int = 1,
     **columns: Any,
 ) -> list[float | None]:
@@ -150,7 +151,9 @@ def personamem(
         completions: N completions, each a string or a list of messages of which the last is scored.
         answer: N gold letters, any case, also as "(b)" or "b."; None: an open-ended question.
         options: the options of each, for the consistency gate.
-        consistency_gate: pay nothing if the words of the answer or of the thought name one option and the box another.
+        consistency_gate: "contradiction": pay nothing if the words of the answer or of the thought name one option and the box
+            another; "naming": nor if the words of the answer do not name the option of the box, for options so short that an
+            answer repeats them; "off": look at the box alone.
         min_thought_words: pay nothing for a thought of fewer words.
         columns: whatever else the trainer passes along; ignored.
 
@@ -165,11 +168,15 @@ def personamem(
             f"reward.personamem: {len(completions)} completions but {len(answer)} answers; "
             "pass one gold letter for each completion"
         )
-    if consistency_gate and options is None:
+    if consistency_gate not in GATES:
+        raise ValueError(f"reward.personamem: consistency_gate {consistency_gate!r}: expected one of {', '.join(GATES)}")
+    if consistency_gate != "off" and options is None:
         raise ValueError("reward.personamem: the consistency gate compares words with options; pass the column `options`")
     shown = options if options is not None else [None] * len(completions)
     if len(shown) != len(completions):
-        raise ValueError(f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one for each")
+        raise ValueError(
+            f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one for each"
+        )
     return [
         _reward(completion, gold_letter(gold), of_row, consistency_gate, min_thought_words)
         for completion, gold, of_row in zip(completions, answer, shown, strict=True)
@@ -198,15 +205,16 @@ def gold_letter(gold: Any) -> str | None:
     return letter
 
 
-def _reward(completion: Any, gold: str | None, options: Sequence[str] | None, consistency: bool, floor: int) -> float | None:
+def _reward(completion: Any, gold: str | None, options: Sequence[str] | None, gate: str, floor: int) -> float | None:
     if gold is None or _text(completion) is None:
         return None
     if mcq_letter(completion) != gold or not has_reasoning(completion):
         return 0.0
-    if floor > 1 or consistency:
-        said = read(completion, options)
-        return float(said.thought_words >= floor and (said.consistent or not consistency))
-    return 1.0
+    if floor == 1 and gate == "off":
+        return 1.0
+    said = read(completion, options)
+    agrees = gate == "off" or (said.consistent and (gate != "naming" or said.answer_names == gold))
+    return float(agrees and said.thought_words >= floor)
 
 
 def _text(completion: Any) -> str | None:

@@ -138,8 +138,7 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
                 writer.writeheader()
                 shown = console or Console(stderr=True)
                 for persona_id in track(splits[name], f"simulating {name}", console=shown, transient=True):
-                    kinds = mini.draw_kinds(Random(f"forget-{seed}-{persona_id}"), FORGET_CATEGORIES) if name == "forget" else None
-                    persona = mini.make_persona(seed, persona_id, kinds)
+                    persona = mini.make_persona(seed, persona_id, FORGET_CATEGORIES if name == "forget" else mini.CATEGORIES)
                     long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
                     of_persona = rows(seed, persona, long)
                     writer.writerows(of_persona)

@@ -38,8 +38,8 @@ class Fact:
 
 @dataclass
 class Block:
-    """One conversation about one topic (None: filler); `after` orders what refers to an earlier conversation behind it. `telling`:
-    the conversation that the category of the fact's question is about (the update, the request to forget, the relative's value)."""
+    """One conversation about one topic (None: filler). after: it refers to an earlier one and comes behind it. telling: it is
+    what the category of the fact's question is about (the update, the request to forget, the relative's value)."""
 
     messages: list[dict[str, str]]
     fact: Fact | None
@@ -136,16 +136,20 @@ def _blocks(rng: Random, fact: Fact) -> tuple[list[Block], list[Block]]:
     return [own], []
 
 
-def draw_kinds(rng: Random, categories: Sequence[str] = CATEGORIES) -> tuple[str, ...]:
+def draw_kinds(rng: Random, categories: Sequence[str]) -> tuple[str, ...]:
     """A kind of fact for each category; one in `GENERIC_SHARE`, any of them, ends with nothing that may be used."""
     ends = set(rng.sample(range(len(categories)), len(categories) // GENERIC_SHARE))
     return tuple(STORIES[category][i in ends] for i, category in enumerate(categories))
 
 
-def make_persona(seed: int, persona_id: int, kinds: Sequence[str] | None = None, fillers: int = 2) -> Persona:
-    """Draw one persona: a topic for each entry of `kinds` (None: of the eight questions' kinds, drawn anew for each persona)."""
+def make_persona(seed: int, persona_id: int, categories: Sequence[str] = CATEGORIES, fillers: int = 2) -> Persona:
+    """Draw one persona, with a topic for each of the categories."""
     rng = Random(f"mini-{seed}-{persona_id}")
-    kinds = draw_kinds(rng) if kinds is None else kinds
+    return draw_persona(rng, persona_id, draw_kinds(rng, categories), fillers)
+
+
+def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: int = 2) -> Persona:
+    """Draw one persona, with a topic for each of the kinds of facts."""
     topics = rng.sample(world.TOPICS, len(kinds))
     facts = tuple(_fact(rng, topic, kind) for topic, kind in zip(topics, kinds, strict=True))
     first: list[Block] = []

@@ -84,7 +84,7 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
         return drill(rng, sentences)
     topics = rng.randint(2, 2 + round(6 * difficulty))
     kinds, fillers = tuple(rng.sample(KINDS, topics)), rng.randint(0, round(2 * difficulty))
-    persona = mini.make_persona(rng.getrandbits(40), index, kinds, fillers)
+    persona = mini.draw_persona(Random(rng.getrandbits(40)), index, kinds, fillers)
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": persona.system})

@@ -126,6 +126,7 @@ def _row(question: Question) -> dict[str, Any]:
     return {
         "prompt": final_message(question), "question_id": question.id, "history_id": question.history_id,
         "persona_id": question.persona_id, "answer": None if question.open_ended else question.gold,
-        "query": question.query, "options": list(question.options), "judge_case": case, "preference": fact, "pref_type": question.labels.pref_type,
-        "kind": question.labels.kind, "who": question.labels.who, "updated": question.labels.updated,
+        "query": question.query, "options": list(question.options), "judge_case": case,
+        "preference": fact, "pref_type": question.labels.pref_type, "kind": question.labels.kind,
+        "who": question.labels.who, "updated": question.labels.updated,
     }

@@ -41,7 +41,6 @@ from rft.train.rows import is_hard, load_questions, of_every_kind, target
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.watch import Watched
 
-
 logger = logging.getLogger(__name__)
 
 

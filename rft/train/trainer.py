@@ -25,6 +25,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 import reward
+from reward.mcq import GATES
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.sampler import HistorySampler
@@ -55,8 +56,10 @@ class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
     rewards: list[str] = field(default_factory=lambda: ["reward.personamem"], metadata={
         "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
 
-    consistency_gate: bool = field(default=True, metadata={
-        "help": "reward.personamem pays nothing if the words of the answer, or of the thought, name one option and the box another."})
+    consistency_gate: str = field(default="contradiction", metadata={
+        "help": "When reward.personamem pays nothing for the gold letter: if the words of the answer or of the thought name "
+                "another option (contradiction); also if the words of the answer do not name its option (naming: for options of "
+                "a few words); off.", "choices": list(GATES)})
     min_thought_words: int = field(default=3, metadata={
         "help": "reward.personamem pays nothing for a thought of fewer words."})
     reward_seconds: float = field(default=600.0, metadata={
