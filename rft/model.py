@@ -3,7 +3,6 @@
 Only safetensors are read and no code from a checkpoint is run. Which attention kernel serves, and why, is said in one line.
 """
 
-import importlib.util
 import logging
 import re
 from pathlib import Path
@@ -24,11 +23,12 @@ def attention(requested: str | None) -> str:
         logger.info("attention: %s, as the recipe asks", requested)
         return requested
     import torch
+    from transformers.utils import is_flash_attn_2_available
 
     if not torch.cuda.is_available():
         chosen, why = "sdpa", "no CUDA device here"
-    elif importlib.util.find_spec("flash_attn") is None:
-        chosen, why = "sdpa", "flash-attn is not installed (pip install 'rft[flash]')"
+    elif not is_flash_attn_2_available():  # nor by the flash_attn folder that FlashAttention 4 installs
+        chosen, why = "sdpa", "no flash-attn that transformers takes is installed (pip install 'rft[flash]')"
     else:
         chosen, why = "flash_attention_2", "CUDA and flash-attn are here"
     logger.info("attention: %s, because %s", chosen, why)

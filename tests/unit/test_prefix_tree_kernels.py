@@ -5,7 +5,7 @@ import torch
 from tiny_tree import random_rows, tiny_model
 
 from rft.errors import ModelError
-from rft.prefix_tree.kernels import DenseCall, VarlenCall, check_dtype
+from rft.prefix_tree.kernels import DenseCall, VarlenCall, check
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps, tree_logps
 
@@ -65,7 +65,7 @@ def test_offsets_of_the_variable_length_kernels():
 
 def test_devices_without_a_kernel_are_refused():
     with pytest.raises(ModelError, match="not meta"):
-        check_dtype(torch.empty(1, device="meta"))
+        check(torch.empty(1, device="meta"))
 
 
 @pytest.mark.gpu
