@@ -36,6 +36,9 @@ from rft.prefix_tree.layout import Node, Tree
 
 NAME = "prefix_tree"
 
+BLOCK = 128
+"""Queries that a block of a CUDA kernel takes: shorter spans cost as much."""
+
 
 class Plan:
     """The attention calls of a tree, the same for every layer: `own` where nodes attend themselves, causally
@@ -66,11 +69,12 @@ def own_length(node: Node) -> int:
 
 def alike(nodes: Iterable[Node], device: torch.device, *sizes: Callable[[Node], int]) -> list[list[Node]]:
     """Nodes in groups that may share a call: within a factor of two in size on CPU, where a call pads every span to its
-    longest; of eight on CUDA, where it launches blocks for its longest in every span, and most of them find nothing."""
-    doublings = 3 if device.type == "cuda" else 1
+    longest; of eight on CUDA, where it launches, for every span, blocks for its longest, most of which find nothing to
+    do."""
+    least, doublings = (BLOCK, 3) if device.type == "cuda" else (1, 1)
     groups: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in nodes:
-        groups[tuple((size(node) - 1).bit_length() // doublings for size in sizes)].append(node)
+        groups[tuple((max(size(node), least) - 1).bit_length() // doublings for size in sizes)].append(node)
     return list(groups.values())
 
 
