@@ -76,12 +76,23 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
 
-            return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload()
-        return AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs)
+            return _runnable(AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload())
+        return _runnable(AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
             "or a Hub id that this machine can reach") from None
+
+
+def _runnable(model: Any) -> Any:
+    """The model, by sdpa where flash-attn does not take its dtype (as loaded) or its heads."""
+    from rft.prefix_tree.gates import head_size
+    from rft.prefix_tree.kernels import flash_takes
+
+    if model.config._attn_implementation == "flash_attention_2" and not flash_takes(model.dtype, head_size(model)):
+        logger.info("attention: sdpa after all, because flash-attn takes no %s with heads of %d", model.dtype, head_size(model))
+        model.set_attn_implementation("sdpa")
+    return model
 
 
 def _folder(name: str) -> Path:

@@ -24,7 +24,6 @@ from rft.evaluate.asks import seed_of
 from rft.evaluate.context import Context, Whole
 from rft.model import load_model, load_tokenizer
 from rft.prefix_tree import attention, gates
-from rft.prefix_tree.kernels import HALF
 from rft.prefix_tree.sample import sample
 
 logger = logging.getLogger(__name__)
@@ -106,8 +105,6 @@ class LocalModel:
             gates.check_model(self.model)
         except ModelError as reason:
             logger.warning("%s: every prompt is prefilled by itself, since %s", self.name, str(reason).rsplit(";", 1)[0])
-            if self.model.dtype not in HALF and self.model.config._attn_implementation == "flash_attention_2":
-                self.model.set_attn_implementation("sdpa")  # which takes every dtype
             return False
         attention.enable(self.model)
         return True

@@ -63,10 +63,14 @@ def _reasons(model: Any) -> list[str]:
 
 
 def _kernel(model: Any, device: torch.device, dtype: torch.dtype) -> list[str]:
-    config = model.config.get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    reason = refusal(torch.empty(0, size, device=device, dtype=dtype))
+    reason = refusal(torch.empty(0, head_size(model), device=device, dtype=dtype))
     return [reason] if reason else []
+
+
+def head_size(model: Any) -> int:
+    """The size of an attention head of the model."""
+    config = model.config.get_text_config()
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _dropout(model: nn.Module, config: Any) -> list[str]:

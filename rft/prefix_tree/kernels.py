@@ -251,11 +251,16 @@ def refusal(q: Tensor) -> str | None:
         return f"it runs on cpu and cuda, not {q.device.type}"
     if q.device.type == "cuda" and q.dtype not in (*HALF, torch.float32):
         return f"attention kernels on CUDA take bf16, fp16 and float32, not {q.dtype}"
-    if q.device.type == "cuda" and q.dtype in HALF and (size % 8 or size > 256):
+    if q.device.type == "cuda" and q.dtype in HALF and not flash_takes(q.dtype, size):
         return f"FlashAttention takes head sizes that are multiples of 8 up to 256, not {size}"
     if q.device.type == "cuda" and q.dtype == torch.float32 and size % 4:
         return f"attention in float32 on CUDA takes head sizes that are multiples of 4, not {size}"
     return None
+
+
+def flash_takes(dtype: torch.dtype, head_size: int) -> bool:
+    """Whether FlashAttention on CUDA does."""
+    return dtype in HALF and head_size % 8 == 0 and head_size <= 256
 
 
 @functools.cache
