@@ -5,15 +5,18 @@ What runs which branch (`flash` is PyTorch's FlashAttention, `package` that of f
 memory-efficient attention, for float32):
 
     branch                                                     test
-    VarlenCall, forward and backward: flash, package,          test_a_call_is_its_spans_alone, test_long_spans (gpu),
+    VarlenCall, forward and backward: flash, package,          test_a_call_is_its_spans_alone, test_a_long_span_...,
         efficient with its table of log-sum-exps                   test_tree_logps_and_gradients, test_lora_...
-    flash(), dense: flash, efficient                           test_a_dense_batch, test_sampled_logps_are_the_trees
-    alike(): two calls for long and short nodes                test_nodes_share_a_call_within_a_factor_of_eight
+    flash(), dense: flash, efficient                           test_a_dense_batch, test_few_queries_...,
+                                                                   test_sampled_logps_are_the_trees
+    alike(), call(): two calls for long and short nodes        test_nodes_share_a_call_within_a_factor_of_eight
     Decode._arrange(): one call for all short nodes            test_short_nodes_share_one_call_in_sampling
-    refusal(), check(), gates.check_model, check_training      test_what_no_kernel_takes_..., test_training_without_a_kernel_...
-    LocalModel's fall to the plain path                        test_evaluation_without_a_kernel_...
-    flash_attn(): which package is taken                       test_prefix_tree_kernels.py
-    GRPO, SFT, the quickstart's first steps                    test_train_cuda.py
+    refusal(), check(), gates.check_model                      test_what_no_kernel_takes_is_refused_...
+    gates.check_training                                       test_train_cuda.py: test_training_without_a_kernel_...
+    LocalModel's fall to the plain path                        test_train_cuda.py: test_evaluation_without_a_kernel_...
+    GRPO, SFT, the quickstart's first steps                    test_train_cuda.py: test_two_steps_..., test_the_first_steps_...
+    flash_attn(): which package is taken                       test_prefix_tree_kernels.py: test_which_flash_attn_...
+    rft.model.attention and its dtype                          test_train_cuda.py: test_flash_attn_is_not_asked_...
 """
 
 import random
@@ -149,37 +152,39 @@ def far_rows(q, k, v, dout, rows):
     return out, scores.logsumexp(-1).T, torch.autograd.grad(out, (q, k, v), dout[rows].double())
 
 
-@pytest.mark.parametrize("place", gpu(*KERNELS), indirect=True)
 @pytest.mark.parametrize("size", [64, 128])
-def test_long_spans(place, size):
-    """One history of 32,768 tokens beside 36 short nodes; q is not contiguous."""
-    edges = [0, *range(2**15, 2**15 + 36 * 601, 600)]
+def test_a_long_span_beside_36_short_ones(place, size):
+    """On a GPU a history of 32,768 tokens; q is not contiguous."""
+    long, short = (2**15, 600) if place.ran is None else (512, 40)
+    edges = [0, *range(long, long + 36 * short + 1, short)]
     spans = list(zip(edges, edges[1:], strict=False))
     torch.manual_seed(0)
-    q, k, v = (torch.randn(h, edges[-1], size, device="cuda").to(place.dtype).transpose(0, 1) for h in (8, 2, 2))
-    rows = torch.tensor([0, 1, 127, 4096, 2**15 - 1], device="cuda")
-    dout = torch.zeros_like(q).index_copy_(0, rows, torch.randn(5, 8, size, device="cuda").to(place.dtype))
+    q, k, v = (torch.randn(h, edges[-1], size).to(place.dtype).to(place.device).transpose(0, 1) for h in (8, 2, 2))
+    rows = torch.tensor([0, 1, 127, long // 2, long - 1], device=place.device)
+    dout = torch.zeros_like(q).index_copy_(0, rows, torch.randn(5, 8, size).to(q))
     call = kernels.VarlenCall(spans, spans, True, place.device)
+    assert len(spans) == 37 and not q.is_contiguous()
     out, lse = call.forward(q, k, v, 0.3)
     shares = call.backward(dout, q, k, v, out, lse, 0.3)
-    expected, expected_lse, gradients = far_rows(*(x[: 2**15] for x in (q, k, v, dout)), rows)
+    expected, expected_lse, gradients = far_rows(*(x[:long] for x in (q, k, v, dout)), rows)
     assert off(out[rows], expected) < place.tolerance and off(lse[rows], expected_lse) < place.tolerance
     for share, gradient in zip(shares, gradients, strict=True):
-        assert off(share[: 2**15], gradient) < place.tolerance and not share[2**15 :].any()
+        assert off(share[:long], gradient) < place.tolerance and not share[long:].any()
     start, end = spans[-1]
-    expected, expected_lse, _ = far_rows(*(x[start:end] for x in (q, k, v, dout)), torch.arange(600, device="cuda"))
+    expected, expected_lse, _ = far_rows(*(x[start:end] for x in (q, k, v, dout)), torch.arange(short, device=place.device))
     assert off(out[start:end], expected) < place.tolerance and off(lse[start:end], expected_lse) < place.tolerance
 
 
-@pytest.mark.parametrize("place", gpu(*KERNELS), indirect=True)
 @pytest.mark.parametrize("queries", [1, 4, 128])
 def test_few_queries_over_a_long_history(place, queries):
-    """Where the kernel splits the keys over its blocks."""
+    """On a GPU over 32,768 keys, which the kernel splits over its blocks."""
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 8, n, 128, device="cuda").to(place.dtype) for n in (queries, 2**15, 2**15))
-    out, lse = kernels.flash(q, k, v, 0.1)
-    scores = q.double() @ k.double().transpose(2, 3) * 0.1
-    assert off(out, scores.softmax(-1) @ v.double()) < place.tolerance and off(lse, scores.logsumexp(-1)) < place.tolerance
+    keys = 2**15 if place.ran is None else 700
+    q, k, v = (torch.randn(1, h, n, 128).to(place.dtype) for h, n in ((8, queries), (2, keys), (2, keys)))
+    out, lse = kernels.flash(*(x.to(place.device) for x in (q, k, v)), 0.1)
+    scores = q.double() @ k.double().repeat_interleave(4, 1).transpose(2, 3) * 0.1
+    assert off(out, scores.softmax(-1) @ v.double().repeat_interleave(4, 1)) < place.tolerance
+    assert off(lse, scores.logsumexp(-1)) < place.tolerance
 
 
 def gradients(model, logps):
@@ -327,6 +332,25 @@ def test_the_emulation_refuses_what_the_kernel_would(why, monkeypatch):
     (q, k, v), cu_q, cu_k, max_q, max_k = WRONG[why]((*x, cu, cu, 5, 5))
     with emulated_kernels.on_cpu(monkeypatch), pytest.raises(Refused, match=why):
         torch.ops.aten._flash_attention_forward(q, k, v, cu_q, cu_k, max_q, max_k, 0.0, False, False, scale=0.3)
+
+
+WRONG_BACKWARD = {
+    "no grouped queries": ((8, 4, 16), (8, 2, 16), (2, 4, 32), torch.inf, torch.float32),
+    "read behind a span": ((8, 2, 16), (8, 2, 16), (2, 2, 32), 0.0, torch.float32),
+    "log-sum-exps of": ((8, 2, 16), (8, 2, 16), (2, 2, 8), torch.inf, torch.float32),
+    "not torch.float64": ((8, 2, 16), (8, 2, 16), (2, 2, 32), torch.inf, torch.float64),
+    "with strides": ((8, 2, 6), (8, 2, 6), (2, 2, 32), torch.inf, torch.float32),
+}
+
+
+@pytest.mark.parametrize("why", WRONG_BACKWARD)
+def test_the_emulation_refuses_what_memory_efficient_attention_would(why, monkeypatch):
+    of_q, of_k, of_lse, behind, dtype = WRONG_BACKWARD[why]
+    q, k, lse = torch.zeros(1, *of_q, dtype=dtype), torch.zeros(1, *of_k, dtype=dtype), torch.full(of_lse, behind)
+    cu, state = torch.tensor([0, 3, 8], dtype=torch.int32), torch.zeros((), dtype=torch.int64)
+    with emulated_kernels.on_cpu(monkeypatch), pytest.raises(Refused, match=why):
+        torch.ops.aten._efficient_attention_backward(
+            q, q, k, k, None, q, cu, cu, 5, 5, lse, 0.0, state, state, 0, False, scale=0.3)
 
 
 def test_the_emulation_leaves_no_trace(monkeypatch):
