@@ -88,9 +88,10 @@ def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[
     write_page(path, "memory.html.jinja", summary=summary, cards=top, timelines=timelines)
 
 
-def cards(summary: Mapping[str, Any], keys: Collection[str] = tuple(key for _, key, _ in CARDS)) -> list[Card]:
-    """The numbers at the top of a page: those of CARDS under `keys` that the summary has, and what was forgotten."""
-    found = [(name, write(summary[key]), "") for name, key, write in CARDS if key in keys and summary.get(key) is not None]
+def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
+    """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), and what was forgotten."""
+    shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
+    found = [(name, write(summary[key]), "") for name, key, write in shown]
     forgotten = summary.get("forgotten", {})
     if forgotten.get("rate") is not None:
         note = f"{forgotten['gone']} of {forgotten['written']} once written"

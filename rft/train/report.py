@@ -49,6 +49,9 @@ def write_report(folder: Path, page: Path) -> None:
     if not rows:
         raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training")
     headline = next(key for key in HEADLINES if any(key in row for row in rows))
+    values = find(rows, {headline: headline}).get(headline)
+    if not values:
+        raise DataError(f"{folder / METRICS}: {headline} is never a finite number; there is nothing to draw")
     sections: dict[str, list[dict[str, Any]]] = {}
     missing = []
     for section, panels in PANELS.items():
@@ -63,8 +66,8 @@ def write_report(folder: Path, page: Path) -> None:
         run=folder.resolve().name,
         steps=rows[-1]["step"],
         headline=HEADLINES[headline],
-        change=[_written(value, False) for value in _ends(find(rows, {headline: ""})[""])],
-        window=_window(len(rows)),
+        change=[_written(value, False) for value in _ends(values)],
+        window=_window(len(values)),
         cards=cards(rows),
         sections=sections,
         missing=missing,
@@ -124,11 +127,11 @@ def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
     """A question as the page shows it. rows: its completions, best first."""
     query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
     best, worst = rows[0], rows[-1]
-    sides = {"best": best, "worst": worst} if best["completion"] != worst["completion"] else {"all alike": best}
+    sides = {"best": best, "worst": worst} if best["advantage"] > worst["advantage"] else {"all worth the same, one of them": best}
     return {
         "query": query,
         "options": _OPTION.findall(rest) if choices else [],
-        "gold": best.get("answer"),
+        "gold": _gold(best),
         "sides": [_side(name, row, rewards) for name, row in sides.items()],
     }
 
@@ -137,7 +140,7 @@ def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
     """A completion with what it is worth, in the form that the other pages mark as right or wrong."""
     from reward import mcq_letter, personamem
 
-    gold = row.get("answer")
+    gold = _gold(row)
     worth = [f"{charts.readable(key)} {charts.number(row[key])}" for key in rewards if _is_number(row.get(key))]
     return {
         "name": name,
@@ -148,6 +151,11 @@ def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
         "score": personamem([row["completion"]], [gold])[0] if gold else None,
         "finished": True,  # the files do not say
     }
+
+
+def _gold(row: Row) -> str | None:
+    """The letter that is right; None if the question has none (an open-ended one, a memory)."""
+    return row["answer"] if isinstance(row.get("answer"), str) else None
 
 
 def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, Any]:

@@ -160,4 +160,4 @@ def test_a_sweep_draws_its_curve(tmp_path):
     ]  # fmt: skip
     write_sweep_report(points, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "80.0 % right at best: checkpoint-20" in page and page.count("<svg") == 2 and "<script" not in page
+    assert "80.0\N{NO-BREAK SPACE}% right at best: checkpoint-20" in page and page.count("<svg") == 2 and "<script" not in page
