@@ -127,7 +127,8 @@ def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
     """A question as the page shows it. rows: its completions, best first."""
     query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
     best, worst = rows[0], rows[-1]
-    sides = {"best": best, "worst": worst} if best["advantage"] > worst["advantage"] else {"all worth the same, one of them": best}
+    differ = best["advantage"] > worst["advantage"]
+    sides = {"best": best, "worst": worst} if differ else {"all worth the same, one of them": best}
     return {
         "query": query,
         "options": _OPTION.findall(rest) if choices else [],
