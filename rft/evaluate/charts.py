@@ -164,6 +164,9 @@ def curves(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         if chance:
             axes.axhline(CHANCE, **_reference())
+        all_steps = [x for points in series.values() for x, _ in points]
+        if min(all_steps) == max(all_steps):  # else it would be a step of fractions wide
+            axes.set_xlim(all_steps[0] - 1, all_steps[0] + 1)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.set_xlabel("step")
         axes.grid(axis="y")

@@ -119,6 +119,8 @@ def write_comparison_report(
         if len({score.get(entry["id"]) for score in scores}) > 1
     ]
     overall = {name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()}
+    shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())))]
+    categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
     write_page(
         path,
         "comparison.html.jinja",
@@ -128,13 +130,22 @@ def write_comparison_report(
         categories=[
             {
                 "title": title,
-                "chart": charts.differences({name: found["by"][key] for name, found in against.items()}, f"{title}: differences"),
-                "tables": {name: found["by"][key] for name, found in against.items()},
+                "chart": charts.differences(tables, f"{title}: differences"),
+                "tables": tables,
             }
-            for key, title in CATEGORIES.items()
-            if _worth_showing(key, next(iter(against.values()))) and len(next(iter(against.values()))["by"][key]) > 1
+            for title, tables in categories.items()
+            if any(len(table) > 1 for table in tables.values())
         ],
     )
+
+
+def _in_order(
+    against: Mapping[str, Mapping[str, Any]], runs: Mapping[str, tuple[Mapping[str, Any], Any]], key: str
+) -> dict[str, dict[str, Any]]:
+    """A category's table of each compared run, its values in the order of the first run's page."""
+    order = next(iter(runs.values()))[0]["by"].get(key, {})
+    tables = {name: found["by"][key] for name, found in against.items()}
+    return {name: {value: table[value] for value in (*order, *table) if value in table} for name, table in tables.items()}
 
 
 def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) -> None:

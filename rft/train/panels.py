@@ -77,7 +77,8 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Bonus for memories", {"memory/bonus": "bonus"}, "What the memory rewards add to the reward of the answers."),
     ),
     "How the policy moves": (
-        Panel("Entropy, nats", {"entropy": "entropy"}, "Near zero, all completions of a group are the same: learning ends."),
+        Panel("Entropy, nats", {"entropy": "entropy"},
+              "Near zero, every completion of a question is the same, and GRPO stops learning."),
         Panel("Distance to the reference (KL), nats", {"kl": "KL"}, "How far the model has moved from where it began."),
         Panel("Gradient norm", {"grad_norm": "norm"}, "Before clipping."),
         Panel("Learning rate", {"learning_rate": "learning rate"}, "As the schedule has it."),

@@ -45,7 +45,8 @@ def write_report(folder: Path, page: Path) -> None:
     Raises:
         DataError: nothing was logged there, or the page cannot be written.
     """
-    rows = [row for row in read_metrics(folder / METRICS) if any(key in row for key in HEADLINES)]
+    logged = read_metrics(folder / METRICS)
+    rows = [row for row in logged if any(key in row for key in HEADLINES)]
     if not rows:
         raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training")
     headline = next(key for key in HEADLINES if any(key in row for row in rows))
@@ -64,10 +65,12 @@ def write_report(folder: Path, page: Path) -> None:
         page,
         "training.html.jinja",
         run=folder.resolve().name,
-        steps=rows[-1]["step"],
+        steps=logged[-1]["step"],
         headline=HEADLINES[headline],
         change=[_written(value, False) for value in _ends(values)],
+        logged=len(values),
         window=_window(len(values)),
+        is_smoothed=charts.smoothing(len(values)) > 0,
         cards=cards(rows),
         sections=sections,
         missing=missing,
@@ -97,7 +100,7 @@ def cards(rows: Sequence[Row]) -> list[Card]:
     for metric, (name, share) in CARDS.items():
         for points in find(rows, {metric: name}).values():
             start, end = _ends(points)
-            found.append((name, _written(end, share), f"{_written(start, share)} at the start"))
+            found.append((name, _written(end, share), f"{_written(start, share)} at the start" if len(points) > 1 else ""))
     return found
 
 

@@ -99,6 +99,7 @@ def test_the_report_shows_what_was_logged(run):
 
 
 def test_completions_are_marked_right_or_wrong(run):
+    log(run, [{"step": 6, "reward": 0.5}])
     page = page_of(run)
     asked = page[page.index("Which drink?") :]
     assert '<li class="gold">(a) Tea<span class="mark right">gold</span><span class="mark right">best</span></li>' in asked
@@ -115,6 +116,7 @@ def test_completions_are_marked_right_or_wrong(run):
 
 
 def test_the_completions_of_a_memory_arm_are_shown_without_marks(run):
+    log(run, [{"step": 6, "reward": 0.5}])
     pd.DataFrame(
         {
             "step": [6, 6], "prompt": ["history 1"] * 2, "completion": ["- tea", "- mate"], "trajectory": [0.4, 0.9],
@@ -133,6 +135,13 @@ def test_start_and_end_of_many_steps_are_means(run):
     assert page.count("role='img'") == 1 and "opacity: 0.35" in page
 
 
+def test_a_single_logged_step_is_no_change(run):
+    log(run, [{"step": 5, "loss": 2.0, "mean_token_accuracy": 0.5}, {"step": 6, "train_loss": 2.0}])
+    page = page_of(run)
+    assert "Loss 2 after 6 steps" in page and "at the start" not in page and "moving averages" not in page
+    assert ">5</text>" in page
+
+
 def test_values_that_are_no_numbers_are_named(run):
     log(run, [{"step": i, "loss": float("nan") if i > 3 else 1.0, "grad_norm": float("inf")} for i in range(1, 6)])
     page = page_of(run)
@@ -143,6 +152,7 @@ def test_values_that_are_no_numbers_are_named(run):
 
 
 def test_an_unreadable_provenance_is_named(run):
+    log(run, [{"step": 6, "reward": 0.5}])
     (run / "provenance.json").write_text("{")
     with pytest.raises(DataError, match=r"provenance.json: cannot read it as JSON"):
         page_of(run)
