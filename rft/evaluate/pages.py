@@ -19,6 +19,7 @@ LONGEST_COMPLETION = 4000  # characters shown of a completion
 NBSP = "\N{NO-BREAK SPACE}"
 INTERVAL = f"95{NBSP}% interval"
 CARD_WIDTH = 500  # CSS pixels of a card in one of two columns, within its padding
+CHARACTERS, LINE = 55, 25  # about how many characters stand in a line of a card, and how high it is
 
 Card = tuple[str, str, str]
 """A number at the top of a page: its name, the number as it is written, and a note ("" for none)."""
@@ -118,4 +119,5 @@ def _height(card: str) -> float:
     open_part = re.sub(r"<details.*?</details>", "", card, flags=re.S)
     pictures = re.findall(r'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', open_part)
     high = sum(CARD_WIDTH * float(height) / float(width) for width, height in pictures)
-    return 100 + high + 36 * len(re.findall("<tr", open_part)) + 12 * len(re.findall("<li>", open_part))
+    items = re.findall("<li>(.*?)</li>", re.sub("<svg.*?</svg>", "", open_part, flags=re.S), flags=re.S)
+    return 100 + high + 36 * len(re.findall("<tr", open_part)) + sum(12 + LINE * (len(item) // CHARACTERS) for item in items)
