@@ -13,6 +13,7 @@ from rft.evaluate import browser, charts, published
 from rft.evaluate.pages import INTERVAL, NBSP, Card, count, percent, span, write_page
 
 CATEGORIES = {
+    "kind": "What has to be told",
     "pref_type": "Kind of preference",
     "who": "Whose preference",
     "updated": "Changed later",
@@ -37,7 +38,11 @@ CONTROLS = {
     "any": "any of these",
 }
 CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key of the summary, how it is written
+    ("right and consistent", "right_and_consistent", percent),
     ("right, reasoning or not", "accuracy_without_gate", percent),
+    ("consistent: words and box agree", "consistent", percent),
+    ("the thought names the gold option", "thought_right", percent),
+    ("words of a thought", "thought_words", count),
     ("reasoned before answering", "format_rate", percent),
     ("without a readable answer", "unparsed_rate", percent),
     ("cut off at the length limit", "cut_off_rate", percent),
@@ -63,6 +68,9 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
         "evaluation.html.jinja",
         found=found,
         summary=summary,
+        headline=consistently(summary)["accuracy"],
+        headline_ci95=consistently(summary)["ci95"],
+        consistent=" and consistent" if "right_and_consistent" in summary else "",
         cards=cards(summary),
         is_open=is_open,
         controls={key: (_control(key), cell) for key, cell in summary["controls"].items()},
@@ -191,11 +199,12 @@ def write_quickstart_report(
 ) -> None:
     """The page of a quickstart: what was learned, from what, and how it reads.
 
-    summaries: evaluate summaries under the keys of RUNS; "sft" and "grpo" must be there. curves: {label:
-    [(step, value), ...]}; a label that ends in "reward" is of rewards between 0 and 1, drawn in percent. transcripts:
+    All figures are of answers that are right and consistent. summaries: evaluate summaries under the keys of RUNS; "sft" and
+    "grpo" must be there. curves: {label: [(step, value), ...]}; a label that ends in "reward" is of rewards between 0 and 1, drawn in percent. transcripts:
     (row before, row after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises DataError where the page
     cannot be written.
     """
+    summaries = {key: consistently(summary) for key, summary in summaries.items()}
     runs = {RUNS[key]: summaries[key] for key in RUNS if key in summaries}
     drawn = [(label, points, label.endswith("reward")) for label, points in curves.items() if points]
     write_page(
@@ -205,17 +214,27 @@ def write_quickstart_report(
         headline=percent(summaries["grpo"]["accuracy"]),
         data_sha256=summaries["grpo"]["data_sha256"],
         findings=learned(summaries),
-        overall=charts.intervals({"": runs}, f"Accuracy of each run with its {INTERVAL}"),
+        overall=charts.intervals({"": runs}, f"Right and consistent: each run with its {INTERVAL}"),
         curves=[
             (label, charts.curves({"": points}, label, share=is_share, chance=is_share)) for label, points, is_share in drawn
         ],
         categories=[
             _category(name, {label: summary["by"][name] for label, summary in runs.items()})
-            for name in ("pref_type", "who", "updated", "scenario", "distance")
+            for name in ("kind", "scenario", "distance")
         ],
         transcripts=transcripts,
         seconds=seconds,
     )
+
+
+def consistently(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with the share of right and consistent answers as its accuracy, in every category too; as it is if its
+    questions had no options."""
+    if "right_and_consistent" not in summary:
+        return dict(summary)
+    by = {name: {value: consistently(cell) for value, cell in table.items()} for name, table in summary.get("by", {}).items()}
+    found = {**summary, "accuracy": summary["right_and_consistent"], "ci95": summary["right_and_consistent_ci95"]}
+    return found | ({"by": by} if by else {})
 
 
 def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -223,12 +242,14 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     summaries: as for `write_quickstart_report`.
     """
+    summaries = {key: consistently(summary) for key, summary in summaries.items()}
     before, after = summaries["sft"], summaries["grpo"]
     gain = after["accuracy"] - before["accuracy"]
     said = [
-        f"GRPO took the model from {percent(before['accuracy'])} to {percent(after['accuracy'])} right answers "
-        f"({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} people it never met "
-        f"({INTERVAL} {span(after['ci95'])}, before {span(before['ci95'])}). Guessing gives 25{NBSP}%."
+        f"GRPO took the model from {percent(before['accuracy'])} to {percent(after['accuracy'])} answers that are right and "
+        f"consistent ({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} people it never met "
+        f"({INTERVAL} {span(after['ci95'])}, before {span(before['ci95'])}). Guessing gives 25{NBSP}%.",
+        *_on_words(before, after),
     ]
     if "blind" in summaries:
         said.append(_on_control(summaries["blind"], "Without the history the same model gets", "the history"))
@@ -238,6 +259,17 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if "memory" in summaries:
         said += _on_memory(summaries)
     return said
+
+
+def _on_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What the words say, beside the box."""
+    if "thought_right" not in after:
+        return []
+    said = f"The thought names the gold option in {percent(after['thought_right'])} of the answers, before GRPO in "
+    said += f"{percent(before['thought_right'])}"
+    if after["consistent"] is not None:
+        said += f"; words and box agree in {percent(after['consistent'])} (before: {percent(before['consistent'])})"
+    return [said + "."]
 
 
 def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
@@ -352,8 +384,8 @@ def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: boo
 
 
 def _by_kind(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """(kind of preference, accuracy before, accuracy after)"""
-    then, now = before["by"]["pref_type"], after["by"]["pref_type"]
+    """(kind of question, accuracy before, accuracy after)"""
+    then, now = before["by"]["kind"], after["by"]["kind"]
     return [(kind, then[kind]["accuracy"], now[kind]["accuracy"]) for kind in now if kind in then]
 
 

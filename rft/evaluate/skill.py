@@ -47,6 +47,12 @@ def with_skill(row: Row) -> dict[str, Any]:
     }
 
 
+def scored_consistently(row: Row) -> dict[str, Any]:
+    """The row with its score: 1 for a right and consistent answer, else 0."""
+    known = with_skill(row)
+    return known | {"score": known["right_and_consistent"]}
+
+
 def skill(rows: Sequence[Row]) -> dict[str, Any]:
     """Means over N >= 1 rows of `with_skill`; consistent: of the rows whose box names a letter (None: no row's does);
     most_common_answer: the words that most answers say, and the share that says them (a policy that says the same to everything

@@ -83,9 +83,9 @@ def test_evaluation_report_shows_the_numbers(tmp_path):
     write_evaluation_report(summary_of(rows), rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     check_self_contained(page)
-    assert "75.0 % right" in page.text and "5 personas and 20 of 100 questions" in page.text
+    assert "75.0 % right and consistent" in page.text and "5 personas and 20 of 100 questions" in page.text
     assert "ask to forget (10)" in page.text.replace("\n", " ") and "100.0 %" in page.text
-    assert page.charts == 1 + 6  # the controls; the categories but for the cross of kind and whose
+    assert page.charts == 1 + 7  # the controls; the categories but for the cross of kind and whose
     assert page.text.count("Query ") == 6 + 20  # three wrong, three right to read, and all in the browser's data
     assert "published, not measured here" in page.text and "always the longest option" in page.text
 
@@ -145,8 +145,8 @@ def test_quickstart_report_compares_the_runs(tmp_path):
     )
     page = Page(tmp_path / "report.html")
     check_self_contained(page)
-    assert "95.0 % right on people it never met" in page.text
-    assert page.charts == 1 + 2 + 5  # all runs, two curves, five categories
+    assert "95.0 % right and consistent on people it never met" in page.text
+    assert page.charts == 1 + 2 + 3  # all runs, two curves, three categories
     for words in ("after GRPO", "cold start (SFT)", "without history", "1 min 1 s", "1 h 1 min", "1 h 2 min"):
         assert words in page.text
     assert "longest option" not in page.text  # a run that was not made is not shown
@@ -170,19 +170,21 @@ def test_learned_says_what_the_numbers_say():
     chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
     longest = summary_of([row(i, i % 10 > 3) for i in range(40)])
     said = told({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
-    assert "from 50.0 % to 90.0 % right answers (+40.0 points) on 40 questions about 5 people" in said[0]
-    assert "25.0 %" in said[1] and "no better than guessing" in said[1]
-    assert "60.0 %" in said[2] and "more than guessing" in said[2]
+    assert "from 50.0 % to 90.0 % answers that are right and consistent (+40.0 points) on 40 questions about 5 people" in said[0]
+    assert said[1] == ("The thought names the gold option in 0.0 % of the answers, before GRPO in 0.0 %; words and box agree in "
+                       "100.0 % (before: 100.0 %).")
+    assert "25.0 %" in said[2] and "no better than guessing" in said[2]
+    assert "60.0 %" in said[3] and "more than guessing" in said[3]
     assert "(-40.0 points)" in told({"sft": most, "grpo": half})[0]
 
 
 def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
     def kinds(**shares):
         cells = {kind: {"accuracy": share, "ci95": [0.0, 1.0], "n": 10} for kind, share in shares.items()}
-        return summary_of([row(0, 1)]) | {"by": {"pref_type": cells}}
+        return summary_of([row(0, 1)]) | {"by": {"kind": cells}}
 
     def said(before, after):
-        return told({"sft": kinds(**before), "grpo": kinds(**after)})[1:]
+        return told({"sft": kinds(**before), "grpo": kinds(**after)})[2:]
 
     start = {"plain": 0.5, "changed_mind": 0.3, "forget": 0.2}
     assert said(start, {"plain": 0.6, "changed_mind": 0.9, "forget": 0.25}) == [

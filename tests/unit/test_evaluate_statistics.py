@@ -31,6 +31,22 @@ def of_personas(scores):
     return [row(i, persona, score) for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)]
 
 
+def test_words_are_told_from_boxes():
+    """Of four right boxes: one answer names its option, one another, one none; one thought names another."""
+    rows = [row(i, str(i), 1) for i in range(4)]
+    for one, thought, words in zip(rows, ("Some tea is (a).", "Some tea is (a).", "Some tea.", "Milk is (b)."),
+                                   ("Some tea", "Milk", "", ""), strict=True):
+        one["completion"] = f"<think>{thought}</think>{words} \\boxed{{a}}"
+    found = summarise(rows)
+    assert (found["right"], found["consistent"], found["right_and_consistent"]) == (1.0, 0.5, 0.5)
+    assert (found["thought_right"], found["thought_letter_right"], found["answer_right"]) == (0.75, 0.5, 0.25)
+    low, high = found["right_and_consistent_ci95"]
+    assert 0 <= low < 0.5 < high <= 1
+    assert found["by"]["kind"]["plain"]["right_and_consistent"] == 0.5
+    rows[0]["completion"] = r"<think>Some tea.</think>\boxed{A.}"
+    assert (summarise(rows)["right"], summarise(rows)["right_leniently"]) == (0.75, 1.0)
+
+
 def test_summary_of_four_rows_by_hand():
     rows = [
         row(0, "1", 1),
@@ -48,7 +64,10 @@ def test_summary_of_four_rows_by_hand():
     assert found["input_tokens_per_question"] == 101.5 and found["output_tokens_per_question"] == 10
     assert found["seconds"] == 2.0
     shares = {name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()}
+    assert (found["right"], found["right_and_consistent"], found["consistent"]) == (0.75, 0.75, 1.0)
+    assert found["most_common_answer"] == {"text": "", "share": 0.75} and found["thought_words"] == 0.5
     assert shares == {
+        "kind": {"others": (0.0, 1), "plain": (0.5, 2), "withdrawn": (1.0, 1)},
         "pref_type": {"ask_to_forget": (1.0, 1), "neutral_preferences": (1 / 3, 3)},
         "who": {"others": (0.0, 1), "self": (2 / 3, 3)},
         "updated": {"false": (2 / 3, 3), "true": (0.0, 1)},

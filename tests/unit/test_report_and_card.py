@@ -31,7 +31,7 @@ def run(tmp_path):
             "entropy": 1.0,
             "kl": 0.0,
             "step_time": 2.0,
-            "accuracy/neutral_preferences": i / 10,
+            "right_and_consistent/neutral_preferences": i / 10,
             "answer_letters/a": 0.5,
             "answer_letters/b": 0.5,
             "unparsed_rate": 0.25,
@@ -88,7 +88,7 @@ def test_the_report_shows_what_was_logged(run):
         "neutral preferences</td>",
         "trl 1.16.0",
         "abc",
-        "Not logged by this run: Right answers, held-out people; ",
+        "Not logged by this run: Words and box; Right and consistent, held-out people; ",
     ):
         assert expected in page
     for raw in ("unparsed_rate", "reward_std", "neutral_preferences", "git_commit"):
