@@ -22,6 +22,7 @@ from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
 from rft.train.checkpoint import RecallCallback, resume_point
 from rft.train.dry_run import DryRun
+from rft.train.early_signs import EarlySigns
 from rft.train.identity import Identity
 from rft.train.signals import EXIT_CODE, StopCallback
 from rft.train.watch import DiskCallback, OutputLock, StallCallback
@@ -96,6 +97,8 @@ def fit(trainer: Any, identity: Identity) -> None:
         trainer.remove_callback(shown)
     for callback in (RecallCallback(trainer, checkpoint), StallCallback(args.stall_minutes), MetricsFile()):
         trainer.add_callback(callback)
+    if hasattr(trainer, "reward_funcs"):
+        trainer.add_callback(EarlySigns(trainer))
     if "wandb" in args.report_to:  # ours instead of transformers' and TRL's
         trainer.remove_callback(WandbCallback)
         args.report_to = [name for name in args.report_to if name != "wandb"]
