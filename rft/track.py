@@ -44,7 +44,7 @@ def provenance(data_sha256: str) -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
-    """The version of each package, None where it is not installed (wandb and trl may be missing on a machine that only measures)."""
+    """The version of each package, None where it is not installed."""
     found: dict[str, str | None] = dict.fromkeys(packages)
     for name in packages:
         with suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""Signs in the first steps of a GRPO run that it will learn nothing: said once, by the first process, with a completion to look at.
+"""Signs in the first steps of a GRPO run that it will learn nothing: said once, by the first process, with a completion.
 
 | sign | said |
 |---|---|
@@ -38,8 +38,10 @@ class EarlySigns(TrainerCallback):
             found += new
             self.read[name] += len(new)
         if state.global_step == 1 and (dropped := dropped_tags(self.trainer.processing_class)):
-            self._warn(f"the tokenizer drops {' and '.join(dropped)} when it decodes (special tokens), so no reward sees that a "
-                       'completion reasons: set `"special": false` for them in tokenizer.json and tokenizer_config.json')
+            self._warn(
+                f"the tokenizer drops {' and '.join(dropped)} when it decodes (special tokens), so no reward sees that a "
+                'completion reasons: set `"special": false` for them in tokenizer.json and tokenizer_config.json'
+            )
         if state.global_step == STEPS:
             self._judge()
 
@@ -53,11 +55,16 @@ class EarlySigns(TrainerCallback):
     def _judge(self) -> None:
         rewards, flat, unparsed = self.metrics.values()
         if unparsed and min(unparsed) == 1:
-            self._warn(r"no letter can be read in any completion so far: a readable one reasons, closes its think block and names "
-                       r"one letter, as \boxed{b}; a cold start (rft sft) teaches the form, max_completion_length must leave room")
+            self._warn(
+                r"no letter can be read in any completion so far: a readable one reasons, closes its think block and "
+                r"names one letter, as \boxed{b}; a cold start (rft sft) teaches the form, and max_completion_length "
+                "must leave room for it"
+            )
         if flat and min(flat) == 1:
-            self._warn(f"all completions of a question had the same reward, for every question so far (mean {mean(rewards):.3g}): "
-                       "nothing is learned from them; look at the reward, at the temperature and at what the model says")
+            self._warn(
+                f"all completions of a question had the same reward, for every question so far (mean "
+                f"{mean(rewards):.3g}): nothing is learned from them; look at the reward, at the temperature and at what the model says"
+            )
 
     def _warn(self, what: str) -> None:
         said = list(self.trainer._logs["completion"])
@@ -67,8 +74,8 @@ class EarlySigns(TrainerCallback):
 
 def dropped_tags(tokenizer: Any) -> list[str]:
     """The think tags that do not survive encoding and decoding as completions are decoded."""
-    kept = {tag: tokenizer.decode(tokenizer(tag, add_special_tokens=False)["input_ids"], skip_special_tokens=True) for tag in TAGS}
-    return [tag for tag, text in kept.items() if tag not in text]
+    ids = {tag: tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in TAGS}
+    return [tag for tag in TAGS if tag not in tokenizer.decode(ids[tag], skip_special_tokens=True)]
 
 
 def shortened(text: str) -> str:

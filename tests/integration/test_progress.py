@@ -21,11 +21,33 @@ def train(mini_data, tiny_checkpoint, tmp_path, repository):
     """GRPO in small; a random model, in which no letter can be read."""
 
     def run(*words, model=tiny_checkpoint):
-        return grpo.train([
-            "--config", str(repository / "recipes/quickstart/grpo.yaml"), "--data", str(mini_data), "--model_name_or_path",
-            str(model), "--output_dir", str(tmp_path / "out"), "--token_cache", str(tmp_path / "tokens"), "--use_cpu", "true",
-            "--per_device_train_batch_size", "8", "--questions_per_history", "2", "--num_generations", "4",
-            "--max_completion_length", "4", "--save_strategy", "no", *words])
+        return grpo.train(
+            [
+                "--config",
+                str(repository / "recipes/quickstart/grpo.yaml"),
+                "--data",
+                str(mini_data),
+                "--model_name_or_path",
+                str(model),
+                "--output_dir",
+                str(tmp_path / "out"),
+                "--token_cache",
+                str(tmp_path / "tokens"),
+                "--use_cpu",
+                "true",
+                "--per_device_train_batch_size",
+                "8",
+                "--questions_per_history",
+                "2",
+                "--num_generations",
+                "4",
+                "--max_completion_length",
+                "4",
+                "--save_strategy",
+                "no",
+                *words,
+            ]
+        )
 
     return run
 
@@ -66,7 +88,9 @@ def test_only_the_first_process_speaks(first, tmp_path):
     assert log.getvalue().count("\n") == first
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(7.4, "7 s"), (99, "99 s"), (150, "2 min"), (7500, "2 h 5 min"), (200000, "2 d 7 h")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(7.4, "7 s"), (99, "99 s"), (150, "2 min"), (7500, "2 h 5 min"), (200000, "2 d 7 h")]
+)
 def test_durations(seconds, said):
     assert duration(seconds) == said
 
@@ -81,7 +105,8 @@ def test_a_run_in_which_no_letter_can_be_read_says_so_once(train, caplog):
 
 def test_rewards_that_differ_are_not_called_flat(train, tmp_path, caplog):
     (tmp_path / "rewards.py").write_text(
-        "def scatter(completion_ids, **columns):\n    return [sum(ids) % 7 / 7 for ids in completion_ids]\n")
+        "def scatter(completion_ids, **columns):\n    return [sum(ids) % 7 / 7 for ids in completion_ids]\n"
+    )
     train("--max_steps", "3", "--rewards", f"{tmp_path}/rewards.py:scatter")
     said = [record.getMessage() for record in caplog.records if record.name == "rft.train.early_signs"]
     assert len(said) == 1 and "no letter can be read" in said[0]  # and nothing else
