@@ -63,7 +63,7 @@ class EarlySigns(TrainerCallback):
         if flat and min(flat) == 1:
             self._warn(
                 f"all completions of a question had the same reward, for every question so far (mean "
-                f"{mean(rewards):.3g}): nothing is learned from them; look at the reward, at the temperature and at what the model says"
+                f"{mean(rewards):.3g}): nothing is learned from them; look at the reward, the temperature, the completions"
             )
 
     def _warn(self, what: str) -> None:
