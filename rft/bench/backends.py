@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from rft.bench.device import one_line
-from rft.bench.kernels import attention
+from rft.bench.kernels import MOST, attention
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
 from rft.bench.update import Say
-from rft.prefix_tree.kernels import Span, call
+from rft.errors import ModelError
+from rft.prefix_tree.kernels import Span, call, flash_attn
 
 MERGED = 2048  # tokens over which merged log-sum-exps are checked
 IMPLEMENTATIONS = ("FA3", "FA4")
@@ -78,8 +79,9 @@ def backends(setting: Setting, say: Say = lambda figures: None, fits: Callable[[
     """Errors and operations a second of every backend that is here.
 
     Returns:
-        {"backends": [{backend, error, forward_flops_per_second: {call: rate}, backward...} or {backend, refused}], "own_calls":
-        seconds of the nodes' own attention in one call, and with long and short nodes apart}.
+        {"backends": [{backend, error, right: it errs at most `MOST` times as much as ours, forward_flops_per_second: {call:
+        rate}, backward...} or {backend, refused}], "own_calls": seconds of the nodes' own attention in one call, and with long
+        and short nodes apart}.
     """
     figures: dict[str, Any] = {"backends": []}
     for name, backend in _all(setting.device):
@@ -90,6 +92,8 @@ def backends(setting: Setting, say: Say = lambda figures: None, fits: Callable[[
             try:
                 with _active(name):
                     entry["error"] = merged_error(backend, setting)
+                    ours = figures["backends"][0]["error"] if figures["backends"] else entry["error"]
+                    entry["right"] = entry["error"] <= MOST * ours
                     entry |= _speed(backend, setting)
             except Exception as error:
                 entry["refused"] = one_line(error)
@@ -115,6 +119,8 @@ def _active(name: str) -> Iterator[None]:
     if name not in IMPLEMENTATIONS:
         yield
         return
+    if flash_attn() is not None:
+        raise ModelError("the flash_attn package is installed and goes first; remove it to measure this one")
     torch.nn.attention.activate_flash_attention_impl(name)
     try:
         yield

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from rft.bench.stopwatch import LEAST
     from rft.bench.table import show
     from rft.track import versions
-    from rft.train.start import keep_freed_memory
+    from rft.train.malloc import keep_freed_memory
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda, but torch sees no CUDA device: use --device cpu, or a CUDA build of torch")

@@ -8,7 +8,8 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ START = 60.0  # seconds that a worker may need before its first part
 SLACK = 2.0  # times its share that a part may take before it is stopped
 
 
+Work = Callable[[Connection, Path, bool], None]
+
+
 class Worker:
     """The process in which parts run."""
 
-    def __init__(self, out: Path, rehearse: bool):
+    def __init__(self, out: Path, rehearse: bool, target: Work):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, out, rehearse), daemon=True)
+        self.process = context.Process(target=target, args=(theirs, out, rehearse), daemon=True)
         self.process.start()
         theirs.close()  # so that its death is the end of the pipe
 
@@ -62,7 +66,7 @@ class Worker:
         self.process.join()
 
 
-def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS)) -> int:
+def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work) -> int:
     """Measures, prints a line a part and a table at the end; exit code 1 if a part failed or a kernel is wrong.
 
     Raises:
@@ -94,7 +98,7 @@ def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(
                 write_whole(out / "gpu.json", json.dumps(result, indent=1) + "\n")
 
             if worker is None:
-                worker = Worker(out, rehearse)
+                worker = Worker(out, rehearse, target)
                 if not worker.ready(min(START, end - time.monotonic())):
                     raise ModelError(f"{out / 'log.txt'}: the process that measures did not start; it says why there")
             left, began = end - time.monotonic(), time.monotonic()

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rft.bench.setting import Setting
 
 GIB = 2**30
+OURS = 2 * GIB  # of a card's memory that a driver and this process' context take at most
+FLASH_ATTN = (2, 7)  # whose interface we call
 PACE = 0.25  # of the rate of a large matrix product that an update is expected to reach, before one was measured
 
 
@@ -50,7 +52,7 @@ PAPER = Scale(
 )
 TOY = Scale(
     Setting("toy", "cpu", "bfloat16", 96, 2, 16, 2, 8, checkpointing=True),
-    rollout_tokens=4,
+    rollout_tokens=6,
     lengths=(192, 96),
     long=256,
     short=64,
@@ -114,15 +116,9 @@ def card(job: Job) -> dict[str, Any]:
             "capability": ".".join(map(str, torch.cuda.get_device_capability())),
             "cuda": torch.version.cuda,
             "bytes": total,
-            "others_bytes": max(0, total - free - torch.cuda.memory_reserved()),
         }
-        if figures["others_bytes"] > 2 * GIB:  # the driver and this process take less than one
-            figures["notes"].append(
-                f"other processes hold {figures['others_bytes'] / GIB:.1f} of {total / GIB:.1f} GiB of this card: times are "
-                "not its best, and parts that need more than is free are skipped"
-            )
-    if (flash := figures["versions"]["flash-attn"]) and tuple(map(int, flash.split(".")[:2])) < (2, 7):
-        figures["notes"].append(f"flash-attn {flash}: expected 2.7 or newer; upgrade or remove it, PyTorch has its kernels too")
+        figures["notes"] += others_note(total, total - free - torch.cuda.memory_reserved())
+    figures["notes"] += flash_attn_note(figures["versions"]["flash-attn"])
     a, b, c = (torch.randn(side, side, device=on).to(dtype) for _ in range(3))
     works = {"product": lambda: torch.mm(a, b, out=c), "copy": lambda: c.copy_(a)}
     in_turns(on, works, 1)
@@ -130,6 +126,24 @@ def card(job: Job) -> dict[str, Any]:
     figures["product_flops_per_second"] = 2 * side**3 / min(times["product"].seconds)
     figures["copy_bytes_per_second"] = 2 * a.numel() * a.element_size() / min(times["copy"].seconds)
     return figures
+
+
+def others_note(total: int, taken: int) -> list[str]:
+    """What is said of a card of which so many bytes are taken, but not by this process' tensors."""
+    if taken <= OURS:
+        return []
+    return [
+        f"other processes hold {taken / GIB:.1f} of {total / GIB:.1f} GiB of this card: times are not its best, and parts that "
+        "need more than is free are skipped"
+    ]
+
+
+def flash_attn_note(version: str | None) -> list[str]:
+    """What is said of an installed flash-attn whose interface is not the one that we call."""
+    numbers = [int(word) for word in (version or "2.7").split(".")[:2] if word.isdigit()]
+    if FLASH_ATTN <= tuple(numbers) < (FLASH_ATTN[0] + 1, 0):
+        return []
+    return [f"flash-attn {version}: expected 2.7 or newer, below 3; it is left out, PyTorch's own kernels are measured"]
 
 
 def kernels(job: Job) -> dict[str, Any]:
@@ -197,19 +211,21 @@ def training(job: Job) -> dict[str, Any]:
         if find_spec(package) is None:
             raise Skipped(f"{package} is not installed; training needs it")
     from rft.bench.training import training as measure
+    from rft.train.start import set_up_logging
 
+    set_up_logging()
     return measure(job.out / "training", job.on, job.scale.personas, job.scale.words, job.end - time.monotonic(), job.say)
 
 
 PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
     # name: (its weight when the time is shared out, the seconds it takes on an H100 by estimate; what it does)
     "card": (5, card),
-    "kernels": (30, kernels),
-    "backends": (30, backends),
+    "kernels": (25, kernels),
+    "backends": (20, backends),
     "update": (150, update),
-    "rollout": (90, rollout),
-    "longest": (130, longest),
-    "training": (60, training),
+    "rollout": (105, rollout),
+    "longest": (125, longest),
+    "training": (55, training),
 }
 
 
@@ -222,10 +238,12 @@ def work(pipe: Connection, out: Path, rehearse: bool) -> None:
     import torch  # noqa: F401  what every part waits for, before the time of one is counted
 
     from rft.bench.device import forget, one_line
-    from rft.train.start import keep_freed_memory, set_up_logging
+    from rft.track import versions
+    from rft.train.malloc import keep_freed_memory
 
     keep_freed_memory()
-    set_up_logging()
+    if flash_attn_note(versions(("flash-attn",))["flash-attn"]):
+        sys.modules["flash_attn"] = cast(Any, None)  # its import fails, and PyTorch's kernels serve
     pipe.send(("ready", {}, ""))
     while True:
         try:

@@ -6,10 +6,13 @@ is not timed at all.
 """
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 
 from rft.bench import device
 from rft.bench.arithmetic import decode_bytes, rollout_ceiling, speedup
@@ -23,6 +26,7 @@ from rft.prefix_tree.logprobs import plain_logps
 from rft.prefix_tree.sample import sample
 
 SHARE = 2 / 3  # of the free memory that generate may take
+GROWTH = 2.0  # a token of as many rows as fit takes at most about so much longer than one of a single row
 
 
 def rollout(
@@ -59,12 +63,13 @@ def rollout(
                 pad_token_id=0,
             )
 
+    end = time.monotonic() + seconds
     shared(2)
-    first, (figures["tree_peak_bytes"], (completions, logps)) = once(on, lambda: device.peak(on, shared))
+    brief, _ = once(on, lambda: shared(1))
+    whole, (figures["tree_peak_bytes"], (completions, logps)) = once(on, lambda: device.peak(on, shared))
     say(figures)
     with torch.no_grad():
-        whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-        exact_1C, _ = plain_logps(model, whole[:1], lengths[:1])
+        exact_1C, _ = plain_logps(model, [prompts[0] + completions[0]], lengths[:1])
     figures["max_logprob_error"] = (torch.tensor(logps[:1]) - exact_1C.cpu()).abs().max().item()
     say(figures)
 
@@ -72,9 +77,11 @@ def rollout(
     size = 0
     if not tree_only:
         stock(1, 2)
-        alone, (one, _) = once(on, lambda: device.peak(on, lambda: stock(1)))
+        alone, _ = once(on, lambda: stock(1, 1))
+        longer, (one, _) = once(on, lambda: device.peak(on, lambda: stock(1)))
         size = len(prompts) if not one else min(len(prompts), max(1, int(SHARE * device.free_bytes(on) / one)))
-        if 2 * first * repeats + alone * size * repeats <= seconds - 2 * first - alone:
+        expected = size * alone + GROWTH * (longer - alone)
+        if repeats * (whole + brief + expected) <= end - time.monotonic():
             figures["stock_micro_batch"] = size
             works["stock"] = lambda: stock(size)
         else:
@@ -96,4 +103,19 @@ def rollout(
         if on == "cpu":
             speedup(figures, "speedup_cpu", figures["stock_cpu_seconds"], figures["tree_cpu_seconds"], figures["ceiling"])
     say(figures)
+    if count > 4:
+        try:
+            figures["tree_token_operations"] = (operations(on, lambda: shared(4)) - operations(on, lambda: shared(1))) / 3
+        except RuntimeError as error:  # a profiler that is not allowed here
+            figures.setdefault("skipped", []).append(f"operations a token: {device.one_line(error)}")
     return figures
+
+
+def operations(on: str, work: Callable[[], Any]) -> int:
+    """Kernels that the work launches on a GPU; on a CPU the operators it calls, those inside others included."""
+    kinds = [torch.profiler.ProfilerActivity.CPU, *[torch.profiler.ProfilerActivity.CUDA] * (on == "cuda")]
+    with torch.profiler.profile(activities=kinds) as profile:
+        work()
+        device.wait(on)
+    kind = DeviceType.CUDA if on == "cuda" else DeviceType.CPU
+    return sum(event.device_type == kind for event in profile.events() or [])

@@ -17,6 +17,7 @@ MEANINGS = {
     "token_ratio": "x fewer tokens",
     "tree_tokens_per_second": "tokens a second",
     "tree_token_seconds": "seconds a token, all rows together",
+    "tree_token_operations": "kernel launches (CPU: operators) a token",
     "tree_mfu": "of the device's peak",
     "max_logprob_error": "largest error of a log-prob (nats)",
     "short_max_logprob_error": "the same over a short batch",
@@ -26,6 +27,8 @@ MEANINGS = {
     "tree_grad_error_to_float32": "largest relative error of a gradient against float32, tree",
     "plain_grad_error_to_float32": "the same, plain rows",
 }
+WIDTH = 150
+SEEN = 256 * MIB  # a peak of less is hidden by what a process takes beside its tensors
 BUSY = 0.05  # of the machine's CPU time
 
 
@@ -39,10 +42,16 @@ def show(result: dict[str, Any]) -> None:
     for key, name in PATHS.items():
         if f"{key}_seconds" in result:
             table.add_row(name, f"{result[f'{key}_seconds']:.2f}", memory(result.get(f"{key}_peak_bytes")), note(result, key))
-    console = Console()
+    console = screen()
     console.print(table)
     for line in sayings(result):
         console.print(f"  {line}", highlight=False)
+
+
+def screen() -> Console:
+    """The terminal; a log file gets lines long enough to be read."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def note(figures: dict[str, Any], path: str) -> str:
@@ -68,7 +77,7 @@ def sayings(figures: dict[str, Any]) -> Iterator[str]:
             )
     if figures.get("others_cpu_share", 0.0) > BUSY:
         yield f"{figures['others_cpu_share']:>10.0%}  of the machine's CPU time went to other work: compare CPU times"
-    if "update_bytes" in figures:
+    if figures.get("update_bytes", 0) > SEEN:
         yield estimate(figures["update_bytes"], figures["update_estimated_bytes"])
     for line in figures.get("skipped", []):
         yield f"{'skipped':>10}  {line}"
@@ -99,7 +108,7 @@ def show_gpu(result: dict[str, Any]) -> None:
         for i, (figure, said) in enumerate(rows):
             table.add_row("" if i else name, figure, said)
         table.add_section()
-    Console().print(table)
+    screen().print(table)
 
 
 Rows = Iterator[tuple[str, str]]
@@ -147,7 +156,8 @@ def _backends(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             f"{call} {entry['forward_flops_per_second'][call] / TERA:.4g} and {rate / TERA:.4g}"
             for call, rate in entry["backward_flops_per_second"].items()
         ]
-        yield entry["backend"], f"TFLOP/s forward and backward: {'; '.join(ways)}; merged error {entry['error']:.2g}"
+        verdict = "" if entry["right"] else ", WRONG: it cannot take part in a merge"
+        yield entry["backend"], f"TFLOP/s forward and backward: {'; '.join(ways)}; merged error {entry['error']:.2g}{verdict}"
     if "own_calls" in figures:
         one, apart = figures["own_calls"].values()
         yield "own attention", f"{1e3 * one:.3g} ms in one call, {1e3 * apart:.3g} ms with long and short nodes apart"
@@ -178,7 +188,7 @@ def _longest(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
         if "seconds" in entry:
             how = f"one update with LoRA in {entry['seconds']:.4g} s (one pass, {entry['flops_per_second'] / TERA:.4g} TFLOP/s)"
             yield name, how
-            if entry["bytes"] is not None:
+            if (entry["bytes"] or 0) > SEEN:
                 yield "", estimate(entry["bytes"], entry["estimated_bytes"]).strip()
         else:
             yield name, f"not run: {entry['why_not']}"
