@@ -25,45 +25,68 @@ SLACK = 2.0  # times its share that a part may take before it is stopped
 Work = Callable[[Connection, Path, bool], None]
 
 
+Outcome = tuple[str, dict[str, Any], str]
+"""The status of a part ("done", "skipped", "failed", "stopped"), its figures, and why."""
+
+
 class Worker:
-    """The process in which parts run."""
+    """The process in which parts run; one that failed or was stopped is replaced, for a device that has failed once may fail for
+    ever in that process."""
 
     def __init__(self, out: Path, rehearse: bool, target: Work):
+        self.args, self.target = (out, rehearse), target
+        self.process: Any = None
+
+    def run(
+        self, part: str, seconds: float, limit: float, done: dict[str, Any], say: Callable[[dict[str, Any]], None]
+    ) -> Outcome:
+        """Runs a part that is told to take `seconds`, and stops it after `limit`."""
+        end = time.monotonic() + limit
+        figures: dict[str, Any] = {}
+        try:
+            if self.process is None:
+                self._start()
+                status, _, why = self._receive(min(end, time.monotonic() + START))
+                if status != "ready":
+                    return self._replaced(status, figures, why)
+            self.pipe.send((part, seconds, done))
+            while True:
+                status, found, why = self._receive(end)
+                figures = found or figures
+                if status != "figures":
+                    break
+                say(figures)
+        except OSError as error:  # the pipe's other end is gone
+            status, why = "failed", str(error)
+        return self._replaced(status, figures, why) if status in ("failed", "stopped") else (status, figures, why)
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=target, args=(theirs, out, rehearse), daemon=True)
+        self.process = context.Process(target=self.target, args=(theirs, *self.args), daemon=True)
         self.process.start()
         theirs.close()  # so that its death is the end of the pipe
 
-    def ready(self, seconds: float) -> bool:
-        """Whether it has started within this time."""
-        return self.pipe.poll(max(0.0, seconds)) and self._receive()[0] == "ready"
-
-    def run(self, part: str, seconds: float, limit: float, done: dict[str, Any], say: Any) -> tuple[str, dict[str, Any], str]:
-        """(status, figures, why) of a part: "done", "skipped", "failed", or "stopped" after `limit` seconds."""
-        end = time.monotonic() + limit
-        figures: dict[str, Any] = {}
-        self.pipe.send((part, seconds, done))
-        while self.pipe.poll(max(0.0, end - time.monotonic())):
-            status, found, why = self._receive()
-            figures = found or figures
-            if status != "figures":
-                return status, figures, why
-            say(figures)
-        return "stopped", figures, f"not done after {limit:.0f} s"
-
-    def _receive(self) -> tuple[str, dict[str, Any], str]:
+    def _receive(self, end: float) -> Outcome:
+        if not self.pipe.poll(max(0.0, end - time.monotonic())):
+            return "stopped", {}, "not done in time"
         try:
             return self.pipe.recv()
         except EOFError:
             self.process.join(5)
             return "failed", {}, f"its process died (exit code {self.process.exitcode}); log.txt has its last words"
 
+    def _replaced(self, *outcome: Any) -> Outcome:
+        self.end()
+        return outcome
+
     def end(self) -> None:
-        """Kills it."""
-        self.pipe.close()
-        self.process.kill()
-        self.process.join()
+        """Kills it, if there is one."""
+        if self.process is not None:
+            self.pipe.close()
+            self.process.kill()
+            self.process.join()
+            self.process = None
 
 
 def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work) -> int:
@@ -87,40 +110,30 @@ def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(
         "date": time.strftime("%Y-%m-%d"),
         "parts": {},
     }
-    end, worker = start + 60 * minutes, None
+    end, worker = start + 60 * minutes, Worker(out, rehearse, target)
     try:
         for i, part in enumerate(parts):
             entry: dict[str, Any] = {"status": "running", "figures": {}}
+            done = {name: before["figures"] for name, before in result["parts"].items()}
             result["parts"][part] = entry
 
             def keep(figures: dict[str, Any], entry: dict[str, Any] = entry) -> None:
                 entry["figures"] = figures
                 write_whole(out / "gpu.json", json.dumps(result, indent=1) + "\n")
 
-            if worker is None:
-                worker = Worker(out, rehearse, target)
-                if not worker.ready(min(START, end - time.monotonic())):
-                    raise ModelError(f"{out / 'log.txt'}: the process that measures did not start; it says why there")
-            left, began = end - time.monotonic(), time.monotonic()
+            began = time.monotonic()
+            left = end - began
             seconds = left * PARTS[part][0] / sum(PARTS[name][0] for name in parts[i:])
-            if left <= 0:
-                outcome: tuple[str, dict[str, Any], str] = ("skipped", {}, f"the {minutes:g} minutes are over")
-            else:
-                done = {name: before["figures"] for name, before in result["parts"].items()}
+            outcome: Outcome = ("skipped", {}, f"the {minutes:g} minutes are over")
+            if left > 0:
                 outcome = worker.run(part, seconds, min(left, max(START, SLACK * seconds)), done, keep)
-            status, figures, why = outcome
-            entry |= {"status": status, "seconds": round(time.monotonic() - began, 1)} | ({"why": why} if why else {})
-            keep(figures or entry["figures"])
-            print(f"{part}: {status}, {entry['seconds']:.0f} s{f': {why}' if why else ''}", flush=True)
-            if status in ("failed", "stopped"):  # a device that has failed once may fail for ever in that process
-                worker.end()
-                worker = None
+            entry["status"], figures, why = outcome
+            entry |= {"seconds": round(time.monotonic() - began, 1)} | ({"why": why} if why else {})
+            keep(figures)
+            print(f"{part}: {entry['status']}, {entry['seconds']:.0f} s{f': {why}' if why else ''}", flush=True)
     finally:
-        if worker is not None:
-            worker.end()
+        worker.end()
     show_gpu(result)
     print(f"{time.monotonic() - start:.0f} s in all; {out / 'gpu.json'}")
-    found = result["parts"]
-    return int(
-        any(part["status"] == "failed" for part in found.values()) or found.get("kernels", {})["figures"].get("wrong", 0) > 0
-    )
+    found = result["parts"].values()
+    return int(any(part["status"] == "failed" or part["figures"].get("wrong") for part in found))
