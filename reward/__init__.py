@@ -6,9 +6,10 @@ each completion, None (never 0) where it could not be scored.
 """
 
 from reward.judge import Judge, open_ended
-from reward.mcq import has_reasoning, mcq_letter, personamem
-from reward.metrics import mcq_metrics
+from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, read
+from reward.metrics import reading_metrics
 from reward.named import load
 from reward.selfcheck import self_check
 
-__all__ = ["Judge", "has_reasoning", "load", "mcq_letter", "mcq_metrics", "open_ended", "personamem", "self_check"]
+__all__ = ["Judge", "Reading", "has_reasoning", "load", "mcq_letter", "open_ended", "paper", "personamem", "read",
+           "reading_metrics", "self_check"]

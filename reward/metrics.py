@@ -1,31 +1,39 @@
-"""What the mean reward hides of multiple-choice completions: how many name no letter, and which letters.
+"""What a mean reward hides of completions to questions with options: skill told apart from form.
 
-Invariant: every completion counts once in `answer_letters`; the counts add up to the number of completions.
+Invariant: everything is computed from readings (`reward.mcq.read`) and gold letters; every completion counts once in
+`answer_letters`, whose shares add up to 1.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
-from reward.mcq import LETTERS, has_reasoning, mcq_letter
+from reward.mcq import LETTERS, Reading
 
 
-def mcq_metrics(completions: Sequence[Any]) -> dict[str, Any]:
-    """Counts and rates over N >= 1 completions (strings or message lists).
+def reading_metrics(readings: Sequence[Reading], golds: Sequence[str]) -> dict[str, float]:
+    """Rates over N >= 1 readings and their gold letters.
 
     Returns:
-        unparsed_rate: share that names no letter in its answer part.
-        format_rate: share that passes the format gate, whatever the letter.
-        answer_letters: how many name "a", "b", "c", "d" and "none", gate or no gate.
+        unparsed_rate: share whose box names no letter. format_rate: share that passes the format gate, whatever the letter.
+        consistent: share of the readable answers whose words, and whose thought, name no other option than the box.
+        thought_right, answer_right: share whose thought, and the words of whose answer, name the gold option.
+        thought_words: mean number of words of a thought. answer_letters/x: share whose box names x ("none": no letter).
 
     Raises:
-        ValueError: there are no completions.
+        ValueError: there are no readings.
     """
-    if not completions:
-        raise ValueError("reward.mcq_metrics: no completions, so there is no rate; pass at least one")
-    counts = Counter(mcq_letter(completion) or "none" for completion in completions)
+    if not readings:
+        raise ValueError("reward.reading_metrics: no completions, so there is no rate; pass at least one")
+    count = len(readings)
+    letters = Counter(said.letter or "none" for said in readings)
+    readable = [said for said in readings if said.letter is not None]
+    pairs = list(zip(readings, golds, strict=True))
     return {
-        "unparsed_rate": counts["none"] / len(completions),
-        "format_rate": sum(map(has_reasoning, completions)) / len(completions),
-        "answer_letters": {letter: counts[letter] for letter in (*LETTERS, "none")},
+        "unparsed_rate": letters["none"] / count,
+        "format_rate": sum(said.reasons for said in readings) / count,
+        **({"consistent": sum(said.consistent for said in readable) / len(readable)} if readable else {}),
+        "thought_right": sum(said.thought_names == gold for said, gold in pairs) / count,
+        "answer_right": sum(said.answer_names == gold for said, gold in pairs) / count,
+        "thought_words": sum(said.thought_words for said in readings) / count,
+        **{f"answer_letters/{letter}": letters[letter] / count for letter in (*LETTERS, "none")},
     }

@@ -43,6 +43,23 @@ class Labels:
     sensitive: bool
     topic: str = ""
 
+    @property
+    def kind(self) -> str:
+        """What a right answer has to tell; see `kind`."""
+        return kind(self.pref_type, self.who, self.updated, self.sensitive)
+
+
+def kind(pref_type: str, who: str, updated: bool, sensitive: bool, **others: Any) -> str:
+    """What a right answer to a question with these labels has to tell: "withdrawn", "sensitive", "others" (whose preference it
+    is), "changed", or "plain"."""
+    if pref_type == "ask_to_forget":
+        return "withdrawn"
+    if sensitive or pref_type == "sensitive_info":
+        return "sensitive"
+    if who == "others":
+        return "others"
+    return "changed" if updated else "plain"
+
 
 @dataclass(frozen=True)
 class Question:

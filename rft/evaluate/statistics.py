@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from reward import has_reasoning, mcq_metrics
+from reward import has_reasoning
 from reward.judge import majority
 from reward.mcq import LETTERS
+from rft.data.question import kind
 from rft.evaluate.rules import choice
+from rft.evaluate.skill import skill, with_skill
 
 RESAMPLES = 10_000
 DISTANCES = (0, 1, 128, 512, 2048, 8192, 32768)  # lower edges of the distance buckets, in tokens
@@ -37,30 +39,32 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         where no row has a score);
         accuracy_without_gate: share that names the gold letter (or satisfies the judge), reasoning or not; n,
         personas: counts; not_scored: rows without a score;
-        unparsed_rate, format_rate, answer_letters: as in `reward.mcq_metrics`; cut_off_rate: share of
+        unparsed_rate: share whose box names no letter (open-ended: that is empty); format_rate: share that reasons;
+        answer_letters: how many name each letter; what `rft.evaluate.skill.skill` says, with right_and_consistent_ci95;
+        cut_off_rate: share of
         completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
         means of an answer; input_tokens_with_writing: the former, with what was read to write the memories spread over the
         questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n,
-        accuracy_without_gate}}}; seconds: time spent answering;
+        accuracy_without_gate, right_and_consistent, consistent, thought_right}}}; seconds: time spent answering;
         controls: {blind, longest, shortest, any: {accuracy, ci95, n, explains}}, explains: share of the right answers
         that the control gets too; explained_by_shortcut: that of any of them (None without right answers);
         samples, option_orders: where questions were asked several times, see `of_samples`, `of_orders`;
         usage: tokens, dollars and failed calls by kind, all rows together.
     """
-    letters = mcq_metrics([row["completion"] for row in rows])
-    if is_open(rows[0]):  # there is no letter to name
-        letters = {
-            "unparsed_rate": _mean([row["answered"] is None for row in rows]),
-            "format_rate": letters["format_rate"],
-            "answer_letters": dict.fromkeys((*LETTERS, "none"), 0),
-        }
+    letters = Counter(row["answered"] or "none" for row in rows)
+    asked_freely = is_open(rows[0])  # then there is no letter to name
+    if not asked_freely:
+        rows = [with_skill(row) for row in rows]
     controls = of_controls(rows, blind, seed)
     return {
         **_cell(rows, seed),
         "personas": len({row["persona_id"] for row in rows}),
         "asked": len(rows),
         "not_scored": sum(row["score"] is None for row in rows),
-        **letters,
+        "unparsed_rate": _mean([row["answered"] is None for row in rows]),
+        "format_rate": _mean([has_reasoning(row["completion"]) for row in rows]),
+        "answer_letters": {letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
+        **({} if asked_freely else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}),
         "cut_off_rate": _mean([not row["finished"] for row in rows]),
         "input_tokens_per_question": _mean([row["input_tokens"] for row in rows]),
         **_with_writing(rows),
@@ -203,9 +207,9 @@ def _usage(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def interval(rows: Sequence[Row], seed: int = 0) -> list[float]:
-    """The 95 % interval [lo, hi] of the mean score when the personas are drawn anew; see `interval_of_ratio`."""
-    scores_P, asked_P = by_persona([(row["persona_id"], row["score"]) for row in rows])
+def interval(rows: Sequence[Row], seed: int = 0, of: str = "score") -> list[float]:
+    """The 95 % interval [lo, hi] of the mean of a row's entry when the personas are drawn anew; see `interval_of_ratio`."""
+    scores_P, asked_P = by_persona([(row["persona_id"], row[of]) for row in rows])
     return interval_of_ratio(scores_P, asked_P, 0.0, 1.0, seed)
 
 
@@ -278,6 +282,7 @@ _LENGTHS = [
 _NEAR_TO_FAR = [*_DISTANCES, *_LENGTHS, UNKNOWN]
 
 CATEGORIES: dict[str, Callable[[Row], str]] = {
+    "kind": lambda row: kind(**row["labels"]),
     "pref_type": lambda row: row["labels"]["pref_type"],
     "who": lambda row: row["labels"]["who"],
     "updated": lambda row: str(row["labels"]["updated"]).lower(),
@@ -303,7 +308,17 @@ def _cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
         "ci95": interval(scored, seed) if scored else None,
         "n": len({question_of(row) for row in scored}),
         "accuracy_without_gate": _mean(free) if free else None,
+        **_skill_cell(rows, seed),
     }
+
+
+def _skill_cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """Skill in one category; {} for rows without options."""
+    if not all("right_and_consistent" in row for row in rows):
+        return {}
+    of_rows = skill(rows)
+    return {key: of_rows[key] for key in ("right_and_consistent", "consistent", "thought_right")} | {
+        "right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}
 
 
 def _rank(value: str) -> tuple[int, str]:

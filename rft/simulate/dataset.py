@@ -19,11 +19,12 @@ from rich.progress import track
 from rft.data.dataset import COLUMNS, MEMORY_TARGETS, WINDOWS
 from rft.errors import DataError
 from rft.simulate import memory, mini
+from rft.simulate.mini import STORIES
 
 SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
 LONG_FILLERS = 42  # filler conversations that the long history has more, so that it is more than three times as long
 FORGET_SHARE = 0.05  # as many more personas, who ask to forget half of what they said, make the split "forget"
-FORGET_KINDS = ("forget", "forget", "forget", "forget", "own", "own", "update", "others")
+FORGET_CATEGORIES = ("withdrawn", "withdrawn", "withdrawn", "withdrawn", "plain", "plain", "changed", "others")
 
 
 def count_tokens(text: str) -> int:
@@ -38,9 +39,8 @@ def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str,
     out: list[dict[str, object]] = []
     for fact in persona.facts:
         gold, wrong = mini.options(rng, fact)
-        held = fact.topic.with_value(fact.value or fact.first)
-        evidence = max(i for i, block in enumerate(persona.blocks) if block.fact is fact)
-        forget = fact.kind == "forget"
+        of_fact = [block for block in persona.blocks if block.fact is fact]
+        preference, before = _labels(fact)
         row: dict[str, object] = dict.fromkeys(COLUMNS, "")
         out.append(row | {
             "persona_id": persona.id,
@@ -50,14 +50,14 @@ def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str,
             "correct_answer": gold,
             "incorrect_answers": json.dumps(wrong),
             "topic_query": fact.topic.name.capitalize(),
-            "preference": f"Do not remember '{held}' in memory" if forget else f"Enjoys {held}",
+            "preference": preference,
             "topic_preference": fact.topic.name.capitalize(),
-            "conversation_scenario": persona.blocks[evidence].scenario,
-            "pref_type": "ask_to_forget" if forget else fact.topic.pref_type,
-            "related_conversation_snippet": json.dumps(persona.blocks[evidence].messages),
-            "who": "others" if fact.kind == "others" else "self",
-            "updated": fact.kind in ("update", "forget"),
-            "prev_pref": f"Enjoys {fact.topic.with_value(fact.first)}" if fact.kind in ("update", "forget") else "",
+            "conversation_scenario": next(block.scenario for block in of_fact if block.telling),
+            "pref_type": "ask_to_forget" if fact.kind in STORIES["withdrawn"] else fact.topic.pref_type,
+            "related_conversation_snippet": json.dumps([message for block in of_fact for message in block.messages]),
+            "who": "others" if fact.kind in STORIES["others"] else "self",
+            "updated": bool(before),
+            "prev_pref": before,
             "sensitive_info": False,
             **_in_window("32k", persona, fact),
             **_in_window("128k", long, fact),
@@ -66,13 +66,28 @@ def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str,
     return out
 
 
+def _labels(fact: mini.Fact) -> tuple[str, str]:
+    """`preference` and `prev_pref` of a fact's question. They name what its category is about: of a relative's value that value,
+    of a request to forget what is to be forgotten; "" for a value that was only mentioned."""
+    first = f"Enjoys {fact.topic.with_value(fact.first)}"
+    if fact.kind in STORIES["withdrawn"]:
+        return f"Do not remember '{fact.topic.with_value(fact.first)}' in memory", first
+    if fact.kind == "update":
+        return f"Enjoys {fact.topic.with_value(fact.value or '')}", first
+    if fact.kind == "ended":
+        return f"No longer enjoys {fact.topic.with_value(fact.first)}", first
+    if fact.kind == "contrast":
+        return f"Enjoys {fact.topic.with_value(fact.rival or '')}", ""
+    return ("" if fact.kind == "mention" else first), ""
+
+
 def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str, object]:
     """The columns about one window's history."""
     sizes = [sum(count_tokens(m["content"]) for m in block.messages) for block in persona.blocks]
     total = count_tokens(persona.system) + sum(sizes)
     fillers = [size for size, block in zip(sizes, persona.blocks, strict=True) if block.fact is None]
     filler = sum(fillers) if window == "128k" else 0
-    evidence = max(i for i, block in enumerate(persona.blocks) if block.fact is fact)
+    evidence = next(i for i, block in enumerate(persona.blocks) if block.fact is fact and block.telling)
     return {
         f"chat_history_{window}_link": history_link(persona.id, window),
         f"total_tokens_in_chat_history_{window}": total,
@@ -123,7 +138,7 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
                 writer.writeheader()
                 shown = console or Console(stderr=True)
                 for persona_id in track(splits[name], f"simulating {name}", console=shown, transient=True):
-                    persona = mini.make_persona(seed, persona_id, FORGET_KINDS if name == "forget" else mini.KINDS)
+                    persona = mini.make_persona(seed, persona_id, FORGET_CATEGORIES if name == "forget" else mini.CATEGORIES)
                     long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
                     of_persona = rows(seed, persona, long)
                     writer.writerows(of_persona)

@@ -11,30 +11,33 @@ from typing import Any
 from rft.memory.notes import Note
 from rft.memory.text import FORGOTTEN
 from rft.simulate import mini, world
-from rft.simulate.mini import Block, Fact
+from rft.simulate.mini import STORIES, Block, Fact
 
 THEIRS = ", not the user's own"  # stands behind somebody else's preference
 
 
 def note(block: Block, message: int, about: str | None = None) -> Note | None:
     """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the
-    user's own). `about`: by default the preference as it was first revealed.
+    user's own, or a mere mention). `about`: by default the preference that the labels of the fact's question name.
 
     Whose a preference is stands behind it, as in the answers. What is withdrawn is written down once more to be forgotten,
     and stored without its value.
     """
     fact = block.fact
-    if fact is None:
+    if fact is None or fact.kind == "mention":
         return None
     topic, first = fact.topic, f"Enjoys {fact.topic.with_value(fact.first)}"
+    about = about or (f"Enjoys {topic.with_value(fact.rival)}" if fact.rival else first)  # as the question's labels name it
     about_other = not block.after and fact.relative is not None and fact.relative in block.messages[0]["content"]
     if about_other and fact.kind != "others":
         return None
-    if block.after and fact.kind == "forget":
-        return Note(message, about or first, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
+    if fact.kind in STORIES["withdrawn"] and block.after and block.telling:
+        return Note(message, about, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
+    if fact.kind == "ended" and block.after:
+        return Note(message, about, f"{topic.name}: Gave up {topic.with_value(fact.first)}.")
     held = f"Enjoys {topic.with_value(fact.value or '')}" if block.after else first
     whose = THEIRS if about_other else ""
-    return Note(message, about or first, f"{topic.name}: {held}{whose}.")
+    return Note(message, about, f"{topic.name}: {held}{whose}.")
 
 
 def notes(persona: mini.Persona) -> list[Note]:
@@ -48,7 +51,7 @@ def notes(persona: mini.Persona) -> list[Note]:
     place = 1
     for block in persona.blocks:
         fact, called_for = block.fact, note(block, place)
-        if fact is not None and called_for is None and fact not in known:
+        if fact is not None and fact.rival and called_for is None and fact not in known:
             called_for = _theirs(fact, place)
         if fact is not None:
             known.add(fact)
@@ -60,8 +63,8 @@ def notes(persona: mini.Persona) -> list[Note]:
 
 def _theirs(fact: Fact, message: int) -> Note:
     """What is noted of somebody else's value of a topic of which the user has said nothing yet."""
-    own, theirs = (fact.topic.with_value(value or "") for value in (fact.first, fact.rival))
-    return Note(message, f"Enjoys {own}", f"{fact.topic.name}: Enjoys {theirs}{THEIRS}.")
+    theirs = f"Enjoys {fact.topic.with_value(fact.rival or '')}"
+    return Note(message, theirs, f"{fact.topic.name}: {theirs}{THEIRS}.")
 
 
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def record(persona: mini.Persona, link: str) -> dict[str, Any]:
         "history": link,
         "persona_id": persona.id,
         "notes": [asdict(found) for found in notes(persona)],
-        "withdrawn": [fact.first for fact in persona.facts if fact.kind == "forget"],
+        "withdrawn": [fact.first for fact in persona.facts if fact.kind in STORIES["withdrawn"]],
     }
 
 

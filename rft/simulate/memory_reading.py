@@ -12,7 +12,7 @@ from rft.memory.text import EMPTY
 from rft.simulate import memory, mini
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-KINDS = ("own", "own", "own", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
+KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
 MOST_BLOCKS = 8  # in a chunk
 
 
@@ -23,7 +23,7 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
     blocks, also one without anything to remember; the memory is what the blocks before it call for, so that it is often empty.
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
-    persona = mini.make_persona(rng.getrandbits(40), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
+    persona = mini.draw_persona(Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
     start = rng.randint(0, len(persona.blocks) - 1)
     stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
     found = [memory.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None]

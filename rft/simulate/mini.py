@@ -1,18 +1,27 @@
 """One mini persona: what it prefers, how its history reveals that, and the questions about it.
 
-A blind reader is at chance by construction: three options of every question name values of the topic and one is generic; the
-generic one is gold for exactly a quarter of a persona's questions (a request to forget, somebody else's preference), and among
+Invariant: a blind reader is at chance, in every category of questions. Three options of a question name values of its topic and
+one is generic; the generic one is gold for a quarter of each category, since each has stories of both ends (`STORIES`), and among
 the three values the gold is drawn like the others. Everything follows from (seed, persona id) alone.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from rft.simulate import world
 from rft.simulate.world import Topic
 
-KINDS = ("own", "own", "own", "own", "update", "update", "forget", "others")  # one question each; 2 of 8 are generic
+# category -> the kind of a fact at whose end a value holds, and the kind at whose end none does
+STORIES = {
+    "plain": ("own", "mention"),  # the user's own value; a value that is only spelled or translated
+    "changed": ("update", "ended"),  # given up for another value; given up for nothing
+    "withdrawn": ("retold", "forget"),  # "forget it", and then another value; "forget it", and nothing more
+    "others": ("contrast", "others"),  # a relative's value beside the user's own; a relative's value alone
+}
+CATEGORIES = ("plain", "plain", "plain", "changed", "changed", "withdrawn", "others", "others")  # a question each
+GENERIC_SHARE = 4  # one question in 4 has the generic option as its gold
 
 
 @dataclass(frozen=True)
@@ -21,20 +30,22 @@ class Fact:
 
     topic: Topic
     kind: str
-    first: str  # the value first revealed: the user's, or the other person's for kind "others"
+    first: str  # the value first revealed: the user's; for kind "others" the relative's, for "mention" nobody's
     value: str | None
-    relative: str | None = None  # whose value it is ("others"), or who has `rival` (a contrast to an own preference)
+    relative: str | None = None  # whose value `first` (kind "others") or `rival` (kind "contrast") is
     rival: str | None = None
 
 
 @dataclass
 class Block:
-    """One conversation about one topic (None: filler); `after` orders updates and forget requests behind their original."""
+    """One conversation about one topic (None: filler). after: it refers to an earlier one and comes behind it. telling: it is
+    what the category of the fact's question is about (the update, the request to forget, the relative's value)."""
 
     messages: list[dict[str, str]]
     fact: Fact | None
     scenario: str
     after: bool = False
+    telling: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,11 @@ def chat(user: str, *rest: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
-def _own_block(rng: Random, fact: Fact, value: str) -> Block:
+def _own_block(rng: Random, fact: Fact, value: str, after: bool = False, telling: bool = True) -> Block:
     scenario = rng.choice(list(world.OWN_FRAMES))
     frame = rng.choice(world.OWN_FRAMES[scenario])
     text = frame.format(doing=fact.topic.with_value(value))
-    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
+    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario, after, telling)
 
 
 def _other_block(rng: Random, fact: Fact, value: str) -> Block:
@@ -77,9 +88,16 @@ def _other_block(rng: Random, fact: Fact, value: str) -> Block:
     return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
 
 
+def _mention_block(rng: Random, fact: Fact) -> Block:
+    scenario = rng.choice(list(world.MENTION_FRAMES))
+    text = world.MENTION_FRAMES[scenario].format(value=fact.first)
+    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
+
+
 def _update_block(rng: Random, fact: Fact) -> Block:
-    old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.value or fact.first)
-    text = rng.choice(world.UPDATE_FRAMES).format(old=old, new=new)
+    frames = world.UPDATE_FRAMES if fact.value else world.END_FRAMES
+    old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.value or "")
+    text = rng.choice(frames).format(old=old, new=new)
     return Block(chat(text, rng.choice(world.UPDATE_REPLIES)), fact, "knowledge_query", after=True)
 
 
@@ -88,45 +106,72 @@ def _forget_block(rng: Random, fact: Fact) -> Block:
     return Block(chat(text), fact, "knowledge_query", after=True)  # never answered, as in the official data
 
 
-def _fact(rng: Random, topic: Topic, kind: str, contrast: bool) -> Fact:
+def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
     first, second = rng.sample(topic.values, 2)
     relative = rng.choice(world.RELATIVES)
     if kind == "own":
-        return Fact(topic, kind, first, first, *((relative, second) if contrast else (None, None)))
-    if kind == "update":
+        return Fact(topic, kind, first, first)
+    if kind == "contrast":
+        return Fact(topic, kind, first, first, relative, second)
+    if kind in ("update", "retold"):
         return Fact(topic, kind, first, second)
-    if kind == "forget":
-        return Fact(topic, kind, first, None)
-    return Fact(topic, kind, first, None, relative)
+    return Fact(topic, kind, first, None, relative if kind == "others" else None)
 
 
-def make_persona(seed: int, persona_id: int, kinds: tuple[str, ...] = KINDS, fillers: int = 2) -> Persona:
-    """Draw one persona: a topic per entry of `kinds`, one own preference contrasted with a relative's other value."""
+def _blocks(rng: Random, fact: Fact) -> tuple[list[Block], list[Block]]:
+    """The conversations about one fact: those that may come in any order, and those that come behind them in this order."""
+    if fact.kind == "mention":
+        return [_mention_block(rng, fact)], []
+    if fact.kind == "others":
+        return [_other_block(rng, fact, fact.first)], []
+    own = _own_block(rng, fact, fact.first, telling=fact.kind == "own")
+    if fact.rival:
+        return [own, _other_block(rng, fact, fact.rival)], []
+    if fact.kind in ("update", "ended"):
+        return [own], [_update_block(rng, fact)]
+    if fact.kind == "forget":
+        return [own], [_forget_block(rng, fact)]
+    if fact.kind == "retold":
+        return [own], [_forget_block(rng, fact), _own_block(rng, fact, fact.value or "", after=True, telling=False)]
+    return [own], []
+
+
+def draw_kinds(rng: Random, categories: Sequence[str]) -> tuple[str, ...]:
+    """A kind of fact for each category; one in `GENERIC_SHARE`, any of them, ends with nothing that may be used."""
+    ends = set(rng.sample(range(len(categories)), len(categories) // GENERIC_SHARE))
+    return tuple(STORIES[category][i in ends] for i, category in enumerate(categories))
+
+
+def make_persona(seed: int, persona_id: int, categories: Sequence[str] = CATEGORIES, fillers: int = 2) -> Persona:
+    """Draw one persona, with a topic for each of the categories."""
     rng = Random(f"mini-{seed}-{persona_id}")
+    return draw_persona(rng, persona_id, draw_kinds(rng, categories), fillers)
+
+
+def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: int = 2) -> Persona:
+    """Draw one persona, with a topic for each of the kinds of facts."""
     topics = rng.sample(world.TOPICS, len(kinds))
-    contrasted = rng.choice([i for i, kind in enumerate(kinds) if kind == "own"] or [-1])
-    facts = tuple(_fact(rng, t, k, i == contrasted) for i, (t, k) in enumerate(zip(topics, kinds, strict=True)))
-    first, later = [], []
+    facts = tuple(_fact(rng, topic, kind) for topic, kind in zip(topics, kinds, strict=True))
+    first: list[Block] = []
+    later: list[list[Block]] = []
     for fact in facts:
-        first.append(_other_block(rng, fact, fact.first) if fact.kind == "others" else _own_block(rng, fact, fact.first))
-        if fact.rival:
-            first.append(_other_block(rng, fact, fact.rival))
-        if fact.kind == "update":
-            later.append(_update_block(rng, fact))
-        if fact.kind == "forget":
-            later.append(_forget_block(rng, fact))
+        now, then = _blocks(rng, fact)
+        first += now
+        later.append(then)
     first += [Block(chat(*rng.choice(world.FILLER)), None, "filler") for _ in range(fillers)]
     rng.shuffle(first)
     blocks = list(first)
-    for block in later:  # anywhere behind the conversation it refers to
-        origin = next(i for i, b in enumerate(blocks) if b.fact is block.fact)
-        blocks.insert(rng.randint(origin + 1, len(blocks)), block)
+    for then in later:
+        for block in then:  # anywhere behind the conversation it refers to
+            origin = max(i for i, b in enumerate(blocks) if b.fact is block.fact)
+            blocks.insert(rng.randint(origin + 1, len(blocks)), block)
     about = (rng.choice(world.NAMES), rng.randint(20, 79), rng.choice(world.OCCUPATIONS))
     return Persona(persona_id, *about, facts, tuple(blocks))
 
 
 def options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
-    """Gold and three distractors: two or three values of the topic beside the generic option; the hard rival is always there."""
+    """Gold and three distractors: two or three values of the topic beside the generic option. Every other value that the history
+    names is among them."""
     hard = [v for v in (fact.first, fact.rival) if v and v != fact.value]
     others = [v for v in fact.topic.values if v not in (fact.first, fact.value, fact.rival)]
     wanted = 2 if fact.value else 3

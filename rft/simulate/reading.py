@@ -12,7 +12,7 @@ from typing import Any
 from rft.simulate import mini, world
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-KINDS = ("own", "own", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
+KINDS = ("own", "contrast", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
 VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"}
 
 
@@ -84,7 +84,7 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
         return drill(rng, sentences)
     topics = rng.randint(2, 2 + round(6 * difficulty))
     kinds, fillers = tuple(rng.sample(KINDS, topics)), rng.randint(0, round(2 * difficulty))
-    persona = mini.make_persona(rng.getrandbits(40), index, kinds, fillers)
+    persona = mini.draw_persona(Random(rng.getrandbits(40)), index, kinds, fillers)
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": persona.system})

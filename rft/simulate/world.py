@@ -115,8 +115,20 @@ OTHER_FRAMES: dict[str, tuple[str, ...]] = {  # whose it is follows right behind
     "trouble_consult": ("I had a bad day because of {doing}, not my idea but my {who}'s.",),
     "translation": ("Translate this for me: the song is about {doing}, not about me but about my {who}.",),
 }
+MENTION_FRAMES: dict[str, str] = {  # a value as a word; nothing is told of the user
+    "personal_email": "Fix this email to my friend: how do you spell {value}?",
+    "professional_email": "Check this email to my client: the word {value} was a typo.",
+    "chat_message": "Reword this message: what does {value} mean?",
+    "social_media_post": "Polish my post: guess the word, it begins like {value}.",
+    "creative_writing": "Find a rhyme for {value} in my poem.",
+    "professional_writing": "Edit this line of my report: the code word is {value}.",
+    "translation": "Translate this for me: the word {value}.",
+    "trouble_consult": "I had a bad day, I could not spell {value}.",
+    "knowledge_query": "How many letters are in the word {value}?",
+}
 UPDATE_REPLIES = ("Good to know.", "Have fun with it.")
 UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "I am done with {old} and these days I am {new}.")
+END_FRAMES = ("I gave up {old} and took up nothing else.", "I am done with {old} for good.")
 FORGET_FRAMES = ("What I said about {doing}, forget it please.", "You know of me {doing}, forget that please.")
 FILLER = (
     ("What is seven times eight?", "It is fifty six."), ("How many days has May?", "It has thirty one days."),

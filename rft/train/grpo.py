@@ -12,7 +12,7 @@ had, the completion is left out of its group.
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,7 @@ from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> HistoryGRPOTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
-    try:
-        rewards: list[Callable[..., Any]] = [reward.load(name) for name in args.rewards]
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    rewards = args.reward_functions()
     args.units_per_generation()  # refused before anything is loaded
     if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():
         raise RecipeError(

@@ -5,23 +5,29 @@ asked: no random state, gradient or setting is touched. Every process answers al
 shards the weights; the set is meant to be small. `rft evaluate` on a checkpoint is the evaluation to report.
 """
 
-import logging
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
-import reward
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
-from rft.data.question import Question
 from rft.evaluate.answer import Answer
 from rft.evaluate.run import result_row
 from rft.evaluate.statistics import summarise
 from rft.prefix_tree.sample import sample
 
-logger = logging.getLogger(__name__)
+
+@dataclass
+class HeldOutFields:
+    """The recipe fields of both trainings that ask held-out questions."""
+
+    held_out_split: str | None = field(default=None, metadata={
+        "help": "CSV in benchmark/text of which a fixed part is answered during training; held_out/right_and_consistent in the "
+                "logs."})
+    held_out_questions: int = field(default=64, metadata={"help": "How many of its questions: always the first."})
+    held_out_steps: int = field(default=50, metadata={"help": "Every how many steps, and after the last."})
 
 
 class HeldOut:
@@ -53,7 +59,8 @@ class HeldOut:
 
 
 class HeldOutCallback(TrainerCallback):
-    """Puts held_out/accuracy, its interval and held_out/unparsed_rate into the trainer's next log."""
+    """Puts held_out/right_and_consistent, its interval, the same for each kind of question, and held_out/unparsed_rate into the
+    trainer's next log."""
 
     def __init__(self, held_out: HeldOut):
         self.held_out = held_out
@@ -64,26 +71,9 @@ class HeldOutCallback(TrainerCallback):
         asked = self.held_out
         summary = summarise([result_row(question, Answer(said), 0.0, asked.split.history_of(question))
                              for question, said in zip(asked.questions, asked.answers(), strict=True)], args.seed)
-        low, high = summary["ci95"]
-        for name, value in (("accuracy", summary["accuracy"]), ("low", low), ("high", high),
-                            ("unparsed_rate", summary["unparsed_rate"])):
+        low, high = summary["right_and_consistent_ci95"]
+        values = {"right_and_consistent": summary["right_and_consistent"], "low": low, "high": high,
+                  "unparsed_rate": summary["unparsed_rate"]}
+        values |= {kind: cell["right_and_consistent"] for kind, cell in summary["by"]["kind"].items()}
+        for name, value in values.items():
             asked.trainer._metrics["train"][f"held_out/{name}"].append(value)
-
-
-class StopAtAccuracy(TrainerCallback):
-    """Ends training at a check, every `every` steps, at which the wanted share of the questions is answered right."""
-
-    def __init__(self, held_out: HeldOut, wanted: float, every: int):
-        self.held_out, self.wanted, self.every = held_out, wanted, every
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % self.every:
-            return
-        questions: Sequence[Question] = self.held_out.questions
-        scores = reward.personamem(self.held_out.answers(), [question.gold for question in questions])
-        accuracy = sum(score or 0.0 for score in scores) / len(scores)
-        self.held_out.trainer.log({"held_out/accuracy": accuracy})
-        if accuracy >= self.wanted:
-            logger.info("step %d: %.0f %% of %d questions of val right, at least stop_at_accuracy %s; the cold start ends here",
-                        state.global_step, 100 * accuracy, len(questions), self.wanted)
-            control.should_training_stop = True

@@ -41,9 +41,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     data, memory, args, model = parse((DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig), argv)
     settings = memory.settings()
     try:
-        rewards, memory_rewards = ([reward.load(name) for name in names] for names in (args.rewards, args.memory_rewards))
+        memory_rewards = [reward.load(name) for name in args.memory_rewards]
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    rewards = args.reward_functions()
     args.units_per_generation()  # refused before anything is loaded
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"

@@ -6,7 +6,6 @@ Targets come from notes (`rft.memory.notes`) and labels; prompts come from the a
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from random import Random
 from typing import Any
 
@@ -19,7 +18,7 @@ from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.notes import Notes, about
 from rft.memory.text import EMPTY
 from rft.train.recipe import DataArguments
-from rft.train.rows import answer, load_questions, named
+from rft.train.rows import answer, load_questions, named, of_every_kind
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +97,13 @@ def sft_rows(
         lines = held.lines(chunks[-1].last)
         rows += [
             _row(history_id, -1, question.id, before, answer_target(question, lines))
-            for question in _of_every_kind(asked, int(len(chunks) * answers_per_update + rng.random()), rng)
+            for question in of_every_kind(asked, int(len(chunks) * answers_per_update + rng.random()), rng)
         ]
     updates = sum(row["turn"] >= 0 for row in rows)
     logger.info(
         "cold start of the memory: %d updates and %d answers over %d histories", updates, len(rows) - updates, len(of_history)
     )
     return Dataset.from_list(rows)
-
-
-def _of_every_kind(questions: Sequence[Question], count: int, rng: Random) -> list[Question]:
-    """`count` questions, or all, drawn from each kind in turn, so that few answers show what a rare kind asks for as well."""
-    kinds: dict[tuple[Any, ...], list[Question]] = {}
-    for question in rng.sample(questions, len(questions)):
-        labels = question.labels
-        kinds.setdefault((labels.pref_type, labels.who, labels.updated), []).append(question)
-    rounds = zip_longest(*rng.sample(list(kinds.values()), len(kinds)))
-    return [question for drawn in rounds for question in drawn if question is not None][:count]
 
 
 def _row(history_id: str, turn: int, question_id: str, before: str, completion: str, chunk: str = "") -> dict[str, Any]:

@@ -234,6 +234,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         completions = self._texts(turns)
         columns = {
             "answer": [q.gold for q in questions],
+            "options": [list(q.options) for q in questions],
             "pref_type": [q.labels.pref_type for q in questions],
             "question_id": [q.id for q in questions],
             "history_id": [q.history_id for q in questions],
@@ -370,14 +371,15 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             **{name: [value] for name, value in seconds.items()},
         }
         texts = self._texts(answers)
-        metrics = reward.mcq_metrics(texts)
-        values |= {"unparsed_rate": [metrics["unparsed_rate"]], "format_rate": [metrics["format_rate"]]}
-        for letter, count in metrics["answer_letters"].items():
-            values[f"answer_letters/{letter}"] = [count / len(texts)]
-        for turn in answers:
+        readings = [reward.read(text, turn.question.options) for text, turn in zip(texts, answers, strict=True) if turn.question]
+        golds = [turn.question.gold for turn in answers if turn.question]
+        values |= {name: [value] for name, value in reward.reading_metrics(readings, golds).items()}
+        for turn, said in zip(answers, readings, strict=True):
             if turn.question is not None:
-                for name in ("all", turn.question.labels.pref_type):
-                    values.setdefault(f"accuracy/{name}", []).append(turn.reward)
+                right = said.right(turn.question.gold)
+                for name in ("all", turn.question.labels.kind):
+                    values.setdefault(f"right/{name}", []).append(float(right))
+                    values.setdefault(f"right_and_consistent/{name}", []).append(float(right and said.consistent))
         totals: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         for of_rank in gather_object(

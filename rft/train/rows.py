@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from typing import Any
 
 from datasets import Dataset
@@ -66,7 +67,7 @@ def reasoning(question: Question, knows: bool = True) -> str:
         verdict = ", forget it"
     else:
         verdict = ""
-    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
+    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows and held else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 
@@ -93,6 +94,20 @@ def target(question: Question, knows: bool = True) -> str:
     return f"<think>{reasoning(question, knows)}</think>{answer(question)}"
 
 
+def is_hard(question: Question) -> bool:
+    """Whether a right answer has to tell more than what was said: whether it still holds, may be used, and whose it is."""
+    return question.labels.kind != "plain"
+
+
+def of_every_kind(questions: Sequence[Question], count: int, rng: random.Random) -> list[Question]:
+    """`count` questions, or all, drawn from each kind in turn, so that few of them show what a rare kind asks for as well."""
+    kinds: dict[str, list[Question]] = {}
+    for question in rng.sample(questions, len(questions)):
+        kinds.setdefault(question.labels.kind, []).append(question)
+    rounds = zip_longest(*rng.sample(list(kinds.values()), len(kinds)))
+    return [question for drawn in rounds for question in drawn if question is not None][:count]
+
+
 def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:
     """The questions, a share of them open-ended: the same ones for the same data, as in the authors' preprocessing, which
     shuffles the rows with seed 42."""
@@ -111,6 +126,7 @@ def _row(question: Question) -> dict[str, Any]:
     return {
         "prompt": final_message(question), "question_id": question.id, "history_id": question.history_id,
         "persona_id": question.persona_id, "answer": None if question.open_ended else question.gold,
-        "query": question.query, "judge_case": case, "preference": fact, "pref_type": question.labels.pref_type,
+        "query": question.query, "options": list(question.options), "judge_case": case,
+        "preference": fact, "pref_type": question.labels.pref_type, "kind": question.labels.kind,
         "who": question.labels.who, "updated": question.labels.updated,
     }

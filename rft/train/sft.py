@@ -8,6 +8,7 @@ have them) would teach GRPO's format gate nothing.
     accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens
+from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.model import load_tokenizer
@@ -30,20 +32,20 @@ from rft.track import ProvenanceCallback, provenance
 from rft.train.checkpoint import Resumable
 from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
-from rft.train.held_out import HeldOut, StopAtAccuracy
+from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutFields
 from rft.train.identity import Identity
 from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import load_questions, target
+from rft.train.rows import is_hard, load_questions, of_every_kind, target
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.watch import Watched
 
-STOP_QUESTIONS = 96  # whose accuracy may end the cold start: a standard error of 5 points at one half
+logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ColdStartConfig(RunFields, SFTConfig):
+class ColdStartConfig(RunFields, HeldOutFields, SFTConfig):
     """TRL's SFTConfig and the fields of every run."""
 
     questions_per_history: int = field(default=1, metadata={
@@ -79,7 +81,7 @@ class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
     def enable_tree(self) -> None:
         """Let the model forward trees. Raises ModelError where it cannot."""
         bare = self.accelerator.unwrap_model(self.model)
-        gates.check_model(bare)
+        gates.check_training(bare, self.args)
         attention.enable(bare)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -118,17 +120,28 @@ class ColdStartArguments:
     blind_share: float = field(default=0.0, metadata={
         "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
                 "the blind control of an evaluation is a model that answers in form."})
-    stop_at_accuracy: float | None = field(default=None, metadata={
-        "help": "End as soon as so many of the first questions of `val` are answered right: what is left is for GRPO to learn."})
-    stop_check_steps: int = field(default=5, metadata={"help": "How many steps lie between two looks at that accuracy."})
+    labelled_people: int | None = field(default=None, metadata={
+        "help": "Only the questions about this many people (histories) have targets, as where labels are dear. null: all."})
+    hard_targets: int | None = field(default=None, metadata={
+        "help": "How many targets, in all, are of questions about updated, withdrawn or other people's preferences. null: all."})
 
     def __post_init__(self) -> None:
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
-        if self.stop_at_accuracy is not None and not 0 < self.stop_at_accuracy <= 1:
-            raise RecipeError(f"stop_at_accuracy {self.stop_at_accuracy}: expected a share above 0, at most 1")
-        if self.stop_check_steps < 1:
-            raise RecipeError(f"stop_check_steps {self.stop_check_steps}: expected at least 1")
+        if self.labelled_people is not None and self.labelled_people < 1:
+            raise RecipeError(f"labelled_people {self.labelled_people}: expected 1 or more, or null for all")
+        if self.hard_targets is not None and self.hard_targets < 0:
+            raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
+
+    def labelled(self, questions: Sequence[Question]) -> list[Question]:
+        """Those of the questions that have targets, in their order. Of hard ones each kind, and in it each option's text as the
+        gold, comes in turn."""
+        people = list(dict.fromkeys(q.history_id for q in questions))[: self.labelled_people]
+        asked = [q for q in questions if q.history_id in set(people)]
+        if self.hard_targets is None:
+            return asked
+        hard = of_every_kind([q for q in asked if is_hard(q)], self.hard_targets, Random(0))
+        return [q for q in asked if not is_hard(q) or q in hard]
 
 
 class AnswerCollator:
@@ -178,6 +191,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
     split, questions = load_questions(data, tokens)
+    questions = cold_start.labelled(questions)
+    logger.info("%d of them have targets, %d of these about updated, withdrawn or others' preferences", len(questions),
+                sum(map(is_hard, questions)))
     if args.dry_run:
         longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
         lengths, asked = prompt_lengths(split, questions, tokens), max(len(tokens.question_ids(q)) for q in questions)
@@ -193,12 +209,11 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
         data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
-    if cold_start.stop_at_accuracy is not None:
+    if args.held_out_split:
         trainer.enable_tree()
-        held_out = load_split(data.data, "val", data.window, revision=data.data_revision)
-        longest = max(len(ids) for ids in tokenizer([target(q) for q in held_out.questions[:STOP_QUESTIONS]])["input_ids"]) + 1
-        asked = HeldOut(trainer, held_out, STOP_QUESTIONS, tokens, longest, at_once=STOP_QUESTIONS)
-        trainer.add_callback(StopAtAccuracy(asked, cold_start.stop_at_accuracy, cold_start.stop_check_steps))
+        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+        longest = max(len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions])
+        trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64)))
     fit(trainer, Identity.of(data, cold_start, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

@@ -8,11 +8,13 @@ reference) go through the prefix tree (`_generate_single_turn`, `_get_per_token_
 metrics (`_calculate_rewards`).
 """
 
+import inspect
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial, update_wrapper
 from random import Random
 from typing import Any
 
@@ -23,6 +25,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 import reward
+from reward.mcq import GATES
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.sampler import HistorySampler
@@ -34,6 +37,7 @@ from rft.prefix_tree.sample import sample
 from rft.train.checkpoint import Resumable
 from rft.train.fields import RunFields
 from rft.train.guard import guarded
+from rft.train.held_out import HeldOutFields
 from rft.train.muon import WithMuon
 from rft.train.watch import Watched
 
@@ -44,7 +48,7 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 
 
 @dataclass
-class HistoryGRPOConfig(RunFields, GRPOConfig):
+class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
     """TRL's GRPOConfig and the fields of this trainer. A batch counts completions, as TRL does."""
 
     questions_per_history: int = field(
@@ -52,6 +56,12 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
     rewards: list[str] = field(default_factory=lambda: ["reward.personamem"], metadata={
         "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
 
+    consistency_gate: str = field(default="contradiction", metadata={
+        "help": "When reward.personamem pays nothing for the gold letter: if the words of the answer or of the thought name "
+                "another option (contradiction); also if the words of the answer do not name its option (naming: for options of "
+                "a few words); off.", "choices": list(GATES)})
+    min_thought_words: int = field(default=3, metadata={
+        "help": "reward.personamem pays nothing for a thought of fewer words."})
     reward_seconds: float = field(default=600.0, metadata={
         "help": "Longest that a reward may take over a rank's generation batch; rows it cannot score in time are masked."})
     blind_share: float = field(default=0.0, metadata={
@@ -68,13 +78,11 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
                 "judge_model; the judge's key comes from the environment, OPENAI_API_KEY."})
     judge_base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."})
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that URL."})
-    held_out_split: str | None = field(default=None, metadata={
-        "help": "CSV in benchmark/text of which a fixed part is answered during training; held_out/accuracy in the logs."})
-    held_out_questions: int = field(default=64, metadata={"help": "How many of its questions: always the first."})
-    held_out_steps: int = field(default=50, metadata={"help": "Every how many steps, and after the last."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.min_thought_words < 1:
+            raise RecipeError(f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 asks for any thought at all")
         if not 0 <= self.open_ended_share <= 1:
             raise RecipeError(f"open_ended_share {self.open_ended_share}: expected a share from 0 to 1")
         if self.open_ended_share and not (self.judge_base_url and self.judge_model):
@@ -105,6 +113,22 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
             raise RecipeError(
                 "max_tree_tokens splits a micro-batch, and top_entropy_quantile and the entropy bonus look at all of it at once; "
                 "remove one of them, or lower per_device_train_batch_size instead")
+
+    def reward_functions(self) -> list[Callable[..., Any]]:
+        """The functions that `rewards` names; those that take the settings of the gates get them.
+
+        Raises:
+            RecipeError: a name that cannot be loaded.
+        """
+        try:
+            return [self._with_gates(reward.load(name)) for name in self.rewards]
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+
+    def _with_gates(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        settings = {"consistency_gate": self.consistency_gate, "min_thought_words": self.min_thought_words}
+        taken = {name: value for name, value in settings.items() if name in inspect.signature(function).parameters}
+        return update_wrapper(partial(function, **taken), function) if taken else function
 
     def units_per_generation(self) -> int:
         """Units (the Q questions of one history) in a generation batch over all ranks.
@@ -146,12 +170,12 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
         self._rows: list[dict[str, Any]] = []
         self.shares = args.prefix_sharing == "on"
         if self.shares:
-            gates.check_model(model)
+            gates.check_training(model, args)
             attention.enable(model)
         rewards = [guarded(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
         super().__init__(args=args, model=model, reward_funcs=rewards, **kwargs)
         if self.shares:
-            gates.check_model(self.accelerator.unwrap_model(self.model))  # once more, with its adapter
+            gates.check_training(self.accelerator.unwrap_model(self.model), args)  # once more, with its adapter
             if self.ref_model is not None:
                 attention.enable(self.accelerator.unwrap_model(self.ref_model))
 
@@ -305,18 +329,15 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
         start = time.perf_counter()
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_metric("time/reward", time.perf_counter() - start)
-        choices = [said for said, row in zip(completions, inputs, strict=True) if row["answer"] is not None]
-        if choices:
-            metrics = reward.mcq_metrics(choices)
-            self._log_metric("unparsed_rate", metrics["unparsed_rate"])
-            self._log_metric("format_rate", metrics["format_rate"])
-            for letter, count in metrics["answer_letters"].items():
-                self._log_metric(f"answer_letters/{letter}", count / len(choices))
-        scores = reward.personamem(completions, [row["answer"] for row in inputs])
-        for row, score in zip(inputs, scores, strict=True):
-            if score is not None:
-                for name in ("blind",) if row["blind"] else ("all", row["pref_type"]):
-                    self._log_metric(f"accuracy/{name}", score)
+        asked = [(row, reward.read(said, row["options"])) for said, row in zip(completions, inputs, strict=True)
+                 if row["answer"] is not None]
+        if asked:
+            for name, value in reward.reading_metrics([said for _, said in asked], [row["answer"] for row, _ in asked]).items():
+                self._log_metric(name, value)
+        for row, said in asked:
+            for name in ("blind",) if row["blind"] else ("all", row["kind"]):
+                self._log_metric(f"right/{name}", float(said.right(row["answer"])))
+                self._log_metric(f"right_and_consistent/{name}", float(said.right(row["answer"]) and said.consistent))
         for column in ("question_id", "history_id", "answer"):
             self._log_completion_extra(column, [row[column] for row in inputs])
         return rewards_per_func

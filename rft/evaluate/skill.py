@@ -1,0 +1,56 @@
+"""Skill told from form: what the words of an answer say, beside the letter in its box.
+
+Invariant: everything follows from a row's completion, options and gold letter, so that results of any age are read alike.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reward import read
+
+Row = Mapping[str, Any]
+SHARES = ("right", "right_and_consistent", "thought_right", "thought_letter_right", "answer_right", "right_leniently")
+
+
+def with_skill(row: Row) -> dict[str, Any]:
+    """The row of a question with options, and what its words come to.
+
+    right: the box names the gold letter; consistent: neither the words of the answer nor the thought name another option than the
+    box (None: the box names no letter); right_and_consistent: both; thought_right, answer_right: the thought, or the words of the
+    answer, name the gold option; thought_letter_right: the one letter in parentheses in the thought is gold; right_leniently: as
+    right, where forms of boxes that other models use count as well; thought_words: their number; said: the words of the answer.
+    """
+    reading, gold = read(row["completion"], row["options"]), row["gold"]
+    right = reading.right(gold)
+    return {
+        **row,
+        "right": float(right),
+        "consistent": None if reading.letter is None else float(reading.consistent),
+        "right_and_consistent": float(right and reading.consistent),
+        "thought_right": float(reading.thought_names == gold),
+        "thought_letter_right": float(reading.thought_letter == gold),
+        "answer_right": float(reading.answer_names == gold),
+        "right_leniently": float(reading.lenient == gold),
+        "thought_words": reading.thought_words,
+        "said": reading.answer,
+    }
+
+
+def skill(rows: Sequence[Row]) -> dict[str, Any]:
+    """Means over N >= 1 rows of `with_skill`; consistent: of the rows whose box names a letter (None: no row's does);
+    most_common_answer: the words that most answers say, and the share that says them (a policy that says the same to everything
+    shows here)."""
+    readable = [row["consistent"] for row in rows if row["consistent"] is not None]
+    text, count = Counter(row["said"] for row in rows).most_common(1)[0]
+    return {
+        **{name: mean([row[name] for row in rows]) for name in SHARES},
+        "consistent": mean(readable) if readable else None,
+        "thought_words": mean([row["thought_words"] for row in rows]),
+        "most_common_answer": {"text": text, "share": count / len(rows)},
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
