@@ -10,7 +10,7 @@ arithmetic.py   operations and bytes                    stopwatch.py    turns, m
 update.py       one training update                     stock.py        the same by stock TRL
 rollout.py      sampling the completions                exactness.py    errors of tree and rows
 kernels.py      attention calls against float64         backends.py     FlashAttention, cuDNN: error, speed, log-sum-exp
-longest.py      the longest history that fits           training.py     a small real training
-parts.py        the parts of `gpu`, in a worker         gpu.py          their shares of the time, and what came of each
-table.py        figures for people
+longest.py      the longest history that fits           estimate.py     memory, by the dry run's estimate
+training.py     a small real training                   parts.py        the parts of `gpu`, in a worker
+gpu.py          their shares of the time                table.py        figures for people
 """

@@ -10,11 +10,11 @@ from typing import Any
 from rft.bench import device
 from rft.bench.arithmetic import questions_flops
 from rft.bench.batch import questions
+from rft.bench.estimate import estimated_bytes
 from rft.bench.policy import policy
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import once
 from rft.bench.update import Say, Update, memory
-from rft.train.peak import Layout, Shape, Work, estimate
 
 USABLE = 0.97  # of the free memory: what is freed is not always where it is wanted
 
@@ -67,10 +67,8 @@ def tokens(setting: Setting) -> int:
 
 def needed_bytes(setting: Setting) -> int:
     """Peak bytes of an update without its optimizer, by estimate."""
-    shape = Shape.of(policy(replace(setting, device="meta")))
-    scored = setting.rows * setting.completion_tokens
-    parts = estimate(shape, Layout(), Work(tokens(setting), scored, setting.checkpointing, accumulates=True))
-    return int(sum(size for name, size in parts["update"].items() if name != "optimizer"))
+    model = policy(replace(setting, device="meta"))
+    return estimated_bytes(setting, model, tokens(setting), setting.rows * setting.completion_tokens)
 
 
 def measured(setting: Setting) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rft.bench.setting import Setting
 
 GIB = 2**30
 OURS = 2 * GIB  # of a card's memory that a driver and this process' context take at most
-FLASH_ATTN = (2, 7)  # whose interface we call
 PACE = 0.25  # of the rate of a large matrix product that an update is expected to reach, before one was measured
 
 
@@ -138,12 +137,15 @@ def others_note(total: int, taken: int) -> list[str]:
     ]
 
 
-def flash_attn_note(version: str | None) -> list[str]:
-    """What is said of an installed flash-attn whose interface is not the one that we call."""
-    numbers = [int(word) for word in (version or "2.7").split(".")[:2] if word.isdigit()]
-    if FLASH_ATTN <= tuple(numbers) < (FLASH_ATTN[0] + 1, 0):
+def flash_attn_note(installed: str | None) -> list[str]:
+    """What is said of a flash-attn that is too old to be called."""
+    from packaging.version import parse
+
+    from rft.prefix_tree.kernels import FLASH_ATTN
+
+    if installed is None or parse(installed) >= parse(FLASH_ATTN):
         return []
-    return [f"flash-attn {version}: expected 2.7 or newer, below 3; it is left out, PyTorch's own kernels are measured"]
+    return [f"flash-attn {installed}: expected {FLASH_ATTN} or newer; it is left out, PyTorch's own kernels are measured"]
 
 
 def kernels(job: Job) -> dict[str, Any]:
@@ -238,12 +240,9 @@ def work(pipe: Connection, out: Path, rehearse: bool) -> None:
     import torch  # noqa: F401  what every part waits for, before the time of one is counted
 
     from rft.bench.device import forget, one_line
-    from rft.track import versions
     from rft.train.malloc import keep_freed_memory
 
     keep_freed_memory()
-    if flash_attn_note(versions(("flash-attn",))["flash-attn"]):
-        sys.modules["flash_attn"] = cast(Any, None)  # its import fails, and PyTorch's kernels serve
     pipe.send(("ready", {}, ""))
     while True:
         try:

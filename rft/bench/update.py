@@ -14,12 +14,12 @@ from torch import Tensor
 from rft.bench import device
 from rft.bench.arithmetic import peak_flops, rows_flops, speedup, update_flops
 from rft.bench.batch import Batch, some
+from rft.bench.estimate import estimated_bytes
 from rft.bench.policy import held_bytes, policy, precision
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps, tree_logps
-from rft.train.peak import Layout, Shape, Work, estimate
 
 Say = Callable[[dict[str, Any]], None]
 """Told the figures so far whenever there are more."""
@@ -169,10 +169,7 @@ def _stock_path(work: Update, few: list[int], figures: dict[str, Any]) -> dict[s
 def memory(setting: Setting, model: Any, tree: Tree, beyond: int | None) -> dict[str, int]:
     """Peak bytes of an update without its optimizer, measured and as `--dry-run` estimates them. beyond: the most that was held
     beyond weights and gradients."""
-    shape = Shape.of(model)
-    parts = estimate(shape, Layout(), Work(len(tree.tokens_T), len(tree.labels_N), setting.checkpointing, accumulates=True))
-    estimated = sum(size for name, size in parts["update"].items() if name != "optimizer")
-    found = {"update_estimated_bytes": int(estimated)}
+    found = {"update_estimated_bytes": estimated_bytes(setting, model, len(tree.tokens_T), len(tree.labels_N))}
     return found if beyond is None else found | {"update_bytes": held_bytes(model) + beyond}
 
 
