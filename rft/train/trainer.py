@@ -327,6 +327,9 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
         start = time.perf_counter()
+        ends = set(self.eos_token_ids)
+        for row, ids in zip(inputs, completion_ids_list, strict=True):
+            row["finished"] = bool(ids) and ids[-1] in ends
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_metric("time/reward", time.perf_counter() - start)
         asked = [(row, reward.read(said, row["options"])) for said, row in zip(completions, inputs, strict=True)

@@ -41,7 +41,8 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
     """The tiny model after enough SFT steps to answer in the form that GRPO needs."""
     out = tmp_path_factory.mktemp("train") / "sft"
     launch("rft.train.sft", *recipe("sft.yaml", mini_data, tiny_checkpoint, out, "--max_steps", "240", "--learning_rate", "3e-3",
-                                    "--save_strategy", "no", "--stop_check_steps", "1000", "--blind_share", "0"), cwd=out.parent)
+                                    "--save_strategy", "no", "--held_out_questions", "8", "--held_out_steps", "1000",
+                                    "--hard_targets", "1000", "--blind_share", "0"), cwd=out.parent)
     return out
 
 
