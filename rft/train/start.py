@@ -3,9 +3,7 @@
 A user's mistake ends in one line on stderr and exit code 2, not in a traceback; a run that was told to leave ends with 75.
 """
 
-import ctypes
 import logging
-import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,7 +20,9 @@ from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
 from rft.train.checkpoint import RecallCallback, resume_point
 from rft.train.dry_run import DryRun
+from rft.train.early_signs import EarlySigns
 from rft.train.identity import Identity
+from rft.train.malloc import keep_freed_memory
 from rft.train.signals import EXIT_CODE, StopCallback
 from rft.train.watch import DiskCallback, OutputLock, StallCallback
 
@@ -68,15 +68,6 @@ def load_policy(model: ModelConfig) -> Any:
                       revision=model.model_revision)
 
 
-def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the process, as CUDA's caching allocator does: giving tensors of more than 32 MB back and
-    faulting their pages in again takes a fifth of an update's time on CPU."""
-    if platform.libc_ver()[0] == "glibc":
-        most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(most_mappings, 0)
-        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
-
-
 def fit(trainer: Any, identity: Identity) -> None:
     """Train, from where `resume_from_checkpoint` says, guarded and with our progress line as the only one.
 
@@ -96,6 +87,8 @@ def fit(trainer: Any, identity: Identity) -> None:
         trainer.remove_callback(shown)
     for callback in (RecallCallback(trainer, checkpoint), StallCallback(args.stall_minutes), MetricsFile()):
         trainer.add_callback(callback)
+    if hasattr(trainer, "reward_funcs"):
+        trainer.add_callback(EarlySigns(trainer))
     if "wandb" in args.report_to:  # ours instead of transformers' and TRL's
         trainer.remove_callback(WandbCallback)
         args.report_to = [name for name in args.report_to if name != "wandb"]
