@@ -200,13 +200,13 @@ def write_quickstart_report(
     """The page of a quickstart: what was learned, from what, and how it reads.
 
     All figures are of answers that are right and consistent. summaries: evaluate summaries under the keys of RUNS; "sft" and
-    "grpo" must be there. curves: {label: [(step, value), ...]}; a label that ends in "reward" is of rewards between 0 and 1, drawn in percent. transcripts:
-    (row before, row after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises DataError where the page
-    cannot be written.
+    "grpo" must be there. curves: {label: [(step, value), ...]}; a label that ends in "reward" or "val" is of shares, drawn in
+    percent. transcripts: (row before, row after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises
+    DataError where the page cannot be written.
     """
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
     runs = {RUNS[key]: summaries[key] for key in RUNS if key in summaries}
-    drawn = [(label, points, label.endswith("reward")) for label, points in curves.items() if points]
+    drawn = [(label, points, label.endswith(("reward", "val"))) for label, points in curves.items() if points]
     write_page(
         path,
         "quickstart.html.jinja",
