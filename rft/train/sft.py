@@ -32,6 +32,7 @@ from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
 from rft.train.held_out import HeldOut, StopAtAccuracy
 from rft.train.identity import Identity
+from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
@@ -64,7 +65,7 @@ class ColdStartConfig(RunFields, SFTConfig):
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
-class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
+class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
     """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
     tree: the same numbers, with the tokens that rows share forwarded once."""
 

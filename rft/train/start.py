@@ -107,7 +107,9 @@ def fit(trainer: Any, identity: Identity) -> None:
 
 
 def finish(trainer: Any) -> None:
-    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it."""
+    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it. Its
+    masters are in the checkpoints."""
     trainer.create_model_card()
+    trainer.give_up_masters()
     trainer.save_model(trainer.args.output_dir)
     trainer.save_state()

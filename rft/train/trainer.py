@@ -34,6 +34,7 @@ from rft.prefix_tree.sample import sample
 from rft.train.checkpoint import Resumable
 from rft.train.fields import RunFields
 from rft.train.guard import guarded
+from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.watch import Watched
 
@@ -91,6 +92,9 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
                     raise RecipeError(
                         f"{key} {getattr(self, key)}: shared rollouts know temperature, top_p, top_k and min_p alone; "
                         f"remove {key}, or set `prefix_sharing: off`")
+        if self.use_transformers_continuous_batching:
+            raise RecipeError("use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its float32 "
+                              "masters would be lost; remove the field")
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
@@ -132,7 +136,7 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
                 f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
 
 
-class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
+class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer):
     """GRPO where a history is shared by `questions_per_history` questions. `split` holds the histories of the dataset's rows."""
 
     args: HistoryGRPOConfig
@@ -199,7 +203,9 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
         self, prompt_ids: list, images: Any, fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> Any:
         if not self.shares or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
+            # generate() of a PEFT model passes by the forward that accelerate has wrapped in autocast
+            with nullcontext() if self.use_vllm else self.accelerator.autocast():
+                return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation,
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
