@@ -10,6 +10,8 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from runs import Server, assert_same, left
 from safetensors.torch import load_file
 
+from rft.model import load_model
+
 HALF = ["--dtype", "bfloat16", "--bf16", "true"]
 STEPS = ["--max_steps", "3", "--save_steps", "1", "--logging_steps", "1", "--learning_rate", "5e-6", "--warmup_steps", "0",
          "--lr_scheduler_type", "constant"]
@@ -60,3 +62,28 @@ def test_nine_weights_of_ten_move_in_three_steps(run, tiny_checkpoint):
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     assert all(torch.equal(tensor, kept[name].bfloat16()) for name, tensor in final.items())
     assert share_moved(final, start) < 0.2  # what the rounding hides: steps that bfloat16 weights alone would never have made
+
+
+def test_a_killed_run_resumes_from_its_masters_bit_for_bit(run, server, tmp_path):
+    whole, processes, env = run
+    out = tmp_path / "run"
+    killed = server.run(out, *STEPS, *HALF, processes=processes, env=env, kill={"in": "training_step", "call": 3})
+    assert -9 in killed["statuses"]
+    done = server.run(out, *STEPS, *HALF, *RESUME, processes=processes, env=env)
+    assert done["statuses"] == [0] * processes, done["said"]
+    assert "resume: " in done["said"] and "checkpoint-2" in done["said"]
+    assert_same(left(out), left(whole))
+    ours, theirs = (masters(folder / "checkpoint-3", zero=env is not None) for folder in (out, whole))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@pytest.mark.parametrize("words", [["--dtype", "bfloat16"], ["--dtype", "auto"]])
+def test_bfloat16_weights_without_masters_are_refused(server, tiny_checkpoint, tmp_path, words):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    load_model(str(model), dtype="bfloat16").save_pretrained(model)
+    done = server.run(tmp_path / "run", *STEPS, *words, "--model_name_or_path", str(model))
+    assert done["statuses"] == [2], done["said"]
+    assert "error: dtype bfloat16 with bf16: false would train bfloat16 weights alone" in done["said"]
+    assert "set bf16: true (float32 masters, bfloat16 compute), or dtype: float32" in done["said"]
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
