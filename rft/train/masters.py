@@ -33,20 +33,19 @@ class WithMasters(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.loaded_dtype: torch.dtype = self.model.dtype
+        model: Any = self.model
+        self.loaded_dtype: torch.dtype = model.dtype
         computes_in_half = self.args.bf16 or self.args.fp16
-        trained = [p for p in self.model.parameters() if p.requires_grad and p.dtype in HALF]
+        trained = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad and p.dtype in HALF}
         if trained and not computes_in_half:
-            name = str(trained[0].dtype).removeprefix("torch.")
+            name = min(trained)
             raise RecipeError(
                 f"dtype {name} with bf16: false would train {name} weights alone, in which most steps of learning_rate "
-                f"{self.args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or dtype: float32")
-        if self.is_deepspeed_enabled:
-            return
-        for p in trained:
-            p.data = p.data.float()
-        if computes_in_half:
-            spare_input_casts(self.model)
+                f"{self.args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or "
+                "dtype: float32")
+        if computes_in_half and not self.is_deepspeed_enabled:
+            make_masters(model)
+            spare_input_casts(model)
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -61,9 +60,17 @@ class WithMasters(Trainer):
             bare.to(self.loaded_dtype)
 
 
+def make_masters(model: torch.nn.Module) -> None:
+    """Makes the trained weights of half precision float32, in place; frozen ones stay as they are."""
+    for p in model.parameters():
+        if p.requires_grad and p.dtype in HALF:
+            p.data = p.data.float()
+
+
 def spare_input_casts(model: torch.nn.Module) -> None:
     """Has LoRA layers take their input as it comes. PEFT casts it to the adapter's float32 and autocast casts it back: the same
     numbers, for a copy of the input that each layer keeps for its backward pass."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False

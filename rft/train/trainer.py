@@ -93,8 +93,8 @@ class HistoryGRPOConfig(RunFields, GRPOConfig):
                         f"{key} {getattr(self, key)}: shared rollouts know temperature, top_p, top_k and min_p alone; "
                         f"remove {key}, or set `prefix_sharing: off`")
         if self.use_transformers_continuous_batching:
-            raise RecipeError("use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its float32 "
-                              "masters would be lost; remove the field")
+            raise RecipeError("use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its "
+                              "float32 masters would be lost; remove the field")
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
