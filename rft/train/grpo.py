@@ -59,6 +59,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         split = replace(split, questions=tuple(questions))
     if args.dry_run:
         dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
+    if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
+        # else vLLM makes room for a prompt of all the model's positions
+        args.vllm_max_model_length = max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
     if args.open_ended_share:
         rewards.append(reward.open_ended(_judge(args)))
     args.remove_unused_columns = False

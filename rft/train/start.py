@@ -5,6 +5,7 @@ A user's mistake ends in one line on stderr and exit code 2, not in a traceback;
 
 import ctypes
 import logging
+import os
 import platform
 import sys
 import warnings
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
 from rft.errors import Interrupted, RecipeError, RftError
+from rft.launch import allocator
 from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
 from rft.train.checkpoint import RecallCallback, resume_point
@@ -42,6 +44,7 @@ def set_up_logging() -> None:
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
     """Run a training script's `train(argv)`; its exit code."""
     set_up_logging()
+    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when CUDA's first tensor is made
     try:
         train(argv)
     except RftError as error:

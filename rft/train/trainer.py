@@ -9,6 +9,7 @@ metrics (`_calculate_rewards`).
 """
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 ADDITIVE = ("cispo", "dapo", "vespo")  # losses divided by the tokens of the whole batch: those of its parts add up
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
+OFF_POLICY = 0.01  # share of sampled tokens that may lie outside the clip range before the first update
 
 
 @dataclass
@@ -148,6 +150,7 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
         self._split, self._tokens, self._blind = split, tokens, PromptTokens(tokens.tokenizer, "none")
         self._question = {question.id: question for question in split.questions}
         self._rows: list[dict[str, Any]] = []
+        self._warned = False
         self.shares = args.prefix_sharing == "on"
         if self.shares:
             gates.check_model(model)
@@ -297,9 +300,26 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)
         if self.shares and not self.use_vllm and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
-            off_BC = (self._logps_BC - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
-            self._metrics["train"]["sampling/logp_difference_max"].append(self.accelerator.gather(off_BC.max()).max().item())
+            self._compare_with_sampling(inputs)
         return loss
+
+    def _compare_with_sampling(self, inputs: dict[str, Any]) -> None:
+        """How far the log-probs that tokens are trained at lie from those they were sampled at, and a warning, once, if tokens
+        count as off-policy, their ratio outside the clip range, that no update has moved."""
+        off_BC = (self._logps_BC - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
+        outside = (off_BC > math.log1p(self.args.epsilon)).sum()
+        of_rank = torch.stack([x.float() for x in (off_BC.max(), outside, inputs["completion_mask"].sum())])
+        largest, far, tokens = zip(*self.accelerator.gather(of_rank[None]).tolist(), strict=True)
+        share = sum(far) / max(1.0, sum(tokens))
+        self._metrics["train"]["sampling/logp_difference_max"].append(max(largest))
+        self._metrics["train"]["sampling/off_policy"].append(share)
+        if share > OFF_POLICY and not self._warned and self.accelerator.is_main_process:
+            logger.warning(
+                "step %d: %.1f %% of the sampled tokens have another probability in training than when they were drawn, by more "
+                "than the clip range (epsilon %g), though no update lies between: rollouts are off-policy. See whether a few "
+                "steps with dtype: float32 and bf16: false have them too; then it is not rounding",
+                self.state.global_step + 1, 100 * share, self.args.epsilon)
+            self._warned = True
 
     def _generate(self, prompts: list) -> tuple:
         start = time.perf_counter()

@@ -22,7 +22,7 @@ from rft.errors import RecipeError
 from rft.model import load_model, load_tokenizer
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
-from rft.train import sft
+from rft.train import grpo, sft
 from rft.train.masters import WithMasters, make_masters, sharding_precision, spare_input_casts
 from rft.train.rows import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
@@ -35,9 +35,9 @@ def share_moved(weights, start):
     return moved / sum(tensor.numel() for tensor in start.values())
 
 
-def process(rank, world, port, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def train_sharded(rank, world):
+    """Three steps: the share of the masters that moved, the dtypes of masters and gradients, whether log-probs are finer than
+    bfloat16 can hold, and whether the final weights are the masters rounded."""
     model = tiny_model(torch.bfloat16).train()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     make_masters(model)
@@ -59,11 +59,19 @@ def process(rank, world, port, results):
     kept = get_model_state_dict(model, options=whole)
     model.to(torch.bfloat16)
     final = get_model_state_dict(model, options=whole)
-    if rank == 0:
-        results.put((
-            share_moved(kept, start), {t.dtype for t in kept.values()} | gradients, all(finer),
-            all(t.dtype == torch.bfloat16 and torch.equal(t, kept[name].bfloat16()) for name, t in final.items())))
-    gc.collect()  # what still refers to the group must not meet the end of the interpreter
+    if rank:  # the whole weights are on the first process alone
+        return None
+    rounded = all(t.dtype == torch.bfloat16 and torch.equal(t, kept[name].bfloat16()) for name, t in final.items())
+    return share_moved(kept, start), {t.dtype for t in kept.values()} | gradients, all(finer), rounded
+
+
+def process(rank, world, port, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    found = train_sharded(rank, world)
+    if found:
+        results.put(found)
+    gc.collect()  # what still refers to the group must not meet the end of the interpreter: FSDP2 aborts there at times
     dist.destroy_process_group()
 
 
@@ -119,13 +127,13 @@ def test_without_peft_s_casts_lora_computes_the_same_and_keeps_less():
 
 
 @pytest.fixture
-def grpo(mini_data, tiny_checkpoint, tmp_path):
+def make(mini_data, tiny_checkpoint, tmp_path):
     """Makes a GRPO trainer of the tiny model in bfloat16; keywords are the recipe's, or `peft_config`."""
     tokenizer = load_tokenizer(str(tiny_checkpoint))
     tokenizer.padding_side = "left"
     split = load_split(mini_data, "train")
 
-    def make(peft_config=None, **words):
+    def trainer(peft_config=None, **words):
         args = HistoryGRPOConfig(**{
             "output_dir": str(tmp_path / "run"), "questions_per_history": 2, "num_generations": 4, "bf16": True, "use_cpu": True,
             "per_device_train_batch_size": 8, "max_steps": 1, "max_completion_length": 4, "report_to": "none", "warmup_steps": 0,
@@ -136,13 +144,13 @@ def grpo(mini_data, tiny_checkpoint, tmp_path):
             reward_funcs=[lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]], peft_config=peft_config,
             train_dataset=grpo_rows(split.questions), processing_class=tokenizer)
 
-    return make
+    return trainer
 
 
 @pytest.mark.parametrize("words", [{"beta": 0.1}, {"prefix_sharing": "off"}, {"gradient_checkpointing": True}, {"muon": True}],
                          ids=str)
-def test_the_policy_has_masters_and_the_reference_none(grpo, words):
-    trainer = grpo(**words)
+def test_the_policy_has_masters_and_the_reference_none(make, words):
+    trainer = make(**words)
     start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     assert {p.dtype for p in start.values()} == {torch.float32}
     if trainer.ref_model is not None:
@@ -154,8 +162,8 @@ def test_the_policy_has_masters_and_the_reference_none(grpo, words):
 
 
 @pytest.mark.parametrize("words", [{"beta": 0.1}, {"prefix_sharing": "off"}, {"gradient_checkpointing": True}], ids=str)
-def test_adapters_are_float32_over_a_frozen_base_of_bfloat16(grpo, words):
-    trainer = grpo(peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"), **words)
+def test_adapters_are_float32_over_a_frozen_base_of_bfloat16(make, words):
+    trainer = make(peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"), **words)
     start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     trainer.give_up_masters()
@@ -164,9 +172,9 @@ def test_adapters_are_float32_over_a_frozen_base_of_bfloat16(grpo, words):
         assert torch.equal(p, start[name]) == ("lora_B" not in name), name  # A has no gradient while B is 0
 
 
-def test_what_would_cast_the_masters_is_refused(grpo):
+def test_what_would_cast_the_masters_is_refused(make):
     with pytest.raises(RecipeError, match="use_transformers_continuous_batching: TRL casts the policy"):
-        grpo(prefix_sharing="off", use_transformers_continuous_batching=True)
+        make(prefix_sharing="off", use_transformers_continuous_batching=True)
 
 
 def test_the_cold_start_has_masters(mini_data, tiny_checkpoint, tmp_path):
@@ -174,7 +182,24 @@ def test_the_cold_start_has_masters(mini_data, tiny_checkpoint, tmp_path):
     sft.train([
         "--model_name_or_path", str(tiny_checkpoint), "--data", str(mini_data), "--output_dir", str(out), "--max_steps", "3",
         "--dtype", "bfloat16", "--bf16", "true", "--per_device_train_batch_size", "2", "--learning_rate", "5e-6",
-        "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--save_steps", "3", "--report_to", "none", "--use_cpu", "true"])
+        "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--save_steps", "3", "--report_to", "none",
+        "--use_cpu", "true"])
     start = {name: tensor.bfloat16() for name, tensor in load_file(tiny_checkpoint / "model.safetensors").items()}
     assert share_moved(load_file(out / "checkpoint-3/model.safetensors"), start) >= 0.9
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_vllm_beside_the_training_makes_room_for_the_longest_prompt_alone(mini_data, tiny_checkpoint, tmp_path, monkeypatch):
+    class Built(Exception):
+        pass
+
+    def build(args, split, tokens, **_):
+        longest = max(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
+        raise Built(args.vllm_max_model_length - longest)
+
+    monkeypatch.setattr(grpo, "HistoryGRPOTrainer", build)
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--data", str(mini_data), "--output_dir", str(tmp_path / "run"),
+             "--use_cpu", "true", "--use_vllm", "true", "--vllm_mode", "colocate", "--max_completion_length", "48",
+             "--per_device_train_batch_size", "32", "--report_to", "none"]
+    with pytest.raises(Built, match="^48$"):
+        grpo.train(words)
