@@ -7,7 +7,7 @@ With `open_ended_share` some questions are asked without options, and a judge's 
 had, the completion is left out of its group.
 
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
-    accelerate launch --num_processes 8 -m rft.train.grpo --config recipes/personamem_v2/grpo_32k.yaml
+    rft grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/grpo_32k.yaml
 """
 
 import asyncio

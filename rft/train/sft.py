@@ -5,7 +5,7 @@ from the history's cached tokens. Targets reason inside think tags, since target
 have them) would teach GRPO's format gate nothing.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
-    accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
+    rft sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/sft_32k.yaml
 """
 
 import sys

@@ -1,6 +1,7 @@
 """The layouts of launch/: each parses as accelerate reads it, and `--launch` makes the command that runs it."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -85,6 +86,24 @@ def test_take_launch():
     assert take_launch(["--config", "r"]) == (None, ["--config", "r"])
     with pytest.raises(RecipeError, match="expected one of"):
         take_launch(["--launch"])
+
+
+def commands_of_readmes():
+    """The lines of the READMEs that train from a recipe of recipes/personamem_v2, with the recipe."""
+    for page in ("README.md", "launch/README.md", "recipes/personamem_v2/README.md"):
+        for line in (CONFIGS.parent / page).read_text().splitlines():
+            if found := re.search(r"rft[. ].*--config (recipes/personamem_v2/\w+\.yaml)", line):
+                yield line, CONFIGS.parent / found[1]
+
+
+def test_every_command_names_the_layout_that_its_recipe_needs():
+    seen = list(commands_of_readmes())
+    assert len(seen) >= 8
+    for line, recipe in seen:
+        lora = yaml.safe_load(recipe.read_text()).get("use_peft", False)
+        wanted = "one_gpu|ddp" if lora else "zero3|fsdp2"
+        assert re.search(rf"rft \S+ +--launch ({wanted}) ", line), line
+        assert "--num_processes 8" in line or lora, line
 
 
 @pytest.fixture
