@@ -9,7 +9,7 @@ loss is TRL's; all turns go through the prefix tree and the shared-prefix sample
 A batch counts trajectories (memories), not rows.
 
     accelerate launch -m rft.train.memory_grpo --config recipes/quickstart/memory_grpo.yaml
-    accelerate launch --num_processes 8 -m rft.train.memory_grpo --config recipes/personamem_v2/memory_grpo_32k.yaml
+    rft memory-grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/memory_grpo_32k.yaml
 """
 
 import logging

@@ -4,7 +4,7 @@ A row is one turn: an update (chunk and memory -> the memory rewritten, from wha
 changes or withdraws) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
 
     accelerate launch -m rft.train.memory_sft --config recipes/quickstart/memory_sft.yaml
-    accelerate launch --num_processes 8 -m rft.train.memory_sft --config recipes/personamem_v2/memory_sft_32k.yaml
+    rft memory-sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/memory_sft_32k.yaml
 """
 
 import sys

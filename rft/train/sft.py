@@ -5,7 +5,7 @@ from the history's cached tokens. Targets reason inside think tags, since target
 have them) would teach GRPO's format gate nothing.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
-    accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
+    rft sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/sft_32k.yaml
 """
 
 import logging
@@ -34,6 +34,7 @@ from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutFields
 from rft.train.identity import Identity
+from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
@@ -66,7 +67,7 @@ class ColdStartConfig(RunFields, HeldOutFields, SFTConfig):
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
-class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
+class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
     """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
     tree: the same numbers, with the tokens that rows share forwarded once."""
 

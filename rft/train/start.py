@@ -4,6 +4,7 @@ A user's mistake ends in one line on stderr and exit code 2, not in a traceback;
 """
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
 from rft.errors import Interrupted, RecipeError, RftError
+from rft.launch import allocator
 from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
 from rft.train.checkpoint import RecallCallback, resume_point
@@ -42,6 +44,7 @@ def set_up_logging() -> None:
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
     """Run a training script's `train(argv)`; its exit code."""
     set_up_logging()
+    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when CUDA's first tensor is made
     try:
         train(argv)
     except RftError as error:
@@ -100,7 +103,9 @@ def fit(trainer: Any, identity: Identity) -> None:
 
 
 def finish(trainer: Any) -> None:
-    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it."""
+    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it. Its
+    masters are in the checkpoints."""
     trainer.create_model_card()
+    trainer.give_up_masters()
     trainer.save_model(trainer.args.output_dir)
     trainer.save_state()

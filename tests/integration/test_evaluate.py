@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import set_seed
+from transformers import Qwen3Config, set_seed
 from wandb_file import ended, read_run, records
 
 from rft.data.audit import shortcuts
@@ -30,7 +30,7 @@ from rft.evaluate.results import read_rows
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.rules import RuleAnswers
 from rft.evaluate.run import batches, evaluate
-from rft.evaluate.vllm import VLLMModel
+from rft.evaluate.vllm import VLLMModel, tensor_parallel
 from rft.simulate.dataset import simulate_mini
 from rft.train.tiny import make_model, make_tokenizer
 
@@ -463,6 +463,12 @@ def test_vllm_that_is_not_installed_is_told(checkpoint, data, tmp_path):
         command(*words)
 
 
+@pytest.mark.parametrize(("gpus", "used"), [(0, 1), (1, 1), (3, 2), (4, 4), (7, 4), (8, 8), (16, 8)])
+def test_vllm_takes_as_many_gpus_as_share_the_heads(caplog, gpus, used):
+    assert tensor_parallel(Qwen3Config(num_attention_heads=32, num_key_value_heads=8), gpus) == used  # Qwen3-4B's
+    assert (f"{used} of {gpus} GPUs are used" in caplog.text) == (used < gpus)
+
+
 def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkeypatch):
     """A stand-in with vLLM's interface that generates with the local model: what is asked of vLLM, and what becomes of it."""
     asked = []
@@ -474,6 +480,7 @@ def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkey
     class LLM:
         def __init__(self, **settings):
             assert settings["enable_prefix_caching"] and settings["generation_config"] == "vllm"
+            assert settings["max_model_len"] == -1 and settings["dtype"] == "bfloat16"  # the checkpoint's is float32
             self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
 
         def generate(self, prompts, settings, use_tqdm):
