@@ -1,7 +1,7 @@
 """The kinds of questions that figures are broken down by: what a question is called follows from its labels alone.
 
-Invariant: a category gives every question one value. `nameless` are the values that say nothing: a question about something that was
-never told has no scenario and no distance.
+Invariant: a category gives every question one value. `nameless` are the values that say nothing: a question about something
+that was never told has no scenario and no distance.
 """
 
 from collections.abc import Callable, Mapping

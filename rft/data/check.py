@@ -284,9 +284,11 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
         table(f"Shortcuts (chance {CHANCE:.0%})", {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]})
-        line(f"A category is shown by the value, of at least {LEAST} questions, whose strongest rule is furthest beyond chance. Telling: "
-             f"above {CHANCE:.0%} by {ERRORS} standard errors of a guess and at least {100 * POINTS:.0f} points, for the best of many "
-             "rules is above chance by luck.")
+        line(
+            f"A category is shown by the value, of at least {LEAST} questions, whose strongest rule is furthest beyond chance. "
+            f"Telling: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and further than guessing gets the best of all these "
+            f"rules as often as it gets a single one {ERRORS} standard errors above chance."
+        )
         line("For all of these: no label enters a prompt, links stay inside, questions pass their own test.")
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
         for text in report[kind]:

@@ -1,16 +1,17 @@
 """Rules that answer a question from its query and options alone, and how often each is right.
 
-Invariant: no rule sees a history or a label. What it is scored on it never learned from: the two trained ones (the words of the
-options, and their whole texts) are scored on people whose questions they were not given. On fair data each stays at chance, in every
-category of questions; what it scores above that, a policy can have without reading.
+Invariant: no rule sees a history or a label. What it is scored on it never learned from: the trained ones (the words of the
+options, and their whole texts) are scored on people whose questions they were not given. On fair data each stays at chance, in
+every category of questions; what it scores above that, a policy can have without reading.
 
-The best of many rules is above chance by luck. So a score counts as telling only above `bar(n)`: three standard errors of a guess
-on n questions above chance, and at least three points.
+The best of many rules is above chance by luck. So a score counts as telling only above `bar`: at least three points above chance,
+and further than guessing gets the best of so many rules as often as it gets a single one three standard errors above chance.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 from rft.data.categories import nameless
@@ -18,7 +19,7 @@ from rft.data.probe import choices, folds
 from rft.data.question import LETTERS, Question
 
 CHANCE = 1 / len(LETTERS)
-ERRORS, POINTS = 3, 0.03  # how far above chance a score must be to tell anything: standard errors, and as a share
+ERRORS, POINTS = 3, 0.03  # how far above chance a score must be to tell anything: standard errors of one guess, and as a share
 LEAST = 300  # questions of a category from which on it is judged by itself
 PROBE = "a trained probe on the options"
 
@@ -52,9 +53,11 @@ def asked(question: Question) -> Asked:
     return Asked(question.persona_id, question.query, question.options, LETTERS.index(question.gold))
 
 
-def bar(n: int) -> float:
-    """The score on n questions that chance does not explain."""
-    return CHANCE + max(POINTS, ERRORS * (CHANCE * (1 - CHANCE) / n) ** 0.5)
+def bar(n: int, tried: int) -> float:
+    """The score on n questions that chance does not explain, of the best of `tried` rules (Bonferroni: each has its share of the
+    chance that one guess is three standard errors too high)."""
+    errors = NormalDist().inv_cdf(1 - NormalDist().cdf(-ERRORS) / tried)
+    return CHANCE + max(POINTS, errors * (CHANCE * (1 - CHANCE) / n) ** 0.5)
 
 
 def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
@@ -86,7 +89,7 @@ def strongest(found: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Stro
     rows = list(rows)
     means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
     rule = max(means, key=lambda name: means[name])
-    return Strongest(rule, means[rule], len(rows), bar(len(rows)))
+    return Strongest(rule, means[rule], len(rows), bar(len(rows), len(found)))
 
 
 def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
@@ -104,8 +107,8 @@ def _taken(values: Sequence[float], gold: int, extreme: Callable[[Sequence[float
 
 
 def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
-    """How often each option's text is gold, one in so many times that it is shown, in the questions of the other folds; a text that
-    is new there counts as one at chance."""
+    """The share of times shown that each option's text is gold, in the questions of the other folds; a text that is new there
+    counts as one at chance."""
     fold = folds([question.persona_id for question in questions])
     shown: Counter[tuple[int | None, str]] = Counter()
     right: Counter[tuple[int | None, str]] = Counter()

@@ -74,8 +74,8 @@ def check_dossier(dossier: Dossier) -> None:
     for item in dossier.items:
         preference = dossier.preferences[item.about]
         if (item.about not in told) != (preference.kind == "untold"):
-            raise DataError(f"{where}: {'no' if item.about not in told else 'a'} conversation tells {preference.text!r}, which is "
-                            f"{preference.kind}")
+            many = "no conversation" if item.about not in told else "a conversation"
+            raise DataError(f"{where}: {many} tells {preference.text!r}, of kind {preference.kind}")
         if preference.kind in SENSITIVE_KINDS and not mentions(preference.keyword, told[item.about]):
             raise DataError(f"{where}: {preference.keyword!r} is in none of its conversations")
         if faults := item_faults(item, preference):

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from rft.simulate.dossier import SCENARIOS, Conversation, Message, Persona, chat
-from rft.simulate.facts import Fact
+from rft.simulate.facts import NOTHING_TOLD, Fact
 from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shuffled
 
 KNOWLEDGE_SHARE = 0.15  # of own general preferences shows by repeated questions instead
-OPEN_ASKED = KNOWLEDGE_SHARE * (2 + 1) / 2  # of open ones likewise; untold ones, of which nothing is asked, are every third of them
+OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]  # of open ones, for the untold ones too: so a
+# quarter of the questions about what showed in a query have the generic option as gold
 FOLLOW_UP = 0.33
 LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())

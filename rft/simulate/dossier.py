@@ -33,8 +33,8 @@ class Persona:
 class Preference:
     """What the history reveals and a question is about.
 
-    text: what holds at the end, as the dataset's `preference` column has it, the wish to forget or what somebody else holds; empty
-    where there is nothing; previous: what must not be used beside it: what held before, or is somebody else's;
+    text: what holds at the end, as the dataset's `preference` column has it, or the wish to forget, or what somebody else holds;
+    empty where there is nothing; previous: what must not be used beside it: what held before, or is somebody else's;
     keyword: the words by which it is told from others of its topic, checked for in gold, distractors and conversation.
     """
 

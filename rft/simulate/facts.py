@@ -1,12 +1,12 @@
 """Which topics the offline writer takes for a persona, and what its history will say about each.
 
-A reader who sees no history is at chance by construction, and so is one who is told the labels of a question. Every question about a
-topic shows three of its values and one generic option. The three are drawn first, by a rule that does not look at who holds what;
-then one is chosen evenly to be held. In every section exactly a quarter of the questions have the generic option as their gold, drawn
-without regard to the story: each story has an ending in which a value holds, and one in which nothing does.
+A reader who sees no history is at chance by construction, in every kind of question. Every question about a topic shows three of
+its values and one generic option. The three are drawn first, by a rule that does not look at who holds what; then one is chosen
+evenly to be held. In every section exactly a quarter of the questions have the generic option as their gold, drawn without regard to
+the story: each story has an ending in which a value holds, and one in which nothing does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -16,8 +16,9 @@ from rft.simulate.dossier import Persona
 from rft.simulate.topics import OPPOSITE, SECTIONS, Topic, content_words
 
 GENERIC_SHARE = 4  # one in so many questions
+NOTHING_TOLD = {"open": 2, "untold": 1}  # few are never told: they are in no category of scenario or distance
 STORIES = {  # story -> (kind with a value that holds, kinds without and how often each)
-    "told": ("own", {"open": 2, "untold": 1}),  # few are never told: they are in no category of scenario or distance
+    "told": ("own", NOTHING_TOLD),
     "changed": ("update", {"ended": 1}),
     "withdrawn": ("renewed", {"forget": 1}),
     "others": ("beside", {"others": 1}),
@@ -25,6 +26,8 @@ STORIES = {  # story -> (kind with a value that holds, kinds without and how oft
 OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}  # of 16 questions of the general section
 OFTEN_ELSEWHERE = {"told": 8, "withdrawn": 4, "others": 4}  # therapy and health are not updated
 PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]  # of opposite archetypes
+RANKS = (1.0, 1.4, 2.15)  # how often a value typical of nobody is sought that is the shortest, the middle, the longest of three; it is
+# then found about equally often
 DRAWS = 8  # of three values of a topic, before it is passed over for another
 MARKED = 0.75  # share of general topics with a value typical of the persona and one typical of its opposite
 
@@ -34,9 +37,9 @@ class Fact:
     """What a history says about one topic. `held` holds at its end (None: nothing may be used), `shown` are the three values that
     the question offers.
 
-    kind: "own", told in passing; "open", the user says that anything will do; "untold", never mentioned; "update", `first` told and
-    then replaced; "ended", told and given up; "renewed", told, withdrawn, and another told; "forget", told and withdrawn; "beside",
-    the user's own next to somebody else's `rival`; "others", somebody else's alone.
+    kind: "own", told in passing; "open", the user says that anything will do; "untold", never mentioned; "update", `first` told
+    and then replaced; "ended", told and given up; "renewed", told, withdrawn, and another told; "forget", told and withdrawn;
+    "beside", the user's own next to somebody else's `rival`; "others", somebody else's alone.
     first: what is told first; of open and untold topics, what could have been told.
     """
 
@@ -91,9 +94,9 @@ def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
 def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
     """By archetype: a value typical of it, one of its opposite, and one that is typical of nobody, where there are such values.
 
-    The kind of preference that is gold must not show in an option's form. So the three are the same for both archetypes of a pair and
-    no value is in two such threes: each is shown equally often. And the third is shorter than both others, between them, or longer,
-    as was drawn for it, for what is typical of nobody tends to be named in fewer words.
+    The kind of preference that is gold must not show in an option's form. So the three are the same for both archetypes of a pair
+    and no value is in two such threes: each is shown equally often. And the third is shorter than both others, between them, or
+    longer, as was drawn for it, for what is typical of nobody tends to be named in fewer words.
     """
     if topic.section != "general":
         return {}
@@ -102,7 +105,7 @@ def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
     free = [value for value in values if not topic.mark(value)]
     for pair in rng.sample(PAIRS, len(PAIRS)):
         mine, theirs = (next((value for value in values if topic.mark(value) == mark), None) for mark in pair)
-        rank = rng.randrange(3)
+        (rank,) = rng.choices(range(3), RANKS)
         if mine is None or theirs is None:
             continue
         third = next((value for value in free if (len(value) > len(mine)) + (len(value) > len(theirs)) == rank), None)
@@ -121,15 +124,25 @@ def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, 
     for topic in topics:
         if len(chosen) == count:
             break
-        marked = _triples(topic).get(persona.archetype)
-        draws = [list(marked)] if marked else [rng.sample(topic.values, 3) for _ in range(DRAWS)]
-        values = next((drawn for drawn in draws if not _content(drawn) & taken), None)
+        values = next((drawn for drawn in _draws(rng, topic, persona.archetype) if not _content(drawn) & taken), None)
         if values is None:
             continue
         taken |= _content(values)
         rng.shuffle(values)
         chosen.append((topic, (values[0], values[1], values[2])))
     return chosen
+
+
+def _draws(rng: Random, topic: Topic, archetype: str) -> Iterator[list[str]]:
+    """Threes of a topic's values that a question could show: the one of `_triples`, or any that are all neither typical nor the
+    opposite, so that only neutral preferences are asked about with them."""
+    if archetype in _triples(topic):
+        yield list(_triples(topic)[archetype])
+        return
+    pair = {archetype, OPPOSITE.get(archetype)} - {""}
+    neither = [value for value in topic.values if topic.mark(value) not in pair]
+    if len(neither) >= 3:
+        yield from (rng.sample(neither, 3) for _ in range(DRAWS))
 
 
 def _content(values: Sequence[str]) -> set[str]:

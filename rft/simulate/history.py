@@ -88,8 +88,8 @@ def assemble(dossier: Dossier, budget: int, count: TokenCounter, seed: int) -> A
 
 
 def evidence(dossier: Dossier, about: int) -> Conversation | None:
-    """The conversation on which the question about a preference rests: the last one that is evidence for it; None where nothing was
-    told."""
+    """The conversation on which the question about a preference rests: the last one that is evidence for it; None where nothing
+    was told."""
     return next((c for c in reversed(dossier.conversations) if c.about == about and c.evidence), None)
 
 

@@ -19,7 +19,8 @@ SENSITIVE_KINDS = ("leaked", "cleared", "declined", "cleared")  # in turn: each 
 
 def preference_of(rng: Random, fact: Fact) -> Preference:
     verb = rng.choice(ENJOYS) if fact.topic.section == "general" else "Is"
-    first, held, rival = (f"{verb} {fact.topic.with_value(value)}" if value else "" for value in (fact.first, fact.held, fact.rival))
+    values = (fact.first, fact.held, fact.rival)
+    first, held, rival = (f"{verb} {fact.topic.with_value(value)}" if value else "" for value in values)
     return Preference(
         topic=fact.topic.name,
         text={"forget": f"Do not remember '{first}' in memory", "others": first}.get(fact.kind, held),

@@ -33,8 +33,8 @@ def history_document(dossier: Dossier, assembled: Assembled) -> dict[str, Any]:
 
 
 def rows(dossier: Dossier, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
-    """The questions of one persona, in random order. `histories` by window name. A question about what was never told has no snippet,
-    scenario or distance."""
+    """The questions of one persona, in random order. `histories` by window name. A question about what was never told has no
+    snippet, scenario or distance."""
     persona = dossier.persona
     found = []
     for item in dossier.items:

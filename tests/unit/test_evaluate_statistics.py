@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
+from rft.data.categories import distance_bucket
 from rft.evaluate import statistics
-from rft.evaluate.statistics import distance_bucket, interval, length_bucket, summarise, t_quantile
+from rft.evaluate.statistics import interval, length_bucket, summarise, t_quantile
 
 
 def row(i, persona, score, **labels):
