@@ -36,14 +36,14 @@ def choices(questions: "Sequence[Asked]") -> list[int] | None:
     import numpy as np
 
     fold = np.array(folds([question.persona_id for question in questions]))
-    learned_from = np.arange(0, len(questions), -(-len(questions) // LARGEST))
-    features_B4F = _features([questions[i].options for i in learned_from])
+    thinned = slice(None, None, -(-len(questions) // LARGEST))
+    features_B4F = _features([question.options for question in questions[thinned]])
     mean_F, spread_F = features_B4F.mean(axis=(0, 1)), features_B4F.std(axis=(0, 1))
     spread_F[spread_F == 0] = 1
     features_B4F = (features_B4F - mean_F) / spread_F
-    gold_B = np.array([questions[i].gold for i in learned_from])
+    gold_B, fold_B = np.array([question.gold for question in questions[thinned]]), fold[thinned]
     weights_FK = np.stack([_train(features_B4F[kept], gold_B[kept])
-                           for kept in (fold[learned_from] != held_out for held_out in range(FOLDS))], axis=1)
+                           for kept in (fold_B != held_out for held_out in range(FOLDS))], axis=1)
     chosen: list[int] = []
     for start in range(0, len(questions), BLOCK):
         block = questions[start : start + BLOCK]

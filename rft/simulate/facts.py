@@ -2,8 +2,8 @@
 
 A reader who sees no history is at chance by construction, in every kind of question. Every question about a topic shows three of
 its values and one generic option. The three are drawn first, by a rule that does not look at who holds what; then one is chosen
-evenly to be held. In every section exactly a quarter of the questions have the generic option as their gold, drawn without regard to
-the story: each story has an ending in which a value holds, and one in which nothing does.
+evenly to be held. In every section exactly a quarter of the questions have the generic option as their gold, drawn without regard
+to the story: each story has an ending in which a value holds, and one in which nothing does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ STORIES = {  # story -> (kind with a value that holds, kinds without and how oft
 OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}  # of 16 questions of the general section
 OFTEN_ELSEWHERE = {"told": 8, "withdrawn": 4, "others": 4}  # therapy and health are not updated
 PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]  # of opposite archetypes
-RANKS = (1.0, 1.4, 2.15)  # how often a value typical of nobody is sought that is the shortest, the middle, the longest of three; it is
-# then found about equally often
+RANKS = (1.0, 1.4, 2.15)  # how often a value typical of nobody is sought as the shortest, middle or longest of three; found are
+# then about as many of each
 DRAWS = 8  # of three values of a topic, before it is passed over for another
 MARKED = 0.75  # share of general topics with a value typical of the persona and one typical of its opposite
 
