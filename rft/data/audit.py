@@ -47,7 +47,7 @@ def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
     Returns:
         n; gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest: shares of the questions, by
         option length in characters; letters: how often each letter is gold; rules: {rule: score}; strongest: {rule, score, n,
-        bar, telling}, see `rules.Strongest`; by: {category: {value: {**strongest, rules}}}.
+        tried, bar, telling}, see `rules.Strongest`; by: {category: {value: {**strongest, rules}}}.
     """
     n = len(questions)
     report: dict[str, Any] = {"n": n}

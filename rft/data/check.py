@@ -286,8 +286,8 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         table(f"Shortcuts (chance {CHANCE:.0%})", {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]})
         line(
             f"A category is shown by the value, of at least {LEAST} questions, whose strongest rule is furthest beyond chance. "
-            f"Telling: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and further than guessing gets the best of all these "
-            f"rules as often as it gets a single one {ERRORS} standard errors above chance."
+            f"Telling: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and further than guessing gets the best of all "
+            f"these rules as often as it gets a single one {ERRORS} standard errors above chance."
         )
         line("For all of these: no label enters a prompt, links stay inside, questions pass their own test.")
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):

@@ -34,11 +34,12 @@ class Asked(NamedTuple):
 
 
 class Strongest(NamedTuple):
-    """The rule that scores most on n questions; the score above which it is `telling`."""
+    """The best of `tried` rules on n questions; the score above which it is `telling`."""
 
     rule: str
     score: float
     n: int
+    tried: int
     bar: float
 
     @property
@@ -89,7 +90,7 @@ def strongest(found: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Stro
     rows = list(rows)
     means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
     rule = max(means, key=lambda name: means[name])
-    return Strongest(rule, means[rule], len(rows), bar(len(rows), len(found)))
+    return Strongest(rule, means[rule], len(rows), len(found), bar(len(rows), len(found)))
 
 
 def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rft.data import rules
+from rft.data.categories import nameless
 from rft.data.question import LETTERS
 from rft.evaluate import browser, charts, published
 from rft.evaluate.results import write_whole
@@ -35,7 +37,7 @@ CONTROLS = {
     "blind": "the same model without the history",
     "longest": "always the longest option",
     "shortest": "always the shortest option",
-    "any": "any of these",
+    "strongest": "the strongest rule that reads nothing",
 }
 LONGEST_COMPLETION = 4000  # characters shown of a completion
 
@@ -57,7 +59,8 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
         found=found,
         summary=summary,
         is_open=is_open,
-        controls={key: (CONTROLS[key], cell) for key, cell in summary["controls"].items()},
+        controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
+        on_controls=[] if is_open else on_controls(summary),
         beside=charts.intervals({"": beside}, "This run and its controls: accuracy with 95 % intervals", chance=not is_open)
         if beside
         else "",
@@ -134,8 +137,59 @@ def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) ->
 
 
 def _beside(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    shown = {"this run": summary} | {CONTROLS[key]: cell for key, cell in summary["controls"].items() if key != "any"}
+    shown = {"this run": summary} | {_control_name(key, cell): cell for key, cell in summary["controls"].items()}
     return {name: cell for name, cell in shown.items() if cell["accuracy"] is not None}
+
+
+def _control_name(key: str, cell: Mapping[str, Any]) -> str:
+    return f"{CONTROLS[key]}: {cell['rule']}" if "rule" in cell else CONTROLS[key]
+
+
+def on_controls(summary: Mapping[str, Any]) -> list[str]:
+    """What the controls of an evaluation say, over all and in each category that is large enough, and no more than that."""
+    said = []
+    if (blind := summary["controls"].get("blind")) is not None and blind["accuracy"] is not None:
+        said.append(_on_control(blind, "Without the history the same model gets", "the history"))
+    if (best := summary["controls"].get("strongest")) is not None:
+        said.append(_on_rules(best))
+    return said
+
+
+def _on_rules(best: Mapping[str, Any]) -> str:
+    """The strongest of the rules that read neither history nor labels."""
+    found = (
+        f"Of {best['tried']} rules that read nothing but the question and its options, the strongest ({best['rule']}) gets "
+        f"{_percent(best['accuracy'])} (95 % interval {_span(best['ci95'])})"
+    )
+    cells = _cells(best["by"])
+    telling = [
+        f"{name} ({cell['rule']}: {_percent(cell['accuracy'])} of {cell['n']:,})"
+        for name, cell in cells.items()
+        if cell["telling"]
+    ]
+    if best["telling"]:
+        verdict = "more than chance allows the best of so many, so a part of the score can be had without reading"
+    elif telling:
+        verdict = "what chance allows the best of so many over all, but not in each category"
+    else:
+        verdict = f"what chance allows the best of so many, {_each_of(cells)}"
+    return f"{found}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
+
+
+def _cells(by: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The cells of all categories that are large enough to be judged by themselves, by their names."""
+    return {
+        f"{CATEGORIES[category].lower()} = {charts.readable(value)}": cell
+        for category, table in by.items()
+        for value, cell in table.items()
+        if cell["n"] >= rules.LEAST and not nameless(value)
+    }
+
+
+def _each_of(cells: Mapping[str, Any]) -> str:
+    if not cells:
+        return f"over all; no category has the {rules.LEAST} questions that it takes to say so of it"
+    return f"over all and in each of {len(cells)} categories of at least {rules.LEAST} questions"
 
 
 def _worth_showing(name: str, summary: Mapping[str, Any]) -> bool:
@@ -195,6 +249,8 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
         said.append(_on_control(summaries["blind"], "Without the history the same model gets", "the history"))
     if "longest_option" in summaries:
         said.append(_on_control(summaries["longest_option"], "Always taking the longest option gets", "reading the options"))
+    if "strongest" in after["controls"]:
+        said.append(_on_rules(after["controls"]["strongest"]))
     moved = _by_kind(before, after)
     if len(moved) > 1:
         kind, low, high = max(moved, key=lambda item: item[2] - item[1])
@@ -301,17 +357,28 @@ def _by_kind(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
 
 
 def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
+    """What a control says: at chance, where it is so over all and in each category that is large enough; else these are named.
+
+    A category is above chance as `rules.bar` has it, for as many as there are: the best of many is so by luck.
+    """
     low, high = summary["ci95"]
-    verdict = (
-        f"no better than guessing, so {source} cannot explain what it knows"
-        if source != "the history"
-        else "no better than guessing, so what it knows it reads in the history"
-    )
+    cells = _cells(summary["by"])
+    above = [
+        f"{name} ({_percent(cell['accuracy'])} of {cell['n']:,})"
+        for name, cell in cells.items()
+        if cell["accuracy"] is not None and cell["accuracy"] > rules.bar(cell["n"], len(cells))
+    ]
     if low > charts.CHANCE:
         verdict = "more than guessing, so a part of the score does not come from the history"
     elif high < charts.CHANCE:
-        verdict = "less than guessing"
-    return f"{does} {_percent(summary['accuracy'])} (95 % interval {_span(summary['ci95'])}): {verdict}."
+        verdict = "less than guessing over all"
+    elif above:
+        verdict = "no better than guessing over all, but not in each category"
+    else:
+        follows = "what it knows it reads in the history" if source == "the history" else f"{source} cannot explain what it knows"
+        verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
+    found = f"{does} {_percent(summary['accuracy'])} (95 % interval {_span(summary['ci95'])}): {verdict}."
+    return found + (f" More than guessing: {'; '.join(above)}." if above else "")
 
 
 def _is_share(points: Sequence[tuple[float, float]]) -> bool:

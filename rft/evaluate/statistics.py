@@ -43,9 +43,9 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n,
         accuracy_without_gate}}}; seconds: time spent answering;
         controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}, explains: share of the right answers
-        that the control gets too; strongest has {rule, bar, telling} besides (`rft.data.rules.Strongest`), and both blind and
-        strongest have by: the same in each category of at least 300; explained_by_shortcut: what the control explains
-        that explains most (None without right answers); a control at chance explains 25 %, by luck;
+        that the control gets too; strongest has {rule, tried, bar, telling} besides (`rft.data.rules.Strongest`), and both
+        blind and strongest have by: the same in each category of at least 300; explained_by_shortcut: what the control
+        explains that explains most (None without right answers); a control at chance explains 25 %, by luck;
         samples, option_orders: where questions were asked several times, see `of_samples`, `of_orders`;
         usage: tokens, dollars and failed calls by kind, all rows together.
     """
@@ -143,7 +143,7 @@ def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) ->
 
 
 def _strongest_by(rows: Sequence[Row], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, dict[str, Any]]:
-    """{category: {value: {rule, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of each such cell."""
+    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of each such cell."""
     by: dict[str, dict[str, Any]] = {}
     for name, value_of in CATEGORIES.items():
         by[name] = {}
@@ -154,7 +154,7 @@ def _strongest_by(rows: Sequence[Row], found: Mapping[str, Sequence[float]], see
 
 
 def _of_rule(best: Strongest) -> dict[str, Any]:
-    return {"rule": best.rule, "bar": best.bar, "telling": best.telling}
+    return {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
 
 
 def of_samples(rows: Sequence[Row]) -> dict[str, Any]:

@@ -208,7 +208,8 @@ def test_rules_that_tell_something() -> None:
     assert told_of(8, longest=0.5) == [], "within chance"
     assert told_of(60, longest=0.5) == ["longest option scores 50.0%"]
     cell = {"rule": "always a", "score": 0.4, "n": 500, "telling": True}
-    assert told_of(8, 0.25, who={"others": cell, "self": {**cell, "telling": False}}) == ["by who: others (always a 40.0% of 500)"]
+    by_who = {"others": cell, "self": {**cell, "telling": False}}
+    assert told_of(8, 0.25, who=by_who) == ["by who: others (always a 40.0% of 500)"]
 
 
 def test_a_category_that_tells_fails_strictly_and_stands_in_the_json(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The audit's trained guesser and its search for personal items."""
 
 import random
+import zlib
 
 import pytest
 
 from rft.data.audit import lines, shortcuts, telling_rules
 from rft.data.private import plausible_items
-from rft.data.probe import choices
+from rft.data.probe import WORDS, choices
 from rft.data.question import LETTERS, Labels, Question
 from rft.data.rules import MEASURES, PROBE, Asked, bar, cells, scores, strongest
 
@@ -50,18 +51,17 @@ def test_too_few_questions_for_a_probe() -> None:
 
 
 def test_the_probe_answers_only_for_people_it_was_not_trained_on() -> None:
-    """Each of 40 people has a word that gives their gold away, and nobody else's: it can be learned of no other person."""
+    """Each of five people has a word that gives the gold away and one that does not, and shares them with nobody."""
     rng, asked = random.Random(0), []
-    for person in range(40):
-        for number in range(20):
-            gold = rng.randrange(4)
-            options = [f"{'open' if i == gold else 'shut'}{person} number {rng.randrange(100):02}" for i in range(4)]
-            asked.append(Asked(str(person), "", options, gold))
-    words = [Asked(str(i % 40), "", [f"{option} {'yes' if j == q.gold else 'no'}" for j, option in enumerate(q.options)], q.gold)
-             for i, q in enumerate(asked)]
+    words = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "hazel", "ivory", "jolly"]
+    assert len({zlib.crc32(word.encode()) % WORDS for word in words}) == len(words), "each word is a feature of its own"
+    for row in range(400):
+        person, gold = row % 5, rng.randrange(4)
+        asked.append(Asked(str(person), "", [words[2 * person + (i == gold)] for i in range(4)], gold))
     right = [choice == question.gold for choice, question in zip(choices(asked) or [], asked, strict=True)]
-    assert abs(sum(right) / len(right) - 0.25) < 0.08
-    assert scores(words)[PROBE] == [1.0] * len(words)
+    assert abs(sum(right) / len(right) - 0.25) < 0.07
+    by_one = [question._replace(persona_id="all") for question in asked]  # then folds are of questions, and the words are known
+    assert choices(by_one) == [question.gold for question in by_one]
 
 
 def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
@@ -79,8 +79,9 @@ def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
     assert not audit["strongest"]["telling"] and audit["strongest"]["n"] == 1200, "over all questions it is at chance"
     cell = audit["by"]["pref_type"]["ask_to_forget"]
     assert (cell["rule"], cell["score"], cell["n"], cell["telling"]) == ("the most common option text", 1.0, 300, True)
-    assert audit["by"]["pref_type"]["neutral_preferences"]["rules"]["the most common option text"] == 0.0
-    assert audit["by"]["pref_type"]["neutral_preferences"]["rules"]["the least common option text"] == pytest.approx(1 / 3, abs=0.05)
+    neutral = audit["by"]["pref_type"]["neutral_preferences"]["rules"]
+    assert neutral["the most common option text"] == 0.0
+    assert neutral["the least common option text"] == pytest.approx(1 / 3, abs=0.05)
     assert set(audit["by"]) == {"pref_type", "who", "updated", "scenario", "distance", "pref_type_who"}
     assert "ask_to_forget, self" in audit["by"]["pref_type_who"] and set(audit["by"]["distance"]) == {"1-127"}
     (of_type,) = [said for said in telling_rules(audit) if said.startswith("by pref_type:")]
@@ -93,10 +94,10 @@ def test_the_text_that_is_most_often_gold_is_learned_from_other_people() -> None
         options = ["tea", "milk", "mate", f"new {person}"]
         return Asked(str(person), "", options, options.index(gold))
 
-    found = scores([asked(person, "milk" if person < 8 else "tea") for person in range(10)])
-    assert found["the option text most often gold"][:8] == [1.0] * 8 and found["the option text most often gold"][8:] == [0.0, 0.0]
+    rule = "the option text most often gold"
+    assert scores([asked(person, "milk" if person < 8 else "tea") for person in range(10)])[rule] == [1.0] * 8 + [0.0] * 2
     alone = scores([asked(person, f"new {person}") for person in range(10)])
-    assert alone["the option text most often gold"] == [1.0] * 10, "a text never seen counts as one at chance, those never gold as less"
+    assert alone[rule] == [1.0] * 10, "a text never seen counts as one at chance, those never gold as less"
 
 
 def test_cells_are_large_and_have_a_name() -> None:
