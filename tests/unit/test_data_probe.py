@@ -51,15 +51,18 @@ def test_too_few_questions_for_a_probe() -> None:
 
 
 def test_the_probe_answers_only_for_people_it_was_not_trained_on() -> None:
-    """Each of five people has a word that gives the gold away and one that does not, and shares them with nobody."""
-    rng, asked = random.Random(0), []
-    words = ["amber", "birch", "cedar", "delta", "ember", "flint", "grove", "hazel", "ivory", "jolly"]
-    assert len({zlib.crc32(word.encode()) % WORDS for word in words}) == len(words), "each word is a feature of its own"
+    """Each of five people is always shown the same four words, of which the first is gold, and shares them with nobody."""
+    rng, asked, words = random.Random(0), [], dict[int, str]()
+    while len(words) < 20:  # each a feature of its own
+        word = "".join(rng.choices("bcdfghklmn", k=5))
+        words.setdefault(zlib.crc32(word.encode()) % WORDS, word)
     for row in range(400):
-        person, gold = row % 5, rng.randrange(4)
-        asked.append(Asked(str(person), "", [words[2 * person + (i == gold)] for i in range(4)], gold))
+        person = row // 5 % 5
+        mine = list(words.values())[4 * person :][:4]
+        options = rng.sample(mine, 4)
+        asked.append(Asked(str(person), "", options, options.index(mine[0])))
     right = [choice == question.gold for choice, question in zip(choices(asked) or [], asked, strict=True)]
-    assert abs(sum(right) / len(right) - 0.25) < 0.07
+    assert sum(right) / len(right) < 0.35, "what it knows of the others is of no use"
     by_one = [question._replace(persona_id="all") for question in asked]  # then folds are of questions, and the words are known
     assert choices(by_one) == [question.gold for question in by_one]
 

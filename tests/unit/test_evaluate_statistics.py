@@ -205,8 +205,9 @@ def test_controls_stand_beside_and_explain():
     assert "blind" not in summarise(rows)["controls"]
 
 
-def test_controls_by_category_name_the_rule_that_is_strongest_there():
+def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch):
     """Over all questions the generic option is gold in a quarter; about somebody else's preference always."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
     draw, rows = random.Random(0), []
     for i in range(1200):
         others = i % 4 == 0
