@@ -19,10 +19,12 @@ from dataset_folder import tokenizer as make_tokenizer
 from rft.cli import main
 from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
-from rft.simulate.dossier import SCENARIOS
+from rft.memory.notes import load_notes
+from rft.simulate.dossier import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
 from rft.simulate.history import TokenCounter, assemble, order
 from rft.simulate.pipeline import grammar_writer, simulate
 from rft.simulate.profile import Settings
+from rft.train.rows import reasoning
 
 TOKENS = 5200  # the test tokenizer knows few words, so it counts many tokens
 
@@ -137,6 +139,29 @@ def test_the_card_and_the_record(whole: Path) -> None:
     assert card.startswith("---\nlicense: cc-by-4.0\n") and record["sha256"]["benchmark/text/train.csv"] in card
     assert "score of: a trained probe on the options" in card
     assert sorted(p.name for p in whole.iterdir()) == ["README.md", "benchmark", "data", "simulation.json"]
+
+
+def test_targets_of_cold_starts_say_what_the_histories_do(whole: Path) -> None:
+    """From the labels alone: what is reasoned of each kind of story, and what a memory holds of it at the end."""
+    kinds: set[str] = set()
+    for name in ("train", "val", "benchmark"):
+        split = load_split(whole, name)
+        notes = load_notes(split)
+        for question in split.questions:
+            raw = json.loads((whole / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text())
+            (kind,) = {p["kind"] for p in raw["preferences"] if p["topic"] == question.labels.topic}
+            kinds.add(kind)
+            of, labels = notes[question.history_id], question.labels
+            lines = of.lines(len(split.history_of(question).messages)).values()
+            thought = {"others": f"{labels.preference}, not the user's own", "forget": f"{labels.prev_pref}, forget it",
+                       "ended": f"{labels.prev_pref}, given up", "open": "nothing", "untold": "nothing"}
+            if kind in SENSITIVE_KINDS:
+                continue
+            assert reasoning(question).startswith(f"Remembered: {thought.get(kind, labels.preference)}. ")
+            assert (f"{labels.preference}." in lines) == (kind in USED_KINDS)
+            assert (labels.prev_pref in of.withdrawn) == (kind in ("forget", "renewed"))
+            assert not any(labels.prev_pref and labels.prev_pref in line for line in lines)
+    assert {"own", "open", "update", "renewed", "beside", "forget"} <= kinds
 
 
 def test_any_number_of_workers_writes_the_same_bytes(settings: Settings, whole: Path, tmp_path: Path) -> None:

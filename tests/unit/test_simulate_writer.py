@@ -145,7 +145,7 @@ def asked() -> tuple[list[Question], list[bool]]:
 
 
 def test_a_quarter_of_each_kind_of_question_has_the_generic_gold(asked: tuple[list[Question], list[bool]]) -> None:
-    """By label of every sort, withdrawn and others' preferences too; scenarios have somewhat less, for what was never told has none."""
+    """By label of every sort, withdrawn and others' preferences too; in scenarios somewhat less: what was never told has none."""
     kinds: dict[str, list[bool]] = {}
     for question, used in zip(*asked, strict=True):
         of = question.labels
