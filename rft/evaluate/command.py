@@ -180,8 +180,8 @@ def headline(summary: dict[str, Any]) -> str:
         return f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them scored"
     low, high = summary["ci95"]
     beside = [
-        f"{name} {summary['controls'][name]['accuracy']:.1%}"
-        for name in ("blind", "longest", "shortest")
+        f"{name}{_rule_of(summary['controls'][name])} {summary['controls'][name]['accuracy']:.1%}"
+        for name in ("blind", "longest", "shortest", "strongest")
         if name in summary["controls"]
     ]
     return (
@@ -189,6 +189,10 @@ def headline(summary: dict[str, Any]) -> str:
         f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
         f"{summary['unparsed_rate']:.1%} without a readable answer)" + (f"; controls: {', '.join(beside)}" if beside else "")
     )
+
+
+def _rule_of(control: dict[str, Any]) -> str:
+    return f" rule ({control['rule']})" if "rule" in control else ""
 
 
 def _answerers(

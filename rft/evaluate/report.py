@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rft.data import rules
+from rft.data.categories import nameless
 from rft.data.question import LETTERS
 from rft.evaluate import browser, charts, published
 from rft.evaluate.pages import INTERVAL, NBSP, Card, count, percent, span, write_page
@@ -35,7 +37,7 @@ CONTROLS = {
     "blind": "the same model without the history",
     "longest": "always the longest option",
     "shortest": "always the shortest option",
-    "any": "any of these",
+    "strongest": "the strongest rule that reads nothing",
 }
 CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key of the summary, how it is written
     ("right and consistent", "right_and_consistent", percent),
@@ -73,7 +75,8 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
         consistent=" and consistent" if "right_and_consistent" in summary else "",
         cards=cards(summary),
         is_open=is_open,
-        controls={key: (_control(key), cell) for key, cell in summary["controls"].items()},
+        controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
+        on_controls=[] if is_open else on_controls(summary),
         beside=charts.intervals({"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=not is_open)
         if beside
         else "",
@@ -174,12 +177,60 @@ def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) ->
 
 
 def _beside(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    shown = {"this run": summary} | {_control(key): cell for key, cell in summary["controls"].items() if key != "any"}
+    shown = {"this run": summary} | {_control_name(key, cell): cell for key, cell in summary["controls"].items()}
     return {name: cell for name, cell in shown.items() if cell["accuracy"] is not None}
 
 
-def _control(key: str) -> str:
-    return CONTROLS.get(key) or charts.readable(key)
+def _control_name(key: str, cell: Mapping[str, Any]) -> str:
+    name = CONTROLS.get(key) or charts.readable(key)
+    return f"{name}: {cell['rule']}" if "rule" in cell else name
+
+
+def on_controls(summary: Mapping[str, Any]) -> list[str]:
+    """What the controls of an evaluation say, over all and in each category that is large enough, and no more than that."""
+    said = []
+    if (blind := summary["controls"].get("blind")) is not None and blind["accuracy"] is not None:
+        said.append(_on_control(blind, "Without the history the same model gets", "the history"))
+    if (best := summary["controls"].get("strongest")) is not None:
+        said.append(_on_rules(best))
+    return said
+
+
+def _on_rules(best: Mapping[str, Any]) -> str:
+    """The strongest of the rules that read neither history nor labels."""
+    found = (
+        f"Of {best['tried']} rules that read nothing but the question and its options, the strongest ({best['rule']}) gets "
+        f"{percent(best['accuracy'])} ({INTERVAL} {span(best['ci95'])})"
+    )
+    cells = _cells(best["by"])
+    telling = [
+        f"{name} ({cell['rule']}: {percent(cell['accuracy'])} of {cell['n']:,})"
+        for name, cell in cells.items()
+        if cell["telling"]
+    ]
+    if best["telling"]:
+        verdict = "more than chance allows the best of so many, so a part of the score can be had without reading"
+    elif telling:
+        verdict = "what chance allows the best of so many over all, but not in each category"
+    else:
+        verdict = f"what chance allows the best of so many, {_each_of(cells)}"
+    return f"{found}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
+
+
+def _cells(by: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The cells of all categories that are large enough to be judged by themselves, by their names."""
+    return {
+        f"{CATEGORIES[category].lower()} = {charts.readable(value)}": cell
+        for category, table in by.items()
+        for value, cell in table.items()
+        if cell["n"] >= rules.LEAST and not nameless(value)
+    }
+
+
+def _each_of(cells: Mapping[str, Any]) -> str:
+    if not cells:
+        return f"over all; no category has the {rules.LEAST} questions that it takes to say so of it"
+    return f"over all and in each of {len(cells)} categories of at least {rules.LEAST} questions"
 
 
 def _worth_showing(name: str, summary: Mapping[str, Any]) -> bool:
@@ -242,8 +293,7 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     summaries: as for `write_quickstart_report`.
     """
-    summaries = {key: consistently(summary) for key, summary in summaries.items()}
-    before, after = summaries["sft"], summaries["grpo"]
+    before, after = consistently(summaries["sft"]), consistently(summaries["grpo"])
     gain = after["accuracy"] - before["accuracy"]
     said = [
         f"GRPO took the model from {percent(before['accuracy'])} to {percent(after['accuracy'])} answers that are right and "
@@ -255,6 +305,8 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
         said.append(_on_control(summaries["blind"], "Without the history the same model gets", "the history"))
     if "longest_option" in summaries:
         said.append(_on_control(summaries["longest_option"], "Always taking the longest option gets", "reading the options"))
+    if "strongest" in after["controls"]:
+        said.append(_on_rules(after["controls"]["strongest"]))
     said += _on_kinds(_by_kind(before, after))
     if "memory" in summaries:
         said += _on_memory(summaries)
@@ -296,6 +348,7 @@ def _moved(item: tuple[str, float, float]) -> str:
 
 
 def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    summaries = {key: consistently(summary) for key, summary in summaries.items()}
     memory = summaries["memory"]
     said = f"From its memory alone it gets {percent(memory['accuracy'])} ({INTERVAL} {span(memory['ci95'])})"
     if "memory_sft" in summaries:
@@ -390,14 +443,25 @@ def _by_kind(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[
 
 
 def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
+    """What a control says: at chance, where it is so over all and in each category that is large enough; else these are named.
+
+    A category is above chance as `rules.bar` has it, for as many as there are: the best of many is so by luck.
+    """
     low, high = summary["ci95"]
-    verdict = (
-        f"no better than guessing, so {source} cannot explain what it knows"
-        if source != "the history"
-        else "no better than guessing, so what it knows it reads in the history"
-    )
+    cells = _cells(summary["by"])
+    above = [
+        f"{name} ({percent(cell['accuracy'])} of {cell['n']:,})"
+        for name, cell in cells.items()
+        if cell["accuracy"] is not None and cell["accuracy"] > rules.bar(cell["n"], len(cells))
+    ]
     if low > charts.CHANCE:
         verdict = "more than guessing, so a part of the score does not come from the history"
     elif high < charts.CHANCE:
-        verdict = "less than guessing"
-    return f"{does} {percent(summary['accuracy'])} ({INTERVAL} {span(summary['ci95'])}): {verdict}."
+        verdict = "less than guessing over all"
+    elif above:
+        verdict = "no better than guessing over all, but not in each category"
+    else:
+        follows = "what it knows it reads in the history" if source == "the history" else f"{source} cannot explain what it knows"
+        verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
+    found = f"{does} {percent(summary['accuracy'])} ({INTERVAL} {span(summary['ci95'])}): {verdict}."
+    return found + (f" More than guessing: {'; '.join(above)}." if above else "")

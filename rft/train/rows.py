@@ -22,6 +22,8 @@ from rft.train.recipe import DataArguments
 
 logger = logging.getLogger(__name__)
 
+VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it", "sensitive": ", not to be repeated",
+            "none": ", given up"}
 SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
@@ -57,17 +59,10 @@ def reasoning(question: Question, knows: bool = True) -> str:
     where the prompt holds no history, and nothing can be remembered.
 
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
-    labels = question.labels
-    held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
-    if labels.pref_type == "sensitive_info":
-        held, verdict = "something sensitive", ", not to be repeated"
-    elif labels.who == "others":
-        verdict = ", not the user's own"
-    elif labels.pref_type == "ask_to_forget":
-        verdict = ", forget it"
-    else:
-        verdict = ""
-    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows and held else "Remembered: nothing."
+    case, held = case_and_fact(**asdict(question.labels))
+    held = "something sensitive" if case == "sensitive" else held
+    knows = knows and bool(held)
+    known = f"Remembered: {held.rstrip('.')}{VERDICTS[case]}." if knows else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 

@@ -293,7 +293,7 @@ def test_blind_control_comes_with_the_command(data, tmp_path):
         assert command(*words) == 0
         assert len(server.requests) == 16 and sorted({len(b["messages"]) for b in server.requests})[0] == 2
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-        assert list(summary["controls"]) == ["blind", "longest", "shortest", "any"]
+        assert list(summary["controls"]) == ["blind", "longest", "shortest", "strongest"]
         assert command(*words) == 0 and len(server.requests) == 16
         assert command(*words[:-1], tmp_path / "bare", "--no-controls") == 0 and len(server.requests) == 24
 

@@ -4,12 +4,13 @@ import base64
 import hashlib
 import html.parser
 import json
+import random
 import re
 
 import pytest
 
 from rft.errors import DataError
-from rft.evaluate import charts
+from rft.evaluate import charts, statistics
 from rft.evaluate.pages import columns
 from rft.evaluate.report import cards, learned, pairs, write_evaluation_report, write_quickstart_report
 from rft.evaluate.statistics import summarise
@@ -173,8 +174,10 @@ def test_learned_says_what_the_numbers_say():
     assert "from 50.0 % to 90.0 % answers that are right and consistent (+40.0 points) on 40 questions about 5 people" in said[0]
     assert said[1] == ("The thought names the gold option in 0.0 % of the answers, before GRPO in 0.0 %; words and box agree in "
                        "100.0 % (before: 100.0 %).")
-    assert "25.0 %" in said[2] and "no better than guessing" in said[2]
+    assert "25.0 %" in said[2] and "no better than guessing, over all; no category has the 300 questions" in said[2]
+    assert "so what it knows" not in said[2], "nothing follows for a category that is too small to judge"
     assert "60.0 %" in said[3] and "more than guessing" in said[3]
+    assert "Of 17 rules" in said[4] and "(shortest option) gets 100.0 %" in said[4] and "can be had without reading" in said[4]
     assert "(-40.0 points)" in told({"sft": most, "grpo": half})[0]
 
 
@@ -184,7 +187,7 @@ def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
         return summary_of([row(0, 1)]) | {"by": {"kind": cells}}
 
     def said(before, after):
-        return told({"sft": kinds(**before), "grpo": kinds(**after)})[2:]
+        return [line for line in told({"sft": kinds(**before), "grpo": kinds(**after)})[2:] if " rules " not in line]
 
     start = {"plain": 0.5, "changed_mind": 0.3, "forget": 0.2}
     assert said(start, {"plain": 0.6, "changed_mind": 0.9, "forget": 0.25}) == [
@@ -202,6 +205,46 @@ def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
     assert said(start, dict.fromkeys(start, 1.0)) == ["The largest gain is on forget: 20.0 % before, 100.0 % after."]
     assert said(dict.fromkeys(start, 0.0), dict.fromkeys(start, 0.0)) == []
     assert said({"plain": 0.5}, {"plain": 0.6}) == []  # a single kind is the whole
+
+
+def of_two_kinds(right_of_others, right_of_self):
+    """1,200 rows of 150 people, 300 about somebody else; the gold letters in turn, the options of random letters."""
+    draw, rows = random.Random(0), []
+    for i in range(1200):
+        others = i % 4 == 0
+        options = ["".join(draw.choices("bcdfghklmn", k=8)) for _ in range(4)]
+        gold = "abcd"[draw.randrange(4)]
+        known = row(i, draw.random() < (right_of_others if others else right_of_self), persona=str(i // 8))
+        labels = known["labels"] | {"who": "others" if others else "self"}
+        rows.append(known | {"options": options, "gold": gold, "labels": labels})
+    return rows
+
+
+def test_no_sentence_says_more_than_each_category_does(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    fair, leaning = of_two_kinds(0.25, 0.25), of_two_kinds(0.70, 0.10)
+    at_chance = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(fair)})
+    assert re.search(r"no better than guessing, over all and in each of \d+ categories of at least 300 questions, so what it "
+                     r"knows it reads in the history\.$", at_chance[2])
+    assert re.search(r"what chance allows the best of so many, over all and in each of \d+ categories", at_chance[3])
+    named = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(leaning)})[2]
+    assert "no better than guessing over all, but not in each category. More than guessing: whose preference = others (" in named
+    assert "so what it knows" not in named and "= self" not in named
+
+
+def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    rows = of_two_kinds(1.0, 1.0)
+    for r in rows:  # somebody else's preference: always (b)
+        r["gold"] = "b" if r["labels"]["who"] == "others" else random.Random(r["id"]).choice("acd")
+    blind = [r | {"score": float(r["labels"]["who"] == "others")} for r in rows]
+    summary = summary_of(rows) | {**summarise(rows, blind=blind)}
+    write_evaluation_report(summary, rows, tmp_path / "report.html")
+    text = " ".join(Page(tmp_path / "report.html").text.split())
+    assert f"the strongest rule that reads nothing: {summary['controls']['strongest']['rule']}" in text
+    assert "whose preference = others (always b: 100.0 % of 300)" in text
+    assert "More than guessing: whose preference = others (100.0 % of 300)" in text
+
 
 def test_charts_take_colours_from_the_page_and_repeat_exactly():
     table = {"a_b": {"accuracy": 0.5, "ci95": [0.25, 0.75], "n": 4}}
