@@ -78,7 +78,7 @@ def _labels(fact: mini.Fact) -> tuple[str, str]:
         return held, f"Enjoys {fact.topic.with_value(fact.rival or '')}"
     if fact.kind == "others":
         return first, ""
-    return held, first if fact.kind in ("update", "ended", "retold") else ""
+    return held, first if fact.kind != "own" else ""
 
 
 def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str, object]:

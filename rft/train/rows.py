@@ -62,7 +62,8 @@ def reasoning(question: Question, knows: bool = True) -> str:
     case, held = case_and_fact(**asdict(question.labels))
     held = "something sensitive" if case == "sensitive" else held
     knows = knows and bool(held)
-    known = f"Remembered: {held.rstrip('.')}{VERDICTS[case]}." if knows else "Remembered: nothing."
+    verdict = VERDICTS["others" if case == "none" and not question.labels.updated else case]  # never the user's, or no longer
+    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 
