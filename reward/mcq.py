@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reward.naming import named_letter, named_option, words
+from reward.naming import mentions, named_letter, words
 
 LETTERS = ("a", "b", "c", "d")
 GATES = ("off", "contradiction", "naming")
@@ -42,17 +42,24 @@ class Reading:
     """What a completion says about a question with options.
 
     letter: the letter in the box, strictly read (None: unreadable). lenient: the same, where foreign forms count as well.
-    answer_names, thought_names: the letter of the one option that the words of the answer (boxes left out) and of the thought
-    name; thought_letter: the one letter in parentheses in the thought. thought_words: how many words the thought has.
-    reasons: whether it passes the format gate. answer: the words of the answer.
+    answer_names, thought_names: the letter of the one option that the words of the answer (its letter's box left out) and of the
+    thought name. answer_quotes: the same for the answer, if it names the option by more than its letter. answer_denies: the
+    letters of the options that the answer denies and never names ("not tea"). mislabels: whether a sentence of either has the
+    words of one option and the letter of another. thought_letter: the one letter in parentheses in the thought. thought_words:
+    how many words the thought has. thought_vocabulary: how many different ones, single Latin letters left out. reasons: whether
+    it passes the format gate. answer: the words of the answer.
     """
 
     letter: str | None
     lenient: str | None
     answer_names: str | None
+    answer_quotes: str | None
+    answer_denies: frozenset[str]
     thought_names: str | None
     thought_letter: str | None
+    mislabels: bool
     thought_words: int
+    thought_vocabulary: int
     reasons: bool
     answer: str
 
@@ -62,8 +69,11 @@ class Reading:
 
     @property
     def consistent(self) -> bool:
-        """The box names a letter, and neither answer nor thought names another option than the box."""
-        return self.letter is not None and {self.answer_names, self.thought_names} <= {None, self.letter}
+        """The box names a letter, neither answer nor thought names another option than the box or an option by another's letter,
+        and the answer does not deny the option of the box."""
+        if self.letter is None or self.mislabels or self.letter in self.answer_denies:
+            return False
+        return {self.answer_names, self.thought_names} <= {None, self.letter}
 
 
 def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
@@ -71,13 +81,18 @@ def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
     thought, answer = _thought_and_answer(_text(completion) or "")
     said = without_boxes(answer)
     shown = options or ("",) * len(LETTERS)
+    in_answer, in_thought, thought_words = mentions(said, shown), mentions(thought, shown), words(thought)
     return Reading(
         letter=mcq_letter(completion),
         lenient=lenient_letter(completion),
-        answer_names=named_option(said, shown),
-        thought_names=named_option(thought, shown),
+        answer_names=in_answer.option,
+        answer_quotes=in_answer.quoted,
+        answer_denies=in_answer.denied,
+        thought_names=in_thought.option,
         thought_letter=named_letter(thought, len(shown)),
-        thought_words=len(words(thought)),
+        mislabels=in_answer.mislabels or in_thought.mislabels,
+        thought_words=len(thought_words),
+        thought_vocabulary=len({word for word in thought_words if len(word) > 1 or not word.isascii()}),
         reasons=has_reasoning(completion),
         answer=" ".join(said.split()),
     )
@@ -116,14 +131,16 @@ def lenient_letter(completion: Any) -> str | None:
 
 
 def without_boxes(answer: str) -> str:
-    r"""An answer part without its boxes, and without what does not close."""
+    r"""An answer part without the boxes that name a letter, and without what does not close; a box ends a sentence. What
+    stands in a box of other content is said as well."""
     first, *pieces = answer.split(r"\boxed")
     kept = [first]
     for piece in pieces:
         box = _box(piece)
         if box is not None:
-            kept.append(piece.lstrip()[len(box) :] if box else _BARE_BOX.sub("", piece, count=1))
-    return " ".join(kept).replace("$", " ")
+            names = "".join(box.split()) in _LETTER_OF_BOX
+            kept.append(piece.lstrip()[len(box) * names :] if box else _BARE_BOX.sub("", piece, count=1))
+    return "\n".join(kept).replace("$", " ")
 
 
 def answer_part(completion: Any) -> str:
@@ -153,9 +170,10 @@ def personamem(
         answer: N gold letters, any case, also as "(b)" or "b."; None: an open-ended question.
         options: the options of each, for the consistency gate.
         consistency_gate: "contradiction": pay nothing if the words of the answer or of the thought name one option and the box
+            another, the answer denies the option of the box, or a sentence has the words of one option and the letter of
             another; "naming": nor if the words of the answer do not name the option of the box, for options so short that an
-            answer repeats them; "off": look at the box alone.
-        min_thought_words: pay nothing for a thought of fewer words.
+            answer repeats them (its letter alone is no name); "off": look at the box alone.
+        min_thought_words: pay nothing for a thought of fewer different words; from 2 on, single letters are no words.
         finished: whether each completion ended by itself; with a consistency gate one that was cut off is paid nothing, for
             nobody knows what it would have gone on to say.
         columns: whatever else the trainer passes along; ignored.
@@ -219,8 +237,8 @@ def _reward(completion: Any, gold: str | None, options: Sequence[str] | None, ga
     if floor == 1 and gate == "off":
         return 1.0
     said = read(completion, options)
-    agrees = gate == "off" or (said.consistent and (gate != "naming" or said.answer_names == gold))
-    return float(agrees and said.thought_words >= floor)
+    agrees = gate == "off" or (said.consistent and (gate != "naming" or said.answer_quotes == gold))
+    return float(agrees and said.thought_vocabulary >= floor)
 
 
 def _text(completion: Any) -> str | None:

@@ -1,44 +1,75 @@
 r"""Which option do the words of a text name?
 
 Invariant: one definition for the reward's consistency gate, every metric and every report. A text names an option if it holds the
-option's words in their order, as whole words, in a sentence that denies nothing. What is ambiguous names nothing: a text that
-quotes several options, or options that are equal.
+option's words in their order, as whole words, and does not deny it. What is ambiguous names nothing: a text that names several
+options, or options that are equal. Every step is linear in the length of the text, whatever the text.
 
 How a text is compared:
 - Case, punctuation, white space, width and invisible characters make no difference.
 - An option inside of another one ("tea" in "green tea") is named only where the longer one is not.
 - Scripts that are written without spaces (Chinese, Japanese, Thai, ...) are compared without regard to word ends.
-- A sentence with a negation (`DENIALS`) is passed over: "not jazz" and "asked to forget jazz" do not choose jazz.
+- A sentence that breaks off within an option names it if at least half of the option, and two words, stand there and no other
+  option begins so: "Something quite" for "Something quite new".
+- A denial (`DENIALS`) counts for the options behind it in its clause, else for those before it in its clause, else for those of
+  the nearest clause before it in its sentence: "not jazz", "jazz is not for you", "jazz, forget it". Words of an option deny
+  nothing.
 - If the words name no single option, a letter in parentheses, such as "(b)", does, if it is the only one.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-DENIALS = frozenset(
-    "not no never nor neither without forget forgets forgot forgotten avoid instead rather except unlike anymore cannot "
-    "withdrew withdrawn stopped quit".split()
+DENIALS = (
+    "not", "no", "never", "nor", "neither", "without", "forget", "forgets", "forgot", "forgotten", "avoid", "instead of",
+    "rather than", "except", "unlike", "anymore", "cannot", "withdrew", "withdrawn", "stopped", "quit", "gave up", "given up",
+    "giving up", "done with", r"\w+n t",
 )
-_DENIED = re.compile(r"n['’]t\b|\b(?:gave|given|giving) up\b|\bno longer\b|\bdone with\b", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?<=[.!?。！？;\n])\s*")
+_DENIAL = re.compile(rf"\b(?:{'|'.join(DENIALS)})\b")
+_ASSENT = re.compile(r"\b(?:no doubt|without (?:a )?doubt|why not|not only|no wonder|(?:\w+n t|not|never) forget)\b")
+_SENTENCE_END, _CLAUSE_END = ".!?。؟।;\n", ",:、—–"
+_SPACED = str.maketrans(dict.fromkeys(_SENTENCE_END + _CLAUSE_END, " "))
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
+_MARK = "\ue000"  # of a letter in parentheses in a folded text; a private character, which no text keeps
+_MARKED = re.compile(rf"{_MARK}([a-z])\b")
+_BLANK_FILLERS = "\u115f\u1160\u3164\uffa0"
+_MOST_ACCENTS = 4  # on one character; more are ornament, and slow to normalise
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
-def named_option(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that `text` names ("a" for the first); None if it names none, or several.
+@dataclass(frozen=True)
+class Mentions:
+    """The letters of the options that a text mentions.
 
-    Args:
-        text: what a completion says, boxes left out (`reward.mcq.read` hands over the thought and the answer).
-        options: N options, in the order of their letters.
+    words: of those whose words it holds; letters: of those whose letter stands there in parentheses; both without those denied.
+    denied: denied in their own clause, and named nowhere. mislabels: one sentence has the words of one option and the letter of
+    another, and no more of either.
     """
-    sentences = [sentence for sentence in _SENTENCE.split(text) if not _denies(sentence)]
-    named = set().union(*(_named(_plain(sentence), options) for sentence in sentences)) if sentences else set()
-    if len(named) == 1:
-        return named.pop()
-    return named_letter(" ".join(sentences), len(options))
+
+    words: frozenset[str]
+    letters: frozenset[str]
+    denied: frozenset[str]
+    mislabels: bool
+
+    @property
+    def quoted(self) -> str | None:
+        """The letter of the one option that is named by its words."""
+        return next(iter(self.words)) if len(self.words) == 1 else None
+
+    @property
+    def option(self) -> str | None:
+        """The letter of the one option that is named, by its words or else by its letter."""
+        return self.quoted or (next(iter(self.letters)) if len(self.letters) == 1 else None)
+
+
+def named_option(text: str, options: Sequence[str]) -> str | None:
+    """The letter of the one option that `text` names ("a" for the first); None if it names none, or several."""
+    return mentions(text, options).option
 
 
 def named_letter(text: str, count: int = 4) -> str | None:
@@ -49,29 +80,141 @@ def named_letter(text: str, count: int = 4) -> str | None:
 
 def words(text: str) -> list[str]:
     """The words of a text, folded; of a script without spaces each character."""
-    return [piece for word in _plain(text).split() for piece in (word if _unspaced(word[0]) else (word,))]
+    plain = _plain(_fold(text)).replace(_MARK, "")
+    return [piece for word in plain.split() for piece in (word if _unspaced(word[0]) else (word,))]
 
 
-def _named(plain: str, options: Sequence[str]) -> set[str]:
-    """The letters whose options stand in a folded text, those inside of a longer one's place left out."""
-    spans: list[tuple[int, int, str]] = []
-    for letter, option in zip(LETTERS, options, strict=False):
-        wanted = _plain(option)
+def mentions(text: str, options: Sequence[str]) -> Mentions:
+    """What `text` mentions of N options, given in the order of their letters.
+
+    Args:
+        text: what a completion says, boxes left out (`reward.mcq.read` hands over the thought and the answer).
+        options: N options; "" is never mentioned.
+    """
+    plain, clauses = _clauses(text)
+    known = [(letter, _plain(_fold(option))) for letter, option in zip(LETTERS, options, strict=False)]
+    spans = _widest([*_whole(plain, known), *_broken_off(plain, clauses, known)])
+    masked = _without(plain, spans)
+    spans += [(m.start(), m.end(), m[1]) for m in _MARKED.finditer(masked) if m[1] in LETTERS[: len(known)]]
+    denied, doubted = _denied(masked, clauses, sorted(spans))
+    found: dict[bool, set[str]] = {True: set(), False: set()}  # is it a letter in parentheses? -> letters
+    beside: dict[tuple[int, bool], set[str]] = defaultdict(set)  # the same for each sentence
+    starts = [start for start, _, _ in clauses]
+    for span in spans:
+        if span not in denied and span not in doubted:
+            start, stop, letter = span
+            is_letter = plain[start] == _MARK
+            found[is_letter].add(letter)
+            beside[clauses[bisect_right(starts, stop - 1) - 1][2], is_letter].add(letter)
+    return Mentions(
+        words=frozenset(found[False]),
+        letters=frozenset(found[True]),
+        denied=frozenset({letter for _, _, letter in denied} - found[False] - found[True]),
+        mislabels=any(
+            len(said) == len(beside[sentence, True]) == 1 and said != beside[sentence, True]
+            for (sentence, is_letter), said in list(beside.items())
+            if not is_letter
+        ),
+    )
+
+
+Span = tuple[int, int, str]  # start and stop in a plain text, letter of the option
+Clause = tuple[int, int, int]  # start and stop in a plain text, number of the sentence
+
+
+def _clauses(text: str) -> tuple[str, list[Clause]]:
+    """A text as its words with single spaces between, and where its clauses are; those without words are left out."""
+    pieces, clauses, start = [], [], 0
+    for number, sentence in enumerate(re.split(f"[{re.escape(_SENTENCE_END)}]+", _fold(text))):
+        for clause in re.split(rf"[{_CLAUSE_END}]+|\s(?=(?:but|so)\s)", sentence):
+            if plain := _plain(clause):
+                pieces.append(plain)
+                clauses.append((start, start + len(plain), number))
+                start += len(plain) + 1
+    return " ".join(pieces), clauses
+
+
+def _whole(plain: str, known: Sequence[tuple[str, str]]) -> Iterator[Span]:
+    """Where the words of an option stand."""
+    for letter, wanted in known:
         start = plain.find(wanted) if wanted else -1
         while start >= 0:
             stop = start + len(wanted)
             if _ends(plain, start - 1, start) and _ends(plain, stop - 1, stop):
-                spans.append((start, stop, letter))
+                yield start, stop, letter
             start = plain.find(wanted, start + 1)
-    return {
-        letter
-        for start, stop, letter in spans
-        if not any(a <= start and stop <= b and b - a > stop - start for a, b, _ in spans)
-    }
+
+
+def _broken_off(plain: str, clauses: Sequence[Clause], known: Sequence[tuple[str, str]]) -> Iterator[Span]:
+    """Where a sentence ends in the beginning of one option."""
+    beginnings = defaultdict(set)
+    for letter, wanted in known:
+        pieces = wanted.split()
+        for count in range(max(2, (len(pieces) + 1) // 2), len(pieces)):
+            beginnings[" ".join(pieces[:count])].add(letter)
+    by_last_word = defaultdict(list)
+    for beginning, letters in beginnings.items():
+        others = [wanted for letter, wanted in known if letter not in letters]
+        if len(letters) == 1 and not any(wanted.startswith(beginning) for wanted in others):
+            by_last_word[beginning.rpartition(" ")[2]].append((beginning, min(letters)))
+    for number, (start, stop, sentence) in enumerate(clauses, start=1):
+        if number == len(clauses) or clauses[number][2] != sentence:
+            for beginning, letter in by_last_word.get(plain[start:stop].rpartition(" ")[2], ()):
+                begin = stop - len(beginning)
+                if begin >= 0 and plain.startswith(beginning, begin) and _ends(plain, begin - 1, begin):
+                    yield begin, stop, letter
+
+
+def _widest(spans: Sequence[Span]) -> list[Span]:
+    """The spans that lie in no longer one."""
+    kept: list[Span] = []
+    reach = (-1, -1)  # of the span so far that ends last
+    for start, stop, letter in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if stop > reach[1] or (start, stop) == reach:
+            kept.append((start, stop, letter))
+            reach = (start, stop)
+    return kept
+
+
+def _without(plain: str, spans: Sequence[Span]) -> str:
+    """The text with blanks for the spans, which are sorted."""
+    pieces, end = [], 0
+    for start, stop, _ in spans:
+        if stop > end:
+            pieces += [plain[end:start], " " * (stop - max(start, end))]
+            end = stop
+    return "".join(pieces) + plain[end:]
+
+
+def _denied(masked: str, clauses: Sequence[Clause], spans: Sequence[Span]) -> tuple[set[Span], set[Span]]:
+    """Those of the spans, which are sorted, that are denied in their own clause, and those that a later clause denies."""
+    starts = [start for start, _, _ in clauses]
+    beginning, ending, denials = defaultdict(list), defaultdict(list), defaultdict(list)  # by clause
+    for span in spans:
+        beginning[bisect_right(starts, span[0]) - 1].append(span)
+        ending[bisect_right(starts, span[1] - 1) - 1].append(span)
+    for match in _DENIAL.finditer(_ASSENT.sub(lambda assent: " " * len(assent[0]), masked)):
+        denials[bisect_right(starts, match.start()) - 1].append(match.start())
+    denied: set[Span] = set()
+    doubted: set[Span] = set()
+    last: list[Span] = []  # spans of the last clause of this sentence that has any
+    for number, (_, _, sentence) in enumerate(clauses):
+        if number and clauses[number - 1][2] != sentence:
+            last = []
+        if said := denials[number]:
+            behind = [span for span in beginning[number] if span[0] > said[0]]
+            before = [span for span in ending[number] if span[1] <= said[-1]]
+            denied.update(behind)
+            if not behind or behind[-1][0] < said[-1]:
+                denied.update(before)
+            if not behind and not before:
+                doubted.update(last)
+        last = ending[number] or last
+    return denied, doubted
 
 
 def _ends(plain: str, before: int, after: int) -> bool:
-    """Whether a word ends between two neighbouring characters of a folded text."""
+    """Whether a word ends between two neighbouring characters of a plain text."""
     if before < 0 or after >= len(plain):
         return True
     return " " in (plain[before], plain[after]) or _unspaced(plain[before]) or _unspaced(plain[after])
@@ -81,12 +224,35 @@ def _unspaced(character: str) -> bool:
     return ord(character) > 0xDFF and unicodedata.name(character, "").startswith(_UNSPACED)
 
 
-def _denies(sentence: str) -> bool:
-    return bool(_DENIED.search(sentence)) or not DENIALS.isdisjoint(_plain(sentence).split())
+@lru_cache(maxsize=64)  # the options are those of all completions of a question, and a thought is read twice
+def _fold(text: str) -> str:
+    """A text with compatibility forms unified and case folded; what is neither word nor end of a clause becomes a space."""
+    accents = 0
+    kept = []
+    for character in text:
+        accents = accents + 1 if unicodedata.category(character)[0] == "M" else 0
+        if accents <= _MOST_ACCENTS:
+            kept.append(character)
+    folded = unicodedata.normalize("NFKC", "".join(kept)).casefold().replace(_MARK, " ")
+    return _LETTER.sub(rf" {_MARK}\1 ", folded).translate(_KEPT)
 
 
-def _plain(text: str) -> str:
-    """Words separated by single spaces: compatibility forms unified, case folded, all else but letters and digits left out."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    return " ".join(re.sub(r"[^\w]|_", " ", text).split())
+class _Kept(dict[int, str | None]):
+    """What becomes of each character of a folded text, worked out once; None: it leaves no trace."""
+
+    def __missing__(self, code: int) -> str | None:
+        character, category = chr(code), unicodedata.category(chr(code))
+        if category == "Cf" or character in _BLANK_FILLERS or "\ufe00" <= character <= "\ufe0f":  # the last: variation selectors
+            self[code] = None
+        else:  # of marks ("M") only accents and vowel signs are left, which belong to a word
+            is_kept = character.isalnum() or category[0] == "M" or character in _MARK + _SENTENCE_END + _CLAUSE_END
+            self[code] = character if is_kept else " "
+        return self[code]
+
+
+_KEPT = _Kept()
+
+
+def _plain(folded: str) -> str:
+    """The words of a folded text, single spaces between them."""
+    return " ".join(folded.translate(_SPACED).split())

@@ -15,7 +15,8 @@ DRINKS = ("Tea", "Green tea", "Black coffee.", "Something quite new.")
         ("Tea it is", DRINKS, "a"),
         ("Green tea it is", DRINKS, "b"),
         ("green  TEA.", DRINKS, "b"),
-        ("Tea, or rather green tea? Green tea!", DRINKS, "b"),
+        ("Tea, or rather green tea? Green tea!", DRINKS, None),
+        ("Green tea rather than tea", DRINKS, "b"),
         ("You drink tea and green tea", DRINKS, None),
         ("A steady hand", DRINKS, None),
         ("Teatime", DRINKS, None),
@@ -38,6 +39,32 @@ DRINKS = ("Tea", "Green tea", "Black coffee.", "Something quite new.")
         ("You gave up tea. Black coffee", DRINKS, "c"),
         ("You don't drink tea", DRINKS, None),
         ("I am done with tea", DRINKS, None),
+        # in one sentence, a denial counts for what stands behind it in its clause, else before it
+        ("Not tea but green tea", DRINKS, "b"),
+        ("Green tea, not tea", DRINKS, "b"),
+        ("Green tea instead of tea", DRINKS, "b"),
+        ("You asked to forget tea, so black coffee", DRINKS, "c"),
+        ("You like black coffee, forget it", DRINKS, None),
+        ("Since you don't like milk, black coffee", DRINKS, "c"),
+        ("Tea is not for you, black coffee is", DRINKS, "c"),
+        ("Tea (a) is not for you, so (c)", DRINKS, "c"),
+        # a denial by form alone
+        ("No doubt tea", DRINKS, "a"),
+        ("Don't forget tea", DRINKS, "a"),
+        # an option of several sentences, or with a denial of its own
+        ("I say: brew it slow, then wait", ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"), "a"),
+        ("So don't brew", ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"), "b"),
+        ("You do not want what they say: don't brew", ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"), "b"),
+        # a sentence that breaks off within an option
+        ("Something quite", DRINKS, "d"),
+        ("Something quite\nboxedboxed", DRINKS, "d"),
+        ("Something", DRINKS, None),
+        ("Something quite different", DRINKS, None),
+        ("Doing the", ("Doing the waltz", "Doing the rumba", "Tea", "Milk"), None),
+        ("Doing the", ("Doing the waltz", "Going out", "Tea", "Milk"), "a"),
+        # a vowel sign belongs to its letter; ornament is no letter
+        ("मुझे चाय", ("चाय", "चा", "दूध", "पानी"), "a"),
+        ("Gre\u200ben\ufe0f ＴＥＡ", DRINKS, "b"),
         # a letter in parentheses, if the words name no single option
         ("So it is (b)", DRINKS, "b"),
         ("Tea or green tea: (b)", DRINKS, "b"),
@@ -74,7 +101,7 @@ DENIED = r"<think>Remembered: Enjoys learning Welsh, not the user's own.</think>
     [
         (HONEST, 1, 1, 1),
         (HOLLOW, 1, 0, 0),  # what our first headline was made of
-        (GARBLED, 1, 1, 0),
+        (GARBLED, 1, 0, 0),  # and what another run of it ended in
         (BARE, 1, 1, 0),
         (OTHERWISE, 1, 0, 0),
         (DENIED, 1, 1, 1),
