@@ -7,16 +7,13 @@ Answers play no part.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward.memory import speaks_of
 from rft.data.dataset import MEMORY_TARGETS, Split
 from rft.evaluate.statistics import by_persona, interval_of_ratio
-from rft.evaluate.timeline import memory_path
 from rft.memory.notes import Notes, about, load_notes
-from rft.memory.store import read_record
 from rft.memory.text import TOPIC_WORDS
 
 VERDICTS = ("right", "wrong", "missing", "extra")
@@ -98,21 +95,13 @@ def _of_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "right_rate": counts["right"] / len(rows)}
 
 
-def last_memories(folder: Path, histories: Iterable[str]) -> dict[str, str]:
-    """{history id: its last memory}, of the histories that have one in a folder of memories."""
-    records = {history: read_record(memory_path(folder, history)) for history in dict.fromkeys(histories)}
-    return {history: record.turns[-1]["memory"] for history, record in records.items() if record is not None and record.turns}
-
-
-def of_run(split: Split, folder: Path, histories: Iterable[str], seed: int = 0) -> dict[str, Any] | None:
-    """What `summarise` says of the last memories in a folder; withdrawn: values that their users ask to forget, and
-    withdrawn_present: how many of them the memories speak of. None where the dataset has no targets of its own, since labels do
-    not say all that a memory may hold."""
-    if not (split.root / MEMORY_TARGETS).is_file():
+def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dict[str, Any] | None:
+    """What `summarise` says of {history id: memory}; memories: their number; withdrawn: values that their users ask to forget, and
+    withdrawn_present: how many of them the memories speak of. None without memories, or where the dataset has no targets of its
+    own: labels do not say all that a memory may hold."""
+    if not memories or not has_targets(split):
         return None
-    notes, memories = load_notes(split), last_memories(folder, histories)
-    if not memories:
-        return None
+    notes = load_notes(split)
     withdrawn = [speaks_of(memory, phrase) for history, memory in memories.items() for phrase in notes[history].withdrawn]
     return {
         **summarise(verdicts(split, memories, notes), seed),
@@ -120,3 +109,8 @@ def of_run(split: Split, folder: Path, histories: Iterable[str], seed: int = 0) 
         "withdrawn": len(withdrawn),
         "withdrawn_present": sum(withdrawn),
     }
+
+
+def has_targets(split: Split) -> bool:
+    """Whether the dataset says what a memory should hold."""
+    return (split.root / MEMORY_TARGETS).is_file()

@@ -89,7 +89,7 @@ def evaluate(
     from rft.evaluate import lines
     from rft.evaluate.report import write_evaluation_report, write_memory_report
     from rft.evaluate.statistics import summarise
-    from rft.evaluate.timeline import forgotten, timelines
+    from rft.evaluate.timeline import forgotten, last_memories, timelines
 
     out = Path(out).expanduser()
     asking = Asking(limit, samples, option_orders, judge is not None, batch_size)
@@ -111,7 +111,7 @@ def evaluate(
         read_by = {"reader": {"model": reader.name, **summarise(reader_rows, seed)}} if reader_rows else {}
     written = None
     if isinstance(answerer, Remembers):
-        written = lines.of_run(split, answerer.folder, [row["history_id"] for row in rows], seed)
+        written = lines.of_memories(split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed)
     summary = {
         "model": answerer.name,
         **_about(split, answerer),
