@@ -3,7 +3,6 @@
 Only safetensors are read and no code from a checkpoint is run. Which attention kernel serves, and why, is said in one line.
 """
 
-import importlib.util
 import logging
 import re
 from pathlib import Path
@@ -24,11 +23,12 @@ def attention(requested: str | None) -> str:
         logger.info("attention: %s, as the recipe asks", requested)
         return requested
     import torch
+    from transformers.utils import is_flash_attn_2_available
 
     if not torch.cuda.is_available():
         chosen, why = "sdpa", "no CUDA device here"
-    elif importlib.util.find_spec("flash_attn") is None:
-        chosen, why = "sdpa", "flash-attn is not installed (pip install 'rft[flash]')"
+    elif not is_flash_attn_2_available():  # nor by the flash_attn folder that FlashAttention 4 installs
+        chosen, why = "sdpa", "no flash-attn that transformers takes is installed (pip install 'rft[flash]')"
     else:
         chosen, why = "flash_attention_2", "CUDA and flash-attn are here"
     logger.info("attention: %s, because %s", chosen, why)
@@ -76,12 +76,23 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
 
-            return AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload()
-        return AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs)
+            return _runnable(AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload())
+        return _runnable(AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
             "or a Hub id that this machine can reach") from None
+
+
+def _runnable(model: Any) -> Any:
+    """The model, by sdpa where flash-attn does not take its dtype (as loaded) or its heads."""
+    from rft.prefix_tree.gates import head_size
+    from rft.prefix_tree.kernels import flash_takes
+
+    if model.config._attn_implementation == "flash_attention_2" and not flash_takes(model.dtype, head_size(model)):
+        logger.info("attention: sdpa after all, because flash-attn takes no %s with heads of %d", model.dtype, head_size(model))
+        model.set_attn_implementation("sdpa")
+    return model
 
 
 def _folder(name: str) -> Path:

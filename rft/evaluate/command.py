@@ -132,6 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code of `rft evaluate`: 0; 1 where questions could not be answered; 130 where Ctrl-C stopped it."""
     from rft.evaluate.run import evaluate
+    from rft.evaluate.skill import lines
 
     try:
         folder = Path(args.out).expanduser()
@@ -159,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
                 **asking,
             )
             print(headline(summaries[name]))
+            print("\n".join(lines(summaries[name])))
             if args.track:
                 from rft.evaluate.tracking import track
 

@@ -31,10 +31,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 from rft.errors import ModelError
-from rft.prefix_tree.kernels import Call, Rows, call, check_dtype
+from rft.prefix_tree.kernels import Call, Rows, call, check
 from rft.prefix_tree.layout import Node, Tree
 
 NAME = "prefix_tree"
+
+BLOCK = 128
+"""Queries that a block of a CUDA kernel takes: shorter spans cost as much."""
 
 
 class Plan:
@@ -65,11 +68,13 @@ def own_length(node: Node) -> int:
 
 
 def alike(nodes: Iterable[Node], device: torch.device, *sizes: Callable[[Node], int]) -> list[list[Node]]:
-    """Nodes in groups that may share a call: all of them on CUDA; on CPU, where a call pads, those within a factor of
-    two in size."""
+    """Nodes in groups that may share a call: within a factor of two in size on CPU, where a call pads every span to its
+    longest; of eight on CUDA, where it launches, for every span, blocks for its longest, most of which find nothing to
+    do."""
+    least, doublings = (BLOCK, 3) if device.type == "cuda" else (1, 1)
     groups: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in nodes:
-        groups[() if device.type == "cuda" else tuple((size(node) - 1).bit_length() for size in sizes)].append(node)
+        groups[tuple((max(size(node), least) - 1).bit_length() // doublings for size in sizes)].append(node)
     return list(groups.values())
 
 
@@ -149,8 +154,8 @@ def tree_attention_forward(
             raise ModelError(f"prefix sharing cannot treat attention with {name} exactly: set `prefix_sharing: off`")
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
-    check_dtype(query)
-    q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    check(query)
+    q_THD, k_TKD, v_TKD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return prefix_tree.attend(module, q_THD, k_TKD, v_TKD, scale)[None], None
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rft.errors import ModelError
+from rft.prefix_tree.kernels import refusal
 
 MIN_RATIO = 1.3
 """The token ratio under which sharing cannot pay."""
@@ -17,17 +18,24 @@ ONE_MASK = ", and a shared prefix would see one dropout mask for all its rows"
 OFF = "set `prefix_sharing: off` to train without it"
 
 
-def check_model(model: Any) -> None:
-    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies.
+def check_model(model: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies, and one whose
+    attention no kernel of the device takes.
 
     Args:
         model: a transformers model, or a PEFT model around one.
+        device, dtype: where and in what its attention will run, if not where the model lies now and in its own dtype.
 
     Raises:
         ModelError: naming the reason and the switch.
     """
-    if reasons := _reasons(model):
+    if reasons := _reasons(model) + _kernel(model, device or model.device, dtype or model.dtype):
         raise ModelError(f"prefix sharing cannot treat this model exactly: {'; '.join(reasons)}; {OFF}")
+
+
+def check_training(model: Any, args: Any) -> None:
+    """`check_model` where, and in the dtype in which, a trainer with these transformers `TrainingArguments` runs it."""
+    check_model(model, args.device, torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None)
 
 
 def _reasons(model: Any) -> list[str]:
@@ -52,6 +60,17 @@ def _reasons(model: Any) -> list[str]:
     if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
         found.append("its PEFT adapter puts virtual tokens in front of every row")
     return found + _dropout(model, config)
+
+
+def _kernel(model: Any, device: torch.device, dtype: torch.dtype) -> list[str]:
+    reason = refusal(torch.empty(0, head_size(model), device=device, dtype=dtype))
+    return [reason] if reason else []
+
+
+def head_size(model: Any) -> int:
+    """The size of an attention head of the model."""
+    config = model.config.get_text_config()
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _dropout(model: nn.Module, config: Any) -> list[str]:

@@ -2,9 +2,10 @@
 returns outputs with their log-sum-exp, so that calls over different keys can be merged, and its backward takes the
 MERGED output and log-sum-exp, which makes it return exactly this call's share of the gradients.
 
-On CPU the spans are one padded batch of PyTorch's flash kernel; on CUDA one call of the variable-length flash
-kernels, PyTorch's own or flash_attn's where that is installed. Grouped-query attention is the kernels' own: keys and
-values are never repeated per query head.
+On CPU the spans are one padded batch of PyTorch's flash kernel. On CUDA they are one call of a kernel over variable
+lengths: FlashAttention in half precision, PyTorch's own or flash_attn's where that is installed, and PyTorch's
+memory-efficient attention in float32. Grouped-query attention is the kernels' own, but for the memory-efficient one,
+for which keys and values are repeated per query head. `refusal` names what no kernel takes.
 
 Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head size, n
 spans of at most L.
@@ -13,15 +14,31 @@ spans of at most L.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from packaging import version
 from torch import Tensor
 
 from rft.errors import ModelError
 
+logger = logging.getLogger(__name__)
+
+HALF = (torch.bfloat16, torch.float16)
+"""What FlashAttention on CUDA takes."""
+
+FLASH_ATTN = "2.8"
+"""The oldest flash_attn package whose interface is called."""
+
+LSE_STEP = 32
+"""The memory-efficient kernel keeps log-sum-exps in rows of a multiple of this many."""
+
 Span = tuple[int, int]
+Lengths = tuple[Tensor | None, int | None, Tensor | None, int | None]
+"""Of queries and of keys: where the spans begin and the last one ends, int32, and the longest; all None for a dense batch."""
+
 Rows = slice | Tensor
 """Slots of the packed row: a slice where they are contiguous (indexing with it is a view), else their indices."""
 
@@ -40,6 +57,9 @@ def flash(
     CPU only."""
     if q_nHLD.device.type == "cuda":
         q, k, v = (x.transpose(1, 2) for x in (q_nHLD, k_nKSD, v_nKSD))
+        if q.dtype == torch.float32:
+            out, lse = efficient_forward(q, k, v, (None, None, None, None), scale, causal)
+            return out.transpose(1, 2), lse[:, :, : q.shape[1]]
         out, lse = torch.ops.aten._flash_attention_forward(
             q, k, v, None, None, q.shape[1], k.shape[1], 0.0, causal, False, scale=scale
         )[:2]
@@ -47,6 +67,43 @@ def flash(
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_nHLD, k_nKSD, v_nKSD, 0.0, causal, attn_mask=bias, scale=scale
     )
+
+
+def efficient_forward(
+    q_nLHD: Tensor, k_nSKD: Tensor, v_nSKD: Tensor, lengths: Lengths, scale: float, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """Memory-efficient attention on CUDA: of a dense batch, or with `lengths` of the spans of a batch of one.
+
+    Returns:
+        Outputs (n, L, H, D), and log-sum-exps (spans, H, the longest rounded up to LSE_STEP): garbage behind a span.
+    """
+    k, v = (per_query_head(x, q_nLHD.shape[2]) for x in (k_nSKD, v_nSKD))
+    cu_q, max_q, cu_k, max_k = lengths
+    return torch.ops.aten._efficient_attention_forward(
+        q_nLHD, k, v, None, cu_q, cu_k, max_q, max_k, 0.0, int(causal), True, scale=scale
+    )[:2]
+
+
+def efficient_backward(
+    dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_nHL: Tensor, lengths: Lengths,
+    scale: float, causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """dq (N, H, D), dk and dv (M, K, D) of spans. The kernel reads `lse_nHL` behind a span too: infinite there, its
+    probabilities are 0."""
+    dout, q, k, v, out = (x[None] for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
+    k, v = (per_query_head(x, q.shape[2]) for x in (k, v))
+    cu_q, max_q, cu_k, max_k = lengths
+    unused = torch.empty((), dtype=torch.int64, device=q.device)  # the state of a dropout that is 0
+    dq, dk, dv = torch.ops.aten._efficient_attention_backward(
+        dout, q, k, v, None, out, cu_q, cu_k, max_q, max_k, lse_nHL, 0.0, unused, unused, int(causal), False, scale=scale
+    )[:3]
+    groups = (k_MKD.shape[1], -1)
+    return dq.squeeze(0), dk.squeeze(0).unflatten(1, groups).sum(2), dv.squeeze(0).unflatten(1, groups).sum(2)
+
+
+def per_query_head(x_nSKD: Tensor, heads: int) -> Tensor:
+    """Keys or values repeated for every query head that reads them."""
+    return x_nSKD if x_nSKD.shape[2] == heads else x_nSKD.repeat_interleave(heads // x_nSKD.shape[2], 2)
 
 
 class Batch:
@@ -107,11 +164,12 @@ class DenseCall:
 
 
 class VarlenCall:
-    """The call on CUDA: FlashAttention over variable lengths, half precision only."""
+    """The call on CUDA, where the kernel depends on the operands' dtype."""
 
     def __init__(self, queries: Sequence[Span], keys: Sequence[Span], causal: bool, device: torch.device):
         self.query_rows, self.key_rows = rows_of(queries, device), rows_of(keys, device)
         self.lengths = (*self._offsets(queries, device), *self._offsets(keys, device))
+        self.lse_shape = (len(queries), -(-self.lengths[1] // LSE_STEP) * LSE_STEP)
         self.causal = causal
 
     @staticmethod
@@ -119,10 +177,25 @@ class VarlenCall:
         sizes = torch.tensor([0] + [end - start for start, end in spans], dtype=torch.int32)
         return sizes.cumsum(0, dtype=torch.int32).to(device), int(sizes.max())
 
+    @functools.cached_property
+    def cells_N(self) -> Tensor:
+        """Where the queries' log-sum-exps lie in the memory-efficient kernel's table of them, flattened."""
+        sizes_n = self.lengths[0].diff()
+        return (torch.arange(self.lse_shape[1], device=sizes_n.device) < sizes_n[:, None]).flatten().nonzero().squeeze(1)
+
+    def _lse_table(self, lse_NH: Tensor) -> Tensor:
+        """(N, H) -> (n, H, `lse_shape[1]`), infinite behind each span."""
+        n, width = self.lse_shape
+        table = lse_NH.new_full((n * width, lse_NH.shape[1]), torch.inf).index_copy_(0, self.cells_N, lse_NH)
+        return table.unflatten(0, (n, width)).transpose(1, 2).contiguous()
+
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """As DenseCall's."""
         cu_q, max_q, cu_k, max_k = self.lengths
         q, k, v = (x.contiguous() for x in (q_NHD, k_MKD, v_MKD))
+        if q.dtype == torch.float32:
+            out, lse_nHL = efficient_forward(q[None], k[None], v[None], self.lengths, scale, self.causal)
+            return out.squeeze(0), lse_nHL.transpose(1, 2).flatten(0, 1)[self.cells_N]
         if (flash := flash_attn()) is not None:
             out, lse = flash._flash_attn_varlen_forward(
                 q, k, v, cu_q, cu_k, max_q, max_k, dropout_p=0.0, softmax_scale=scale, causal=self.causal
@@ -139,6 +212,8 @@ class VarlenCall:
         """As DenseCall's."""
         cu_q, max_q, cu_k, max_k = self.lengths
         dout, q, k, v, out = (x.contiguous() for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
+        if q.dtype == torch.float32:
+            return efficient_backward(dout, q, k, v, out, self._lse_table(lse_NH), self.lengths, scale, self.causal)
         lse = lse_NH.transpose(0, 1).contiguous()
         if (flash := flash_attn()) is not None:
             dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
@@ -162,21 +237,42 @@ def call(queries: Sequence[Span], keys: Sequence[Span], causal: bool, device: to
     return (VarlenCall if device.type == "cuda" else DenseCall)(queries, keys, causal, device)
 
 
-def check_dtype(q: Tensor) -> None:
-    """Raises ModelError for what the device's flash kernels cannot take."""
-    if q.device.type == "cuda" and q.dtype not in (torch.bfloat16, torch.float16):
-        raise ModelError(
-            f"prefix sharing on CUDA runs on flash kernels, which take bf16 or fp16, not {q.dtype}: load the model in bf16"
-        )
+def check(q: Tensor) -> None:
+    """Raises ModelError for queries that no kernel of their device takes."""
+    if reason := refusal(q):
+        raise ModelError(f"prefix sharing cannot run here: {reason}; set `prefix_sharing: off`")
+
+
+def refusal(q: Tensor) -> str | None:
+    """Why no kernel of their device takes queries of this dtype and head size (the last dimension); None where one
+    does."""
+    size = q.shape[-1]
     if q.device.type not in ("cpu", "cuda"):
-        raise ModelError(f"prefix sharing runs on cpu and cuda, not {q.device.type}; set `prefix_sharing: off`")
+        return f"it runs on cpu and cuda, not {q.device.type}"
+    if q.device.type == "cuda" and q.dtype not in (*HALF, torch.float32):
+        return f"attention kernels on CUDA take bf16, fp16 and float32, not {q.dtype}"
+    if q.device.type == "cuda" and q.dtype in HALF and not flash_takes(q.dtype, size):
+        return f"FlashAttention takes head sizes that are multiples of 8 up to 256, not {size}"
+    if q.device.type == "cuda" and q.dtype == torch.float32 and size % 4:
+        return f"attention in float32 on CUDA takes head sizes that are multiples of 4, not {size}"
+    return None
+
+
+def flash_takes(dtype: torch.dtype, head_size: int) -> bool:
+    """Whether FlashAttention on CUDA does."""
+    return dtype in HALF and head_size % 8 == 0 and head_size <= 256
 
 
 @functools.cache
 def flash_attn() -> ModuleType | None:
-    """The interface of the flash_attn package, None where it is not installed."""
+    """The interface of the flash_attn package, None where it is not installed or too old."""
     try:
+        import flash_attn as package
         from flash_attn import flash_attn_interface
-    except ImportError:
+    except ImportError:  # FlashAttention 4 too installs a package of this name, without the interface
+        return None
+    installed = getattr(package, "__version__", FLASH_ATTN)
+    if version.parse(installed) < version.parse(FLASH_ATTN):
+        logger.warning("flash-attn %s is older than %s: PyTorch's own FlashAttention runs instead", installed, FLASH_ATTN)
         return None
     return flash_attn_interface

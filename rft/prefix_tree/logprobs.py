@@ -63,7 +63,7 @@ def _scored(
     """The tables (B, C) of log-probs and, if asked, entropies, from a forward with these keywords."""
     chunk = chunk or max(1, CHUNK_LOGITS // bare.config.get_text_config().vocab_size)
     with _scoring_head(bare.get_output_embeddings(), tree.labels_N, temperature, entropy, chunk):
-        scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits[0]
+        scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits.squeeze(0)
     tables = [x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)]
     gates.check_finite(tables[0])
     return tables
@@ -81,9 +81,10 @@ def _scoring_head(head: nn.Module, labels_N: Tensor, temperature: float, entropy
         return _Scores.apply(project(hidden_ND), labels_N, temperature, entropy)
 
     def forward(hidden_1ND: Tensor) -> Tensor:
+        hidden_ND = hidden_1ND.squeeze(0)
         if len(labels_N) <= chunk:
-            return torch.stack([score(hidden_1ND[0], labels_N)])
-        pieces = zip(hidden_1ND[0].split(chunk), labels_N.split(chunk), strict=True)
+            return torch.stack([score(hidden_ND, labels_N)])
+        pieces = zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True)
         return torch.stack([torch.cat([checkpoint(score, h, y, use_reentrant=False) for h, y in pieces])])
 
     head.forward = forward

@@ -185,10 +185,10 @@ class Decode:
         groups = q_RHD.shape[1] // k_RKD.shape[1]
         self.parts = self.parts or self._arrange(groups)
         keys, values = (x[:, :, : self.length + 1] for x in self._append(layer, k_RKD, v_RKD))
-        out, lse = flash(q_RHD[:, :, None], keys, values, scale)
+        q_RKgD = q_RHD.unflatten(1, (-1, groups))
+        out_RKgD, lse_RKg = flash(q_RKgD, keys, values, scale)
         exact = torch.promote_types(q_RHD.dtype, torch.float32)
-        out_FKD, lse_FK = _fold(out[:, :, 0].to(exact), groups), _fold(lse[:, :, 0], groups)
-        q_FKD = _fold(q_RHD, groups)
+        q_FKD, out_FKD, lse_FK = _fold(q_RKgD), _fold(out_RKgD).to(exact), _fold(lse_RKg)
         for part in self.parts:
             merge_(
                 out_FKD, lse_FK, part.query_rows, *part.forward(q_FKD[part.query_rows], layer, *self.prefill.cache[layer], scale)
@@ -213,9 +213,10 @@ class Decode:
             under = [r for r, start in enumerate(starts) if node.start <= start < node.stop]
             if under:
                 spans[node] = (under[0] * groups, (under[-1] + 1) * groups)
+        padded = () if tree.device.type == "cuda" else (own_length,)  # forward and few queries: on CUDA only calls cost
         for level in sorted({node.level for node in spans}):
             nodes = [node for node in spans if node.level == level]
-            short = alike([node for node in nodes if own_length(node) < LONG], tree.device, own_length)
+            short = alike([node for node in nodes if own_length(node) < LONG], tree.device, *padded)
             for together in [[node] for node in nodes if own_length(node) >= LONG] + short:
                 parts.append(Part([spans[node] for node in together], [(node.start, node.end) for node in together], tree.device))
         return parts
@@ -242,6 +243,6 @@ class Part:
         return out[0].transpose(0, 1), lse[0].transpose(0, 1)
 
 
-def _fold(x_RH: Tensor, groups: int) -> Tensor:
-    """(R, H, ...) -> (R * g, K, ...)."""
-    return x_RH.unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
+def _fold(x_RKg: Tensor) -> Tensor:
+    """(R, K, g, ...) -> (R * g, K, ...)."""
+    return x_RKg.transpose(1, 2).flatten(0, 1)

@@ -235,6 +235,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         columns = {
             "answer": [q.gold for q in questions],
             "options": [list(q.options) for q in questions],
+            "finished": [turn.completion[-1] in self.eos_token_ids for turn in turns],
             "pref_type": [q.labels.pref_type for q in questions],
             "question_id": [q.id for q in questions],
             "history_id": [q.history_id for q in questions],

@@ -81,7 +81,7 @@ class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
     def enable_tree(self) -> None:
         """Let the model forward trees. Raises ModelError where it cannot."""
         bare = self.accelerator.unwrap_model(self.model)
-        gates.check_model(bare)
+        gates.check_training(bare, self.args)
         attention.enable(bare)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -170,12 +170,12 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
         self._rows: list[dict[str, Any]] = []
         self.shares = args.prefix_sharing == "on"
         if self.shares:
-            gates.check_model(model)
+            gates.check_training(model, args)
             attention.enable(model)
         rewards = [guarded(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
         super().__init__(args=args, model=model, reward_funcs=rewards, **kwargs)
         if self.shares:
-            gates.check_model(self.accelerator.unwrap_model(self.model))  # once more, with its adapter
+            gates.check_training(self.accelerator.unwrap_model(self.model), args)  # once more, with its adapter
             if self.ref_model is not None:
                 attention.enable(self.accelerator.unwrap_model(self.ref_model))
 
@@ -327,6 +327,9 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
         start = time.perf_counter()
+        ends = set(self.eos_token_ids)
+        for row, ids in zip(inputs, completion_ids_list, strict=True):
+            row["finished"] = bool(ids) and ids[-1] in ends
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_metric("time/reward", time.perf_counter() - start)
         asked = [(row, reward.read(said, row["options"])) for said, row in zip(completions, inputs, strict=True)

@@ -7,7 +7,8 @@ import itertools
 
 import pytest
 
-from reward import has_reasoning, mcq_letter, personamem
+from reward import has_reasoning, mcq_letter, personamem, read
+from reward.mcq import lenient_letter
 
 THOUGHT = "<think>\nThe user said so in spring.\n</think>\n\n"
 
@@ -34,6 +35,12 @@ def paid_letters(completion):
         (THOUGHT + r"As asked, in \boxed and in braces: \boxed{b}", "b"),
         (THOUGHT + r"You eat \boxed{bread}, so \boxed{b}", "b"),
         (THOUGHT + r"\boxed{}\boxed{b}", "b"),
+        # boxes of other content, in any order
+        (THOUGHT + r"\boxed{b}\boxed{}", "b"),
+        (THOUGHT + r"\boxed{42}\boxed{b}", "b"),
+        (THOUGHT + r"\boxed{b}\boxed{42}", "b"),
+        (THOUGHT + r"\boxed{b}\boxed{e}", "b"),
+        (THOUGHT + r"\boxed{b}, so you eat \boxed{bread}", "b"),
         # the chat template opened the think block in the prompt
         ("The user said so.\n</think>\n\\boxed{b}", "b"),
         ("The user said so. <think> Again. </think> Yes. </think>\\boxed{b}", "b"),
@@ -110,10 +117,7 @@ def test_the_gate_pays_nothing_without_reasoning_and_an_answer(completion):
         r"\boxed{\text{a} or \text{c}} I mean \boxed{b}",
         r"\boxed{\frac{{a}}{2}} I mean \boxed{b}",
         "\\boxed{a}\x00\\boxed{b}",
-        # the last box decides, and it says nothing
-        r"\boxed{b}\boxed{e}",
-        r"\boxed{b}\boxed{}",
-        r"\boxed{b}\boxed{42}",
+        # cut off in a last box
         r"\boxed{b} and so \boxed",
         r"\boxed{b}\boxed{b",
         # cut off before the box closes
@@ -243,9 +247,42 @@ def test_what_cannot_be_scored_is_none_and_never_zero():
         assert personamem([completion], answer=["b"]) == [None]
         assert mcq_letter(completion) is None
         assert has_reasoning(completion) is False
-    for gold in (None, "", "e", "ab", "an open-ended answer", 1):
-        assert personamem([good], answer=[gold]) == [None]
+    assert personamem([good], answer=[None]) == [None]
     assert personamem([good, good, good], answer=["b", None, "B"]) == [1.0, None, 1.0]
+
+
+@pytest.mark.parametrize("gold", ["b", "B", "(b)", " b ", "b.", "(B)."])
+def test_a_gold_letter_may_be_dressed(gold):
+    assert personamem([THOUGHT + r"\boxed{b}", THOUGHT + r"\boxed{a}"], answer=[gold, gold]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("gold", ["", "e", "ab", "an open-ended answer", 1])
+def test_a_gold_that_is_no_letter_is_refused(gold):
+    with pytest.raises(ValueError, match="is no letter; give one of a, b, c, d, or None"):
+        personamem([THOUGHT + r"\boxed{b}"], answer=[gold])
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        (r"\boxed{B.}", "b"),
+        (r"\boxed{\textbf{b}}", "b"),
+        (r"$\boxed b$", "b"),
+        (r"\boxed{(b) You like rowing}", "b"),
+        (r"\boxed{b: rowing}", "b"),
+        (r"\boxed{$b$}", "b"),
+        (r"\boxed{b}", "b"),
+        (r"\boxed{B.} or \boxed{c.}", None),
+        (r"\boxed{a dog}", None),
+        (r"\boxed{bread}", None),
+        (r"\boxed{b.", None),
+        ("b", None),
+    ],
+)
+def test_a_lenient_reading_stands_beside_the_strict_one(answer, letter):
+    assert lenient_letter(THOUGHT + answer) == letter
+    assert read(THOUGHT + answer).lenient == letter
+    assert mcq_letter(THOUGHT + answer) in (None, letter)
 
 
 def test_it_takes_whatever_the_trainer_passes():

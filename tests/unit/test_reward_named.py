@@ -6,32 +6,9 @@ import sys
 import pytest
 
 import reward
-from reward import load, mcq_metrics, personamem, self_check
+from reward import load, personamem, self_check
 
 GOOD = r"<think>The user said so.</think>\boxed{%s}"
-
-
-def test_metrics_count_every_completion_once():
-    completions = [
-        GOOD % "a",
-        GOOD % "A",
-        [{"role": "assistant", "content": GOOD % "c"}],
-        r"\boxed{d}",
-        "<think>The user",
-        GOOD % "e",
-        None,
-        "",
-    ]
-    assert mcq_metrics(completions) == {
-        "unparsed_rate": 4 / 8,
-        "format_rate": 4 / 8,
-        "answer_letters": {"a": 2, "b": 0, "c": 1, "d": 1, "none": 4},
-    }
-
-
-def test_metrics_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="no completions"):
-        mcq_metrics([])
 
 
 @pytest.mark.parametrize("letter", "abcd")
