@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reward.endpoint import Budget, Endpoint
     from rft.evaluate.answer import Answerer, StreamingAnswerer
     from rft.evaluate.backend import ModelAnswers
+    from rft.evaluate.memory import MemoryAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--chunk-tokens", type=_positive, metavar="N", help="of a chunk of a history (default: 5000)")
     memory.add_argument("--memory-tokens", type=_positive, metavar="N", help="budget of a memory (default: 2048)")
     memory.add_argument("--max-chunks", type=_positive, metavar="N", help="read only the newest so many (default: all)")
+    memory.add_argument(
+        "--reader", metavar="PATH", help="this model answers from the same memories too: the same reader for every writer tells "
+        "what is written better from what is answered better"
+    )
 
     judge = parser.add_argument_group("the judge of open-ended answers")
     judge.add_argument("--judge-model", metavar="NAME")
@@ -140,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, out, budget)
+            reader = _reader(args, answerer, settings)
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
                 split,
@@ -149,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=settings.get("batch_size", 8),
                 judge=_judge(args, settings, budget),
                 blind=blind,
+                reader=reader,
                 seed=args.seed,
                 **asking,
             )
@@ -263,6 +270,20 @@ def _on_this_machine(
     memory = MemorySettings(**{key: settings[key] for key in MEMORY})
     reading = {key: settings[key] for key in ("token_cache", "batch_size")}
     return MemoryAnswers(model, out / MEMORIES, memory, **generation, **reading)
+
+
+def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":
+    """The answerer of --reader: its model answers from the memories of `answerer`."""
+    from rft.evaluate.memory import MemoryAnswers
+
+    if args.reader is None:
+        return None
+    if not isinstance(answerer, MemoryAnswers):
+        logger.warning("--reader is ignored: it answers from memories; give --context memory")
+        return None
+    from rft.evaluate.backend import LocalModel
+
+    return answerer.read_by(LocalModel(args.reader))
 
 
 def _settings(args: argparse.Namespace, known: dict[str, Any], why: str) -> dict[str, Any]:

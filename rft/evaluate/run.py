@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 BLIND = "blind"
 """The folder inside of a run's own with the answers of the same model without the history."""
+READER = "reader"
+"""The folder inside of a run's own with the answers of a fixed reader from the same memories."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def evaluate(
     option_orders: int = 1,
     judge: "Judge | None" = None,
     blind: Answerer | StreamingAnswerer | None = None,
+    reader: Answerer | StreamingAnswerer | None = None,
     seed: int = 0,
     console: "Console | None" = None,
 ) -> dict[str, Any]:
@@ -77,14 +80,16 @@ def evaluate(
     Questions that `out` already has answers to are not asked again. limit and batch_size may differ between
     the runs that fill one folder. samples, option_orders: how often, and in how many orders of its options, each
     question is asked. judge: asks open-ended questions, without options, and has it judge the answers. blind: the
-    control, the same model in context "none"; its answers go to `out/blind`. seed: of the bootstrap.
+    control, the same model in context "none"; its answers go to `out/blind`. reader: answers the same questions, each once, from
+    the memories of `answerer`; its answers go to `out/reader`, so that writing is told from answering. seed: of the bootstrap.
 
     Raises DataError where `out` holds results of another run or cannot be written, or nothing was answered; what the
     answerer raises passes through, and what was answered is kept.
     """
+    from rft.evaluate import lines
     from rft.evaluate.report import write_evaluation_report, write_memory_report
     from rft.evaluate.statistics import summarise
-    from rft.evaluate.timeline import forgotten, timelines
+    from rft.evaluate.timeline import forgotten, last_memories, timelines
 
     out = Path(out).expanduser()
     asking = Asking(limit, samples, option_orders, judge is not None, batch_size)
@@ -98,11 +103,22 @@ def evaluate(
         once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
         blind_rows, lost = _collect(split, out / BLIND, blind, once, judge, console)
         unanswered += lost
+    read_by: dict[str, Any] = {}
+    if reader is not None:
+        once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        reader_rows, lost = _collect(split, out / READER, reader, once, judge, console)
+        unanswered += lost
+        read_by = {"reader": {"model": reader.name, **summarise(reader_rows, seed)}} if reader_rows else {}
+    written = None
+    if isinstance(answerer, Remembers):
+        written = lines.of_memories(split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed)
     summary = {
         "model": answerer.name,
         **_about(split, answerer),
         **summarise(rows, seed, blind_rows),
         **({"forgotten": forgotten(split, answerer.folder)} if isinstance(answerer, Remembers) else {}),
+        **({"lines": written} if written is not None else {}),
+        **read_by,
         "unanswered": unanswered,
         "questions_in_split": len(split.questions),
         "settings": dict(answerer.settings) | _identity(asking, judge),

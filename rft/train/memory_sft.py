@@ -27,7 +27,7 @@ from rft.train.identity import Identity
 from rft.train.memory_rows import MemoryArguments, load_memory_questions, sft_rows
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.sft import ColdStartConfig, ColdStartTrainer, completion_ids, pad
+from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.start import finish, fit, load_policy, run_main
 
 
@@ -76,17 +76,18 @@ class MemorySFTTrainer(ColdStartTrainer):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, memory, args, model = parse((DataArguments, MemoryArguments, MemorySFTConfig, ModelConfig), argv)
+    data, memory, labels, args, model = parse((DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig), argv)
     settings = memory.settings()
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
     split, questions = load_memory_questions(data)
+    questions = labels.labelled(questions)
     rows = sft_rows(questions, split, load_notes(split), agent, args.answers_per_update, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
         prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}
         longest = max(len(collate.prompt_ids(row)) + len(completion_ids(tokenizer, row["completion"])) for row in rows)
-        dry_run((data, memory, args, model), prompts, *sft_batch(args, len(rows), longest))
+        dry_run((data, memory, labels, args, model), prompts, *sft_batch(args, len(rows), longest))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
     trainer = MemorySFTTrainer(
@@ -98,7 +99,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
     )
-    fit(trainer, Identity.of(data, memory, args, model, data_sha256=split.sha256))
+    fit(trainer, Identity.of(data, memory, labels, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
 

@@ -68,15 +68,15 @@ def reasoning(question: Question, knows: bool = True) -> str:
 
 
 def named(question: Question) -> str:
-    """What an answer calls its gold option: how the preference ends, where the option says that in the same words; else the
-    option's text, where that is short."""
+    """What an answer calls its gold option: the option's text, where that is short; else how the preference ends, where the option
+    says that in the same words."""
     option = question.options[LETTERS.index(question.gold)]
+    if len(option.split()) <= SHORT_OPTION:
+        return option.rstrip(".")
     words = question.labels.preference.rstrip(".").split()
     ends = (" ".join(words[start:]) for start in range(1, len(words)) if len(words[start]) > 3)  # the longest first
     said = next((end for end in ends if re.search(rf"\b{re.escape(end)}\b", option, re.IGNORECASE)), "")
-    if said:
-        return said[0].upper() + said[1:]
-    return option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
+    return said[0].upper() + said[1:] if said else "The option that fits"
 
 
 def answer(question: Question) -> str:
