@@ -96,9 +96,9 @@ def _of_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dict[str, Any] | None:
-    """What `summarise` says of {history id: memory}; memories: their number; withdrawn: values that their users ask to forget, and
-    withdrawn_present: how many of them the memories speak of. None without memories, or where the dataset has no targets of its
-    own: labels do not say all that a memory may hold."""
+    """What `summarise` says of {history id: memory}; memories: their number; withdrawn: values that their users ask to forget,
+    and withdrawn_present: how many of them the memories speak of. None without memories, or where the dataset has no targets
+    of its own: labels do not say all that a memory may hold."""
     if not memories or not has_targets(split):
         return None
     notes = load_notes(split)

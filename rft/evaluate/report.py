@@ -100,13 +100,19 @@ def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[
 
 
 def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
-    """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), and what was forgotten."""
+    """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), what was forgotten,
+    what is written and what a fixed reader makes of it."""
     shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
     found = [(name, write(summary[key]), "") for name, key, write in shown]
     forgotten = summary.get("forgotten", {})
     if forgotten.get("rate") is not None:
         note = f"{forgotten['gone']} of {forgotten['written']} once written"
         found.append(("withdrawn things gone from the memory", percent(forgotten["rate"]), note))
+    if "lines" in summary:
+        found.append(("lines of the memory right", percent(summary["lines"]["right_rate"]), span(summary["lines"]["ci95"])))
+    if "reader" in summary:
+        found.append(("right, answered by the fixed reader", percent(summary["reader"]["accuracy"]),
+                      span(summary["reader"]["ci95"])))
     return found
 
 

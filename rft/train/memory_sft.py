@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split
+from rft.data.dataset import Split, load_split
 from rft.data.sampler import LengthSampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
@@ -23,8 +23,10 @@ from rft.memory.notes import load_notes
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
 from rft.train.dry_run import dry_run, sft_batch
+from rft.train.held_out import HeldOutCallback
+from rft.train.held_out_memories import HeldOutMemories
 from rft.train.identity import Identity
-from rft.train.memory_rows import MemoryArguments, load_memory_questions, sft_rows
+from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
@@ -76,7 +78,8 @@ class MemorySFTTrainer(ColdStartTrainer):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, memory, labels, args, model = parse((DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig), argv)
+    kinds = (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig)
+    data, memory, labels, args, model = parse(kinds, argv)
     settings = memory.settings()
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
@@ -99,6 +102,13 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
     )
+    if args.held_out_split:
+        trainer.enable_tree()
+        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+        asked = held_out.questions[: args.held_out_questions]
+        known = {name: of.lines(len(held_out.histories[name].messages)) for name, of in load_notes(held_out).items()}
+        longest = max(len(completion_ids(tokenizer, answer_target(q, known[q.history_id]))) for q in asked)
+        trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64)))
     fit(trainer, Identity.of(data, memory, labels, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

@@ -67,7 +67,6 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
             ("use_vllm", (False,)),
             ("eval_strategy", ("no",)),
             ("open_ended_share", (0.0,)),
-            ("held_out_split", (None,)),
             ("blind_share", (0.0,)),
         ):
             value = getattr(self, key)

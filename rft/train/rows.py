@@ -68,8 +68,8 @@ def reasoning(question: Question, knows: bool = True) -> str:
 
 
 def named(question: Question) -> str:
-    """What an answer calls its gold option: the option's text, where that is short; else how the preference ends, where the option
-    says that in the same words."""
+    """What an answer calls its gold option: the option's text, where that is short; else how the preference ends, where the
+    option says that in the same words."""
     option = question.options[LETTERS.index(question.gold)]
     if len(option.split()) <= SHORT_OPTION:
         return option.rstrip(".")
