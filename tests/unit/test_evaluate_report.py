@@ -228,7 +228,8 @@ def test_no_sentence_says_more_than_each_category_does(monkeypatch):
                      r"knows it reads in the history\.$", at_chance[2])
     assert re.search(r"what chance allows the best of so many, over all and in each of \d+ categories", at_chance[3])
     named = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(leaning)})[2]
-    assert "no better than guessing over all, but not in each category. More than guessing: whose preference = others (" in named
+    assert "no better than guessing over all, but not in each category. More than guessing: " in named
+    assert "whose preference = others (" in named
     assert "so what it knows" not in named and "= self" not in named
 
 
@@ -243,7 +244,7 @@ def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch
     text = " ".join(Page(tmp_path / "report.html").text.split())
     assert f"the strongest rule that reads nothing: {summary['controls']['strongest']['rule']}" in text
     assert "whose preference = others (always b: 100.0 % of 300)" in text
-    assert "More than guessing: whose preference = others (100.0 % of 300)" in text
+    assert "More than guessing: " in text and "whose preference = others (100.0 % of 300)" in text
 
 
 def test_charts_take_colours_from_the_page_and_repeat_exactly():

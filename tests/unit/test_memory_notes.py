@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -10,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import reward
+from reward.judge import case_and_fact
 from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
@@ -122,11 +124,11 @@ def test_labels_serve_where_there_is_no_side_file(mini_data, tmp_path):
     for question in split.questions:
         of = notes[question.history_id]
         held = of.lines(len(split.history_of(question).messages))
-        unlabelled = question.labels.who == "others" or question.labels.pref_type == "ask_to_forget"
-        if unlabelled or not about(question):  # of a value that is nobody's labels say nothing
-            assert about(question) not in held
+        case, fact = case_and_fact(**asdict(question.labels))
+        if case == "own":
+            assert held[about(question)] == f"{fact}."
         else:
-            assert held[about(question)] == f"{question.labels.preference}."
+            assert about(question) not in held
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real sample is not on this machine")
@@ -201,7 +203,7 @@ def test_cold_start_rows(mini_data, agent):
             ids = agent.tokenizer(before["completion"])["input_ids"]
             assert agent.accept([*ids, 2], before["before"], [2]) == Update(after["before"])
             forgets += "forget it" in before["completion"]
-    assert forgets > 20
+    assert forgets > 10
 
 
 def test_a_target_that_the_memory_does_not_hold_recalls_nothing(mini_data):
