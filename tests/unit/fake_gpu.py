@@ -10,8 +10,11 @@ allocates for itself (FlashAttention-2's mha_varlen_bwd: dq in float32 and the r
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
@@ -49,11 +52,13 @@ class FakeGPU(TorchDispatchMode):
         self.live += int(size)
         self._note("held")
 
-    def host_copies(self, *_: Any, **__: Any) -> saved_tensors_hooks:
-        """What `save_on_cpu` is to this device: tensors kept for the backward pass leave it, and come back when needed."""
-        return saved_tensors_hooks(
-            lambda x: (x.shape, x.dtype), lambda kept: torch.empty(kept[0], dtype=kept[1], device="cuda")
-        )
+    @contextmanager
+    def host_of(self, module: Any) -> Iterator[None]:
+        """For a while what the module calls `save_on_cpu` is that of this device, whose tensors say that they are on a CPU: what
+        is kept for the backward pass leaves it, and comes back when needed."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "save_on_cpu", lambda *_, **__: saved_tensors_hooks(_shape, _again))
+            yield
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -89,6 +94,14 @@ class FakeGPU(TorchDispatchMode):
     def _note(self, what: str, beside: int = 0) -> None:
         if self.live + beside > self.peak:
             self.peak, self.at = self.live + beside, what
+
+
+def _shape(x: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return x.shape, x.dtype
+
+
+def _again(kept: tuple[torch.Size, torch.dtype]) -> Tensor:
+    return torch.empty(kept[0], dtype=kept[1], device="cuda")
 
 
 def _flash_buffers(q_NHD: Tensor, k_MKD: Tensor, offsets_n: Tensor) -> int:
