@@ -166,51 +166,72 @@ def stream(shape: Shape, layout: Layout) -> int:
 
 
 def moments(shape: Shape, layout: Layout, work: Work) -> list[Parts]:
-    """What is held at the fullest moments of an update."""
+    """What is held at the fullest moments of an update: forward, scores, backward of the last layer and of the first, the end."""
     base, all_gradients = held(shape, layout)
-    b, s, D, A, K, F = shape.width, stream(shape, layout), shape.model, shape.queries, shape.keys, shape.mlp
-    T, L = work.update, shape.layers
-    tile = min(work.tile or T, T)
-    head = min(all_gradients, shape.embedding * shape.trained_width if shape.full else 0)
-    first = all_gradients if work.accumulates or layout.zero else head  # gradients there when the backward pass begins
-
-    normalised = s if shape.full else 0
-    casts = (3, 2) if s > b else (1, 1)  # autocast casts for every matrix again: q, k, v; gate, up
-    before_attention = (FLOAT32 if s < FLOAT32 or not work.checkpointing else 0) + normalised + casts[0] * b
-    before_mlp = FLOAT32 + normalised + (s if work.tile and s > b else casts[1] * b)
-    heads = (FLOAT32 + (b if shape.full else 0) + b) * (A + K) + b * (K + A) + FLOAT32 * A / 32
-    gates = 0 if work.tile else 4 * b * F
-    layer = T * ((before_attention + before_mlp) * D + heads + gates)  # what one keeps beside its input
-
-    kept = T * D * s * (L if work.checkpointing else 0)
-    if work.offload:
-        kept = T * D * s * (1 if shape.full else 2)  # of this layer; with LoRA what the embedding gave is a leaf, and stays
-    if not work.checkpointing:
-        kept = L * layer + T * D * s
-    again = layer if work.checkpointing else 0.0
-    gradient = T * s * D
-    mlp = gradient + (tile if work.tile else T) * b * F * 2 + (tile * 4 * b * F if work.tile else 0)
-    without_mlp = T * (before_mlp * D) + (T * gates)
-    flash = 2 * FLOAT32 * A + 2 * FLOAT32 * K + b * (A + 2 * K) + 2 * b * A + b * A
-    attention = gradient + T * flash - without_mlp  # dq, dk, dv in float32 and as one call returns them; the kernel's own
-    forward = T * (2 * s + b) * D + max(tile * 3 * b * F, T * (2 * FLOAT32 * A + 2 * b * (A + K) + (FLOAT32 * (A + K) if s > b else 0)))
-    copies = autocast_copies(shape, layout)
-    final = T * D * ((FLOAT32 if s < FLOAT32 else 0) + normalised + b)
+    a = activations(shape, layout, work)
+    sharded = bool(layout.zero or layout.fsdp)
+    before = all_gradients if work.accumulates or layout.zero else 0.0  # DeepSpeed's are allocated at the start
+    head = 0.0  # the output head's gradient, the first, waits for that of the embedding it is tied to
+    if shape.full:
+        head = shape.embedding * (shape.width if sharded else shape.trained_width)
 
     def at(gradients: float, activations: float, **more: float) -> Parts:
         named = {name.replace("_", " "): size for name, size in more.items() if size}
         return {**base, "gradients": gradients, "activations": activations, **named}
 
-    backward = again + max(mlp, attention)
-    one = kept / L if work.checkpointing and not work.offload else kept if work.offload else kept / L
-    before = all_gradients if work.accumulates else 0.0
+    copies = autocast_copies(shape, layout)
     return [
-        at(before, kept + forward, bfloat16_copies=copies),
-        at(before, kept + final, logits=scores(shape, work), bfloat16_copies=copies),
-        at(first, kept + backward),
-        at(all_gradients, one + backward),
+        at(before, a.kept + a.forward, bfloat16_copies=copies),
+        at(before, a.kept + a.final, bfloat16_copies=copies, logits=scores(shape, work)),
+        at(before + head, a.kept + a.backward),
+        at(all_gradients + (head if before or sharded else 0), a.last + a.backward),
         at(all_gradients + head, 0.0),
     ]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes: kept, what all layers keep for their backward pass; last, what is left of it at the last; forward, backward: what
+    the layer that is at work holds beside it; final, what the norm behind the layers keeps."""
+
+    kept: float
+    last: float
+    forward: float
+    backward: float
+    final: float
+
+
+def activations(shape: Shape, layout: Layout, work: Work) -> Activations:
+    """Counted by the token, as above."""
+    b, s, D, A, K, F = shape.width, stream(shape, layout), shape.model, shape.queries, shape.keys, shape.mlp
+    T = work.update
+    tile = work.tile if 0 < work.tile < T else T
+    whole = tile == T
+    to_float32 = FLOAT32 if s < FLOAT32 else 0  # a norm's copy of its input, where it is not float32 already
+    normalised = s if shape.full else 0
+    autocasts = s > b  # every matrix has its own copy of what it multiplies: q, k and v; gate and up
+    attention_norm = to_float32 + normalised + (3 if autocasts else 1) * b
+    mlp_norm = FLOAT32 + normalised + ((2 if autocasts else 1) * b if whole else s)
+    heads = (FLOAT32 + (b if shape.full else 0) + b) * (A + K) + b * (K + A)
+    gates = 4 * b * F if whole else 0
+    layer = T * ((attention_norm + mlp_norm) * D + heads + gates)
+
+    mlp = layer + T * 2 * b * F if whole else layer + tile * 6 * b * F  # and the gradients of gate, up and their product
+    # dout; dq, dk and dv in float32, as a call returns them, and inside the kernel: dq in float32, dk and dv for every query head
+    attention = layer - T * (mlp_norm * D + gates) + T * (b * A + (FLOAT32 + b) * (A + 2 * K) + (FLOAT32 + 2 * b) * A)
+    # q, k, v; what is merged, in float32, a call's share and its float32 copy; autocast: queries and keys rotated in float32
+    attends = b * (A + 2 * K) + (2 * FLOAT32 + b) * A + (FLOAT32 * (A + K) if autocasts else 0)
+    forward = T * (2 * s + b) * D + max(tile * 3 * b * F, T * attends)
+    final = T * D * (to_float32 + normalised + b)
+
+    a_stream = T * D * s
+    backward = a_stream + max(mlp, attention)  # with the gradient of the stream
+    if not work.checkpointing:
+        return Activations(shape.layers * layer + a_stream, layer, forward, backward - layer, final)
+    if work.offload:  # this layer's input is back; with LoRA the embedding's output is a leaf, and stays
+        kept = a_stream * (1 if shape.full else 2)
+        return Activations(kept, kept, forward, backward, final)
+    return Activations(shape.layers * a_stream, a_stream, forward, backward, final)
 
 
 def scores(shape: Shape, work: Work) -> float:
