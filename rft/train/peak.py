@@ -28,6 +28,8 @@ from rft.prefix_tree.logprobs import CHUNK_LOGITS
 
 GIB = 2**30
 FLOAT32 = 4
+MASTERS = 3 * FLOAT32
+"""Bytes of a master: the weight and AdamW's two moments."""
 ZERO_BUCKET = 500_000_000
 """DeepSpeed's default reduce_bucket_size: gradients that are collected before they are reduced."""
 ZERO3_LIVE = 1_000_000_000
@@ -137,7 +139,7 @@ def held(shape: Shape, layout: Layout) -> tuple[Parts, float]:
         parts = {"weights": shape.parameters * shape.width / share}
         if layout.zero == 3 and layout.processes > 1:
             parts["gathered weights"] = min(ZERO3_LIVE, shape.parameters) * shape.width
-        parts["optimizer"] = 0 if layout.offload else shape.trained * (FLOAT32 + 2 * FLOAT32) / layout.processes  # with masters
+        parts["optimizer"] = 0 if layout.offload else shape.trained * MASTERS / layout.processes
         parts["gradients in a bucket"] = min(ZERO_BUCKET, shape.trained) * shape.width
         kept = 0 if layout.offload else layout.processes
         return parts, shape.trained * shape.width / kept if kept else 0.0
