@@ -12,9 +12,9 @@ with, s of one in the residual stream. For its backward pass a layer keeps, a to
     gate, silu(gate), up, their product                 4 b F
 
 What is normalised is kept for the gradient of the norm's weight alone: with LoRA it is not. With checkpointing a layer keeps its
-input, s D (offloaded: nothing), and the rest exists for the one layer that is computed again. The most is held in one of these
-moments, of which the largest counts: a layer's forward pass, the scores of a chunk of positions, the backward pass of an MLP, that
-of an attention, and the end, when all gradients are there.
+input, s D (offloaded: nothing), and the rest exists for the one layer that is computed again. Of these moments the one counts
+that holds most: a layer's forward pass, the scores of a chunk of positions, the backward pass of an MLP, that of an attention,
+and the end, when all gradients are there.
 
 Weights that are trained are float32 masters (4 bytes, 4 more for the gradient, 8 for AdamW) and computed with in bfloat16:
 autocast keeps a copy of each for the length of a forward pass, and the stream is float32 with them, s = 4. FSDP2 gathers

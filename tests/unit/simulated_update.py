@@ -2,6 +2,7 @@
 as transformers switches it on, PEFT's adapters, autocast, AdamW. FSDP2 and DeepSpeed cannot run there: their shards, gathered
 weights and buffers are counted as bytes, from their sources and defaults, where hooks see layers and gradients come and go."""
 
+import functools
 import random
 import warnings
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def move(model: nn.Module) -> None:
                 tensors[name] = None if x is None else moved[id(x)]
 
 
+@functools.cache
 def rows_of(history: int) -> tuple[list[list[int]], list[int]]:
     """Rows of one history and their prompts' lengths."""
     rng = random.Random(0)
@@ -97,7 +99,7 @@ def shard(model: nn.Module, gpu: FakeGPU, layout: Layout) -> None:
     if layout.zero:  # bfloat16 weights, float32 masters and moments, gradients; a bucket of 5e8; up to 1e9 gathered
         gpu.hold(2 * total / (ranks if layout.zero == 3 else 1))
         gpu.hold(0 if layout.offload else (12 + 2) * total / ranks)
-        gpu.hold(2 * 5e8 + (2 * 1e9 if layout.zero == 3 and ranks > 1 else 0))
+        gpu.hold(2 * min(5e8, total) + (2 * min(1e9, total) if layout.zero == 3 and ranks > 1 else 0))
     else:  # float32 weights and moments; the embedding, which no layer's group holds, is gathered all the time
         gpu.hold(12 * total / ranks + 2 * model.lm_head.weight.numel())
     for p in model.parameters():
