@@ -221,9 +221,7 @@ def activations(shape: Shape, layout: Layout, work: Work) -> Activations:
     mlp = layer + T * 2 * b * F if whole else layer + tile * 6 * b * F  # and the gradients of gate, up and their product
     # dout; dq, dk and dv in float32, as a call returns them, and inside the kernel: dq in float32, dk and dv for every query head
     attention = layer - T * (mlp_norm * D + gates) + T * (b * A + (FLOAT32 + b) * (A + 2 * K) + (FLOAT32 + 2 * b) * A)
-    # q, k, v; what is merged, in float32, a call's share and its float32 copy; autocast: queries and keys rotated in float32
-    attends = b * (A + 2 * K) + (2 * FLOAT32 + b) * A + (FLOAT32 * (A + K) if autocasts else 0)
-    forward = T * (2 * s + b) * D + max(tile * 3 * b * F, T * attends)
+    forward = one_forward(shape, layout, T, tile)
     final = T * D * (to_float32 + normalised + b)
 
     a_stream = T * D * s
@@ -234,6 +232,15 @@ def activations(shape: Shape, layout: Layout, work: Work) -> Activations:
         kept = a_stream * (1 if shape.full else 2)
         return Activations(kept, kept, forward, backward, final)
     return Activations(shape.layers * a_stream, a_stream, forward, backward, final)
+
+
+def one_forward(shape: Shape, layout: Layout, tokens: int, tile: int) -> float:
+    """Bytes that a layer holds in a forward pass, with the stream in front of it: in its MLP or in its attention."""
+    b, s, A, K = shape.width, stream(shape, layout), shape.queries, shape.keys
+    # q, k, v; what is merged, in float32, a call's share and its float32 copy; autocast: queries and keys rotated in float32
+    attends = b * (A + 2 * K) + (2 * FLOAT32 + b) * A + (FLOAT32 * (A + K) if s > b else 0)
+    gates = (3 if shape.full else 4) * b * shape.mlp  # LoRA adds its product to that of the weights
+    return tokens * (2 * s + b) * shape.model + max(tile * gates, tokens * attends)
 
 
 def scores(shape: Shape, work: Work) -> float:
@@ -250,11 +257,10 @@ def rollout(shape: Shape, layout: Layout, work: Work) -> Parts:
     if layout.zero == 3 and layout.processes > 1:
         base["gathered weights"] = shape.parameters * shape.width
     base.pop("gradients in a bucket", None)
-    b, s = shape.width, stream(shape, layout)
+    b = shape.width
     suffix = max(32, 1 << (work.completion - 1).bit_length())
     a_token = 2 * shape.keys * shape.layers * b
-    tile = min(work.tile or work.prefix, work.prefix)
-    prefill = work.prefix * ((2 * s + b) * shape.model + 2 * FLOAT32 * shape.queries) + tile * 3 * b * shape.mlp
+    prefill = one_forward(shape, layout, work.prefix, min(work.tile or work.prefix, work.prefix))
     step = work.rows * (suffix * a_token + shape.vocabulary * (b + 4 * FLOAT32))
     parts = {**base, "keys and values": work.prefix * a_token}
     if copies := autocast_copies(shape, layout):
