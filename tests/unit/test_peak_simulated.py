@@ -27,7 +27,7 @@ PLAIN = [
     for tile in (0, TILE)
     for offload in (False, True)
 ]
-SHARDED = [
+SHARDED = [  # the last eight: 128k
     Update(LENGTHS[window], tile=tile, offload=offload, layout=layout)
     for window in LENGTHS
     for layout in (FSDP2, ZERO2, ZERO3, ZERO3_OFFLOAD)
@@ -73,7 +73,7 @@ def with_layers(update: Update, layers: int) -> Update:
     return Update(**{**update.__dict__, "layers": layers})
 
 
-@pytest.mark.parametrize("update", [*PLAIN, *SHARDED, *OTHERS], ids=name)
+@pytest.mark.parametrize("update", [*PLAIN, *SHARDED[-8:], *OTHERS], ids=name)
 def test_the_estimate_is_within_10_percent_at_four_layers(update):
     expected, simulated = estimated_and_simulated(with_layers(update, 4))
     assert abs(expected / simulated - 1) <= 0.1
