@@ -47,8 +47,8 @@ class RunFields:
     offload_checkpoints: bool = field(
         default=False,
         metadata={
-            "help": "Keep the inputs of checkpointed layers in pinned host memory; needs gradient_checkpointing. Qwen3-4B at 128k "
-            "takes 25 GiB less of the GPU and 36 GiB of the host, for about a second of an update's time (by analysis)."
+            "help": "Keep the inputs of checkpointed layers in pinned host memory; needs gradient_checkpointing. At 128k "
+            "Qwen3-4B takes 25 GiB less of the GPU and 36 GiB of the host, for about a second of an update's time (by analysis)."
         },
     )
 
