@@ -253,10 +253,13 @@ def rollout(shape: Shape, layout: Layout, work: Work) -> Parts:
     """What is held while completions are drawn; empty where none are, or vLLM draws them."""
     if not work.rows or layout.vllm:
         return {}
-    base, _ = held(shape, layout)
+    base, all_gradients = held(shape, layout)
     if layout.zero == 3 and layout.processes > 1:
         base["gathered weights"] = shape.parameters * shape.width
-    base.pop("gradients in a bucket", None)
+    if layout.zero < 3:
+        base.pop("gradients in a bucket", None)  # ZeRO-2 frees it behind a backward pass
+    if layout.zero or work.accumulates:
+        base["gradients"] = all_gradients
     b = shape.width
     suffix = max(32, 1 << (work.completion - 1).bit_length())
     a_token = 2 * shape.keys * shape.layers * b
