@@ -20,6 +20,7 @@ from rft.errors import Interrupted, RecipeError, RftError
 from rft.launch import allocator
 from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
+from rft.train.activations import offload_checkpoints, tile_mlps
 from rft.train.checkpoint import RecallCallback, resume_point
 from rft.train.dry_run import DryRun
 from rft.train.early_signs import EarlySigns
@@ -85,6 +86,10 @@ def fit(trainer: Any, identity: Identity) -> None:
         raise RecipeError("save_on_each_node: a checkpoint is one folder on a disk that all nodes share; remove the field")
     lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
     trainer.identity = identity
+    if args.mlp_tile_tokens:
+        tile_mlps(trainer.model, args.mlp_tile_tokens)
+    if args.offload_checkpoints:
+        offload_checkpoints(trainer.model)
     checkpoint = resume_point(args, identity)
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
