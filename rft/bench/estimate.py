@@ -10,5 +10,5 @@ def estimated_bytes(setting: Setting, model: Any, tokens: int, scored: int) -> i
     """Bytes of weights, gradients and activations. model: on any device, "meta" too; tokens: of the tree; scored: positions with
     logits."""
     work = Work(tokens, scored, setting.checkpointing, accumulates=True)
-    parts = estimate(Shape.of(model), Layout(), work)["update"]
+    parts = estimate(Shape.of(model, half=setting.lora and setting.dtype == "bfloat16"), Layout(), work)["update"]
     return int(sum(size for name, size in parts.items() if name != "optimizer"))
