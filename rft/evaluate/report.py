@@ -322,6 +322,10 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def _count(tokens: float | None) -> str:
+    return "not given" if tokens is None else f"{tokens:,.0f}"
+
+
 def _span(interval: Sequence[float] | None) -> str:
     return "–" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
@@ -365,6 +369,7 @@ def _write(path: Path | str, template: str, found: Sequence[Mapping[str, Any]] =
     )
     pages.filters |= {
         "percent": _percent,
+        "count": _count,
         "span": _span,
         "points": _points,
         "duration": _duration,

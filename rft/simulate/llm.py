@@ -13,9 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openai import APIConnectionError, APIError, APITimeoutError, OpenAI
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, OpenAI
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from reward.dialect import Dialect, filtered
+from reward.endpoint import most_tokens, size
+from reward.mcq import answer_part
+from reward.reply import REFUSED, Malformed, Reply, ServerSaid, Words, read, words
 from rft.errors import ServerError
 from rft.simulate.profile import LlmSettings
 
