@@ -265,14 +265,14 @@ class Endpoint:
                 f"{self.base_url}: {self.model} heeds no limit on its answers, so no budget can be kept; "
                 f"${self.budget.spent:.4f} are spent; leave out --budget, or ask a server that takes max_tokens"
             )
-        return self._cost(_most_tokens(messages), max_tokens)
+        return self._cost(most_tokens(messages), max_tokens)
 
     def _priced(self, reply: Reply, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Reply:
         """With its cost; of what the server does not count, the most that it can be: a token is at least a byte."""
         wrote, size = reply.output_tokens, _bytes(reply.text)
         if wrote is None:
             wrote = max_tokens if size <= BYTES_A_TOKEN * max_tokens else size  # more than was allowed
-        read_in = _most_tokens(messages) if reply.input_tokens is None else reply.input_tokens
+        read_in = most_tokens(messages) if reply.input_tokens is None else reply.input_tokens
         at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK  # which some servers call "stop"
         return replace(reply, cost=self._cost(read_in, wrote), finished=reply.finished and not at_the_limit)
 
@@ -399,7 +399,7 @@ def _spent_before(ledger: Path | None) -> float:
     )  # a line cut short was of a call that was killed
 
 
-def _most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
     """Tokens that messages may have: a token is at least a byte."""
     return sum(_bytes(message["content"]) + TOKENS_A_MESSAGE for message in messages)
 

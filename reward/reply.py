@@ -87,12 +87,13 @@ def read(body: str) -> Reply:
     ending = "content_filter" if reason in FILTERED else "refusal" if refusal else ""
     if not ending and not text.strip() and reason not in CUT_OFF:
         ending = "tool_calls" if calls else "empty"
+    unsaid = not (text or thought)
     text = text or refusal
     return Reply(
         text=f"<think>{thought}</think>{text}" if thought else text,
         input_tokens=_count(usage, "prompt_tokens") or None,  # a prompt has tokens, so 0 is not given
         cached_tokens=_count(details, "cached_tokens"),
-        output_tokens=tokens_out if tokens_out or not (text or thought) else None,
+        output_tokens=tokens_out if tokens_out or unsaid else None,
         finished=reason not in CUT_OFF,
         ending=ending,
     )
