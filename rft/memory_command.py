@@ -113,7 +113,8 @@ def _read(
     for turn in reading:
         print_turn(turn, agent.count(turn.update.memory), console)
     record = kept.record
-    read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in (record.input_tokens, record.output_tokens))
+    counts = (record.input_tokens, record.output_tokens)
+    read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
     cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
     console.print(
         f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
