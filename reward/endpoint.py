@@ -299,6 +299,12 @@ class Endpoint:
             self._loop, self._slots, self._proving = loop, asyncio.Semaphore(self.concurrency), asyncio.Lock()
             self._client = AsyncOpenAI(base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=self.timeout)
 
+    async def close(self) -> None:
+        """Give up the connections of the running event loop; to be called before it ends."""
+        if self._loop is asyncio.get_running_loop():
+            await self._client.close()
+            self._loop = self._client = None
+
     def key(self) -> str:
         """For a request's header and nothing else; "none" where the server needs none."""
         return os.environ.get(self.key_variable) or "none"

@@ -58,6 +58,8 @@ class EndpointAnswers:
                     yield answer
             except EndpointError as error:
                 raise ModelError(str(error)) from None
+            finally:
+                runner.run(self.endpoint.close())
 
     async def _answers(self, asked: Iterator[tuple[Question, History | None]]) -> AsyncIterator[Asked]:
         calls: set[asyncio.Task[Asked]] = set()

@@ -6,7 +6,7 @@ characters, in chunks and in budgets alike.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from reward.endpoint import Endpoint, EndpointError, TooLong, Unanswered
@@ -52,7 +52,7 @@ class EndpointAgent:
     def check(self) -> None:
         """Raises ModelError where no call to the endpoint can work."""
         try:
-            asyncio.run(self.endpoint.check())
+            asyncio.run(self._closing(self.endpoint.check()))
         except EndpointError as error:
             raise ModelError(str(error)) from None
 
@@ -73,6 +73,12 @@ class EndpointAgent:
         reply = self._chat([{"role": "user", "content": answer_message(memory, question)}], max_new_tokens, "the question")
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
+    async def _closing(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        finally:
+            await self.endpoint.close()
+
     def _update(self, chunk: Chunk, memory: str) -> Proposal:
         said = [{"role": message.role, "content": message.content} for message in chunk.history.messages]
         where = f"messages {chunk.first} to {chunk.last}"
@@ -87,9 +93,8 @@ class EndpointAgent:
     def _chat(self, said: list[dict[str, str]], longest: int, what: str) -> Reply:
         messages = [{"role": "system", "content": SYSTEM}, *said]
         try:
-            return asyncio.run(
-                self.endpoint.chat(messages, max_tokens=longest, temperature=self.temperature, seed=self.seed)
-            )
+            call = self.endpoint.chat(messages, max_tokens=longest, temperature=self.temperature, seed=self.seed)
+            return asyncio.run(self._closing(call))
         except TooLong as error:
             raise DataError(
                 f"{what} is too long for {self.endpoint.model} ({error}); choose smaller --chunk-tokens or --memory-tokens, and "

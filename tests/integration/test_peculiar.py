@@ -98,7 +98,7 @@ def test_a_peculiar_server_costs_no_answer(name: str, rft, data: Path, chat: Pat
     with peculiar(what.play) as a, peculiar(what.play) as b, peculiar(what.play) as c, peculiar(plain) as good:
         codes = rft(
             (evaluating(a.url, data, *what.options), here),
-            (remembering(b.url, chat, *[o for o in what.options if o in ("--temperature", "1") and "--timeout" not in what.options]), notes),
+            (remembering(b.url, chat, *(what.options if "--temperature" in what.options else ())), notes),
             (judging(good.url, c.url, data, *what.options), judged),
         )
         expected = [what.code, *(what.code if code is None else code for code in (what.memory, what.judge))]
