@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Play = Callable[["Call"], None]
+LONGEST = "max_completion_tokens"
 OUT_OF_ROOM = "This model's maximum context length is 4096 tokens. However, your messages resulted in 5012 tokens."
 
 
@@ -41,7 +42,9 @@ class Call(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.add(self.headers.get("Authorization"))
-        if self.path.endswith("/models"):
+        if self.server.play is pages:
+            pages(self)
+        elif self.path.endswith("/models"):
             self.send({"object": "list", "data": [{"id": "played", "object": "model", "created": 0, "owned_by": "test"}]})
         else:
             self.send({"error": {"message": "method not allowed"}}, 405)
@@ -61,7 +64,9 @@ class Call(BaseHTTPRequestHandler):
         """The same however messages are merged."""
         return "".join("".join(message["content"].split()) for message in self.body["messages"])
 
-    def answer(self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None, kind: str = "application/json") -> None:
+    def answer(
+        self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None, kind: str = "application/json"
+    ) -> None:
         """In full, and so to be paid; message: what replaces the words; usage: True for a right count, None for none."""
         with self.server.lock:
             self.server.paid[self.prompt] += 1
@@ -242,12 +247,18 @@ def hang(call: Call) -> None:
     call.server.closing.wait(3)
 
 
+def pages(call: Call) -> None:
+    call.text("<html>Welcome</html>", "text/html")
+
+
 def echo_key(call: Call) -> None:
     call.answer({"content": f"{says(call.body['messages'])[:18]}{call.headers['Authorization']}\\boxed{{a}}\n- a: b."})
 
 
 def both_names(call: Call) -> None:
-    call.answer(choices=[{"index": i, "finish_reason": "stop", "message": {"content": says(call.body["messages"])}} for i in (0, 1)])
+    call.answer(
+        choices=[{"index": i, "finish_reason": "stop", "message": {"content": says(call.body["messages"])}} for i in (0, 1)]
+    )
 
 
 RIGHT = {"unparsed_rate": 0, "format_rate": 1}
@@ -260,16 +271,37 @@ PECULIARITIES: dict[str, Peculiarity] = {
     # prompts that are too long
     "too long, first, with a code": Peculiarity(
         at(0, lambda call: call.refuse(OUT_OF_ROOM, code="context_length_exceeded", param="messages")),
-        1, "too long for played .* choose --context retrieval", 1, {"too_long": 1}, memory=2, judge=1,
+        1,
+        "too long for played .* choose --context retrieval",
+        1,
+        {"too_long": 1},
+        memory=2,
+        judge=1,
     ),
     "too long, third, bare words": Peculiarity(
-        at(2, lambda call: call.send({"message": OUT_OF_ROOM}, 400)), 1, "1 too long for the model", 1, {"too_long": 1}, memory=2, judge=1
+        at(2, lambda call: call.send({"message": OUT_OF_ROOM}, 400)),
+        1,
+        "1 too long for the model",
+        1,
+        {"too_long": 1},
+        memory=2,
+        judge=1,
     ),
     "too long, a proxy's 413": Peculiarity(
-        at(0, lambda call: call.text("<html>413 Request Entity Too Large</html>", "text/html", 413)), 1, "too long", 1, memory=2, judge=1
+        at(0, lambda call: call.text("<html>413 Request Entity Too Large</html>", "text/html", 413)),
+        1,
+        "too long",
+        1,
+        memory=2,
+        judge=1,
     ),
     "too long, a server's 500": Peculiarity(
-        at(0, lambda call: call.refuse("the request exceeds the available context size", 500)), 1, "too long", 1, memory=2, judge=1
+        at(0, lambda call: call.refuse("the request exceeds the available context size", 500)),
+        1,
+        "too long",
+        1,
+        memory=2,
+        judge=1,
     ),
     "everything too long": Peculiarity(
         lambda call: call.refuse(OUT_OF_ROOM), 2, "none of 4 questions was answered \\(4 were too long", judge=1
@@ -277,61 +309,81 @@ PECULIARITIES: dict[str, Peculiarity] = {
     # parameters that are refused
     "temperature, with code and param": Peculiarity(
         unless(has("temperature"), lambda call: call.refuse("Unsupported value", code="unsupported_value", param="temperature")),
-        said="refuses temperature: temperature left out", has=RIGHT | {"adapted": {"temperature left out": 4}}, judge=0,
+        said="refuses temperature: temperature left out",
+        has=RIGHT | {"adapted": {"temperature left out": 4}},
+        judge=0,
     ),
     "temperature, bare words": Peculiarity(
         unless(has("temperature"), lambda call: call.send({"error": "'temperature' does not support 0 with this model."}, 400)),
-        said="temperature left out", has={"adapted": {"temperature left out": 4}},
+        said="temperature left out",
+        has={"adapted": {"temperature left out": 4}},
     ),
     "seed, 422": Peculiarity(unless(has("seed"), extra("seed")), said="seed left out", options=SETTLED, has=RIGHT),
     "max_completion_tokens, 422": Peculiarity(
-        unless(has("max_completion_tokens"), extra("max_completion_tokens")), said="max_tokens instead of max_completion_tokens", has=RIGHT
+        unless(has(LONGEST), extra(LONGEST)), said="max_tokens instead of max_completion_tokens", has=RIGHT
     ),
     "max_completion_tokens, Gemini's list": Peculiarity(
         unless(
-            has("max_completion_tokens"),
-            lambda call: call.send([{"error": {"code": 400, "message": "Unknown name \"max_completion_tokens\": Cannot find field."}}], 400),
+            has(LONGEST),
+            lambda call: call.send([{"error": {"code": 400, "message": f'Unknown name "{LONGEST}": Cannot find field.'}}], 400),
         ),
-        said="max_tokens instead of", has=RIGHT,
+        said="max_tokens instead of",
+        has=RIGHT,
     ),
-    "no limit under any name": Peculiarity(in_turn("max_completion_tokens", "max_tokens"), said="max_tokens left out", has=RIGHT),
+    "no limit under any name": Peculiarity(in_turn(LONGEST, "max_tokens"), said="max_tokens left out", has=RIGHT),
     "all parameters, one after the other": Peculiarity(
         in_turn("temperature", "seed", "max_completion_tokens"), said="seed left out", options=SETTLED, has=RIGHT
     ),
     "logprobs and n": Peculiarity(in_turn("logprobs", "top_logprobs", "n"), has=RIGHT | {"adapted": {}}),
     "a limit that is too large": Peculiarity(
         lambda call: call.refuse("max_completion_tokens is too large: 64. This model supports at most 32 completion tokens."),
-        2, "does not write such long answers .* --max-new-tokens", judge=1,
+        2,
+        "does not write such long answers .* --max-new-tokens",
+        judge=1,
     ),
     # parameters that are ignored
-    "ignores max_completion_tokens": Peculiarity(heedless("max_tokens"), said="wrote 50,000 tokens where 64 were allowed", has=RIGHT),
+    "ignores max_completion_tokens": Peculiarity(
+        heedless("max_tokens"), said="wrote 50,000 tokens where 64 were allowed", has=RIGHT
+    ),
     "ignores every limit": Peculiarity(heedless(), said="ignores max_tokens: max_tokens left out", has=RIGHT),
     "stop at the very limit": Peculiarity(
         lambda call: call.answer(usage={"prompt_tokens": 20, "completion_tokens": call.body["max_completion_tokens"]}),
         has={"cut_off_rate": 1},
     ),
     "cuts prompts without a word": Peculiarity(
-        lambda call: call.answer(usage={"prompt_tokens": 9, "completion_tokens": 7}), said="cut long prompts without a word", has=RIGHT
+        lambda call: call.answer(usage={"prompt_tokens": 9, "completion_tokens": 7}),
+        said="cut long prompts without a word",
+        has=RIGHT,
     ),
     # messages that are refused
     "one system message": Peculiarity(
-        unless(lambda body: roles(body)[:2] == ["system"] * 2, lambda call: call.refuse("System message must be at the beginning.")),
-        said="system messages merged", has=RIGHT | {"adapted": {"system messages merged": 4}},
+        unless(
+            lambda body: roles(body)[:2] == ["system"] * 2, lambda call: call.refuse("System message must be at the beginning.")
+        ),
+        said="system messages merged",
+        has=RIGHT | {"adapted": {"system messages merged": 4}},
     ),
     "roles alternate": Peculiarity(
         unless(
             lambda body: any(a == b for a, b in zip(roles(body), roles(body)[1:], strict=False)),
             lambda call: call.refuse("Conversation roles must alternate user/assistant/user/assistant/...", 500),
         ),
-        said="messages of one role merged", has=RIGHT,
+        said="messages of one role merged",
+        has=RIGHT,
     ),
     "no system message": Peculiarity(
         unless(lambda body: "system" in roles(body), lambda call: call.refuse("System role not supported")),
-        said="system message put into the user's", has=RIGHT,
+        said="system message put into the user's",
+        has=RIGHT,
     ),
     # answers in other forms
     "parts, thinking among them": Peculiarity(
-        thinks(content=lambda said: [{"type": "thinking", "thinking": [{"type": "text", "text": "So."}]}, {"type": "text", "text": said}]),
+        thinks(
+            content=lambda said: [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "So."}]},
+                {"type": "text", "text": said},
+            ]
+        ),
         has=RIGHT,
     ),
     "one part": Peculiarity(thinks(content=lambda said: {"type": "text", "text": f"<think>So.</think>{said}"}), has=RIGHT),
@@ -339,7 +391,9 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "reasoning": Peculiarity(thinks(reasoning="So."), has=RIGHT),
     "reasoning_details": Peculiarity(thinks(reasoning_details=[{"type": "reasoning.text", "text": "So."}]), has=RIGHT),
     "a refusal": Peculiarity(
-        lambda call: call.answer({"content": None, "refusal": "I cannot."}), said="100.0% refused", has=REFUSED | {"endings.refusal": 4},
+        lambda call: call.answer({"content": None, "refusal": "I cannot."}),
+        said="100.0% refused",
+        has=REFUSED | {"endings.refusal": 4},
         judge=1,
     ),
     "filtered answers": Peculiarity(
@@ -347,14 +401,16 @@ PECULIARITIES: dict[str, Peculiarity] = {
     ),
     "a filtered prompt": Peculiarity(
         at(0, lambda call: call.refuse("The prompt triggered our content management policy.", code="content_filter")),
-        has={"refused_rate": 0.25, "endings.content_filter": 1}, judge=1,
+        has={"refused_rate": 0.25, "endings.content_filter": 1},
+        judge=1,
     ),
     "tool calls": Peculiarity(
         lambda call: call.answer(
             {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
             finish="tool_calls",
         ),
-        has=UNREAD | {"endings.tool_calls": 4}, judge=1,
+        has=UNREAD | {"endings.tool_calls": 4},
+        judge=1,
     ),
     "null content": Peculiarity(lambda call: call.answer({"content": None}), has=UNREAD | {"endings.empty": 4}, judge=1),
     "two choices": Peculiarity(both_names, has=RIGHT),
@@ -373,11 +429,13 @@ PECULIARITIES: dict[str, Peculiarity] = {
         lambda call: call.answer(usage={"prompt_tokens": 0, "completion_tokens": 0}), has={"input_tokens_per_question": None}
     ),
     "usage that is no number": Peculiarity(
-        lambda call: call.answer(usage={"prompt_tokens": float("nan"), "completion_tokens": "7"}), has={"usage.input_tokens": None}
+        lambda call: call.answer(usage={"prompt_tokens": float("nan"), "completion_tokens": "7"}),
+        has={"usage.input_tokens": None},
     ),
     # calls that go wrong once
     "429 with Retry-After": Peculiarity(
-        once(lambda call: call.send({"error": {"message": "slow down"}}, 429, {"Retry-After": "0.05"})), has={"usage.failures.429": 4}
+        once(lambda call: call.send({"error": {"message": "slow down"}}, 429, {"Retry-After": "0.05"})),
+        has={"usage.failures.429": 4},
     ),
     "500": Peculiarity(once(lambda call: call.refuse("oops", 500)), has={"usage.failures.500": 4}),
     "no answer in time": Peculiarity(at(0, once(hang)), has={"usage.failures.timeout": 1}, options=("--timeout", "1")),
@@ -396,11 +454,16 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "moved, and asks again": Peculiarity(moved(307), has=RIGHT),
     "moved, and forgets what was asked": Peculiarity(moved(301), 2, "the server has moved to .*/new/v1; give that", judge=1),
     "unknown model": Peculiarity(lambda call: call.refuse("The model does not exist", 404), 2, "no model 'played'", judge=1),
-    "wrong key": Peculiarity(lambda call: call.refuse("no", 401), 2, "refuses the key in the environment variable MY_KEY", judge=1),
+    "wrong key": Peculiarity(
+        lambda call: call.refuse("no", 401), 2, "refuses the key in the environment variable MY_KEY", judge=1
+    ),
     "no money": Peculiarity(lambda call: call.refuse("Insufficient Balance", 402), 2, "quota is used up", judge=1),
     "refuses everything": Peculiarity(
-        lambda call: call.refuse(f"No, {call.headers['Authorization']}."), 2, "no call has worked \\(refused: No, Bearer \\*\\*\\*", judge=1
+        lambda call: call.refuse(f"No, {call.headers['Authorization']}."),
+        2,
+        "no call has worked \\(refused: No, Bearer \\*\\*\\*",
+        judge=1,
     ),
-    "pages of HTML only": Peculiarity(lambda call: call.text("<html/>", "text/html"), 2, "no answer of an OpenAI-compatible API", judge=1),
+    "pages of HTML only": Peculiarity(pages, 2, "no answer of an OpenAI-compatible API", judge=1),
     "tells the key": Peculiarity(echo_key, has={"format_rate": 1}, judge=1),
 }

@@ -51,14 +51,14 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory):
     file = tmp_path_factory.mktemp("chat") / "chat.json"
-    said = [{"role": "user", "content": f"Talk {i} of jazz and figs. " * 8} for i in range(8)]
+    said = [{"role": "user", "content": f"Talk {i} of jazz and figs. " * 8} for i in range(4)]
     file.write_text(json.dumps([{"role": "system", "content": "A person."}, *said]))
     return file
 
 
 def evaluating(url: str, data: Path, *more: str) -> list[str]:
     words = ["evaluate", "--model", "played", "--base-url", url, "--api-key-env", "MY_KEY", "--data", str(data), "--limit", "4"]
-    return [*words, "--out", "out", "--max-new-tokens", "64", "--attempts", "3", "--concurrency", "2", "--no-controls", *more]
+    return [*words, "--out", "out", "--max-new-tokens", "64", "--attempts", "3", "--concurrency", "4", "--no-controls", *more]
 
 
 def remembering(url: str, chat: Path, *more: str) -> list[str]:
@@ -68,7 +68,7 @@ def remembering(url: str, chat: Path, *more: str) -> list[str]:
 
 def judging(url: str, judge: str, data: Path, *more: str) -> list[str]:
     judged = ["--open-ended", "--judge-model", "played", "--judge-base-url", judge, "--judge-api-key-env", "MY_KEY"]
-    return evaluating(url, data, *judged, "--judge-cache", "verdicts", *more)
+    return evaluating(url, data, *judged, "--judge-cache", "verdicts", *more, "--limit", "2")
 
 
 def said(folder: Path) -> str:
