@@ -105,7 +105,8 @@ def _read(
     chunks = agent.chunks(history)
     done = kept.unread(chunks)
     console.print(
-        f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks" + (f", of which {done} are read" if done else ""),
+        f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
+        + (f", of which {done} are read" if done else ""),
         markup=False,
     )
     if kept.edited:

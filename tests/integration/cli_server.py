@@ -21,7 +21,7 @@ import rft.evaluate.report
 import rft.evaluate.run
 import rft.evaluate.statistics
 import rft.memory.endpoint
-import rft.memory_command  # noqa: F401
+import rft.memory_command
 from rft.cli import main
 
 

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Play = Callable[["Call"], None]
+JSON = "application/json"
 LONGEST = "max_completion_tokens"
 OUT_OF_ROOM = "This model's maximum context length is 4096 tokens. However, your messages resulted in 5012 tokens."
 
@@ -64,9 +65,7 @@ class Call(BaseHTTPRequestHandler):
         """The same however messages are merged."""
         return "".join("".join(message["content"].split()) for message in self.body["messages"])
 
-    def answer(
-        self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None, kind: str = "application/json"
-    ) -> None:
+    def answer(self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None, kind: str = JSON) -> None:
         """In full, and so to be paid; message: what replaces the words; usage: True for a right count, None for none."""
         with self.server.lock:
             self.server.paid[self.prompt] += 1
@@ -75,8 +74,8 @@ class Call(BaseHTTPRequestHandler):
     def response(self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None) -> dict[str, Any]:
         read = sum(len(m["content"].split()) for m in self.body["messages"])
         message = {"role": "assistant", **(message if message is not None else {"content": says(self.body["messages"])})}
-        response = {"id": "x", "object": "chat.completion", "created": 0, "model": self.body["model"],
-                    "choices": [{"index": 0, "finish_reason": finish, "message": message}] if choices is None else choices}  # fmt: skip
+        choices = [{"index": 0, "finish_reason": finish, "message": message}] if choices is None else choices
+        response = {"id": "x", "object": "chat.completion", "created": 0, "model": self.body["model"], "choices": choices}
         if usage is True:
             usage = {"prompt_tokens": read, "completion_tokens": 7, "total_tokens": read + 7}
         return response | ({"usage": usage} if usage is not None else {})
@@ -153,9 +152,9 @@ def peculiar(play: Play) -> Iterator[Peculiar]:
 
 @dataclass(frozen=True)
 class Peculiarity:
-    """play: what it does with a call. Of `rft evaluate` there: code, its exit code; said: a part of what it says; lost: questions
-    without an answer; has: what stands in summary.json, dots for keys in keys. memory, judge: the exit codes of `rft memory write`
-    and of an evaluation that it judges (None: as `code`). options: of the commands."""
+    """play: what it does with a call; options: of the commands. Of `rft evaluate` there: code, its exit code; said: a part of
+    what it says; lost: questions without an answer; has: what stands in summary.json, dots for keys in keys. memory, judge: the
+    exit codes of `rft memory write` and of an evaluation that it judges (None: as `code`)."""
 
     play: Play
     code: int = 0

@@ -119,3 +119,55 @@ def test_a_peculiar_server_costs_no_answer(name: str, rft, data: Path, chat: Pat
         if codes[1] == 0:
             record = read_record(notes / "memory.md")
             assert record.finished and len(record.chunks) == len(b.paid | b.times) > 1
+
+
+def spent(folder: Path, name: str = "out/spent.txt") -> float:
+    return sum(map(float, (folder / name).read_text().split()))
+
+
+@pytest.mark.parametrize("name", ["no usage", "ignores max_completion_tokens", "ignores every limit", "plain"])
+def test_a_budget_holds_whatever_the_server_counts(name: str, rft, data: Path, chat: Path, tmp_path: Path) -> None:
+    budget = 3.0 if name in ("no usage", "plain") else 200.0
+    money = ("--price", "100", "1000", "--budget", str(budget))
+    here, notes = tmp_path / "evaluate", tmp_path / "memory"
+    with peculiar(PECULIARITIES[name].play) as server, peculiar(PECULIARITIES[name].play) as other:
+        codes = rft((evaluating(server.url, data, *money), here), (remembering(other.url, chat, *money), notes))
+        assert spent(here) <= budget and spent(notes, ".memory.md.spent") <= budget
+        for folder in (here, notes):
+            assert "Traceback" not in said(folder)
+        if name == "ignores every limit":  # seen on a small question, before a dear one is asked
+            assert codes == [2, 2] and "no budget can be kept" in said(here) and "no budget can be kept" in said(notes)
+            assert all("Count from one" in body["messages"][0]["content"] for body in server.bodies + other.bodies)
+            return
+        assert codes == [0, 0], said(here) + said(notes)
+        rows = read_rows(here / "out")
+        if name == "no usage":  # the most that it can be: every byte read a token, every token allowed written
+            asked = [body["messages"] for body in server.bodies[1:]]
+            most = [sum(100 * (len(m["content"].encode()) + 16) for m in messages) + 1000 * 64 for messages in asked]
+            assert sorted(row["cost"] for row in rows) == pytest.approx(sorted(dollars / 1e6 for dollars in most))
+            assert {row["input_tokens"] for row in rows} == {None}
+            assert "tokens read: not given" in said(notes) and "not given" in (here / "out" / "report.html").read_text()
+
+
+def test_retrieval_takes_fewer_passages_where_the_server_has_no_room(rft, data: Path, tmp_path: Path) -> None:
+    def narrow(call) -> None:
+        room = sum(len(m["content"].split()) for m in call.body["messages"]) <= 160
+        call.answer() if room else call.refuse("the request exceeds the available context size")
+
+    with peculiar(narrow) as server:
+        words = ("--context", "retrieval", "--passages")
+        fixed, fit = evaluating(server.url, data, *words, "10"), evaluating(server.url, data, *words, "fit")
+        codes = rft((fixed, tmp_path / "fixed"), (fit, tmp_path / "fit"))
+        assert codes == [2, 0] and "--passages fit" in said(tmp_path / "fixed"), said(tmp_path / "fit")
+        assert len(server.paid) == 4 and set(server.paid.values()) == {1}
+        assert all(row["read"].startswith("messages ") for row in read_rows(tmp_path / "fit" / "out"))
+
+
+def test_a_question_answered_from_a_memory_through_a_url(rft, chat: Path, tmp_path: Path) -> None:
+    with peculiar(PECULIARITIES["two choices"].play) as server:
+        words = ["--model", "played", "--base-url", server.url, "--memory", "memory.md"]
+        jobs = (remembering(server.url, chat), tmp_path), (["memory", "answer", *words, "What shall I play?"], tmp_path)
+        assert rft(jobs[0]) == [0] and rft(jobs[1]) == [0]
+        assert "Have some tea." in said(tmp_path)
+        asked = server.bodies[-1]["messages"][-1]["content"]
+        assert "likes jazz" in asked and "Talk 1" not in asked and asked.endswith("What shall I play?")
