@@ -210,7 +210,7 @@ def heedless(*names: str) -> Play:
 
     def play(call: Call) -> None:
         heeds = any(name in call.body for name in names)
-        call.answer(usage={"prompt_tokens": 20, "completion_tokens": 7 if heeds else 50_000})
+        call.answer(usage={"prompt_tokens": 400, "completion_tokens": 7 if heeds else 50_000})
 
     return play
 
@@ -277,8 +277,8 @@ PECULIARITIES: dict[str, Peculiarity] = {
         memory=2,
         judge=1,
     ),
-    "too long, third, bare words": Peculiarity(
-        at(2, lambda call: call.send({"message": OUT_OF_ROOM}, 400)),
+    "too long, in the middle, bare words": Peculiarity(
+        at(1, lambda call: call.send({"message": OUT_OF_ROOM}, 400)),
         1,
         "1 too long for the model",
         1,
@@ -344,9 +344,9 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "ignores max_completion_tokens": Peculiarity(
         heedless("max_tokens"), said="wrote 50,000 tokens where 64 were allowed", has=RIGHT
     ),
-    "ignores every limit": Peculiarity(heedless(), said="ignores max_tokens: max_tokens left out", has=RIGHT),
+    "ignores every limit": Peculiarity(heedless(), said="it ignores max_completion_tokens", has=RIGHT),
     "stop at the very limit": Peculiarity(
-        lambda call: call.answer(usage={"prompt_tokens": 20, "completion_tokens": call.body["max_completion_tokens"]}),
+        lambda call: call.answer(usage={"prompt_tokens": 400, "completion_tokens": call.body["max_completion_tokens"]}),
         has={"cut_off_rate": 1},
     ),
     "cuts prompts without a word": Peculiarity(
