@@ -244,6 +244,7 @@ def only_streams(call: Call) -> None:
 
 def hang(call: Call) -> None:
     call.server.closing.wait(3)
+    call.close_connection = True
 
 
 def pages(call: Call) -> None:
