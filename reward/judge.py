@@ -110,6 +110,9 @@ class Judge:
         verdict = read_verdict(reply.text)
         if verdict is not None:
             _write(path, verdict)
+        else:
+            why = "no verdict in its last line" if reply.finished else "cut off before a verdict"
+            logger.warning("judge %s: not scored (%s)", self.endpoint.model, reply.ending.replace("_", " ") or why)
         return verdict
 
     def _path(self, prompt: list[dict[str, str]], number: int) -> Path | None:

@@ -108,7 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="never spend more than this in --out, judge included")
 
     retrieval = parser.add_argument_group("context retrieval")
-    retrieval.add_argument("--passages", type=_positive, metavar="K", help="windows of 6 messages shown (default: 10)")
+    retrieval.add_argument(
+        "--passages",
+        type=_passages,
+        metavar="K|fit",
+        help="windows of 6 messages shown; 'fit': as many as the model has room for, at most 10 (default: 10)",
+    )
     retrieval.add_argument("--embedding-model", metavar="NAME", help="dense embeddings of this model instead of BM25")
     retrieval.add_argument("--embedding-base-url", metavar="URL", help="where it is served (default: --base-url)")
 
@@ -177,7 +182,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"report: {folder / 'report.html'}")
     lost = sum(summary["unanswered"] + summary["not_scored"] for summary in summaries.values())
     if lost:
-        print(f"{lost} answers are missing or not scored; run the same command again to ask for them", file=sys.stderr)
+        too_long = sum(summary["too_long"] for summary in summaries.values())
+        said = f" ({too_long} too long for the model: see above)" if too_long else ""
+        print(f"{lost} answers are missing or not scored{said}; run the same command again to ask for them", file=sys.stderr)
     return 1 if lost else 0
 
 
@@ -194,7 +201,10 @@ def headline(summary: dict[str, Any]) -> str:
     return (
         f"{summary['model']}, context {summary['context']}: {summary['accuracy']:.1%} right "
         f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
-        f"{summary['unparsed_rate']:.1%} without a readable answer)" + (f"; controls: {', '.join(beside)}" if beside else "")
+        f"{summary['unparsed_rate']:.1%} without a readable answer"
+        + (f", {summary['refused_rate']:.1%} refused" if summary["refused_rate"] else "")
+        + ")"
+        + (f"; controls: {', '.join(beside)}" if beside else "")
     )
 
 
@@ -370,6 +380,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
     return int(text)
+
+
+def _passages(text: str) -> int | str:
+    return text if text == "fit" else _positive(text)
 
 
 def _number(text: str, least: str) -> float:

@@ -96,7 +96,7 @@ class Memory:
     def writing_tokens(self, history: History) -> int:
         """What was read to write the memory of a history."""
         record = self._record(history)
-        return record.input_tokens if record is not None else 0
+        return (record.input_tokens or 0) if record is not None else 0
 
     def _of(self, history: History | None) -> str:
         if history is None:

@@ -75,8 +75,8 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def count(value: float) -> str:
-    return f"{value:,.0f}"
+def count(value: float | None) -> str:
+    return "not given" if value is None else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -47,6 +47,7 @@ CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key of the
     ("words of a thought", "thought_words", count),
     ("reasoned before answering", "format_rate", percent),
     ("without a readable answer", "unparsed_rate", percent),
+    ("refused to answer", "refused_rate", percent),
     ("cut off at the length limit", "cut_off_rate", percent),
     ("tokens read per question", "input_tokens_per_question", count),
     ("… with writing the memory", "input_tokens_with_writing", count),
@@ -103,6 +104,7 @@ def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> li
     """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), what was forgotten,
     what is written and what a fixed reader makes of it."""
     shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
+    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]  # nobody asks where none refused
     found = [(name, write(summary[key]), "") for name, key, write in shown]
     forgotten = summary.get("forgotten", {})
     if forgotten.get("rate") is not None:

@@ -7,7 +7,8 @@ are not independent. A row without a score (the judge could not be had) is count
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import NormalDist
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from reward import has_reasoning
 from reward.judge import majority
 from reward.mcq import LETTERS
+from reward.reply import REFUSED
 from rft.data import rules
 from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
 from rft.data.rules import Asked, Strongest
@@ -38,11 +40,13 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         where no row has a score);
         accuracy_without_gate: share that names the gold letter (or satisfies the judge), reasoning or not; n,
         personas: counts; not_scored: rows without a score;
-        unparsed_rate: share whose box names no letter (open-ended: that is empty); format_rate: share that reasons;
-        answer_letters: how many name each letter; what `rft.evaluate.skill.skill` says, with right_and_consistent_ci95;
-        cut_off_rate: share of
-        completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
-        means of an answer; input_tokens_with_writing: the former, with what was read to write the memories spread over the
+        unparsed_rate: share whose box names no letter (open-ended: that is empty), but that answers which were refused are
+        counted in refused_rate alone; format_rate: share that reasons; answer_letters: how many name each letter; what
+        `rft.evaluate.skill.skill` says, with right_and_consistent_ci95; cut_off_rate: share of completions that ran into the
+        length limit; endings: how often there was no answer, by reason; adapted: of how many answers the server would not take
+        a setting, by what was done instead; input_tokens_per_question, output_tokens_per_question: means of the answers whose
+        tokens the server has counted (None: it counts none); input_tokens_with_writing: the former, with what was read to write
+        the memories spread over the
         questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n,
         accuracy_without_gate, right_and_consistent, consistent, thought_right}}}; seconds: time spent answering;
         controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}, explains: share of the right answers
@@ -56,20 +60,24 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
     asked_freely = is_open(rows[0])  # then there is no letter to name
     if not asked_freely:
         rows = [with_skill(row) for row in rows]
+    refused = [row.get("ending") in REFUSED for row in rows]
     controls = of_controls(rows, blind, seed)
     return {
         **_cell(rows, seed),
         "personas": len({row["persona_id"] for row in rows}),
         "asked": len(rows),
         "not_scored": sum(row["score"] is None for row in rows),
-        "unparsed_rate": _mean([row["answered"] is None for row in rows]),
+        "unparsed_rate": _mean([row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]),
         "format_rate": _mean([has_reasoning(row["completion"]) for row in rows]),
         "answer_letters": {letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
         **({} if asked_freely else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}),
+        "refused_rate": _mean(refused),
+        "endings": _counted([row["ending"]] if row.get("ending") else [] for row in rows),
+        "adapted": _counted(row.get("adapted", ()) for row in rows),
         "cut_off_rate": _mean([not row["finished"] for row in rows]),
-        "input_tokens_per_question": _mean([row["input_tokens"] for row in rows]),
+        "input_tokens_per_question": _mean_known(rows, "input_tokens"),
         **_with_writing(rows),
-        "output_tokens_per_question": _mean([row["output_tokens"] for row in rows]),
+        "output_tokens_per_question": _mean_known(rows, "output_tokens"),
         "by": {name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
         "controls": controls,
         "explained_by_shortcut": max((c["explains"] for c in controls.values() if c["explains"] is not None), default=None),
@@ -86,7 +94,7 @@ def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
     if not written:
         return {}
     questions = len({question_of(row) for row in rows})
-    return {"input_tokens_with_writing": _mean([row["input_tokens"] for row in rows]) + sum(written.values()) / questions}
+    return {"input_tokens_with_writing": (_mean_known(rows, "input_tokens") or 0.0) + sum(written.values()) / questions}
 
 
 def question_of(row: Row) -> str:
@@ -230,12 +238,32 @@ def _usage(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         failures.update(row.get("failures") or {})
     return {
-        "input_tokens": sum(row["input_tokens"] for row in rows),
-        "cached_tokens": sum(row.get("cached_tokens", 0) for row in rows),
-        "output_tokens": sum(row["output_tokens"] for row in rows),
+        "input_tokens": _total(rows, "input_tokens"),
+        "cached_tokens": _total(rows, "cached_tokens"),
+        "output_tokens": _total(rows, "output_tokens"),
+        "answers_without_usage": sum(row["input_tokens"] is None or row["output_tokens"] is None for row in rows),
         "cost": math.fsum(row.get("cost", 0.0) for row in rows),
         "failures": dict(sorted(failures.items())),
     }
+
+
+def _known(rows: Sequence[Row], key: str) -> list[int]:
+    return [row[key] for row in rows if row.get(key) is not None]
+
+
+def _total(rows: Sequence[Row], key: str) -> int | None:
+    """None where no row has it."""
+    known = _known(rows, key)
+    return sum(known) if known else None
+
+
+def _mean_known(rows: Sequence[Row], key: str) -> float | None:
+    known = _known(rows, key)
+    return _mean(known) if known else None
+
+
+def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
+    return dict(sorted(Counter(chain.from_iterable(said)).items()))
 
 
 def interval(rows: Sequence[Row], seed: int = 0, of: str = "score") -> list[float]:

@@ -98,7 +98,7 @@ class LlmWriter:
         self.client, self.ledger = make_client(self.llm), Ledger(self.llm)
         for path in sorted(folder.glob("*.jsonl")):
             for entry in Journal(path).answers.values():
-                self.ledger.book(*entry["tokens"])
+                self.ledger.book(entry)
 
     def write(self, persona_id: int) -> Dossier:
         """One dossier. A persona of which the model gives no usable account has no questions, and `rejected` says why."""

@@ -75,11 +75,18 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     return trainer
 
 
+async def _checked(endpoint: Endpoint) -> None:
+    try:
+        await endpoint.check()
+    finally:
+        await endpoint.close()
+
+
 def _judge(args: HistoryGRPOConfig) -> reward.Judge:
     """The judge of open-ended answers; it must be there at the start, later it may fail."""
     try:
         endpoint = Endpoint(args.judge_base_url or "", args.judge_model or "", timeout=120.0)
-        asyncio.run(endpoint.check())
+        asyncio.run(_checked(endpoint))
     except EndpointError as error:
         raise RecipeError(f"judge_base_url: {error}") from None
     return reward.Judge(endpoint, "~/.cache/rft/verdicts")
