@@ -47,7 +47,7 @@ def write_page(path: Path | str, template: str, found: Sequence[Mapping[str, Any
         lstrip_blocks=True,
     )
     pages.filters |= {
-        "percent": percent,
+        "count": count, "percent": percent,
         "span": span,
         "points": points,
         "duration": duration,

@@ -118,7 +118,7 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
     }  # fmt: skip
     assert agreed <= set(summary) and summary["data_sha256"] == split.sha256
     assert list(summary["by"]) == [
-        "pref_type", "who", "updated", "scenario", "distance", "pref_type_who", "history_length",
+        "kind", "pref_type", "who", "updated", "scenario", "distance", "pref_type_who", "history_length",
     ]  # fmt: skip
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert "<svg" in (tmp_path / "report.html").read_text()

@@ -144,7 +144,7 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["first"] == "a/run" and set(found["runs"]) == {"a/run", "b/run"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "+30.0 points" in page and "Questions that changed sides" in page and page.count("<svg") == 2
+    assert "+30.0 points" in page and "Questions that changed sides" in page and page.count("<svg") == 3
     moved = json.loads(page.split('id="questions">')[1].split("</script>")[0])
     assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {a["run"] for a in moved[0]["answers"]} == {
         "a/run",
