@@ -199,7 +199,7 @@ def _training(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
         said = [f"{found['steps']} steps"]
         if "step_seconds" in found:
             said.append(f"{found['step_seconds']:.3g} s each")
-        for key in ("loss", "held_out/accuracy", "reward"):
+        for key in ("loss", "held_out/right_and_consistent", "reward"):
             if key in found:
                 said.append(f"{key} {found[key]['first']:.3g} -> {found[key]['last']:.3g}")
         if "sampling/logp_difference_max" in found:

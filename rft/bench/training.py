@@ -65,7 +65,7 @@ def learned(out: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"steps": max((row["step"] for row in rows), default=0)}
     if gaps:
         figures["step_seconds"] = median(gaps)
-    for key in ("loss", "reward", "held_out/accuracy", "sampling/logp_difference_max", "time/rollout"):
+    for key in ("loss", "reward", "held_out/right_and_consistent", "sampling/logp_difference_max", "time/rollout"):
         found = [row[key] for row in rows if isinstance(row.get(key), float)]
         if found:
             figures[key] = {"first": mean(found[:EDGE]), "last": mean(found[-EDGE:]), "largest": max(found)}
