@@ -91,7 +91,9 @@ def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str,
     return {
         f"chat_history_{window}_link": history_link(persona.id, window),
         f"total_tokens_in_chat_history_{window}": total,
-        f"distance_from_related_snippet_to_query_{window}": sum(sizes[evidence + 1 :]),
+        f"distance_from_related_snippet_to_query_{window}": sum(
+            size for size, block in zip(sizes[evidence + 1 :], persona.blocks[evidence + 1 :], strict=True)
+            if block.fact is not fact),  # of other conversations; else what is told anew would tell itself by its distance
         f"num_persona_relevant_tokens_{window}": total - filler,
         f"num_persona_irrelevant_tokens_{window}": filler,
     }
