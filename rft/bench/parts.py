@@ -59,7 +59,7 @@ TOY = Scale(
     product=256,
     personas=12,
     words={
-        "sft": ["--logging_steps", "1", "--max_steps", "2", "--per_device_train_batch_size", "4"],
+        "sft": ["--logging_steps", "1", "--max_steps", "2", "--per_device_train_batch_size", "6"],
         "grpo": ["--max_steps", "2", "--per_device_train_batch_size", "32", "--max_completion_length", "8"],
     },
 )
