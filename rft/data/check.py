@@ -253,7 +253,7 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         """One row a label, one column a split."""
         grid = Table("", *report["splits"], title=title, title_justify="left", title_style="bold")
         for column in grid.columns[1:]:
-            column.justify = "right"
+            column.justify, column.overflow = "right", "fold"
         for section in sections:
             for label, cells in section.items():
                 grid.add_row(label, *cells)
