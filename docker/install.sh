@@ -5,6 +5,7 @@
 #
 # constraints.txt decides every version, here as everywhere. torch comes first: the CPU image takes it from PyTorch's CPU index, the
 # CUDA image from PyPI, whose Linux wheels are the CUDA build. RFT_TORCH_INDEX names another index ("" for pip's own).
+# PyTorch's own kernels are FlashAttention-2: flash-attn, which compiles for hours, would add nothing.
 set -euo pipefail
 what=${1:?"usage: docker/install.sh cpu|cuda VENV"}
 venv=${2:?"usage: docker/install.sh cpu|cuda VENV"}
@@ -22,10 +23,8 @@ case $what in
   cuda)
     "${pip[@]}" install --quiet --constraint constraints.txt torch
     "${pip[@]}" install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
-    "${pip[@]}" install --quiet --constraint constraints.txt packaging ninja wheel
-    MAX_JOBS=${MAX_JOBS:-4} "${pip[@]}" install --quiet --constraint constraints.txt --no-build-isolation 'flash-attn>=2.8'
-    # vLLM pins its own torch; the resolver refuses here, by name, where it is not the one of constraints.txt.
-    "${pip[@]}" install --quiet --constraint constraints.txt 'vllm>=0.22,<=0.31'
+    # vLLM 0.28 to 0.30 pin the torch of constraints.txt. mistral-common, which they need, takes no numpy from 2.4 on.
+    "${pip[@]}" install --quiet --constraint <(grep -v '^numpy==' constraints.txt) 'vllm>=0.22,<=0.31'
     ;;
   *)
     echo "docker/install.sh: expected cpu or cuda, not $what" >&2

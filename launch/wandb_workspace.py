@@ -16,7 +16,7 @@ def main(entity: str, project: str) -> None:
         ws.Section(
             name=section,
             is_open=True,
-            panels=[wr.LinePlot(title=title, x="train/global_step", **_metrics(wanted)) for title, wanted in panels.items()],
+            panels=[wr.LinePlot(title=p.title, x="train/global_step", **_metrics(list(p.metrics))) for p in panels],
         )
         for section, panels in PANELS.items()
     ]

@@ -1,27 +1,41 @@
 """Calls to an OpenAI-compatible server: few at a time, repeated when they fail, counted, within a budget.
 
 Invariant: a call ends in a reply, in `Unanswered` (this one did not work) or in `EndpointError` (none would, until
-something is mended). What is spent never exceeds the budget: before a call the most that it can cost is set aside,
-and a call is made only if that fits. The key comes from the environment and goes into the request alone: no message,
-setting or file has it.
+something is mended). Before a call the most that it can cost is set aside, and a call is made only if that fits into the
+budget; under a budget a server first shows on a small question that it heeds a limit on its answers. The key comes from the
+environment and goes into the request alone: no message, setting or file has it, nor a text that the server sends back.
 """
 
 import asyncio
+import logging
 import os
 import random
 import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
+
+from reward.dialect import CAPS, Dialect, cap_too_large, filtered, too_long
+from reward.reply import Malformed, Reply, ServerSaid, Words, read, words
+
+logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 LONGEST_WAIT = 120.0  # seconds; a server that asks for a longer pause is treated as one that fails
 TOKENS_A_MESSAGE = 16  # at most, for a message's role and markers
+BYTES_A_TOKEN = 12  # at most, on average over a long text; about 4 in English
+LONG_TEXT = 1000  # bytes, from which that average means something
+SHORTEST_SECRET = 8  # characters; a key below is a placeholder such as "none"
+SLACK = 16  # tokens that a server may count beyond the limit, such as those of markers
+PROBE = ({"role": "user", "content": "Count from one to two hundred, every number in words."},)
+PROBE_TOKENS = 16  # far fewer than that takes
+UNFINISHED_ANSWER = re.compile(r"could not finish|output limit was reached", re.IGNORECASE)
+STRIKES = 3  # calls that fail before any has worked, and it is not about one of them
 
 
 class EndpointError(ValueError):
@@ -40,19 +54,22 @@ class Unanswered(Exception):
         self.failures = dict(failures)
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came back: text with any reasoning inside think tags, tokens as the server counts them, whether the text
-    was finished, the cost in dollars, and what went wrong before (429, timeout, ...: how often).
-    """
+class TooLong(Unanswered):
+    """The prompt is more than the server reads."""
 
-    text: str
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    finished: bool = True
-    cost: float = 0.0
-    failures: dict[str, int] = field(default_factory=dict)
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a call brought no reply. kind: one of those below, timeout, connection, malformed, or a status; said: in the server's
+    words; wait: seconds that it asks to wait; billed: whether it may cost something all the same."""
+
+    kind: str
+    said: Words
+    wait: float | None = None
+    billed: bool = False
+
+
+FILTERED, UNFINISHED, TOO_LONG, REFUSED = "filtered", "unfinished", "too long", "refused"
 
 
 class Budget:
@@ -133,11 +150,13 @@ class Endpoint:
         self.key_variable = key_variable or KEY_VARIABLE
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
         self.price, self.budget, self.back_off = price or (0.0, 0.0), budget or Budget(), back_off
-        self.answered = 0
+        self.dialect = Dialect(lambda line: logger.warning("%s, %s: %s", self.base_url, model, line))
+        self.answered = self._strikes = 0
+        self._proven = self._prompts_cut = False
         self._resume_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots, self._proving = asyncio.Semaphore(concurrency), asyncio.Lock()
 
     async def check(self) -> None:
         """Raises EndpointError where nothing listens, the key is refused, or web pages are served; quick and free."""
@@ -146,7 +165,7 @@ class Endpoint:
         self._enter()
         try:
             async with asyncio.timeout(min(self.timeout, 20)):
-                models = await self._client.models.list()
+                models = await self._client.models.with_raw_response.list()
         except openai.APITimeoutError:
             return  # busy: calls are repeated
         except openai.APIConnectionError as error:
@@ -155,11 +174,12 @@ class Endpoint:
                 "or correct the URL"
             ) from None
         except openai.APIStatusError as error:
-            self._refuse_for_good(error)
+            if error.status_code != 403:  # a key may be good for chats and not for lists
+                self._refuse_for_good(error.status_code, words(error.response.text), error.response)
             return
-        except (TimeoutError, ValueError, openai.APIError):
+        except (TimeoutError, openai.APIError):
             return
-        if isinstance(models, str) or not hasattr(models, "data"):
+        if models.content.lstrip().startswith(b"<"):
             raise self._not_an_api()
 
     async def chat(
@@ -172,47 +192,103 @@ class Endpoint:
     ) -> Reply:
         """The assistant's next message. temperature, seed: None leaves them to the server.
 
-        Raises Unanswered, EndpointError, BudgetSpent.
+        Raises Unanswered (TooLong among them), EndpointError, BudgetSpent.
         """
         self._enter()
-        options: dict[str, Any] = {"max_completion_tokens": max_tokens}
-        options |= {key: value for key, value in (("temperature", temperature), ("seed", seed)) if value is not None}
-        most = self._cost(sum(len(m["content"].encode("utf-8", "replace")) + TOKENS_A_MESSAGE for m in messages), max_tokens)
-        failures: Counter[str] = Counter()
+        options = {"temperature": temperature, "seed": seed}
         async with self._slots:
-            for attempt in range(self.attempts):
-                await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
-                await self.budget.reserve(most)
-                spent = most  # a call that breaks off may still be billed
-                try:
-                    async with asyncio.timeout(self.timeout):
-                        response = await self._client.chat.completions.create(
-                            model=self.model, messages=list(messages), **options
-                        )
-                    reply = self._reply(response, most, failures)
-                    spent = reply.cost
-                    self.answered += 1
-                    return reply
-                except Exception as error:
-                    kind, wait, billed = self._failure(error)
-                    spent = most if billed else 0.0
-                    failures[kind] += 1
-                    reason = self.clean(error)
-                finally:
-                    self.budget.settle(most, spent)
-                if kind == "refused" or attempt + 1 == self.attempts:
-                    break
-                if wait is not None:
-                    self._resume_at = max(self._resume_at, time.monotonic() + wait)
-                else:
-                    await asyncio.sleep(min(60.0, self.back_off * 2**attempt) * random.uniform(0.5, 1))
-        if not self.answered:  # nothing ever worked, so it is not about this call
-            if kind == "malformed":
-                raise self._not_an_api()
-            raise EndpointError(
-                f"{self.base_url}: no call has worked ({kind}: {reason}); check the URL, the model name and the server"
+            if self._counts_money:
+                async with self._proving:
+                    await self._prove(options)
+            return await self._ask(messages, max_tokens, options)
+
+    @property
+    def _counts_money(self) -> bool:
+        return self.budget.limit is not None and any(self.price)
+
+    async def _prove(self, options: Mapping[str, Any]) -> None:
+        """See on a small question whether answers can be limited, before a budget depends on it."""
+        while not self._proven:
+            cap = self.dialect.cap
+            await self._ask(PROBE, PROBE_TOKENS, options)
+            self._proven = self.dialect.cap == cap
+
+    async def _ask(self, messages: Sequence[Mapping[str, str]], max_tokens: int, options: Mapping[str, Any]) -> Reply:
+        failures: Counter[str] = Counter()
+        while True:
+            await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            body, adapted = self.dialect.body(messages, max_tokens, **options), self.dialect.adapted
+            most = self._most(body["messages"], max_tokens)
+            await self.budget.reserve(most)
+            spent = most  # a call that breaks off may still be billed
+            try:
+                async with asyncio.timeout(self.timeout):
+                    reply = self._priced(read(await self._post(body)), body["messages"], max_tokens)
+                spent = reply.cost
+                self._watch(reply, body, max_tokens)
+                self.answered += 1
+                return replace(reply, failures=dict(failures), adapted=adapted)
+            except Exception as error:
+                trouble = self._trouble(error)
+                spent = most if trouble.billed else 0.0
+            finally:
+                self.budget.settle(most, spent)
+            if trouble.kind in (FILTERED, UNFINISHED):
+                self.answered += 1
+                ending = "content_filter" if trouble.kind == FILTERED else ""
+                return Reply("", None, None, None, bool(ending), ending, spent, dict(failures), adapted)
+            if trouble.kind == TOO_LONG:
+                raise TooLong(self.clean(trouble.said.message), failures)
+            if self.dialect.learn(trouble.said, body):
+                continue  # the same once more, as the server wants it
+            failures[trouble.kind] += 1
+            if trouble.kind == REFUSED or failures.total() == self.attempts:
+                raise self._given_up(trouble, failures)
+            if trouble.wait is not None:
+                self._resume_at = max(self._resume_at, time.monotonic() + trouble.wait)
+            else:
+                await asyncio.sleep(min(60.0, self.back_off * 2 ** (failures.total() - 1)) * random.uniform(0.5, 1))
+
+    async def _post(self, body: Mapping[str, Any]) -> str:
+        """The body of the response, the key in it hidden."""
+        response = await self._client.chat.completions.with_raw_response.create(
+            model=self.model, messages=body["messages"], extra_body={k: v for k, v in body.items() if k != "messages"}
+        )
+        self._refuse_detour(response.http_response)
+        text = response.content.decode("utf-8", "replace")
+        return text.replace(self.key(), "***") if len(self.key()) >= SHORTEST_SECRET else text
+
+    def _most(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> float:
+        """Dollars that a call costs at most. Raises BudgetSpent where nothing bounds them."""
+        if self._counts_money and self.dialect.cap is None:
+            raise BudgetSpent(
+                f"{self.base_url}: {self.model} heeds no limit on its answers, so no budget can be kept; "
+                f"${self.budget.spent:.4f} are spent; leave out --budget, or ask a server that takes max_tokens"
             )
-        raise Unanswered(f"{kind}: {reason}", failures)
+        return self._cost(most_tokens(messages), max_tokens)
+
+    def _priced(self, reply: Reply, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Reply:
+        """With its cost; of what the server does not count, the most that it can be: a token is at least a byte."""
+        wrote, size = reply.output_tokens, _bytes(reply.text)
+        if wrote is None:
+            wrote = max_tokens if size <= BYTES_A_TOKEN * max_tokens else size  # more than was allowed
+        read_in = most_tokens(messages) if reply.input_tokens is None else reply.input_tokens
+        at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK  # which some servers call "stop"
+        return replace(reply, cost=self._cost(read_in, wrote), finished=reply.finished and not at_the_limit)
+
+    def _watch(self, reply: Reply, body: Mapping[str, Any], max_tokens: int) -> None:
+        """Notice what a server ignores without a word: the limit on answers, a part of the prompt."""
+        wrote = reply.output_tokens if reply.output_tokens is not None else _bytes(reply.text) // BYTES_A_TOKEN
+        if (cap := next((name for name in CAPS if name in body), None)) and wrote > max_tokens + SLACK:
+            self.dialect.drop(cap, f"wrote {wrote:,} tokens where {max_tokens:,} were allowed, so it ignores")
+        sent = sum(_bytes(message["content"]) for message in body["messages"])
+        known = (reply.input_tokens or 0) + (reply.cached_tokens or 0)
+        if known and sent > max(LONG_TEXT, BYTES_A_TOKEN * known) and not self._prompts_cut:
+            self._prompts_cut = True
+            logger.warning(
+                "%s, %s: a prompt of %d bytes was read as %d tokens; the server seems to cut long prompts without a word "
+                "(Ollama: raise num_ctx)", self.base_url, self.model, sent, known
+            )  # fmt: skip
 
     def _enter(self) -> None:
         """A client for the running event loop."""
@@ -220,8 +296,14 @@ class Endpoint:
 
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._loop, self._slots = loop, asyncio.Semaphore(self.concurrency)
+            self._loop, self._slots, self._proving = loop, asyncio.Semaphore(self.concurrency), asyncio.Lock()
             self._client = AsyncOpenAI(base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=self.timeout)
+
+    async def close(self) -> None:
+        """Give up the connections of the running event loop; to be called before it ends."""
+        if self._loop is asyncio.get_running_loop():
+            await self._client.close()
+            self._loop = self._client = None
 
     def key(self) -> str:
         """For a request's header and nothing else; "none" where the server needs none."""
@@ -235,66 +317,82 @@ class Endpoint:
     def _cost(self, input_tokens: int, output_tokens: int) -> float:
         return (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
 
-    def _failure(self, error: Exception) -> tuple[str, float | None, bool]:
-        """(kind, seconds the server asks to wait, whether it may be billed). Raises EndpointError where no call can
-        work, and what is no failure of a call."""
+    def _trouble(self, error: Exception) -> "Trouble":
+        """What went wrong with a call. Raises EndpointError where none can work, and what is no failure of a call."""
         import openai
 
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-            return "timeout", None, True
+            return Trouble("timeout", Words("no answer in time"), billed=True)
         if isinstance(error, openai.APIConnectionError):
-            return "connection", None, False
+            cause = error.__cause__ or error
+            never_sent = type(cause).__name__.startswith("Connect")
+            return Trouble("connection", Words(str(cause) or type(cause).__name__), billed=not never_sent)
+        if isinstance(error, ServerSaid):
+            return self._said(error.code, Words(str(error)), billed=True)
         if isinstance(error, openai.APIStatusError):
-            self._refuse_for_good(error)
-            status = error.status_code
-            if status not in (408, 409, 425, 429) and status < 500:
-                return "refused", None, False
-            wait = _retry_after(error.response.headers)
-            return str(status), min(wait, LONGEST_WAIT) if wait is not None else None, False
-        if isinstance(error, (openai.APIError, ValueError)) and not isinstance(error, EndpointError):
-            return "malformed", None, True
+            return self._said(error.status_code, words(error.response.text), error.response)
+        if isinstance(error, (openai.APIError, Malformed)):
+            return Trouble("malformed", Words(str(error)), billed=True)
         raise error
 
-    def _refuse_for_good(self, error: Any) -> None:
-        if error.status_code in (401, 403):
+    def _said(self, status: int, said: Words, response: Any = None, billed: bool = False) -> "Trouble":
+        """As `_trouble`, of an error that the server has put into words."""
+        if status in (400, 403, 422, 451) and filtered(said):
+            return Trouble(FILTERED, said, billed=True)
+        if status == 400 and UNFINISHED_ANSWER.search(said.message):
+            return Trouble(UNFINISHED, said, billed=True)
+        if status not in (401, 402, 403, 404) and too_long(said, status):
+            return Trouble(TOO_LONG, said, billed=billed)
+        self._refuse_for_good(status, said, response)
+        if status not in (408, 409, 425, 429) and status < 500:
+            return Trouble(REFUSED, said, billed=billed)
+        wait = _retry_after(response.headers) if response is not None else None
+        return Trouble(str(status), said, min(wait, LONGEST_WAIT) if wait is not None else None, billed)
+
+    def _refuse_for_good(self, status: int, said: Words, response: Any = None) -> None:
+        message = self.clean(said.message)
+        if response is not None:
+            self._refuse_detour(response)
+        if status in (401, 403):
             what = "refuses the key in" if os.environ.get(self.key_variable) else "wants a key; put it into"
+            raise EndpointError(f"{self.base_url} {what} the environment variable {self.key_variable} ({status})") from None
+        if status == 402 or (status == 429 and "insufficient_quota" in said.code):
+            raise EndpointError(f"{self.base_url}: the account's quota is used up ({status}); top it up and run again") from None
+        if status == 404 and response is not None and "chat" in str(response.request.url):
             raise EndpointError(
-                f"{self.base_url} {what} the environment variable {self.key_variable} ({error.status_code})"
-            ) from None
-        if error.status_code == 404 and "chat" in str(error.request.url):
-            raise EndpointError(
-                f"{self.base_url}: no model {self.model!r} or no chat API there (404: {self.clean(error)}); check the "
+                f"{self.base_url}: no model {self.model!r} or no chat API there (404: {message}); check the "
                 "model name, and that the URL ends as the server says, often in /v1"
             ) from None
-        if error.status_code == 429 and getattr(error, "code", None) == "insufficient_quota":
-            raise EndpointError(f"{self.base_url}: the account's quota is used up (429); top it up and run again") from None
+        if cap_too_large(said):
+            raise EndpointError(
+                f"{self.base_url}: {self.model} does not write such long answers ({message}); allow it fewer tokens, as with "
+                "--max-new-tokens"
+            ) from None
+
+    def _refuse_detour(self, response: Any) -> None:
+        """Raises EndpointError where a redirect has turned a request with a body into one without."""
+        moved = next((hop for hop in [*response.history, response] if hop.status_code in (301, 302, 303)), None)
+        if moved is not None and moved.request.method == "POST":
+            there = urljoin(str(moved.request.url), moved.headers.get("location", "")).removesuffix("/chat/completions")
+            raise EndpointError(f"{self.base_url}: the server has moved to {self.clean(there)}; give that as the base URL")
+
+    def _given_up(self, trouble: "Trouble", failures: Mapping[str, int]) -> Exception:
+        """One call's failure; that of the endpoint where nothing has worked yet."""
+        reason = self.clean(trouble.said.message)
+        self._strikes += not self.answered
+        nobody_there = trouble.kind == "connection" and not trouble.billed
+        if self.answered or (not nobody_there and self._strikes < STRIKES):
+            return Unanswered(f"{trouble.kind}: {reason}", failures)
+        if trouble.kind == "malformed":
+            return self._not_an_api()
+        return EndpointError(
+            f"{self.base_url}: no call has worked ({trouble.kind}: {reason}); check the URL, the model name and the server"
+        )
 
     def _not_an_api(self) -> EndpointError:
         return EndpointError(
             f"{self.base_url}: what it sends is no answer of an OpenAI-compatible API; expected its base URL, such as "
             "http://localhost:8000/v1"
-        )
-
-    def _reply(self, response: Any, most: float, failures: Mapping[str, int]) -> Reply:
-        """Raises ValueError where the response is not one of a chat API."""
-        choices: Any = getattr(response, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-        if message is None or not isinstance(getattr(message, "content", None), (str, type(None))):
-            raise ValueError("no choices with a message in the response")
-        text, extra = message.content or "", message.model_extra or {}
-        reasoning = extra.get("reasoning_content") or extra.get("reasoning")
-        if isinstance(reasoning, str) and reasoning:
-            text = f"<think>{reasoning}</think>{text}"
-        usage = getattr(response, "usage", None)
-        tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-        return Reply(
-            text=text,
-            input_tokens=tokens_in,
-            cached_tokens=_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
-            output_tokens=tokens_out,
-            finished=choices[0].finish_reason != "length",
-            cost=self._cost(tokens_in, tokens_out) if tokens_in else most,
-            failures=dict(failures),
         )
 
 
@@ -307,9 +405,13 @@ def _spent_before(ledger: Path | None) -> float:
     )  # a line cut short was of a call that was killed
 
 
-def _count(usage: Any, name: str) -> int:
-    value = getattr(usage, name, None)
-    return value if isinstance(value, int) else 0
+def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
+    """Tokens that messages may have: a token is at least a byte."""
+    return sum(_bytes(message["content"]) + TOKENS_A_MESSAGE for message in messages)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -160,6 +160,7 @@ def personamem(
     options: Sequence[Sequence[str] | None] | None = None,
     consistency_gate: str = "off",
     min_thought_words: int = 1,
+    finished: Sequence[bool] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """The reward of each completion: 1.0 if it passes the gates and names the gold letter, else 0.0.
@@ -173,6 +174,8 @@ def personamem(
             another; "naming": nor if the words of the answer do not name the option of the box, for options so short that an
             answer repeats them (its letter alone is no name); "off": look at the box alone.
         min_thought_words: pay nothing for a thought of fewer different words; from 2 on, single letters are no words.
+        finished: whether each completion ended by itself; with a consistency gate one that was cut off is paid nothing, for
+            nobody knows what it would have gone on to say.
         columns: whatever else the trainer passes along; ignored.
 
     Returns:
@@ -195,10 +198,13 @@ def personamem(
         raise ValueError(
             f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one for each"
         )
-    return [
+    scores = [
         _reward(completion, gold_letter(gold), of_row, consistency_gate, min_thought_words)
         for completion, gold, of_row in zip(completions, answer, shown, strict=True)
     ]
+    if finished is None or consistency_gate == "off":
+        return scores
+    return [score and score * ended for score, ended in zip(scores, finished, strict=True)]
 
 
 def paper(completions: Sequence[Any], answer: Sequence[str | None], **columns: Any) -> list[float | None]:

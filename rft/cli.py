@@ -23,7 +23,7 @@ COMMANDS = {
     "memory": ("rft.memory_command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
     "report": ("rft.train.report", "a training's curves and samples, as one page"),
     "merge": ("rft.train.merge", "a LoRA adapter and its base model as one checkpoint"),
-    "bench": ("rft.bench", "what the prefix tree saves here: time, memory, exactness"),
+    "bench": ("rft.bench.command", "what the prefix tree saves here: time, memory, exactness; a whole GPU (bench gpu)"),
 }
 TRAINING = {
     "base": ("rft.train.base", "the tiny base checkpoint, from scratch"),

@@ -17,12 +17,14 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rft.errors import RecipeError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "launch"
 OF_LAUNCHER = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
 """Flags that are the launcher's; all others are the script's."""
+SEGMENTS = "expandable_segments:True"
 LEFT = "left.json"
 EXIT_CODE = 75
 
@@ -105,6 +107,15 @@ def check_port(port: int) -> None:
             ) from None
 
 
+def allocator(words: Sequence[str]) -> dict[str, str]:
+    """The environment in which a training with these words should start: CUDA memory in segments that grow. The trees of a
+    training differ in size from batch to batch, and blocks of fixed size would leave holes between them. vLLM's sleep mode
+    cannot take memory of this kind; where a user has set the allocator, that stays."""
+    sleeps = str(_field(words, "vllm_enable_sleep_mode")).lower() == "true"
+    chosen = any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
+    return {} if sleeps or chosen else {"PYTORCH_CUDA_ALLOC_CONF": SEGMENTS}
+
+
 def launch(layout: str, module: str, words: list[str]) -> int:
     """Run a training module under a layout; its exit code, 75 where it left with a checkpoint."""
     import psutil
@@ -118,7 +129,7 @@ def launch(layout: str, module: str, words: list[str]) -> int:
     if out is not None:
         (out / LEFT).unlink(missing_ok=True)
     ignored = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by the launcher
-    process = subprocess.Popen(line, start_new_session=True, env=os.environ)
+    process = subprocess.Popen(line, start_new_session=True, env=os.environ | allocator(words))
     told: list[int] = []
 
     def hand_on(number: int, frame: object) -> None:
@@ -150,14 +161,20 @@ def _dry_run(layout: str, line: list[str], module: str, words: list[str]) -> int
 
 
 def _output_dir(words: Sequence[str]) -> Path | None:
-    """Where the run writes: the flag, or the recipe's field."""
-    if (named := _value(words, "output_dir")) is not None:
-        return Path(named)
+    """Where the run writes."""
+    found = _field(words, "output_dir")
+    return Path(found) if found else None
+
+
+def _field(words: Sequence[str], name: str) -> Any:
+    """A field of the run: the flag, or the recipe's; None if neither is there."""
+    if (named := _value(words, name)) is not None:
+        return named
     if (recipe := _value(words, "config")) is not None and Path(recipe).is_file():
         import yaml
 
-        found = (yaml.safe_load(Path(recipe).read_text(encoding="utf-8")) or {}).get("output_dir")
-        return Path(found) if found else None
+        found = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        return found.get(name) if isinstance(found, dict) else None
     return None
 
 

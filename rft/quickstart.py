@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from rft.evaluate.results import read_rows
     from rft.evaluate.rules import RuleAnswers
     from rft.evaluate.run import evaluate
+    from rft.evaluate.skill import scored_consistently
     from rft.memory.agent import MemorySettings
     from rft.train.start import set_up_logging
 
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
         stages.do("base", "a tiny Qwen3 learns to read", lambda: train_base(
             ["--config", str(RECIPES / "base.yaml"), "--output_dir", str(base), "--resume_from_checkpoint", "true"]))
-    stages.do("sft", "cold start: the form of an answer, and half of the skill", lambda: train("sft", base, sft))
+    stages.do("sft", "cold start on few labels, to its plateau", lambda: train("sft", base, sft))
     ask("sft", answers(sft))
     stages.do("grpo", "reinforcement from verifiable rewards", lambda: train("grpo", sft, grpo))
     ask("grpo", answers(grpo))
@@ -112,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     ask("longest_option", lambda: RuleAnswers("longest"))
 
     names = ["blind", "longest_option", "sft", "grpo"]
-    curves = {"GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
+    curves = {"cold start: right and consistent on val": _curve(sft, "held_out/right_and_consistent"),
+              "GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
     if args.memory:
         held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories three times as long
         memory_sft, memory_sft_long, memory_grpo = out / "memory_sft", out / "memory_sft_long", out / "memory_grpo"
@@ -133,13 +135,16 @@ def run(args: argparse.Namespace) -> int:
         names += ["memory_sft", "memory", "history_long", "forget"]
         curves |= {"memory GRPO: reward": _curve(memory_grpo, "reward"),
                    "memory, cold start: loss": _curve(memory_sft_long, "loss")}
+    def scored(name: str) -> list[dict[str, Any]]:
+        return [scored_consistently(row) for row in read_rows(folders[name])]
+
     folders = {name: out / "evaluate" / name for name in names}
     summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
     write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
     write_quickstart_report(
         out / "report.html", summaries=summaries, seconds=stages.seconds,
         curves=curves,
-        transcripts=pairs(read_rows(folders["sft"]), read_rows(folders["grpo"])))
+        transcripts=pairs(scored("sft"), scored("grpo")))
     console.rule("what was learned", align="left")
     for sentence in learned(summaries):
         console.print(sentence)

@@ -8,6 +8,8 @@ import os
 import secrets
 import subprocess
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,16 @@ def git_commit() -> str | None:
 
 def provenance(data_sha256: str) -> dict[str, Any]:
     """Git commit, package versions and data hash, as they go into the W&B config and `provenance.json`."""
-    versions = {name: metadata.version(name) for name in PACKAGES}
-    return {"git_commit": git_commit(), "versions": versions, "data_sha256": data_sha256}
+    return {"git_commit": git_commit(), "versions": versions(), "data_sha256": data_sha256}
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
+    """The version of each package, None where it is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(packages)
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 class ProvenanceCallback(TrainerCallback):

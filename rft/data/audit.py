@@ -1,34 +1,31 @@
 """What a question gives away before anyone reads the history.
 
 Invariant: a prompt is a function of query, options and history alone, and a rule that reads no history scores
-what chance does. The first is proven for our prompts; the second is measured, for it is the data's affair:
-released PersonaMem-v2 breaks it (the gold is too often the longest option), so every accuracy must be read
+what chance does, in every category of questions. The first is proven for our prompts; the second is measured, for it is the
+data's affair: released PersonaMem-v2 breaks it (the gold is too often the longest option), so every accuracy must be read
 beside these numbers.
 """
 
 import json
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rft.data import rules
+from rft.data.categories import OF_LABELS
 from rft.data.dataset import csv_path, history_path, read_rows
 from rft.data.history import History, read_history, text_of
 from rft.data.private import plausible_items
-from rft.data.probe import probe
 from rft.data.prompt import CONTEXTS, SYSTEM, final_message, messages
 from rft.data.question import LETTERS, Labels, Question, UnusableRow, read_question
 from rft.errors import DataError
 
-CHANCE = 1 / len(LETTERS)
 SHARES = {
     "gold is the longest, alone": "gold_longest_alone",
     "gold is among the longest": "gold_longest",
     "gold is the shortest, alone": "gold_shortest_alone",
     "gold is among the shortest": "gold_shortest",
-    "score of: always the longest": "longest_rule",
-    "score of: always the shortest": "shortest_rule",
 }
 NO_LABELS = Labels(
     pref_type="",
@@ -40,16 +37,17 @@ NO_LABELS = Labels(
     prev_pref="",
     sensitive=False,
 )
+SNIPPET = "related_conversation_snippet"
 TELLING = 12  # characters; a shorter label ("Tea") may be in a text by chance
 
 
 def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
-    """How far option length (in characters) and letters predict the gold, as shares of the questions.
+    """What the rules of `rft.data.rules` score, over all questions and in each category of at least `rules.LEAST`.
 
-    gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest; longest_rule and
-    shortest_rule: the expected score of always taking the longest (shortest) option, ties split evenly;
-    letters: how often each letter is gold; rules: the scores of RULES; probe: what `probe` reaches;
-    standard_error: of the score of a rule that guesses.
+    Returns:
+        n; gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest: shares of the questions, by
+        option length in characters; letters: how often each letter is gold; rules: {rule: score}; strongest: {rule, score, n,
+        tried, bar, telling}, see `rules.Strongest`; by: {category: {value: {**strongest, rules}}}.
     """
     n = len(questions)
     report: dict[str, Any] = {"n": n}
@@ -57,35 +55,68 @@ def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
         ties = [_ties(question, extreme) for question in questions]
         report[f"gold_{name}_alone"] = sum(t == 1 for t in ties) / n
         report[f"gold_{name}"] = sum(t > 0 for t in ties) / n
-        report[f"{name}_rule"] = sum(1 / t for t in ties if t) / n
     report["letters"] = {letter: sum(q.gold == letter for q in questions) for letter in LETTERS}
-    report["rules"] = {name: _score(questions, rule) for name, rule in RULES.items()}
-    report["probe"] = probe(questions)
-    report["standard_error"] = (CHANCE * (1 - CHANCE) / n) ** 0.5
+    found = rules.scores([rules.asked(question) for question in questions])
+    labels = [asdict(question.labels) for question in questions]
+    everything = _cell(found, range(n))
+    report["rules"] = everything.pop("rules")
+    report["strongest"] = everything
+    report["by"] = {
+        name: {value: _cell(found, rows) for value, rows in rules.cells([value_of(known) for known in labels]).items()}
+        for name, value_of in OF_LABELS.items()
+    }
     return report
+
+
+def _cell(found: Mapping[str, Sequence[float]], rows: Sequence[int]) -> dict[str, Any]:
+    means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
+    return {**rules.strongest(found, rows).record(), "rules": means}
 
 
 def lines(audit: Mapping[str, Any]) -> dict[str, str]:
     """An audit as label -> figure, for tables."""
     shown = {text: f"{audit[key]:.1%}" for text, key in SHARES.items()}
     shown |= {f"score of: {name}": f"{score:.1%}" for name, score in audit["rules"].items()}
-    guess = audit["probe"]
-    shown["score of: a trained probe on the options"] = f"{guess['accuracy']:.1%}" if guess else "too few rows"
-    shown["gold letters a b c d"] = " ".join(map(str, audit["letters"].values()))
+    shown.setdefault(f"score of: {rules.PROBE}", "too few rows")
+    shown["strongest of these"] = _told(audit["strongest"])
+    for category, cells in audit["by"].items():
+        value, cell = max(cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"], default=("", None))
+        shown[f"strongest by {category}"] = f"{value}: {_told(cell)}" if cell else f"no value with {rules.LEAST} questions"
     if "evidence" in audit:
-        shown["evidence found in the history"] = f"{audit['evidence']:.1%}"
+        shown["evidence found in the history"] = "none told" if audit["evidence"] is None else f"{audit['evidence']:.1%}"
+        shown["questions about what was never told"] = f"{audit['never_told']:,}"
         shown["personal items outside reserved ranges"] = f"{audit['personal_items']:,}"
     return shown
 
 
+def _told(cell: Mapping[str, Any]) -> str:
+    return f"{cell['rule']} {cell['score']:.1%} of {cell['n']:,}{', telling' if cell['telling'] else ''}"
+
+
+def telling_rules(audit: Mapping[str, Any]) -> list[str]:
+    """What `rules.bar` says chance does not explain, in words: the rules of the whole split, and for each category the strongest
+    rule of each of its values."""
+    bar = audit["strongest"]["bar"]
+    telling = {rule: score for rule, score in audit["rules"].items() if score > bar}
+    found = [f"{rule} scores {telling[rule]:.1%}" for rule in sorted(telling, key=lambda rule: -telling[rule])]
+    for category, cells in audit["by"].items():
+        beyond = {value: cell for value, cell in cells.items() if cell["telling"]}
+        if beyond:
+            said = ", ".join(f"{value} ({_told(cell).removesuffix(', telling')})" for value, cell in beyond.items())
+            found.append(f"by {category}: {said}")
+    return found
+
+
 def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
-    """`shortcuts` of one split, and what its histories tell: evidence (share of rows), personal_items (distinct).
+    """`shortcuts` of one split, and what its histories tell: evidence (share of the rows that have some; None: no row has),
+    never_told (rows without), personal_items (distinct).
 
     Holds one history at a time, whatever the size of the dataset; rows of a persona should stand together.
     """
     column = f"chat_history_{window}_link"
     questions: list[Question] = []
-    evident, items = 0, set[str]()
+    evident: list[bool] = []
+    items = set[str]()
     link, history, said = "", None, set[str]()
     for row, record in read_rows(csv_path(root, split)):
         where = f"{split}: row {row}"
@@ -99,9 +130,16 @@ def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
         except UnusableRow:
             continue
         questions.append(question)
-        evident += evidence_found(record, said)
+        if record.get(SNIPPET):
+            evident.append(evidence_found(record, said))
         items.update(plausible_items("\n".join((question.query, *question.options))))
-    return {**shortcuts(questions), "evidence": evident / len(questions), "personal_items": len(items)}
+    return {**shortcuts(questions), **told(evident, len(questions)), "personal_items": len(items)}
+
+
+def told(evident: Sequence[bool], n: int) -> dict[str, Any]:
+    """Of n questions, those whose history tells what they are about: whether the evidence of each was found in it. The others are
+    about things that were never told."""
+    return {"evidence": sum(evident) / len(evident) if evident else None, "never_told": n - len(evident)}
 
 
 def texts_of(history: History) -> set[str]:
@@ -111,24 +149,8 @@ def texts_of(history: History) -> set[str]:
 
 def evidence_found(record: Mapping[str, str], said: Collection[str]) -> bool:
     """Whether every message of the row's snippet is among the texts `said` in its history."""
-    evidence = _evidence(record.get("related_conversation_snippet", ""))
+    evidence = _evidence(record.get(SNIPPET, ""))
     return bool(evidence) and all(_fold(text) in said for text in evidence)
-
-
-def telling_rules(report: Mapping[str, Any]) -> dict[str, float]:
-    """The rules of a `shortcuts` report whose score is more than 5 points, and more than chance variation,
-    above chance.
-
-    All but the first two are judged by three standard errors, since they are the best of several.
-    """
-    best = max(report["letters"], key=report["letters"].get)
-    scores = {"longest option": (report["longest_rule"], 2), "shortest option": (report["shortest_rule"], 2)}
-    scores[f"always {best}"] = (report["letters"][best] / report["n"], 3)
-    scores |= {rule: (score, 3) for rule, score in report.get("rules", {}).items()}
-    if guess := report.get("probe"):
-        scores["a trained probe on the options"] = (guess["accuracy"], 3)
-    margins = {rule: max(0.05, errors * report["standard_error"]) for rule, (_, errors) in scores.items()}
-    return {rule: score for rule, (score, _) in scores.items() if score - CHANCE > margins[rule]}
 
 
 def prove_label_free(question: Question, history: History) -> None:
@@ -156,50 +178,11 @@ def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
     found = [c for c in ("preference", "prev_pref") if _stands(record.get(c, ""), asked)]
     found += [c for c in ("short_persona", "expanded_persona") if _stands(record.get(c, ""), added)]
     evidence = [
-        text for text in _evidence(record.get("related_conversation_snippet", "")) if _fold(text) != asked
+        text for text in _evidence(record.get(SNIPPET, "")) if _fold(text) != asked
     ]
     if any(_stands(text, added) for text in evidence):
-        found.append("related_conversation_snippet")
+        found.append(SNIPPET)
     return found
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.casefold()))
-
-
-def _shared_with_query(question: Question) -> list[float]:
-    asked = _words(question.query)
-    return [len(asked & _words(option)) for option in question.options]
-
-
-def _shared_with_others(question: Question) -> list[float]:
-    words = [_words(option) for option in question.options]
-    return [sum(len(mine & other) / max(len(mine | other), 1) for other in words if other is not mine) for mine in words]
-
-
-def _marks(question: Question) -> list[float]:
-    """Punctuation that sets a tone."""
-    return [len(re.findall(r"[!?,;:—–()\"“”‘’]", option)) for option in question.options]
-
-
-RULES: dict[str, Callable[[Question], list[float]]] = {
-    "most words of the query": _shared_with_query,
-    "fewest words of the query": lambda q: [-x for x in _shared_with_query(q)],
-    "most like the other options": _shared_with_others,
-    "least like the other options": lambda q: [-x for x in _shared_with_others(q)],
-    "most punctuation": _marks,
-    "least punctuation": lambda q: [-x for x in _marks(q)],
-}
-
-
-def _score(questions: Sequence[Question], rule: Callable[[Question], list[float]]) -> float:
-    """The expected score of taking the option that a rule ranks highest, ties split evenly."""
-    total = 0.0
-    for question in questions:
-        values = rule(question)
-        if values[LETTERS.index(question.gold)] == max(values):
-            total += 1 / values.count(max(values))
-    return total / len(questions)
 
 
 def _evidence(snippet: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.data.audit import (
-    CHANCE,
+    SNIPPET,
     evidence_found,
     lines,
     prove_label_free,
@@ -23,6 +23,7 @@ from rft.data.audit import (
     shortcuts,
     telling_rules,
     texts_of,
+    told,
 )
 from rft.data.dataset import (
     COLUMNS,
@@ -37,6 +38,7 @@ from rft.data.dataset import (
 )
 from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
+from rft.data.rules import CHANCE, ERRORS, LEAST, POINTS
 from rft.errors import CheckpointError, DataError
 
 LABELS = ("pref_type", "who", "updated", "scenario")
@@ -139,7 +141,8 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
     questions = {question.row: question for question in split.questions}
     found: dict[str, list[int]] = {}
     authors_tokens: dict[str, str] = {}
-    rows = evident = 0
+    rows = 0
+    evident: list[bool] = []
     texts = {id: texts_of(history) for id, history in split.histories.items()}
     personal = {item for h in split.histories.values() for m in h.turns for item in plausible_items(m.content)}
     for row, record in read_rows(csv_path(split.root, split.name)):
@@ -151,7 +154,8 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         history = split.history_of(question)
         question.check()
         prove_label_free(question, history)
-        evident += evidence_found(record, texts[history.id])
+        if record.get(SNIPPET):
+            evident.append(evidence_found(record, texts[history.id]))
         personal.update(plausible_items("\n".join((question.query, *question.options))))
         for column in repeated_labels(question, record):
             found.setdefault(f"the text of {column} stands in the question itself", []).append(row)
@@ -167,12 +171,11 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         report["notes" if finding == ASKED_BEFORE else "warnings"].append(
             f"{split.name}: {finding} ({_some(where)})"
         )
-    audit = {**shortcuts(split.questions), "evidence": evident / len(split.questions), "personal_items": len(personal)}
-    for rule, score in telling_rules(audit).items():
-        report["warnings"].append(
-            f"{split.name}: a rule that reads nothing ({rule}) scores {score:.1%}, chance is {CHANCE:.0%}; "
-            "report it beside every accuracy"
-        )
+    audit = {**shortcuts(split.questions), **told(evident, len(split.questions)), "personal_items": len(personal)}
+    report["warnings"] += [
+        f"{split.name}: rules that read nothing tell the gold: {rule}; chance is {CHANCE:.0%}; report it beside every accuracy"
+        for rule in telling_rules(audit)
+    ]
     labels = {key: Counter(str(getattr(q.labels, key)) for q in split.questions) for key in LABELS}
     return {
         "rows": rows,
@@ -281,6 +284,11 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
         table(f"Shortcuts (chance {CHANCE:.0%})", {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]})
+        line(
+            f"A category is shown by the value, of at least {LEAST} questions, whose strongest rule is furthest beyond chance. "
+            f"Telling: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and further than guessing gets the best of all "
+            f"these rules as often as it gets a single one {ERRORS} standard errors above chance."
+        )
         line("For all of these: no label enters a prompt, links stay inside, questions pass their own test.")
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
         for text in report[kind]:

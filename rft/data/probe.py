@@ -1,6 +1,6 @@
 """A small trained guesser: can the gold be told from the four options alone?
 
-Invariant: it never sees the query, the history or a label, and it is scored on people it was not trained on. On fair data it
+Invariant: it never sees the query, the history or a label, and it answers only for people it was not trained on. On fair data it
 stays at chance, however many questions there are; what it scores above chance can be learned by any policy without reading.
 
 Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), trained by Adam with an L2 penalty.
@@ -9,62 +9,76 @@ Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp
 import re
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rft.data.question import LETTERS, Question
+if TYPE_CHECKING:
+    from rft.data.rules import Asked
 
 WORDS = 256  # hashed words
-LARGEST = 6000  # questions; more add time, not insight
+LARGEST = 6000  # questions that are trained on; more add time, not insight
+BLOCK = 4096  # questions answered at once
+FEWEST = 20  # questions below which nothing is trained
 FOLDS = 5
 STEPS, RATE, PENALTY = 150, 0.05, 1e-3
 
 
-def probe(questions: Sequence[Question]) -> dict[str, Any] | None:
-    """Cross-validated accuracy as {"accuracy", "n", "folds"}; None for fewer than 20 questions.
+def folds(personas: Sequence[str]) -> list[int]:
+    """The fold of each question: by persona where there are at least as many personas as folds, else by question."""
+    number = {persona: i for i, persona in enumerate(sorted(set(personas)))}
+    by_persona = len(number) >= FOLDS
+    return [(number[persona] if by_persona else i) % FOLDS for i, persona in enumerate(personas)]
 
-    Folds are by persona where there are at least as many personas as folds, else by question.
-    """
-    if len(questions) < 20:
+
+def choices(questions: "Sequence[Asked]") -> list[int] | None:
+    """The option, 0 to 3, that the probe takes in each question, trained on the other folds; None for fewer than 20 questions."""
+    if len(questions) < FEWEST:
         return None
     import numpy as np
 
-    questions = questions[:: -(-len(questions) // LARGEST)]
-    personas = sorted({q.persona_id for q in questions})
-    number = {persona: i for i, persona in enumerate(personas)}
-    by_persona = len(personas) >= FOLDS
-    fold = np.array([(number[q.persona_id] if by_persona else i) % FOLDS for i, q in enumerate(questions)])
-    features = np.array([[_features(q.options, i) for i in range(4)] for q in questions], dtype=np.float32)
-    similar = np.array([_similarity(q.options) for q in questions], dtype=np.float32)
-    features = np.concatenate([features, similar[..., None]], axis=2)
-    spread = features.std(axis=(0, 1))
-    features = (features - features.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1)
-    gold = np.array([LETTERS.index(q.gold) for q in questions])
-    right = 0
-    for held_out in range(FOLDS):
-        test = fold == held_out
-        weights = _train(features[~test], gold[~test])
-        right += int(((features[test] @ weights).argmax(axis=1) == gold[test]).sum())
-    return {"accuracy": right / len(questions), "n": len(questions), "folds": FOLDS}
+    fold = np.array(folds([question.persona_id for question in questions]))
+    thinned = slice(None, None, -(-len(questions) // LARGEST))
+    features_B4F = _features([question.options for question in questions[thinned]])
+    mean_F, spread_F = features_B4F.mean(axis=(0, 1)), features_B4F.std(axis=(0, 1))
+    spread_F[spread_F == 0] = 1
+    features_B4F = (features_B4F - mean_F) / spread_F
+    gold_B, fold_B = np.array([question.gold for question in questions[thinned]]), fold[thinned]
+    weights_FK = np.stack([_train(features_B4F[kept], gold_B[kept])
+                           for kept in (fold_B != held_out for held_out in range(FOLDS))], axis=1)
+    chosen: list[int] = []
+    for start in range(0, len(questions), BLOCK):
+        block = questions[start : start + BLOCK]
+        scores_B4K = (_features([question.options for question in block]) - mean_F) / spread_F @ weights_FK
+        held_out_B = fold[start : start + BLOCK]
+        chosen += scores_B4K[np.arange(len(block)), :, held_out_B].argmax(axis=1).tolist()
+    return chosen
 
 
-def _train(features: Any, gold: Any) -> Any:
+def _train(features_B4F: Any, gold_B: Any) -> Any:
     import numpy as np
 
-    weights = np.zeros(features.shape[2], dtype=np.float32)
-    first, second = np.zeros_like(weights), np.zeros_like(weights)
-    chosen = np.eye(4, dtype=np.float32)[gold]
-    flat = features.reshape(-1, features.shape[2])
+    weights_F = np.zeros(features_B4F.shape[2], dtype=np.float32)
+    first_F, second_F = np.zeros_like(weights_F), np.zeros_like(weights_F)
+    chosen_B4 = np.eye(4, dtype=np.float32)[gold_B]
+    flat = features_B4F.reshape(-1, features_B4F.shape[2])
     for step in range(1, STEPS + 1):
-        scores = features @ weights
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        error = (odds / odds.sum(axis=1, keepdims=True) - chosen).reshape(-1)
-        gradient = error @ flat / len(gold) + PENALTY * weights
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        weights -= RATE * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-    return weights
+        scores_B4 = features_B4F @ weights_F
+        odds_B4 = np.exp(scores_B4 - scores_B4.max(axis=1, keepdims=True))
+        error = (odds_B4 / odds_B4.sum(axis=1, keepdims=True) - chosen_B4).reshape(-1)
+        gradient_F = error @ flat / max(len(gold_B), 1) + PENALTY * weights_F
+        first_F, second_F = 0.9 * first_F + 0.1 * gradient_F, 0.999 * second_F + 0.001 * gradient_F**2
+        weights_F -= RATE * (first_F / (1 - 0.9**step)) / (np.sqrt(second_F / (1 - 0.999**step)) + 1e-8)
+    return weights_F
 
 
-def _features(options: Sequence[str], index: int) -> list[float]:
+def _features(options: Sequence[Sequence[str]]) -> Any:
+    """Form, words and likeness of each option of each question, as float32 (questions, 4, features)."""
+    import numpy as np
+
+    rows = [[[*_form(four, i), likeness] for i, likeness in enumerate(_likeness(four))] for four in options]
+    return np.array(rows, dtype=np.float32)
+
+
+def _form(options: Sequence[str], index: int) -> list[float]:
     """Form and words of one option, relative to the other three where it has a size."""
     text = options[index]
     lengths = [len(option) for option in options]
@@ -81,7 +95,7 @@ def _features(options: Sequence[str], index: int) -> list[float]:
     return [float(value) for value in form] + hashed
 
 
-def _similarity(options: Sequence[str]) -> list[float]:
+def _likeness(options: Sequence[str]) -> list[float]:
     """How much of its vocabulary each option shares with the other three."""
     words = [set(re.findall(r"\w+", option.casefold())) for option in options]
     return [

@@ -49,7 +49,7 @@ class Labels:
         return kind(self.pref_type, self.who, self.updated, self.sensitive)
 
 
-def kind(pref_type: str, who: str, updated: bool, sensitive: bool, **others: Any) -> str:
+def kind(pref_type: str, who: str, updated: bool, sensitive: bool = False, **others: Any) -> str:
     """What a right answer to a question with these labels has to tell: "withdrawn", "sensitive", "others" (whose preference it
     is), "changed", or "plain"."""
     if pref_type == "ask_to_forget":

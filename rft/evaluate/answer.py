@@ -16,30 +16,35 @@ from rft.data.question import Question
 @dataclass(frozen=True)
 class Answer:
     """A completion as text, special tokens removed, and what it cost in tokens (cached_tokens: of the input, those
-    that the server had in its prefix cache) and dollars.
+    that the server had in its prefix cache; None: not given) and dollars.
 
     finished: False where the completion was cut off at the longest length allowed. failures: calls that failed
     before this one, by kind. read: for people, what the context chose to show the model, where that is not obvious.
     writing_tokens: what was read to write the memory that it is answered from (once for all questions of the history).
+    ending: why there is no answer (refusal, content_filter, tool_calls, empty); "" where there is one. adapted: how the
+    question was put otherwise than set, since the server would not take it so.
     """
 
     completion: str
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
     finished: bool = True
-    cached_tokens: int = 0
+    cached_tokens: int | None = 0
     cost: float = 0.0
     failures: Mapping[str, int] = field(default_factory=dict)
     read: str = ""
     writing_tokens: int = 0
+    ending: str = ""
+    adapted: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """In place of an answer: every attempt failed, of which `failures` has the count by kind."""
+    """In place of an answer: every attempt failed, of which `failures` has the count by kind, or the prompt is too long."""
 
     reason: str
     failures: Mapping[str, int]
+    too_long: bool = False
 
 
 class Answerer(Protocol):

@@ -22,6 +22,7 @@ from rft.errors import ModelError
 from rft.evaluate.answer import Answer
 from rft.evaluate.asks import seed_of
 from rft.evaluate.context import Context, Whole
+from rft.evaluate.retrieval import Retrieval
 from rft.model import load_model, load_tokenizer
 from rft.prefix_tree import attention, gates
 from rft.prefix_tree.sample import sample
@@ -148,11 +149,9 @@ class ModelAnswers:
 
     def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
         """One batch. Raises ModelError where a prompt does not fit the model, or the batch not the device."""
-        prompts = [self._prompt_ids(question, history) for question in questions]
-        for question, prompt in zip(questions, prompts, strict=True):
-            self._check_length(question, len(prompt))
+        prompts, shown = zip(*(self._prompt(question, history) for question in questions), strict=True)
         try:
-            completions = self.model.generate(prompts, self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
+            completions = self.model.generate(list(prompts), self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
         except torch.cuda.OutOfMemoryError:
             raise ModelError(
                 f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit "
@@ -164,26 +163,43 @@ class ModelAnswers:
                 input_tokens=len(prompt),
                 output_tokens=len(ids),
                 finished=bool(ids) and ids[-1] in self.model.end_ids,
-                read=self._context.read(question, history),
+                read=read,
             )
-            for question, prompt, ids in zip(questions, prompts, completions, strict=True)
+            for prompt, ids, read in zip(prompts, completions, shown, strict=True)
         ]
 
-    def _prompt_ids(self, question: Question, history: History | None) -> list[int]:
-        if isinstance(self._context, Whole):
-            return self.tokens.prompt_ids(question, history)
-        return self.model.tokenizer.apply_chat_template(
-            self._context.messages(question, history), add_generation_prompt=True, return_dict=False
-        )
+    def _prompt(self, question: Question, history: History | None) -> tuple[list[int], str]:
+        """(token ids, what the context says it shows). Raises ModelError where they do not fit the model."""
+        context = self._context
+        if isinstance(context, Whole):
+            ids = self.tokens.prompt_ids(question, history)
+            if not self._fits(ids):
+                raise self._too_long(question, len(ids), "choose --context retrieval, a shorter --window, --context none,")
+            return ids, context.read(question, history)
+        if not isinstance(context, Retrieval):
+            ids = self._ids(context.messages(question, history))
+            if not self._fits(ids):
+                raise self._too_long(question, len(ids), "choose smaller --memory-tokens")
+            return ids, context.read(question, history)
+        for passages in context.counts(question, history):
+            ids = self._ids(context.messages(question, history, passages))
+            if self._fits(ids):
+                return ids, context.read(question, history, passages)
+        room = next((n for n in range(passages - 1, 0, -1) if self._fits(self._ids(context.messages(question, history, n)))), 0)
+        ways = f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit each question,"
+        raise self._too_long(question, len(ids), ways if room else "not even one passage fits: choose --context none")
 
-    def _check_length(self, question: Question, length: int) -> None:
-        longest = self.model.longest
-        if longest is not None and length + self.max_new_tokens > longest:
-            raise ModelError(
-                f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new ones are "
-                f"more than the {longest} positions of {self.name}; choose a shorter --window, --context none, "
-                "or fewer --max-new-tokens"
-            )
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        return self.model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self.model.longest is None or len(ids) + self.max_new_tokens <= self.model.longest
+
+    def _too_long(self, question: Question, length: int, ways: str) -> ModelError:
+        return ModelError(
+            f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new ones are more than the "
+            f"{self.model.longest} positions of {self.name}; {ways} or fewer --max-new-tokens"
+        )
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:

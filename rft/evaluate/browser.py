@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from reward.reply import REFUSED
 from rft.evaluate.charts import readable
 from rft.evaluate.statistics import is_open, question_of
 
@@ -22,9 +23,11 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 def status(row: Mapping[str, Any]) -> str:
-    """right, wrong, unparsed (no readable answer) or unscored (no verdict of the judge)."""
+    """right, wrong, unparsed (no readable answer), refused, or unscored (no verdict of the judge)."""
     if row["score"]:
         return "right"
+    if row.get("ending") in REFUSED:
+        return "refused"
     if row["answered"] is None:
         return "unparsed"
     return "unscored" if row["score"] is None else "wrong"

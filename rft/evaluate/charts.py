@@ -2,17 +2,19 @@
 
 Invariant: a chart is a self-contained SVG without links, scripts or fonts of its own; its text is text, every
 character of it escaped, and its colours are CSS variables of the page, so that it follows light, dark and
-print. Series differ in marker as well as in colour.
+print. Series differ in marker as well as in colour, and are named in a list above the chart, which wraps on
+any width and covers nothing.
 """
 
 import io
+import itertools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +22,18 @@ if TYPE_CHECKING:
 
 CHANCE = 0.25
 WIDTH = 4.5  # inches of 72 SVG points each: about a phone's width
-MARKERS = ("o", "D", "s", "^", "v", "P", "X")  # not as many as colours: together they tell 35 series apart
-COLOURS = 5  # the page defines --series-1 to --series-5
+MARKERS = {  # of matplotlib, each with its outline in the list of series, 8 units wide around 0
+    "o": "M-3.4,0a3.4,3.4 0 1 0 6.8,0a3.4,3.4 0 1 0-6.8,0z",
+    "D": "M0,-4L4,0L0,4L-4,0z",
+    "s": "M-3.2,-3.2h6.4v6.4h-6.4z",
+    "^": "M0,-3.6L3.6,3.4h-7.2z",
+    "v": "M0,3.6L3.6,-3.4h-7.2z",
+    "P": "M-1.3,-3.7h2.6v2.4h2.4v2.6h-2.4v2.4h-2.6v-2.4h-2.4v-2.6h2.4z",
+    "X": "M-3.6,-1.8L-1.8,-3.6L0,-1.8L1.8,-3.6L3.6,-1.8L1.8,0L3.6,1.8L1.8,3.6L0,1.8L-1.8,3.6L-3.6,1.8L-1.8,0z",
+}
+COLOURS = 5  # the page defines --series-1 to --series-5; with 7 markers they tell 35 series apart
+LABEL = 20  # characters of a line of a label
+LINE = 0.17  # inches of a line of a label
 
 # Stand-ins that matplotlib can parse, replaced by the page's variables in the finished SVG.
 _STAND_INS = {"ink": "#010203", "muted": "#010204", "grid": "#010205", "paper": "#010206"} | {
@@ -53,10 +65,10 @@ def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str,
     with _style():
         figure, axes = _marks(series, "accuracy")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %\nguessing" if chance else "25 %", "50 %", "75 %", "100 %"])
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], _percents("25\N{NO-BREAK SPACE}%\nguessing" if chance else ""))
         if chance:
-            axes.axvline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        return _svg(figure, title)
+            axes.axvline(CHANCE, **_reference())
+        return _key(series) + _svg(figure, title)
 
 
 def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Markup:
@@ -69,63 +81,107 @@ def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: st
         step = next(step for step in (0.05, 0.1, 0.25, 0.5, 1) if reach / step <= 2.5 or step == 1)
         ticks = [i * step for i in range(-int(reach / step), int(reach / step) + 1)]
         axes.set_xticks(ticks, [f"{100 * tick:+.0f}" if tick else "0\nno difference" for tick in ticks])
-        axes.axvline(0, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        return _svg(figure, title)
+        axes.axvline(0, **_reference())
+        return _key(series) + _svg(figure, title)
 
 
 def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "tuple[Figure, Axes]":
-    """A row for each value with its marks and intervals."""
-    values = list(dict.fromkeys(value for table in series.values() for value in table))
-    figure, axes = _axes(0.8 + len(values) * (0.22 + 0.15 * len(series)) + (0.3 if len(series) > 1 else 0))
+    """A row for each value with its marks and intervals; as high as its marks and the lines of its label need."""
+    sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
+    labels = {value: _wrapped(f"{readable(value)} ({size:,})") for value, size in sizes.items()}
+    heights = [max(0.22 + 0.15 * len(series), 0.1 + LINE * (label.count("\n") + 1)) for label in labels.values()]
+    bottoms = list(itertools.accumulate(heights))
+    centres = {value: bottom - height / 2 for value, bottom, height in zip(labels, bottoms, heights, strict=True)}
+    figure, axes = _axes(0.55 + sum(heights))
     for i, (name, table) in enumerate(series.items()):
-        offset = (i - (len(series) - 1) / 2) * 0.8 / len(series)
-        rows = [(values.index(value) + offset, cell) for value, cell in table.items()]
+        offset = 0.15 * (i - (len(series) - 1) / 2)
+        rows = [(centres[value] + offset, cell) for value, cell in table.items()]
         for y, cell in rows:
             axes.plot(cell["ci95"], [y, y], color=_series(i), linewidth=2, solid_capstyle="round", alpha=0.55)
         axes.plot(
             [cell[key] for _, cell in rows],
             [y for y, _ in rows],
             linestyle="none",
-            marker=MARKERS[i % len(MARKERS)],
+            marker=_marker(i),
             markersize=6,
             color=_series(i),
             markeredgecolor=_STAND_INS["paper"],
             markeredgewidth=0.8,
             label=name,
         )
-    sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
-    axes.set_yticks(range(len(values)), [_wrapped(f"{readable(v)} ({sizes[v]:,})") for v in values])
-    axes.set_ylim(len(values) - 0.5, -0.5)
+    if len(series) > 1:  # the marks of a value belong together
+        for bottom in bottoms[:-1]:
+            axes.axhline(bottom, color=_STAND_INS["grid"], linewidth=0.6, zorder=1)
+    axes.set_yticks(list(centres.values()), list(labels.values()))
+    axes.set_ylim(sum(heights), 0)
     axes.grid(axis="x")
     axes.tick_params(length=0)
-    if len(series) > 1:
-        figure.legend(loc="outside upper center", ncols=(len(series) + 1) // 2, frameon=False, handletextpad=0.1)
     return figure, axes
 
 
-def curve(points: Sequence[tuple[float, float]], label: str, *, share: bool = False) -> Markup:
-    """A quantity over training steps: each point, and where there are many a moving average through them.
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]], title: str, *, share: bool = False, chance: bool = False
+) -> Markup:
+    """Quantities over training steps: each point, or a moving average where there are many.
 
-    share: the quantity lies between 0 and 1, and chance is drawn.
+    Args:
+        series: {name: [(step, value), ...]} with at least one point each. Of up to two series the single steps are drawn
+            too, thinly, behind the average.
+        title: what a screen reader says.
+        share: the quantities lie between 0 and 1, and are shown in percent.
+        chance: draw what guessing a letter gives.
     """
-    steps, values = [x for x, _ in points], [y for _, y in points]
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     with _style():
-        figure, axes = _axes(2.7)
-        window = max(1, len(points) // 15)
-        axes.plot(steps, values, color=_series(0), linewidth=1, alpha=0.35 if window > 1 else 1)
-        if window > 1:
-            axes.plot(steps, _moving_average(values, window), color=_series(0), linewidth=2.2)
-        elif len(points) < 15:
-            axes.plot(steps, values, color=_series(0), marker="o", markersize=4, linestyle="none")
+        figure, axes = _axes(2.5)
+        for i, (name, points) in enumerate(series.items()):
+            steps, values = [x for x, _ in points], [y for _, y in points]
+            window = smoothing(len(points))
+            if window and len(series) <= 2:
+                axes.plot(steps, values, color=_series(i), linewidth=0.8, alpha=0.35)
+            marked = not window or len(series) > 1
+            axes.plot(
+                steps,
+                _moving_average(values, window),
+                color=_series(i),
+                linewidth=2 if window else 1.3,
+                marker=_marker(i) if marked else "",
+                markersize=4.5,
+                markeredgecolor=_STAND_INS["paper"],
+                markeredgewidth=0.6,
+                markevery=max(1, len(points) // 8),
+                label=name,
+            )
         if share:
-            axes.set_ylim(-0.02, 1.02)
-            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-            axes.axhline(CHANCE, color=_STAND_INS["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            axes.text(1, CHANCE, "guessing", transform=axes.get_yaxis_transform(), ha="right", va="bottom", size=8)
+            axes.set_ylim(-0.03, 1.03)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], _percents("guessing\n25\N{NO-BREAK SPACE}%" if chance else ""))
+        else:
+            low, high = axes.get_ylim()
+            lowest = min(y for points in series.values() for _, y in points)
+            if 0 <= lowest < (low + high) / 4:
+                axes.set_ylim(bottom=0, top=high if high > 0 and lowest < high else 1)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        if chance:
+            axes.axhline(CHANCE, **_reference())
+        all_steps = [x for points in series.values() for x, _ in points]
+        if min(all_steps) == max(all_steps):  # else it would be a step of fractions wide
+            axes.set_xlim(all_steps[0] - 1, all_steps[0] + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.set_xlabel("step")
         axes.grid(axis="y")
         axes.tick_params(length=0)
-        return _svg(figure, label)
+        return _key(series) + _svg(figure, title)
+
+
+def smoothing(count: int) -> int:
+    """How many steps to each side of a step its moving average reaches, in a curve of `count` points; 0: none."""
+    return 0 if count < 30 else count // 15
+
+
+def number(value: float) -> str:
+    """A quantity to read: three digits, or all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def readable(value: str) -> str:
@@ -160,8 +216,37 @@ def _series(i: int) -> str:
     return _STAND_INS[f"series-{i % COLOURS + 1}"]
 
 
+def _marker(i: int) -> str:
+    return list(MARKERS)[i % len(MARKERS)]
+
+
+def _key(names: Collection[str]) -> Markup:
+    """The list of series above a chart: marker and name each. A single series needs none."""
+    if len(names) < 2:
+        return Markup("")
+    return Markup('<ul class="key">{}</ul>').format(
+        Markup("").join(
+            Markup('<li><svg viewBox="-4 -4 8 8" aria-hidden="true"><path d="{}" fill="var(--series-{})"/></svg>{}</li>').format(
+                MARKERS[_marker(i)], i % COLOURS + 1, escape(name)
+            )
+            for i, name in enumerate(names)
+        )
+    )
+
+
+def _percents(at_chance: str) -> list[str]:
+    """Labels of 0, 25, 50, 75 and 100 %."""
+    labels = [f"{share}\N{NO-BREAK SPACE}%" for share in (0, 25, 50, 75, 100)]
+    return [labels[0], at_chance or labels[1], *labels[2:]]
+
+
+def _reference() -> dict[str, Any]:
+    """The look of a line that marks are compared with."""
+    return {"color": _STAND_INS["muted"], "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
+
+
 def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 20)) or text
+    return "\n".join(textwrap.wrap(text, LABEL)) or text
 
 
 def _svg(figure: "Figure", title: str) -> Markup:

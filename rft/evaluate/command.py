@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reward.endpoint import Budget, Endpoint
     from rft.evaluate.answer import Answerer, StreamingAnswerer
     from rft.evaluate.backend import ModelAnswers
+    from rft.evaluate.memory import MemoryAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="never spend more than this in --out, judge included")
 
     retrieval = parser.add_argument_group("context retrieval")
-    retrieval.add_argument("--passages", type=_positive, metavar="K", help="windows of 6 messages shown (default: 10)")
+    retrieval.add_argument(
+        "--passages",
+        type=_passages,
+        metavar="K|fit",
+        help="windows of 6 messages shown; 'fit': as many as the model has room for, at most 10 (default: 10)",
+    )
     retrieval.add_argument("--embedding-model", metavar="NAME", help="dense embeddings of this model instead of BM25")
     retrieval.add_argument("--embedding-base-url", metavar="URL", help="where it is served (default: --base-url)")
 
@@ -115,6 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--chunk-tokens", type=_positive, metavar="N", help="of a chunk of a history (default: 5000)")
     memory.add_argument("--memory-tokens", type=_positive, metavar="N", help="budget of a memory (default: 2048)")
     memory.add_argument("--max-chunks", type=_positive, metavar="N", help="read only the newest so many (default: all)")
+    memory.add_argument(
+        "--reader", metavar="PATH", help="this model answers from the same memories too: the same reader for every writer tells "
+        "what is written better from what is answered better"
+    )
 
     judge = parser.add_argument_group("the judge of open-ended answers")
     judge.add_argument("--judge-model", metavar="NAME")
@@ -127,6 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code of `rft evaluate`: 0; 1 where questions could not be answered; 130 where Ctrl-C stopped it."""
     from rft.evaluate.run import evaluate
+    from rft.evaluate.skill import lines
 
     try:
         folder = Path(args.out).expanduser()
@@ -139,6 +150,7 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, out, budget)
+            reader = _reader(args, answerer, settings)
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
                 split,
@@ -148,10 +160,12 @@ def run(args: argparse.Namespace) -> int:
                 batch_size=settings.get("batch_size", 8),
                 judge=_judge(args, settings, budget),
                 blind=blind,
+                reader=reader,
                 seed=args.seed,
                 **asking,
             )
             print(headline(summaries[name]))
+            print("\n".join(lines(summaries[name])))
             if args.track:
                 from rft.evaluate.tracking import track
 
@@ -168,7 +182,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"report: {folder / 'report.html'}")
     lost = sum(summary["unanswered"] + summary["not_scored"] for summary in summaries.values())
     if lost:
-        print(f"{lost} answers are missing or not scored; run the same command again to ask for them", file=sys.stderr)
+        too_long = sum(summary["too_long"] for summary in summaries.values())
+        said = f" ({too_long} too long for the model: see above)" if too_long else ""
+        print(f"{lost} answers are missing or not scored{said}; run the same command again to ask for them", file=sys.stderr)
     return 1 if lost else 0
 
 
@@ -178,15 +194,22 @@ def headline(summary: dict[str, Any]) -> str:
         return f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them scored"
     low, high = summary["ci95"]
     beside = [
-        f"{name} {summary['controls'][name]['accuracy']:.1%}"
-        for name in ("blind", "longest", "shortest")
+        f"{name}{_rule_of(summary['controls'][name])} {summary['controls'][name]['accuracy']:.1%}"
+        for name in ("blind", "longest", "shortest", "strongest")
         if name in summary["controls"]
     ]
     return (
         f"{summary['model']}, context {summary['context']}: {summary['accuracy']:.1%} right "
         f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
-        f"{summary['unparsed_rate']:.1%} without a readable answer)" + (f"; controls: {', '.join(beside)}" if beside else "")
+        f"{summary['unparsed_rate']:.1%} without a readable answer"
+        + (f", {summary['refused_rate']:.1%} refused" if summary["refused_rate"] else "")
+        + ")"
+        + (f"; controls: {', '.join(beside)}" if beside else "")
     )
+
+
+def _rule_of(control: dict[str, Any]) -> str:
+    return f" rule ({control['rule']})" if "rule" in control else ""
 
 
 def _answerers(
@@ -257,6 +280,20 @@ def _on_this_machine(
     memory = MemorySettings(**{key: settings[key] for key in MEMORY})
     reading = {key: settings[key] for key in ("token_cache", "batch_size")}
     return MemoryAnswers(model, out / MEMORIES, memory, **generation, **reading)
+
+
+def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":
+    """The answerer of --reader: its model answers from the memories of `answerer`."""
+    from rft.evaluate.memory import MemoryAnswers
+
+    if args.reader is None:
+        return None
+    if not isinstance(answerer, MemoryAnswers):
+        logger.warning("--reader is ignored: it answers from memories; give --context memory")
+        return None
+    from rft.evaluate.backend import LocalModel
+
+    return answerer.read_by(LocalModel(args.reader))
 
 
 def _settings(args: argparse.Namespace, known: dict[str, Any], why: str) -> dict[str, Any]:
@@ -343,6 +380,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
     return int(text)
+
+
+def _passages(text: str) -> int | str:
+    return text if text == "fit" else _positive(text)
 
 
 def _number(text: str, least: str) -> float:

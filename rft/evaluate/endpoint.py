@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
-from reward.endpoint import BudgetSpent, Endpoint, EndpointError
+from reward.endpoint import BudgetSpent, Endpoint, EndpointError, TooLong
 from reward.endpoint import Unanswered as CallFailed
 from rft.data.history import History
 from rft.data.question import Question
@@ -19,10 +19,14 @@ from rft.errors import ModelError
 from rft.evaluate.answer import Answer, Unanswered
 from rft.evaluate.asks import seed_of
 from rft.evaluate.context import Context
+from rft.evaluate.retrieval import Retrieval
 
 logger = logging.getLogger(__name__)
 
 Asked = tuple[Question, Answer | Unanswered, float]
+
+SHORTER = "choose --context retrieval (with --passages fit) or memory, a shorter --window, or a server that reads more"
+EMBEDDED_AT_ONCE = 32  # texts in one call; servers refuse more than they have room for
 
 
 class EndpointAnswers:
@@ -41,6 +45,7 @@ class EndpointAnswers:
             "temperature": temperature,
             **context.settings,
         } | ({"sampling_seed": seed} if temperature != 0 else {})
+        self._too_long_told = False
 
     def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[Asked]:
         """Raises ModelError where no call to the endpoint can work, or the budget is spent; calls in flight are
@@ -53,6 +58,8 @@ class EndpointAnswers:
                     yield answer
             except EndpointError as error:
                 raise ModelError(str(error)) from None
+            finally:
+                runner.run(self.endpoint.close())
 
     async def _answers(self, asked: Iterator[tuple[Question, History | None]]) -> AsyncIterator[Asked]:
         calls: set[asyncio.Task[Asked]] = set()
@@ -78,13 +85,25 @@ class EndpointAnswers:
 
     async def _ask(self, question: Question, history: History | None) -> Asked:
         start = time.perf_counter()
-        messages, read = self._context.messages(question, history), self._context.read(question, history)
         seed = seed_of(self.seed, [question]) if self.temperature != 0 else None
-        try:
-            reply = await self.endpoint.chat(messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed)
-        except CallFailed as failed:
-            logger.warning("question %s: not answered (%s); the same command asks it again", question.id, failed)
-            return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
+        ways = self._context.ways(question, history) if isinstance(self._context, Retrieval) else None
+        for messages, shown in ways or [(self._context.messages(question, history), self._context.read(question, history))]:
+            read = shown
+            try:
+                reply = await self.endpoint.chat(
+                    messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed
+                )
+                break
+            except TooLong as failed:
+                reason = failed
+            except CallFailed as failed:
+                logger.warning("question %s: not answered (%s); the same command asks it again", question.id, failed)
+                return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
+        else:
+            if not self._too_long_told:  # the others are counted
+                self._too_long_told = True
+                logger.warning("question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER)
+            return question, Unanswered(f"too long: {reason}", reason.failures, too_long=True), time.perf_counter() - start
         answer = Answer(
             completion=reply.text,
             input_tokens=reply.input_tokens,
@@ -94,6 +113,8 @@ class EndpointAnswers:
             cost=reply.cost,
             failures=reply.failures,
             read=read,
+            ending=reply.ending,
+            adapted=reply.adapted,
         )
         return question, answer, time.perf_counter() - start
 
@@ -111,12 +132,19 @@ def embedder(endpoint: Endpoint) -> Any:
     )
 
     def embed(texts: Sequence[str]) -> list[list[float]]:
+        found: list[list[float]] = []
         try:
-            answer = client.embeddings.create(model=endpoint.model, input=list(texts), encoding_format="float")
-            return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
+            for start in range(0, len(texts), EMBEDDED_AT_ONCE):
+                asked = list(texts[start : start + EMBEDDED_AT_ONCE])
+                answer = client.embeddings.create(model=endpoint.model, input=asked, encoding_format="float")
+                vectors = [[float(x) for x in item.embedding] for item in sorted(answer.data, key=lambda item: item.index)]
+                if len(vectors) != len(asked) or len({len(vector) for vector in [*found, *vectors]}) != 1:
+                    raise ValueError(f"{len(vectors)} vectors for {len(asked)} texts, or of different lengths")
+                found += vectors
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"{endpoint.base_url}: no embeddings from {endpoint.model} ({endpoint.clean(error)}); check --embedding-model"
             ) from None
+        return found
 
     return embed

@@ -48,6 +48,8 @@ def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console |
                     tasks.create_task(one(row))
         except* EndpointError as errors:
             logger.warning("judge %s: %s; answers without a verdict are not scored", judge.endpoint.model, errors.exceptions[0])
+        finally:
+            await judge.endpoint.close()
 
     with Progress(console=console or Console(stderr=True)) as progress:
         task = progress.add_task(f"judged by {judge.endpoint.model}", total=len(waiting))

@@ -96,7 +96,7 @@ class Memory:
     def writing_tokens(self, history: History) -> int:
         """What was read to write the memory of a history."""
         record = self._record(history)
-        return record.input_tokens if record is not None else 0
+        return (record.input_tokens or 0) if record is not None else 0
 
     def _of(self, history: History | None) -> str:
         if history is None:
@@ -138,7 +138,8 @@ class Memory:
 
 
 class MemoryAnswers(ModelAnswers):
-    """The answerer of `--context memory`: a model on this machine that answers from memories it has written itself.
+    """The answerer of `--context memory`: a model on this machine that answers from memories it has written itself, or, where a
+    `reader` is given, that one from the memories that the model has written.
 
     max_new_tokens: of an answer; the others as for `Memory`.
     """
@@ -153,10 +154,19 @@ class MemoryAnswers(ModelAnswers):
         seed: int = 0,
         token_cache: Path | str | None = None,
         batch_size: int = 8,
+        reader: Generator | None = None,
     ):
         self.memory = Memory(model, folder, memory, temperature, seed, token_cache, batch_size)
-        super().__init__(model, self.memory, max_new_tokens, temperature, seed)
+        super().__init__(reader or model, self.memory, max_new_tokens, temperature, seed)
+        if reader is not None:
+            self.settings["writer_fingerprint"] = model.fingerprint
         self.agent, self.folder = self.memory.agent, self.memory.folder
+
+    def read_by(self, reader: Generator) -> "MemoryAnswers":
+        """The same memories, from which `reader` answers."""
+        memory = self.memory
+        return MemoryAnswers(memory.model, self.folder, memory.agent.settings, self.max_new_tokens, self.temperature, self.seed,
+                             memory.agent.tokens.cache_dir, memory.batch_size, reader)
 
     def prepare(self, histories: Sequence[History]) -> None:
         """Write the memories that are not there yet; raises as `Memory.prepare`."""

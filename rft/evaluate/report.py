@@ -1,19 +1,21 @@
 """The reports: one self-contained HTML page each, for a screen, a phone or paper.
 
-Invariant: a page loads nothing, runs no script but the question browser's own (its policy names that one's hash),
-and is written whole or not at all; everything that comes from data is escaped. It is made from summaries and rows
-alone, so it can be made again from a results folder.
+Invariant: a page is made from summaries and rows alone, so it can be made again from a results folder. How it is put
+together and saved is `rft.evaluate.pages`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rft.data import rules
+from rft.data.categories import nameless
 from rft.data.question import LETTERS
 from rft.evaluate import browser, charts, published
-from rft.evaluate.results import write_whole
+from rft.evaluate.pages import INTERVAL, NBSP, Card, count, percent, span, write_page
 
 CATEGORIES = {
+    "kind": "What has to be told",
     "pref_type": "Kind of preference",
     "who": "Whose preference",
     "updated": "Changed later",
@@ -35,9 +37,22 @@ CONTROLS = {
     "blind": "the same model without the history",
     "longest": "always the longest option",
     "shortest": "always the shortest option",
-    "any": "any of these",
+    "strongest": "the strongest rule that reads nothing",
 }
-LONGEST_COMPLETION = 4000  # characters shown of a completion
+CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key of the summary, how it is written
+    ("right and consistent", "right_and_consistent", percent),
+    ("right, reasoning or not", "accuracy_without_gate", percent),
+    ("consistent: words and box agree", "consistent", percent),
+    ("the thought names the gold option", "thought_right", percent),
+    ("words of a thought", "thought_words", count),
+    ("reasoned before answering", "format_rate", percent),
+    ("without a readable answer", "unparsed_rate", percent),
+    ("refused to answer", "refused_rate", percent),
+    ("cut off at the length limit", "cut_off_rate", percent),
+    ("tokens read per question", "input_tokens_per_question", count),
+    ("… with writing the memory", "input_tokens_with_writing", count),
+    ("tokens written per question", "output_tokens_per_question", count),
+)
 
 
 def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
@@ -51,14 +66,19 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
     shown = [name for name in CATEGORIES if _worth_showing(name, summary)]
     beside = _beside(summary)
     found = browser.entries({"": rows})
-    _write(
+    write_page(
         path,
         "evaluation.html.jinja",
         found=found,
         summary=summary,
+        headline=consistently(summary)["accuracy"],
+        headline_ci95=consistently(summary)["ci95"],
+        consistent=" and consistent" if "right_and_consistent" in summary else "",
+        cards=cards(summary),
         is_open=is_open,
-        controls={key: (CONTROLS[key], cell) for key, cell in summary["controls"].items()},
-        beside=charts.intervals({"": beside}, "This run and its controls: accuracy with 95 % intervals", chance=not is_open)
+        controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
+        on_controls=[] if is_open else on_controls(summary),
+        beside=charts.intervals({"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=not is_open)
         if beside
         else "",
         published=[(name, values[is_open]) for name, *values in published.OVERALL],
@@ -75,7 +95,27 @@ def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[
 
     timelines: as `rft.evaluate.timeline.timelines` yields them. Raises DataError where the page cannot be written.
     """
-    _write(path, "memory.html.jinja", summary=summary, timelines=timelines)
+    shown = ("input_tokens_per_question", "input_tokens_with_writing")
+    top = [("right", percent(summary["accuracy"]), span(summary["ci95"])), *cards(summary, shown)]
+    write_page(path, "memory.html.jinja", summary=summary, cards=top, timelines=timelines)
+
+
+def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
+    """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), what was forgotten,
+    what is written and what a fixed reader makes of it."""
+    shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
+    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]  # nobody asks where none refused
+    found = [(name, write(summary[key]), "") for name, key, write in shown]
+    forgotten = summary.get("forgotten", {})
+    if forgotten.get("rate") is not None:
+        note = f"{forgotten['gone']} of {forgotten['written']} once written"
+        found.append(("withdrawn things gone from the memory", percent(forgotten["rate"]), note))
+    if "lines" in summary:
+        found.append(("lines of the memory right", percent(summary["lines"]["right_rate"]), span(summary["lines"]["ci95"])))
+    if "reader" in summary:
+        found.append(("right, answered by the fixed reader", percent(summary["reader"]["accuracy"]),
+                      span(summary["reader"]["ci95"])))
+    return found
 
 
 def write_comparison_report(
@@ -98,22 +138,33 @@ def write_comparison_report(
         if len({score.get(entry["id"]) for score in scores}) > 1
     ]
     overall = {name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()}
-    _write(
+    shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())))]
+    categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
+    write_page(
         path,
         "comparison.html.jinja",
         found=moved,
         comparison=comparison,
-        overall=charts.differences({"": overall}, "Differences from the first run, with 95 % intervals"),
+        overall=charts.differences({"": overall}, f"Differences from the first run, with {INTERVAL}s"),
         categories=[
             {
                 "title": title,
-                "chart": charts.differences({name: found["by"][key] for name, found in against.items()}, f"{title}: differences"),
-                "tables": {name: found["by"][key] for name, found in against.items()},
+                "chart": charts.differences(tables, f"{title}: differences"),
+                "tables": tables,
             }
-            for key, title in CATEGORIES.items()
-            if _worth_showing(key, next(iter(against.values()))) and len(next(iter(against.values()))["by"][key]) > 1
+            for title, tables in categories.items()
+            if any(len(table) > 1 for table in tables.values())
         ],
     )
+
+
+def _in_order(
+    against: Mapping[str, Mapping[str, Any]], runs: Mapping[str, tuple[Mapping[str, Any], Any]], key: str
+) -> dict[str, dict[str, Any]]:
+    """A category's table of each compared run, its values in the order of the first run's page."""
+    order = next(iter(runs.values()))[0]["by"].get(key, {})
+    tables = {name: found["by"][key] for name, found in against.items()}
+    return {name: {value: table[value] for value in (*order, *table) if value in table} for name, table in tables.items()}
 
 
 def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) -> None:
@@ -123,19 +174,71 @@ def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) ->
     """
     known = [point for point in points if point["accuracy"] is not None]
     stepped = [(float(point["step"]), point["accuracy"]) for point in known if point["step"] is not None]
-    _write(
+    write_page(
         path,
         "sweep.html.jinja",
         points=points,
         best=max(known, key=lambda point: point["accuracy"], default=None),
-        curve=charts.curve(stepped, "Accuracy by step", share=True) if len(stepped) > 1 else None,
-        overall=charts.intervals({"": {p["folder"]: p for p in known}}, "Accuracy of each checkpoint with its 95 % interval"),
+        curve=charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True) if len(stepped) > 1 else None,
+        overall=charts.intervals({"": {p["folder"]: p for p in known}}, f"Accuracy of each checkpoint with its {INTERVAL}"),
     )
 
 
 def _beside(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    shown = {"this run": summary} | {CONTROLS[key]: cell for key, cell in summary["controls"].items() if key != "any"}
+    shown = {"this run": summary} | {_control_name(key, cell): cell for key, cell in summary["controls"].items()}
     return {name: cell for name, cell in shown.items() if cell["accuracy"] is not None}
+
+
+def _control_name(key: str, cell: Mapping[str, Any]) -> str:
+    name = CONTROLS.get(key) or charts.readable(key)
+    return f"{name}: {cell['rule']}" if "rule" in cell else name
+
+
+def on_controls(summary: Mapping[str, Any]) -> list[str]:
+    """What the controls of an evaluation say, over all and in each category that is large enough, and no more than that."""
+    said = []
+    if (blind := summary["controls"].get("blind")) is not None and blind["accuracy"] is not None:
+        said.append(_on_control(blind, "Without the history the same model gets", "the history"))
+    if (best := summary["controls"].get("strongest")) is not None:
+        said.append(_on_rules(best))
+    return said
+
+
+def _on_rules(best: Mapping[str, Any]) -> str:
+    """The strongest of the rules that read neither history nor labels."""
+    found = (
+        f"Of {best['tried']} rules that read nothing but the question and its options, the strongest ({best['rule']}) gets "
+        f"{percent(best['accuracy'])} ({INTERVAL} {span(best['ci95'])})"
+    )
+    cells = _cells(best["by"])
+    telling = [
+        f"{name} ({cell['rule']}: {percent(cell['accuracy'])} of {cell['n']:,})"
+        for name, cell in cells.items()
+        if cell["telling"]
+    ]
+    if best["telling"]:
+        verdict = "more than chance allows the best of so many, so a part of the score can be had without reading"
+    elif telling:
+        verdict = "what chance allows the best of so many over all, but not in each category"
+    else:
+        verdict = f"what chance allows the best of so many, {_each_of(cells)}"
+    return f"{found}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
+
+
+def _cells(by: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The cells of all categories that are large enough to be judged by themselves, by their names."""
+    return {
+        f"{CATEGORIES[category].lower()} = {charts.readable(value)}": cell
+        for category, table in by.items()
+        for value, cell in table.items()
+        if cell["n"] >= rules.LEAST and not nameless(value)
+    }
+
+
+def _each_of(cells: Mapping[str, Any]) -> str:
+    if not cells:
+        return f"over all; no category has the {rules.LEAST} questions that it takes to say so of it"
+    return f"over all and in each of {len(cells)} categories of at least {rules.LEAST} questions"
 
 
 def _worth_showing(name: str, summary: Mapping[str, Any]) -> bool:
@@ -155,28 +258,42 @@ def write_quickstart_report(
 ) -> None:
     """The page of a quickstart: what was learned, from what, and how it reads.
 
-    summaries: evaluate summaries under the keys of RUNS; "sft" and "grpo" must be there. curves: {label:
-    [(step, value), ...]}; values that all lie in 0..1 are drawn as shares. transcripts: (row before, row
-    after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises DataError where the page
-    cannot be written.
+    All figures are of answers that are right and consistent. summaries: evaluate summaries under the keys of RUNS; "sft" and
+    "grpo" must be there. curves: {label: [(step, value), ...]}; a label that ends in "reward" or "val" is of shares, drawn in
+    percent. transcripts: (row before, row after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises
+    DataError where the page cannot be written.
     """
+    summaries = {key: consistently(summary) for key, summary in summaries.items()}
     runs = {RUNS[key]: summaries[key] for key in RUNS if key in summaries}
-    drawn = [(label, points) for label, points in curves.items() if points]
-    _write(
+    drawn = [(label, points, label.endswith(("reward", "val"))) for label, points in curves.items() if points]
+    write_page(
         path,
         "quickstart.html.jinja",
-        runs=runs,
-        grpo=summaries["grpo"],
+        cards=[(label, percent(summary["accuracy"]), span(summary["ci95"])) for label, summary in runs.items()],
+        headline=percent(summaries["grpo"]["accuracy"]),
+        data_sha256=summaries["grpo"]["data_sha256"],
         findings=learned(summaries),
-        overall=charts.intervals({"": runs}, "Accuracy of each run with its 95 % interval"),
-        curves=[(label, charts.curve(points, label, share=_is_share(points))) for label, points in drawn],
+        overall=charts.intervals({"": runs}, f"Right and consistent: each run with its {INTERVAL}"),
+        curves=[
+            (label, charts.curves({"": points}, label, share=is_share, chance=is_share)) for label, points, is_share in drawn
+        ],
         categories=[
             _category(name, {label: summary["by"][name] for label, summary in runs.items()})
-            for name in ("pref_type", "who", "updated", "scenario", "distance")
+            for name in ("kind", "scenario", "distance")
         ],
         transcripts=transcripts,
         seconds=seconds,
     )
+
+
+def consistently(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary with the share of right and consistent answers as its accuracy, in every category too; as it is if its
+    questions had no options."""
+    if "right_and_consistent" not in summary:
+        return dict(summary)
+    by = {name: {value: consistently(cell) for value, cell in table.items()} for name, table in summary.get("by", {}).items()}
+    found = {**summary, "accuracy": summary["right_and_consistent"], "ci95": summary["right_and_consistent_ci95"]}
+    return found | ({"by": by} if by else {})
 
 
 def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -184,46 +301,79 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
     summaries: as for `write_quickstart_report`.
     """
-    before, after = summaries["sft"], summaries["grpo"]
+    before, after = consistently(summaries["sft"]), consistently(summaries["grpo"])
     gain = after["accuracy"] - before["accuracy"]
     said = [
-        f"GRPO took the model from {_percent(before['accuracy'])} to {_percent(after['accuracy'])} right answers "
-        f"({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} people it never met "
-        f"(95 % interval {_span(after['ci95'])}, before {_span(before['ci95'])}). Guessing gives 25 %."
+        f"GRPO took the model from {percent(before['accuracy'])} to {percent(after['accuracy'])} answers that are right and "
+        f"consistent ({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} people it never met "
+        f"({INTERVAL} {span(after['ci95'])}, before {span(before['ci95'])}). Guessing gives 25{NBSP}%.",
+        *_on_words(before, after),
     ]
     if "blind" in summaries:
         said.append(_on_control(summaries["blind"], "Without the history the same model gets", "the history"))
     if "longest_option" in summaries:
         said.append(_on_control(summaries["longest_option"], "Always taking the longest option gets", "reading the options"))
-    moved = _by_kind(before, after)
-    if len(moved) > 1:
-        kind, low, high = max(moved, key=lambda item: item[2] - item[1])
-        said.append(f"The largest gain is on {charts.readable(kind)}: {_percent(low)} before, {_percent(high)} after.")
-        kind, low, high = min(moved, key=lambda item: item[2])
-        said.append(f"Hardest to the end is {charts.readable(kind)}: {_percent(high)} (before: {_percent(low)}).")
+    if "strongest" in after["controls"]:
+        said.append(_on_rules(after["controls"]["strongest"]))
+    said += _on_kinds(_by_kind(before, after))
     if "memory" in summaries:
         said += _on_memory(summaries)
     return said
 
 
+def _on_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What the words say, beside the box."""
+    if "thought_right" not in after:
+        return []
+    said = f"The thought names the gold option in {percent(after['thought_right'])} of the answers, before GRPO in "
+    said += f"{percent(before['thought_right'])}"
+    if after["consistent"] is not None:
+        said += f"; words and box agree in {percent(after['consistent'])} (before: {percent(before['consistent'])})"
+    return [said + "."]
+
+
+def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Which kind gained most, which lost most and which is the lowest after GRPO: a kind is named once, and not for a gain
+    or loss of nothing, nor as the lowest of equals. moved: (kind, accuracy before, accuracy after)."""
+    if len(moved) < 2:
+        return []
+    gained, lost = (pick(moved, key=lambda item: item[2] - item[1]) for pick in (max, min))
+    lowest = min(moved, key=lambda item: item[2])
+    is_lowest = lowest[2] < max(high for _, _, high in moved)
+    told = [("gain", gained)] * (gained[2] > gained[1]) + [("loss", lost)] * (lost[2] < lost[1])
+    said = [
+        f"The largest {change} is on {_moved(item)}{', still the lowest' if is_lowest and item is lowest else ''}."
+        for change, item in told
+    ]
+    if is_lowest and all(item is not lowest for _, item in told):
+        said.append(f"The lowest accuracy after GRPO is on {_moved(lowest)}.")
+    return said
+
+
+def _moved(item: tuple[str, float, float]) -> str:
+    kind, low, high = item
+    return f"{charts.readable(kind)}: {percent(low)} before, {percent(high)} after"
+
+
 def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    summaries = {key: consistently(summary) for key, summary in summaries.items()}
     memory = summaries["memory"]
-    said = f"From its memory alone it gets {_percent(memory['accuracy'])} (95 % interval {_span(memory['ci95'])})"
+    said = f"From its memory alone it gets {percent(memory['accuracy'])} ({INTERVAL} {span(memory['ci95'])})"
     if "memory_sft" in summaries:
-        said += f", {_percent(summaries['memory_sft']['accuracy'])} before GRPO"
+        said += f", {percent(summaries['memory_sft']['accuracy'])} before GRPO"
     found = [said + "."]
     if "history_long" in summaries:
         whole = summaries["history_long"]
         read, all_of_it = memory["input_tokens_per_question"], whole["input_tokens_per_question"]
         found.append(
             f"It reads {read:,.0f} tokens for a question; a model trained on the same histories as a whole reads "
-            f"{all_of_it:,.0f} ({all_of_it / read:.1f} times as many) and gets {_percent(whole['accuracy'])}."
+            f"{all_of_it:,.0f} ({all_of_it / read:.1f} times as many) and gets {percent(whole['accuracy'])}."
         )
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
         found.append(
             f"Of {gone['written']} things that users asked to forget and that stood in a memory, {gone['gone']} are gone "
-            f"({_percent(gone['rate'])})."
+            f"({percent(gone['rate'])})."
         )
     return found
 
@@ -288,91 +438,38 @@ def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: boo
     return {
         "name": name,
         "title": title,
-        "chart": charts.intervals(tables, f"{title}: accuracy with 95 % intervals", chance=chance),
+        "chart": charts.intervals(tables, f"{title}: accuracy with {INTERVAL}s", chance=chance),
         "runs": list(tables),
         "rows": [(value, [table.get(value) for table in tables.values()]) for value in values],
     }
 
 
 def _by_kind(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """(kind of preference, accuracy before, accuracy after)"""
-    then, now = before["by"]["pref_type"], after["by"]["pref_type"]
+    """(kind of question, accuracy before, accuracy after)"""
+    then, now = before["by"]["kind"], after["by"]["kind"]
     return [(kind, then[kind]["accuracy"], now[kind]["accuracy"]) for kind in now if kind in then]
 
 
 def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
+    """What a control says: at chance, where it is so over all and in each category that is large enough; else these are named.
+
+    A category is above chance as `rules.bar` has it, for as many as there are: the best of many is so by luck.
+    """
     low, high = summary["ci95"]
-    verdict = (
-        f"no better than guessing, so {source} cannot explain what it knows"
-        if source != "the history"
-        else "no better than guessing, so what it knows it reads in the history"
-    )
+    cells = _cells(summary["by"])
+    above = [
+        f"{name} ({percent(cell['accuracy'])} of {cell['n']:,})"
+        for name, cell in cells.items()
+        if cell["accuracy"] is not None and cell["accuracy"] > rules.bar(cell["n"], len(cells))
+    ]
     if low > charts.CHANCE:
         verdict = "more than guessing, so a part of the score does not come from the history"
     elif high < charts.CHANCE:
-        verdict = "less than guessing"
-    return f"{does} {_percent(summary['accuracy'])} (95 % interval {_span(summary['ci95'])}): {verdict}."
-
-
-def _is_share(points: Sequence[tuple[float, float]]) -> bool:
-    return all(0 <= value <= 1 for _, value in points)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _span(interval: Sequence[float] | None) -> str:
-    return "–" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _shown(completion: str) -> Iterator[tuple[str, str]]:
-    """(css class, text) of a completion's thought and answer, shortened where it is very long."""
-    cut = len(completion) - LONGEST_COMPLETION
-    text = completion[:LONGEST_COMPLETION]
-    thought, tag, answer = text.rpartition("</think>")
-    if tag:
-        yield "thought", thought + tag
-    yield "said", answer if tag else text
-    if cut > 0:
-        yield "note", f"… and {cut:,} characters more"
-    if not completion.strip():
-        yield "note", "(an empty completion)"
-
-
-def _write(path: Path | str, template: str, found: Sequence[Mapping[str, Any]] = (), **values: Any) -> None:
-    """found: the entries of the question browser; without any, the page has no script."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(
-        loader=PackageLoader("rft.evaluate"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters |= {
-        "percent": _percent,
-        "span": _span,
-        "points": _points,
-        "duration": _duration,
-        "readable": charts.readable,
-        "shown": _shown,
-    }
-    script, policy = browser.script() if found else ("", "")
-    page = pages.get_template(template).render(
-        letters=LETTERS, questions=browser.data(found) if found else "", script=script, script_policy=policy, **values
-    )
-    write_whole(Path(path), page)
+        verdict = "less than guessing over all"
+    elif above:
+        verdict = "no better than guessing over all, but not in each category"
+    else:
+        follows = "what it knows it reads in the history" if source == "the history" else f"{source} cannot explain what it knows"
+        verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
+    found = f"{does} {percent(summary['accuracy'])} ({INTERVAL} {span(summary['ci95'])}): {verdict}."
+    return found + (f" More than guessing: {'; '.join(above)}." if above else "")

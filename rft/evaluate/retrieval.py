@@ -18,24 +18,30 @@ from rft.errors import DataError
 
 WINDOW, OVERLAP, PASSAGES = 6, 2, 10
 
+FIT = "fit"
+"""For `passages`: as many as the model has room for."""
+
 Embed = Callable[[Sequence[str]], Any]
 """Texts to an array (texts, dimensions)."""
 
 
 class Retrieval:
-    """The context "retrieval". embed: for dense retrieval; None for BM25. embedding_model: its name."""
+    """The context "retrieval". passages: how many are shown; "fit": as many of the 10 best as the model has room for.
+    embed: for dense retrieval; None for BM25. embedding_model: its name."""
 
     name = "retrieval"
 
-    def __init__(self, passages: int = PASSAGES, embed: Embed | None = None, embedding_model: str | None = None):
-        self.passages, self.embed = passages, embed
+    def __init__(self, passages: int | str = PASSAGES, embed: Embed | None = None, embedding_model: str | None = None):
+        self.fits, self.embed = passages == FIT, embed
+        self.passages = PASSAGES if passages == FIT else int(passages)
         self.settings: dict[str, Any] = {"passages": passages, "passage_messages": WINDOW, "passage_overlap": OVERLAP}
         self.settings["retriever"] = f"embeddings: {embedding_model}" if embed else "bm25"
         self._index: tuple[str, Any] = ("", None)  # of the history asked about last
         self._found: tuple[tuple[str, str], list[range]] = (("", ""), [])
 
-    def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
-        runs = self._search(question, history)
+    def messages(self, question: Question, history: History | None, passages: int | None = None) -> list[dict[str, str]]:
+        """passages: fewer than are shown otherwise."""
+        runs = self._search(question, history, passages)
         chosen = [history.turns[i] for run in runs for i in run] if history else []
         return [
             {"role": "system", "content": SYSTEM},
@@ -43,12 +49,25 @@ class Retrieval:
             {"role": "user", "content": final_message(question)},
         ]
 
-    def read(self, question: Question, history: History | None) -> str:
-        runs = self._search(question, history)
+    def read(self, question: Question, history: History | None, passages: int | None = None) -> str:
+        runs = self._search(question, history, passages)
         total = len(history.turns) if history else 0
         return f"messages {', '.join(f'{run[0] + 1}-{run[-1] + 1}' for run in runs)} of {total}"
 
-    def _search(self, question: Question, history: History | None) -> list[range]:
+    def counts(self, question: Question, history: History | None) -> range:
+        """How many passages may be shown, the most first: with "fit" down to one, else what is set."""
+        self._search(question, history, None)
+        most = min(self.passages, len(self._found[1]))
+        return range(most, 0 if self.fits else most - 1, -1)
+
+    def ways(self, question: Question, history: History | None) -> list[tuple[list[dict[str, str]], str]]:
+        """(messages, what `read` says) for each of `counts`; each is for a model that has no room for the one before."""
+        return [
+            (self.messages(question, history, count), self.read(question, history, count))
+            for count in self.counts(question, history)
+        ]
+
+    def _search(self, question: Question, history: History | None, passages: int | None) -> list[range]:
         """The chosen messages as runs of indices into `history.turns`."""
         if history is None:
             raise DataError(f"question {question.id}: context 'retrieval' needs the question's history")
@@ -56,8 +75,8 @@ class Retrieval:
         if self._found[0] != key:
             if self._index[0] != history.id:
                 self._index = (history.id, self._build(history))
-            self._found = (key, self._index[1].best(question.query, self.passages))
-        return self._found[1]
+            self._found = (key, self._index[1].ranked(question.query))
+        return _joined(self._found[1][: self.passages if passages is None else passages])
 
     def _build(self, history: History) -> "_Index":
         turns = history.turns
@@ -74,17 +93,21 @@ class _Index:
     spans: list[range]
     scores: Callable[[str], Sequence[float]]
 
-    def best(self, query: str, count: int) -> list[range]:
-        """The `count` best windows in time order, those that touch or overlap joined; of equals the later one."""
+    def ranked(self, query: str) -> list[range]:
+        """All windows, the best first; of equals the later one."""
         scores = self.scores(query)
-        order = sorted(range(len(self.spans)), key=lambda i: (-scores[i], -i))[:count]
-        runs: list[range] = []
-        for span in (self.spans[i] for i in sorted(order)):
-            if runs and span.start <= runs[-1].stop:
-                runs[-1] = range(runs[-1].start, max(span.stop, runs[-1].stop))
-            else:
-                runs.append(span)
-        return runs
+        return [self.spans[i] for i in sorted(range(len(self.spans)), key=lambda i: (-scores[i], -i))]
+
+
+def _joined(spans: Sequence[range]) -> list[range]:
+    """Windows in time order, those that touch or overlap joined."""
+    runs: list[range] = []
+    for span in sorted(spans, key=lambda span: span.start):
+        if runs and span.start <= runs[-1].stop:
+            runs[-1] = range(runs[-1].start, max(span.stop, runs[-1].stop))
+        else:
+            runs.append(span)
+    return runs
 
 
 def _bm25_scores(texts: Sequence[str]) -> Callable[[str], Sequence[float]]:

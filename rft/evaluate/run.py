@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")  # fields of an answer in a row
 BLIND = "blind"
 """The folder inside of a run's own with the answers of the same model without the history."""
+READER = "reader"
+"""The folder inside of a run's own with the answers of a fixed reader from the same memories."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def evaluate(
     option_orders: int = 1,
     judge: "Judge | None" = None,
     blind: Answerer | StreamingAnswerer | None = None,
+    reader: Answerer | StreamingAnswerer | None = None,
     seed: int = 0,
     console: "Console | None" = None,
 ) -> dict[str, Any]:
@@ -77,33 +81,48 @@ def evaluate(
     Questions that `out` already has answers to are not asked again. limit and batch_size may differ between
     the runs that fill one folder. samples, option_orders: how often, and in how many orders of its options, each
     question is asked. judge: asks open-ended questions, without options, and has it judge the answers. blind: the
-    control, the same model in context "none"; its answers go to `out/blind`. seed: of the bootstrap.
+    control, the same model in context "none"; its answers go to `out/blind`. reader: answers the same questions, each once, from
+    the memories of `answerer`; its answers go to `out/reader`, so that writing is told from answering. seed: of the bootstrap.
 
     Raises DataError where `out` holds results of another run or cannot be written, or nothing was answered; what the
     answerer raises passes through, and what was answered is kept.
     """
+    from rft.evaluate import lines
     from rft.evaluate.report import write_evaluation_report, write_memory_report
     from rft.evaluate.statistics import summarise
-    from rft.evaluate.timeline import forgotten, timelines
+    from rft.evaluate.timeline import forgotten, last_memories, timelines
 
     out = Path(out).expanduser()
     asking = Asking(limit, samples, option_orders, judge is not None, batch_size)
-    rows, unanswered = _collect(split, out, answerer, asking, judge, console)
+    rows, unanswered, too_long = _collect(split, out, answerer, asking, judge, console)
     if not rows:
         raise DataError(
-            f"{out}: none of {unanswered} questions was answered; what failed stands above, run the same command again"
+            f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model); what failed stands "
+            "above, run the same command again"
         )
     blind_rows: list[dict[str, Any]] = []
     if blind is not None:
         once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
-        blind_rows, lost = _collect(split, out / BLIND, blind, once, judge, console)
-        unanswered += lost
+        blind_rows, lost, lost_too_long = _collect(split, out / BLIND, blind, once, judge, console)
+        unanswered, too_long = unanswered + lost, too_long + lost_too_long
+    read_by: dict[str, Any] = {}
+    if reader is not None:
+        once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        reader_rows, lost, lost_too_long = _collect(split, out / READER, reader, once, judge, console)
+        unanswered, too_long = unanswered + lost, too_long + lost_too_long
+        read_by = {"reader": {"model": reader.name, **summarise(reader_rows, seed)}} if reader_rows else {}
+    written = None
+    if isinstance(answerer, Remembers):
+        written = lines.of_memories(split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed)
     summary = {
         "model": answerer.name,
         **_about(split, answerer),
         **summarise(rows, seed, blind_rows),
         **({"forgotten": forgotten(split, answerer.folder)} if isinstance(answerer, Remembers) else {}),
+        **({"lines": written} if written is not None else {}),
+        **read_by,
         "unanswered": unanswered,
+        "too_long": too_long,
         "questions_in_split": len(split.questions),
         "settings": dict(answerer.settings) | _identity(asking, judge),
     }
@@ -130,8 +149,8 @@ def _collect(
     asking: Asking,
     judge: "Judge | None",
     console: "Console | None",
-) -> tuple[list[dict[str, Any]], int]:
-    """The rows of one folder after asking what it lacks, and how many could not be had."""
+) -> tuple[list[dict[str, Any]], int, int]:
+    """The rows of one folder after asking what it lacks, how many could not be had, and how many of these were too long."""
     asked = asking.asks(split.questions[: asking.limit])
     identity = dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
     with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
@@ -140,13 +159,13 @@ def _collect(
             logger.info("%s: %d of %d answers are already here", out, len(asked) - len(todo), len(asked))
         if isinstance(answerer, Remembers):
             answerer.prepare([split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)])
-        _answer_all(todo, split, answerer, asking.batch_size, results, console)
+        too_long = _answer_all(todo, split, answerer, asking.batch_size, results, console)
         if judge is not None:
             from rft.evaluate.judging import judge_rows
 
             results.replace(judge_rows(list(results.rows.values()), judge, console))
         rows = [results.rows[ask.id] for ask in asked if ask.id in results.rows]
-    return rows, len(asked) - len(rows)
+    return rows, len(asked) - len(rows), too_long
 
 
 def _answer_all(
@@ -156,7 +175,8 @@ def _answer_all(
     batch_size: int,
     results: Results,
     console: "Console | None",
-) -> None:
+) -> int:
+    """Ask, and keep what is answered; returns how many questions were too long."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -169,7 +189,7 @@ def _answer_all(
         TimeRemainingColumn(),
     )
     scores: list[float] = []
-    failed = 0
+    failed = too_long = 0
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
         task = progress.add_task(f"asking {escape(answerer.name)}, context {escape(answerer.context)}", total=len(todo), said="")
         for answered in _answers(batches(todo, answerer.context, batch_size), split, answerer):
@@ -180,10 +200,12 @@ def _answer_all(
             ]
             results.append(rows)
             failed += len(answered) - len(rows)
+            too_long += sum(isinstance(answer, Unanswered) and answer.too_long for _, answer, _ in answered)
             scores += [row["score"] for row in rows if row["score"] is not None]
             said = [f"{sum(scores) / len(scores):.0%} right"] if scores else []
             said += [f"{failed} not answered"] if failed else []
             progress.update(task, advance=len(answered), said=", ".join(said))
+    return too_long
 
 
 def _answers(
@@ -245,6 +267,6 @@ def result_row(ask: Question, answer: Answer, seconds: float, history: History) 
         "options": list(ask.options),
         "gold": ask.gold,
         **found,
-        **{key: value for key, value in asdict(answer).items() if value or key not in ("failures", "read", "writing_tokens")},
+        **{key: value for key, value in asdict(answer).items() if value or key not in SAID_ONLY_IF_THERE},
         "seconds": round(seconds, 6),
     }

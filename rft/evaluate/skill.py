@@ -11,6 +11,15 @@ from typing import Any
 from reward import read
 
 Row = Mapping[str, Any]
+NAMES = {
+    "right": "the box names the gold letter",
+    "right_leniently": "the same, forms of boxes that other models use included",
+    "consistent": "of the boxes that can be read, no words name another option",
+    "right_and_consistent": "right and consistent",
+    "thought_letter_right": "the letter in the thought is gold",
+    "thought_right": "the thought names the gold option",
+    "answer_right": "the answer's words name the gold option",
+}
 SHARES = ("right", "right_and_consistent", "thought_right", "thought_letter_right", "answer_right", "right_leniently")
 
 
@@ -38,6 +47,12 @@ def with_skill(row: Row) -> dict[str, Any]:
     }
 
 
+def scored_consistently(row: Row) -> dict[str, Any]:
+    """The row with its score: 1 for a right and consistent answer, else 0."""
+    known = with_skill(row)
+    return known | {"score": known["right_and_consistent"]}
+
+
 def skill(rows: Sequence[Row]) -> dict[str, Any]:
     """Means over N >= 1 rows of `with_skill`; consistent: of the rows whose box names a letter (None: no row's does);
     most_common_answer: the words that most answers say, and the share that says them (a policy that says the same to everything
@@ -50,6 +65,21 @@ def skill(rows: Sequence[Row]) -> dict[str, Any]:
         "thought_words": mean([row["thought_words"] for row in rows]),
         "most_common_answer": {"text": text, "share": count / len(rows)},
     }
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """The figures of a summary for a terminal, a line each; [] if its questions had no options."""
+    if "right_and_consistent" not in summary:
+        return []
+    low, high = summary["right_and_consistent_ci95"]
+    shown = {key: f"{100 * summary[key]:6.1f} %" for key in NAMES if summary[key] is not None}
+    shown["right_and_consistent"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+    said = summary["most_common_answer"]
+    return [
+        *(f"{NAMES[key]:<62}{figure}" for key, figure in shown.items()),
+        f"{'words of a thought, mean':<62}{summary['thought_words']:6.1f}",
+        f"{'the answer given most often: ' + repr(said['text'][:30]):<62}{100 * said['share']:6.1f} %",
+    ]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -7,7 +7,8 @@ are not independent. A row without a score (the judge could not be had) is count
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import NormalDist
 from typing import Any
 
@@ -16,14 +17,14 @@ import numpy as np
 from reward import has_reasoning
 from reward.judge import majority
 from reward.mcq import LETTERS
-from rft.data.question import kind
-from rft.evaluate.rules import choice
+from reward.reply import REFUSED
+from rft.data import rules
+from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
+from rft.data.rules import Asked, Strongest
 from rft.evaluate.skill import skill, with_skill
 
 RESAMPLES = 10_000
-DISTANCES = (0, 1, 128, 512, 2048, 8192, 32768)  # lower edges of the distance buckets, in tokens
 LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # of the history lengths, in tokens of 4 characters
-CONTROLS = ("blind", "longest", "shortest", "any")
 
 Row = Mapping[str, Any]
 
@@ -39,15 +40,19 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         where no row has a score);
         accuracy_without_gate: share that names the gold letter (or satisfies the judge), reasoning or not; n,
         personas: counts; not_scored: rows without a score;
-        unparsed_rate: share whose box names no letter (open-ended: that is empty); format_rate: share that reasons;
-        answer_letters: how many name each letter; what `rft.evaluate.skill.skill` says, with right_and_consistent_ci95;
-        cut_off_rate: share of
-        completions that ran into the length limit; input_tokens_per_question, output_tokens_per_question:
-        means of an answer; input_tokens_with_writing: the former, with what was read to write the memories spread over the
+        unparsed_rate: share whose box names no letter (open-ended: that is empty), but that answers which were refused are
+        counted in refused_rate alone; format_rate: share that reasons; answer_letters: how many name each letter; what
+        `rft.evaluate.skill.skill` says, with right_and_consistent_ci95; cut_off_rate: share of completions that ran into the
+        length limit; endings: how often there was no answer, by reason; adapted: of how many answers the server would not take
+        a setting, by what was done instead; input_tokens_per_question, output_tokens_per_question: means of the answers whose
+        tokens the server has counted (None: it counts none); input_tokens_with_writing: the former, with what was read to write
+        the memories spread over the
         questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n,
         accuracy_without_gate, right_and_consistent, consistent, thought_right}}}; seconds: time spent answering;
-        controls: {blind, longest, shortest, any: {accuracy, ci95, n, explains}}, explains: share of the right answers
-        that the control gets too; explained_by_shortcut: that of any of them (None without right answers);
+        controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}, explains: share of the right answers
+        that the control gets too; strongest has {rule, tried, bar, telling} besides (`rft.data.rules.Strongest`), and both
+        blind and strongest have by: the same in each category of at least 300; explained_by_shortcut: what the control
+        explains that explains most (None without right answers); a control at chance explains 25 %, by luck;
         samples, option_orders: where questions were asked several times, see `of_samples`, `of_orders`;
         usage: tokens, dollars and failed calls by kind, all rows together.
     """
@@ -55,23 +60,27 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
     asked_freely = is_open(rows[0])  # then there is no letter to name
     if not asked_freely:
         rows = [with_skill(row) for row in rows]
+    refused = [row.get("ending") in REFUSED for row in rows]
     controls = of_controls(rows, blind, seed)
     return {
         **_cell(rows, seed),
         "personas": len({row["persona_id"] for row in rows}),
         "asked": len(rows),
         "not_scored": sum(row["score"] is None for row in rows),
-        "unparsed_rate": _mean([row["answered"] is None for row in rows]),
+        "unparsed_rate": _mean([row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]),
         "format_rate": _mean([has_reasoning(row["completion"]) for row in rows]),
         "answer_letters": {letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
         **({} if asked_freely else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}),
+        "refused_rate": _mean(refused),
+        "endings": _counted([row["ending"]] if row.get("ending") else [] for row in rows),
+        "adapted": _counted(row.get("adapted", ()) for row in rows),
         "cut_off_rate": _mean([not row["finished"] for row in rows]),
-        "input_tokens_per_question": _mean([row["input_tokens"] for row in rows]),
+        "input_tokens_per_question": _mean_known(rows, "input_tokens"),
         **_with_writing(rows),
-        "output_tokens_per_question": _mean([row["output_tokens"] for row in rows]),
+        "output_tokens_per_question": _mean_known(rows, "output_tokens"),
         "by": {name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
         "controls": controls,
-        "explained_by_shortcut": controls.get("any", {}).get("explains"),
+        "explained_by_shortcut": max((c["explains"] for c in controls.values() if c["explains"] is not None), default=None),
         **({"samples": of_samples(rows)} if any(row.get("sample") for row in rows) else {}),
         **({"option_orders": of_orders(rows)} if any(row.get("order") for row in rows) else {}),
         "usage": _usage(rows),
@@ -85,7 +94,7 @@ def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
     if not written:
         return {}
     questions = len({question_of(row) for row in rows})
-    return {"input_tokens_with_writing": _mean([row["input_tokens"] for row in rows]) + sum(written.values()) / questions}
+    return {"input_tokens_with_writing": (_mean_known(rows, "input_tokens") or 0.0) + sum(written.values()) / questions}
 
 
 def question_of(row: Row) -> str:
@@ -104,22 +113,25 @@ def ungated(row: Row) -> float | None:
 
 
 def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What can be had without the history: the same model blind, and the longest and shortest option.
+    """What can be had without the history: the same model blind, the longest and the shortest option, and the strongest of all
+    rules of `rft data check` (`rft.data.rules`), the trained probe among them.
 
-    Each is scored on the asks of `rows`; "any" is right where one of them is.
+    Each is scored on the asks of `rows`; a rule that ranks several options first has a share of each.
     """
     seen = {row["id"]: row["score"] for row in blind}
-    right: dict[str, list[float | None]] = {}
-    if blind:
-        right["blind"] = [seen.get(question_of(row)) for row in rows]
-    if not is_open(rows[0]):
-        for rule in ("longest", "shortest"):
-            right[rule] = [float(choice(rule, row["options"]) == row["gold"]) for row in rows]
-    if not right:
-        return {}
-    columns = list(zip(*right.values(), strict=True))
-    right["any"] = [None if None in column else max(column) for column in columns]
-    return {name: _control(rows, scores, seed) for name, scores in right.items() if any(s is not None for s in scores)}
+    controls: dict[str, dict[str, Any]] = {}
+    if blind and any(seen.get(question_of(row)) is not None for row in rows):
+        scores = [seen.get(question_of(row)) for row in rows]
+        controls["blind"] = _control(rows, scores, seed) | {"by": _blind_by(rows, scores, seed)}
+    if is_open(rows[0]):
+        return controls
+    asked = [Asked(row["persona_id"], row.get("query", ""), row["options"], LETTERS.index(row["gold"])) for row in rows]
+    found = rules.scores(asked)
+    for name in ("longest", "shortest"):
+        controls[name] = _control(rows, found[f"{name} option"], seed)
+    best = rules.strongest(found, range(len(rows)))
+    controls["strongest"] = _of_rule(best) | _control(rows, found[best.rule], seed) | {"by": _strongest_by(rows, found, seed)}
+    return controls
 
 
 def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, Any]:
@@ -127,6 +139,33 @@ def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> 
     cell = _cell([{**row, "score": score} for row, score in known], seed)
     hits = [score for row, score in known if row["score"]]
     return {key: cell[key] for key in ("accuracy", "ci95", "n")} | {"explains": _mean(hits) if hits else None}
+
+
+def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, dict[str, Any]]:
+    """{category: {value: {accuracy, ci95, n, explains}}} of the model without the history, in cells that are large enough."""
+    known = [{**row, "blind": score} for row, score in zip(rows, scores, strict=True) if score is not None]
+    return {
+        name: {
+            value: _control([known[i] for i in cell], [known[i]["blind"] for i in cell], seed)
+            for value, cell in rules.cells([value_of(row) for row in known]).items()
+        }
+        for name, value_of in CATEGORIES.items()
+    }
+
+
+def _strongest_by(rows: Sequence[Row], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, dict[str, Any]]:
+    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of each such cell."""
+    by: dict[str, dict[str, Any]] = {}
+    for name, value_of in CATEGORIES.items():
+        by[name] = {}
+        for value, cell in rules.cells([value_of(row) for row in rows]).items():
+            best = rules.strongest(found, cell)
+            by[name][value] = _of_rule(best) | _control([rows[i] for i in cell], [found[best.rule][i] for i in cell], seed)
+    return by
+
+
+def _of_rule(best: Strongest) -> dict[str, Any]:
+    return {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
 
 
 def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
@@ -199,12 +238,32 @@ def _usage(rows: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         failures.update(row.get("failures") or {})
     return {
-        "input_tokens": sum(row["input_tokens"] for row in rows),
-        "cached_tokens": sum(row.get("cached_tokens", 0) for row in rows),
-        "output_tokens": sum(row["output_tokens"] for row in rows),
+        "input_tokens": _total(rows, "input_tokens"),
+        "cached_tokens": _total(rows, "cached_tokens"),
+        "output_tokens": _total(rows, "output_tokens"),
+        "answers_without_usage": sum(row["input_tokens"] is None or row["output_tokens"] is None for row in rows),
         "cost": math.fsum(row.get("cost", 0.0) for row in rows),
         "failures": dict(sorted(failures.items())),
     }
+
+
+def _known(rows: Sequence[Row], key: str) -> list[int]:
+    return [row[key] for row in rows if row.get(key) is not None]
+
+
+def _total(rows: Sequence[Row], key: str) -> int | None:
+    """None where no row has it."""
+    known = _known(rows, key)
+    return sum(known) if known else None
+
+
+def _mean_known(rows: Sequence[Row], key: str) -> float | None:
+    known = _known(rows, key)
+    return _mean(known) if known else None
+
+
+def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
+    return dict(sorted(Counter(chain.from_iterable(said)).items()))
 
 
 def interval(rows: Sequence[Row], seed: int = 0, of: str = "score") -> list[float]:
@@ -256,16 +315,6 @@ def t_quantile(probability: float, degrees: int) -> float:
     return math.sqrt(degrees) * math.tan(np.interp(probability - 0.5, mass / (2 * mass[-1]), angle))
 
 
-def distance_bucket(distance: int | None) -> str:
-    """The bucket of a distance in tokens between the evidence and the end of the history.
-
-    "0" are mostly questions without evidence; "unknown" where the data does not say.
-    """
-    if distance is None or distance < 0:
-        return UNKNOWN
-    return _DISTANCES[sum(distance >= edge for edge in DISTANCES) - 1]
-
-
 def length_bucket(characters: int | None) -> str:
     """The bucket of a history's length, in thousands of tokens of four characters."""
     if characters is None:
@@ -273,22 +322,19 @@ def length_bucket(characters: int | None) -> str:
     return _LENGTHS[sum(characters >= 4 * edge for edge in LENGTHS) - 1]
 
 
-UNKNOWN = "unknown"
-_DISTANCES = ["0", *(f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTANCES[2:], strict=False)), f"{DISTANCES[-1]}+"]
 _LENGTHS = [
     *(f"{low // 1024}k-{high // 1024}k" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)),
     f"{LENGTHS[-1] // 1024}k+",
 ]
-_NEAR_TO_FAR = [*_DISTANCES, *_LENGTHS, UNKNOWN]
+_NEAR_TO_FAR = [*BUCKETS, *_LENGTHS, UNKNOWN]
+
+
+def _of_labels(value_of: Callable[[Mapping[str, Any]], str]) -> Callable[[Row], str]:
+    return lambda row: value_of(row["labels"])
+
 
 CATEGORIES: dict[str, Callable[[Row], str]] = {
-    "kind": lambda row: kind(**row["labels"]),
-    "pref_type": lambda row: row["labels"]["pref_type"],
-    "who": lambda row: row["labels"]["who"],
-    "updated": lambda row: str(row["labels"]["updated"]).lower(),
-    "scenario": lambda row: row["labels"]["scenario"],
-    "distance": lambda row: distance_bucket(row["labels"]["distance"]),
-    "pref_type_who": lambda row: f"{row['labels']['pref_type']}, {row['labels']['who']}",
+    **{name: _of_labels(value_of) for name, value_of in OF_LABELS.items()},
     "history_length": lambda row: length_bucket(row.get("history_characters")),
 }
 

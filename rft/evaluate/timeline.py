@@ -3,11 +3,12 @@
 Invariant: it is read from the memories' own records on disk, whoever wrote them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rft.data.dataset import Split
+from rft.evaluate import lines
 from rft.memory.notes import load_notes
 from rft.memory.store import read_record
 from rft.memory.text import changes
@@ -16,6 +17,12 @@ from rft.memory.text import changes
 def memory_path(folder: Path, history_id: str) -> Path:
     """Where the memory of a history lies in a folder of memories."""
     return folder / f"{history_id}.md"
+
+
+def last_memories(folder: Path, histories: Iterable[str]) -> dict[str, str]:
+    """{history id: its last memory}, of the histories that have one in a folder of memories."""
+    records = {history: read_record(memory_path(folder, history)) for history in dict.fromkeys(histories)}
+    return {history: record.turns[-1]["memory"] for history, record in records.items() if record is not None and record.turns}
 
 
 def forgotten(split: Split, folder: Path) -> dict[str, Any]:
@@ -51,8 +58,9 @@ def forgotten(split: Split, folder: Path) -> dict[str, Any]:
 
 
 def timelines(split: Split, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Per history what the memory page shows: persona, what each chunk added, changed and removed, and the questions asked
-    of it."""
+    """Per history what the memory page shows: persona, what each chunk added, changed and removed, the questions asked of it, and
+    the lines of the last memory as `lines.judge` has them ([] where the dataset has no targets)."""
+    notes = load_notes(split) if lines.has_targets(split) else {}
     asked: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         asked.setdefault(row["history_id"], []).append(row)
@@ -70,4 +78,5 @@ def timelines(split: Split, folder: Path, rows: Sequence[Mapping[str, Any]]) -> 
                 for turn, before, after in zip(record.turns, versions, versions[1:], strict=False)
             ],
             "input_tokens": record.input_tokens,
+            "lines": lines.verdicts(split, {history: versions[-1]}, notes) if notes else [],
         }

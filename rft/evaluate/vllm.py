@@ -6,6 +6,8 @@ sampling at a temperature), so that answers differ by rounding alone.
 
 import hashlib
 import json
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,13 @@ from rft.data.prompt import fingerprint as tokenizer_fingerprint
 from rft.errors import CheckpointError, ModelError
 from rft.model import load_tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 class VLLMModel:
-    """A checkpoint folder or Hub id in vLLM, with its prefix cache on, over all GPUs that are visible.
+    """A checkpoint folder or Hub id in vLLM, with its prefix cache on, over the GPUs that are visible and can share its heads,
+    for prompts as long as their memory holds. The float32 masters of a training checkpoint answer in bfloat16, which vLLM's own
+    "auto" would make float16.
 
     fingerprint: 16 hex digits over the tokenizer and every weight file, or of a Hub id over its name. Raises
     ModelError where vLLM is not installed, CheckpointError for an adapter.
@@ -30,17 +36,21 @@ class VLLMModel:
                 "out for the local backend"
             ) from None
         import torch
+        from transformers import AutoConfig
 
-        self.name, self.dtype = str(name), dtype
+        self.name = str(name)
         if (Path(name).expanduser() / "adapter_config.json").exists():
             raise CheckpointError(f"{name}: an adapter; vLLM takes full checkpoints here, so merge it, or leave --vllm out")
         self.tokenizer = load_tokenizer(self.name)
+        config = AutoConfig.from_pretrained(self.name)
+        self.dtype = "bfloat16" if dtype == "auto" and config.dtype == torch.float32 else dtype
         self._vllm = vllm
         self._llm: Any = vllm.LLM(
             model=self.name,
-            dtype=dtype,
+            dtype=self.dtype,
             enable_prefix_caching=True,
-            tensor_parallel_size=max(1, torch.cuda.device_count()),
+            tensor_parallel_size=tensor_parallel(config, torch.cuda.device_count()),
+            max_model_len=-1,  # what fits; the model's own 262,144 positions would need 36 GiB of keys and values
             generation_config="vllm",  # not the checkpoint's own sampling settings
         )
         self.longest = self._llm.llm_engine.model_config.max_model_len
@@ -66,6 +76,17 @@ class VLLMModel:
         if completion.finish_reason == "stop" and (not ids or ids[-1] not in self.end_ids):
             ids.append(self.end_ids[0])
         return ids
+
+
+def tensor_parallel(config: Any, gpus: int) -> int:
+    """The most of `gpus` GPUs among which the query and the key/value heads of a model can be shared out evenly; GPUs that are
+    left idle are told."""
+    text = config.get_text_config()
+    heads = math.gcd(text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    most = max((n for n in range(1, gpus + 1) if heads % n == 0), default=1)
+    if most < gpus:
+        logger.warning("vLLM: %d of %d GPUs are used, since %d heads cannot be shared out among more", most, gpus, heads)
+    return most
 
 
 def _end_ids(name: str, tokenizer: Any) -> list[int]:

@@ -6,9 +6,9 @@ only a message too long for a chunk is split, with a mark where it continues. No
 
 import logging
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rft.data.history import History, Message, history_id
-from rft.data.prompt import PromptTokens
 from rft.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,17 @@ class Chunk:
         return "\n".join(message.content for message in self.history.messages)
 
 
-def split(history: History, tokens: PromptTokens, chunk_tokens: int, max_chunks: int | None = None) -> list[Chunk]:
+class Tokens(Protocol):
+    """What is asked of `rft.data.prompt.PromptTokens`, or of what stands in for it where there is no tokenizer."""
+
+    tokenizer: Any
+
+    def message_tokens(self, role: str, text: str, /) -> int:
+        """Tokens that one message adds to a conversation, its markup included."""
+        ...
+
+
+def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int | None = None) -> list[Chunk]:
     """The chunks of `history`, each of at most `chunk_tokens` tokens as the chat template renders its messages.
 
     Where there are more than `max_chunks`, the newest are read, since what was said last is what holds; this is logged.
@@ -73,7 +83,7 @@ def _chunk(history: History, group: list[tuple[int, Message]]) -> Chunk:
 class _Sizes:
     """Tokens of a message as the chat template renders it: no token crosses a message's opening, so sizes add up."""
 
-    def __init__(self, tokens: PromptTokens):
+    def __init__(self, tokens: Tokens):
         self.tokens = tokens
         self.markup: dict[str, int] = {}
 

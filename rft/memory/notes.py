@@ -7,9 +7,10 @@ snippet that reveals a preference is looked up in the history. Nothing of it is 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from reward.judge import case_and_fact
 from rft.data.dataset import MEMORY_TARGETS, Split, csv_path, read_rows
 from rft.data.history import History, text_of
 from rft.data.question import Question
@@ -102,16 +103,18 @@ def _from_labels(split: Split) -> dict[str, Notes]:
     lost = 0
     for row, record in read_rows(csv_path(split.root, split.name), (SNIPPET,)):
         question = questions.get(row)
-        if question is None or question.labels.who == "others" or question.labels.pref_type == "sensitive_info":
+        if question is None:
+            continue
+        case, _ = case_and_fact(**asdict(question.labels))
+        if case in ("others", "sensitive") or not about(question):  # the latter: nothing was told, or that anything will do
             continue
         place = _place(record[SNIPPET], split.history_of(question))
-        forget = question.labels.pref_type == "ask_to_forget"
-        if place is None or not about(question):
+        if place is None:
             lost += 1
             continue
-        line = None if forget else f"{question.labels.preference.rstrip('.')}."
+        line = None if case in ("forget", "none") else f"{question.labels.preference.rstrip('.')}."
         found[question.history_id].append(Note(place, about(question), line))
-        if forget:
+        if question.labels.pref_type == "ask_to_forget":
             withdrawn[question.history_id].append(about(question))
     if lost:
         logger.info(

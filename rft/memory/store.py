@@ -25,14 +25,15 @@ from rft.memory.text import Count, Update
 @dataclass
 class Record:
     """What has been read and written. chunks: ids of the chunks read; turns: the memory after each, with its `cut` and
-    `empty`; memory_sha: of the file as the last turn left it; input_tokens, output_tokens: of all updates."""
+    `empty`; memory_sha: of the file as the last turn left it; input_tokens, output_tokens: of all updates, None where a
+    server has not said how many one of them had."""
 
     writer: dict[str, Any]
     chunks: list[str] = field(default_factory=list)
     turns: list[dict[str, Any]] = field(default_factory=list)
     memory_sha: str = ""
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
     finished: bool = False
 
 
@@ -100,7 +101,9 @@ class MemoryStore:
             )
         return same
 
-    def append(self, place: int, chunk: Chunk, update: Update, input_tokens: int, output_tokens: int, finished: bool) -> None:
+    def append(
+        self, place: int, chunk: Chunk, update: Update, input_tokens: int | None, output_tokens: int | None, finished: bool
+    ) -> None:
         """Store the memory after chunk `place`, from 0. The version before stays in `memory.previous.md`.
 
         input_tokens, output_tokens: of this update; finished: whether it was the last chunk.
@@ -113,8 +116,8 @@ class MemoryStore:
             [*self.record.chunks[:place], chunk.history.id],
             [*self.record.turns[:place], {**asdict(update), "first": chunk.first, "last": chunk.last}],
             _sha(update.memory.encode() + b"\n"),
-            self.record.input_tokens + input_tokens,
-            self.record.output_tokens + output_tokens,
+            _sum(self.record.input_tokens, input_tokens),
+            _sum(self.record.output_tokens, output_tokens),
             finished,
         )
         try:
@@ -168,6 +171,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _sum(before: int | None, more: int | None) -> int | None:
+    return None if before is None or more is None else before + more
 
 
 def _sha(content: bytes) -> str:

@@ -6,6 +6,7 @@ that is stored is read again.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rft.data.history import History
 from rft.memory.agent import MemoryAgent
@@ -15,6 +16,29 @@ from rft.memory.text import Update
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 """(prompts, longest completion) -> completions, all as token ids."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What came of an update, and the tokens read and written for it (None: not given)."""
+
+    update: Update
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+Propose = Callable[[Sequence[Chunk], Sequence[str]], Sequence[Proposal]]
+"""(chunks, the memory before each) -> what becomes of each."""
+
+
+class Agent(Protocol):
+    """What both agents have in common: the one with a tokenizer, and the one behind a URL."""
+
+    settings: Any
+
+    def chunks(self, history: History) -> list[Chunk]: ...
+
+    def count(self, memory: str) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +60,23 @@ def write(
     histories: Sequence[History],
     stores: Sequence[MemoryStore],
 ) -> Iterator[Turn]:
+    """As `turns`, by a model that generates token ids."""
+    budget = agent.settings.memory_tokens
+
+    def propose(chunks: Sequence[Chunk], memories: Sequence[str]) -> list[Proposal]:
+        prompts = [agent.update_ids(chunk, memory) for chunk, memory in zip(chunks, memories, strict=True)]
+        completions = generate(prompts, budget)
+        return [
+            Proposal(agent.accept(completion, memory, end_ids), len(prompt), len(completion))
+            for prompt, completion, memory in zip(prompts, completions, memories, strict=True)
+        ]
+
+    return turns(agent, propose, histories, stores)
+
+
+def turns(
+    agent: Agent, propose: Propose, histories: Sequence[History], stores: Sequence[MemoryStore]
+) -> Iterator[Turn]:
     """Read what each history has unread into its store, all of them a chunk at a time; yields each turn once it is stored.
 
     Raises DataError as the stores do, before anything is generated for a history that does not fit its store.
@@ -45,11 +86,9 @@ def write(
     places = [store.unread(of) for store, of in zip(stores, chunks, strict=True)]
     memories = [store.read(budget, agent.count) for store in stores]
     while todo := [i for i in range(len(histories)) if places[i] < len(chunks[i])]:
-        prompts = [agent.update_ids(chunks[i][places[i]], memories[i]) for i in todo]
-        completions = generate(prompts, budget)
-        for i, prompt, completion in zip(todo, prompts, completions, strict=True):
-            chunk, before = chunks[i][places[i]], memories[i]
-            update = agent.accept(completion, before, end_ids)
-            stores[i].append(places[i], chunk, update, len(prompt), len(completion), places[i] + 1 == len(chunks[i]))
-            places[i], memories[i] = places[i] + 1, update.memory
-            yield Turn(histories[i], chunk, places[i], len(chunks[i]), before, update)
+        proposals = propose([chunks[i][places[i]] for i in todo], [memories[i] for i in todo])
+        for i, found in zip(todo, proposals, strict=True):
+            chunk, before, last = chunks[i][places[i]], memories[i], places[i] + 1 == len(chunks[i])
+            stores[i].append(places[i], chunk, found.update, found.input_tokens, found.output_tokens, last)
+            places[i], memories[i] = places[i] + 1, found.update.memory
+            yield Turn(histories[i], chunk, places[i], len(chunks[i]), before, found.update)

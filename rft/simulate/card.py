@@ -40,7 +40,7 @@ class Counts:
             counter[str(row[label])] += 1
         if row["pref_type"] != "sensitive_info":
             self.topics.add(row["topic_query"])
-        self.preferences += row["preference"] not in self._told
+        self.preferences += row["preference"] not in ("", *self._told)
         self._told.add(row["preference"])
 
     def summary(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import re
 
 from rft.data.private import plausible_items
 from rft.errors import DataError
-from rft.simulate.dossier import SENSITIVE_KINDS, Conversation, Dossier, Item, Preference
+from rft.simulate.dossier import SENSITIVE_KINDS, USED_KINDS, Conversation, Dossier, Item, Preference
 from rft.simulate.topics import content_words
 
 TELLING = 12  # characters; shorter texts may stand in a query by chance
@@ -45,9 +45,10 @@ def item_faults(item: Item, preference: Preference) -> list[str]:
         faults.append(f"an empty text, or an option of more than {LONGEST} characters")
     if any(PREAMBLE.match(option.strip()) for option in options):
         faults.append("an option begins with a preamble")
-    if preference.kind in ("forget", "others", "leaked", "declined") and mentions(preference.keyword, item.gold):
+    used = preference.kind in USED_KINDS
+    if not used and mentions(preference.keyword, item.gold):
         faults.append("the gold uses what must not be used")
-    if preference.kind in ("own", "update", "cleared") and any(mentions(preference.keyword, o) for o in item.distractors):
+    if used and any(mentions(preference.keyword, o) for o in item.distractors):
         faults.append("a distractor uses the preference too")
     return faults
 
@@ -72,8 +73,9 @@ def check_dossier(dossier: Dossier) -> None:
             told[conversation.about] = f"{told.get(conversation.about, '')}\n{text}"
     for item in dossier.items:
         preference = dossier.preferences[item.about]
-        if item.about not in told:
-            raise DataError(f"{where}: no conversation tells {preference.text!r}")
+        if (item.about not in told) != (preference.kind == "untold"):
+            many = "no conversation" if item.about not in told else "a conversation"
+            raise DataError(f"{where}: {many} tells {preference.text!r}, of kind {preference.kind}")
         if preference.kind in SENSITIVE_KINDS and not mentions(preference.keyword, told[item.about]):
             raise DataError(f"{where}: {preference.keyword!r} is in none of its conversations")
         if faults := item_faults(item, preference):

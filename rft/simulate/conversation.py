@@ -5,14 +5,16 @@ back in better words. Nobody describes themselves, and the tasks are never about
 where it shows because the same person keeps asking.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from rft.simulate.dossier import SCENARIOS, Conversation, Message, Persona, chat
-from rft.simulate.facts import Fact
+from rft.simulate.facts import NOTHING_TOLD, Fact
 from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shuffled
 
 KNOWLEDGE_SHARE = 0.15  # of own general preferences shows by repeated questions instead
+OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]  # of open ones, for the untold ones too: so a
+# quarter of the questions about what showed in a query have the generic option as gold
 FOLLOW_UP = 0.33
 LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
@@ -53,23 +55,29 @@ class Talk:
         habit = "_habit" if doing.split()[0] in HABITS else ""
         others = f"other{habit}" if section == "general" else f"{section}_other"
         own = f"own{habit}" if section == "general" else f"{section}_own"
+        if fact.kind == "untold":
+            return []
+        if fact.kind == "open":
+            return [self.open(index, fact)]
         if fact.kind == "others":
             return [self.task(index, others, doing=doing)]
-        if fact.kind == "forget":
-            shown = [self.task(index, own, doing=doing)] if self.rng.random() < 0.5 else []
-            return [*shown, self.forget(index, fact)]
+        if fact.kind == "renewed":
+            withdrawn, new = self.forget(index, fact), self.task(index, own, doing=fact.topic.with_value(fact.held or ""))
+            return [replace(withdrawn, evidence=False), replace(new, place="later")]
         if fact.kind == "own" and section == "general" and self.rng.random() < KNOWLEDGE_SHARE:
-            told = self.questions(index, doing)
-        else:
-            told = [self.task(index, own, doing=doing)]
+            return self.questions(index, doing)
+        told = self.task(index, own, doing=doing)
+        if fact.kind == "forget":
+            return [told, replace(self.forget(index, fact), scenario=told.scenario, place="later")]
         if fact.kind == "update":
-            old = [Conversation(c.messages, c.scenario, index, evidence=False) for c in told]
             new = self.task(index, "update", old=doing, new=fact.topic.with_value(fact.held or ""))
-            return [*old, Conversation(new.messages, new.scenario, index, place="later")]
+            return [replace(told, evidence=False), replace(new, place="later")]
+        if fact.kind == "ended":
+            return [replace(told, evidence=False), replace(self.task(index, "ended", old=doing), place="later")]
         if fact.rival:
             rival = self.task(index, others, doing=fact.topic.with_value(fact.rival))
-            told.append(Conversation(rival.messages, rival.scenario, index, evidence=False))
-        return told
+            return [told, replace(rival, evidence=False)]
+        return [told]
 
     def task(self, index: int, rule: str, **slots: str) -> Conversation:
         """One conversation of a random scenario with one sentence of `rule` in it."""
@@ -88,12 +96,21 @@ class Talk:
             talks.append(Conversation(chat(ask, " ".join(answer)), "knowledge_query", index))
         return talks
 
+    def open(self, index: int, fact: Fact) -> Conversation:
+        """The user lets slip that anything will do, or asks in those words."""
+        general = fact.topic.section == "general"
+        rule = "open" if general else "open_care"
+        if not general or self.rng.random() >= OPEN_ASKED:
+            return self.task(index, rule, ask=fact.topic.ask)
+        texts = [say(self.rng, rule, {"ask": fact.topic.ask}) for rule in ("open_ask", "open_answer")]
+        return Conversation(chat(*texts), "knowledge_query", index)
+
     def forget(self, index: int, fact: Fact) -> Conversation:
         """A query, a personalised answer, and the wish that this be forgotten, which nobody answers, as in the released data."""
         slots = {"doing": fact.topic.with_value(fact.first), "ask": fact.topic.ask, "friend": draw_slot(self.rng, "friend")}
         suffix = "" if fact.topic.section == "general" else f"_{fact.topic.section}"
         texts = [say(self.rng, rule, slots) for rule in ("forget_ask", f"forget_answer{suffix}", "forget")]
-        return Conversation(chat(*texts), "knowledge_query", index, place="next")
+        return Conversation(chat(*texts), "knowledge_query", index)
 
     def _text(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
         """A text of the user's to be improved, or one that somebody gave them."""

@@ -56,7 +56,7 @@ def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str,
             "pref_type": "ask_to_forget" if fact.kind in STORIES["withdrawn"] else fact.topic.pref_type,
             "related_conversation_snippet": json.dumps([message for block in of_fact for message in block.messages]),
             "who": "others" if fact.kind in STORIES["others"] else "self",
-            "updated": bool(before),
+            "updated": fact.kind in (*STORIES["changed"], *STORIES["withdrawn"]),
             "prev_pref": before,
             "sensitive_info": False,
             **_in_window("32k", persona, fact),
@@ -67,18 +67,18 @@ def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str,
 
 
 def _labels(fact: mini.Fact) -> tuple[str, str]:
-    """`preference` and `prev_pref` of a fact's question. They name what its category is about: of a relative's value that value,
-    of a request to forget what is to be forgotten; "" for a value that was only mentioned."""
+    """`preference` and `prev_pref` of a fact's question, as in the other profiles: the preference that holds ("": none), and the
+    one that may not be used any more, or never could be, being somebody else's ("": there is none). Of what is only withdrawn,
+    and of what is only somebody else's, the official data has it in `preference`."""
     first = f"Enjoys {fact.topic.with_value(fact.first)}"
-    if fact.kind in STORIES["withdrawn"]:
+    held = f"Enjoys {fact.topic.with_value(fact.value)}" if fact.value else ""
+    if fact.kind == "forget":
         return f"Do not remember '{fact.topic.with_value(fact.first)}' in memory", first
-    if fact.kind == "update":
-        return f"Enjoys {fact.topic.with_value(fact.value or '')}", first
-    if fact.kind == "ended":
-        return f"No longer enjoys {fact.topic.with_value(fact.first)}", first
     if fact.kind == "contrast":
-        return f"Enjoys {fact.topic.with_value(fact.rival or '')}", ""
-    return ("" if fact.kind == "mention" else first), ""
+        return held, f"Enjoys {fact.topic.with_value(fact.rival or '')}"
+    if fact.kind == "others":
+        return first, ""
+    return held, first if fact.kind != "own" else ""
 
 
 def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str, object]:

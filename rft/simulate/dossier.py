@@ -7,7 +7,8 @@ under `data/raw_data`.
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("own", "update", "forget", "others", "leaked", "cleared", "declined")
+KINDS = ("own", "open", "untold", "update", "ended", "renewed", "forget", "beside", "others", "leaked", "cleared", "declined")
+USED_KINDS = ("own", "update", "renewed", "beside", "cleared")  # a value holds, and the gold uses it
 SENSITIVE_KINDS = ("leaked", "cleared", "declined")
 SCENARIOS = ("personal_email", "professional_email", "creative_writing", "professional_writing", "chat_message", "translation",
              "trouble_consult", "social_media_post", "knowledge_query")
@@ -32,7 +33,8 @@ class Persona:
 class Preference:
     """What the history reveals and a question is about.
 
-    text: what holds at the end, as the dataset's `preference` column has it; previous: what held before (updates, forgetting);
+    text: what holds at the end, as the dataset's `preference` column has it, or the wish to forget, or what somebody else holds;
+    empty where there is nothing; previous: what must not be used beside it: what held before, or is somebody else's;
     keyword: the words by which it is told from others of its topic, checked for in gold, distractors and conversation.
     """
 
@@ -45,18 +47,19 @@ class Preference:
 
     @property
     def who(self) -> str:
-        return "others" if self.kind == "others" else "self"
+        return "others" if self.kind in ("others", "beside") else "self"
 
     @property
     def updated(self) -> bool:
-        return self.kind in ("update", "forget")
+        return self.kind in ("update", "ended", "renewed", "forget")
 
 
 @dataclass(frozen=True)
 class Conversation:
     """One block of a history. `about` is the index of its preference; `evidence`: it is what a question rests on.
 
-    place: "first" is put anywhere, "later" anywhere behind the first ones about the same preference, "next" directly behind them.
+    scenario: of a request to forget, that in which was said what is to be forgotten, as in the released data.
+    place: "first" is put anywhere, "later" anywhere behind the first ones about the same preference.
     """
 
     messages: list[Message]

@@ -1,13 +1,14 @@
 """Which topics the offline writer takes for a persona, and what its history will say about each.
 
-A reader who sees no history is at chance by construction. Every question about a topic shows three of its values and one generic
-option. The three are drawn first, by a rule that does not look at who holds what; then one is chosen evenly to be held, so given
-what a question shows each of the three is equally often right; and in every section exactly a quarter of the questions
-(somebody else's preference, or a request to forget) have the generic option as their gold.
+A reader who sees no history is at chance by construction, in every kind of question. Every question about a topic shows three of
+its values and one generic option. The three are drawn first, by a rule that does not look at who holds what; then one is chosen
+evenly to be held. In every section exactly a quarter of the questions have the generic option as their gold, drawn without regard
+to the story: each story has an ending in which a value holds, and one in which nothing does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from rft.errors import DataError
@@ -15,16 +16,31 @@ from rft.simulate.dossier import Persona
 from rft.simulate.topics import OPPOSITE, SECTIONS, Topic, content_words
 
 GENERIC_SHARE = 4  # one in so many questions
-UPDATES = 4  # one in so many of the other general questions
-FORGET_OF_GENERIC = 2 / 3
-RIVALS = 0.3  # share of own preferences beside which somebody else's value for the same topic is told
+NOTHING_TOLD = {"open": 2, "untold": 1}  # few are never told: they are in no category of scenario or distance
+STORIES = {  # story -> (kind with a value that holds, kinds without and how often each)
+    "told": ("own", NOTHING_TOLD),
+    "changed": ("update", {"ended": 1}),
+    "withdrawn": ("renewed", {"forget": 1}),
+    "others": ("beside", {"others": 1}),
+}
+OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}  # of 16 questions of the general section
+OFTEN_ELSEWHERE = {"told": 8, "withdrawn": 4, "others": 4}  # therapy and health are not updated
+PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]  # of opposite archetypes
+RANKS = (1.0, 1.4, 2.15)  # how often a value typical of nobody is sought as the shortest, middle or longest of three; found are
+# then about as many of each
+DRAWS = 8  # of three values of a topic, before it is passed over for another
 MARKED = 0.75  # share of general topics with a value typical of the persona and one typical of its opposite
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What a history says about one topic. `held` holds at its end (None: nothing may be used), `first` is revealed first,
-    `rival` is what somebody else holds beside an own preference; `shown` are the three values that the question offers.
+    """What a history says about one topic. `held` holds at its end (None: nothing may be used), `shown` are the three values that
+    the question offers.
+
+    kind: "own", told in passing; "open", the user says that anything will do; "untold", never mentioned; "update", `first` told
+    and then replaced; "ended", told and given up; "renewed", told, withdrawn, and another told; "forget", told and withdrawn;
+    "beside", the user's own next to somebody else's `rival`; "others", somebody else's alone.
+    first: what is told first; of open and untold topics, what could have been told.
     """
 
     topic: Topic
@@ -48,7 +64,7 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
         kinds = draw_kinds(rng, section, count)
         of_section = [topic for topic in topics if topic.section == section]
         wanted = round(count * MARKED) if section == "general" else 0
-        marked = [topic for topic in of_section if _triples(topic, persona.archetype)]
+        marked = [topic for topic in of_section if persona.archetype in _triples(topic)]
         wanted = min(wanted, len(marked))
         chosen = _choose(rng, persona, rng.sample(marked, len(marked)), wanted, taken)
         used = {topic.name for topic, _ in chosen}
@@ -64,20 +80,39 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
 
 
 def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
-    """The kinds of `count` facts of one section, in random order: a quarter generic, and some of the others updated."""
-    generic = count // GENERIC_SHARE
-    kinds = ["forget" if rng.random() < FORGET_OF_GENERIC else "others" for _ in range(generic)]
-    updates = (count - generic) // UPDATES if section == "general" else 0  # therapy and health are not updated
-    return rng.sample([*kinds, *["update"] * updates, *["own"] * (count - generic - updates)], count)
+    """The kinds of `count` facts of one section: in a quarter of them, drawn whatever the story, nothing holds."""
+    often = OFTEN if section == "general" else OFTEN_ELSEWHERE
+    stories = rng.choices(list(often), list(often.values()), k=count)
+    generic = set(rng.sample(range(count), count // GENERIC_SHARE))
+    kinds = []
+    for number, (holds, none) in enumerate(STORIES[story] for story in stories):
+        kinds.append(rng.choices(list(none), list(none.values()))[0] if number in generic else holds)
+    return kinds
 
 
-def _triples(topic: Topic, archetype: str) -> tuple[list[str], list[str], list[str]] | None:
-    """Values typical of the persona, of its opposite, and of neither; None where one of these is empty."""
-    groups: tuple[list[str], list[str], list[str]] = ([], [], [])
-    for value in topic.values:
-        mark = topic.mark(value)
-        groups[0 if mark == archetype else 1 if mark == OPPOSITE.get(archetype) else 2].append(value)
-    return groups if all(groups) and archetype else None
+@cache
+def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
+    """By archetype: a value typical of it, one of its opposite, and one that is typical of nobody, where there are such values.
+
+    The kind of preference that is gold must not show in an option's form. So the three are the same for both archetypes of a pair
+    and no value is in two such threes: each is shown equally often. And the third is shorter than both others, between them, or
+    longer, as was drawn for it, for what is typical of nobody tends to be named in fewer words.
+    """
+    if topic.section != "general":
+        return {}
+    rng, found = Random(topic.name), dict[str, tuple[str, str, str]]()
+    values = rng.sample(topic.values, len(topic.values))
+    free = [value for value in values if not topic.mark(value)]
+    for pair in rng.sample(PAIRS, len(PAIRS)):
+        mine, theirs = (next((value for value in values if topic.mark(value) == mark), None) for mark in pair)
+        (rank,) = rng.choices(range(3), RANKS)
+        if mine is None or theirs is None:
+            continue
+        third = next((value for value in free if (len(value) > len(mine)) + (len(value) > len(theirs)) == rank), None)
+        if third is not None:
+            free.remove(third)
+            found |= dict.fromkeys(pair, (mine, theirs, third))
+    return found
 
 
 def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, taken: set[str]
@@ -89,22 +124,35 @@ def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, 
     for topic in topics:
         if len(chosen) == count:
             break
-        groups = _triples(topic, persona.archetype) if topic.section == "general" else None
-        values = [rng.choice(group) for group in groups] if groups else rng.sample(topic.values, 3)
-        words = set().union(*(content_words(value) for value in values))
-        if words & taken:
+        values = next((drawn for drawn in _draws(rng, topic, persona.archetype) if not _content(drawn) & taken), None)
+        if values is None:
             continue
-        taken |= words
+        taken |= _content(values)
         rng.shuffle(values)
         chosen.append((topic, (values[0], values[1], values[2])))
     return chosen
 
 
+def _draws(rng: Random, topic: Topic, archetype: str) -> Iterator[list[str]]:
+    """Threes of a topic's values that a question could show: the one of `_triples`, or any that are all neither typical nor the
+    opposite, so that only neutral preferences are asked about with them."""
+    if archetype in _triples(topic):
+        yield list(_triples(topic)[archetype])
+        return
+    pair = {archetype, OPPOSITE.get(archetype)} - {""}
+    neither = [value for value in topic.values if topic.mark(value) not in pair]
+    if len(neither) >= 3:
+        yield from (rng.sample(neither, 3) for _ in range(DRAWS))
+
+
+def _content(values: Sequence[str]) -> set[str]:
+    return set().union(*(content_words(value) for value in values))
+
+
 def _fact(rng: Random, persona: Persona, topic: Topic, shown: tuple[str, str, str], kind: str) -> Fact:
     first, second, _ = rng.sample(shown, 3)
-    held = {"own": first, "update": second}.get(kind)
-    rival = second if kind == "own" and rng.random() < RIVALS else None
-    return Fact(topic, kind, _pref_type(persona, topic, held or first), shown, first, held, rival)
+    held = {"own": first, "beside": first, "update": second, "renewed": second}.get(kind)
+    return Fact(topic, kind, _pref_type(persona, topic, held or first), shown, first, held, second if kind == "beside" else None)
 
 
 def _pref_type(persona: Persona, topic: Topic, value: str) -> str:

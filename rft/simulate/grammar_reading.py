@@ -47,8 +47,9 @@ def document(rng: Random, difficulty: float, drills: float = 0.0, sentences: flo
 
 def _ask(rng: Random, fact: Fact) -> list[dict[str, str]]:
     """What holds of a topic is recalled, and now and then letters of its lettered values are looked up."""
-    kind = {"update": "own"}.get(fact.kind, fact.kind)
-    known = reading.recall(fact.topic.with_value(fact.held or fact.first), kind)
+    doing, kind = fact.topic.with_value(fact.held or fact.first), "own" if fact.held else fact.kind
+    nothing = {"open": "nothing", "untold": "nothing", "ended": f"Enjoys {doing}, given up"}.get(kind)
+    known = f"Remembered: {nothing}." if nothing else reading.recall(doing, kind)
     item = item_of(rng, 0, fact, extras=False)
     options = rng.sample([item.gold, *item.distractors], 4)
     other_words = say(rng, "query", {"ask": fact.topic.ask})

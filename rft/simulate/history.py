@@ -1,7 +1,7 @@
 """One history: a persona's conversations in an order that makes sense, filled up to a token budget with what is not about it.
 
-Every conversation of the dossier is in the history, whole. First ones are shuffled; an update stands anywhere behind what it
-updates, a request to forget directly behind it. Filler stands evenly between conversations. Tokens are those of the message
+Every conversation of the dossier is in the history, whole. First ones are shuffled; what updates
+or withdraws something stands anywhere behind it. Filler stands evenly between conversations. Tokens are those of the message
 contents by the tokenizer that was named, without a chat template, as the released data counts them.
 """
 
@@ -51,10 +51,9 @@ def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
     """The conversations as a person would have had them."""
     told = {c.about for c in conversations if c.place == "first"}
     ordered = shuffled(rng, [c for c in conversations if c.place == "first" or c.about not in told])
-    for place in ("later", "next"):
-        for conversation in shuffled(rng, [c for c in conversations if c.place == place and c.about in told]):
-            behind = max(i for i, c in enumerate(ordered) if c.about == conversation.about) + 1
-            ordered.insert(behind if place == "next" else rng.randint(behind, len(ordered)), conversation)
+    for conversation in shuffled(rng, [c for c in conversations if c.place == "later" and c.about in told]):
+        behind = max(i for i, c in enumerate(ordered) if c.about == conversation.about) + 1
+        ordered.insert(rng.randint(behind, len(ordered)), conversation)
     return ordered
 
 
@@ -88,9 +87,10 @@ def assemble(dossier: Dossier, budget: int, count: TokenCounter, seed: int) -> A
     return Assembled(messages, relevant + sum(filler_lengths), relevant, distance)
 
 
-def evidence(dossier: Dossier, about: int) -> Conversation:
-    """The conversation on which the question about a preference rests: the last one that is evidence for it."""
-    return [c for c in dossier.conversations if c.about == about and c.evidence][-1]
+def evidence(dossier: Dossier, about: int) -> Conversation | None:
+    """The conversation on which the question about a preference rests: the last one that is evidence for it; None where nothing
+    was told."""
+    return next((c for c in reversed(dossier.conversations) if c.about == about and c.evidence), None)
 
 
 def _filler(rng: Random, budget: int, count: TokenCounter) -> tuple[list[list[Message]], list[int]]:

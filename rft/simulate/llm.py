@@ -7,19 +7,30 @@ the count and the budget hold for the whole dataset, however often it was interr
 
 import hashlib
 import json
+import logging
 import os
+import re
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openai import APIConnectionError, APIError, APITimeoutError, OpenAI
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, OpenAI
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from reward.dialect import Dialect, filtered
+from reward.endpoint import SHORTEST_SECRET, most_tokens
+from reward.mcq import answer_part
+from reward.reply import REFUSED, Malformed, Reply, ServerSaid, Words, read, words
 from rft.errors import ServerError
 from rft.simulate.profile import LlmSettings
 
 RETRIES = 2  # of the client, for a call that got no answer
+MALFORMED = "malformed"  # in place of a finish reason: what came was no answer of a chat API
+FENCE = re.compile(r"^```\w*\n(.*)\n```$", re.DOTALL)
+
+logger = logging.getLogger(__name__)
 
 
 class Answer(BaseModel):
@@ -36,17 +47,24 @@ class Unusable(Exception):
 
 
 class Ledger:
-    """What was spent by all threads and earlier processes. Raises ServerError instead of overdrawing the budget."""
+    """What was spent by all threads and earlier processes, and what they have learned of the server. Raises ServerError
+    instead of overdrawing the budget."""
 
     def __init__(self, settings: LlmSettings):
         self.settings = settings
         self.spent: Counter[str] = Counter()
+        self.dialect = Dialect(lambda line: logger.warning("%s, %s: %s", settings.base_url, settings.model, line))
         self._lock, self._under_way, self._largest, self._stopped = threading.Lock(), 0, 0.0, False
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """USD; 0 without prices."""
-        prompt, completion = self.settings.prices or (0.0, 0.0)
-        return (prompt_tokens * prompt + completion_tokens * completion) / 1e6
+    def usage(self, entry: Mapping[str, Any]) -> dict[str, float]:
+        """What an answer counts for: its tokens as the server gives them, and USD (0 without prices), for which tokens that are
+        not given are taken for the most that they can be."""
+        given = dict(zip(("prompt_tokens", "completion_tokens"), entry["tokens"], strict=True))
+        most = entry.get("at_most", [0, 0])
+        tokens = [bound if count is None else count for count, bound in zip(entry["tokens"], most, strict=True)]
+        cost = sum(count * price for count, price in zip(tokens, self.settings.prices or (0.0, 0.0), strict=True)) / 1e6
+        counted = {"calls": 1.0, "cost_usd": cost} | {name: count for name, count in given.items() if count is not None}
+        return counted | ({"calls_without_usage": 1.0} if None in given.values() else {})
 
     def begin(self) -> None:
         """Ask leave for one more call. Each call under way is reckoned with as the dearest so far."""
@@ -59,18 +77,18 @@ class Ledger:
                                   "nothing is lost, the same command with a larger --llm-budget goes on from here")
             self._under_way += 1
 
-    def end(self, prompt_tokens: int = 0, completion_tokens: int = 0, paid: bool = True) -> None:
+    def end(self, entry: Mapping[str, Any] | None = None) -> None:
+        """A call is over; entry: what it brought, None where it is not paid."""
         with self._lock:
             self._under_way -= 1
-        if paid:
-            self.book(prompt_tokens, completion_tokens)
+        if entry is not None:
+            self.book(entry)
 
-    def book(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def book(self, entry: Mapping[str, Any]) -> None:
         with self._lock:
-            cost = self.cost(prompt_tokens, completion_tokens)
-            self._largest = max(self._largest, cost)
-            for name, amount in usage(prompt_tokens, completion_tokens, cost).items():
-                self.spent[name] += amount  # type: ignore[assignment]
+            used = self.usage(entry)
+            self._largest = max(self._largest, used["cost_usd"])
+            self.spent.update(used)  # type: ignore[arg-type]
 
     def stop(self) -> None:
         """Let no thread begin another call."""
@@ -79,10 +97,6 @@ class Ledger:
 
     def told(self) -> str:
         return f"{self.spent['calls']:.0f} calls, {self.spent['cost_usd']:.4g} USD"
-
-
-def usage(prompt_tokens: int, completion_tokens: int, cost: float) -> dict[str, float]:
-    return {"calls": 1, "prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost}
 
 
 class Journal:
@@ -132,8 +146,7 @@ class Chat:
         }
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32]
         entry = self.journal.answers.get(key) or self._buy(key, request)
-        prompt, completion = entry["tokens"]
-        self.paid.update(usage(prompt, completion, self.ledger.cost(prompt, completion)))  # type: ignore[arg-type]
+        self.paid.update(self.ledger.usage(entry))  # type: ignore[arg-type]
         if entry["refusal"]:
             raise Unusable("the LLM refused")
         if entry["finish"] == "length":
@@ -144,32 +157,70 @@ class Chat:
             raise Unusable("the answer was malformed") from None
 
     def _buy(self, key: str, request: dict[str, Any]) -> dict[str, Any]:
-        self.ledger.begin()
+        while True:
+            body = self._body(request)
+            self.ledger.begin()
+            entry = None
+            try:
+                entry = self._entry(key, body, self._post(body))
+                self.journal.add(entry)
+                return entry
+            except APITimeoutError:
+                raise Unusable(f"no answer within {self.settings.timeout:g} seconds") from None
+            except APIConnectionError as error:
+                raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}); start the server and "
+                                  "give the same command again, nothing is lost") from None
+            except (APIError, ServerSaid) as error:
+                said = words(error.response.text) if isinstance(error, APIStatusError) else Words(str(error))
+            finally:
+                self.ledger.end(entry)
+            if filtered(said):
+                entry = self._entry(key, body, Reply("", ending="content_filter"))
+                self.journal.add(entry)
+                self.ledger.book(entry)
+                return entry
+            if not self.ledger.dialect.learn(said, body):
+                raise ServerError(f"{self.settings.base_url}: the server says: {_without_key(said.message)[:300]}")
+
+    def _body(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request as the server takes it; one that knows no forms of answers is told the form in words."""
+        dialect = self.ledger.dialect
+        messages = request["messages"]
+        if "response_format" in dialect.refused:
+            schema = json.dumps(request["response_format"]["json_schema"]["schema"])
+            first = {"role": "system", "content": f"{messages[0]['content']}\n\nAnswer with JSON of this schema alone: {schema}"}
+            messages = [first, *messages[1:]]
+        return dialect.body(messages, seed=request["seed"], response_format=request["response_format"])
+
+    def _post(self, body: dict[str, Any]) -> Reply | None:
+        """None where what comes is no answer. Raises what the client raises, and ServerSaid."""
+        options = {name: value for name, value in body.items() if name != "messages"}
+        response = self.client.chat.completions.with_raw_response.create(
+            model=self.settings.model, messages=body["messages"], extra_body=options)
         try:
-            completion = self.client.chat.completions.create(**request)
-        except APITimeoutError:
-            self.ledger.end(paid=False)
-            raise Unusable(f"no answer within {self.settings.timeout:g} seconds") from None
-        except APIConnectionError as error:
-            self.ledger.end(paid=False)
-            raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}); start the server and give "
-                              "the same command again, nothing is lost") from None
-        except APIError as error:
-            self.ledger.end(paid=False)
-            raise ServerError(f"{self.settings.base_url}: the server says: {' '.join(str(error).split())[:300]}") from None
-        except BaseException:
-            self.ledger.end(paid=False)
-            raise
-        choice, tokens = completion.choices[0], completion.usage
-        entry = {"key": key, "content": choice.message.content or "", "refusal": choice.message.refusal or "",
-                 "finish": choice.finish_reason,
-                 "tokens": [tokens.prompt_tokens, tokens.completion_tokens] if tokens else [0, 0]}
-        self.journal.add(entry)
-        self.ledger.end(*entry["tokens"])
+            return read(_without_key(response.content.decode("utf-8", "replace")))
+        except Malformed:
+            return None
+
+    def _entry(self, key: str, body: dict[str, Any], reply: Reply | None) -> dict[str, Any]:
+        """A line of the journal."""
+        found = reply or Reply("")
+        content = answer_part(found.text).strip()
+        finish = MALFORMED if reply is None else "stop" if found.finished else "length"
+        entry = {"key": key, "content": fence[1] if (fence := FENCE.match(content)) else content,
+                 "refusal": (found.text or found.ending) if found.ending in REFUSED else "", "finish": finish,
+                 "tokens": [found.input_tokens, found.output_tokens]}
+        if None in entry["tokens"]:
+            entry["at_most"] = [most_tokens(body["messages"]), len(found.text.encode("utf-8", "replace"))]
         return entry
+
+
+def _without_key(text: str) -> str:
+    key = os.environ.get("OPENAI_API_KEY", "")
+    return text.replace(key, "***") if len(key) >= SHORTEST_SECRET else text
 
 
 def make_client(settings: LlmSettings) -> OpenAI:
     """The key is OPENAI_API_KEY; servers of one's own mostly want none."""
-    return OpenAI(base_url=settings.base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=settings.timeout,
+    return OpenAI(base_url=settings.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=settings.timeout,
                   max_retries=RETRIES)

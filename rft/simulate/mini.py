@@ -15,7 +15,7 @@ from rft.simulate.world import Topic
 
 # category -> the kind of a fact at whose end a value holds, and the kind at whose end none does
 STORIES = {
-    "plain": ("own", "mention"),  # the user's own value; a value that is only spelled or translated
+    "plain": ("own", "mention"),  # the user's own value; a value that comes up as nobody's
     "changed": ("update", "ended"),  # given up for another value; given up for nothing
     "withdrawn": ("retold", "forget"),  # "forget it", and then another value; "forget it", and nothing more
     "others": ("contrast", "others"),  # a relative's value beside the user's own; a relative's value alone
@@ -90,7 +90,7 @@ def _other_block(rng: Random, fact: Fact, value: str) -> Block:
 
 def _mention_block(rng: Random, fact: Fact) -> Block:
     scenario = rng.choice(list(world.MENTION_FRAMES))
-    text = world.MENTION_FRAMES[scenario].format(value=fact.first)
+    text = world.MENTION_FRAMES[scenario].format(doing=fact.topic.with_value(fact.first))
     return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
 
 

@@ -19,15 +19,15 @@ SENSITIVE_KINDS = ("leaked", "cleared", "declined", "cleared")  # in turn: each 
 
 def preference_of(rng: Random, fact: Fact) -> Preference:
     verb = rng.choice(ENJOYS) if fact.topic.section == "general" else "Is"
-    first = f"{verb} {fact.topic.with_value(fact.first)}"
-    text = f"{verb} {fact.topic.with_value(fact.held)}" if fact.held else first
+    values = (fact.first, fact.held, fact.rival)
+    first, held, rival = (f"{verb} {fact.topic.with_value(value)}" if value else "" for value in values)
     return Preference(
         topic=fact.topic.name,
-        text=f"Do not remember '{first}' in memory" if fact.kind == "forget" else text,
-        pref_type="ask_to_forget" if fact.kind == "forget" else fact.pref_type,
+        text={"forget": f"Do not remember '{first}' in memory", "others": first}.get(fact.kind, held),
+        pref_type="ask_to_forget" if fact.kind in ("forget", "renewed") else fact.pref_type,
         kind=fact.kind,
         keyword=fact.held or fact.first,
-        previous=first if fact.kind in ("update", "forget") else "",
+        previous=rival if fact.kind == "beside" else first if fact.kind in ("update", "ended", "renewed", "forget") else "",
     )
 
 

@@ -33,11 +33,14 @@ def history_document(dossier: Dossier, assembled: Assembled) -> dict[str, Any]:
 
 
 def rows(dossier: Dossier, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
-    """The questions of one persona, in random order. `histories` by window name."""
+    """The questions of one persona, in random order. `histories` by window name. A question about what was never told has no
+    snippet, scenario or distance."""
     persona = dossier.persona
     found = []
     for item in dossier.items:
         preference, block = dossier.preferences[item.about], evidence(dossier, item.about)
+        told = {"conversation_scenario": block.scenario,
+                "related_conversation_snippet": json.dumps(block.messages, ensure_ascii=False)} if block else {}
         row = dict.fromkeys(COLUMNS, "") | {
             "persona_id": persona.id,
             "raw_persona_file": raw_link(persona.id),
@@ -49,19 +52,18 @@ def rows(dossier: Dossier, histories: dict[str, Assembled], seed: int) -> list[d
             "topic_query": preference.topic,
             "preference": preference.text,
             "topic_preference": preference.topic,
-            "conversation_scenario": block.scenario,
             "pref_type": preference.pref_type,
-            "related_conversation_snippet": json.dumps(block.messages, ensure_ascii=False),
             "who": preference.who,
             "updated": preference.updated,
             "prev_pref": preference.previous,
             "sensitive_info": preference.pref_type == "sensitive_info",
+            **told,
         }
         for window, history in histories.items():
             row |= {
                 f"chat_history_{window}_link": history_link(window, persona.id),
                 f"total_tokens_in_chat_history_{window}": history.tokens,
-                f"distance_from_related_snippet_to_query_{window}": history.distance[item.about],
+                f"distance_from_related_snippet_to_query_{window}": history.distance.get(item.about, ""),
                 f"num_persona_relevant_tokens_{window}": history.relevant_tokens,
                 f"num_persona_irrelevant_tokens_{window}": history.tokens - history.relevant_tokens,
             }

@@ -115,16 +115,16 @@ OTHER_FRAMES: dict[str, tuple[str, ...]] = {  # whose it is follows right behind
     "trouble_consult": ("I had a bad day because of {doing}, not my idea but my {who}'s.",),
     "translation": ("Translate this for me: the song is about {doing}, not about me but about my {who}.",),
 }
-MENTION_FRAMES: dict[str, str] = {  # a value as a word; nothing is told of the user
-    "personal_email": "Fix this email to my friend: how do you spell {value}?",
-    "professional_email": "Check this email to my client: the word {value} was a typo.",
-    "chat_message": "Reword this message: what does {value} mean?",
-    "social_media_post": "Polish my post: guess the word, it begins like {value}.",
-    "creative_writing": "Find a rhyme for {value} in my poem.",
-    "professional_writing": "Edit this line of my report: the code word is {value}.",
-    "translation": "Translate this for me: the word {value}.",
-    "trouble_consult": "I had a bad day, I could not spell {value}.",
-    "knowledge_query": "How many letters are in the word {value}?",
+MENTION_FRAMES: dict[str, str] = {  # a value that comes up, and is nobody's preference
+    "personal_email": "Fix this email: the film was about {doing}, not about me or a friend.",
+    "professional_email": "Check this email to my client: the slides show {doing}, not my topic but a stock photo.",
+    "chat_message": "Reword this message: the song is about {doing}, not by me but by a band.",
+    "social_media_post": "Polish this post about {doing}, not for me but for a museum.",
+    "creative_writing": "Continue this poem: a king dreamed of {doing}, not my dream but a king's.",
+    "professional_writing": "Edit this report on {doing}, not my topic but the city's.",
+    "translation": "Translate this for me: the play is about {doing}, not about me but about a queen.",
+    "trouble_consult": "I had a bad day because of an advert for {doing}, not my idea but a shop's.",
+    "knowledge_query": "Is there a book about {doing}, not for me but for a quiz?",
 }
 UPDATE_REPLIES = ("Good to know.", "Have fun with it.")
 UPDATE_FRAMES = ("I gave up {old} and now I am always {new}.", "I am done with {old} and these days I am {new}.")

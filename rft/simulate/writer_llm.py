@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from rft.data.question import LETTERS
 from rft.simulate.checks import conflict, conversation_faults, item_faults, mentions
 from rft.simulate.dossier import SCENARIOS, Conversation, Dossier, Item, Persona, Preference, chat
-from rft.simulate.facts import draw_kinds
+from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
 from rft.simulate.llm import Answer, Chat, Form, Journal, Ledger, Unusable, make_client
 from rft.simulate.persona import make_persona, read_personas
@@ -24,6 +24,8 @@ from rft.simulate.profile import Settings
 from rft.simulate.question import sensitive
 from rft.simulate.topics import SECTIONS
 
+UPDATES = 4  # one in so many of the general questions whose gold is not generic
+FORGET_OF_GENERIC = 2 / 3
 SPARE = 1.5  # preferences asked for, to those needed
 WORDS = (18, 24, 30, 36)  # of the four options; which one the gold gets is drawn
 PREF_TYPES = {"stereotypical": "stereotypical_pref", "anti_stereotypical": "anti_stereotypical_pref", "neutral":
@@ -96,7 +98,7 @@ class LlmWriter:
         self.client, self.ledger = make_client(self.llm), Ledger(self.llm)
         for path in sorted(folder.glob("*.jsonl")):
             for entry in Journal(path).answers.values():
-                self.ledger.book(*entry["tokens"])
+                self.ledger.book(entry)
 
     def write(self, persona_id: int) -> Dossier:
         """One dossier. A persona of which the model gives no usable account has no questions, and `rejected` says why."""
@@ -145,7 +147,7 @@ class _Session:
         """Preferences of all sections that neither the rules nor the model find in conflict with one kept before."""
         found: list[Preference] = []
         for section in SECTIONS:
-            kinds = draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
+            kinds = _draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
             candidates: list[Preference] = []
             for name in KINDS_OF[section]:
                 if not kinds:
@@ -231,7 +233,7 @@ class _Session:
 
     def forget(self, index: int, preference: Preference, attempt: int) -> Conversation:
         said = self.ask(Forget, "forget", {"person": self.persona.about, "preference": preference.previous}, attempt)
-        block = Conversation(chat(said.query, said.answer, said.request), "knowledge_query", index, place="next")
+        block = Conversation(chat(said.query, said.answer, said.request), "knowledge_query", index)
         if faults := conversation_faults(block):
             raise Unusable(faults[0])
         return block
@@ -290,6 +292,14 @@ class _Session:
         self.preferences += preferences
         self.conversations += conversations
         self.items += items
+
+
+def _draw_kinds(rng: Random, section: str, count: int) -> list[str]:
+    """The kinds of `count` preferences of one section, in random order: a quarter generic, and some of the others updated."""
+    generic = count // GENERIC_SHARE
+    kinds = ["forget" if rng.random() < FORGET_OF_GENERIC else "others" for _ in range(generic)]
+    updates = (count - generic) // UPDATES if section == "general" else 0  # therapy and health are not updated
+    return rng.sample([*kinds, *["update"] * updates, *["own"] * (count - generic - updates)], count)
 
 
 def _of_kind(preference: Preference, kind: str) -> Preference:

@@ -18,7 +18,10 @@ from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.train.identity import SECRETS, plain
-from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
+from rft.train.peak import GIB, MASTERS, Layout, Shape, Work, autocast_copies, estimate, host, peak
+
+TILE = 2**14
+"""Tokens of an MLP's tile that is proposed."""
 
 LAYOUTS = {
     "one_gpu": Layout(),
@@ -67,6 +70,7 @@ def machine(args: Any) -> tuple[Layout, float]:
         args.world_size,
         plugin.zero_stage if plugin else 0,
         "fsdp" in str(args.distributed_state.distributed_type).lower(),
+        offload=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
         vllm=vllm,
     ), here
 
@@ -94,8 +98,11 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Work, words:
     )
     for phase, by_part in found.items():
         if by_part:
-            shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in by_part.items())
+            shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in by_part.items() if size)
             say(f"  {phase}: {sum(by_part.values()) / GIB:.2f} GiB ({shown})")
+    say(masters(shape, layout))
+    if pinned := host(shape, layout, work):
+        say(f"pinned host memory of a process, for offloaded checkpoints: {pinned / GIB:.1f} GiB, in blocks of a power of two")
     free = memory * (1 - layout.vllm)
     share = f", of which vLLM takes {layout.vllm:.0%}" if layout.vllm else ""
     if peak(found) <= free:
@@ -108,11 +115,44 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Work, words:
     raise DryRun(1)
 
 
+def masters(shape: Shape, layout: Layout) -> str:
+    """What the weights that are trained cost, in words."""
+    count = f"{shape.trained / 1e9:.2f} billion weights" if shape.trained >= 1e8 else f"{shape.trained / 1e6:.1f} million weights"
+    of = " of adapters" if not shape.full else ""
+    shares = layout.processes if layout.zero or layout.fsdp else 1
+    each = f", {shape.trained * MASTERS / shares / GIB:.2f} GiB on each of {shares} processes" if shares > 1 else ""
+    whole = f"{shape.trained * MASTERS / GIB:.2f} GiB"
+    if layout.zero:
+        where = f"in host memory: {whole}{each.replace(' on ', ' for ')}" if layout.offload else f"{whole}{each}"
+        return (
+            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes each, beside the "
+            f"weights that compute; {where}"
+        )
+    if shape.trained_width == shape.width and shape.width < 4:
+        return f"masters: none, {count}{of} are trained as they are, {shape.width} bytes each"
+    copies = autocast_copies(shape, layout)
+    beside = f"; autocast's {shape.width}-byte copies take {copies / GIB:.2f} GiB more in a forward pass" if copies else ""
+    return (
+        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and 4 for a gradient"
+        f"{beside}"
+    )
+
+
 def changes(shape: Shape, layout: Layout, work: Work, args: Any) -> list[tuple[str, tuple[Shape, Layout, Work]]]:
     """Changes of a recipe that need less memory, those first that cost least time."""
     found: list[tuple[str, tuple[Shape, Layout, Work]]] = []
+    checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
     if not work.checkpointing:
         found.append(("gradient_checkpointing: true", (shape, layout, replace(work, checkpointing=True))))
+    smaller_activations = {"offload_checkpoints: true": replace(work, offload=True, checkpointing=True)}
+    if work.update > TILE:
+        smaller_activations |= {
+            f"mlp_tile_tokens: {TILE}": replace(work, tile=TILE, checkpointing=True),
+            f"mlp_tile_tokens: {TILE} and offload_checkpoints: true": replace(work, tile=TILE, offload=True, checkpointing=True),
+        }
+    for fields_, less in smaller_activations.items():
+        if less.tile >= work.tile and less.offload >= work.offload and less != work:
+            found.append((f"{checkpointed}{fields_}", (shape, layout, less)))
     longest_row = work.prefix + work.completion
     if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
         budget = max(longest_row, work.update // 4)
@@ -121,7 +161,7 @@ def changes(shape: Shape, layout: Layout, work: Work, args: Any) -> list[tuple[s
     if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
         found.append(("--launch zero3", (shape, replace(layout, zero=3), replace(work, checkpointing=True))))
     if shape.trained == shape.parameters:
-        adapter = replace(shape, trained=shape.parameters // 60, trained_width=4)
+        adapter = replace(shape, trained=shape.parameters // 60, trained_width=4, frozen_width=shape.width)
         found.append(("use_peft: true (LoRA, rank 32, all linear layers)", (adapter, layout, replace(work, checkpointing=True))))
     if not layout.offload:
         found.append(
@@ -182,6 +222,8 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
         scored=min(update, args.per_device_train_batch_size * completion),
         checkpointing=args.gradient_checkpointing,
         accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
         prefix=drawn,
         rows=share,
         completion=completion,
@@ -233,6 +275,8 @@ def memory_batch(
         scored=min(update, scored),
         checkpointing=args.gradient_checkpointing,
         accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
         **widest,
     ), words
 
@@ -257,6 +301,8 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
         scored=rows * longest if shared == 1 or own is None else rows * own,
         checkpointing=args.gradient_checkpointing,
         accumulates=args.gradient_accumulation_steps > 1,
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
     ), words
 
 
@@ -285,7 +331,7 @@ def shape_of(model: Any, args: Any) -> Shape:
             adapter = get_peft_config(model)
             assert adapter is not None, "use_peft"
             shell = get_peft_model(shell, adapter)
-    return Shape.of(shell)
+    return Shape.of(shell, half=args.bf16 or args.fp16)
 
 
 def changed(parts: Sequence[Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from rft.errors import RecipeError
+
 
 @dataclass
 class RunFields:
@@ -35,3 +37,24 @@ class RunFields:
             "DeepSpeed or FSDP."
         },
     )
+    mlp_tile_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Compute the MLPs this many tokens at a time, and once more in the backward pass: the same numbers in less "
+            "memory (Qwen3-4B at 128k: 8 GiB less with 16384), for 3% of an update's time at 32k and 1% at 128k (by analysis)."
+        },
+    )
+    offload_checkpoints: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the inputs of checkpointed layers in pinned host memory; needs gradient_checkpointing. At 128k "
+            "Qwen3-4B takes 25 GiB less of the GPU and 36 GiB of the host, for about a second of an update's time (by analysis)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        if self.mlp_tile_tokens is not None and self.mlp_tile_tokens < 1:
+            raise RecipeError(f"mlp_tile_tokens {self.mlp_tile_tokens}: expected at least one token; remove it for whole MLPs")
+        if self.offload_checkpoints and not self.gradient_checkpointing:  # type: ignore[attr-defined]
+            raise RecipeError("offload_checkpoints: there are no checkpoints without `gradient_checkpointing: true`; set it")

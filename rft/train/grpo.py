@@ -7,7 +7,7 @@ With `open_ended_share` some questions are asked without options, and a judge's 
 had, the completion is left out of its group.
 
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
-    accelerate launch --num_processes 8 -m rft.train.grpo --config recipes/personamem_v2/grpo_32k.yaml
+    rft grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/grpo_32k.yaml
 """
 
 import asyncio
@@ -56,6 +56,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         split = replace(split, questions=tuple(questions))
     if args.dry_run:
         dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
+    if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
+        # else vLLM makes room for a prompt of all the model's positions
+        args.vllm_max_model_length = max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
     if args.open_ended_share:
         rewards.append(reward.open_ended(_judge(args)))
     args.remove_unused_columns = False
@@ -72,11 +75,18 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     return trainer
 
 
+async def _checked(endpoint: Endpoint) -> None:
+    try:
+        await endpoint.check()
+    finally:
+        await endpoint.close()
+
+
 def _judge(args: HistoryGRPOConfig) -> reward.Judge:
     """The judge of open-ended answers; it must be there at the start, later it may fail."""
     try:
         endpoint = Endpoint(args.judge_base_url or "", args.judge_model or "", timeout=120.0)
-        asyncio.run(endpoint.check())
+        asyncio.run(_checked(endpoint))
     except EndpointError as error:
         raise RecipeError(f"judge_base_url: {error}") from None
     return reward.Judge(endpoint, "~/.cache/rft/verdicts")

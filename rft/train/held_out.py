@@ -43,7 +43,12 @@ class HeldOut:
 
     def answers(self) -> list[str]:
         """What the policy says to each question now."""
-        trainer, completions = self.trainer, []
+        return self.tokenizer.batch_decode(self.complete(self.prompts, self.longest), skip_special_tokens=True)
+
+    def complete(self, prompts: list[list[int]], longest: int) -> list[list[int]]:
+        """The policy's greedy completion of each prompt, as token ids."""
+        trainer = self.trainer
+        completions: list[list[int]] = []
         training = trainer.model.training
         trainer.model.eval()
         with unwrap_model_for_generation(
@@ -51,11 +56,20 @@ class HeldOut:
             gather_deepspeed3_params=getattr(trainer.args, "ds3_gather_for_generation", True),
             gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
         ) as model, trainer.accelerator.autocast():
-            for start in range(0, len(self.prompts), self.at_once):
-                completions += sample(model, self.prompts[start : start + self.at_once], max_new_tokens=self.longest,
+            for start in range(0, len(prompts), self.at_once):
+                completions += sample(model, prompts[start : start + self.at_once], max_new_tokens=longest,
                                       eos_ids=[self.tokenizer.eos_token_id], temperature=0)[0]
         trainer.model.train(training)
-        return self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return completions
+
+    def values(self, seed: int) -> dict[str, float]:
+        """What becomes of the questions now, under the names that the log has behind "held_out/"."""
+        summary = summarise([result_row(question, Answer(said), 0.0, self.split.history_of(question))
+                             for question, said in zip(self.questions, self.answers(), strict=True)], seed)
+        low, high = summary["right_and_consistent_ci95"]
+        values = {"right_and_consistent": summary["right_and_consistent"], "low": low, "high": high,
+                  "unparsed_rate": summary["unparsed_rate"]}
+        return values | {kind: cell["right_and_consistent"] for kind, cell in summary["by"]["kind"].items()}
 
 
 class HeldOutCallback(TrainerCallback):
@@ -68,12 +82,5 @@ class HeldOutCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % args.held_out_steps and state.global_step < state.max_steps:
             return
-        asked = self.held_out
-        summary = summarise([result_row(question, Answer(said), 0.0, asked.split.history_of(question))
-                             for question, said in zip(asked.questions, asked.answers(), strict=True)], args.seed)
-        low, high = summary["right_and_consistent_ci95"]
-        values = {"right_and_consistent": summary["right_and_consistent"], "low": low, "high": high,
-                  "unparsed_rate": summary["unparsed_rate"]}
-        values |= {kind: cell["right_and_consistent"] for kind, cell in summary["by"]["kind"].items()}
-        for name, value in values.items():
-            asked.trainer._metrics["train"][f"held_out/{name}"].append(value)
+        for name, value in self.held_out.values(args.seed).items():
+            self.held_out.trainer._metrics["train"][f"held_out/{name}"].append(value)

@@ -9,7 +9,7 @@ loss is TRL's; all turns go through the prefix tree and the shared-prefix sample
 A batch counts trajectories (memories), not rows.
 
     accelerate launch -m rft.train.memory_grpo --config recipes/quickstart/memory_grpo.yaml
-    accelerate launch --num_processes 8 -m rft.train.memory_grpo --config recipes/personamem_v2/memory_grpo_32k.yaml
+    rft memory-grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/memory_grpo_32k.yaml
 """
 
 import logging
@@ -20,12 +20,15 @@ from typing import Any
 from trl import ModelConfig, get_peft_config
 
 import reward
+from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.notes import load_notes
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
 from rft.train.dry_run import dry_run, memory_batch
+from rft.train.held_out import HeldOutCallback
+from rft.train.held_out_memories import HeldOutMemories
 from rft.train.identity import Identity
 from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory_units
 from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
@@ -72,6 +75,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks],
     )
+    if args.held_out_split:
+        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+        trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, args.held_out_questions, agent,
+                                                             args.max_completion_length, at_once=64)))
     fit(trainer, Identity.of(data, memory, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

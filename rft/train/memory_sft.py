@@ -4,7 +4,7 @@ A row is one turn: an update (chunk and memory -> the memory rewritten, from wha
 changes or withdraws) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
 
     accelerate launch -m rft.train.memory_sft --config recipes/quickstart/memory_sft.yaml
-    accelerate launch --num_processes 8 -m rft.train.memory_sft --config recipes/personamem_v2/memory_sft_32k.yaml
+    rft memory-sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/memory_sft_32k.yaml
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split
+from rft.data.dataset import Split, load_split
 from rft.data.sampler import LengthSampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
@@ -23,11 +23,13 @@ from rft.memory.notes import load_notes
 from rft.model import load_tokenizer
 from rft.track import ProvenanceCallback, provenance
 from rft.train.dry_run import dry_run, sft_batch
+from rft.train.held_out import HeldOutCallback
+from rft.train.held_out_memories import HeldOutMemories
 from rft.train.identity import Identity
-from rft.train.memory_rows import MemoryArguments, load_memory_questions, sft_rows
+from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.sft import ColdStartConfig, ColdStartTrainer, completion_ids, pad
+from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.start import finish, fit, load_policy, run_main
 
 
@@ -76,17 +78,19 @@ class MemorySFTTrainer(ColdStartTrainer):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, memory, args, model = parse((DataArguments, MemoryArguments, MemorySFTConfig, ModelConfig), argv)
+    kinds = (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig)
+    data, memory, labels, args, model = parse(kinds, argv)
     settings = memory.settings()
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
     split, questions = load_memory_questions(data)
+    questions = labels.labelled(questions)
     rows = sft_rows(questions, split, load_notes(split), agent, args.answers_per_update, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
         prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}
         longest = max(len(collate.prompt_ids(row)) + len(completion_ids(tokenizer, row["completion"])) for row in rows)
-        dry_run((data, memory, args, model), prompts, *sft_batch(args, len(rows), longest))
+        dry_run((data, memory, labels, args, model), prompts, *sft_batch(args, len(rows), longest))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
     trainer = MemorySFTTrainer(
@@ -98,7 +102,14 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
     )
-    fit(trainer, Identity.of(data, memory, args, model, data_sha256=split.sha256))
+    if args.held_out_split:
+        trainer.enable_tree()
+        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+        asked = held_out.questions[: args.held_out_questions]
+        known = {name: of.lines(len(held_out.histories[name].messages)) for name, of in load_notes(held_out).items()}
+        longest = max(len(completion_ids(tokenizer, answer_target(q, known[q.history_id]))) for q in asked)
+        trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64)))
+    fit(trainer, Identity.of(data, memory, labels, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
 

@@ -67,7 +67,6 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
             ("use_vllm", (False,)),
             ("eval_strategy", ("no",)),
             ("open_ended_share", (0.0,)),
-            ("held_out_split", (None,)),
             ("blind_share", (0.0,)),
         ):
             value = getattr(self, key)
@@ -235,6 +234,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         columns = {
             "answer": [q.gold for q in questions],
             "options": [list(q.options) for q in questions],
+            "finished": [turn.completion[-1] in self.eos_token_ids for turn in turns],
             "pref_type": [q.labels.pref_type for q in questions],
             "question_id": [q.id for q in questions],
             "history_id": [q.history_id for q in questions],

@@ -1,4 +1,8 @@
-"""One line of progress on the terminal for a training run: step, loss and what is being learned."""
+"""How far a training is: a bar on a terminal; in a log file (Slurm, nohup, a pipe) a line at every logging step, so that a run of
+hours never looks like one that hangs. Only the first process speaks.
+"""
+
+import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -8,14 +12,15 @@ SHOWN = {"loss": "loss", "reward": "reward", "unparsed_rate": "unparsed"}
 
 
 class RichProgress(TrainerCallback):
-    """A rich progress bar in place of TRL's tables and transformers' dictionaries."""
+    """Progress in place of TRL's tables and transformers' dictionaries."""
 
     def __init__(self, name: str, console: Console | None = None):
         self.name, self.console = name, console or Console(stderr=True)
         self.bar: Progress | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+        self.step, self.time = state.global_step, time.monotonic()  # of the last line
+        if state.is_world_process_zero and self.console.is_terminal:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                                 TextColumn("{task.fields[said]}"), TimeRemainingColumn(), console=self.console)
             self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
@@ -26,12 +31,31 @@ class RichProgress(TrainerCallback):
             self.bar.update(self.task, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar and logs:
-            said = " ".join(f"{name} {logs[key]:.3f}" for key, name in SHOWN.items() if isinstance(logs.get(key), float))
-            if said:
-                self.bar.update(self.task, said=said)
+        said = " ".join(f"{name} {logs[key]:.3f}" for key, name in SHOWN.items() if isinstance((logs or {}).get(key), float))
+        if not said:
+            return
+        if self.bar:
+            self.bar.update(self.task, said=said)
+        elif state.is_world_process_zero and state.global_step > self.step:
+            each = (time.monotonic() - self.time) / (state.global_step - self.step)
+            self.step, self.time = state.global_step, time.monotonic()
+            left = duration(each * (state.max_steps - state.global_step))
+            line = f"{self.name} step {state.global_step}/{state.max_steps} {said}, {each:.3g} s a step, {left} left"
+            print(line, file=self.console.file, flush=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar:
             self.bar.stop()
             self.bar = None
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that matter: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} d {minutes // 60 % 24} h"

@@ -1,50 +1,30 @@
 """`rft report RUN_DIR`: a training's curves and samples as one self-contained page, from the files in its output folder.
 
-Everything comes from `metrics.jsonl`, `provenance.json` and `completions/`; nothing is asked of W&B. Every text of the run
-is escaped.
+Invariant: everything comes from `metrics.jsonl`, `provenance.json` and `completions/`; nothing is asked of W&B. The page is
+put together as those of the evaluation are.
 """
 
 import argparse
-import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rft.errors import DataError
+from rft.evaluate import charts
+from rft.evaluate.pages import Card, percent, write_page
 from rft.track import METRICS, read_metrics
-from rft.train.panels import PANELS
+from rft.train.panels import CARDS, HEADLINES, PANELS, Panel
 
-SAMPLES = 6
-COLOURS = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#475569", "#b91c1c", "#0e7490")
-MARKERS = "oDs^vPX*"
+Row = Mapping[str, Any]
+Points = list[tuple[float, float]]
 
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,
-initial-scale=1">
-<title>{{ title }}</title><style>
-:root { color-scheme: light dark; --ink: #1c1917; --soft: #57534e; --paper: #fff; --card: #f5f5f4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7e5e4; --soft: #a8a29e; --paper: #1c1917; --card: #292524; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 64rem; margin: 2rem
-auto; padding: 0 1rem; }
-figure { background: #fff; margin: 0; border-radius: .5rem; } figcaption { color: #1c1917; padding: .5rem .75rem 0;
-font-weight: 600; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem; }
-svg { width: 100%; height: auto; } .soft { color: var(--soft); } td, th { text-align: left; padding: .15rem .8rem .15rem 0;
-vertical-align: top; }
-pre { background: var(--card); padding: .75rem; border-radius: .5rem; white-space: pre-wrap; overflow-wrap: anywhere;
-margin: .25rem 0; }
-</style><h1>{{ title }}</h1><p>{{ summary }}</p>
-<table>{% for name, value in facts.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
-{% for section, charts in sections.items() %}<h2>{{ section }}</h2><div class="panels">
-{% for name, svg in charts.items() %}<figure><figcaption>{{ name }}</figcaption>{{ svg }}</figure>{% endfor %}</div>{% endfor %}
-{% if samples %}<h2>Newest completions</h2><p class="soft">Step {{ samples[0].step }}; the history is left out, {{
-samples|length }} of
-the generation are shown, best and worst.</p>{% for row in samples %}<h3>advantage {{ "%.2f"|format(row.advantage) }}{% if
-row.answer %},
-gold {{ row.answer }}{% endif %}</h3><pre>{{ row.prompt }}</pre><pre>{{ row.completion }}</pre>{% endfor %}{% endif %}
-{% if missing %}<p class="soft">Not logged by this run: {{ missing|join(", ") }}.</p>{% endif %}</html>
-"""
+QUESTIONS = 4  # of the newest generation that are shown
+FACTS = {"git_commit": "commit of rft", "data_sha256": "data sha256"}
+_OPTION = re.compile(r"^\(([a-d])\) (.+)$", re.M)
+_CHOICES = "\n\nThis is a multiple-choice question. Options:\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,104 +43,176 @@ def write_report(folder: Path, page: Path) -> None:
     """The page of a training's output folder.
 
     Raises:
-        DataError: nothing was logged there.
+        DataError: nothing was logged there, or the page cannot be written.
     """
-    import jinja2
-    from markupsafe import Markup
-
-    rows = [row for row in read_metrics(folder / METRICS) if "loss" in row or "reward" in row]
+    logged = read_metrics(folder / METRICS)
+    rows = [row for row in logged if any(key in row for key in HEADLINES)]
     if not rows:
         raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training")
-    sections: dict[str, dict[str, Any]] = {}
+    headline = next(key for key in HEADLINES if any(key in row for row in rows))
+    values = find(rows, {headline: headline}).get(headline)
+    if not values:
+        raise DataError(f"{folder / METRICS}: {headline} is never a finite number; there is nothing to draw")
+    sections: dict[str, list[dict[str, Any]]] = {}
     missing = []
     for section, panels in PANELS.items():
-        for name, wanted in panels.items():
-            if series := find(rows, wanted):
-                sections.setdefault(section, {})[name] = Markup(draw(series, name))
+        for panel in panels:
+            if series := find(rows, panel.metrics):
+                sections.setdefault(section, []).append(_figure(panel, series))
             else:
-                missing.append(name)
-    provenance = folder / "provenance.json"
-    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
-    versions = ", ".join(f"{name} {version}" for name, version in facts.pop("versions", {}).items())
-    template = jinja2.Environment(autoescape=True).from_string(PAGE)
-    html = template.render(
-        title=f"Training: {folder.resolve().name}",
-        summary=in_words(rows),
+                missing.append(panel.title)
+    write_page(
+        page,
+        "training.html.jinja",
+        run=folder.resolve().name,
+        steps=logged[-1]["step"],
+        headline=HEADLINES[headline],
+        change=[_written(value, False) for value in _ends(values)],
+        logged=len(values),
+        window=_window(len(values)),
+        is_smoothed=charts.smoothing(len(values)) > 0,
+        cards=cards(rows),
         sections=sections,
         missing=missing,
-        facts={**facts, **({"versions": versions} if versions else {})},
-        samples=newest_samples(folder),
+        unreadable=_not_numbers(rows),
+        facts=_facts(folder),
+        newest=newest_questions(folder),
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(html, encoding="utf-8")
 
 
-def find(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) points of every metric that is wanted, by name."""
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    chosen = [key for want in wanted for key in names if key == want or (want.endswith("/") and key.startswith(want))]
-    series = {key: [(row["step"], row[key]) for row in rows if isinstance(row.get(key), (int, float))] for key in chosen}
-    return {key: points for key, points in series.items() if points}
+def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
+    """(step, value) points of each series that was logged, by its name. metrics: as those of a `Panel`."""
+    logged = dict.fromkeys(key for row in rows for key in row)
+    names: dict[str, str] = {}
+    for wanted, name in metrics.items():
+        if wanted.endswith("/"):
+            others = [key for key in logged if key.startswith(wanted) and key not in names]
+            names |= {key: charts.readable(key.removeprefix(wanted)) for key in others}
+        elif wanted in logged:
+            names[wanted] = name
+    series = {name: [(row["step"], row[key]) for row in rows if _is_number(row.get(key))] for key, name in names.items()}
+    return {name: points for name, points in series.items() if points}
 
 
-def draw(series: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
-    """A line chart as SVG: series differ in marker as well as in colour."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rft", "font.size": 9, "text.parse_math": False}):
-        figure, axes = pyplot.subplots(figsize=(4.6, 2.6), layout="constrained")
-        for i, (name, points) in enumerate(series.items()):
-            steps, values = zip(*points, strict=True)
-            axes.plot(
-                steps,
-                values,
-                color=COLOURS[i % len(COLOURS)],
-                label=name.rpartition("/")[2],
-                linewidth=1.3,
-                markersize=3.5,
-                marker=MARKERS[i % len(MARKERS)],
-                markevery=max(1, len(points) // 8),
-            )
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", linewidth=0.4)
-        axes.set_xlabel("step")
-        if len(series) > 1:
-            axes.legend(frameon=False, fontsize=8)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Title": title, "Date": None, "Creator": None})
-        pyplot.close(figure)
-    svg = buffer.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S).replace("<svg", '<svg role="img"', 1)
+def cards(rows: Sequence[Row]) -> list[Card]:
+    """The numbers at the top of the page: how each stands at the end, and how it stood at the start."""
+    found = []
+    for metric, (name, share) in CARDS.items():
+        for points in find(rows, {metric: name}).values():
+            start, end = _ends(points)
+            found.append((name, _written(end, share), f"{_written(start, share)} at the start" if len(points) > 1 else ""))
+    return found
 
 
-def in_words(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the run came to, in a sentence or two."""
-    first, last = rows[0], rows[-1]
-    key = "reward" if "reward" in last else "loss"
-    said = f"{last['step']} steps; {key} {first[key]:.3f} at step {first['step']}, {last[key]:.3f} at step {last['step']}."
-    if unparsed := find(rows, ["unparsed_rate"]).get("unparsed_rate"):
-        said += f" {unparsed[-1][1]:.0%} of the newest answers cannot be read."
-    if seconds := find(rows, ["step_time"]).get("step_time"):
-        said += f" A step took {sorted(s for _, s in seconds)[len(seconds) // 2]:.1f} s (median)."
-    return said
-
-
-def newest_samples(folder: Path) -> list[dict[str, Any]]:
-    """The best and the worst completions of the newest generation on disk."""
+def newest_questions(folder: Path) -> dict[str, Any] | None:
+    """The best and the worst completion of a few questions of the newest generation on disk: of those on which the
+    completions differ most. None without a generation.
+    """
     files = sorted((folder / "completions").glob("completions_*.parquet"))
     if not files:
-        return []
+        return None
     import pandas as pd
 
-    table = pd.read_parquet(files[-1]).sort_values("advantage", ascending=False)
-    rows = pd.concat([table.head(SAMPLES // 2), table.tail(SAMPLES // 2)]).drop_duplicates(subset=["completion", "prompt"])
-    return [
-        {"answer": None, **row, "prompt": _text(row["prompt"]), "completion": _text(row["completion"])}
-        for row in rows.to_dict("records")
-    ]
+    table = pd.read_parquet(files[-1])
+    table["prompt"], table["completion"] = table["prompt"].map(_text), table["completion"].map(_text)
+    keys = [key for key in ("history_id", "question_id", "prompt") if key in table]
+    groups = [group.sort_values("advantage", ascending=False) for _, group in table.groupby(keys, sort=False)]
+    groups.sort(key=lambda group: group["advantage"].iloc[-1] - group["advantage"].iloc[0])
+    rewards = [key for key in table if key not in (*keys, "step", "completion", "answer", "advantage")]
+    return {
+        "step": int(table["step"].iloc[0]),
+        "count": len(groups),
+        "shown": [_question(group.to_dict("records"), rewards) for group in groups[:QUESTIONS]],
+    }
+
+
+def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
+    """A question as the page shows it. rows: its completions, best first."""
+    query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
+    best, worst = rows[0], rows[-1]
+    differ = best["advantage"] > worst["advantage"]
+    sides = {"best": best, "worst": worst} if differ else {"all worth the same, one of them": best}
+    return {
+        "query": query,
+        "options": _OPTION.findall(rest) if choices else [],
+        "gold": _gold(best),
+        "sides": [_side(name, row, rewards) for name, row in sides.items()],
+    }
+
+
+def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
+    """A completion with what it is worth, in the form that the other pages mark as right or wrong."""
+    from reward import mcq_letter, personamem
+
+    gold = _gold(row)
+    worth = [f"{charts.readable(key)} {charts.number(row[key])}" for key in rewards if _is_number(row.get(key))]
+    return {
+        "name": name,
+        "worth": ", ".join([*worth, f"advantage {row['advantage']:+.2f}"]),
+        "completion": row["completion"],
+        "gold": gold,
+        "answered": mcq_letter(row["completion"]) if gold else None,
+        "score": personamem([row["completion"]], [gold])[0] if gold else None,
+        "finished": True,  # the files do not say
+    }
+
+
+def _gold(row: Row) -> str | None:
+    """The letter that is right; None if the question has none (an open-ended one, a memory)."""
+    return row["answer"] if isinstance(row.get("answer"), str) else None
+
+
+def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, Any]:
+    return {
+        "title": panel.title,
+        "hint": panel.hint,
+        "chart": charts.curves(series, panel.title, share=panel.share, chance=panel.chance),
+        "numbers": [(name, *(_written(value, panel.share) for value in _ends(points))) for name, points in series.items()],
+    }
+
+
+def _ends(points: Points) -> tuple[float, float]:
+    """Means of the first and of the last values."""
+    values = [value for _, value in points]
+    window = _window(len(values))
+    return math.fsum(values[:window]) / window, math.fsum(values[-window:]) / window
+
+
+def _window(count: int) -> int:
+    """Over how many of `count` logged values the start and the end of a curve are averaged: a tenth."""
+    return max(1, count // 10)
+
+
+def _written(value: float, share: bool) -> str:
+    return percent(value) if share else charts.number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _not_numbers(rows: Sequence[Row]) -> list[str]:
+    """The metrics that were NaN or infinite, with how often: their curves have holes."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                counts[key] = counts.get(key, 0) + 1
+    return [f"{key} ({times} of {len(rows)} steps)" for key, times in counts.items()]
+
+
+def _facts(folder: Path) -> dict[str, str]:
+    """What `provenance.json` says, in words."""
+    path = folder / "provenance.json"
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: cannot read it as JSON ({error}); remove it to have a page without it") from None
+    versions = ", ".join(f"{name} {version}" for name, version in record.pop("versions", {}).items())
+    facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in record.items()}
+    return facts | ({"versions": versions} if versions else {})
 
 
 def _text(said: Any) -> str:

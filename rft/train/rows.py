@@ -22,6 +22,8 @@ from rft.train.recipe import DataArguments
 
 logger = logging.getLogger(__name__)
 
+VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it", "sensitive": ", not to be repeated",
+            "none": ", given up"}
 SHORT_OPTION = 8  # words up to which the reason names the option itself
 
 
@@ -57,30 +59,24 @@ def reasoning(question: Question, knows: bool = True) -> str:
     where the prompt holds no history, and nothing can be remembered.
 
     What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
-    labels = question.labels
-    held = (labels.prev_pref if labels.pref_type == "ask_to_forget" else "") or labels.preference
-    if labels.pref_type == "sensitive_info":
-        held, verdict = "something sensitive", ", not to be repeated"
-    elif labels.who == "others":
-        verdict = ", not the user's own"
-    elif labels.pref_type == "ask_to_forget":
-        verdict = ", forget it"
-    else:
-        verdict = ""
-    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows and held else "Remembered: nothing."
+    case, held = case_and_fact(**asdict(question.labels))
+    held = "something sensitive" if case == "sensitive" else held
+    knows = knows and bool(held)
+    verdict = VERDICTS["others" if case == "none" and not question.labels.updated else case]  # never the user's, or no longer
+    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 
 def named(question: Question) -> str:
-    """What an answer calls its gold option: how the preference ends, where the option says that in the same words; else the
-    option's text, where that is short."""
+    """What an answer calls its gold option: the option's text, where that is short; else how the preference ends, where the
+    option says that in the same words."""
     option = question.options[LETTERS.index(question.gold)]
+    if len(option.split()) <= SHORT_OPTION:
+        return option.rstrip(".")
     words = question.labels.preference.rstrip(".").split()
     ends = (" ".join(words[start:]) for start in range(1, len(words)) if len(words[start]) > 3)  # the longest first
     said = next((end for end in ends if re.search(rf"\b{re.escape(end)}\b", option, re.IGNORECASE)), "")
-    if said:
-        return said[0].upper() + said[1:]
-    return option.rstrip(".") if len(option.split()) <= SHORT_OPTION else "The option that fits"
+    return said[0].upper() + said[1:] if said else "The option that fits"
 
 
 def answer(question: Question) -> str:

@@ -5,7 +5,7 @@ from the history's cached tokens. Targets reason inside think tags, since target
 have them) would teach GRPO's format gate nothing.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
-    accelerate launch --num_processes 8 -m rft.train.sft --config recipes/personamem_v2/sft_32k.yaml
+    rft sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/sft_32k.yaml
 """
 
 import logging
@@ -34,6 +34,7 @@ from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.train.fields import RunFields
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutFields
 from rft.train.identity import Identity
+from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
@@ -66,7 +67,7 @@ class ColdStartConfig(RunFields, HeldOutFields, SFTConfig):
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
-class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
+class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
     """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
     tree: the same numbers, with the tokens that rows share forwarded once."""
 
@@ -114,30 +115,43 @@ class ColdStartTrainer(Resumable, Watched, WithMuon, SFTTrainer):
 
 
 @dataclass
-class ColdStartArguments:
+class LabelArguments:
+    """Whose histories have targets."""
+
+    labelled_people: int | None = field(default=None, metadata={
+        "help": "Only the questions about this many people (histories) have targets, as where labels are dear. null: all."})
+
+    def __post_init__(self) -> None:
+        if self.labelled_people is not None and self.labelled_people < 1:
+            raise RecipeError(f"labelled_people {self.labelled_people}: expected 1 or more, or null for all")
+
+    def labelled(self, questions: Sequence[Question]) -> list[Question]:
+        """Those of the questions that have targets, in their order."""
+        people = set(list(dict.fromkeys(q.history_id for q in questions))[: self.labelled_people])
+        return [q for q in questions if q.history_id in people]
+
+
+@dataclass
+class ColdStartArguments(LabelArguments):
     """What the cold start is made of beside the data."""
 
     blind_share: float = field(default=0.0, metadata={
         "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
                 "the blind control of an evaluation is a model that answers in form."})
-    labelled_people: int | None = field(default=None, metadata={
-        "help": "Only the questions about this many people (histories) have targets, as where labels are dear. null: all."})
     hard_targets: int | None = field(default=None, metadata={
         "help": "How many targets, in all, are of questions about updated, withdrawn or other people's preferences. null: all."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
-        if self.labelled_people is not None and self.labelled_people < 1:
-            raise RecipeError(f"labelled_people {self.labelled_people}: expected 1 or more, or null for all")
         if self.hard_targets is not None and self.hard_targets < 0:
             raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
 
     def labelled(self, questions: Sequence[Question]) -> list[Question]:
         """Those of the questions that have targets, in their order. Of hard ones each kind, and in it each option's text as the
         gold, comes in turn."""
-        people = list(dict.fromkeys(q.history_id for q in questions))[: self.labelled_people]
-        asked = [q for q in questions if q.history_id in set(people)]
+        asked = super().labelled(questions)
         if self.hard_targets is None:
             return asked
         hard = of_every_kind([q for q in asked if is_hard(q)], self.hard_targets, Random(0))

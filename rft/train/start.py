@@ -3,9 +3,8 @@
 A user's mistake ends in one line on stderr and exit code 2, not in a traceback; a run that was told to leave ends with 75.
 """
 
-import ctypes
 import logging
-import platform
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,11 +17,15 @@ from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
 from rft.errors import Interrupted, RecipeError, RftError
+from rft.launch import allocator
 from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
+from rft.train.activations import offload_checkpoints, tile_mlps
 from rft.train.checkpoint import RecallCallback, resume_point
 from rft.train.dry_run import DryRun
+from rft.train.early_signs import EarlySigns
 from rft.train.identity import Identity
+from rft.train.malloc import keep_freed_memory
 from rft.train.signals import EXIT_CODE, StopCallback
 from rft.train.watch import DiskCallback, OutputLock, StallCallback
 
@@ -42,6 +45,7 @@ def set_up_logging() -> None:
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
     """Run a training script's `train(argv)`; its exit code."""
     set_up_logging()
+    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when CUDA's first tensor is made
     try:
         train(argv)
     except RftError as error:
@@ -68,15 +72,6 @@ def load_policy(model: ModelConfig) -> Any:
                       revision=model.model_revision)
 
 
-def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the process, as CUDA's caching allocator does: giving tensors of more than 32 MB back and
-    faulting their pages in again takes a fifth of an update's time on CPU."""
-    if platform.libc_ver()[0] == "glibc":
-        most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(most_mappings, 0)
-        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
-
-
 def fit(trainer: Any, identity: Identity) -> None:
     """Train, from where `resume_from_checkpoint` says, guarded and with our progress line as the only one.
 
@@ -91,11 +86,17 @@ def fit(trainer: Any, identity: Identity) -> None:
         raise RecipeError("save_on_each_node: a checkpoint is one folder on a disk that all nodes share; remove the field")
     lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
     trainer.identity = identity
+    if args.mlp_tile_tokens:
+        tile_mlps(trainer.model, args.mlp_tile_tokens)
+    if args.offload_checkpoints:
+        offload_checkpoints(trainer.model)
     checkpoint = resume_point(args, identity)
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
     for callback in (RecallCallback(trainer, checkpoint), StallCallback(args.stall_minutes), MetricsFile()):
         trainer.add_callback(callback)
+    if hasattr(trainer, "reward_funcs"):
+        trainer.add_callback(EarlySigns(trainer))
     if "wandb" in args.report_to:  # ours instead of transformers' and TRL's
         trainer.remove_callback(WandbCallback)
         args.report_to = [name for name in args.report_to if name != "wandb"]
@@ -107,7 +108,9 @@ def fit(trainer: Any, identity: Identity) -> None:
 
 
 def finish(trainer: Any) -> None:
-    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it."""
+    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it. Its
+    masters are in the checkpoints."""
     trainer.create_model_card()
+    trainer.give_up_masters()
     trainer.save_model(trainer.args.output_dir)
     trainer.save_state()

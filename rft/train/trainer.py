@@ -10,6 +10,7 @@ metrics (`_calculate_rewards`).
 
 import inspect
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -38,6 +39,7 @@ from rft.train.checkpoint import Resumable
 from rft.train.fields import RunFields
 from rft.train.guard import guarded
 from rft.train.held_out import HeldOutFields
+from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.watch import Watched
 
@@ -45,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 ADDITIVE = ("cispo", "dapo", "vespo")  # losses divided by the tokens of the whole batch: those of its parts add up
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
+OFF_POLICY = 0.01  # share of sampled tokens that may lie outside the clip range before the first update
 
 
 @dataclass
@@ -99,6 +102,9 @@ class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
                     raise RecipeError(
                         f"{key} {getattr(self, key)}: shared rollouts know temperature, top_p, top_k and min_p alone; "
                         f"remove {key}, or set `prefix_sharing: off`")
+        if self.use_transformers_continuous_batching:
+            raise RecipeError("use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its "
+                              "float32 masters would be lost; remove the field")
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
@@ -156,7 +162,7 @@ class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
                 f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
 
 
-class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
+class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer):
     """GRPO where a history is shared by `questions_per_history` questions. `split` holds the histories of the dataset's rows."""
 
     args: HistoryGRPOConfig
@@ -168,6 +174,7 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
         self._split, self._tokens, self._blind = split, tokens, PromptTokens(tokens.tokenizer, "none")
         self._question = {question.id: question for question in split.questions}
         self._rows: list[dict[str, Any]] = []
+        self._warned = False
         self.shares = args.prefix_sharing == "on"
         if self.shares:
             gates.check_training(model, args)
@@ -223,7 +230,9 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
         self, prompt_ids: list, images: Any, fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> Any:
         if not self.shares or self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
+            # generate() of a PEFT model passes by the forward that accelerate has wrapped in autocast
+            with nullcontext() if self.use_vllm else self.accelerator.autocast():
+                return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation,
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
@@ -315,9 +324,26 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)
         if self.shares and not self.use_vllm and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
-            off_BC = (self._logps_BC - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
-            self._metrics["train"]["sampling/logp_difference_max"].append(self.accelerator.gather(off_BC.max()).max().item())
+            self._compare_with_sampling(inputs)
         return loss
+
+    def _compare_with_sampling(self, inputs: dict[str, Any]) -> None:
+        """How far the log-probs that tokens are trained at lie from those they were sampled at, and a warning, once, if tokens
+        count as off-policy, their ratio outside the clip range, that no update has moved."""
+        off_BC = (self._logps_BC - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
+        outside = (off_BC > math.log1p(self.args.epsilon)).sum()
+        of_rank = torch.stack([x.float() for x in (off_BC.max(), outside, inputs["completion_mask"].sum())])
+        largest, far, tokens = zip(*self.accelerator.gather(of_rank[None]).tolist(), strict=True)
+        share = sum(far) / max(1.0, sum(tokens))
+        self._metrics["train"]["sampling/logp_difference_max"].append(max(largest))
+        self._metrics["train"]["sampling/off_policy"].append(share)
+        if share > OFF_POLICY and not self._warned and self.accelerator.is_main_process:
+            logger.warning(
+                "step %d: %.1f %% of the sampled tokens have another probability in training than when they were drawn, by more "
+                "than the clip range (epsilon %g), though no update lies between: rollouts are off-policy. See whether a few "
+                "steps with dtype: float32 and bf16: false have them too; then it is not rounding",
+                self.state.global_step + 1, 100 * share, self.args.epsilon)
+            self._warned = True
 
     def _generate(self, prompts: list) -> tuple:
         start = time.perf_counter()
@@ -327,6 +353,9 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMuon, GRPOTrainer):
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
         start = time.perf_counter()
+        ends = set(self.eos_token_ids)
+        for row, ids in zip(inputs, completion_ids_list, strict=True):
+            row["finished"] = bool(ids) and ids[-1] in ends
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_metric("time/reward", time.perf_counter() - start)
         asked = [(row, reward.read(said, row["options"])) for said, row in zip(completions, inputs, strict=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SMALL = {
-    "grpo": ["--per_device_train_batch_size", "8", "--max_prompt_tokens", "1500"],
+    "grpo": ["--per_device_train_batch_size", "8", "--max_prompt_tokens", "1500", "--mask_truncated_completions", "false"],
     "memory_grpo": ["--window", "32k", "--per_device_train_batch_size", "4", "--chunk_tokens", "400", "--memory_tokens", "12"],
 }
 TIMES = ("time", "runtime", "per_second", "profiling")  # metrics that no two runs agree on

@@ -9,7 +9,7 @@ from served import serve
 from test_endpoint import command, endpoint
 
 from reward import Judge, open_ended
-from reward.judge import RUBRICS, case_and_fact, majority, read_verdict
+from reward.judge import RUBRICS, VOTES, case_and_fact, majority, read_verdict
 from rft.data.dataset import load_split
 from rft.evaluate.answer import Answer
 from rft.evaluate.results import read_rows
@@ -70,6 +70,15 @@ def test_cases_follow_the_labels():
     assert case_and_fact("neutral_preferences", "self", False, "Likes mate", "Likes tea") == ("own", "Likes mate")
 
 
+def test_what_holds_beside_what_must_not_be_used():
+    """As simulated data has it: another preference after one that was withdrawn, the user's own beside somebody else's, none."""
+    assert case_and_fact("ask_to_forget", "self", False, "Likes mate", "Likes tea", updated=True) == ("own", "Likes mate")
+    assert case_and_fact("neutral_preferences", "others", False, "Likes mate", "Likes tea") == ("own", "Likes mate")
+    assert case_and_fact("neutral_preferences", "others", False, "Likes mate", "Likes tea", updated=True)[0] == "others"
+    assert case_and_fact("neutral_preferences", "self", False, "", "Likes tea", updated=True) == ("none", "Likes tea")
+    assert case_and_fact("neutral_preferences", "self", False, "", "") == ("none", "")
+
+
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
@@ -96,7 +105,8 @@ def test_the_judge_sees_query_answer_and_preference_and_not_the_thought():
         judge = Judge(endpoint(server))
         for case in RUBRICS:
             assert votes(judge, case) == [True] * 3
-        assert len(server.requests) == 12
+        asked = VOTES * len(RUBRICS)
+        assert len(server.requests) == asked
         for body in server.requests:
             assert shown(body["messages"]) == {
                 "request": "What to drink?",
@@ -104,9 +114,9 @@ def test_the_judge_sees_query_answer_and_preference_and_not_the_thought():
                 "fact": "Likes tea",
             }
         criteria = {body["messages"][1]["content"].rsplit("The criterion: ", 1)[1] for body in server.requests}
-        assert len(criteria) == 4
+        assert len(criteria) == len(RUBRICS) == 5
         assert votes(judge, completion="<think>tea tea") == [False] * 3 == votes(judge, completion="<think>x</think>  ")
-        assert len(server.requests) == 12  # nothing was said, so there is nothing to ask
+        assert len(server.requests) == asked  # nothing was said, so there is nothing to ask
 
 
 def test_an_answer_cannot_give_the_judge_orders():

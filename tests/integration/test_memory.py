@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = REPOSITORY.parent / "shared/data/long_histories"
 SETTINGS = MemorySettings(160, 128)
 SHORT = ("--window", "32k", "--chunk_tokens", "160")  # the recipes read longer histories
+HELD_OUT = ("--held_out_split", "val", "--held_out_questions", "8", "--held_out_steps", "50")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
             "3e-3",
             "--save_strategy",
             "no",
+            *HELD_OUT,
         ),
         cwd=out.parent,
     )
@@ -57,6 +59,8 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
 def test_the_cold_start_learns_to_write_bullets(cold_start, mini_data, tmp_path):
     losses = logged(cold_start, "loss")
     assert losses[-1] < losses[0] / 3
+    right, missing = logged(cold_start, "held_out/lines_right"), logged(cold_start, "held_out/lines_missing")
+    assert len(right) == len(missing) == 2 and missing[0] >= missing[1] > 0
     split = load_split(mini_data, "val")
     answerer = MemoryAnswers(LocalModel(cold_start, dtype="float32"), tmp_path / MEMORIES, SETTINGS, max_new_tokens=40)
     evaluate(split, tmp_path, answerer)
@@ -117,6 +121,7 @@ def test_grpo_trains(cold_start, mini_data, tmp_path, words, processes):
             "1",
             "--per_device_train_batch_size",
             "32",
+            *HELD_OUT,
             *words,
         ),
         processes=processes,
@@ -124,6 +129,7 @@ def test_grpo_trains(cold_start, mini_data, tmp_path, words, processes):
     )
     assert "trajectories, each of which answers up to 8 questions" in done.stderr
     assert len(logged(out, "reward")) == 2
+    assert len(logged(out, "held_out/lines_right")) == len(logged(out, "held_out/right_and_consistent")) == 1  # after the last
     assert logged(out, "prefix_tree/token_ratio")[0] > 1.5
     assert max(logged(out, "sampling/logp_difference_max")) < 1e-3
 

@@ -15,6 +15,7 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", 
           "--dynamo_backend", "no", "--main_process_port", "0"]
 DDP = ("--multi_gpu",)  # accelerate's word for several processes; without a GPU they talk through gloo
 ZERO3 = ("--use_deepspeed", "--zero_stage", "3", "--zero3_save_16bit_model", "true")
+LESS = ("--mlp_tile_tokens", "300", "--gradient_checkpointing", "true", "--offload_checkpoints", "true")  # activations held
 
 
 def run(out: Path, data: Path, model: Path, launch: tuple[str, ...], *words: str) -> list[dict]:
@@ -48,7 +49,8 @@ def one(mini_data, tiny_checkpoint, tmp_path_factory) -> tuple[list[dict], dict]
     (ZERO3, ()),
     (ZERO3, ("--max_tree_tokens", "1200")),
     (ZERO3, ("--prefix_sharing", "off")),
-], ids=["plain", "ddp", "ddp-parts", "zero3", "zero3-parts", "zero3-plain"])
+    (ZERO3, LESS),
+], ids=["plain", "ddp", "ddp-parts", "zero3", "zero3-parts", "zero3-plain", "zero3-less"])
 def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tmp_path, launch, words):
     log, weights = one
     other = run(tmp_path / "run", mini_data, tiny_checkpoint, launch, *words)

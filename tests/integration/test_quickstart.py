@@ -9,7 +9,7 @@ import yaml
 from rft import quickstart
 from rft.cli import main
 
-SMALL = {"max_steps": 1, "per_device_train_batch_size": 32, "save_steps": 1, "num_generations": 4, "stop_at_accuracy": None}
+SMALL = {"max_steps": 1, "per_device_train_batch_size": 32, "save_steps": 1, "num_generations": 4, "held_out_questions": 8}
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""The report in a real browser: filters clicked, nothing on the console, nothing over the network.
+"""The pages in a real browser: filters clicked, nothing on the console, nothing over the network, no labels over one another,
+no holes between figures, nothing cut off on a phone.
 
 Needs chromedriver and Chromium. RFT_REPORT names a report to open instead of a made-up one; RFT_SCREENSHOTS a folder for
 pictures.
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from rft.evaluate.report import write_evaluation_report
+from rft.evaluate.report import RUNS, write_evaluation_report, write_quickstart_report
 from rft.evaluate.statistics import summarise
+from rft.track import METRICS
+from rft.train.report import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromedriver is not installed")]
 
@@ -44,6 +47,11 @@ class Browser:
 
     def run(self, script):
         return self.call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def phone(self):
+        """A screen of 375 pixels from here on."""
+        size = {"width": 375, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        self.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
 
     def picture(self, path):
         Path(path).write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
@@ -138,3 +146,88 @@ def test_the_question_browser_works_and_loads_nothing(browser, report, tmp_path)
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == [] and len(
         [u for u in asked if u.startswith("file:")]
     ) == 1
+
+
+COLLISIONS = """
+return [...document.querySelectorAll("svg[role=img]")].flatMap(svg => {
+  const outer = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
+  const boxes = texts.map(t => [t.textContent, t.getBoundingClientRect()]);
+  const cut = boxes.filter(([, b]) => b.left < outer.left - 1 || b.right > outer.right + 1).map(([name]) => "cut: " + name);
+  const over = boxes.flatMap(([name, a], i) => boxes.slice(i + 1).filter(([, b]) =>
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4
+  ).map(([other]) => name + " over " + other));
+  return [...cut, ...over];
+})"""
+HOLES = """
+return [...document.querySelectorAll(".charts")].flatMap(charts => {
+  const all = charts.getBoundingClientRect(), cards = [...charts.querySelectorAll(".card")].map(c => c.getBoundingClientRect());
+  const columns = [...charts.querySelectorAll(".column")].map(c => c.lastElementChild.getBoundingClientRect().bottom);
+  return [...columns, ...(columns.length ? [] : [cards.at(-1).bottom])].filter(bottom => all.bottom - bottom > 1)
+    .concat(all.right - Math.max(...cards.filter(c => all.bottom - c.bottom < 1).map(c => c.right)) > 1 ? ["right"] : []);
+})"""
+CUT = """
+return [...document.querySelectorAll(".about td, .about th, .tiles div, h1, .lead, .facts, .query, .key li, figcaption, footer")]
+  .filter(e => e.getBoundingClientRect().right > window.innerWidth || e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent)"""
+
+
+@pytest.fixture
+def training(tmp_path):
+    """The page of a training with many kinds of question and long hashes."""
+    kinds = ("neutral_preferences", "health_and_medical_conditions", "anti_stereotypical_pref", "ask_to_forget", "therapy")
+    rows = [
+        {
+            "step": i, "reward": i / 60, "reward_std": 0.2, "loss": 0.0, "entropy": 1.0 / i, "step_time": 2.0,
+            "learning_rate": 1e-6 * i, "grad_norm": 12345.0 / i, "held_out/accuracy": i / 60, "unparsed_rate": 0.1,
+            **{f"accuracy/{kind}": i / 60 for kind in kinds},
+        }
+        for i in range(1, 61)
+    ]  # fmt: skip
+    (tmp_path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = {"git_commit": "a" * 40 + "+", "data_sha256": "0" * 64, "versions": {"torch": "2.13.0+cpu"}}
+    (tmp_path / "provenance.json").write_text(json.dumps(facts))
+    write_report(tmp_path, tmp_path / "training.html")
+    return tmp_path / "training.html"
+
+
+@pytest.fixture
+def quickstart(tmp_path):
+    """The page of a quickstart with its memory arm: seven runs in every chart, and more figures than fit evenly."""
+    rows = []
+    for i in range(120):
+        labels = {
+            "pref_type": ("neutral_preferences", "health_and_medical_conditions", "ask_to_forget")[i % 3], "updated": i % 2 == 0,
+            "who": ("self", "others")[i % 2], "scenario": ("chat_message", "professional_writing", "translation")[i // 3 % 3],
+            "distance": 10 ** (i % 5), "preference": "Enjoys tea", "prev_pref": "",
+        }  # fmt: skip
+        rows.append({
+            "id": f"benchmark-{i}", "persona_id": str(i // 8), "labels": labels, "query": f"Question {i}?", "gold": "a",
+            "options": ["tea", "milk", "mate", "cocoa"], "answered": "abcd"[i % 4], "score": float(i % 4 == 0), "finished": True,
+            "completion": f"<think>Tea.</think>\\boxed{{{'abcd'[i % 4]}}}", "input_tokens": 9, "output_tokens": 3, "seconds": 0.1,
+        })  # fmt: skip
+    summary = summarise(rows) | {"data_sha256": "0" * 64}
+    curve = [(i, i / 100) for i in range(100)]
+    write_quickstart_report(
+        tmp_path / "quickstart.html",
+        summaries={name: summary for name in RUNS},
+        curves={"GRPO: reward": curve, "cold start: loss": curve, "memory GRPO: reward": curve},
+        transcripts=[(row, row) for row in rows[:3]],
+        seconds={"sft": 60.0},
+    )
+    return tmp_path / "quickstart.html"
+
+
+@pytest.mark.parametrize("name", ["report", "training", "quickstart"])
+def test_a_page_has_no_colliding_labels_no_holes_and_fits_a_phone(browser, name, request, tmp_path):
+    page = request.getfixturevalue(name)
+    pictures = Path(os.environ.get("RFT_SCREENSHOTS", tmp_path))
+    browser.call("POST", "/url", {"url": page.as_uri()})
+    browser.picture(pictures / f"{name}-desk.png")
+    assert browser.run("return document.querySelectorAll('svg[role=img]').length") >= 7
+    assert browser.run(COLLISIONS) == [] and browser.run(HOLES) == [] and browser.run(CUT) == []
+    browser.phone()
+    browser.picture(pictures / f"{name}-phone.png")
+    assert browser.run("return window.innerWidth") == 375
+    assert browser.run("return document.documentElement.scrollWidth") <= 375
+    assert browser.run(COLLISIONS) == [] and browser.run(CUT) == []
+    assert browser.call("POST", "/se/log", {"type": "browser"}) == []

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +40,8 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
     """The tiny model after enough SFT steps to answer in the form that GRPO needs."""
     out = tmp_path_factory.mktemp("train") / "sft"
     launch("rft.train.sft", *recipe("sft.yaml", mini_data, tiny_checkpoint, out, "--max_steps", "240", "--learning_rate", "3e-3",
-                                    "--save_strategy", "no", "--stop_check_steps", "1000", "--blind_share", "0"), cwd=out.parent)
+                                    "--save_strategy", "no", "--held_out_questions", "8", "--held_out_steps", "1000",
+                                    "--hard_targets", "1000", "--blind_share", "0"), cwd=out.parent)
     return out
 
 
@@ -59,16 +59,13 @@ def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
     assert set(record) == {"git_commit", "versions", "data_sha256"}
 
 
-@pytest.mark.parametrize(("wanted", "steps"), [("0.05", 2), ("1.0", 4)])
-def test_the_cold_start_ends_when_it_knows_enough(cold_start, mini_data, tmp_path, wanted, steps):
-    data, out = tmp_path / "data", tmp_path / "more"
-    shutil.copytree(mini_data, data)
-    shutil.copy(data / "benchmark/text/train.csv", data / "benchmark/text/val.csv")  # 96 questions, not 16: one in twenty is sure
-    done = launch("rft.train.sft", *recipe("sft.yaml", data, cold_start, out, "--max_steps", "4", "--learning_rate", "1e-5",
-                                           "--stop_at_accuracy", wanted, "--stop_check_steps", "2"), cwd=tmp_path)
-    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == steps
-    assert len(logged(out, "held_out/accuracy")) == steps // 2
-    assert ("the cold start ends here" in done.stderr) == (steps == 2)
+def test_the_cold_start_logs_its_validation_and_learns_from_few_labels(cold_start, mini_data, tmp_path):
+    out = tmp_path / "more"
+    done = launch("rft.train.sft", *recipe("sft.yaml", mini_data, cold_start, out, "--max_steps", "2", "--labelled_people", "5",
+                                           "--hard_targets", "4", "--held_out_questions", "16", "--held_out_steps", "1"),
+                  cwd=tmp_path)
+    assert "19 of them have targets, 4 of these about updated, withdrawn or others' preferences" in done.stderr
+    assert len(logged(out, "held_out/right_and_consistent")) == len(logged(out, "held_out/withdrawn")) == 2
 
 
 def test_grpo_trains_offline_with_wandb_and_the_run_reads_back(cold_start, mini_data, tmp_path):
@@ -85,7 +82,8 @@ def test_grpo_trains_offline_with_wandb_and_the_run_reads_back(cold_start, mini_
     keys = set().union(*history)
     assert {"train/reward", "train/unparsed_rate", "train/format_rate", "train/answer_letters/a", "train/num_tokens",
             "train/time/rollout",
-            "train/accuracy/neutral_preferences", "train/step_time", "train/prefix_tree/token_ratio"} <= keys
+            "train/right/plain", "train/right_and_consistent/all", "train/consistent", "train/thought_right",
+            "train/thought_words", "train/step_time", "train/prefix_tree/token_ratio"} <= keys
     table_file = next((tmp_path / "wandb").rglob("completions*.table.json"))
     table = json.loads(table_file.read_text())
     assert {"prompt", "completion", "history_id", "answer", "advantage"} <= set(table["columns"])

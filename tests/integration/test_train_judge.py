@@ -83,7 +83,8 @@ def test_held_out_people_are_asked_during_training_and_nothing_else_changes(word
     assert any(entry.get("reward_std", 0) > 0 for entry in plain.state.log_history)
     set_seed(0)
     asked = train([*words, "--held_out_split", "benchmark", "--held_out_questions", "8", "--held_out_steps", "1"])
-    values = [entry["held_out/accuracy"] for entry in asked.state.log_history if "held_out/accuracy" in entry]
+    values = [entry["held_out/right_and_consistent"] for entry in asked.state.log_history
+              if "held_out/right_and_consistent" in entry]
     assert len(values) == 2 and all(0 <= value <= 1 for value in values)
     assert "held_out/low" in {key for entry in asked.state.log_history for key in entry}
     for (name, one), two in zip(plain.model.named_parameters(), asked.model.parameters(), strict=True):

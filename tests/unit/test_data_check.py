@@ -20,6 +20,7 @@ from rft.data.audit import prove_label_free, repeated_labels, shortcuts, telling
 from rft.data.check import add_arguments, check, run
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
+from rft.data.rules import bar
 from rft.errors import CheckpointError, DataError
 
 
@@ -190,43 +191,59 @@ def test_the_shortcut_audit_against_hand_counts(tmp_path: Path) -> None:
     assert report["n"] == 5
     assert (report["gold_longest_alone"], report["gold_longest"]) == (1 / 5, 3 / 5)
     assert (report["gold_shortest_alone"], report["gold_shortest"]) == (1 / 5, 2 / 5)
-    assert report["longest_rule"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 5)
-    assert report["shortest_rule"] == pytest.approx((1 + 1 / 4) / 5)
+    assert report["rules"]["longest option"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 5)
+    assert report["rules"]["shortest option"] == pytest.approx((1 + 1 / 4) / 5)
     assert report["letters"] == {letter: sum(q.gold == letter for q in questions) for letter in "abcd"}
-    assert report["standard_error"] == pytest.approx((0.25 * 0.75 / 5) ** 0.5)
+    assert report["by"] == dict.fromkeys(report["by"], {}), "no category has 300 questions"
 
 
 def test_rules_that_tell_something() -> None:
-    def rules(n: int, longest: float = 0.25, a: float = 0.25) -> list[str]:
-        rest = (1 - a) / 3
-        letters = {"a": a * n, "b": rest * n, "c": rest * n, "d": rest * n}
-        error = (0.25 * 0.75 / n) ** 0.5
-        return list(
-            telling_rules(
-                {
-                    "n": n,
-                    "longest_rule": longest,
-                    "shortest_rule": 0.1,
-                    "letters": letters,
-                    "standard_error": error,
-                }
-            )
-        )
+    def told_of(n: int, longest: float, **by: dict[str, object]) -> list[str]:
+        rules = {"longest option": longest, "shortest option": 0.1}
+        strongest = {"rule": "longest option", "score": longest, "n": n, "bar": bar(n, len(rules))}
+        return telling_rules({"rules": rules, "strongest": strongest, "by": by})
 
-    assert rules(5000) == []
-    assert rules(5000, longest=0.29) == [], "within 5 points"
-    assert rules(5000, longest=0.45) == ["longest option"]
-    assert rules(8, longest=0.5) == [], "within chance"
-    assert rules(24, longest=0.5) == ["longest option"]
-    assert rules(5000, a=0.4) == ["always a"]
+    assert told_of(50_000, longest=0.279) == [], "within 3 points"
+    assert told_of(50_000, longest=0.29) == ["longest option scores 29.0%"]
+    assert told_of(8, longest=0.5) == [], "within chance"
+    assert told_of(60, longest=0.5) == ["longest option scores 50.0%"]
+    cell = {"rule": "always a", "score": 0.4, "n": 500, "telling": True}
+    by_who = {"others": cell, "self": {**cell, "telling": False}}
+    assert told_of(8, 0.25, who=by_who) == ["by who: others (always a 40.0% of 500)"]
+
+
+def test_a_category_that_tells_fails_strictly_and_stands_in_the_json(tmp_path: Path) -> None:
+    """Over all questions the generic option is gold in a quarter; of those about somebody else, always."""
+    rows = []
+    for number in range(1200):
+        letters = random.Random(number)
+        values = [" ".join("".join(letters.choices("bcdfghklmn", k=5)) for _ in range(2)) for _ in range(3)]
+        generic = number % 4 == 0
+        options = ["quite novel", *values] if generic else [*values, "quite novel"]
+        rows.append(row(correct_answer=options[0], incorrect_answers=options[1:], who="others" if generic else "self"))
+    report, text = told(folder(tmp_path, rows), strict=True)
+    cell = report["splits"]["benchmark"]["shortcuts"]["by"]["who"]["others"]
+    assert (cell["rule"], cell["score"], cell["n"]) == ("the most common option text", 1.0, 300)
+    assert not report["ok"]
+    assert any("by who: others (the most common option text 100.0% of 300)" in warning for warning in report["warnings"])
+    assert "strongest by who" in text and "strongest of these" in text
+
+
+def test_questions_about_what_was_never_told_are_counted_apart(tmp_path: Path) -> None:
+    said = [{"role": "assistant", "content": "A short story."}]
+    rows = [fair(0, related_conversation_snippet=said), fair(1, related_conversation_snippet=""), fair(2)]
+    audit = told(folder(tmp_path, rows))[0]["splits"]["benchmark"]["shortcuts"]
+    assert (audit["evidence"], audit["never_told"]) == (0.5, 1), "row 2 names a message that is not in the history"
+    untold = told(folder(tmp_path / "none", [fair(0, related_conversation_snippet="")]))[0]["splits"]["benchmark"]["shortcuts"]
+    assert (untold["evidence"], untold["never_told"]) == (None, 1)
 
 
 def test_a_dataset_whose_gold_is_the_longest_fails_strictly(tmp_path: Path) -> None:
     rows = [row(correct_answer=f"A much longer answer than all of the others, {n}.") for n in range(20)]
     report, text = told(folder(tmp_path, rows), strict=True)
-    warning, *others = report["warnings"]
-    assert "longest option" in warning and "100.0%" in warning and warning in text
-    assert any("a trained probe on the options" in other for other in others)
+    assert all(warning in text for warning in report["warnings"])
+    for rule in ("longest option", "a trained probe on the options"):
+        assert any(f"{rule} scores 100.0%" in warning for warning in report["warnings"]), rule
     assert not report["ok"] and "FAILED" in text
 
 

@@ -1,13 +1,15 @@
 """The audit's trained guesser and its search for personal items."""
 
 import random
+import zlib
 
 import pytest
 
-from rft.data.audit import RULES, lines, shortcuts, telling_rules
+from rft.data.audit import lines, shortcuts, telling_rules
 from rft.data.private import plausible_items
-from rft.data.probe import probe
+from rft.data.probe import WORDS, choices
 from rft.data.question import LETTERS, Labels, Question
+from rft.data.rules import MEASURES, PROBE, Asked, bar, cells, scores, strongest
 
 LABELS = Labels("", "", False, "", None, "", "", False)
 
@@ -25,7 +27,7 @@ def questions(count: int, gold: object = None, personas: int = 20) -> list[Quest
 
 def test_fair_options_stay_at_chance() -> None:
     report = shortcuts(questions(600))
-    assert telling_rules(report) == {} and abs(report["probe"]["accuracy"] - 0.25) < 0.07
+    assert telling_rules(report) == [] and abs(report["rules"][PROBE] - 0.25) < 0.07
 
 
 def test_a_word_that_gives_the_gold_away_is_learned() -> None:
@@ -34,16 +36,87 @@ def test_a_word_that_gives_the_gold_away_is_learned() -> None:
         return rng.choice(rainy or range(4))
 
     found = shortcuts(questions(600, gold))
-    assert found["probe"]["accuracy"] > 0.4 and "a trained probe on the options" in telling_rules(found)
+    assert found["rules"][PROBE] > 0.4 and found["strongest"]["telling"]
+    assert any(rule.startswith(PROBE) for rule in telling_rules(found))
 
 
 def test_a_telling_length_is_found_by_rule_and_probe() -> None:
     found = shortcuts(questions(300, lambda options, _: max(range(4), key=lambda i: len(options[i]))))
-    assert found["longest_rule"] > 0.9 and found["probe"]["accuracy"] > 0.8
+    assert found["rules"]["longest option"] > 0.9 and found["rules"][PROBE] > 0.8
 
 
 def test_too_few_questions_for_a_probe() -> None:
-    assert probe(questions(19)) is None and "too few rows" in lines(shortcuts(questions(19))).values()
+    few = shortcuts(questions(19))
+    assert PROBE not in few["rules"] and lines(few)[f"score of: {PROBE}"] == "too few rows"
+
+
+def test_the_probe_answers_only_for_people_it_was_not_trained_on() -> None:
+    """Each of five people is always shown the same four words, of which the first is gold, and shares them with nobody."""
+    rng, asked, words = random.Random(0), [], dict[int, str]()
+    while len(words) < 20:  # each a feature of its own
+        word = "".join(rng.choices("bcdfghklmn", k=5))
+        words.setdefault(zlib.crc32(word.encode()) % WORDS, word)
+    for row in range(400):
+        person = row // 5 % 5
+        mine = list(words.values())[4 * person :][:4]
+        options = rng.sample(mine, 4)
+        asked.append(Asked(str(person), "", options, options.index(mine[0])))
+    right = [choice == question.gold for choice, question in zip(choices(asked) or [], asked, strict=True)]
+    assert sum(right) / len(right) < 0.35, "what it knows of the others is of no use"
+    by_one = [question._replace(persona_id="all") for question in asked]  # then folds are of questions, and the words are known
+    assert choices(by_one) == [question.gold for question in by_one]
+
+
+def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
+    """What broke us: one text, "Something quite new.", is gold in every withdrawn question, and nowhere else."""
+    rng, made = random.Random(0), []
+    for row in range(1200):
+        options = [*("".join(rng.choices("bcdfghklmn", k=5)) + " " + "".join(rng.choices("bcdfghklmn", k=5)) for _ in range(3)),
+                   "quite novel"]
+        generic = row % 4 == 0
+        gold = options[3] if generic else options[rng.randrange(3)]
+        rng.shuffle(options)
+        labels = Labels("ask_to_forget" if generic else "neutral_preferences", "self", generic, "chat_message", 5, "", "", False)
+        made.append(Question(f"q-{row}", row, str(row // 8), "h", "What now?", (*options,), LETTERS[options.index(gold)], labels))  # type: ignore[arg-type]
+    audit = shortcuts(made)
+    assert not audit["strongest"]["telling"] and audit["strongest"]["n"] == 1200, "over all questions it is at chance"
+    cell = audit["by"]["pref_type"]["ask_to_forget"]
+    assert (cell["rule"], cell["score"], cell["n"], cell["telling"]) == ("the most common option text", 1.0, 300, True)
+    neutral = audit["by"]["pref_type"]["neutral_preferences"]["rules"]
+    assert neutral["the most common option text"] == 0.0
+    assert neutral["the least common option text"] == pytest.approx(1 / 3, abs=0.05)
+    assert set(audit["by"]) == {"pref_type", "who", "updated", "scenario", "distance", "pref_type_who"}
+    assert "ask_to_forget, self" in audit["by"]["pref_type_who"] and set(audit["by"]["distance"]) == {"1-127"}
+    (of_type,) = [said for said in telling_rules(audit) if said.startswith("by pref_type:")]
+    assert "ask_to_forget (the most common option text 100.0% of 300)" in of_type and "neutral_preferences (" in of_type
+    assert lines(audit)["strongest by pref_type"] == "ask_to_forget: the most common option text 100.0% of 300, telling"
+
+
+def test_the_text_that_is_most_often_gold_is_learned_from_other_people() -> None:
+    def asked(person: int, gold: str) -> Asked:
+        options = ["tea", "milk", "mate", f"new {person}"]
+        return Asked(str(person), "", options, options.index(gold))
+
+    rule = "the option text most often gold"
+    assert scores([asked(person, "milk" if person < 8 else "tea") for person in range(10)])[rule] == [1.0] * 8 + [0.0] * 2
+    alone = scores([asked(person, f"new {person}") for person in range(10)])
+    assert alone[rule] == [1.0] * 10, "a text never seen counts as one at chance, those never gold as less"
+
+
+def test_cells_are_large_and_have_a_name() -> None:
+    values = ["a"] * 300 + ["b"] * 299 + [""] * 400 + ["unknown"] * 400
+    assert {value: len(rows) for value, rows in cells(values).items()} == {"a": 300}
+
+
+def test_the_best_of_many_rules_is_judged_as_such() -> None:
+    assert bar(100_000, 20) == pytest.approx(0.28), "three points at least"
+    assert bar(300, 1) == pytest.approx(0.25 + 3 * (0.25 * 0.75 / 300) ** 0.5)
+    assert bar(300, 20) == pytest.approx(0.25 + 3.818 * (0.25 * 0.75 / 300) ** 0.5, abs=1e-4)
+    rng, telling = random.Random(0), 0
+    for _ in range(300):  # so many times the best of 20 guesses on 300 questions: about one in 740 is above the bar
+        found = {f"guess {i}": [float(rng.random() < 0.25) for _ in range(300)] for i in range(20)}
+        telling += strongest(found, range(300)).telling
+    assert telling <= 3
 
 
 def test_overlap_with_the_query_is_a_rule() -> None:
@@ -51,7 +124,7 @@ def test_overlap_with_the_query_is_a_rule() -> None:
     question = Question("q-0", 0, "1", "h", "Which kite should I take, the blue one?", options, "a", LABELS)
     report = shortcuts([question])
     assert report["rules"]["most words of the query"] == 1 and report["rules"]["fewest words of the query"] == 0
-    assert set(report["rules"]) == set(RULES)
+    assert {rule for pair in MEASURES for rule in pair} < set(report["rules"])
 
 
 @pytest.mark.parametrize(

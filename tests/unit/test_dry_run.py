@@ -85,12 +85,53 @@ def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, long
         "longest prompt: ",
         "memory of a process",
         "activations",
+        "masters: ",
         "it fits: ",
     ):
         assert expected in said
     if recipe.stem.startswith("memory_grpo") and large:
         assert "8 histories x 8 memories = 64 trajectories" in said and "over 8 processes" in said
     assert not (tmp_path / "out").exists()  # nothing is written
+
+
+@pytest.mark.parametrize(
+    ("recipe", "on", "masters"),
+    [
+        ("grpo_128k_lora", "one_gpu:1:72", "66.1 million weights of adapters are float32"),
+        ("grpo_128k", "zero3:8:72", "44.95 GiB, 5.62 GiB on each of 8 processes"),
+        ("grpo_128k", "fsdp2:8:72", "4.02 billion weights are float32, with AdamW's two moments 12 bytes each"),
+        ("grpo_128k", "zero3_offload:1:72", "in host memory: 44.95 GiB"),
+    ],
+)
+def test_128k_fits_80_gb_with_some_to_spare(recipe, on, masters, qwen3_4b, long_data, tmp_path, capsys):
+    path = REPOSITORY / "recipes/personamem_v2" / f"{recipe}.yaml"
+    code = dry_run(path, qwen3_4b, long_data, tmp_path / "out", "--dry_run_on", on)
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert masters in said
+    assert "pinned host memory of a process, for offloaded checkpoints: 36.0 GiB" in said
+    print(said)
+
+
+def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, capsys):
+    recipe = REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml"
+    assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "one_gpu:1:60") == 1
+    said = capsys.readouterr().out
+    assert "44.95 GiB, and 4 for a gradient; autocast's 2-byte copies take 7.49 GiB more in a forward pass" in said
+    assert "mlp_tile_tokens: 16384 and offload_checkpoints: true: " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("--mlp_tile_tokens", "0"), "mlp_tile_tokens 0: expected at least one token"),
+        (("--gradient_checkpointing", "false", "--offload_checkpoints", "true"), "offload_checkpoints: there are no checkpoints"),
+    ],
+)
+def test_fields_that_cannot_be_are_refused(words, wrong, tiny_checkpoint, mini_data, tmp_path, capsys):
+    recipe = REPOSITORY / "recipes/quickstart/grpo.yaml"
+    assert dry_run(recipe, tiny_checkpoint, mini_data, tmp_path / "out", *words) == 2
+    assert wrong in capsys.readouterr().err
 
 
 def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
@@ -140,15 +181,21 @@ def test_the_estimate_moves_as_memory_does():
         parameters=4_022_468_096,
         trained=4_022_468_096,
         width=2,
-        trained_width=2,
+        frozen_width=0,
+        trained_width=4,
     )
     work = Work(update=40_000, scored=16 * 2048, checkpointing=True, accumulates=False, prefix=33_000, rows=32, completion=2048)
 
     def of(layout: Layout, **changes) -> float:
         return peak(estimate(shape, layout, Work(**{**work.__dict__, **changes})))
 
-    assert 7 < estimate(shape, Layout(), work)["update"]["weights"] / GIB < 8  # 4.0e9 x 2 bytes
+    assert 14 < estimate(shape, Layout(), work)["update"]["weights"] / GIB < 16  # masters: 4.0e9 x 4 bytes
+    assert 7 < estimate(shape, Layout(8, 2), work)["update"]["weights"] / GIB < 8  # DeepSpeed's: x 2, whole on every process
     assert of(Layout(8, 3)) < of(Layout(8, 2)) < of(Layout(8, 0))
     assert of(Layout(8, 3, offload=True)) < of(Layout(8, 3))
     assert of(Layout(), checkpointing=False) > of(Layout())
     assert of(Layout(), update=80_000) > of(Layout())
+    assert of(Layout(8, fsdp=True)) < of(Layout())
+    large = {"update": 150_000, "rows": 0}
+    assert of(Layout(), **large, tile=16_384) < of(Layout(), **large) > of(Layout(), **large, offload=True)
+    assert of(Layout(), **large, tile=150_000) == of(Layout(), **large)  # one tile is the whole

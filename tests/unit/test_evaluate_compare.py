@@ -144,12 +144,25 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["first"] == "a/run" and set(found["runs"]) == {"a/run", "b/run"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "+30.0 points" in page and "Questions that changed sides" in page and page.count("<svg") == 2
+    assert "+30.0 points" in page and "Questions that changed sides" in page and page.count("<svg") == 3
     moved = json.loads(page.split('id="questions">')[1].split("</script>")[0])
     assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {a["run"] for a in moved[0]["answers"]} == {
         "a/run",
         "b/run",
     }
+
+
+def test_distances_stand_from_near_to_far_on_the_page(tmp_path):
+    far = (0, 700, 50, 3000, 300)
+    rows = [row(i, i % 2, str(i % 4)) for i in range(20)]
+    for i, r in enumerate(rows):
+        r["labels"] = r["labels"] | {"distance": far[i % 5]}
+    changed = [r | {"score": float(i % 3 > 0)} for i, r in enumerate(rows)]
+    runs = write(tmp_path / "a", rows), write(tmp_path / "b", changed)
+    assert command(*runs, "--out", tmp_path / "out") == 0
+    table = (tmp_path / "out" / "report.html").read_text().split("Tokens since it was said")[-1]
+    places = [table.index(f"<td>{value}</td>") for value in ("0", "1-127", "128-511", "512-2047", "2048-8191")]
+    assert places == sorted(places)
 
 
 def test_a_sweep_draws_its_curve(tmp_path):
@@ -160,4 +173,4 @@ def test_a_sweep_draws_its_curve(tmp_path):
     ]  # fmt: skip
     write_sweep_report(points, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "80.0 % right at best: checkpoint-20" in page and page.count("<svg") == 2 and "<script" not in page
+    assert "80.0\N{NO-BREAK SPACE}% right at best: checkpoint-20" in page and page.count("<svg") == 2 and "<script" not in page

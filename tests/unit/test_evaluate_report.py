@@ -4,13 +4,15 @@ import base64
 import hashlib
 import html.parser
 import json
+import random
 import re
 
 import pytest
 
 from rft.errors import DataError
-from rft.evaluate import charts
-from rft.evaluate.report import learned, pairs, write_evaluation_report, write_quickstart_report
+from rft.evaluate import charts, statistics
+from rft.evaluate.pages import columns
+from rft.evaluate.report import cards, learned, pairs, write_evaluation_report, write_quickstart_report
 from rft.evaluate.statistics import summarise
 
 EVIL = "</pre><script>alert('x')</script>&lt;$y_1$"
@@ -46,17 +48,25 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.tags, self.addresses, self.text = [], [], ""
+        self.tags, self.addresses, self.text, self.charts = [], [], "", 0
         self.source = path.read_text(encoding="utf-8")
         self.feed(self.source)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        self.charts += ("role", "img") in attributes
         self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
         assert not [name for name, _ in attributes if name.startswith("on")]
 
     def handle_data(self, data):
-        self.text += data
+        if not self.tags or self.tags[-1] not in ("style", "script"):
+            for part in re.findall(r"[^\xa0]*\d [%]", data):
+                raise AssertionError(f"a percent sign that may stand on the next line: {part}")
+        self.text += data.replace("\xa0", " ")
+
+
+def told(summaries):
+    return [sentence.replace("\xa0", " ") for sentence in learned(summaries)]
 
 
 def check_self_contained(page):
@@ -74,9 +84,9 @@ def test_evaluation_report_shows_the_numbers(tmp_path):
     write_evaluation_report(summary_of(rows), rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     check_self_contained(page)
-    assert "75.0 % right" in page.text and "5 personas and 20 of 100 questions" in page.text
+    assert "75.0 % right and consistent" in page.text and "5 personas and 20 of 100 questions" in page.text
     assert "ask to forget (10)" in page.text.replace("\n", " ") and "100.0 %" in page.text
-    assert page.tags.count("svg") == 1 + 6  # the controls; the categories but for the cross of kind and whose
+    assert page.charts == 1 + 7  # the controls; the categories but for the cross of kind and whose
     assert page.text.count("Query ") == 6 + 20  # three wrong, three right to read, and all in the browser's data
     assert "published, not measured here" in page.text and "always the longest option" in page.text
 
@@ -136,8 +146,8 @@ def test_quickstart_report_compares_the_runs(tmp_path):
     )
     page = Page(tmp_path / "report.html")
     check_self_contained(page)
-    assert "95.0 % right on people it never met" in page.text
-    assert page.tags.count("svg") == 1 + 2 + 5  # all runs, two curves, five categories
+    assert "95.0 % right and consistent on people it never met" in page.text
+    assert page.charts == 1 + 2 + 3  # all runs, two curves, three categories
     for words in ("after GRPO", "cold start (SFT)", "without history", "1 min 1 s", "1 h 1 min", "1 h 2 min"):
         assert words in page.text
     assert "longest option" not in page.text  # a run that was not made is not shown
@@ -160,11 +170,81 @@ def test_learned_says_what_the_numbers_say():
     most = summary_of([row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)])
     chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
     longest = summary_of([row(i, i % 10 > 3) for i in range(40)])
-    said = learned({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
-    assert "from 50.0 % to 90.0 % right answers (+40.0 points) on 40 questions about 5 people" in said[0]
-    assert "25.0 %" in said[1] and "no better than guessing" in said[1]
-    assert "60.0 %" in said[2] and "more than guessing" in said[2]
-    assert "(-40.0 points)" in learned({"sft": most, "grpo": half})[0]
+    said = told({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
+    assert "from 50.0 % to 90.0 % answers that are right and consistent (+40.0 points) on 40 questions about 5 people" in said[0]
+    assert said[1] == ("The thought names the gold option in 0.0 % of the answers, before GRPO in 0.0 %; words and box agree in "
+                       "100.0 % (before: 100.0 %).")
+    assert "25.0 %" in said[2] and "no better than guessing, over all; no category has the 300 questions" in said[2]
+    assert "so what it knows" not in said[2], "nothing follows for a category that is too small to judge"
+    assert "60.0 %" in said[3] and "more than guessing" in said[3]
+    assert "Of 17 rules" in said[4] and "(shortest option) gets 100.0 %" in said[4] and "can be had without reading" in said[4]
+    assert "(-40.0 points)" in told({"sft": most, "grpo": half})[0]
+
+
+def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
+    def kinds(**shares):
+        cells = {kind: {"accuracy": share, "ci95": [0.0, 1.0], "n": 10} for kind, share in shares.items()}
+        return summary_of([row(0, 1)]) | {"by": {"kind": cells}}
+
+    def said(before, after):
+        return [line for line in told({"sft": kinds(**before), "grpo": kinds(**after)})[2:] if " rules " not in line]
+
+    start = {"plain": 0.5, "changed_mind": 0.3, "forget": 0.2}
+    assert said(start, {"plain": 0.6, "changed_mind": 0.9, "forget": 0.25}) == [
+        "The largest gain is on changed mind: 30.0 % before, 90.0 % after.",
+        "The lowest accuracy after GRPO is on forget: 20.0 % before, 25.0 % after.",
+    ]
+    assert said(start, {"plain": 0.5, "changed_mind": 0.3, "forget": 0.25}) == [
+        "The largest gain is on forget: 20.0 % before, 25.0 % after, still the lowest."
+    ]
+    assert said(start, {"plain": 0.6, "changed_mind": 0.3, "forget": 0.0}) == [
+        "The largest gain is on plain: 50.0 % before, 60.0 % after.",
+        "The largest loss is on forget: 20.0 % before, 0.0 % after, still the lowest.",
+    ]
+    assert said(start, start) == ["The lowest accuracy after GRPO is on forget: 20.0 % before, 20.0 % after."]
+    assert said(start, dict.fromkeys(start, 1.0)) == ["The largest gain is on forget: 20.0 % before, 100.0 % after."]
+    assert said(dict.fromkeys(start, 0.0), dict.fromkeys(start, 0.0)) == []
+    assert said({"plain": 0.5}, {"plain": 0.6}) == []  # a single kind is the whole
+
+
+def of_two_kinds(right_of_others, right_of_self):
+    """1,200 rows of 150 people, 300 about somebody else; the gold letters in turn, the options of random letters."""
+    draw, rows = random.Random(0), []
+    for i in range(1200):
+        others = i % 4 == 0
+        options = ["".join(draw.choices("bcdfghklmn", k=8)) for _ in range(4)]
+        gold = "abcd"[draw.randrange(4)]
+        known = row(i, draw.random() < (right_of_others if others else right_of_self), persona=str(i // 8))
+        labels = known["labels"] | {"who": "others" if others else "self"}
+        rows.append(known | {"options": options, "gold": gold, "labels": labels})
+    return rows
+
+
+def test_no_sentence_says_more_than_each_category_does(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    fair, leaning = of_two_kinds(0.25, 0.25), of_two_kinds(0.70, 0.10)
+    at_chance = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(fair)})
+    assert re.search(r"no better than guessing, over all and in each of \d+ categories of at least 300 questions, so what it "
+                     r"knows it reads in the history\.$", at_chance[2])
+    assert re.search(r"what chance allows the best of so many, over all and in each of \d+ categories", at_chance[3])
+    named = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(leaning)})[2]
+    assert "no better than guessing over all, but not in each category. More than guessing: " in named
+    assert "whose preference = others (" in named
+    assert "so what it knows" not in named and "= self" not in named
+
+
+def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    rows = of_two_kinds(1.0, 1.0)
+    for r in rows:  # somebody else's preference: always (b)
+        r["gold"] = "b" if r["labels"]["who"] == "others" else random.Random(r["id"]).choice("acd")
+    blind = [r | {"score": float(r["labels"]["who"] == "others")} for r in rows]
+    summary = summary_of(rows) | {**summarise(rows, blind=blind)}
+    write_evaluation_report(summary, rows, tmp_path / "report.html")
+    text = " ".join(Page(tmp_path / "report.html").text.split())
+    assert f"the strongest rule that reads nothing: {summary['controls']['strongest']['rule']}" in text
+    assert "whose preference = others (always b: 100.0 % of 300)" in text
+    assert "More than guessing: " in text and "whose preference = others (100.0 % of 300)" in text
 
 
 def test_charts_take_colours_from_the_page_and_repeat_exactly():
@@ -174,8 +254,66 @@ def test_charts_take_colours_from_the_page_and_repeat_exactly():
     assert "var(--series-1)" in one and not re.search("#[0-9a-f]{6}", one) and "a b (4)" in one
     assert "<svg role='img' aria-label=\"title\"" in one and "<style" not in one
     assert ">$x^2$ (4)</text>" in charts.intervals({"": {"$x^2$": table["a_b"]}}, "title")  # not typeset as mathematics
-    line = charts.curve([(i, i / 50) for i in range(50)], "reward", share=True)
-    assert "guessing" in line and "guessing" not in charts.curve([(0, 5.0), (1, 4.0)], "loss")
+    line = charts.curves({"": [(i, i / 50) for i in range(50)]}, "reward", share=True, chance=True)
+    assert "guessing" in line and "guessing" not in charts.curves({"": [(0, 5.0), (1, 4.0)]}, "loss")
+
+
+def test_series_are_named_above_the_chart_and_in_it_nowhere():
+    points = {f"series {i} <b>": [(0, i), (1, i + 1)] for i in range(9)}
+    key, svg = charts.curves(points, "title").split("</ul>")
+    assert [key.count(f"series {i} &lt;b&gt;</li>") for i in range(9)] == [1] * 9
+    looks = re.findall(r'd="([^"]*)" fill="([^"]*)"', key)
+    assert len(set(looks)) == 9  # no two look the same
+    assert "series" not in re.sub(r"var\(--series-\d\)", "", svg)
+    assert "<ul" not in charts.curves({"alone": [(0, 1.0), (1, 2.0)]}, "title")
+
+
+def test_many_steps_are_smoothed_and_few_are_not():
+    assert charts.smoothing(29) == 0 and charts.smoothing(30) == 2
+    single, smoothed = (charts.curves({"a": [(i, float(i % 2)) for i in range(n)]}, "t") for n in (29, 30))
+    assert single.count("opacity: 0.35") == 0 and smoothed.count("opacity: 0.35") == 1  # the steps, thinly, behind the average
+
+
+def test_labels_of_a_chart_do_not_collide():
+    names = [f"health and medical conditions, said by another person {i}" for i in range(14)]
+    table = {name: {"accuracy": 0.5, "ci95": [0.4, 0.6], "n": 28} for name in names}
+    svg = charts.intervals({"": table}, "title")
+    place = r'(?: x="[\d.]+" y="([\d.]+)"| transform="translate\([\d.]+ ([\d.]+)\))'
+    lines = re.findall(rf'<text style="font-size: ([\d.]+)px;[^"]*fill: var\(--ink\)"{place}', svg)
+    heights = sorted(float(a or b) for _, a, b in lines)
+    assert len(heights) == 14 * 4
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) > float(lines[0][0])
+
+
+def test_figures_fill_two_columns_of_about_the_same_height():
+    highs = [300, 120, 120, 420, 200, 90, 640, 100]
+    figures = "".join(
+        f'<figure class="card"><h3>f{i}</h3><svg role="img" viewBox="0 0 500 {high}"></svg><details><table>{"<tr>" * 99}</table>'
+        "</details></figure>\n" for i, high in enumerate(highs)
+    )  # fmt: skip
+    page = columns("\n" + figures)
+    left, right = (re.findall(r"<h3>f(\d)", part) for part in page.split('<div class="column">')[1:])
+    assert left == sorted(left) and right == sorted(right) and sorted(left + right) == list("01234567")
+    short, tall = sorted(([100 + highs[int(i)] for i in column] for column in (left, right)), key=sum)
+    assert sum(tall) - sum(short) <= min(tall)  # no figure could stand in the other column instead
+    assert columns(figures.split("</figure>")[0] + "</figure>").count('class="column"') == 1
+
+
+def test_a_card_needs_a_line_and_a_summary_that_has_it():
+    summary = summary_of([row(i, i % 2) for i in range(4)])
+    names = [name for name, _, _ in cards(summary)]
+    assert "without a readable answer" in names and "… with writing the memory" not in names
+    more = summary | {"input_tokens_with_writing": 12345.6, "forgotten": {"rate": 0.5, "gone": 3, "written": 6}}
+    assert cards(more)[-1] == ("withdrawn things gone from the memory", "50.0\xa0%", "3 of 6 once written")
+    assert ("… with writing the memory", "12,346", "") in cards(more)
+
+
+def test_a_control_without_a_name_of_its_own_is_shown_too(tmp_path):
+    rows = [row(i, i % 2) for i in range(8)]
+    summary = summary_of(rows)
+    summary["controls"] |= {"option_word_overlap": summary["controls"]["longest"]}
+    write_evaluation_report(summary, rows, tmp_path / "report.html")
+    assert Page(tmp_path / "report.html").text.count("option word overlap") == 2  # in the chart and the table
 
 
 def test_a_report_that_cannot_be_written_names_the_file(tmp_path):

@@ -5,7 +5,8 @@ import pytest
 from rft.data.history import History, Message
 from rft.data.prompt import final_message
 from rft.data.question import Labels, Question
-from rft.errors import DataError
+from rft.errors import DataError, ModelError
+from rft.evaluate.backend import ModelAnswers
 from rft.evaluate.retrieval import Retrieval
 
 LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "", False)
@@ -77,3 +78,48 @@ def test_embeddings_embed_a_history_once():
     assert "the tea was cold" in shown(context, question("Is it cold?"), given)
     assert asked == [10, 1, 1] and context.settings["retriever"] == "embeddings: words"
     assert "passages" in context.settings and Retrieval().settings["retriever"] == "bm25"
+
+
+def test_as_many_passages_as_there_is_room_for():
+    given, asked = long_history(), question()
+    assert list(Retrieval(3).counts(asked, given)) == [3]
+    assert list(Retrieval("fit").counts(asked, given)) == list(range(10, 0, -1))
+    assert list(Retrieval("fit").counts(asked, history(["tea?"]))) == [1]
+    ways = Retrieval("fit").ways(asked, given)
+    assert [way[0] for way in ways] == [Retrieval(count).messages(asked, given) for count in range(10, 0, -1)]
+    assert ways[-1][1] == Retrieval(1).read(asked, given) and Retrieval("fit").settings["passages"] == "fit"
+
+
+class Narrow:
+    """A model that counts words and has room for 130 of them."""
+
+    name, fingerprint, dtype, longest, end_ids = "narrow", "0", "float32", 130, [0]
+
+    def __init__(self):
+        self.tokenizer, self.prompts = self, []
+
+    def apply_chat_template(self, messages, **options):
+        return [1 for message in messages for _ in message["content"].split()]
+
+    def generate(self, prompts, *settings):
+        self.prompts += prompts
+        return [[0] for _ in prompts]
+
+    def decode(self, ids, **options):
+        return ""
+
+
+def test_a_model_without_room_says_how_many_passages_fit_and_takes_them():
+    given, asked, narrow = long_history(), question(), Narrow()
+    ways = r"the 130 positions of narrow; (\d+) passages would fit: give --passages \1, or --passages fit"
+    with pytest.raises(ModelError, match=ways) as told:
+        ModelAnswers(narrow, Retrieval(10), 20).answer([asked], given)
+    fit = int(str(told.value).split(" passages would fit")[0].rsplit(" ", 1)[1])
+    (answer,) = ModelAnswers(narrow, Retrieval("fit"), 20).answer([asked], given)
+    assert answer.read == Retrieval(fit).read(asked, given) and answer.input_tokens == len(narrow.prompts[0]) <= 110
+    with pytest.raises(ModelError, match="passages would fit"):
+        ModelAnswers(narrow, Retrieval(fit + 1), 20).answer([asked], given)
+    narrow.longest = 30
+    for passages in (10, "fit"):
+        with pytest.raises(ModelError, match="not even one passage fits"):
+            ModelAnswers(narrow, Retrieval(passages), 20).answer([asked], given)

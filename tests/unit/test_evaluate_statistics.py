@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
+from rft.data.categories import distance_bucket
 from rft.evaluate import statistics
-from rft.evaluate.statistics import distance_bucket, interval, length_bucket, summarise, t_quantile
+from rft.evaluate.statistics import interval, length_bucket, summarise, t_quantile
 
 
 def row(i, persona, score, **labels):
@@ -31,6 +32,22 @@ def of_personas(scores):
     return [row(i, persona, score) for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)]
 
 
+def test_words_are_told_from_boxes():
+    """Of four right boxes: one answer names its option, one another, one none; one thought names another."""
+    rows = [row(i, str(i), 1) for i in range(4)]
+    for one, thought, words in zip(rows, ("Some tea is (a).", "Some tea is (a).", "Some tea.", "Milk is (b)."),
+                                   ("Some tea", "Milk", "", ""), strict=True):
+        one["completion"] = f"<think>{thought}</think>{words} \\boxed{{a}}"
+    found = summarise(rows)
+    assert (found["right"], found["consistent"], found["right_and_consistent"]) == (1.0, 0.5, 0.5)
+    assert (found["thought_right"], found["thought_letter_right"], found["answer_right"]) == (0.75, 0.5, 0.25)
+    low, high = found["right_and_consistent_ci95"]
+    assert 0 <= low < 0.5 < high <= 1
+    assert found["by"]["kind"]["plain"]["right_and_consistent"] == 0.5
+    rows[0]["completion"] = r"<think>Some tea.</think>\boxed{A.}"
+    assert (summarise(rows)["right"], summarise(rows)["right_leniently"]) == (0.75, 1.0)
+
+
 def test_summary_of_four_rows_by_hand():
     rows = [
         row(0, "1", 1),
@@ -48,7 +65,10 @@ def test_summary_of_four_rows_by_hand():
     assert found["input_tokens_per_question"] == 101.5 and found["output_tokens_per_question"] == 10
     assert found["seconds"] == 2.0
     shares = {name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()}
+    assert (found["right"], found["right_and_consistent"], found["consistent"]) == (0.75, 0.75, 1.0)
+    assert found["most_common_answer"] == {"text": "", "share": 0.75} and found["thought_words"] == 0.5
     assert shares == {
+        "kind": {"others": (0.0, 1), "plain": (0.5, 2), "withdrawn": (1.0, 1)},
         "pref_type": {"ask_to_forget": (1.0, 1), "neutral_preferences": (1 / 3, 3)},
         "who": {"others": (0.0, 1), "self": (2 / 3, 3)},
         "updated": {"false": (2 / 3, 3), "true": (0.0, 1)},
@@ -193,12 +213,38 @@ def test_controls_stand_beside_and_explain():
     found = summarise(rows, blind=blind)
     shares = {name: (cell["accuracy"], cell["explains"]) for name, cell in found["controls"].items()}
     # right are 0-5; the longest option is gold in 0, 1, 6; the shortest in 2, 3, 4, 5, 7; blind is right in 1, 2, 7
-    assert shares == {"blind": (3 / 8, 2 / 6), "longest": (3 / 8, 2 / 6), "shortest": (5 / 8, 4 / 6), "any": (1.0, 1.0)}
+    # and the gold stands first in all of them
+    assert shares == {"blind": (3 / 8, 2 / 6), "longest": (3 / 8, 2 / 6), "shortest": (5 / 8, 4 / 6), "strongest": (1.0, 1.0)}
+    strongest = found["controls"]["strongest"]
+    assert strongest["rule"] == "always a" and strongest["telling"] and strongest["ci95"][1] == 1 and strongest["n"] == 8
     assert found["explained_by_shortcut"] == 1.0
     partly = summarise(rows, blind=blind[:4])["controls"]
-    assert partly["blind"]["n"] == 4 and partly["any"]["n"] == 4
+    assert partly["blind"]["n"] == 4 and partly["strongest"]["n"] == 8
     assert summarise([row(0, "1", 0)])["explained_by_shortcut"] is None
     assert "blind" not in summarise(rows)["controls"]
+
+
+def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch):
+    """Over all questions the generic option is gold in a quarter; about somebody else's preference always."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    draw, rows = random.Random(0), []
+    for i in range(1200):
+        others = i % 4 == 0
+        options = ["quite novel", *(" ".join("".join(draw.choices("bcdfghklmn", k=5)) for _ in range(2)) for _ in range(3))]
+        gold = options[0 if others else draw.randrange(1, 4)]
+        draw.shuffle(options)
+        of_row = {"options": options, "gold": "abcd"[options.index(gold)], "query": "What now?"}
+        rows.append(row(i, str(i // 8), i % 2, who="others" if others else "self") | of_row)
+    blind = [r | {"score": float(r["labels"]["who"] == "others")} for r in rows]
+    controls = summarise(rows, blind=blind)["controls"]
+    assert not controls["strongest"]["telling"] and controls["strongest"]["accuracy"] < 0.29
+    others, own = (controls["strongest"]["by"]["who"][who] for who in ("others", "self"))
+    assert (others["rule"], others["accuracy"], others["n"], others["telling"]) == ("the most common option text", 1.0, 300, True)
+    assert own["telling"] and own["accuracy"] == pytest.approx(1 / 3, abs=0.04)
+    assert own["ci95"][0] < own["accuracy"] < own["ci95"][1]
+    assert controls["blind"]["accuracy"] == 0.25 and controls["blind"]["by"]["who"]["others"]["accuracy"] == 1.0
+    assert set(controls["strongest"]["by"]) == set(statistics.CATEGORIES)
+    assert controls["strongest"]["by"]["history_length"] == {}, "nobody knows it"
 
 
 def test_what_is_not_scored_is_counted_and_not_wrong():

@@ -1,5 +1,7 @@
 """The layouts of launch/: each parses as accelerate reads it, and `--launch` makes the command that runs it."""
 
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,7 +11,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from rft.errors import RecipeError
-from rft.launch import CONFIGS, command, layouts, take_launch
+from rft.launch import CONFIGS, SEGMENTS, allocator, command, layouts, take_launch
+from rft.train.start import run_main
 
 SCRIPTS = sorted((CONFIGS / "slurm").glob("*.sh"))
 
@@ -83,6 +86,45 @@ def test_take_launch():
     assert take_launch(["--config", "r"]) == (None, ["--config", "r"])
     with pytest.raises(RecipeError, match="expected one of"):
         take_launch(["--launch"])
+
+
+def commands_of_readmes():
+    """The lines of the READMEs that train from a recipe of recipes/personamem_v2, with the recipe."""
+    for page in ("README.md", "launch/README.md", "recipes/personamem_v2/README.md"):
+        for line in (CONFIGS.parent / page).read_text().splitlines():
+            if found := re.search(r"rft[. ].*--config (recipes/personamem_v2/\w+\.yaml)", line):
+                yield line, CONFIGS.parent / found[1]
+
+
+def test_every_command_names_the_layout_that_its_recipe_needs():
+    seen = list(commands_of_readmes())
+    assert len(seen) >= 8
+    for line, recipe in seen:
+        lora = yaml.safe_load(recipe.read_text()).get("use_peft", False)
+        wanted = "one_gpu|ddp" if lora else "zero3|fsdp2"
+        assert re.search(rf"rft \S+ +--launch ({wanted}) ", line), line
+        assert "--num_processes 8" in line or lora, line
+
+
+@pytest.fixture
+def unset(monkeypatch):
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that it is put back as it was
+        monkeypatch.delenv(name)
+
+
+def test_memory_is_taken_in_segments_that_grow(unset, monkeypatch, tmp_path):
+    (tmp_path / "sleeps.yaml").write_text("vllm_enable_sleep_mode: true\n")
+    segments = {"PYTORCH_CUDA_ALLOC_CONF": SEGMENTS}
+    assert allocator(["--config", "no/such.yaml"]) == segments
+    assert allocator(["--vllm_enable_sleep_mode", "false", "--config", str(tmp_path / "sleeps.yaml")]) == segments
+    assert allocator(["--vllm_enable_sleep_mode", "true"]) == allocator(["--config", str(tmp_path / "sleeps.yaml")]) == {}
+    seen = []
+    run_main(lambda argv: seen.append(os.environ.get("PYTORCH_CUDA_ALLOC_CONF")), [])
+    assert seen == [SEGMENTS]
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")  # the user's own
+    assert allocator([]) == {}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

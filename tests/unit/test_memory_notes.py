@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -10,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import reward
+from reward.judge import case_and_fact
 from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
@@ -37,19 +39,26 @@ def test_lines_change_in_place_and_can_go():
 
 
 def test_the_last_memory_says_what_holds_of_every_fact():
+    seen = set()
     for persona_id in range(100):
         persona = mini.make_persona(0, persona_id)
         held = Notes(tuple(memory.notes(persona)), ()).lines(len(persona.messages))
-        assert len(held) == len(persona.facts)
+        seen |= {fact.kind for fact in persona.facts}
+        assert len(held) == sum(fact.kind != "mention" for fact in persona.facts)
         for fact in persona.facts:
-            line = held[f"Enjoys {fact.topic.with_value(fact.first)}"]
+            line = held.get(f"Enjoys {fact.topic.with_value(fact.rival or fact.first)}")
             topic = fact.topic.name
-            if fact.kind == "forget":
+            if fact.kind == "mention":
+                assert line is None
+            elif fact.kind == "forget":
                 assert line == f"{topic}: forgotten."
+            elif fact.kind == "ended":
+                assert line == f"{topic}: Gave up {fact.topic.with_value(fact.first)}."
             elif fact.kind == "others":
                 assert line == f"{topic}: Enjoys {fact.topic.with_value(fact.first)}, not the user's own."
             else:
                 assert line == f"{topic}: Enjoys {fact.topic.with_value(fact.value)}."
+    assert seen == {kind for ends in mini.STORIES.values() for kind in ends}
 
 
 def test_what_a_note_says_follows_from_what_was_said_until_then():
@@ -67,7 +76,7 @@ def test_what_a_note_says_follows_from_what_was_said_until_then():
                     later += 1
                 else:
                     assert notes[place].line == f"{fact.topic.name}: Enjoys {theirs}, not the user's own."
-                    first += fact.kind == "own"
+                    first += fact.kind == "contrast"
             known |= {fact.topic.name} if fact is not None else set()
             place += len(block.messages)
     assert min(first, later) > 20
@@ -92,9 +101,9 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
         of, whole = notes[question.history_id], split.history_of(question)
         held = of.lines(len(whole.messages))
         gold = question.options["abcd".index(question.gold)]
-        line = held[about(question)]
+        line = held.get(about(question))
         if gold == world.GENERIC_OPTION:
-            assert line.endswith(", not the user's own.") or line.endswith(": forgotten.")
+            assert line is None or line.endswith((", not the user's own.", ": forgotten.")) or ": Gave up " in line
         else:
             assert line.lower().endswith(f": enjoys {gold.lower()}")
         assert (question.labels.pref_type == "ask_to_forget") == any(phrase in about(question) for phrase in of.withdrawn)
@@ -115,10 +124,11 @@ def test_labels_serve_where_there_is_no_side_file(mini_data, tmp_path):
     for question in split.questions:
         of = notes[question.history_id]
         held = of.lines(len(split.history_of(question).messages))
-        if question.labels.who == "others" or question.labels.pref_type == "ask_to_forget":
-            assert about(question) not in held
+        case, fact = case_and_fact(**asdict(question.labels))
+        if case == "own":
+            assert held[about(question)] == f"{fact}."
         else:
-            assert held[about(question)] == f"{question.labels.preference}."
+            assert about(question) not in held
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real sample is not on this machine")
@@ -154,9 +164,9 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
 
 def test_few_answers_are_of_every_kind(mini_data, agent):
     split = load_split(mini_data, "train")
-    kind = {q.id: (q.labels.pref_type, q.labels.who, q.labels.updated) for q in split.questions}
+    kind = {q.id: q.labels.kind for q in split.questions}
     rows = sft_rows(split.questions, split, load_notes(split), agent, answers_per_update=1.0)
-    of_history: dict[str, list[tuple]] = {}
+    of_history: dict[str, list[str]] = {}
     for row in rows:
         if row["turn"] < 0:
             of_history.setdefault(row["history_id"], []).append(kind[row["question_id"]])
@@ -182,7 +192,9 @@ def test_cold_start_rows(mini_data, agent):
     ] * len(answers)
     for row in answers:  # what is recalled stands in the memory that the prompt holds
         recalled = row["completion"].removeprefix("<think>Remembered: ").split(". ")[0]
-        assert f"- {recalled}." in row["before"].splitlines()
+        assert f"- {recalled}." in row["before"].splitlines() or (
+            recalled == "nothing that may be used" and "Something quite new" in row["completion"]
+        )
     forgets = 0
     for before, after in zip(
         rows, list(rows)[1:], strict=False
@@ -191,7 +203,7 @@ def test_cold_start_rows(mini_data, agent):
             ids = agent.tokenizer(before["completion"])["input_ids"]
             assert agent.accept([*ids, 2], before["before"], [2]) == Update(after["before"])
             forgets += "forget it" in before["completion"]
-    assert forgets > 20
+    assert forgets > 10
 
 
 def test_a_target_that_the_memory_does_not_hold_recalls_nothing(mini_data):

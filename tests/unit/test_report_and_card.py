@@ -15,6 +15,7 @@ from rft.train.panels import PANELS
 from rft.train.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
+ASKED = "Which drink?\n\nThis is a multiple-choice question. Options:\n(a) Tea\n(b) Mate\n(c) Milk\n(d) Cocoa\nNow think."
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def run(tmp_path):
             "entropy": 1.0,
             "kl": 0.0,
             "step_time": 2.0,
-            "accuracy/neutral_preferences": i / 10,
+            "right_and_consistent/neutral_preferences": i / 10,
             "answer_letters/a": 0.5,
             "answer_letters/b": 0.5,
             "unparsed_rate": 0.25,
@@ -47,33 +48,121 @@ def run(tmp_path):
     (tmp_path / "completions").mkdir()
     pd.DataFrame(
         {
-            "step": [5, 5],
-            "prompt": ["Which?", HOSTILE],
-            "completion": ["\\boxed{a}", "\\boxed{b}"],
-            "answer": ["a", "a"],
-            "advantage": [1.0, -1.0],
+            "step": [5] * 5,
+            "question_id": ["q1", "q1", "q1", "q2", "q2"],
+            "prompt": [ASKED] * 3 + [HOSTILE] * 2,
+            "completion": [
+                "<think>Tea.</think>Tea \\boxed{a}",
+                "<think>Tea.</think>Mate \\boxed{b}",
+                "Mate, I say",
+                HOSTILE,
+                HOSTILE,
+            ],
+            "personamem": [1.0, 0.0, 0.0, float("nan"), float("nan")],
+            "answer": ["a", "a", "a", None, None],
+            "advantage": [1.0, -0.4, -0.6, 0.0, 0.0],
         }
     ).to_parquet(tmp_path / "completions/completions_00005.parquet")
     return tmp_path
 
 
+def page_of(run):
+    write_report(run, run / "page.html")
+    return (run / "page.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def log(run, rows):
+    (run / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_the_report_shows_what_was_logged(run):
     assert len(read_metrics(run / METRICS)) == 5  # the line that was cut off is left out
-    write_report(run, run / "page.html")
-    page = (run / "page.html").read_text()
-    assert page.count("<svg") >= 9
+    page = page_of(run)
+    assert page.count("role='img'") >= 9
     for expected in (
-        "5 steps; reward 0.100 at step 1, 0.500 at step 5",
-        "25% of the newest answers",
+        "Reward 0.1 to 0.5 in 5 steps",
+        "<dt>without a readable answer</dt><dd>25.0 %<small>25.0 % at the start</small></dd>",
+        "<dt>seconds of a step</dt><dd>2<",
         "Letters named",
         "Entropy",
+        "neutral preferences</td>",
         "trl 1.16.0",
         "abc",
-        "Not logged by this run: ",
+        "Not logged by this run: Words and box; Right and consistent, held-out people; ",
     ):
         assert expected in page
+    for raw in ("unparsed_rate", "reward_std", "neutral_preferences", "git_commit"):
+        assert raw not in page  # metrics have names
     assert HOSTILE not in page and "&lt;script&gt;" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page  # self-contained
+    assert "default-src 'none'" in page and "script-src" not in page
+
+
+def test_completions_are_marked_right_or_wrong(run):
+    log(run, [{"step": 6, "reward": 0.5}])
+    page = page_of(run)
+    asked = page[page.index("Which drink?") :]
+    assert '<li class="gold">(a) Tea<span class="mark right">gold</span><span class="mark right">best</span></li>' in asked
+    assert '<h4>Best: <span class="right">✓ right</span>' in asked.replace("\n", "")
+    assert '<h4>Worst: <span class="wrong">✗ no readable answer</span>' in asked.replace("\n", "")
+    assert "personamem 1, advantage +1.00" in asked and "Now think." not in asked
+    assert page.index("Which drink?") < page.index("All worth the same")  # what differs most comes first
+    assert "not scored" not in page  # an open question has no letter to mark
+    table = pd.read_parquet(run / "completions/completions_00005.parquet")
+    table[table.completion != "Mate, I say"].to_parquet(run / "completions/completions_00005.parquet")
+    wrong = page_of(run)
+    assert '<h4>Worst: <span class="wrong">✗ wrong</span>' in wrong.replace("\n", "")
+    assert '(b) Mate<span class="mark wrong">worst</span>' in wrong
+
+
+def test_the_completions_of_a_memory_arm_are_shown_without_marks(run):
+    log(run, [{"step": 6, "reward": 0.5}])
+    pd.DataFrame(
+        {
+            "step": [6, 6], "prompt": ["history 1"] * 2, "completion": ["- tea", "- mate"], "trajectory": [0.4, 0.9],
+            "history_id": ["1"] * 2, "advantage": [-1.0, 1.0],
+        }
+    ).to_parquet(run / "completions/completions_00006.parquet")  # fmt: skip
+    page = page_of(run)
+    assert "trajectory 0.9, advantage +1.00" in page and "✓" not in page and "✗" not in page
+    assert page.index("- mate") < page.index("- tea")
+
+
+def test_start_and_end_of_many_steps_are_means(run):
+    log(run, [{"step": i, "loss": float(i % 2) + (i > 50)} for i in range(1, 101)])
+    page = page_of(run)
+    assert "Loss 0.5 to 1.5 in 100 steps" in page and "means of the first and the last 10 logged steps" in page
+    assert page.count("role='img'") == 1 and "opacity: 0.35" in page
+
+
+def test_a_single_logged_step_is_no_change(run):
+    log(run, [{"step": 5, "loss": 2.0, "mean_token_accuracy": 0.5}, {"step": 6, "train_loss": 2.0}])
+    page = page_of(run)
+    assert "Loss 2 after 6 steps" in page and "at the start" not in page and "moving averages" not in page
+    assert ">5</text>" in page
+
+
+def test_values_that_are_no_numbers_are_named(run):
+    log(run, [{"step": i, "loss": float("nan") if i > 3 else 1.0, "grad_norm": float("inf")} for i in range(1, 6)])
+    page = page_of(run)
+    assert "Not finite numbers, and missing in the curves: grad_norm (5 of 5 steps), loss (2 of 5 steps)." in page
+    log(run, [{"step": 1, "loss": float("nan")}])
+    with pytest.raises(DataError, match="loss is never a finite number"):
+        page_of(run)
+
+
+def test_an_unreadable_provenance_is_named(run):
+    log(run, [{"step": 6, "reward": 0.5}])
+    (run / "provenance.json").write_text("{")
+    with pytest.raises(DataError, match=r"provenance.json: cannot read it as JSON"):
+        page_of(run)
+
+
+def test_an_odd_panel_takes_the_width_of_two(run):
+    page = page_of(run)
+    for section in page.split("<h2>")[1:]:
+        figures = section.count('<figure class="card')
+        assert section.count("card wide") == figures % 2 and section.count("<details open>") == figures % 2
 
 
 def test_a_folder_without_metrics_is_named(tmp_path):
@@ -81,9 +170,12 @@ def test_a_folder_without_metrics_is_named(tmp_path):
         write_report(tmp_path, tmp_path / "page.html")
 
 
-def test_panels_have_names_of_their_own():
-    names = [name for panels in PANELS.values() for name in panels]
-    assert len(names) == len(set(names))
+def test_panels_and_their_series_have_names_of_their_own():
+    panels = [panel for section in PANELS.values() for panel in section]
+    assert len({panel.title for panel in panels}) == len(panels)
+    for panel in panels:
+        names = [name for metric, name in panel.metrics.items() if not metric.endswith("/")]
+        assert len(set(names)) == len(names) and all(names) and panel.hint.endswith(".")
 
 
 def test_the_card_says_what_was_recorded(tmp_path):

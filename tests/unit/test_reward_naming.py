@@ -149,3 +149,10 @@ def test_metrics_tell_the_hollow_run_from_an_honest_one():
     assert [mixed[f"answer_letters/{x}"] for x in ("a", "b", "c", "d", "none")] == [0.25, 0, 0, 0.25, 0.5]
     with pytest.raises(ValueError, match="no completions"):
         reading_metrics([], [])
+
+
+def test_with_a_gate_an_answer_that_was_cut_off_is_paid_nothing():
+    asked = {"completions": [HONEST, HONEST, HOLLOW], "answer": ["a", "a", None], "options": [OPTIONS] * 3}
+    cut = {"finished": [True, False, False]}
+    assert personamem(**asked, **cut, consistency_gate="contradiction") == [1.0, 0.0, None]
+    assert personamem(**asked, **cut) == [1.0, 1.0, None]

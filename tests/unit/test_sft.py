@@ -1,6 +1,7 @@
 """The cold start's rows: what the model sees of each, and what it learns from."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.train.rows import target
-from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer, train
+from rft.train.sft import AnswerCollator, ColdStartArguments, ColdStartConfig, ColdStartTrainer, train
 
 
 def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data, tiny_checkpoint):
@@ -36,6 +37,7 @@ def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data,
     ("Enjoys drinking tea", "Drinking tea.", "Drinking tea"),
     ("Is fond of reading rhyming books aloud", "Something along the lines of reading rhyming books aloud could work.",
      "Reading rhyming books aloud"),
+    ("", "Something quite new.", "Something quite new"),
     ("Do not remember 'Likes drinking tea' in memory", "Something quite new.", "Something quite new"),
     ("Is fond of him", "I would first of all ask him what he likes, and only then decide.", "The option that fits"),
     ("Likes ink", "A pen, then think about it for a day or two, I would say.", "The option that fits"),
@@ -45,6 +47,20 @@ def test_an_answer_names_its_option_in_the_words_of_the_preference(mini_data, pr
     options = tuple(option if letter == first.gold else "Another." for letter in "abcd")
     question = replace(first, options=options, labels=replace(first.labels, preference=preference))
     assert target(question).endswith(f"</think>{said} \\boxed{{{first.gold}}}")
+
+
+def test_few_labels_are_of_few_people_and_of_every_hard_kind(mini_data):
+    questions = load_split(mini_data, "train").questions
+    everything = ColdStartArguments().labelled(questions)
+    assert everything == list(questions)
+    few = ColdStartArguments(labelled_people=8, hard_targets=6).labelled(questions)
+    assert len({q.history_id for q in few}) == 8
+    assert Counter(q.labels.kind for q in few) == {"plain": 24, "changed": 2, "withdrawn": 2, "others": 2}
+    assert few == [q for q in questions if q in few]  # in their order
+    assert not [q for q in ColdStartArguments(hard_targets=0).labelled(questions) if q.labels.kind != "plain"]
+    for words in ({"labelled_people": 0}, {"hard_targets": -1}):
+        with pytest.raises(RecipeError, match="expected"):
+            ColdStartArguments(**words)
 
 
 def cold_start(tiny_checkpoint, split, rows, out, **words):

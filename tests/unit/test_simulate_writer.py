@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from rft.data.audit import shortcuts
 from rft.data.private import plausible_items
+from rft.data.question import LETTERS, Labels, Question
 from rft.errors import DataError
 from rft.simulate.checks import check_dossier, conflict, item_faults, mentions
-from rft.simulate.dossier import SCENARIOS, SENSITIVE_KINDS, Dossier, Item, Preference, dossier_from_json
+from rft.simulate.dossier import KINDS, SCENARIOS, USED_KINDS, Dossier, Item, Preference, dossier_from_json
 from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.grammar import fill, load
+from rft.simulate.history import evidence, order
 from rft.simulate.persona import make_persona, read_personas, system_message
 from rft.simulate.pipeline import grammar_writer
 from rft.simulate.profile import PROFILES, Settings
-from rft.simulate.question import item_of
+from rft.simulate.question import ENJOYS, item_of
 from rft.simulate.sensitive import MAKERS
 from rft.simulate.topics import LINE, OPPOSITE, Topic, read_topics, shipped
 
@@ -83,7 +86,7 @@ def test_no_conversation_is_written_twice(dossiers: list[Dossier]) -> None:
 
 def test_all_kinds_and_scenarios_come_up(dossiers: list[Dossier]) -> None:
     kinds = Counter(p.kind for d in dossiers for p in d.preferences)
-    assert set(kinds) == {"own", "update", "forget", "others", *SENSITIVE_KINDS}
+    assert set(kinds) == set(KINDS)
     assert {c.scenario for d in dossiers for c in d.conversations} == set(SCENARIOS)
     types = Counter(p.pref_type for d in dossiers for p in d.preferences)
     assert set(types) == {"stereotypical_pref", "anti_stereotypical_pref", "neutral_preferences", "therapy_background",
@@ -94,6 +97,8 @@ def test_preferences_show_only_in_passing(dossiers: list[Dossier]) -> None:
     for dossier in dossiers:
         about = system_message(dossier.persona)
         for preference in dossier.preferences:
+            if not preference.text:
+                continue
             assert preference.text not in about
             said = [m["content"] for c in dossier.conversations if dossier.preferences[c.about] is preference for m in c.messages]
             assert said and not any(preference.text in text for text in said)
@@ -113,6 +118,100 @@ def test_a_quarter_of_each_section_has_the_generic_gold() -> None:
             if section != "sensitive":
                 generic = [f for f in facts if f.topic.section == section and f.held is None]
                 assert len(generic) * 4 == count == len([f for f in facts if f.topic.section == section])
+
+
+def as_question(dossier: Dossier, number: int, row: int) -> Question:
+    """An item with the labels that its row will have, but for the distance."""
+    item = dossier.items[number]
+    preference, told = dossier.preferences[item.about], evidence(dossier, item.about)
+    options = random.Random(row).sample([item.gold, *item.distractors], 4)
+    labels = Labels(preference.pref_type, preference.who, preference.updated, told.scenario if told else "", None,
+                    preference.text, preference.previous, False)
+    return Question(f"q-{row}", row, str(dossier.persona.id), "h", item.query, tuple(options), LETTERS[options.index(item.gold)],
+                    labels)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def asked() -> tuple[list[Question], list[bool]]:
+    """4,000 questions of the middle profile, and whether a value is gold."""
+    questions, used = [], []
+    writer = grammar_writer(Settings("middle", 500, seed=1))
+    for persona_id in range(500):
+        dossier = writer.write(persona_id)
+        for number, item in enumerate(dossier.items):
+            questions.append(as_question(dossier, number, len(questions)))
+            used.append(dossier.preferences[item.about].kind in USED_KINDS)
+    return questions, used
+
+
+def test_a_quarter_of_each_kind_of_question_has_the_generic_gold(asked: tuple[list[Question], list[bool]]) -> None:
+    """By label of every sort, withdrawn and others' preferences too; in scenarios somewhat less: what was never told has none."""
+    kinds: dict[str, list[bool]] = {}
+    for question, used in zip(*asked, strict=True):
+        of = question.labels
+        for kind in (of.pref_type, of.who, f"updated {of.updated}", f"{of.pref_type}, {of.who}", f"in {of.scenario}"):
+            kinds.setdefault(kind, []).append(not used)
+    assert {"ask_to_forget", "others", "updated True", "in knowledge_query", "neutral_preferences, others"} < set(kinds)
+    assert all(kinds.pop("in ")), "nothing was said"
+    for kind, generic in kinds.items():
+        error = (0.25 * 0.75 / len(generic)) ** 0.5
+        low, high = (0.20, 0.25) if kind.startswith("in ") else (0.25, 0.25)
+        assert low - 3.5 * error < sum(generic) / len(generic) < high + 3.5 * error, (kind, len(generic))
+
+
+def test_no_rule_tells_the_gold_in_any_kind_of_question(asked: tuple[list[Question], list[bool]]) -> None:
+    audit = shortcuts(asked[0])
+    cells = [(name, value, cell) for name, table in audit["by"].items() for value, cell in table.items()]
+    assert len(cells) > 15 and len(audit["rules"]) == 17
+    assert not [cell for cell in [("all", "", audit["strongest"]), *cells] if cell[2]["telling"]]
+
+
+def test_what_is_shown_together_is_shown_equally_often() -> None:
+    """A value typical of somebody is no rarer than the one of nobody beside it, and the latter is no shorter."""
+    shown, neither, lengths = Counter[tuple[str, str]](), list[tuple[str, tuple[str, str, str]]](), Counter[int]()
+    for persona_id in range(300):
+        persona = make_persona(2, persona_id)
+        pair = {persona.archetype, OPPOSITE[persona.archetype]}
+        for fact in draw_facts(random.Random(persona_id), persona, shipped(), {"general": 8}):
+            shown.update((fact.topic.name, value) for value in fact.shown)
+            of_nobody = [value for value in fact.shown if fact.topic.mark(value) not in pair]
+            assert len(of_nobody) in (1, 3)
+            if len(of_nobody) == 1:
+                neither.append((of_nobody[0], fact.shown))
+                lengths[sum(len(of_nobody[0]) > len(value) for value in fact.shown)] += 1
+    assert len(neither) > 1500 and min(lengths.values()) > 0.25 * len(neither)
+
+
+def test_stories_are_told_as_their_labels_say() -> None:
+    """Each kind by what its history holds: what was never told is nowhere, what replaces or withdraws comes last."""
+    writer, kinds = grammar_writer(Settings("middle", 60, seed=5)), Counter[str]()
+    for persona_id in range(60):
+        dossier = writer.write(persona_id)
+        ordered = order(random.Random(persona_id), dossier.conversations)
+        for item in dossier.items:
+            preference = dossier.preferences[item.about]
+            told = ["\n".join(m["content"] for m in c.messages) for c in ordered if c.about == item.about]
+            named = [value for value in (preference.text, preference.previous) if value]
+            kinds[preference.kind] += 1
+            assert bool(told) == (preference.kind != "untold")
+            if preference.kind in ("open", "untold"):
+                assert not named and not any(mentions(preference.keyword, text) for text in told)
+            if preference.kind in ("own", "update", "renewed"):
+                assert mentions(preference.keyword, told[-1])
+            if preference.kind == "renewed":
+                assert any(word in told[0].casefold() for word in ("forget", "not keep in mind", "delete", "remove"))
+                assert preference.pref_type == "ask_to_forget" and preference.updated and len(named) == 2
+            if preference.kind == "ended":
+                assert mentions(preference.keyword, told[-1]) and preference.updated and not preference.text
+            if preference.kind == "beside":
+                assert len(told) == 2 and preference.who == "others" and preference.text != preference.previous != ""
+                assert all(any(preference_ends(text, said) for said in told) for text in named)
+    assert set(kinds) == {"own", "open", "untold", "update", "ended", "renewed", "forget", "beside", "others"}
+
+
+def preference_ends(text: str, said: str) -> bool:
+    """Whether what a preference says behind its verb was said."""
+    return any(text.removeprefix(verb).strip() in said for verb in ENJOYS)
 
 
 def test_values_of_a_persona_share_no_content_words() -> None:

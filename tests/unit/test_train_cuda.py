@@ -90,8 +90,8 @@ def test_the_first_steps_of_the_quickstart(mini_data, repository, tmp_path, monk
     monkeypatch.chdir(repository)
     with on_cpu(monkeypatch) as ran:
         train_sft(quickstart("sft", mini_data, "recipes/quickstart/base", tmp_path / "sft", "--max_steps", "2",
-                             "--stop_check_steps", "1"))
-        assert set(ran) == {"efficient varlen", "efficient dense"}  # the look at the accuracy
+                             "--held_out_questions", "8"))
+        assert set(ran) == {"efficient varlen", "efficient dense"}  # the held-out questions
         summary = evaluate(load_split(mini_data, "benchmark"), tmp_path / "eval",
                            ModelAnswers(LocalModel(tmp_path / "sft", dtype="float32"), max_new_tokens=8), limit=8)
         assert summary["n"] == 8

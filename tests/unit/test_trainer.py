@@ -160,6 +160,21 @@ def test_what_sharing_cannot_honour_is_refused(tmp_path, fields, words):
         config(tmp_path, **fields).units_per_generation()
 
 
+def test_rollouts_that_are_off_policy_are_told_once(make, batch, caplog):
+    trainer = make()
+    loss_and_gradients(trainer, batch)
+    assert trainer._metrics["train"]["sampling/off_policy"] == [0.0]
+    assert "off-policy" not in caplog.text
+    far = batch | {"sampling_per_token_logps": batch["sampling_per_token_logps"].clone()}
+    far["sampling_per_token_logps"][:, 0] += 0.3  # one token a row, further than log 1.2
+    for _ in range(2):
+        loss_and_gradients(trainer, far)
+    share = ROWS / batch["completion_mask"].sum().item()
+    assert trainer._metrics["train"]["sampling/off_policy"][1:] == pytest.approx([share] * 2)
+    assert caplog.text.count("off-policy") == 1
+    assert f"{100 * share:.1f} % of the sampled tokens" in caplog.text
+
+
 def test_a_budget_below_one_row_is_refused(make, batch):
     with pytest.raises(RecipeError, match="max_tree_tokens is 100, but one row"):
         loss_and_gradients(make(max_tree_tokens=100), batch)

@@ -2,7 +2,7 @@
 // The question browser: filters what stands in the data block and shows it, as text only, twenty questions at a time.
 (() => {
   const STEP = 20;
-  const SAID = { right: "✓ right", wrong: "✗ wrong", unparsed: "✗ no readable answer", unscored: "not scored" };
+  const SAID = { right: "✓ right", wrong: "✗ wrong", unparsed: "✗ no readable answer", refused: "✗ refused", unscored: "not scored" };
   const questions = JSON.parse(document.getElementById("questions").textContent);
   const root = document.getElementById("browser");
   const [list, count, more] = ["list", "count", "more"].map((name) => root.querySelector("." + name));

@@ -1,0 +1,211 @@
+"""What a server of the OpenAI chat API sends back, read for what it is.
+
+Invariant: a body becomes a `Reply` or a `ServerSaid` (the server's own words for why there is none) or `Malformed`; nothing
+is guessed. A count that the server does not give is None, never 0. Bodies come whole or as server-sent events, with reasoning,
+refusals and parts in any of the places where servers put them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+REFUSED = ("refusal", "content_filter")
+"""The endings of a reply that the model or the server would not give."""
+
+FILTERED = ("content_filter", "safety", "prohibited_content", "recitation", "blocklist")  # finish reasons, in lower case
+CUT_OFF = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
+BROKEN = ("error", "abort", "malformed_function_call")
+REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+TEXT_OF_PART = ("text", "refusal", "thinking", "reasoning", "summary", "content")
+MESSAGES = ("message", "msg", "detail", "error", "title", "reason", "loc", "param", "code", "type")  # keys of an error's words
+MOST_TOKENS = 10**9  # a count beyond is none
+LONGEST_SAID = 1000  # characters of an error that are read
+
+
+class Malformed(ValueError):
+    """A body that is no answer of a chat API."""
+
+
+class ServerSaid(Exception):
+    """An error in the body of an answer with status 200. code: the status it stands for."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back.
+
+    text: reasoning, if any, inside think tags before the answer; of a refusal its words. input_tokens, cached_tokens,
+    output_tokens: as the server counts them, None where it does not say. finished: False where the text was cut off at the
+    longest length allowed. ending: "" for an answer, else why there is none: refusal, content_filter, tool_calls, empty.
+    cost: dollars; failures: calls that failed before, by kind; adapted: how the request differed from what was wanted, since
+    the server would not take it.
+    """
+
+    text: str
+    input_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    finished: bool = True
+    ending: str = ""
+    cost: float = 0.0
+    failures: dict[str, int] = field(default_factory=dict)
+    adapted: tuple[str, ...] = ()
+
+
+def read(body: str) -> Reply:
+    """The reply in a response body. Raises Malformed, ServerSaid."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = _from_events(body)
+    if not isinstance(value, Mapping):
+        raise Malformed("no JSON object in the response")
+    choices = [c for c in value.get("choices") or [] if isinstance(c, Mapping)] if _is_list(value.get("choices")) else []
+    if not choices:
+        if value.get("error"):
+            code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
+            raise ServerSaid(words(body).message, code if isinstance(code, int) else 500)
+        raise Malformed("no choices in the response")
+    choice = choices[0]  # of several the first, as one was asked for
+    message = choice.get("message")
+    if not isinstance(message, Mapping):
+        raise Malformed("no message in the response")
+    reason = str(choice.get("finish_reason") or "").lower()
+    if reason in BROKEN:
+        raise ServerSaid(f"the generation ended with {reason!r}", 500)
+    thought, text = _texts(message)
+    refusal = _joined(message.get("refusal"))
+    usage = value.get("usage")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
+    tokens_out = _count(usage, "completion_tokens")
+    calls = message.get("tool_calls") or message.get("function_call")
+    ending = "content_filter" if reason in FILTERED else "refusal" if refusal else ""
+    if not ending and not text.strip() and reason not in CUT_OFF:
+        ending = "tool_calls" if calls else "empty"
+    unsaid = not (text or thought)
+    text = text or refusal
+    return Reply(
+        text=f"<think>{thought}</think>{text}" if thought else text,
+        input_tokens=_count(usage, "prompt_tokens") or None,  # a prompt has tokens, so 0 is not given
+        cached_tokens=_count(details, "cached_tokens"),
+        output_tokens=tokens_out if tokens_out or unsaid else None,
+        finished=reason not in CUT_OFF,
+        ending=ending,
+    )
+
+
+@dataclass(frozen=True)
+class Words:
+    """A server's words for an error: message, and the parameter and code that it names, if any."""
+
+    message: str
+    param: str = ""
+    code: str = ""
+
+
+def words(body: str) -> Words:
+    """Of an error's body, whatever its form; what it quotes of the request is left out."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return Words(" ".join(body.split())[:LONGEST_SAID])
+    found = list(_said(value))
+    first = {key: text for key, text in reversed(found)}
+    message = " ".join(dict.fromkeys(text for key, text in found if key not in ("param", "code", "type")))
+    codes = " ".join(first[key] for key in ("code", "type") if key in first)
+    return Words(message[:LONGEST_SAID] or codes, first.get("param", ""), codes)
+
+
+def _said(value: Any, key: str = "error") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in MESSAGES:
+                yield from _said(inner, name)
+    elif _is_list(value):
+        for inner in value:
+            yield from _said(inner, key)
+    elif isinstance(value, str) and value:
+        yield key, " ".join(value[: 4 * LONGEST_SAID].split())
+
+
+def _texts(message: Mapping[str, Any]) -> tuple[str, str]:
+    """(reasoning, text)"""
+    thought = next((found for name in REASONING if (found := _joined(message.get(name)))), "")
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return thought, content or ""
+    parts = [content] if isinstance(content, Mapping) else list(content) if _is_list(content) else None
+    if parts is None or any(not isinstance(part, (str, Mapping)) for part in parts):
+        raise Malformed("the message's content is neither text nor a list of parts")
+    inner = "".join(_joined(part) for part in parts if _is_thought(part))
+    return inner or thought, "".join(_joined(part) for part in parts if not _is_thought(part))
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, Mapping) and str(part.get("type")).startswith(("thinking", "reasoning"))
+
+
+def _joined(value: Any) -> str:
+    """The text of a string, of a part, or of a list of them; "" where there is none (an image, a redacted thought)."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return next((text for name in TEXT_OF_PART if (text := _joined(value.get(name)))), "")
+    return "".join(map(_joined, value)) if _is_list(value) else ""
+
+
+def _from_events(body: str) -> dict[str, Any]:
+    """A stream of server-sent events put together, as the response that it stands for."""
+    events = [line[5:].strip() for line in body.splitlines() if line.startswith("data:")]
+    message: dict[str, Any] = {}
+    whole: dict[str, Any] = {}
+    reason = None
+    for event in events:
+        if event == "[DONE]" or not event:
+            continue
+        try:
+            chunk = json.loads(event)
+        except ValueError:
+            raise Malformed("a stream that breaks off") from None
+        if not isinstance(chunk, Mapping):
+            raise Malformed("a stream of something else than chunks of an answer")
+        whole |= {key: chunk[key] for key in ("usage", "error") if chunk.get(key)}
+        for choice in chunk.get("choices") or []:
+            if not isinstance(choice, Mapping) or choice.get("index"):
+                continue
+            reason = choice.get("finish_reason") or reason
+            delta = choice.get("delta") or choice.get("message")
+            for name, value in delta.items() if isinstance(delta, Mapping) else ():
+                if value is not None:
+                    message[name] = _longer(message.get(name), value)
+    if not events:
+        raise Malformed("what came is neither JSON nor a stream of events")
+    if "error" in whole:
+        return {"error": whole["error"]}
+    if reason is None and "[DONE]" not in events:
+        raise Malformed("a stream that breaks off")
+    return {"choices": [{"message": message, "finish_reason": reason}], "usage": whole.get("usage")} if message else {}
+
+
+def _longer(before: Any, more: Any) -> Any:
+    if before is None:
+        return more
+    if type(before) is type(more) and isinstance(before, (str, list)):
+        return before + more
+    return [*(before if _is_list(before) else [before]), *(more if _is_list(more) else [more])]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < MOST_TOKENS:
+        return None
+    return int(value)

@@ -1,0 +1,51 @@
+"""Rows of random tokens in the shape of a batch: questions over one history, or memory trajectories over one."""
+
+import random
+from collections.abc import Callable
+
+from rft.bench.setting import Setting
+
+Batch = tuple[list[list[int]], list[int]]
+"""Rows, and the lengths of their prompts."""
+
+
+def questions(setting: Setting) -> Batch:
+    """Q questions over one history, with G completions each."""
+    tokens = _tokens(setting)
+    history, rows = tokens(setting.prompt_tokens), []
+    for _ in range(setting.questions):
+        prompt = history + tokens(setting.question_tokens)
+        rows += [prompt + tokens(setting.completion_tokens) for _ in range(setting.generations)]
+    return rows, [setting.prompt_tokens + setting.question_tokens] * len(rows)
+
+
+def trajectories(setting: Setting) -> Batch:
+    """G memory trajectories over one history: each chunk with the memory before it, and the memory rewritten; then the last
+    memory with each question, and an answer."""
+    tokens = _tokens(setting)
+    rows: list[list[int]] = []
+    prompts: list[int] = []
+    memories: list[list[int]] = [[] for _ in range(setting.generations)]
+    for chunk in [tokens(setting.prompt_tokens) for _ in range(setting.chunks)]:
+        written = [tokens(setting.memory_tokens) for _ in memories]
+        rows += [chunk + before + after for before, after in zip(memories, written, strict=True)]
+        prompts += [len(chunk + before) for before in memories]
+        memories = written
+    for question in [tokens(setting.question_tokens) for _ in range(setting.questions)]:
+        rows += [memory + question + tokens(setting.completion_tokens) for memory in memories]
+        prompts += [setting.memory_tokens + setting.question_tokens] * len(memories)
+    return rows, prompts
+
+
+def some(count: int, wanted: int) -> list[int]:
+    """Numbers of `wanted` of `count` rows, half from each end, so that they share a question and a history; 0 wants all."""
+    if not 0 < wanted < count:
+        return list(range(count))
+    first = wanted - wanted // 2
+    return [*range(first), *range(count - wanted // 2, count)]
+
+
+def _tokens(setting: Setting) -> Callable[[int], list[int]]:
+    """Draws random tokens."""
+    rng, vocabulary = random.Random(0), setting.shape["vocab_size"]
+    return lambda count: [rng.randrange(vocabulary) for _ in range(count)]

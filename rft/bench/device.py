@@ -1,0 +1,65 @@
+"""The device that is measured on: its name, the memory that is free, the most that some work takes."""
+
+import ctypes
+import gc
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+
+def name(device: str) -> str:
+    """The card, or the processor and its threads."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def wait(device: str) -> None:
+    """Returns when the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def free_bytes(device: str) -> int:
+    """What this process can still take, what its allocator keeps included."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return psutil.virtual_memory().available
+
+
+def forget(device: str) -> None:
+    """Gives back what nothing refers to any more."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak(device: str, work: Callable[[], Any]) -> tuple[int | None, Any]:
+    """The most bytes that the work held beyond what was held before, and its result. On CPU it is the resident memory of the
+    process, as Linux counts it; None elsewhere."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = work()
+        return torch.cuda.max_memory_allocated() - before, result
+    if platform.system() != "Linux":
+        return None, work()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    before = _resident("VmRSS")
+    result = work()
+    return _resident("VmHWM") - before, result
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in a line."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:240]}" if said else type(error).__name__

@@ -1,0 +1,139 @@
+"""`rft bench gpu`: everything about a card in one command and a given time.
+
+Invariant: what was measured is on the disk. `gpu.json` is written after every part and whenever a part has more to say, and a
+part that fails, hangs or dies costs only itself. The parts share the time by their weights: what one leaves is the others'.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rft.bench.parts import PARTS, work
+from rft.bench.table import show_gpu
+from rft.errors import ModelError
+from rft.evaluate.results import write_whole
+
+START = 60.0  # seconds that a worker may need before its first part
+SLACK = 2.0  # times its share that a part may take before it is stopped
+
+
+Work = Callable[[Connection, Path, bool], None]
+
+
+Outcome = tuple[str, dict[str, Any], str]
+"""The status of a part ("done", "skipped", "failed", "stopped"), its figures, and why."""
+
+
+class Worker:
+    """The process in which parts run; one that failed or was stopped is replaced, for a device that has failed once may fail for
+    ever in that process."""
+
+    def __init__(self, out: Path, rehearse: bool, target: Work):
+        self.args, self.target = (out, rehearse), target
+        self.process: Any = None
+
+    def run(
+        self, part: str, seconds: float, limit: float, done: dict[str, Any], say: Callable[[dict[str, Any]], None]
+    ) -> Outcome:
+        """Runs a part that is told to take `seconds`, and stops it after `limit`."""
+        end = time.monotonic() + limit
+        figures: dict[str, Any] = {}
+        try:
+            if self.process is None:
+                self._start()
+                status, _, why = self._receive(min(end, time.monotonic() + START))
+                if status != "ready":
+                    return self._replaced(status, figures, why)
+            self.pipe.send((part, seconds, done))
+            while True:
+                status, found, why = self._receive(end)
+                figures = found or figures
+                if status != "figures":
+                    break
+                say(figures)
+        except OSError as error:  # the pipe's other end is gone
+            status, why = "failed", str(error)
+        return self._replaced(status, figures, why) if status in ("failed", "stopped") else (status, figures, why)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=self.target, args=(theirs, *self.args), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its death is the end of the pipe
+
+    def _receive(self, end: float) -> Outcome:
+        if not self.pipe.poll(max(0.0, end - time.monotonic())):
+            return "stopped", {}, "not done in time"
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join(5)
+            return "failed", {}, f"its process died (exit code {self.process.exitcode}); log.txt has its last words"
+
+    def _replaced(self, *outcome: Any) -> Outcome:
+        self.end()
+        return outcome
+
+    def end(self) -> None:
+        """Kills it, if there is one."""
+        if self.process is not None:
+            self.pipe.close()
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
+def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work) -> int:
+    """Measures, prints a line a part and a table at the end; exit code 1 if a part failed or a kernel is wrong.
+
+    Raises:
+        ModelError: no CUDA device here.
+    """
+    start = time.monotonic()
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # read when a worker starts CUDA
+    if not rehearse:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ModelError("torch sees no CUDA device here: --rehearse runs the same code on a CPU, at toy sizes")
+    out.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {
+        "what": "gpu",
+        "rehearsal": rehearse,
+        "minutes": minutes,
+        "date": time.strftime("%Y-%m-%d"),
+        "parts": {},
+    }
+    end, worker = start + 60 * minutes, Worker(out, rehearse, target)
+    try:
+        for i, part in enumerate(parts):
+            entry: dict[str, Any] = {"status": "running", "figures": {}}
+            done = {name: before["figures"] for name, before in result["parts"].items()}
+            result["parts"][part] = entry
+
+            def keep(figures: dict[str, Any], entry: dict[str, Any] = entry) -> None:
+                entry["figures"] = figures
+                write_whole(out / "gpu.json", json.dumps(result, indent=1) + "\n")
+
+            began = time.monotonic()
+            left = end - began
+            seconds = left * PARTS[part][0] / sum(PARTS[name][0] for name in parts[i:])
+            outcome: Outcome = ("skipped", {}, f"the {minutes:g} minutes are over")
+            if left > 0:
+                outcome = worker.run(part, seconds, min(left, max(START, SLACK * seconds)), done, keep)
+            entry["status"], figures, why = outcome
+            entry |= {"seconds": round(time.monotonic() - began, 1)} | ({"why": why} if why else {})
+            keep(figures)
+            print(f"{part}: {entry['status']}, {entry['seconds']:.0f} s{f': {why}' if why else ''}", flush=True)
+    finally:
+        worker.end()
+    show_gpu(result)
+    print(f"{time.monotonic() - start:.0f} s in all; {out / 'gpu.json'}")
+    found = result["parts"].values()
+    return int(any(part["status"] == "failed" or part["figures"].get("wrong") for part in found))

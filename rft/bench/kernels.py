@@ -1,0 +1,217 @@
+"""The attention calls that training and sampling are made of, against float64: outputs, log-sum-exps and gradients, in the shapes
+in which kernels differ (spans of one token, few queries over a long history, strided operands, every head size).
+
+The yardstick of an error is what plain attention in the same dtype errs: a call is right if it errs at most `MOST` times as
+much. A shape or dtype that no kernel of this device takes is a line of its own.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rft.bench.device import one_line
+from rft.bench.update import Say
+from rft.prefix_tree.attention import Plan
+from rft.prefix_tree.kernels import Span, call, flash
+from rft.prefix_tree.layout import Tree
+
+MOST = 4.0
+LEAST = 1e-5  # a relative error that no loss sees, whatever the yardstick
+GRADIENTS = ("dq", "dk", "dv")
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """long: tokens of a history; short: those of a span that attends itself; heads, keys: query and key heads."""
+
+    long: int
+    short: int
+    heads: int
+    keys: int
+    head_size: int
+    head_sizes: tuple[int, ...]
+    rows: int
+
+
+def kernels(
+    device: str, sizes: Sizes, say: Say = lambda figures: None, fits: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
+    """Errors of every case in every dtype.
+
+    Returns:
+        {"cases": [{case, dtype, error, yardstick, right} or {case, dtype, refused}], "wrong": their number, "skipped": names}.
+    """
+    figures: dict[str, Any] = {"cases": [], "wrong": 0, "skipped": []}
+    for dtype in DTYPES:
+        for name, case in cases(sizes):
+            label = str(dtype).removeprefix("torch.")
+            if not fits():
+                figures["skipped"].append(f"{name}, {label}: no time left")
+                continue
+            torch.manual_seed(0)
+            entry: dict[str, Any] = {"case": name, "dtype": label}
+            try:
+                entry |= judged(*case(torch.device(device), dtype))
+                figures["wrong"] += not entry["right"]
+            except Exception as error:  # a kernel that refuses, or is not there, is what is asked here
+                entry["refused"] = one_line(error)
+            figures["cases"].append(entry)
+            say(figures)
+    return figures
+
+
+def judged(found: Tensors, exact: Tensors, plain: Tensors) -> dict[str, Any]:
+    """The largest error over outputs, log-sum-exps and gradients, relative to their size, beside plain attention's."""
+    worst: dict[str, Any] = {"error": 0.0, "yardstick": 0.0, "right": True, "of": "out"}
+    sizes = {name: truth.norm().item() / truth.numel() ** 0.5 for name, truth in exact.items()}
+    gradients = max((size for name, size in sizes.items() if name in GRADIENTS), default=0.0)
+    for name, truth in exact.items():
+        size = gradients if name in GRADIENTS else sizes[name]  # a query's own gradient may be 0: it has a single key
+        error, yardstick = (_error(x[name], truth, size) for x in (found, plain))
+        right = error <= max(MOST * yardstick, LEAST)
+        if (not right, error) > (not worst["right"], worst["error"]):
+            worst = {"error": error, "yardstick": yardstick, "right": right, "of": name}
+    return worst
+
+
+def _error(x: Tensor, truth: Tensor, size: float) -> float:
+    error = (x.double() - truth).norm().item() / truth.numel() ** 0.5 / size
+    return error if math.isfinite(error) else math.inf
+
+
+def attention(q_LHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_LS: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """Plain attention: outputs (L, H, D), log-sum-exps (L, H), scores and softmax in no less than float32."""
+    groups = q_LHD.shape[1] // k_SKD.shape[1]
+    k, v = (x.repeat_interleave(groups, 1) for x in (k_SKD, v_SKD))
+    scores_HLS = torch.einsum("lhd,shd->hls", q_LHD, k).to(torch.promote_types(q_LHD.dtype, torch.float32)) * scale
+    if seen_LS is not None:
+        scores_HLS = scores_HLS.masked_fill(~seen_LS, -torch.inf)
+    return torch.einsum("hls,shd->lhd", scores_HLS.softmax(-1).to(q_LHD.dtype), v), scores_HLS.logsumexp(-1).T
+
+
+def cases(sizes: Sizes) -> Iterator[tuple[str, Callable[[torch.device, torch.dtype], tuple[Tensors, Tensors, Tensors]]]]:
+    """Name, and a function of device and dtype to (found, exact, plain)."""
+    rng = random.Random(0)
+    ones = [(i, i + 1) for i in range(sizes.rows)]
+    uneven = spans_of([1, 1, 37, *(rng.randrange(1, max(2, sizes.short // 4)) for _ in range(4)), sizes.short])
+    last = uneven[-1][1]
+    parents, children = [uneven[2], uneven[-1]], [(last, last + 1), (last + 1, last + 40)]
+
+    def spans(queries: list[Span], keys: list[Span], causal: bool, size: int = sizes.head_size, strided: bool = False) -> Any:
+        return lambda device, dtype: _call(sizes, queries, keys, causal, size, strided, device, dtype)
+
+    yield "uneven spans, causal", spans(uneven, uneven, True)
+    yield "spans of one token, causal", spans(ones, ones, True)
+    yield "several parents", spans(children, parents, False)
+    yield "37 queries over the history", spans([(sizes.long, sizes.long + 37)], [(0, sizes.long)], False)
+    yield "128 queries over the history", spans([(sizes.long, sizes.long + 128)], [(0, sizes.long)], False)
+    yield "strided queries", spans(uneven, uneven, True, strided=True)
+    for size in sizes.head_sizes:
+        yield f"head size {size}", spans(uneven, uneven, True, size)
+    yield "decode, own suffix", lambda device, dtype: _decode(sizes, sizes.rows, 75, 128, device, dtype)
+    yield "decode, over the history", lambda device, dtype: _decode(sizes, 1, sizes.long, sizes.long, device, dtype)
+    yield "a tree", lambda device, dtype: _tree(sizes, device, dtype)
+
+
+def spans_of(lengths: list[int]) -> list[Span]:
+    """Adjacent spans of these lengths."""
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def _random(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(*shape, device=device).to(dtype)
+
+
+def _call(
+    sizes: Sizes,
+    queries: list[Span],
+    keys: list[Span],
+    causal: bool,
+    size: int,
+    strided: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensors, Tensors, Tensors]:
+    total = max(end for _, end in queries + keys)
+    q = _random(device, dtype, total, sizes.heads, 2 * size if strided else size)[..., :size]
+    k, v = (_random(device, dtype, total, sizes.keys, size) for _ in range(2))
+    dout, scale = _random(device, dtype, total, sizes.heads, size), size**-0.5
+    one = call(queries, keys, causal, device)
+    operands = q[one.query_rows], k[one.key_rows], v[one.key_rows]
+    out, lse = one.forward(*operands, scale)
+    shares = one.backward(dout[one.query_rows], *operands, out, lse, scale)
+    found = dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *shares), strict=True))
+
+    def plain(exact: torch.dtype) -> Tensors:
+        leaves = [x.detach().to(exact).requires_grad_() for x in (q, k, v)]
+        pieces = []
+        for (a, b), (c, d) in zip(queries, keys, strict=True):
+            seen = torch.ones(b - a, d - c, dtype=torch.bool, device=device).tril() if causal else None
+            pieces.append(attention(leaves[0][a:b], leaves[1][c:d], leaves[2][c:d], seen, scale))
+        out, lse = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        dq, dk, dv = torch.autograd.grad(out, leaves, dout[one.query_rows].to(exact))
+        rows = one.query_rows, one.key_rows, one.key_rows
+        shares = [x[where] for x, where in zip((dq, dk, dv), rows, strict=True)]
+        return dict(zip(("out", "lse", "dq", "dk", "dv"), (out.detach(), lse.detach(), *shares), strict=True))
+
+    return found, plain(torch.float64), plain(dtype)
+
+
+def _decode(
+    sizes: Sizes, rows: int, length: int, room: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensors, Tensors, Tensors]:
+    """One query token a row over a cache with room behind its keys, as sampling has it."""
+    size, scale = sizes.head_size, sizes.head_size**-0.5
+    q = _random(device, dtype, rows, sizes.heads, 1, size)
+    k, v = (_random(device, dtype, rows, sizes.keys, room, size)[:, :, :length] for _ in range(2))
+    out, lse = flash(q, k, v, scale)
+
+    def plain(exact: torch.dtype) -> Tensors:
+        operands = [[x[r].transpose(0, 1).to(exact) for x in (q, k, v)] for r in range(rows)]
+        each = [attention(q_1HD, k_SKD, v_SKD, None, scale) for q_1HD, k_SKD, v_SKD in operands]
+        return {"out": torch.stack([out for out, _ in each]), "lse": torch.stack([lse for _, lse in each])}
+
+    found = {"out": out.transpose(1, 2), "lse": lse.transpose(1, 2)}
+    return found, plain(torch.float64), plain(dtype)
+
+
+def _tree(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tensors, Tensors, Tensors]:
+    """A layer's attention over a tree of three levels, its parts merged, against every row's own path."""
+    rng, size = random.Random(1), sizes.head_size
+    root = [rng.randrange(99) for _ in range(sizes.short)]
+    asked = [root + [rng.randrange(99) for _ in range(n)] for n in (40, 64, 33)]
+    rows = [prompt + [rng.randrange(99) for _ in range(rng.randrange(1, 40))] for prompt in asked for _ in range(3)]
+    tree = Tree(rows, [len(prompt) for prompt in asked for _ in range(3)], device=device)
+    total = len(tree.tokens_T)
+    q = _random(device, dtype, total, sizes.heads, size)
+    k, v = (_random(device, dtype, total, sizes.keys, size) for _ in range(2))
+    dout, scale = _random(device, dtype, total, sizes.heads, size), size**-0.5
+    seen = torch.zeros(total, total, dtype=torch.bool)
+    for node in tree.nodes:
+        own = node.end - node.start
+        seen[node.start : node.end, node.start : node.end] = torch.ones(own, own, dtype=torch.bool).tril()
+        seen[node.end : node.stop, node.start : node.end] = True
+    seen = seen.to(device)
+
+    def of(attend: Callable[..., Tensor], exact: torch.dtype) -> Tensors:
+        leaves = [x.detach().to(exact).requires_grad_() for x in (q, k, v)]
+        out = attend(*leaves)
+        gradients = torch.autograd.grad(out, leaves, dout.to(exact))
+        return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *gradients), strict=True))
+
+    plan, layer = Plan(tree), nn.Identity()
+    found = of(lambda q, k, v: plan.attend(layer, q, k, v, scale), dtype)
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v, seen, scale)[0]
+
+    return found, of(plain, torch.float64), of(plain, dtype)

@@ -1,0 +1,49 @@
+"""A model of random weights that is run as training runs it: bfloat16 adapters' products under autocast, and no input cast to
+float32 before autocast casts it back."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from rft.bench.setting import Setting
+from rft.prefix_tree.attention import enable
+
+
+def policy(setting: Setting) -> Any:
+    """The setting's model, in training mode, with gradients of 0 in place so that no measurement pays for making them."""
+    torch.manual_seed(0)
+    longest = setting.prompt_tokens + setting.question_tokens + setting.completion_tokens + 2 * setting.memory_tokens
+    config = Qwen3Config(**setting.shape, tie_word_embeddings=True, max_position_embeddings=max(40960, longest))
+    with torch.device(setting.device):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, setting.dtype))
+    enable(model)
+    if setting.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if setting.lora:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
+        model.enable_input_require_grads()
+        if setting.dtype == "bfloat16":
+            for module in model.modules():
+                if hasattr(module, "cast_input_dtype_enabled"):
+                    module.cast_input_dtype_enabled = False
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.zeros_like(weight)
+    return model.train()
+
+
+def precision(setting: Setting) -> AbstractContextManager:
+    """Autocast, where adapters in float32 meet weights in bfloat16."""
+    if setting.lora and setting.dtype == "bfloat16":
+        return torch.autocast(setting.device, torch.bfloat16)
+    return nullcontext()
+
+
+def held_bytes(model: torch.nn.Module) -> int:
+    """Bytes of weights and gradients."""
+    each = [x for p in model.parameters() for x in (p, p.grad) if x is not None]
+    return sum(x.numel() * x.element_size() for x in each)

@@ -1,0 +1,121 @@
+"""Sampling a batch's completions: through the tree, and by transformers' generate with as many rows at a time as fit.
+
+generate is timed on one such micro-batch; where there are several, the others are taken to be like it
+(`baseline_extrapolated`). Fewer rows than fit would make it look slower than it is, so where there is no time for that many it
+is not timed at all.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+
+from rft.bench import device
+from rft.bench.arithmetic import decode_bytes, rollout_ceiling, speedup
+from rft.bench.batch import questions
+from rft.bench.policy import policy
+from rft.bench.setting import Setting
+from rft.bench.stopwatch import LEAST, in_turns, once
+from rft.bench.update import Say
+from rft.prefix_tree.layout import Tree
+from rft.prefix_tree.logprobs import plain_logps
+from rft.prefix_tree.sample import sample
+
+SHARE = 2 / 3  # of the free memory that generate may take
+GROWTH = 2.0  # a token of as many rows as fit takes at most about so much longer than one of a single row
+
+
+def rollout(
+    setting: Setting,
+    *,
+    tree_only: bool = False,
+    repeats: int = LEAST,
+    seconds: float = math.inf,
+    say: Say = lambda figures: None,
+) -> dict[str, Any]:
+    """Seconds, ratios, errors and peak bytes, by name; arguments as `update`'s."""
+    on, count = setting.device, setting.completion_tokens
+    model = policy(setting).eval()
+    for weight in model.parameters():
+        weight.grad = None
+    rows, lengths = questions(setting)
+    prompts = [row[:n] for row, n in zip(rows, lengths, strict=True)]
+    tree = Tree(prompts)
+    figures: dict[str, Any] = {"token_ratio": tree.token_ratio}
+
+    def shared(length: int = count) -> tuple[list[list[int]], list[list[float]]]:
+        return sample(model, prompts, max_new_tokens=length, eos_ids=[])
+
+    def stock(size: int, length: int = count) -> Tensor:
+        ids_BP = torch.tensor(prompts[:size], device=on)
+        with torch.no_grad():
+            return model.generate(
+                ids_BP,
+                attention_mask=torch.ones_like(ids_BP),
+                max_new_tokens=length,
+                do_sample=True,
+                top_k=0,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+
+    end = time.monotonic() + seconds
+    shared(2)
+    brief, _ = once(on, lambda: shared(1))
+    whole, (figures["tree_peak_bytes"], (completions, logps)) = once(on, lambda: device.peak(on, shared))
+    say(figures)
+    with torch.no_grad():
+        exact_1C, _ = plain_logps(model, [prompts[0] + completions[0]], lengths[:1])
+    figures["max_logprob_error"] = (torch.tensor(logps[:1]) - exact_1C.cpu()).abs().max().item()
+    say(figures)
+
+    works: dict[str, Any] = {"tree": shared, "prefill": lambda: shared(1)}
+    size = 0
+    if not tree_only:
+        stock(1, 2)
+        alone, _ = once(on, lambda: stock(1, 1))
+        longer, (one, _) = once(on, lambda: device.peak(on, lambda: stock(1)))
+        size = len(prompts) if not one else min(len(prompts), max(1, int(SHARE * device.free_bytes(on) / one)))
+        expected = size * alone + GROWTH * (longer - alone)
+        if repeats * (whole + brief + expected) <= end - time.monotonic():
+            figures["stock_micro_batch"] = size
+            works["stock"] = lambda: stock(size)
+        else:
+            figures["skipped"] = [f"transformers generate: no time for {repeats} repeats of {size} rows at once"]
+    times, others = in_turns(on, works, repeats)
+    figures |= others | times["tree"].figures("tree", on) | times["prefill"].figures("tree_prefill", on)
+    figures["tree_tokens_per_second"] = len(prompts) * count / figures["tree_seconds"]
+    if count > 1:
+        figures["tree_token_seconds"] = (figures["tree_seconds"] - figures["tree_prefill_seconds"]) / (count - 1)
+        figures["tree_token_bytes"] = decode_bytes(setting)
+    if "stock" in works:
+        micro_batches = math.ceil(len(prompts) / size)
+        figures["stock_peak_bytes"], _ = device.peak(on, lambda: stock(size, 2))
+        if micro_batches > 1:
+            figures["baseline_extrapolated"] = f"from {size} of {len(prompts)} rows at once, {micro_batches} times as long"
+        figures |= times["stock"].figures("stock", on, len(prompts) / size)
+        figures["ceiling"] = rollout_ceiling(setting, tree, micro_batches)
+        speedup(figures, "speedup", figures["stock_seconds"], figures["tree_seconds"], figures["ceiling"])
+        if on == "cpu":
+            speedup(figures, "speedup_cpu", figures["stock_cpu_seconds"], figures["tree_cpu_seconds"], figures["ceiling"])
+    say(figures)
+    if count > 4:
+        try:
+            figures["tree_token_operations"] = (operations(on, lambda: shared(4)) - operations(on, lambda: shared(1))) / 3
+        except RuntimeError as error:  # a profiler that is not allowed here
+            figures.setdefault("skipped", []).append(f"operations a token: {device.one_line(error)}")
+    return figures
+
+
+def operations(on: str, work: Callable[[], Any]) -> int:
+    """Kernels that the work launches on a GPU; on a CPU the operators it calls, those inside others included."""
+    kinds = [torch.profiler.ProfilerActivity.CPU, *[torch.profiler.ProfilerActivity.CUDA] * (on == "cuda")]
+    with torch.profiler.profile(activities=kinds) as profile:
+        work()
+        device.wait(on)
+    kind = DeviceType.CUDA if on == "cuda" else DeviceType.CPU
+    return sum(event.device_type == kind for event in profile.events() or [])

@@ -1,0 +1,64 @@
+"""What is measured: the shape of a model, a batch of rows, a device."""
+
+from dataclasses import dataclass
+from typing import Any
+
+MODELS: dict[str, dict[str, Any]] = {
+    "toy": {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 512,
+    },
+    # as much of its arithmetic is attention at 4k tokens as of the 4B model's at 32k
+    "tiny": {
+        "num_hidden_layers": 4,
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "vocab_size": 2048,
+    },
+    "qwen3-4b": {
+        "num_hidden_layers": 36,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One benchmark. dtype: of the weights; LoRA's adapters are float32 beside bfloat16 weights, and run under autocast. chunks
+    and memory_tokens: of memory trajectories, where prompt_tokens are those of a chunk."""
+
+    model: str = "tiny"
+    device: str = "cpu"
+    dtype: str = "float32"
+    prompt_tokens: int = 4096
+    questions: int = 4
+    question_tokens: int = 64
+    generations: int = 8
+    completion_tokens: int = 128
+    checkpointing: bool = False
+    lora: bool = False
+    chunks: int = 4
+    memory_tokens: int = 256
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The model's sizes, as its config names them."""
+        return MODELS[self.model]
+
+    @property
+    def rows(self) -> int:
+        """Completions."""
+        return self.questions * self.generations

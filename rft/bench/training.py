@@ -1,0 +1,72 @@
+"""A small real training: the quickstart's cold start and GRPO, by the scripts and recipes that a user runs, for as long as there
+is time. What it shows is that rewards rise on this device, and how long a step takes; how far they rise, `rft quickstart` shows.
+"""
+
+import time
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rft.bench.update import Say
+from rft.quickstart import RECIPES
+from rft.simulate.dataset import simulate_mini
+from rft.track import METRICS, read_metrics
+
+SHARE = 0.35  # of the time, for the cold start
+EDGE = 5  # steps that first and last numbers are the mean of
+
+
+class Deadline(TrainerCallback):
+    """Ends a training when its time is over."""
+
+    def __init__(self, seconds: float):
+        self.end = time.monotonic() + seconds
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= time.monotonic() > self.end
+
+
+def training(
+    out: Path, on: str, personas: int, words: dict[str, list[str]], seconds: float, say: Say = lambda figures: None
+) -> dict[str, Any]:
+    """Steps, seconds a step and what was learned. words: what the recipe "sft" or "grpo" is overridden with."""
+    from rft.train import grpo, sft
+
+    end = time.monotonic() + seconds
+    if not (out / "data").exists():
+        simulate_mini(out / "data", personas, seed=0)
+    common = ["--data", str(out / "data"), "--token_cache", str(out / "tokens"), "--save_strategy", "no"]
+    common += ["--use_cpu", "true"] if on == "cpu" else []
+    figures: dict[str, Any] = {}
+    for name, script, model, share in (("sft", sft, RECIPES / "base", SHARE), ("grpo", grpo, out / "sft", 1.0)):
+        left = share * (end - time.monotonic())
+        script.train(
+            ["--config", str(RECIPES / f"{name}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(out / name)]
+            + common
+            + words[name],
+            callbacks=[Deadline(left)],
+        )
+        figures[name] = learned(out / name)
+        say(figures)
+    return figures
+
+
+def learned(out: Path) -> dict[str, Any]:
+    """Steps, median seconds of one, and of loss, reward and held-out accuracy the mean of the first and of the last logs."""
+    rows = read_metrics(out / METRICS)
+    logs = [row for row in rows if "loss" in row]
+    gaps = [
+        (after["time"] - before["time"]) / (after["step"] - before["step"])
+        for before, after in zip(logs, logs[1:], strict=False)
+        if after["step"] > before["step"]
+    ]
+    figures: dict[str, Any] = {"steps": max((row["step"] for row in rows), default=0)}
+    if gaps:
+        figures["step_seconds"] = median(gaps)
+    for key in ("loss", "reward", "held_out/right_and_consistent", "sampling/logp_difference_max", "time/rollout"):
+        found = [row[key] for row in rows if isinstance(row.get(key), float)]
+        if found:
+            figures[key] = {"first": mean(found[:EDGE]), "last": mean(found[-EDGE:]), "largest": max(found)}
+    return figures

@@ -1,0 +1,157 @@
+"""Rules that answer a question from its query and options alone, and how often each is right.
+
+Invariant: no rule sees a history or a label. What it is scored on it never learned from: the trained ones (the words of the
+options, and their whole texts) are scored on people whose questions they were not given. On fair data each stays at chance, in
+every category of questions; what it scores above that, a policy can have without reading.
+
+The best of many rules is above chance by luck. So a score counts as telling only above `bar`: at least three points above chance,
+and further than guessing gets the best of so many rules as often as it gets a single one three standard errors above chance.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+from rft.data.categories import nameless
+from rft.data.probe import choices, folds
+from rft.data.question import LETTERS, Question
+
+CHANCE = 1 / len(LETTERS)
+ERRORS, POINTS = 3, 0.03  # how far above chance a score must be to tell anything: standard errors of one guess, and as a share
+LEAST = 300  # questions of a category from which on it is judged by itself
+PROBE = "a trained probe on the options"
+
+
+class Asked(NamedTuple):
+    """What a rule may know of one question (`gold`, an index, is what it is scored by)."""
+
+    persona_id: str
+    query: str
+    options: Sequence[str]
+    gold: int
+
+
+class Strongest(NamedTuple):
+    """The best of `tried` rules on n questions; the score above which it is `telling`."""
+
+    rule: str
+    score: float
+    n: int
+    tried: int
+    bar: float
+
+    @property
+    def telling(self) -> bool:
+        return self.score > self.bar
+
+    def record(self) -> dict[str, object]:
+        return {**self._asdict(), "telling": self.telling}
+
+
+def asked(question: Question) -> Asked:
+    return Asked(question.persona_id, question.query, question.options, LETTERS.index(question.gold))
+
+
+def bar(n: int, tried: int) -> float:
+    """The score on n questions that chance does not explain, of the best of `tried` rules (Bonferroni: each has its share of the
+    chance that one guess is three standard errors too high)."""
+    errors = NormalDist().inv_cdf(1 - NormalDist().cdf(-ERRORS) / tried)
+    return CHANCE + max(POINTS, errors * (CHANCE * (1 - CHANCE) / n) ** 0.5)
+
+
+def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
+    """{rule: what it scores on each question}: 1 or 0, or a share where it ranks several options first, of which it takes any.
+
+    The probe is left out where there are too few questions to train it.
+    """
+    found: dict[str, list[float]] = {}
+    for (most, least), measure in MEASURES.items():
+        values = [measure(question) for question in questions]
+        found[most] = [_taken(v, q.gold, max) for v, q in zip(values, questions, strict=True)]
+        found[least] = [_taken(v, q.gold, min) for v, q in zip(values, questions, strict=True)]
+    common = Counter(option for question in questions for option in question.options)
+    often = [[common[option] for option in question.options] for question in questions]
+    found["the most common option text"] = [_taken(v, q.gold, max) for v, q in zip(often, questions, strict=True)]
+    found["the least common option text"] = [_taken(v, q.gold, min) for v, q in zip(often, questions, strict=True)]
+    rates = _gold_rates(questions)
+    found["the option text most often gold"] = [_taken(v, q.gold, max) for v, q in zip(rates, questions, strict=True)]
+    found["the option text least often gold"] = [_taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)]
+    for place, letter in enumerate(LETTERS):
+        found[f"always {letter}"] = [float(question.gold == place) for question in questions]
+    if (chosen := choices(questions)) is not None:
+        found[PROBE] = [float(choice == question.gold) for choice, question in zip(chosen, questions, strict=True)]
+    return found
+
+
+def strongest(found: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Strongest:
+    """The strongest rule on some of the questions that `found` (of `scores`) is about, at least one."""
+    rows = list(rows)
+    means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
+    rule = max(means, key=lambda name: means[name])
+    return Strongest(rule, means[rule], len(rows), len(found), bar(len(rows), len(found)))
+
+
+def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
+    """The rows of each value of a category that has at least `least` of them and a name."""
+    rows: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        rows.setdefault(value, []).append(row)
+    return {value: rows[value] for value in sorted(rows) if len(rows[value]) >= least and not nameless(value)}
+
+
+def _taken(values: Sequence[float], gold: int, extreme: Callable[[Sequence[float]], float]) -> float:
+    """The expected score of taking one of the options with the extreme value."""
+    wanted = extreme(values)
+    return 1 / list(values).count(wanted) if values[gold] == wanted else 0.0
+
+
+def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
+    """The share of times shown that each option's text is gold, in the questions of the other folds; a text that is new there
+    counts as one at chance."""
+    fold = folds([question.persona_id for question in questions])
+    shown: Counter[tuple[int | None, str]] = Counter()
+    right: Counter[tuple[int | None, str]] = Counter()
+    for question, held_out in zip(questions, fold, strict=True):
+        gold = question.options[question.gold]
+        for key in (None, held_out):
+            shown.update((key, option) for option in question.options)
+            right[key, gold] += 1
+
+    def rate(text: str, fold: int) -> float:
+        seen, gold = shown[None, text] - shown[fold, text], right[None, text] - right[fold, text]
+        return (gold + 1) / (seen + len(LETTERS))
+
+    return [[rate(option, held_out) for option in question.options] for question, held_out in zip(questions, fold, strict=True)]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def _lengths(question: Asked) -> list[float]:
+    return [len(option) for option in question.options]
+
+
+def _shared_with_query(question: Asked) -> list[float]:
+    query = _words(question.query)
+    return [len(query & _words(option)) for option in question.options]
+
+
+def _shared_with_others(question: Asked) -> list[float]:
+    words = [_words(option) for option in question.options]
+    return [sum(len(mine & other) / max(len(mine | other), 1) for other in words if other is not mine) for mine in words]
+
+
+def _marks(question: Asked) -> list[float]:
+    """Punctuation that sets a tone."""
+    return [len(re.findall(r"[!?,;:—–()\"“”‘’]", option)) for option in question.options]
+
+
+MEASURES: dict[tuple[str, str], Callable[[Asked], list[float]]] = {
+    ("longest option", "shortest option"): _lengths,
+    ("most words of the query", "fewest words of the query"): _shared_with_query,
+    ("most like the other options", "least like the other options"): _shared_with_others,
+    ("most punctuation", "least punctuation"): _marks,
+}

@@ -1,0 +1,106 @@
+"""The agent behind a URL: the prompts of `MemoryAgent` as messages, for a model whose tokenizer is not at hand.
+
+Invariant: as for `MemoryAgent`, an update is a function of one chunk and the memory before it. A token counts as four
+characters, in chunks and in budgets alike.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from reward.endpoint import Endpoint, EndpointError, TooLong, Unanswered
+from reward.reply import Reply
+from rft.data.history import History
+from rft.data.prompt import SYSTEM
+from rft.errors import DataError, ModelError, ServerError
+from rft.memory import chunks, text
+from rft.memory.agent import MemorySettings, answer_message, update_message
+from rft.memory.chunks import Chunk
+from rft.memory.write import Proposal
+
+logger = logging.getLogger(__name__)
+
+CHARACTERS_A_TOKEN = 4
+TOKENS_A_MESSAGE = 8  # for its role and markers
+
+
+class Characters:
+    """What `chunks.split` asks of a tokenizer, for none."""
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+
+    def __call__(self, content: str, **options: Any) -> dict[str, Any]:
+        """The tokens of a content, and the characters that each covers."""
+        starts = range(0, len(content), CHARACTERS_A_TOKEN)
+        return {"input_ids": list(starts), "offset_mapping": [(i, min(i + CHARACTERS_A_TOKEN, len(content))) for i in starts]}
+
+    def message_tokens(self, role: str, content: str) -> int:
+        """Tokens that one message adds to a conversation."""
+        return TOKENS_A_MESSAGE + len(self(content)["input_ids"])
+
+
+class EndpointAgent:
+    """temperature: None leaves it to the server; seed: of samples."""
+
+    def __init__(self, endpoint: Endpoint, settings: MemorySettings, temperature: float | None = 0.0, seed: int = 0):
+        self.endpoint, self.settings, self.temperature = endpoint, settings, temperature
+        self.seed = seed if temperature != 0 else None
+        self.tokens = Characters()
+
+    def check(self) -> None:
+        """Raises ModelError where no call to the endpoint can work."""
+        try:
+            asyncio.run(self._closing(self.endpoint.check()))
+        except EndpointError as error:
+            raise ModelError(str(error)) from None
+
+    def chunks(self, history: History) -> list[Chunk]:
+        """The chunks of a history. Raises DataError as `rft.memory.chunks.split`."""
+        return chunks.split(history, self.tokens, self.settings.chunk_tokens, self.settings.max_chunks)
+
+    def count(self, memory: str) -> int:
+        """Tokens of a memory."""
+        return len(self.tokens(memory)["input_ids"])
+
+    def propose(self, read: Sequence[Chunk], memories: Sequence[str]) -> list[Proposal]:
+        """What becomes of each memory once its chunk is read; raises as `answer`."""
+        return [self._update(chunk, memory) for chunk, memory in zip(read, memories, strict=True)]
+
+    def answer(self, question: str, memory: str, max_new_tokens: int) -> str:
+        """Raises ModelError where no call can work, DataError for what is too long, ServerError where this call did not work."""
+        reply = self._chat([{"role": "user", "content": answer_message(memory, question)}], max_new_tokens, "the question")
+        return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
+
+    async def _closing(self, call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        finally:
+            await self.endpoint.close()
+
+    def _update(self, chunk: Chunk, memory: str) -> Proposal:
+        said = [{"role": message.role, "content": message.content} for message in chunk.history.messages]
+        where = f"messages {chunk.first} to {chunk.last}"
+        reply = self._chat(
+            [*said, {"role": "user", "content": update_message(memory)}], self.settings.memory_tokens, f"the chunk of {where}"
+        )
+        if reply.ending:
+            logger.warning("%s: no update came (%s); the memory stays as it was", where, reply.ending.replace("_", " "))
+        update = text.accept(reply.text, memory, reply.finished, self.settings.memory_tokens, self.count)
+        return Proposal(update, reply.input_tokens, reply.output_tokens)
+
+    def _chat(self, said: list[dict[str, str]], longest: int, what: str) -> Reply:
+        messages = [{"role": "system", "content": SYSTEM}, *said]
+        try:
+            call = self.endpoint.chat(messages, max_tokens=longest, temperature=self.temperature, seed=self.seed)
+            return asyncio.run(self._closing(call))
+        except TooLong as error:
+            raise DataError(
+                f"{what} is too long for {self.endpoint.model} ({error}); choose smaller --chunk-tokens or --memory-tokens, and "
+                "another file for the memory"
+            ) from None
+        except Unanswered as error:
+            raise ServerError(f"{what} got no answer ({error}); nothing is lost, the same command goes on there") from None
+        except EndpointError as error:
+            raise ModelError(str(error)) from None

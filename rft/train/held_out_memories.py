@@ -1,0 +1,40 @@
+"""How well the policy writes and answers about people it does not learn from, while it learns: memories of a few histories.
+
+Invariant: as for `rft.train.held_out`; each memory is written chunk by chunk before any question is read. Its lines are judged
+against the simulator's targets, where the dataset has them.
+"""
+
+from typing import Any
+
+from rft.data.dataset import Split
+from rft.evaluate import lines
+from rft.memory.agent import MemoryAgent
+from rft.train.held_out import HeldOut
+
+
+class HeldOutMemories(HeldOut):
+    """The first `count` questions of a split, and memories of their histories; otherwise as `HeldOut`."""
+
+    def __init__(self, trainer: Any, split: Split, count: int, agent: MemoryAgent, longest: int, at_once: int):
+        super().__init__(trainer, split, 0, agent.tokens, longest, at_once)
+        self.agent, self.questions = agent, split.questions[:count]
+
+    def write(self) -> dict[str, str]:
+        """{history id: the memory that the policy writes of it now}, greedily."""
+        chunks = {q.history_id: self.agent.chunks(self.split.histories[q.history_id]) for q in self.questions}
+        memories = dict.fromkeys(chunks, "")
+        for place in range(max(map(len, chunks.values()))):
+            writing = [history for history in chunks if place < len(chunks[history])]
+            prompts = [self.agent.update_ids(chunks[history][place], memories[history]) for history in writing]
+            for history, completion in zip(writing, self.complete(prompts, self.agent.settings.memory_tokens), strict=True):
+                memories[history] = self.agent.accept(completion, memories[history], [self.tokenizer.eos_token_id]).memory
+        return memories
+
+    def values(self, seed: int) -> dict[str, float]:
+        """Those of the answers, and lines_right, lines_wrong, lines_missing and lines_extra, as shares of the lines that should
+        be there."""
+        memories = self.write()
+        self.prompts = [self.agent.answer_ids(question, memories[question.history_id]) for question in self.questions]
+        written = lines.of_memories(self.split, memories, seed) or {"targets": 0}
+        of_lines = {f"lines_{name}": written[name] / written["targets"] for name in lines.VERDICTS} if written["targets"] else {}
+        return super().values(seed) | of_lines

@@ -1,0 +1,76 @@
+"""No weight is trained in half precision alone.
+
+A bfloat16 number has eight significant bits, so a step of less than 1/512 of a weight is rounded away: at the learning rates of
+fine-tuning (1e-6 to 1e-5) nearly all are. The weights that are trained are therefore float32, the masters, and autocast computes
+in half precision from them; DeepSpeed keeps masters of its own. A checkpoint holds the masters, the final folder the dtype that
+the model was loaded in.
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import Trainer
+
+from rft.errors import RecipeError
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def sharding_precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
+    """FSDP2's precision: float32 shards, gathered and computed with in `dtype`. Gradients are summed over the processes in
+    float32, and what the model returns keeps its dtype: accelerate would round both, the log-probs with them."""
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+
+
+class WithMasters(Trainer):
+    """Mixed in before a TRL trainer: the trained weights of its model are float32.
+
+    Raises:
+        RecipeError: they are of half precision, and nothing computes in half precision from masters.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        model: Any = self.model
+        self.loaded_dtype: torch.dtype = model.dtype
+        computes_in_half = self.args.bf16 or self.args.fp16
+        trained = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad and p.dtype in HALF}
+        if trained and not computes_in_half:
+            name = min(trained)
+            raise RecipeError(
+                f"dtype {name} with bf16: false would train {name} weights alone, in which most steps of learning_rate "
+                f"{self.args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or "
+                "dtype: float32")
+        if computes_in_half and not self.is_deepspeed_enabled:
+            make_masters(model)
+            spare_input_casts(model)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version == 2 and self.accelerator.mixed_precision != "no":
+            plugin.mixed_precision_policy = sharding_precision(torch.bfloat16 if self.args.bf16 else torch.float16)
+
+    def give_up_masters(self) -> None:
+        """At the end of training: the weights in the dtype that the model was loaded in. Adapters stay float32."""
+        bare: Any = self.accelerator.unwrap_model(self.model)
+        if not self.is_deepspeed_enabled and not isinstance(bare, PeftModel):
+            bare.to(self.loaded_dtype)
+
+
+def make_masters(model: torch.nn.Module) -> None:
+    """Makes the trained weights of half precision float32, in place; frozen ones stay as they are."""
+    for p in model.parameters():
+        if p.requires_grad and p.dtype in HALF:
+            p.data = p.data.float()
+
+
+def spare_input_casts(model: torch.nn.Module) -> None:
+    """Has LoRA layers take their input as it comes. PEFT casts it to the adapter's float32 and autocast casts it back: the same
+    numbers, for a copy of the input that each layer keeps for its backward pass."""
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False

@@ -1,0 +1,101 @@
+"""`rft bench gpu`: the whole of it rehearsed on a CPU with no package but those it names; parts that go wrong cost themselves."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from unruly_worker import unruly
+
+from rft.bench import parts
+from rft.bench.gpu import gpu
+from rft.errors import ModelError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BESIDES = ("pydantic", "wandb", "openai", "matplotlib", "bm25s", "deepspeed", "vllm")  # ours, and not of the six packages' own
+HIDE = """
+import sys
+from importlib import metadata
+for name in {hidden}:
+    sys.modules[name] = None
+find = metadata.Distribution.from_name.__func__
+def from_name(cls, name):
+    if name in {hidden}:
+        raise metadata.PackageNotFoundError(name)
+    return find(cls, name)
+metadata.Distribution.from_name = classmethod(from_name)
+"""
+
+RUN = """
+from pathlib import Path
+from rft.bench.gpu import gpu
+if __name__ == "__main__":
+    raise SystemExit(gpu(Path("out"), 8, True, ("update", "training")))
+"""
+
+
+def without(hidden: tuple[str, ...], tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
+    """Python on a machine that has not these packages, in its children too."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDE.format(hidden=hidden))
+    env = os.environ | {"PYTHONPATH": f"{tmp_path / 'hidden'}:{REPOSITORY}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_the_rehearsal_runs_every_part_and_needs_nothing_but_six_packages(tmp_path):
+    done = without(BESIDES, tmp_path, "-m", "rft.cli", "bench", "gpu", "--out", "out", "--rehearse")
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr + log
+    result = json.loads((tmp_path / "out" / "gpu.json").read_text())
+    assert result["rehearsal"] and list(result["parts"]) == list(parts.PARTS)
+    found = {name: part["figures"] for name, part in result["parts"].items() if part["status"] == "done"}
+    assert list(found) == list(parts.PARTS)
+    assert found["kernels"]["wrong"] == 0 and {case["dtype"] for case in found["kernels"]["cases"]} == {
+        "bfloat16", "float16", "float32"}  # fmt: skip
+    assert found["update"]["baseline_extrapolated"].startswith("from 2 of 4 rows")
+    assert {"speedup", "speedup_over_trl", "update_bytes", "update_estimated_bytes"} <= found["update"].keys()
+    assert found["update"]["tree_error_to_float32"] < 2 * found["update"]["plain_error_to_float32"]
+    assert found["rollout"]["tree_token_operations"] > 0 and "stock_seconds" in found["rollout"]
+    assert found["longest"]["prompt_tokens"] == 192
+    assert found["training"]["sft"]["steps"] == found["training"]["grpo"]["steps"] == 2
+    for shown in (*parts.PARTS, "rehearsal on", "prefix tree", "extrapolated", "192 tokens"):
+        assert shown in done.stdout
+    assert "GRPO step 2/2" in log  # what a training says is in the log, not among the figures
+    assert "GRPO step" not in done.stdout
+
+
+def test_without_trl_what_needs_it_is_skipped_by_name(tmp_path):
+    (tmp_path / "run.py").write_text(RUN)
+    done = without(("trl", *BESIDES), tmp_path, "run.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]
+    assert "speedup" in result["update"]["figures"] and "trl_seconds" not in result["update"]["figures"]
+    assert result["update"]["figures"]["skipped"][0].startswith("stock TRL: ")
+    assert result["training"] == {"status": "skipped", "figures": {}, "seconds": result["training"]["seconds"],
+                                  "why": "trl is not installed; training needs it"}  # fmt: skip
+    assert "training: skipped" in done.stdout
+
+
+def test_a_part_that_fails_dies_or_hangs_costs_only_itself(tmp_path, capsys):
+    assert gpu(tmp_path, 0.15, rehearse=True, target=unruly) == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert {name: part["status"] for name, part in found.items()} == {
+        "card": "done", "kernels": "failed", "backends": "failed", "update": "skipped", "rollout": "stopped",
+        "longest": "skipped", "training": "skipped"}  # fmt: skip
+    assert found["kernels"]["figures"]["skipped"] == ["so far"]  # what it had is kept
+    assert "its process died (exit code 9)" in found["backends"]["why"]
+    assert found["longest"]["why"] == "the 0.15 minutes are over"
+    said = capsys.readouterr().out
+    assert re.search(r"^update: skipped, \d+ s: needs about 27.0 GiB, 22.0 are free on this card$", said, re.M)
+    assert "RuntimeError: an illegal memory access" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a device is there")
+def test_without_a_card_the_rehearsal_is_named(tmp_path):
+    with pytest.raises(ModelError, match="no CUDA device here: --rehearse"):
+        gpu(tmp_path / "out", 8, rehearse=False)
+    assert not (tmp_path / "out").exists()

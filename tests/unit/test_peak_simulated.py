@@ -1,0 +1,93 @@
+"""The dry run's estimate, held against simulated updates of Qwen3-4B at its full width: 32k and 128k, LoRA and all weights, whole
+MLPs and tiles, checkpoints on the device and off it, one process and eight."""
+
+import pytest
+import torch
+from simulated_update import Update, qwen3_4b, simulate
+
+from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
+
+LENGTHS = {"32k": 32_768, "128k": 131_072}
+TILE = 16_384
+CARD = 72 * GIB
+"""What an update may take of an 80 GB card: the rest is the context's, cuBLAS's and fragments'."""
+
+FSDP2, ZERO2, ZERO3 = Layout(8, fsdp=True), Layout(8, zero=2), Layout(8, zero=3)
+ZERO3_OFFLOAD = Layout(1, zero=3, offload=True)
+ONE_CARD = {  # what the 128k recipes hold
+    "LoRA": Update(LENGTHS["128k"], lora=True, tile=TILE, offload=True),
+    "all weights, 8 processes, FSDP2": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=FSDP2),
+    "all weights, 8 processes, ZeRO-3": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=ZERO3),
+    "all weights, 1 process, ZeRO-3, offloaded": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=ZERO3_OFFLOAD),
+}
+PLAIN = [
+    Update(LENGTHS[window], lora, tile, offload)
+    for window in LENGTHS
+    for lora in (True, False)
+    for tile in (0, TILE)
+    for offload in (False, True)
+]
+SHARDED = [  # the last eight: 128k
+    Update(LENGTHS[window], tile=tile, offload=offload, layout=layout)
+    for window in LENGTHS
+    for layout in (FSDP2, ZERO2, ZERO3, ZERO3_OFFLOAD)
+    for tile, offload in ((0, False), (TILE, True))
+]
+OTHERS = [
+    Update(LENGTHS["32k"], lora=True, checkpointing=False),
+    Update(LENGTHS["32k"], lora=False, checkpointing=False),
+    Update(LENGTHS["32k"], lora=True, batches=2),
+    Update(LENGTHS["32k"], lora=False, batches=2, tile=TILE, offload=True),
+]
+
+
+def name(update: Update) -> str:
+    window = next(window for window, length in LENGTHS.items() if length == update.history)
+    layout = update.layout
+    kind = f"zero{layout.zero}{'_offload' * layout.offload}" if layout.zero else "fsdp2" if layout.fsdp else "one"
+    words = ["lora" if update.lora else "full", kind, "tiles" * bool(update.tile), "offload" * update.offload]
+    words += ["kept" * (not update.checkpointing), "accumulates" * (update.batches > 1)]
+    return "-".join([window, *filter(None, words)])
+
+
+def estimated_and_simulated(update: Update) -> tuple[float, float]:
+    """Bytes of each, said as a row of a table."""
+    found = simulate(update)
+    work = Work(
+        update=int(found["tokens"]),
+        scored=int(found["scored"]),
+        checkpointing=update.checkpointing,
+        accumulates=update.batches > 1,
+        tile=update.tile,
+        offload=update.offload,
+    )
+    expected = peak(estimate(Shape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True), update.layout, work))
+    print(
+        f"{name(update):32} {update.layers:2} layers: estimated {expected / GIB:6.2f} GiB, simulated {found['peak'] / GIB:6.2f}: "
+        f"{expected / found['peak'] - 1:+.1%}"
+    )
+    return expected, found["peak"]
+
+
+def with_layers(update: Update, layers: int) -> Update:
+    return Update(**{**update.__dict__, "layers": layers})
+
+
+@pytest.mark.parametrize("update", [*PLAIN, *SHARDED[-8:], *OTHERS], ids=name)
+def test_the_estimate_is_within_10_percent_at_four_layers(update):
+    expected, simulated = estimated_and_simulated(with_layers(update, 4))
+    assert abs(expected / simulated - 1) <= 0.1
+
+
+@pytest.mark.parametrize("update", ONE_CARD.values(), ids=ONE_CARD)
+def test_128k_fits_one_card_of_80_gb(update):
+    expected, simulated = estimated_and_simulated(update)
+    assert abs(expected / simulated - 1) <= 0.1
+    assert max(expected, simulated) <= CARD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", [*PLAIN, *SHARDED, *OTHERS], ids=name)
+def test_the_estimate_is_within_10_percent_at_full_depth(update):
+    expected, simulated = estimated_and_simulated(update)
+    assert abs(expected / simulated - 1) <= 0.1
