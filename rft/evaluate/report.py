@@ -13,6 +13,7 @@ from rft.data.categories import nameless
 from rft.data.question import LETTERS
 from rft.evaluate import browser, charts, published
 from rft.evaluate.pages import INTERVAL, NBSP, Card, count, percent, span, write_page
+from rft.evaluate.skill import understated
 
 CATEGORIES = {
     "kind": "What has to be told",
@@ -75,6 +76,7 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
         headline_ci95=consistently(summary)["ci95"],
         consistent=" and consistent" if "right_and_consistent" in summary else "",
         cards=cards(summary),
+        understated=understated(summary),
         is_open=is_open,
         controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
         on_controls=[] if is_open else on_controls(summary),

@@ -20,6 +20,8 @@ NAMES = {
     "thought_right": "the thought names the gold option",
     "answer_right": "the answer's words name the gold option",
 }
+FORM_MATTERS = 0.005
+"""By how much the lenient reading must exceed the strict one for a page and the terminal to point it out."""
 SHARES = ("right", "right_and_consistent", "thought_right", "thought_letter_right", "answer_right", "right_leniently")
 
 
@@ -79,7 +81,18 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         *(f"{NAMES[key]:<62}{figure}" for key, figure in shown.items()),
         f"{'words of a thought, mean':<62}{summary['thought_words']:6.1f}",
         f"{'the answer given most often: ' + repr(said['text'][:30]):<62}{100 * said['share']:6.1f} %",
+        *([_cost_of_form(summary)] if understated(summary) else []),
     ]
+
+
+def _cost_of_form(summary: Mapping[str, Any]) -> str:
+    points = 100 * (summary["right_leniently"] - summary["right"])
+    return rf"Form costs this model {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as unreadable."
+
+
+def understated(summary: Mapping[str, Any]) -> bool:
+    """Whether answers whose box has another form than was asked for would make a difference worth telling."""
+    return "right" in summary and summary["right_leniently"] - summary["right"] > FORM_MATTERS
 
 
 def mean(values: Sequence[float]) -> float:

@@ -64,7 +64,7 @@ class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
                 "another option (contradiction); also if the words of the answer do not name its option (naming: for options of "
                 "a few words); off.", "choices": list(GATES)})
     min_thought_words: int = field(default=3, metadata={
-        "help": "reward.personamem pays nothing for a thought of fewer words."})
+        "help": "reward.personamem pays nothing for a thought of fewer different words (single letters are none)."})
     reward_seconds: float = field(default=600.0, metadata={
         "help": "Longest that a reward may take over a rank's generation batch; rows it cannot score in time are masked."})
     blind_share: float = field(default=0.0, metadata={

@@ -13,6 +13,7 @@ from rft.errors import DataError
 from rft.evaluate import charts, statistics
 from rft.evaluate.pages import columns
 from rft.evaluate.report import cards, learned, pairs, write_evaluation_report, write_quickstart_report
+from rft.evaluate.skill import lines
 from rft.evaluate.statistics import summarise
 
 EVIL = "</pre><script>alert('x')</script>&lt;$y_1$"
@@ -89,6 +90,19 @@ def test_evaluation_report_shows_the_numbers(tmp_path):
     assert page.charts == 1 + 7  # the controls; the categories but for the cross of kind and whose
     assert page.text.count("Query ") == 6 + 20  # three wrong, three right to read, and all in the browser's data
     assert "published, not measured here" in page.text and "always the longest option" in page.text
+
+
+@pytest.mark.parametrize(("count", "shown"), [(250, False), (100, True)])
+def test_boxes_of_another_form_are_pointed_out_if_they_matter(tmp_path, count, shown):
+    """One answer in `count` has its letter in a box that only the lenient reading takes."""
+    rows = [row(i, 1) for i in range(count)]
+    rows[0] |= {"completion": r"<think>I think so.</think>\boxed{A.}", "answered": None, "score": 0.0}
+    summary = summary_of(rows)
+    write_evaluation_report(summary, rows, tmp_path / "report.html")
+    page = Page(tmp_path / "report.html").text
+    assert ("in 99.0 % as strictly read, and in 100.0 % if boxes of other forms" in page) == shown
+    assert (lines(summary)[-1].startswith("Form costs this model 1.0 points: boxes such as \\boxed{B.} or")) == shown
+    assert any(line.startswith("the same, forms of boxes") and line.endswith("100.0 %") for line in lines(summary))
 
 
 def test_text_from_data_stays_text(tmp_path):

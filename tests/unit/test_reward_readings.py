@@ -1,7 +1,7 @@
 """The matcher against a person: real answers of a tiny model, read by hand, must be read alike by `reward.read`.
 
 readings_by_hand.json holds, for each answer, which option its words name and which its thought names (null: none, or no single
-one). "drawn": 100 answers, drawn at random from a cold start (50) and from a run of GRPO that had learned to write nonsense (50); a
+one). "drawn": 100 answers, drawn at random from a cold start (50) and from a run of GRPO that had learned nonsense (50); a
 name that breaks off ("Something quite") is read as the only option that begins so. "odd": the 45 answers of those 4,800 that are
 like no others, where the matcher has it hardest.
 """
