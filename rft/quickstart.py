@@ -87,11 +87,18 @@ def run(args: argparse.Namespace) -> int:
             ["--config", str(RECIPES / f"{recipe or script}.yaml"), "--model_name_or_path", str(model),
              "--output_dir", str(output), *common, *words])
 
-    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None) -> None:
+    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None,
+            reader: Path | None = None) -> None:
         asked = split.questions[:limit]
+
+        def work() -> None:
+            asked_of = answerer()
+            read_by = asked_of.read_by(LocalModel(reader, dtype="float32")) if reader is not None else None
+            evaluate(split, out / "evaluate" / name, asked_of, limit=limit, batch_size=32, seed=args.seed, console=console,
+                     reader=read_by)
+
         stages.do(f"evaluate {name}", f"{len(asked)} questions about {len({q.history_id for q in asked})} people it never met",
-                  lambda: evaluate(split, out / "evaluate" / name, answerer(), limit=limit, batch_size=32, seed=args.seed,
-                                   console=console))
+                  work)
 
     def answers(model: Path, context: str = "history") -> Callable[[], Any]:
         return lambda: ModelAnswers(LocalModel(model, dtype="float32"), context, max_new_tokens=ANSWER_TOKENS)
@@ -126,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         ask("memory_sft", recalls(memory_sft_long, "memory_sft"), held_out_long, LONG_QUESTIONS)
         stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
                   lambda: train("memory_grpo", memory_sft_long, memory_grpo))
-        ask("memory", recalls(memory_grpo, "memory"), held_out_long, LONG_QUESTIONS)
+        ask("memory", recalls(memory_grpo, "memory"), held_out_long, LONG_QUESTIONS, reader=memory_sft_long)  # a fixed reader
         long = ["--window", "128k", "--questions_per_history", "8"]
         stages.do("sft_long", "cold start over whole long histories", lambda: train("sft", base, sft_long, *long))
         stages.do("grpo_long", "reinforcement over whole long histories", lambda: train("grpo", sft_long, grpo_long, *long))
