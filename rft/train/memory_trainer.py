@@ -321,23 +321,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._trained += len(inputs["completion_ids"])
-        with self._uneven_rows():
-            return super()._compute_loss(model, inputs)
-
-    @contextmanager
-    def _uneven_rows(self) -> Iterator[None]:
-        """TRL gathers a number per row for its logs, and ranks differ in their rows, as histories do in their chunks: a
-        collective of unequal tensors fails or hangs. They are filled up with NaN, which TRL's minima and maxima pass over."""
-        gather = self.accelerator.gather
-
-        def filled(tensor: torch.Tensor) -> torch.Tensor:
-            return gather(self.accelerator.pad_across_processes(tensor, pad_index=math.nan) if tensor.dim() else tensor)
-
-        self.accelerator.gather = filled
-        try:
-            yield
-        finally:
-            self.accelerator.gather = gather
+        return super()._compute_loss(model, inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

@@ -12,8 +12,8 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from random import Random
@@ -321,8 +321,25 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
         tokens = inputs["completion_mask"].sum().item()
         return part, part["completion_mask"].sum().item() / max(1, tokens)  # bnpo: a mean over tokens
 
+    @contextmanager
+    def _uneven_rows(self) -> Iterator[None]:
+        """TRL gathers a number per row for its logs, and ranks differ in their rows, as histories do in their chunks and trees in
+        their parts: a collective of unequal tensors fails or hangs. They are filled up with NaN, which TRL's minima and maxima pass
+        over."""
+        gather = self.accelerator.gather
+
+        def filled(tensor: torch.Tensor) -> torch.Tensor:
+            return gather(self.accelerator.pad_across_processes(tensor, pad_index=math.nan) if tensor.dim() else tensor)
+
+        self.accelerator.gather = filled
+        try:
+            yield
+        finally:
+            self.accelerator.gather = gather
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        loss = super()._compute_loss(model, inputs)
+        with self._uneven_rows():
+            loss = super()._compute_loss(model, inputs)
         if self.shares and not self.use_vllm and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             self._compare_with_sampling(inputs)
         return loss

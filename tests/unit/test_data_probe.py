@@ -85,7 +85,7 @@ def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
     neutral = audit["by"]["pref_type"]["neutral_preferences"]["rules"]
     assert neutral["the most common option text"] == 0.0
     assert neutral["the least common option text"] == pytest.approx(1 / 3, abs=0.05)
-    assert set(audit["by"]) == {"pref_type", "who", "updated", "scenario", "distance", "pref_type_who"}
+    assert set(audit["by"]) == {"kind", "pref_type", "who", "updated", "scenario", "distance", "pref_type_who"}
     assert "ask_to_forget, self" in audit["by"]["pref_type_who"] and set(audit["by"]["distance"]) == {"1-127"}
     (of_type,) = [said for said in telling_rules(audit) if said.startswith("by pref_type:")]
     assert "ask_to_forget (the most common option text 100.0% of 300)" in of_type and "neutral_preferences (" in of_type

@@ -91,7 +91,7 @@ def test_the_first_steps_of_the_quickstart(mini_data, repository, tmp_path, monk
     with on_cpu(monkeypatch) as ran:
         train_sft(quickstart("sft", mini_data, "recipes/quickstart/base", tmp_path / "sft", "--max_steps", "2",
                              "--held_out_questions", "8"))
-        assert set(ran) == {"efficient varlen", "efficient dense"}  # the held-out questions
+        assert set(ran) == {"efficient varlen", "efficient varlen backward", "efficient dense"}  # dense: the held-out questions
         summary = evaluate(load_split(mini_data, "benchmark"), tmp_path / "eval",
                            ModelAnswers(LocalModel(tmp_path / "sft", dtype="float32"), max_new_tokens=8), limit=8)
         assert summary["n"] == 8
