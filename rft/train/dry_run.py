@@ -196,8 +196,9 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
     batch_units = max(1, args.per_device_train_batch_size // unit)
     update = sum(trees[:batch_units]) + args.per_device_train_batch_size * completion
     row = max(prefix.values()) + max(max(lengths) for lengths in per_history.values()) + completion
+    call = max(sum(sorted(prefix.values())[-batch_units:]), args.per_device_train_batch_size * completion)
     if args.prefix_sharing == "off":
-        update = args.per_device_train_batch_size * row
+        update = call = args.per_device_train_batch_size * row
     if args.max_tree_tokens:
         update = min(update, args.max_tree_tokens)
     optimizer_steps = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
@@ -224,6 +225,7 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
         accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
         tile=args.mlp_tile_tokens or 0,
         offload=args.offload_checkpoints,
+        call=call,
         prefix=drawn,
         rows=share,
         completion=completion,

@@ -108,8 +108,9 @@ class Layout:
 @dataclass(frozen=True)
 class Work:
     """The largest batch of a process. update: tokens forwarded at once; scored: positions with logits; tile: tokens that an MLP
-    takes at once (0: all); offload: checkpoints in host memory; prefix, rows, completion: tokens of the prompts' tree in a
-    rollout, completions drawn side by side, and their longest length (0 rows: no rollout)."""
+    takes at once (0: all); offload: checkpoints in host memory; call: tokens of the largest attention call, as histories and
+    completions have calls of their own (0: all); prefix, rows, completion: tokens of the prompts' tree in a rollout, completions
+    drawn side by side, and their longest length (0 rows: no rollout)."""
 
     update: int
     scored: int
@@ -117,6 +118,7 @@ class Work:
     accumulates: bool
     tile: int = 0
     offload: bool = False
+    call: int = 0
     prefix: int = 0
     rows: int = 0
     completion: int = 0
@@ -220,7 +222,8 @@ def activations(shape: Shape, layout: Layout, work: Work) -> Activations:
 
     mlp = layer + T * 2 * b * F if whole else layer + tile * 6 * b * F  # and the gradients of gate, up and their product
     # dout; dq, dk and dv in float32, as a call returns them, and inside the kernel: dq in float32, dk and dv for every query head
-    attention = layer - T * (mlp_norm * D + gates) + T * (b * A + (FLOAT32 + b) * (A + 2 * K) + (FLOAT32 + 2 * b) * A)
+    call = min(work.call or T, T) * (b * (A + 2 * K) + (FLOAT32 + 2 * b) * A)
+    attention = layer - T * (mlp_norm * D + gates) + T * (b * A + FLOAT32 * (A + 2 * K)) + call
     forward = one_forward(shape, layout, T, tile)
     final = T * D * (to_float32 + normalised + b)
 

@@ -60,6 +60,7 @@ def estimated_and_simulated(update: Update) -> tuple[float, float]:
         accumulates=update.batches > 1,
         tile=update.tile,
         offload=update.offload,
+        call=update.history,
     )
     expected = peak(estimate(Shape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True), update.layout, work))
     print(
