@@ -324,8 +324,8 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
     @contextmanager
     def _uneven_rows(self) -> Iterator[None]:
         """TRL gathers a number per row for its logs, and ranks differ in their rows, as histories do in their chunks and trees in
-        their parts: a collective of unequal tensors fails or hangs. They are filled up with NaN, which TRL's minima and maxima pass
-        over."""
+        their parts: a collective of unequal tensors fails or hangs. They are filled up with NaN, which TRL's minima and maxima
+        pass over."""
         gather = self.accelerator.gather
 
         def filled(tensor: torch.Tensor) -> torch.Tensor:
