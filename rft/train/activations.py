@@ -37,14 +37,27 @@ def tile_mlps(model: nn.Module, tokens: int) -> None:
 
 def _tiled(mlp: Any, x_BLD: Tensor) -> Tensor:
     whole = type(mlp).forward
-    if x_BLD.shape[:-1].numel() <= mlp.tile_tokens:
+    count = _alike_on_ranks(mlp, -(-x_BLD.shape[:-1].numel() // mlp.tile_tokens))
+    if count <= 1:
         return whole(mlp, x_BLD)
     again = torch.is_grad_enabled()
     tiles = [
         checkpoint(whole, mlp, x_ND, use_reentrant=False) if again else whole(mlp, x_ND)
-        for x_ND in x_BLD.flatten(0, -2).split(mlp.tile_tokens)
+        for x_ND in x_BLD.flatten(0, -2).tensor_split(count)
     ]
     return torch.cat(tiles).unflatten(0, x_BLD.shape[:-1])
+
+
+def _alike_on_ranks(mlp: nn.Module, count: int) -> int:
+    """The largest count of any rank if ZeRO-3 gathers the weights anew for each tile, which all ranks do together; in a rollout
+    they stay gathered, and ranks need not agree."""
+    weight = next(mlp.parameters())
+    gathered = getattr(getattr(weight, "ds_status", None), "name", "AVAILABLE") == "AVAILABLE"
+    if not hasattr(weight, "ds_id") or (gathered and not torch.is_grad_enabled()):
+        return count
+    most = torch.tensor(count, device=weight.device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def offload_checkpoints(model: nn.Module) -> None:

@@ -208,6 +208,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     questions = cold_start.labelled(questions)
     logger.info("%d of them have targets, %d of these about updated, withdrawn or others' preferences", len(questions),
                 sum(map(is_hard, questions)))
+    if args.questions_per_history > 1 and len(questions) < args.rows_of_a_step():
+        raise RecipeError(f"{len(questions)} targets do not fill one step of {args.rows_of_a_step()} rows; lower "
+                          "per_device_train_batch_size, or raise labelled_people")
     if args.dry_run:
         longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
         lengths, asked = prompt_lengths(split, questions, tokens), max(len(tokens.question_ids(q)) for q in questions)
