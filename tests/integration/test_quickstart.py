@@ -9,19 +9,19 @@ import yaml
 from rft import quickstart
 from rft.cli import main
 
-SMALL = {"max_steps": 1, "per_device_train_batch_size": 48, "save_steps": 1, "num_generations": 4, "held_out_questions": 8}
+SMALL = {"max_steps": 1, "per_device_train_batch_size": 96, "save_steps": 1, "num_generations": 4, "held_out_questions": 8}
 
 
 @pytest.fixture
 def small(repository, tmp_path, monkeypatch):
-    """Twenty people, and the recipes with one step each."""
+    """Forty-five people, and the recipes with one step each."""
     recipes = tmp_path / "recipes"
     shutil.copytree(repository / "recipes/quickstart", recipes)
     for recipe in recipes.glob("*.yaml"):
         fields = yaml.safe_load(recipe.read_text())
         recipe.write_text(yaml.safe_dump(fields | {key: SMALL[key] for key in SMALL.keys() & fields.keys()}))
     monkeypatch.setattr(quickstart, "RECIPES", recipes)
-    monkeypatch.setattr(quickstart, "PERSONAS", 20)
+    monkeypatch.setattr(quickstart, "PERSONAS", 45)
     monkeypatch.setattr(quickstart, "LONG_QUESTIONS", 8)
 
 
