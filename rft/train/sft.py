@@ -149,8 +149,7 @@ class ColdStartArguments(LabelArguments):
             raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
 
     def labelled(self, questions: Sequence[Question]) -> list[Question]:
-        """Those of the questions that have targets, in their order. Of hard ones each kind, and in it each option's text as the
-        gold, comes in turn."""
+        """Those of the questions that have targets, in their order. Of hard ones each kind comes in turn."""
         asked = super().labelled(questions)
         if self.hard_targets is None:
             return asked
