@@ -21,7 +21,7 @@ from reward.reply import REFUSED
 from rft.data import rules
 from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
 from rft.data.rules import Asked, Strongest
-from rft.evaluate.skill import skill, with_skill
+from rft.evaluate.skill import mean, skill, with_skill
 
 RESAMPLES = 10_000
 LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # of the history lengths, in tokens of 4 characters
@@ -67,14 +67,14 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         "personas": len({row["persona_id"] for row in rows}),
         "asked": len(rows),
         "not_scored": sum(row["score"] is None for row in rows),
-        "unparsed_rate": _mean([row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]),
-        "format_rate": _mean([has_reasoning(row["completion"]) for row in rows]),
+        "unparsed_rate": mean([row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]),
+        "format_rate": mean([has_reasoning(row["completion"]) for row in rows]),
         "answer_letters": {letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
         **({} if asked_freely else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}),
-        "refused_rate": _mean(refused),
+        "refused_rate": mean(refused),
         "endings": _counted([row["ending"]] if row.get("ending") else [] for row in rows),
         "adapted": _counted(row.get("adapted", ()) for row in rows),
-        "cut_off_rate": _mean([not row["finished"] for row in rows]),
+        "cut_off_rate": mean([not row["finished"] for row in rows]),
         "input_tokens_per_question": _mean_known(rows, "input_tokens"),
         **_with_writing(rows),
         "output_tokens_per_question": _mean_known(rows, "output_tokens"),
@@ -138,7 +138,7 @@ def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> 
     known = [(row, score) for row, score in zip(rows, scores, strict=True) if score is not None]
     cell = _cell([{**row, "score": score} for row, score in known], seed)
     hits = [score for row, score in known if row["score"]]
-    return {key: cell[key] for key in ("accuracy", "ci95", "n")} | {"explains": _mean(hits) if hits else None}
+    return {key: cell[key] for key in ("accuracy", "ci95", "n")} | {"explains": mean(hits) if hits else None}
 
 
 def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, dict[str, Any]]:
@@ -183,10 +183,10 @@ def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
     sizes = sorted({2**i for i in range(count.bit_length()) if 2**i <= count} | {count})
     return {
         "count": count,
-        "mean": _mean([_mean([row["score"] for row in group]) for group in groups]),
-        "majority": _mean([_majority_is_right(group) for group in groups]),
+        "mean": mean([mean([row["score"] for row in group]) for group in groups]),
+        "majority": mean([_majority_is_right(group) for group in groups]),
         "pass_at": {
-            str(k): _mean([_pass_at(k, len(group), sum(row["score"] > 0 for row in group)) for group in groups]) for k in sizes
+            str(k): mean([_pass_at(k, len(group), sum(row["score"] > 0 for row in group)) for group in groups]) for k in sizes
         },
     }
 
@@ -205,9 +205,9 @@ def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
     at = {letter: [row["score"] for row in rows if row["gold"] == letter] for letter in LETTERS}
     return {
         "count": max(map(len, groups), default=1),
-        "consistency": _mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None,
+        "consistency": mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None,
         "position_bias": sum(abs(letters[x] / total - 1 / len(LETTERS)) for x in LETTERS) / 2 if total else None,
-        "accuracy_at": {letter: _mean(scores) for letter, scores in at.items() if scores},
+        "accuracy_at": {letter: mean(scores) for letter, scores in at.items() if scores},
     }
 
 
@@ -259,7 +259,7 @@ def _total(rows: Sequence[Row], key: str) -> int | None:
 
 def _mean_known(rows: Sequence[Row], key: str) -> float | None:
     known = _known(rows, key)
-    return _mean(known) if known else None
+    return mean(known) if known else None
 
 
 def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
@@ -350,10 +350,10 @@ def _cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
     scored = [row for row in rows if row["score"] is not None]
     free = [value for row in scored if (value := ungated(row)) is not None]
     return {
-        "accuracy": _mean([row["score"] for row in scored]) if scored else None,
+        "accuracy": mean([row["score"] for row in scored]) if scored else None,
         "ci95": interval(scored, seed) if scored else None,
         "n": len({question_of(row) for row in scored}),
-        "accuracy_without_gate": _mean(free) if free else None,
+        "accuracy_without_gate": mean(free) if free else None,
         **_skill_cell(rows, seed),
     }
 
@@ -370,7 +370,3 @@ def _skill_cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
 def _rank(value: str) -> tuple[int, str]:
     """Buckets from near to far, all else by name."""
     return (_NEAR_TO_FAR.index(value) if value in _NEAR_TO_FAR else len(_NEAR_TO_FAR), value)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
