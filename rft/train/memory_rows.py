@@ -72,6 +72,9 @@ def sft_rows(
     question_id, before, completion, length}; `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an
     answer), `length` the row's characters.
 
+    questions: those that have targets. An update has one unless its chunk tells of what another question of the split is about
+    (`LabelArguments.hard_targets`); its memory holds that all the same, as what an earlier update wrote.
+
     Raises:
         RecipeError: a target memory is larger than the budget.
     """
@@ -80,6 +83,7 @@ def sft_rows(
     of_history: dict[str, list[Question]] = {}
     for question in questions:
         of_history.setdefault(question.history_id, []).append(question)
+    without_target = {(q.history_id, about(q)) for q in split.questions} - {(q.history_id, about(q)) for q in questions}
     for history_id, asked in of_history.items():
         chunks, before = agent.chunks(split.histories[history_id]), ""
         skipped = chunks[0].first - 1  # what max_chunks leaves out is not to be remembered
@@ -91,8 +95,10 @@ def sft_rows(
                     f"memory_tokens {budget}: the memory of {split.histories[history_id].path} should hold {tokens} tokens; "
                     "raise memory_tokens"
                 )
-            written = held.update(chunk.first, chunk.last)
-            rows.append(_row(history_id, turn, "", before, written or EMPTY, chunk.text))
+            told = {(history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last}
+            if not told & without_target:
+                written = held.update(chunk.first, chunk.last)
+                rows.append(_row(history_id, turn, "", before, written or EMPTY, chunk.text))
             before = after
         lines = held.lines(chunks[-1].last)
         rows += [

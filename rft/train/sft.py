@@ -116,19 +116,27 @@ class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
 
 @dataclass
 class LabelArguments:
-    """Whose histories have targets."""
+    """What has targets, as where labels are dear."""
 
     labelled_people: int | None = field(default=None, metadata={
-        "help": "Only the questions about this many people (histories) have targets, as where labels are dear. null: all."})
+        "help": "Only the questions about this many people (histories) have targets. null: all."})
+    hard_targets: int | None = field(default=None, metadata={
+        "help": "How many targets, in all, are of questions about updated, withdrawn or other people's preferences. null: all."})
 
     def __post_init__(self) -> None:
         if self.labelled_people is not None and self.labelled_people < 1:
             raise RecipeError(f"labelled_people {self.labelled_people}: expected 1 or more, or null for all")
+        if self.hard_targets is not None and self.hard_targets < 0:
+            raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
 
     def labelled(self, questions: Sequence[Question]) -> list[Question]:
-        """Those of the questions that have targets, in their order."""
+        """Those of the questions that have targets, in their order. Of hard ones each kind comes in turn."""
         people = set(list(dict.fromkeys(q.history_id for q in questions))[: self.labelled_people])
-        return [q for q in questions if q.history_id in people]
+        asked = [q for q in questions if q.history_id in people]
+        if self.hard_targets is None:
+            return asked
+        hard = of_every_kind([q for q in asked if is_hard(q)], self.hard_targets, Random(0))
+        return [q for q in asked if not is_hard(q) or q in hard]
 
 
 @dataclass
@@ -138,23 +146,11 @@ class ColdStartArguments(LabelArguments):
     blind_share: float = field(default=0.0, metadata={
         "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
                 "the blind control of an evaluation is a model that answers in form."})
-    hard_targets: int | None = field(default=None, metadata={
-        "help": "How many targets, in all, are of questions about updated, withdrawn or other people's preferences. null: all."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
-        if self.hard_targets is not None and self.hard_targets < 0:
-            raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
-
-    def labelled(self, questions: Sequence[Question]) -> list[Question]:
-        """Those of the questions that have targets, in their order. Of hard ones each kind comes in turn."""
-        asked = super().labelled(questions)
-        if self.hard_targets is None:
-            return asked
-        hard = of_every_kind([q for q in asked if is_hard(q)], self.hard_targets, Random(0))
-        return [q for q in asked if not is_hard(q) or q in hard]
 
 
 class AnswerCollator:
