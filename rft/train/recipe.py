@@ -82,9 +82,22 @@ def _config_paths(argv: Sequence[str]) -> list[Path]:
     return [Path(argv[place])]
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that stands twice is an error: YAML takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise yaml.YAMLError(f"{key.value!r} stands in line {seen[key.value]} and again in line {line}; keep one")
+            seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def _check_keys(path: Path, names: set[str]) -> None:
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except OSError as error:
         raise RecipeError(f"{path}: cannot read this recipe: {error.strerror}") from None
     except yaml.YAMLError as error:

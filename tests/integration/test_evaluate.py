@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import wandb
 from transformers import Qwen3Config, set_seed
 from wandb_file import ended, read_run, records
 
@@ -443,7 +444,10 @@ def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     out = tmp_path / "out"
-    assert command("--rule", "longest", "--data", str(data), "--track", "--out", str(out)) == 0
+    try:
+        assert command("--rule", "longest", "--data", str(data), "--track", "--out", str(out)) == 0
+    finally:
+        wandb.teardown()  # else its service, named in the environment, serves the processes of later tests as one
     summary = json.loads((out / "summary.json").read_text())
     file = ended(next((out / "wandb").glob("offline-run-*/*.wandb")))
     config, history = read_run(file)

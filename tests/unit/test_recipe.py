@@ -98,6 +98,7 @@ def test_a_mistake_on_the_command_line_is_named(argv, said):
 @pytest.mark.parametrize(("text", "said"), [
     ("data: x\nnum_generation: 4\n", "recipe.yaml: no such field 'num_generation'; did you mean 'num_generations'"),
     ("data: [x\n", "recipe.yaml: not valid YAML"),
+    ("data: x\nseed: 1\ndata: y\n", "'data' stands in line 1 and again in line 3; keep one"),
     ("- data\n", "recipe.yaml: expected a mapping"),
     ("output_dir: x\n", "data"),
     ("data: x\noutput_dir: x\nuse_cpu: true\nbf16: false\n", "model_name_or_path: missing"),
