@@ -20,6 +20,7 @@ from rft.memory.text import EMPTY, Update
 from rft.simulate import memory, mini, world
 from rft.simulate.memory_reading import memory_document
 from rft.train.memory_rows import answer_target, memory_units, sft_rows
+from rft.train.sft import LabelArguments
 
 REAL = (
     Path("/nowhere")
@@ -204,6 +205,21 @@ def test_cold_start_rows(mini_data, agent):
             assert agent.accept([*ids, 2], before["before"], [2]) == Update(after["before"])
             forgets += "forget it" in before["completion"]
     assert forgets > 10
+
+
+def test_updates_that_tell_of_what_has_no_target_have_none(mini_data, agent):
+    agent = MemoryAgent(agent.tokenizer, MemorySettings(chunk_tokens=60, memory_tokens=160))
+    split, notes = load_split(mini_data, "train"), load_notes(load_split(mini_data, "train"))
+    plain = LabelArguments(hard_targets=0).labelled(split.questions)
+    rows = [row for row in sft_rows(plain, split, notes, agent, answers_per_update=0.0)]
+    every = [row for row in sft_rows(split.questions, split, notes, agent, answers_per_update=0.0)]
+    assert len(every) / 4 < len(rows) < len(every)
+    assert all(row in every for row in rows)  # those that are left are as they were: memories hold what earlier updates wrote
+    for row in rows:
+        new = set(row["completion"].splitlines()) - set(row["before"].splitlines())
+        assert not [line for line in new if "not the user's own" in line or "forget it" in line or "Gave up" in line]
+    taught = {"".join(set(row["completion"].splitlines()) - set(row["before"].splitlines())) for row in every}
+    assert [line for line in taught if "forget it" in line]
 
 
 def test_a_target_that_the_memory_does_not_hold_recalls_nothing(mini_data):
