@@ -77,7 +77,7 @@ def sample(
     last_R = torch.tensor([tree.nodes[tree.leaves[row]].end - 1 for row in rows.tolist()], device=tree.device)
     logits_RV = model(**forward_kwargs(tree.tokens_T, tree.positions_T, prefill), logits_to_keep=last_R).logits[0]
     positions_R = tree.positions_T[last_R]
-    decode = Decode(prefill, [tree.leaves[row] for row in rows.tolist()])
+    decode = Decode(prefill, [tree.leaves[row] for row in rows.tolist()], max_new_tokens)
     processors = _processors(top_p, top_k, min_p)
     ends = torch.tensor(list(eos_ids), device=tree.device)
     in_step = _is_sharded(bare)
@@ -165,18 +165,22 @@ class Decode:
 
     Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for all its
     query heads. `length` is how many tokens the suffixes have; every layer of the next forward appends one behind
-    them.
+    them. `most`: tokens that a suffix may have; room is never made for more.
     """
 
-    def __init__(self, prefill: Prefill, leaves: list[int]):
-        self.prefill, self.leaves, self.length = prefill, leaves, 0
+    def __init__(self, prefill: Prefill, leaves: list[int], most: int):
+        self.prefill, self.leaves, self.length, self.most = prefill, leaves, 0, most
         self.suffixes: dict[int, tuple[Tensor, Tensor]] = {}  # layer -> keys and values (R, K, room, D)
         self.parts: list[Part] = []
 
     def keep(self, living_R: Tensor) -> None:
         """Drops the rows that have ended."""
-        self.leaves = [leaf for leaf, lives in zip(self.leaves, living_R.tolist(), strict=True) if lives]
-        self.suffixes = {layer: (keys[living_R], values[living_R]) for layer, (keys, values) in self.suffixes.items()}
+        living_N = living_R.nonzero().squeeze(1)  # a GPU waits once: each indexing by booleans would count them anew
+        self.leaves = [self.leaves[row] for row in living_N.tolist()]
+        self.suffixes = {
+            layer: (keys.index_select(0, living_N), values.index_select(0, living_N))
+            for layer, (keys, values) in self.suffixes.items()
+        }
         self.parts = []
 
     def attend(self, module: nn.Module, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, scale: float) -> Tensor:
@@ -198,7 +202,8 @@ class Decode:
     def _append(self, layer: int, *tokens_RKD: Tensor) -> tuple[Tensor, Tensor]:
         grown = self.suffixes.get(layer) or [x.unsqueeze(2)[:, :, :0] for x in tokens_RKD]
         if grown[0].shape[2] == self.length:
-            grown = [nn.functional.pad(x, (0, 0, 0, max(32, self.length))) for x in grown]  # doubling: copied rarely
+            room = min(max(32, self.length), self.most - self.length)  # doubling: copied rarely
+            grown = [nn.functional.pad(x, (0, 0, 0, room)) for x in grown]
         for x, token in zip(grown, tokens_RKD, strict=True):
             x[:, :, self.length] = token
         self.suffixes[layer] = (grown[0], grown[1])

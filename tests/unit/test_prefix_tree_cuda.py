@@ -306,7 +306,7 @@ def test_nodes_share_a_call_within_a_factor_of_eight(place):
 
 def test_short_nodes_share_one_call_in_sampling(place):
     prefill = Prefill(Tree([[1] * 2000 + [2 + q] * (5 * 4**q) for q in range(4)], device=place.device))
-    parts = Decode(prefill, [1, 2, 3, 4])._arrange(2)
+    parts = Decode(prefill, [1, 2, 3, 4], most=8)._arrange(2)
     assert [part.call is None for part in parts] == [True, False] and len(parts[1].call.lengths[2]) - 1 == 4
 
 
