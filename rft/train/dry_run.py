@@ -18,6 +18,7 @@ from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.train.identity import SECRETS, plain
+from rft.train.masters import check_masters
 from rft.train.peak import GIB, MASTERS, Layout, Shape, Work, autocast_copies, estimate, host, peak
 
 TILE = 2**14
@@ -128,8 +129,6 @@ def masters(shape: Shape, layout: Layout) -> str:
             f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes each, beside the "
             f"weights that compute; {where}"
         )
-    if shape.trained_width == shape.width and shape.width < 4:
-        return f"masters: none, {count}{of} are trained as they are, {shape.width} bytes each"
     copies = autocast_copies(shape, layout)
     beside = f"; autocast's {shape.width}-byte copies take {copies / GIB:.2f} GiB more in a forward pass" if copies else ""
     return (
@@ -312,7 +311,7 @@ def shape_of(model: Any, args: Any) -> Shape:
     """The model's shape, from its config alone, with the recipe's adapter.
 
     Raises:
-        RecipeError: no config there.
+        RecipeError: no config there; weights of half precision would be trained without masters.
     """
     import torch
     from peft import get_peft_model
@@ -333,6 +332,8 @@ def shape_of(model: Any, args: Any) -> Shape:
             adapter = get_peft_config(model)
             assert adapter is not None, "use_peft"
             shell = get_peft_model(shell, adapter)
+    for trained in {str(p.dtype).removeprefix("torch.") for p in shell.parameters() if p.requires_grad}:
+        check_masters(trained, args)
     return Shape.of(shell, half=args.bf16 or args.fp16)
 
 

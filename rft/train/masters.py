@@ -6,14 +6,17 @@ in half precision from them; DeepSpeed keeps masters of its own. A checkpoint ho
 the model was loaded in.
 """
 
+import logging
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from rft.errors import RecipeError
+
+logger = logging.getLogger(__name__)
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -22,6 +25,14 @@ def sharding_precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
     """FSDP2's precision: float32 shards, gathered and computed with in `dtype`. Gradients are summed over the processes in
     float32, and what the model returns keeps its dtype: accelerate would round both, the log-probs with them."""
     return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+
+
+def check_masters(trained: str, args: TrainingArguments) -> None:
+    """Raises RecipeError where weights of this dtype would be trained without masters."""
+    if trained in {str(dtype).removeprefix("torch.") for dtype in HALF} and not (args.bf16 or args.fp16):
+        raise RecipeError(
+            f"dtype {trained} with bf16: false would train {trained} weights alone, in which most steps of learning_rate "
+            f"{args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or dtype: float32")
 
 
 class WithMasters(Trainer):
@@ -35,14 +46,15 @@ class WithMasters(Trainer):
         super().__init__(*args, **kwargs)
         model: Any = self.model
         self.loaded_dtype: torch.dtype = model.dtype
-        computes_in_half = self.args.bf16 or self.args.fp16
         trained = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad and p.dtype in HALF}
-        if trained and not computes_in_half:
-            name = min(trained)
-            raise RecipeError(
-                f"dtype {name} with bf16: false would train {name} weights alone, in which most steps of learning_rate "
-                f"{self.args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or "
-                "dtype: float32")
+        if trained:
+            check_masters(min(trained), self.args)
+        computes_in_half = self.args.bf16 or self.args.fp16
+        if computes_in_half and self.is_deepspeed_enabled and self.loaded_dtype == torch.float32:
+            half = "bfloat16" if self.args.bf16 else "float16"
+            if self.accelerator.is_main_process:
+                logger.warning("dtype float32 with DeepSpeed and bf16 or fp16: the final folder holds %s weights, those that DeepSpeed "
+                               "computes with; the float32 masters stay in checkpoint-N", half)
         if computes_in_half and not self.is_deepspeed_enabled:
             make_masters(model)
             spare_input_casts(model)

@@ -87,3 +87,12 @@ def test_bfloat16_weights_without_masters_are_refused(server, tiny_checkpoint, t
     assert "error: dtype bfloat16 with bf16: false would train bfloat16 weights alone" in done["said"]
     assert "set bf16: true (float32 masters, bfloat16 compute), or dtype: float32" in done["said"]
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_deepspeed_says_that_a_float32_recipe_ends_in_half_precision(server, tmp_path):
+    words = ["--max_steps", "1", "--dtype", "float32", "--bf16", "true"]
+    done = server.run(tmp_path / "run", *words, processes=2, env=ZERO2)
+    assert done["statuses"] == [0, 0], done["said"]
+    assert done["said"].count("dtype float32 with DeepSpeed and bf16 or fp16: the final folder holds bfloat16 weights") == 1
+    final = load_file(tmp_path / "run/model.safetensors")
+    assert {tensor.dtype for tensor in final.values()} == {torch.bfloat16}

@@ -134,6 +134,17 @@ def test_fields_that_cannot_be_are_refused(words, wrong, tiny_checkpoint, mini_d
     assert wrong in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [(), ("--use_peft",)])
+def test_weights_of_half_precision_without_masters_are_refused(words, qwen3_4b, mini_data, tmp_path, capsys):
+    recipe = REPOSITORY / "recipes/quickstart/grpo.yaml"
+    code = dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dtype", "bfloat16", "--bf16", "false", *words)
+    said = capsys.readouterr()
+    if words:  # adapters are float32
+        assert code in (0, 1) and "adapters are float32" in said.out
+    else:
+        assert code == 2 and "dtype bfloat16 with bf16: false would train bfloat16 weights alone" in said.err
+
+
 def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
     recipe = REPOSITORY / "recipes/quickstart/grpo.yaml"
     assert (
