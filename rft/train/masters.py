@@ -53,8 +53,8 @@ class WithMasters(Trainer):
         if computes_in_half and self.is_deepspeed_enabled and self.loaded_dtype == torch.float32:
             half = "bfloat16" if self.args.bf16 else "float16"
             if self.accelerator.is_main_process:
-                logger.warning("dtype float32 with DeepSpeed and bf16 or fp16: the final folder holds %s weights, those that DeepSpeed "
-                               "computes with; the float32 masters stay in checkpoint-N", half)
+                logger.warning("dtype float32 with DeepSpeed and bf16 or fp16: the final folder holds %s weights, with which "
+                               "DeepSpeed computes; the float32 masters stay in checkpoint-N", half)
         if computes_in_half and not self.is_deepspeed_enabled:
             make_masters(model)
             spare_input_casts(model)
