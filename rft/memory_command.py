@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft.data.control import inert
 from rft.data.history import History, read_history
 from rft.errors import DataError, ModelError
 from rft.memory import store, text
@@ -169,7 +170,7 @@ def _answer(args: argparse.Namespace, console: "Console") -> int:
         console.print(there.answer(args.question, memory, args.max_new_tokens), markup=False)
         return 0
     model, agent = _load(args)
-    prompt = agent.say_ids(args.question, store.read_memory(args.memory, args.memory_tokens, agent.count))
+    prompt = agent.say_ids(inert(args.question), store.read_memory(args.memory, args.memory_tokens, agent.count))
     completion = model.generate([prompt], args.max_new_tokens, args.temperature, args.seed)[0]
     console.print(agent.tokenizer.decode(completion, skip_special_tokens=True), markup=False)
     return 0

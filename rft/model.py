@@ -84,6 +84,15 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
             "or a Hub id that this machine can reach") from None
 
 
+def end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a completion: those of the checkpoint's generation config and its tokenizer's."""
+    ids = model.generation_config.eos_token_id
+    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return sorted(set(ids))
+
+
 def _runnable(model: Any) -> Any:
     """The model, by sdpa where flash-attn does not take its dtype (as loaded) or its heads."""
     from rft.prefix_tree.gates import head_size

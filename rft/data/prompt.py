@@ -4,35 +4,44 @@ Invariant: `PromptTokens.history_ids(h) + PromptTokens.question_ids(q)` equals t
 rendering of the whole conversation, token for token. The cut lies before the special token that opens the
 final user message: a tokenizer never merges across a special token, so both sides can be tokenized, and
 cached, on their own. The equality is proven with each history when its ids are computed; a template that
-cannot be cut this way is refused. Nothing of a question's labels is in a prompt.
+cannot be cut this way is refused. Nothing of a question's labels is in a prompt, and no text of the data is
+markup (`rft.data.control`).
 """
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
 
+from rft.data.control import inert
 from rft.data.history import History, Message
 from rft.data.question import LETTERS, Question
 from rft.errors import DataError, ModelError
 
+logger = logging.getLogger(__name__)
+
 CONTEXTS = ("history", "history_no_persona", "none")
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 PROBE = "a question that nobody asks"
+OPEN, CLOSE = "<think>", "</think>"
+RENDERING = 2
+"""How `_before` and a template make ids: part of a cache file's name, so that files of another way are not read."""
 
 
 def final_message(question: Question) -> str:
     """The final user message: query, lettered options (unless it is open-ended), and the form of the answer."""
+    query = inert(question.query)
     if question.open_ended:
-        return f"{question.query}\n\nThink inside <think> and </think> tags, then answer."
+        return f"{query}\n\nThink inside <think> and </think> tags, then answer."
     options = "\n".join(
-        f"({letter}) {option}" for letter, option in zip(LETTERS, question.options, strict=True)
+        f"({letter}) {inert(option)}" for letter, option in zip(LETTERS, question.options, strict=True)
     )
     return (
-        f"{question.query}\n\nThis is a multiple-choice question. Options:\n{options}\n"
+        f"{query}\n\nThis is a multiple-choice question. Options:\n{options}\n"
         "Think inside <think> and </think> tags, then put the letter of the best option in \\boxed{}."
     )
 
@@ -69,6 +78,7 @@ class PromptTokens:
         self._questions: dict[Question, list[int]] = {}
         self._short = [{"role": "system", "content": SYSTEM}]
         self._head, self._opening, self._closing = self._cut()
+        self._one_system, self._merged = self._takes_one_system_message(), False
 
     def history_ids(self, history: History | None) -> list[int]:
         """Ids of everything before the final user message. A new list each time; None is allowed in context
@@ -92,9 +102,19 @@ class PromptTokens:
             raise ModelError(f"{self._name}: the chat template renders {name} in a form of its own")
         return self._tokenize(rendered[len(self._head) :])
 
+    def continuation(self, target: str) -> str:
+        """`target` (a completion that opens its think block) as it follows a prompt: without the opening tag, if the chat
+        template ends a prompt with one."""
+        return target.removeprefix(OPEN) if self.opens_thought else target
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the chat template opens the think block at the end of a prompt."""
+        return self._closing.rstrip().endswith(OPEN)
+
     def message_tokens(self, role: str, text: str) -> int:
         """Tokens that one message adds to a conversation, its markup included."""
-        with_it = [*self._short, {"role": role, "content": text}, {"role": "user", "content": PROBE}]
+        with_it = [*self._short, {"role": role, "content": inert(text)}, {"role": "user", "content": PROBE}]
         return len(self._tokenize(self._render(with_it))) - len(self._tokenize(self._render([with_it[0], with_it[-1]])))
 
     def prompt_ids(self, question: Question, history: History | None) -> list[int]:
@@ -117,8 +137,8 @@ class PromptTokens:
             )
         except TemplateError as error:
             raise ModelError(
-                f"{self._name}: the chat template refuses this conversation ({error}); histories have a "
-                "second system message and users who write twice in a row, so use a template that allows them"
+                f"{self._name}: the chat template refuses this conversation ({error}); histories have users who write twice "
+                "in a row, and may end with a user, so use a template that allows them"
             ) from None
 
     def _tokenize(self, text: str) -> list[int]:
@@ -142,7 +162,7 @@ class PromptTokens:
 
         if self.cache_dir is None:
             return np.array(self._compute(history), dtype=np.int32)
-        content = json.dumps([self.fingerprint, self.context, SYSTEM, key])
+        content = json.dumps([self.fingerprint, self.context, SYSTEM, RENDERING, key])
         path = self.cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.ids"
         ids = _read_ids(path)
         if ids is None:
@@ -150,8 +170,26 @@ class PromptTokens:
             _write_ids(path, ids)
         return ids
 
+    def _takes_one_system_message(self) -> bool:
+        """Whether a second system message is refused, or left out in silence."""
+        second, user = {"role": "system", "content": PROBE}, {"role": "user", "content": SYSTEM}
+        try:
+            return PROBE not in self._render([*self._short, second, user])
+        except ModelError:
+            return True
+
+    def _as_taken(self, before: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The messages before the final one, with the persona's system message as a second paragraph of the first, if the
+        template takes but one."""
+        if not self._one_system or len(before) < 2 or before[1]["role"] != "system":
+            return before
+        if not self._merged:
+            logger.info("%s: the chat template takes one system message, so the persona's is merged into the first", self._name)
+            self._merged = True
+        return [{"role": "system", "content": f"{before[0]['content']}\n\n{before[1]['content']}"}, *before[2:]]
+
     def _compute(self, history: History | None) -> list[int]:
-        conversation = [*_before(history, self.context), {"role": "user", "content": PROBE}]
+        conversation = [*self._as_taken(_before(history, self.context)), {"role": "user", "content": PROBE}]
         text, last = self._render(conversation), self._opening + PROBE + self._closing
         ids = self._tokenize(text.removesuffix(last))
         whole = self.tokenizer.apply_chat_template(
@@ -193,6 +231,11 @@ def _same_history(question: Question, history: History | None) -> None:
         )
 
 
+def as_said(message: Message) -> dict[str, str]:
+    """A message of a history as a model is shown it."""
+    return {"role": message.role, "content": inert(message.content)}
+
+
 def _before(history: History | None, context: str) -> list[dict[str, str]]:
     """The messages before the final one."""
     if context not in CONTEXTS:
@@ -202,7 +245,7 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
         if history is None:
             raise DataError(f"context {context!r} needs the question's history")
         kept = history.messages if context == "history" else history.turns
-    return [{"role": "system", "content": SYSTEM}, *({"role": m.role, "content": m.content} for m in kept)]
+    return [{"role": "system", "content": SYSTEM}, *map(as_said, kept)]
 
 
 def _read_ids(path: Path) -> Any | None:

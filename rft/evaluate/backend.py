@@ -23,7 +23,7 @@ from rft.evaluate.answer import Answer
 from rft.evaluate.asks import seed_of
 from rft.evaluate.context import Context, Whole
 from rft.evaluate.retrieval import Retrieval
-from rft.model import load_model, load_tokenizer
+from rft.model import end_ids, load_model, load_tokenizer
 from rft.prefix_tree import attention, gates
 from rft.prefix_tree.sample import sample
 
@@ -60,7 +60,7 @@ class LocalModel:
         self.model = load_model(str(name), dtype=dtype).to(device).eval()
         self.device = next(self.model.parameters()).device
         self.dtype = str(self.model.dtype).removeprefix("torch.")
-        self.end_ids = _end_ids(self.model, self.tokenizer)
+        self.end_ids = end_ids(self.model, self.tokenizer)
         self.longest = getattr(self.model.config, "max_position_embeddings", None)
         self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id)
         self.shares = self._can_share()
@@ -200,15 +200,6 @@ class ModelAnswers:
             f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new ones are more than the "
             f"{self.model.longest} positions of {self.name}; {ways} or fewer --max-new-tokens"
         )
-
-
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The end tokens of the checkpoint's generation config and of its tokenizer."""
-    ids = model.generation_config.eos_token_id
-    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return sorted(set(ids))
 
 
 def _fingerprint(model: Any, tokenizer: Any) -> str:

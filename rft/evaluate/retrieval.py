@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft.data.history import History
-from rft.data.prompt import SYSTEM, final_message
+from rft.data.prompt import SYSTEM, as_said, final_message
 from rft.data.question import Question
 from rft.errors import DataError
 
@@ -45,7 +45,7 @@ class Retrieval:
         chosen = [history.turns[i] for run in runs for i in run] if history else []
         return [
             {"role": "system", "content": SYSTEM},
-            *({"role": m.role, "content": m.content} for m in chosen),
+            *map(as_said, chosen),
             {"role": "user", "content": final_message(question)},
         ]
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rft.data.control import inert
 from rft.data.history import History
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import Question
@@ -48,12 +49,12 @@ class MemorySettings:
 
 def update_message(memory: str) -> str:
     """The final user message of an update."""
-    return f"{REWRITE}\n\n{HEADING}\n{memory or EMPTY}"
+    return f"{REWRITE}\n\n{HEADING}\n{inert(memory) or EMPTY}"
 
 
 def answer_message(memory: str, said: str) -> str:
     """The user message of an answer; `said`: what the user asks."""
-    return f"{HEADING}\n{memory or EMPTY}\n\n{said}"
+    return f"{HEADING}\n{inert(memory) or EMPTY}\n\n{said}"
 
 
 class MemoryAgent:
@@ -96,5 +97,5 @@ class MemoryAgent:
         return self.say_ids(final_message(question), memory)
 
     def say_ids(self, said: str, memory: str) -> list[int]:
-        """The prompt of anything that the user says."""
+        """The prompt of anything that is asked; text that others wrote is `inert`."""
         return self._alone.history_ids(None) + self._alone.final_ids(answer_message(memory, said))

@@ -11,8 +11,9 @@ from typing import Any
 
 from reward.endpoint import Endpoint, EndpointError, TooLong, Unanswered
 from reward.reply import Reply
+from rft.data.control import inert
 from rft.data.history import History
-from rft.data.prompt import SYSTEM
+from rft.data.prompt import SYSTEM, as_said
 from rft.errors import DataError, ModelError, ServerError
 from rft.memory import chunks, text
 from rft.memory.agent import MemorySettings, answer_message, update_message
@@ -70,7 +71,7 @@ class EndpointAgent:
 
     def answer(self, question: str, memory: str, max_new_tokens: int) -> str:
         """Raises ModelError where no call can work, DataError for what is too long, ServerError where this call did not work."""
-        reply = self._chat([{"role": "user", "content": answer_message(memory, question)}], max_new_tokens, "the question")
+        reply = self._chat([{"role": "user", "content": answer_message(memory, inert(question))}], max_new_tokens, "the question")
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
     async def _closing(self, call: Awaitable[Any]) -> Any:
@@ -80,7 +81,7 @@ class EndpointAgent:
             await self.endpoint.close()
 
     def _update(self, chunk: Chunk, memory: str) -> Proposal:
-        said = [{"role": message.role, "content": message.content} for message in chunk.history.messages]
+        said = list(map(as_said, chunk.history.messages))
         where = f"messages {chunk.first} to {chunk.last}"
         reply = self._chat(
             [*said, {"role": "user", "content": update_message(memory)}], self.settings.memory_tokens, f"the chunk of {where}"

@@ -2,7 +2,6 @@
 
 | sign | said |
 |---|---|
-| the tokenizer drops the think tags on decoding, so that no reward sees them | after the first step |
 | no letter can be read in any completion of the first steps | after `STEPS` steps, or at the end of a shorter run |
 | all completions of a question have one reward, for every question of the first steps | likewise |
 
@@ -19,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 STEPS = 5
 SHOWN = 150  # characters of each end of a completion
-TAGS = ("<think>", "</think>")
 
 
 class EarlySigns(TrainerCallback):
@@ -37,11 +35,6 @@ class EarlySigns(TrainerCallback):
             new = self.trainer._metrics["train"].get(name, [])[self.read[name] :]
             found += new
             self.read[name] += len(new)
-        if state.global_step == 1 and (dropped := dropped_tags(self.trainer.processing_class)):
-            self._warn(
-                f"the tokenizer drops {' and '.join(dropped)} when it decodes (special tokens), so no reward sees that a "
-                'completion reasons: set `"special": false` for them in tokenizer.json and tokenizer_config.json'
-            )
         if state.global_step == STEPS:
             self._judge()
 
@@ -71,11 +64,6 @@ class EarlySigns(TrainerCallback):
         example = f" A completion: {shortened(str(said[-1]))!r}" if said else ""
         logger.warning("after step %d: %s.%s", self.trainer.state.global_step, what, example)
 
-
-def dropped_tags(tokenizer: Any) -> list[str]:
-    """The think tags that do not survive encoding and decoding as completions are decoded."""
-    ids = {tag: tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in TAGS}
-    return [tag for tag in TAGS if tag not in tokenizer.decode(ids[tag], skip_special_tokens=True)]
 
 
 def shortened(text: str) -> str:

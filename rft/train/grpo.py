@@ -33,6 +33,7 @@ from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import grpo_rows, load_questions, mixed
 from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.target_check import check_target
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 
@@ -48,6 +49,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
+    check_target(tokens)
     split, questions = load_questions(data, tokens)
     for question in questions:
         question.check()

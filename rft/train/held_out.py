@@ -16,6 +16,7 @@ from rft.data.prompt import PromptTokens
 from rft.evaluate.answer import Answer
 from rft.evaluate.run import result_row
 from rft.evaluate.statistics import summarise
+from rft.model import end_ids
 from rft.prefix_tree.sample import sample
 
 
@@ -58,9 +59,13 @@ class HeldOut:
         ) as model, trainer.accelerator.autocast():
             for start in range(0, len(prompts), self.at_once):
                 completions += sample(model, prompts[start : start + self.at_once], max_new_tokens=longest,
-                                      eos_ids=[self.tokenizer.eos_token_id], temperature=0)[0]
+                                      eos_ids=self.end_ids(), temperature=0)[0]
         trainer.model.train(training)
         return completions
+
+    def end_ids(self) -> list[int]:
+        """The tokens that end a completion."""
+        return end_ids(self.trainer.accelerator.unwrap_model(self.trainer.model), self.tokenizer)
 
     def values(self, seed: int) -> dict[str, float]:
         """What becomes of the questions now, under the names that the log has behind "held_out/"."""

@@ -27,7 +27,7 @@ class HeldOutMemories(HeldOut):
             writing = [history for history in chunks if place < len(chunks[history])]
             prompts = [self.agent.update_ids(chunks[history][place], memories[history]) for history in writing]
             for history, completion in zip(writing, self.complete(prompts, self.agent.settings.memory_tokens), strict=True):
-                memories[history] = self.agent.accept(completion, memories[history], [self.tokenizer.eos_token_id]).memory
+                memories[history] = self.agent.accept(completion, memories[history], self.end_ids()).memory
         return memories
 
     def values(self, seed: int) -> dict[str, float]:

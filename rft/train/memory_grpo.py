@@ -35,6 +35,7 @@ from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.target_check import check_target
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
+    check_target(agent.tokens)
     split, questions = load_memory_questions(data)
     for question in questions:
         question.check()

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from rft.data.control import inert
 from rft.data.dataset import Split
 from rft.data.question import Question
 from rft.errors import RecipeError
@@ -56,7 +57,7 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
 def answer_target(question: Question, lines: Mapping[str, str]) -> str:
     """The answer that the cold start imitates, from what the memory says of the question's topic; its letter is gold."""
     line = lines.get(about(question))
-    thought = f"Remembered: {line or 'nothing that may be used.'} {named(question)} is ({question.gold})."
+    thought = f"Remembered: {inert(line or 'nothing that may be used.')} {named(question)} is ({question.gold})."
     return f"<think>{thought}</think>{answer(question)}"
 
 
@@ -98,7 +99,7 @@ def sft_rows(
             told = {(history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last}
             if not told & without_target:
                 written = held.update(chunk.first, chunk.last)
-                rows.append(_row(history_id, turn, "", before, written or EMPTY, chunk.text))
+                rows.append(_row(history_id, turn, "", before, inert(written) or EMPTY, chunk.text))
             before = after
         lines = held.lines(chunks[-1].last)
         rows += [

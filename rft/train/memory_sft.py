@@ -16,6 +16,7 @@ import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from rft.data.dataset import Split, load_split
+from rft.data.prompt import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
@@ -31,6 +32,7 @@ from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.target_check import check_target
 
 
 @dataclass
@@ -56,8 +58,14 @@ class TurnCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.agent.tokenizer
         return pad(
-            [(self.prompt_ids(row), completion_ids(tokenizer, row["completion"])) for row in rows], tokenizer.pad_token_id
+            [(self.prompt_ids(row), completion_ids(tokenizer, self.completion(row))) for row in rows], tokenizer.pad_token_id
         )
+
+    def completion(self, row: dict[str, Any]) -> str:
+        """What follows the prompt; an update thinks nothing, and closes what the chat template may have opened."""
+        if row["turn"] < 0:
+            return self.agent.tokens.continuation(row["completion"])
+        return CLOSE + row["completion"] if self.agent.tokens.opens_thought else row["completion"]
 
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
         """What the row's completion follows."""
@@ -83,6 +91,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     settings = memory.settings()
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
+    check_target(agent.tokens)
     split, questions = load_memory_questions(data)
     questions = labels.labelled(questions)
     rows = sft_rows(questions, split, load_notes(split), agent, args.answers_per_update, args.seed)

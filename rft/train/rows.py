@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 
 from reward.judge import case_and_fact
+from rft.data.control import inert
 from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import LETTERS, Question
@@ -63,17 +64,17 @@ def reasoning(question: Question, knows: bool = True) -> str:
     held = "something sensitive" if case == "sensitive" else held
     knows = knows and bool(held)
     verdict = VERDICTS["others" if case == "none" and not question.labels.updated else case]  # never the user's, or no longer
-    known = f"Remembered: {held.rstrip('.')}{verdict}." if knows else "Remembered: nothing."
+    known = f"Remembered: {inert(held).rstrip('.')}{verdict}." if knows else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 
 def named(question: Question) -> str:
     """What an answer calls its gold option: the option's text, where that is short; else how the preference ends, where the
     option says that in the same words."""
-    option = question.options[LETTERS.index(question.gold)]
+    option = inert(question.options[LETTERS.index(question.gold)])
     if len(option.split()) <= SHORT_OPTION:
         return option.rstrip(".")
-    words = question.labels.preference.rstrip(".").split()
+    words = inert(question.labels.preference).rstrip(".").split()
     ends = (" ".join(words[start:]) for start in range(1, len(words)) if len(words[start]) > 3)  # the longest first
     said = next((end for end in ends if re.search(rf"\b{re.escape(end)}\b", option, re.IGNORECASE)), "")
     return said[0].upper() + said[1:] if said else "The option that fits"

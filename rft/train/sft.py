@@ -40,6 +40,7 @@ from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
 from rft.train.rows import is_hard, load_questions, of_every_kind, target
 from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.target_check import check_target
 from rft.train.watch import Watched
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class AnswerCollator:
                 prompt = self.without_history.prompt_ids(question, None)
             else:
                 prompt = self.tokens.prompt_ids(question, self.split.history_of(question))
-            pairs.append((prompt, completion_ids(tokenizer, row["completion"])))
+            pairs.append((prompt, completion_ids(tokenizer, self.tokens.continuation(row["completion"]))))
         return pad(pairs, tokenizer.pad_token_id)
 
 
@@ -199,6 +200,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     data, cold_start, args, model = parse((DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv)
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
+    check_target(tokens)
     split, questions = load_questions(data, tokens)
     questions = cold_start.labelled(questions)
     logger.info("%d of them have targets, %d of these about updated, withdrawn or others' preferences", len(questions),

@@ -1,16 +1,14 @@
 """What a run says while it trains: in a log file a line at every logging step, and early when nothing will be learned."""
 
 import io
-import json
 import re
-import shutil
 
 import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from rft.train import grpo
-from rft.train.early_signs import STEPS, EarlySigns, dropped_tags
+from rft.train.early_signs import STEPS, EarlySigns
 from rft.train.progress import RichProgress, duration
 
 LINE = re.compile(r"^GRPO step (\d+)/(\d+) loss \S+ reward (\S+) unparsed (\S+), \S+ s a step, \d+ s left$", re.M)
@@ -112,22 +110,6 @@ def test_rewards_that_differ_are_not_called_flat(train, tmp_path, caplog):
     assert len(said) == 1 and "no letter can be read" in said[0]  # and nothing else
 
 
-def test_think_tags_that_are_special_tokens_are_named_after_the_first_step(train, tiny_checkpoint, tmp_path, caplog):
-    special = tmp_path / "special"
-    shutil.copytree(tiny_checkpoint, special)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        text = json.loads((special / name).read_text())
-        tokens = text.get("added_tokens") or list(text.get("added_tokens_decoder", {}).values())
-        for token in tokens:
-            token["special"] = token["special"] or token["content"] in ("<think>", "</think>")
-        (special / name).write_text(json.dumps(text))
-    trainer = train("--max_steps", "2", model=special)
-    assert dropped_tags(trainer.processing_class) == ["<think>", "</think>"]
-    said = [record.getMessage() for record in caplog.records if record.name == "rft.train.early_signs"]
-    assert said[0].startswith("after step 1: the tokenizer drops <think> and </think>") and "A completion: '" in said[0]
-    assert len([line for line in said if "drops" in line]) == 1
-
-
 def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
     class Trainer:  # as the other processes have it: its table of completions is never read there
         state = TrainerState(global_step=STEPS)
@@ -138,10 +120,3 @@ def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
         state = TrainerState(global_step=STEPS, is_world_process_zero=first)
         EarlySigns(Trainer()).on_step_end(None, state, TrainerControl())
         assert len([record for record in caplog.records if record.name == "rft.train.early_signs"]) == 2 * first
-
-
-def test_our_own_tokenizer_keeps_its_think_tags(tiny_checkpoint, repository):
-    from rft.model import load_tokenizer
-
-    for folder in (tiny_checkpoint, repository / "recipes/quickstart/base"):
-        assert dropped_tags(load_tokenizer(str(folder))) == []
