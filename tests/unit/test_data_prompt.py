@@ -45,7 +45,7 @@ FOR = "{% for m in messages %}"
 REFUSE = FOR + "{% if loop.index0 and m['role'] == OTHER %}{{ raise_exception('WHY') }}{% endif %}"
 ONE_SYSTEM = CHATML.replace(FOR, REFUSE.replace("OTHER", "'system'").replace("WHY", "System message must be at the beginning."))
 ALTERNATING = CHATML.replace(FOR, REFUSE.replace("OTHER", "messages[loop.index0 - 1]['role']").replace("WHY", "Roles must alternate"))
-FIRST_SYSTEM = CHATML.replace(FOR, "{% for m in messages if m['role'] != 'system' or m == messages[0] %}")
+FIRST_SYSTEM = CHATML.replace(FOR, FOR[:-3] + "if m['role'] != 'system' or m == messages[0] %}")
 
 # The number of messages stands in the final user message, so it cannot be tokenized without the history.
 COUNTING = CHATML.replace("m['role'] + '\n'", "m['role'] + ' ' + (messages | length | string) + '\n'")
