@@ -20,15 +20,15 @@ from rft.evaluate.results import write_whole
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
-LONG_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
-CHUNK_TOKENS, MEMORY_TOKENS = 420, 128  # as in memory_sft_long.yaml and memory_grpo.yaml
+MEMORY_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
+CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data and of both trainings (default 0)")
     parser.add_argument("--scratch", action="store_true", help="train the tiny base checkpoint too, instead of the shipped one")
-    parser.add_argument("--memory", action="store_true", help="train and evaluate the memory arm too, over long histories")
+    parser.add_argument("--memory", action="store_true", help="train and evaluate the memory arm too")
     parser.add_argument("--track", action="store_true", help="log both trainings to W&B (WANDB_MODE=offline needs no account)")
 
 
@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
     common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
               "--report_to", "wandb" if args.track else "none"]
 
-    def train(script: str, model: Path, output: Path, *words: str, recipe: str | None = None) -> None:
+    def train(script: str, model: Path, output: Path) -> None:
         import_module(f"rft.train.{script}").train(
-            ["--config", str(RECIPES / f"{recipe or script}.yaml"), "--model_name_or_path", str(model),
-             "--output_dir", str(output), *common, *words])
+            ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
+             *common])
 
     def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None,
             reader: Path | None = None) -> None:
@@ -123,25 +123,19 @@ def run(args: argparse.Namespace) -> int:
     curves = {"cold start: right and consistent on val": _curve(sft, "held_out/right_and_consistent"),
               "GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
     if args.memory:
-        held_out_long = load_split(data, "benchmark", "128k")  # the same people and questions, histories three times as long
-        memory_sft, memory_sft_long, memory_grpo = out / "memory_sft", out / "memory_sft_long", out / "memory_grpo"
-        sft_long, grpo_long = out / "sft_long", out / "grpo_long"  # the history arm's recipes on the memory arm's histories
-        stages.do("memory_sft", "cold start of the memory: rewriting it chunk by chunk, answering from it",
+        memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
+        stages.do("memory_sft", "cold start of the memory on few labels: rewriting it chunk by chunk, answering from it",
                   lambda: train("memory_sft", base, memory_sft))
-        stages.do("memory_sft_long", "cold start of the memory, over long histories",
-                  lambda: train("memory_sft", memory_sft, memory_sft_long, recipe="memory_sft_long"))
-        ask("memory_sft", recalls(memory_sft_long, "memory_sft"), held_out_long, LONG_QUESTIONS)
+        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out, MEMORY_QUESTIONS)
         stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
-                  lambda: train("memory_grpo", memory_sft_long, memory_grpo))
-        ask("memory", recalls(memory_grpo, "memory"), held_out_long, LONG_QUESTIONS, reader=memory_sft_long)  # a fixed reader
-        long = ["--window", "128k", "--questions_per_history", "8"]
-        stages.do("sft_long", "cold start over whole long histories", lambda: train("sft", base, sft_long, *long))
-        stages.do("grpo_long", "reinforcement over whole long histories", lambda: train("grpo", sft_long, grpo_long, *long))
-        ask("history_long", answers(grpo_long), held_out_long, LONG_QUESTIONS)
-        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), LONG_QUESTIONS)
-        names += ["memory_sft", "memory", "history_long", "forget"]
-        curves |= {"memory GRPO: reward": _curve(memory_grpo, "reward"),
-                   "memory, cold start: loss": _curve(memory_sft_long, "loss")}
+                  lambda: train("memory_grpo", memory_sft, memory_grpo))
+        ask("memory", recalls(memory_grpo, "memory"), held_out, MEMORY_QUESTIONS, reader=memory_sft)  # a fixed reader
+        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), MEMORY_QUESTIONS)
+        names += ["memory_sft", "memory", "forget"]
+        curves |= {"memory, cold start: lines right on val": _curve(memory_sft, "held_out/lines_right"),
+                   "memory GRPO: lines right on val": _curve(memory_grpo, "held_out/lines_right"),
+                   "memory GRPO: reward": _curve(memory_grpo, "reward")}
+
     def scored(name: str) -> list[dict[str, Any]]:
         return [scored_consistently(row) for row in read_rows(folders[name])]
 

@@ -29,7 +29,6 @@ RUNS = {
     "grpo": "after GRPO",
     "memory": "memory",
     "memory_sft": "memory, cold start",
-    "history_long": "whole long history",
     "sft": "cold start (SFT)",
     "blind": "without history",
     "longest_option": "longest option",
@@ -358,19 +357,24 @@ def _moved(item: tuple[str, float, float]) -> str:
 
 
 def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is written, what is answered from it, by the writer and by a fixed reader, and what is read for an answer."""
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
-    memory = summaries["memory"]
+    memory, before = summaries["memory"], summaries.get("memory_sft")
+    found = []
+    if written := memory.get("lines"):
+        said = (f"Of the {written['targets']:,} lines that {written['memories']} memories should hold, "
+                f"{percent(written['right_rate'])} are right ({INTERVAL} {span(written['ci95'])})")
+        found.append(f"{said}{_before(before and before.get('lines'), 'right_rate')}.")
     said = f"From its memory alone it gets {percent(memory['accuracy'])} ({INTERVAL} {span(memory['ci95'])})"
-    if "memory_sft" in summaries:
-        said += f", {percent(summaries['memory_sft']['accuracy'])} before GRPO"
-    found = [said + "."]
-    if "history_long" in summaries:
-        whole = summaries["history_long"]
-        read, all_of_it = memory["input_tokens_per_question"], whole["input_tokens_per_question"]
-        found.append(
-            f"It reads {read:,.0f} tokens for a question; a model trained on the same histories as a whole reads "
-            f"{all_of_it:,.0f} ({all_of_it / read:.1f} times as many) and gets {percent(whole['accuracy'])}."
-        )
+    found.append(f"{said}{_before(before, 'accuracy')}.")
+    if before and memory.get("reader"):
+        read = consistently(memory["reader"])
+        found.append(f"A fixed reader, the cold start, gets {percent(read['accuracy'])} ({INTERVAL} {span(read['ci95'])}) from "
+                     f"the same memories, and {percent(before['accuracy'])} from its own.")
+    if "grpo" in summaries:
+        read, all_of_it = memory["input_tokens_per_question"], summaries["grpo"]["input_tokens_per_question"]
+        found.append(f"It reads {read:,.0f} tokens for a question; who reads the whole history reads {all_of_it:,.0f} "
+                     f"({all_of_it / read:.1f} times as many) and gets {percent(summaries['grpo']['accuracy'])} of all.")
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
         found.append(
@@ -378,6 +382,11 @@ def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"({percent(gone['rate'])})."
         )
     return found
+
+
+def _before(summary: Mapping[str, Any] | None, key: str) -> str:
+    """The same number of the cold start, behind that of the run; "" without one."""
+    return f", {percent(summary[key])} before GRPO" if summary else ""
 
 
 def pairs(

@@ -31,9 +31,9 @@ from rft.train.held_out import HeldOut, HeldOutCallback
 from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import grpo_rows, load_questions, mixed
+from rft.train.rows import grpo_rows, load_questions, mixed, target
 from rft.train.start import finish, fit, load_policy, run_main
-from rft.train.target_check import check_target
+from rft.train.target_check import check_rewards, check_target
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 
@@ -61,12 +61,15 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
         # else vLLM makes room for a prompt of all the model's positions
         args.vllm_max_model_length = max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
+    rows = grpo_rows(questions)
+    if not args.open_ended_share and args.process_index == 0:  # else the judge decides
+        check_rewards(rewards, rows, target(questions[0]), tokenizer)
     if args.open_ended_share:
         rewards.append(reward.open_ended(_judge(args)))
     args.remove_unused_columns = False
     trainer = HistoryGRPOTrainer(
         split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
-        train_dataset=grpo_rows(questions), processing_class=tokenizer, peft_config=get_peft_config(model),
+        train_dataset=rows, processing_class=tokenizer, peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
     if args.held_out_split:
         held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)

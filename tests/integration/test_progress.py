@@ -110,6 +110,22 @@ def test_rewards_that_differ_are_not_called_flat(train, tmp_path, caplog):
     assert len(said) == 1 and "no letter can be read" in said[0]  # and nothing else
 
 
+def test_rewards_that_tell_nothing_apart_are_named_before_the_first_step(train, tmp_path, caplog):
+    (tmp_path / "rewards.py").write_text(
+        "def same(completions, **columns):\n    return [0.5] * len(completions)\n"
+        "def needs(completions, trainer_state, **columns):\n    return [0.0] * len(completions)\n"
+    )
+    said = {}
+    for name in ("same", "needs"):
+        caplog.clear()
+        caplog.set_level("INFO")
+        train("--max_steps", "1", "--rewards", f"{tmp_path}/rewards.py:{name}")
+        said[name] = [record.getMessage() for record in caplog.records if record.name == "rft.train.target_check"]
+    assert said["same"] == ["the rewards give a right answer, a wrong one and an empty one the same (0.5): nothing can be "
+                            "learned from them; look at `rewards`"]
+    assert len(said["needs"]) == 1 and said["needs"][0].startswith("the rewards are not tried before the first step (TypeError: ")
+
+
 def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
     class Trainer:  # as the other processes have it: its table of completions is never read there
         state = TrainerState(global_step=STEPS)

@@ -22,7 +22,7 @@ def small(repository, tmp_path, monkeypatch):
         recipe.write_text(yaml.safe_dump(fields | {key: SMALL[key] for key in SMALL.keys() & fields.keys()}))
     monkeypatch.setattr(quickstart, "RECIPES", recipes)
     monkeypatch.setattr(quickstart, "PERSONAS", 45)
-    monkeypatch.setattr(quickstart, "LONG_QUESTIONS", 8)
+    monkeypatch.setattr(quickstart, "MEMORY_QUESTIONS", 8)
 
 
 def test_every_stage_of_the_quickstart_runs_once_and_is_reported(small, tmp_path, capfd):
@@ -32,14 +32,14 @@ def test_every_stage_of_the_quickstart_runs_once_and_is_reported(small, tmp_path
     assert main(["quickstart", "--out", str(out), "--memory"]) == 0  # goes on from there
     stages = json.loads((out / "stages.json").read_text())["seconds"]
     assert seconds.items() <= stages.items() and len(seconds) == 7
-    assert list(stages)[7:] == ["memory_sft", "memory_sft_long", "evaluate memory_sft", "memory_grpo", "evaluate memory",
-                                "sft_long", "grpo_long", "evaluate history_long", "evaluate forget"]
+    assert list(stages)[7:] == ["memory_sft", "evaluate memory_sft", "memory_grpo", "evaluate memory", "evaluate forget"]
     summary = json.loads((out / "summary.json").read_text())
-    seen = {name: (summary[name]["context"], summary[name]["window"]) for name in ("grpo", "blind", "memory", "history_long")}
-    assert seen == {"grpo": ("history", "32k"), "blind": ("none", "32k"), "memory": ("memory", "128k"),
-                    "history_long": ("history", "128k")}
-    assert summary["memory"]["n"] == summary["history_long"]["n"] == 8 and summary["grpo"]["n"] > 8
-    assert summary["history_long"]["input_tokens_per_question"] > 8 * summary["memory"]["input_tokens_per_question"]
+    seen = {name: summary[name]["context"] for name in ("grpo", "blind", "memory_sft", "memory", "forget")}
+    assert seen == {"grpo": "history", "blind": "none", "memory_sft": "memory", "memory": "memory", "forget": "memory"}
+    assert summary["memory"]["n"] == summary["memory_sft"]["n"] == 8 and summary["grpo"]["n"] > 8
+    assert summary["memory"]["lines"]["targets"] == summary["memory_sft"]["lines"]["targets"] > 0
+    assert summary["memory"]["reader"]["n"] == 8
+    assert summary["grpo"]["input_tokens_per_question"] > 2 * summary["memory"]["input_tokens_per_question"]
     assert "forgotten" in summary["forget"]
     report = (out / "report.html").read_text()
     assert "From its memory alone" in report and "memory GRPO" in report

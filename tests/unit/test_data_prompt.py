@@ -44,7 +44,7 @@ PLAIN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% e
 FOR = "{% for m in messages %}"
 REFUSE = FOR + "{% if loop.index0 and m['role'] == OTHER %}{{ raise_exception('WHY') }}{% endif %}"
 ONE_SYSTEM = CHATML.replace(FOR, REFUSE.replace("OTHER", "'system'").replace("WHY", "System message must be at the beginning."))
-ALTERNATING = CHATML.replace(FOR, REFUSE.replace("OTHER", "messages[loop.index0 - 1]['role']").replace("WHY", "Roles must alternate"))
+ALTERNATING = CHATML.replace(FOR, REFUSE.replace("OTHER", "messages[loop.index0 - 1].role").replace("WHY", "Roles alternate"))
 FIRST_SYSTEM = CHATML.replace(FOR, FOR[:-3] + "if m['role'] != 'system' or m == messages[0] %}")
 
 # The number of messages stands in the final user message, so it cannot be tokenized without the history.
@@ -157,7 +157,7 @@ def test_the_cut_lies_before_the_final_user_message(split: Split) -> None:
     ("template", "said"),
     [
         (PLAIN, "puts no special token before a user message"),
-        (ALTERNATING, "refuses this conversation (Roles must alternate)"),
+        (ALTERNATING, "refuses this conversation (Roles alternate)"),
         (COUNTING, "differ from the chat template's own rendering"),
     ],
 )

@@ -11,7 +11,7 @@ from rft.train.memory_rows import MemoryArguments
 from rft.train.memory_sft import MemorySFTConfig
 from rft.train.memory_trainer import MemoryGRPOConfig
 from rft.train.recipe import DataArguments, parse
-from rft.train.sft import ColdStartArguments, ColdStartConfig
+from rft.train.sft import ColdStartArguments, ColdStartConfig, LabelArguments
 from rft.train.trainer import HistoryGRPOConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
 MEMORY_GRPO = (DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig)
 SFT = (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig)
-TYPES = {"memory_sft": (DataArguments, MemoryArguments, MemorySFTConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
+TYPES = {"memory_sft": (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
          "base": (ReadingArguments, ReadingConfig), "sft": SFT, "grpo": GRPO}
 COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
@@ -60,8 +60,8 @@ def test_the_papers_settings_of_the_memory_recipe():
 def test_the_quickstart_reads_memories_as_its_recipes_write_them():
     from rft import quickstart
 
-    for script, name in (("memory_sft", "memory_sft_long"), ("memory_grpo", "memory_grpo")):
-        memory = parse(TYPES[script], ["--config", str(REPOSITORY / f"recipes/quickstart/{name}.yaml")])[1]
+    for script in ("memory_sft", "memory_grpo"):
+        memory = parse(TYPES[script], ["--config", str(REPOSITORY / f"recipes/quickstart/{script}.yaml")])[1]
         assert (memory.chunk_tokens, memory.memory_tokens) == (quickstart.CHUNK_TOKENS, quickstart.MEMORY_TOKENS)
 
 
