@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import CheckpointError
+from rft.hub import local_only, reachable, unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,11 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         raise CheckpointError(f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
                               "chat_template.jinja of its base model there")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False,
+                                                  local_files_only=local_only(name))
     except (OSError, ValueError) as error:
+        if not folder.exists() and not reachable():
+            raise CheckpointError(unreachable(name)) from None
         raise CheckpointError(f"{name}: cannot load a tokenizer ({_first_line(error)}); expected a checkpoint folder or a Hub id "
                               "that this machine can reach") from None
     if not tokenizer.chat_template:
@@ -68,7 +72,8 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
     from transformers import AutoModelForCausalLM
 
     kwargs = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
-              "attn_implementation": attention(attn_implementation), "trust_remote_code": False, "use_safetensors": True}
+              "attn_implementation": attention(attn_implementation), "trust_remote_code": False, "use_safetensors": True,
+              "local_files_only": local_only(name)}
     folder = _folder(name)
     if folder.exists() and not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise CheckpointError(f"{name}: neither config.json nor adapter_config.json here; expected a checkpoint folder")
@@ -79,6 +84,8 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
             return _runnable(AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload())
         return _runnable(AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs))
     except (OSError, ValueError) as error:
+        if not folder.exists() and not reachable():
+            raise CheckpointError(unreachable(name)) from None
         raise CheckpointError(
             f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
             "or a Hub id that this machine can reach") from None

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rft.account import check_account
 from rft.errors import DataError
 from rft.evaluate.results import write_whole
 
@@ -54,6 +55,8 @@ class Stages:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.track:
+        check_account()
     out: Path = args.out
     console = Console()
     out.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
 from rft.data.rules import CHANCE, ERRORS, LEAST, POINTS
 from rft.errors import CheckpointError, DataError
+from rft.hub import local_only, reachable, unreachable
 
 LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
@@ -127,8 +128,10 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path))
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=local_only(str(path)))
     except (OSError, ValueError) as error:
+        if not Path(path).expanduser().exists() and not reachable():
+            raise CheckpointError(unreachable(str(path))) from None
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path}: no tokenizer here; expected a folder with tokenizer.json ({reason})"

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from rft.data.history import History, read_history
 from rft.data.question import Question, UnusableRow, persona_id, read_question
 from rft.errors import DataError
+from rft.hub import reachable, unreachable
 
 HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
@@ -280,10 +281,12 @@ def _download(repo: str, revision: str, split: str | None, window: str | None) -
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repo, repo_type="dataset", revision=revision, allow_patterns=patterns
+                repo, repo_type="dataset", revision=revision, allow_patterns=patterns, local_files_only=not reachable()
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if not reachable():
+            raise DataError(unreachable(repo)) from None
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"{repo}: no such folder, and the Hub gave no dataset at revision {revision}: {reason}"

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft.account import check_account
 from rft.data.dataset import HUB_ID, WINDOWS, load_split
 from rft.errors import DataError, ModelError
 from rft.evaluate.context import CONTEXTS, Context, Whole
@@ -140,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
     from rft.evaluate.skill import lines
 
     try:
+        if args.track:
+            check_account()
         folder = Path(args.out).expanduser()
         budget = _budget(args, folder)
         split = load_split(args.data, args.split, args.window, revision=args.revision, exclude_personas=args.exclude_personas)

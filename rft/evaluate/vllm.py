@@ -13,6 +13,7 @@ from typing import Any
 
 from rft.data.prompt import fingerprint as tokenizer_fingerprint
 from rft.errors import CheckpointError, ModelError
+from rft.hub import local_only
 from rft.model import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class VLLMModel:
         if (Path(name).expanduser() / "adapter_config.json").exists():
             raise CheckpointError(f"{name}: an adapter; vLLM takes full checkpoints here, so merge it, or leave --vllm out")
         self.tokenizer = load_tokenizer(self.name)
-        config = AutoConfig.from_pretrained(self.name)
+        config = AutoConfig.from_pretrained(self.name, local_files_only=local_only(self.name))
         self.dtype = "bfloat16" if dtype == "auto" and config.dtype == torch.float32 else dtype
         self._vllm = vllm
         self._llm: Any = vllm.LLM(
@@ -94,7 +95,7 @@ def _end_ids(name: str, tokenizer: Any) -> list[int]:
 
     ids = {tokenizer.eos_token_id} - {None}
     try:
-        stored = GenerationConfig.from_pretrained(name).eos_token_id
+        stored = GenerationConfig.from_pretrained(name, local_files_only=local_only(name)).eos_token_id
     except OSError:
         stored = None
     return sorted(ids | set([stored] if isinstance(stored, int) else stored or []))

@@ -19,6 +19,7 @@ from rich.progress import track
 from rft.data.dataset import COLUMNS, MEMORY_TARGETS, WINDOWS
 from rft.errors import DataError
 from rft.simulate import memory, mini
+from rft.simulate.lock import only_writer
 from rft.simulate.mini import STORIES
 
 SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
@@ -119,10 +120,15 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
     """Write `personas` mini personas to the new folder `out`; return the number of questions per split.
 
     Raises:
-        DataError: fewer than three personas, or `out` exists and is not empty.
+        DataError: fewer than three personas, `out` exists and is not empty, or another process writes to it.
     """
     if personas < 3:
         raise DataError(f"--personas {personas}: train, val and benchmark need at least one persona each; give 3 or more")
+    with only_writer(out):
+        return _simulate(out, personas, seed, console or Console(stderr=True))
+
+
+def _simulate(out: Path, personas: int, seed: int, console: Console) -> Counter[str]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: already there and not an empty folder; nothing was changed. Name another --out or remove it")
     partial = out.with_name(f".{out.name}.partial")
@@ -138,8 +144,7 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
             with open(partial / f"benchmark/text/{name}.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
-                shown = console or Console(stderr=True)
-                for persona_id in track(splits[name], f"simulating {name}", console=shown, transient=True):
+                for persona_id in track(splits[name], f"simulating {name}", console=console, transient=True):
                     persona = mini.make_persona(seed, persona_id, FORGET_CATEGORIES if name == "forget" else mini.CATEGORIES)
                     long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
                     of_persona = rows(seed, persona, long)
@@ -158,7 +163,6 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
         + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same\n"
         f"chats with more filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold\n"
         "starts and reports, never for a prompt.\n", encoding="utf-8")
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rmdir()
     os.replace(partial, out)

@@ -29,6 +29,7 @@ from rft.simulate.checks import check_dossier
 from rft.simulate.dataset import split_personas
 from rft.simulate.dossier import Dossier
 from rft.simulate.history import TokenCounter, assemble
+from rft.simulate.lock import only_writer
 from rft.simulate.persona import read_personas
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.rows import history_document, history_link, raw_link, rows
@@ -77,6 +78,11 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
     """
     console = console or Console(stderr=True)
     check_settings(settings)
+    with only_writer(out):
+        return _simulate(settings, out, workers, overwrite, console)
+
+
+def _simulate(settings: Settings, out: Path, workers: int, overwrite: bool, console: Console) -> dict[str, Any]:
     identity = settings.identity()
     if (whole := _existing(out, identity, overwrite)) is not None:
         console.print(f"{out} holds this dataset already, whole; nothing to do")

@@ -14,6 +14,7 @@ import torch
 import yaml
 from trl import TrlParser
 
+from rft.account import check_account
 from rft.data.dataset import PINNED_REVISION
 from rft.errors import RecipeError
 
@@ -70,6 +71,8 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         raise RecipeError(" ".join(str(error).split())) from error
     if any(getattr(part, "model_name_or_path", "") is None for part in parsed):
         raise RecipeError("model_name_or_path: missing; name a checkpoint folder or a Hub id")
+    if any("wandb" in getattr(part, "report_to", ()) and not getattr(part, "dry_run", False) for part in parsed):
+        check_account()
     return parsed
 
 
