@@ -11,8 +11,6 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlparse
 
-from huggingface_hub import constants
-
 SECONDS = 2.0
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
@@ -25,6 +23,8 @@ def local_only(name: str) -> bool:
 @cache
 def reachable() -> bool:
     """Whether the Hub's port can be reached; taken for granted behind a proxy. Asked once a process."""
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE:
         return False
     if any(os.environ.get(name) for name in PROXIES):
@@ -47,6 +47,8 @@ def reachable() -> bool:
 
 def unreachable(name: str) -> str:
     """What to say of a Hub id that is not on this machine while the Hub does not answer."""
+    from huggingface_hub import constants
+
     return (
         f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} does not answer; name a "
         "folder, or fetch it where there is a network (hf download)"

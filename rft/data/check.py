@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from rft.hub import local_only, reachable, unreachable
 LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
 ASKED_BEFORE = "the query is a message of the history"
+MOST_SHARED = 0.5  # of the questions of the smaller of two splits
 SHOWN = 5  # rows named in a line before "..."
 
 
@@ -80,6 +82,7 @@ def check(
         except DataError as error:
             report["errors"].append(str(error))
     _persona_overlap(splits, exclude_personas, report)
+    _question_overlap(splits, report)
     report["ok"] = not report["errors"] and not (strict and report["warnings"])
     _print(report, strict, console)
     return report
@@ -162,7 +165,7 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         personal.update(plausible_items("\n".join((question.query, *question.options))))
         for column in repeated_labels(question, record):
             found.setdefault(f"the text of {column} stands in the question itself", []).append(row)
-        if history.persona_id != question.persona_id:
+        if history.persona_id and history.persona_id != question.persona_id:
             found.setdefault("the history says that it is another persona's", []).append(row)
         if question.query in said[history.id]:
             found.setdefault(ASKED_BEFORE, []).append(row)
@@ -240,6 +243,31 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
             report["warnings"].append(
                 f"--exclude-personas {persona} is ignored: no such persona in train or val"
             )
+
+
+def _question_overlap(splits: dict[str, Split], report: dict[str, Any]) -> None:
+    """A question that is asked twice in a split, or in two splits, whatever the order of its options. Splits that share most
+    of their questions are one split under two names: an error."""
+    asked: dict[str, dict[Any, list[int]]] = {name: {} for name in splits}
+    for name, split in splits.items():
+        for q in split.questions:
+            asked[name].setdefault((q.history_id, q.query, frozenset(q.options)), []).append(q.row)
+        if twice := [row for rows in asked[name].values() for row in rows[1:]]:
+            report["warnings"].append(
+                f"{name}: {len(twice)} questions are asked before in this split, with the same options in this order or another "
+                f"({_some(sorted(twice))})"
+            )
+    for one, other in combinations(splits, 2):
+        shared = asked[one].keys() & asked[other].keys()
+        share = len(shared) / min(len(asked[one]), len(asked[other]))
+        rows = sorted(row for key in shared for row in asked[other][key])
+        if share > MOST_SHARED:
+            report["errors"].append(
+                f"{one} and {other} are the same questions: {len(shared)} of {len(asked[other])} of {other} stand in {one} "
+                f"({_some(rows)}); what is learned from one must not be measured on the other"
+            )
+        elif shared:
+            report["warnings"].append(f"{other}: {len(shared)} of its questions stand in {one} too ({_some(rows)})")
 
 
 def _print(report: dict[str, Any], strict: bool, console: Any) -> None:

@@ -109,7 +109,9 @@ def load_split(
                 history if history.persona_id else replace(history, persona_id=question.persona_id)
             )
         history = by_path[file]
-        histories.setdefault(history.id, history)
+        alike = histories.setdefault(history.id, history)
+        if alike.persona_id != history.persona_id:  # files of equal content, which say that they are several people's
+            histories[history.id] = replace(alike, persona_id="")
         questions.append(replace(question, history_id=history.id))
 
     if row < 0:
@@ -286,7 +288,7 @@ def _download(repo: str, revision: str, split: str | None, window: str | None) -
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         if not reachable():
-            raise DataError(unreachable(repo)) from None
+            raise DataError(f"{unreachable(repo)}; its revision is {revision}") from None
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"{repo}: no such folder, and the Hub gave no dataset at revision {revision}: {reason}"

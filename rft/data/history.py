@@ -31,7 +31,7 @@ class History:
     """One conversation with one person.
 
     id: 16 hex digits of the sha256 over the canonical JSON of [[role, content], ...]; persona_id: "" where
-    the file does not say.
+    the file does not say, or where files of equal content say different things.
     """
 
     id: str

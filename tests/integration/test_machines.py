@@ -44,6 +44,8 @@ def test_a_dataset_of_the_hub_without_a_network(tmp_path, no_network):
 
 
 def test_a_hub_that_does_not_answer_is_asked_once(no_network, monkeypatch):
+    from huggingface_hub import constants
+
     from rft import hub
 
     for name, value in no_network.items():
@@ -56,7 +58,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(no_network, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(hub.socket, "create_connection", refused)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.reachable.cache_clear()
     try:
         assert [hub.local_only("Qwen/Qwen3-4B") for _ in range(3)] == [True] * 3 and len(asked) == 1

@@ -43,14 +43,14 @@ def dataset(root: Path, personas: dict[str, str], questions: int = 30) -> Path:
     """Splits by name, each with the personas named in a text such as "1 2", and `questions` fair rows
     each.
     """
-    for split, names in personas.items():
+    for place, (split, names) in enumerate(personas.items()):
         rows = []
         for name in names.split():
             write_history(
                 root, name, [*IRREGULAR_HISTORY, {"role": "assistant", "content": f"This is for {name}."}]
             )
             link = f"data/chat_history_32k/persona{name}.json"
-            rows += [fair(n, persona_id=name, chat_history_32k_link=link) for n in range(questions)]
+            rows += [fair(n + 100 * place, persona_id=name, chat_history_32k_link=link) for n in range(questions)]
         write_split(root, split, rows)
     return root
 
@@ -170,6 +170,37 @@ def test_a_history_of_another_persona_and_a_query_asked_before(tmp_path: Path) -
     report, _ = told(folder(tmp_path, [fair(0), fair(1, persona_id="8"), fair(2, user_query=asked)]))
     assert report["warnings"] == ["benchmark: the history says that it is another persona's (row 1)"]
     assert report["notes"] == ["benchmark: the query is a message of the history (row 2)"]
+
+
+def test_histories_of_equal_content_are_nobody_elses(tmp_path: Path) -> None:
+    root = folder(tmp_path, [fair(0), *(fair(i, persona_id=str(7 + i)) for i in (1, 2, 3))])
+    for persona in ("8", "9", "10"):
+        write_history(root, persona)
+    links = {7 + i: fair(0)["chat_history_32k_link"].replace("persona7", f"persona{7 + i}") for i in range(4)}
+    write_split(root, "benchmark", [fair(i, persona_id=str(7 + i), chat_history_32k_link=links[7 + i]) for i in range(4)])
+    report, _ = told(root)
+    assert not [warning for warning in report["warnings"] if "another persona" in warning]
+
+
+def test_splits_that_are_the_same_rows_are_an_error(tmp_path: Path) -> None:
+    root = dataset(tmp_path, {"train": "1 2", "val": "3", "benchmark": "4"})
+    for name in ("val", "benchmark"):
+        (root / f"benchmark/text/{name}.csv").write_bytes((root / "benchmark/text/train.csv").read_bytes())
+    report, text = told(root)
+    assert not report["ok"] and len(report["errors"]) == 3
+    assert "train and benchmark are the same questions: 60 of 60 of benchmark stand in train (rows 0, 1, 2, 3, 4 ...)" in text
+
+
+def test_questions_asked_again_in_another_order_are_named(tmp_path: Path) -> None:
+    rows = [fair(i) for i in range(8)]
+    wrong = json.loads(rows[0]["incorrect_answers"])
+    again = rows[0] | {"incorrect_answers": json.dumps(wrong[::-1])}
+    root = folder(tmp_path, [*rows, again])
+    write_split(root, "train", [fair(i) for i in range(20, 28)] + [again])
+    report, _ = told(root)
+    assert "benchmark: 1 questions are asked before in this split, with the same options in this order or another (row 8)" in (
+        report["warnings"])
+    assert [w for w in report["warnings"] if w.startswith("benchmark: 1 of its questions stand in train too (rows 0, 8)")]
 
 
 def test_the_shortcut_audit_against_hand_counts(tmp_path: Path) -> None:

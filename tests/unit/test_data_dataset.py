@@ -262,12 +262,13 @@ def test_the_hub_id_is_downloaded_at_a_pinned_revision(
         return str(folder(tmp_path / "hub", split="val"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("rft.data.dataset.reachable", lambda: True)
     monkeypatch.chdir(tmp_path)
     assert load_split(HUB_ID, "val").root == tmp_path / "hub"
     wanted = ["benchmark/text/val.csv", "data/chat_history_32k/*"]
     assert asked.pop() == (
         HUB_ID,
-        {"repo_type": "dataset", "revision": PINNED_REVISION, "allow_patterns": wanted},
+        {"repo_type": "dataset", "revision": PINNED_REVISION, "allow_patterns": wanted, "local_files_only": False},
     )
 
     locate(HUB_ID, "0" * 40)
