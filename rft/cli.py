@@ -64,7 +64,7 @@ def _train(module: str, words: list[str]) -> int:
 
     try:
         layout, words = take_launch(words)
-        if layout is not None:
+        if layout is not None and not {"-h", "--help", "--help-all"} & set(words):
             return launch(layout, module, words)
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,7 +7,10 @@ from rft.errors import RecipeError
 
 @dataclass
 class RunFields:
-    """Mixed in before a TrainingArguments class."""
+    """How a run is tried out, watched and resumed, and how its memory is spared.
+
+    Mixed in before a TrainingArguments class.
+    """
 
     dry_run: bool = field(
         default=False,

@@ -22,7 +22,7 @@ from rft.prefix_tree.sample import sample
 
 @dataclass
 class HeldOutFields:
-    """The recipe fields of both trainings that ask held-out questions."""
+    """Questions that are answered while the training runs, about people it does not learn from."""
 
     held_out_split: str | None = field(default=None, metadata={
         "help": "CSV in benchmark/text of which a fixed part is answered during training; held_out/right_and_consistent in the "

@@ -17,6 +17,7 @@ from trl import TrlParser
 from rft.account import check_account
 from rft.data.dataset import PINNED_REVISION
 from rft.errors import RecipeError
+from rft.train.help import FLAGS, show
 
 NOT_FIELDS = ("config", "env")  # what TRL's parser itself takes beside the fields
 
@@ -53,13 +54,16 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
             field or TRL's own checks refuse.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if any(word in FLAGS for word in argv):
+        print(show(types, everything=not {"-h", "--help"} & set(argv)))
+        raise SystemExit(0)
     names = {f.name for cls in types for f in fields(cls) if f.init}
     for path in _config_paths(argv):
         _check_keys(path, names)
     for word in argv:
         if word.startswith("--"):
             key = word[2:].split("=")[0].replace("-", "_")
-            if key.removeprefix("no_") not in names and key not in (*NOT_FIELDS, "help") and key not in names:
+            if key.removeprefix("no_") not in names and key not in (*NOT_FIELDS, *names):
                 raise RecipeError(f"--{key}: no such field{_nearest(key, names)}")
     if "use_cpu" in names and not torch.accelerator.is_available() and not any(w.startswith("--use_cpu") for w in argv):
         argv += ["--use_cpu", "true"]  # without it transformers refuses bf16 here
@@ -113,5 +117,5 @@ def _check_keys(path: Path, names: set[str]) -> None:
 
 
 def _nearest(key: str, names: set[str]) -> str:
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
     return f"; did you mean {near[0]!r}?" if near else "; --help lists the fields"

@@ -117,3 +117,26 @@ def test_a_batch_that_tears_histories_apart_is_refused_with_numbers(tmp_path):
 def test_a_cold_start_without_any_history_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="blind_share 1.0: expected a share from 0 to below 1"):
         parse(SFT, [*COLD_START, "--blind_share", "1", "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("script", ["grpo", "sft", "memory-sft", "memory-grpo"])
+def test_help_is_a_page_of_our_own_fields_and_all_of_them_on_demand(script, capsys):
+    from rft.cli import main
+
+    pages = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as left:
+            main([script, flag])
+        assert left.value.code == 0
+        pages[flag] = capsys.readouterr().out
+    page = pages["--help"].splitlines()
+    assert len(page) < 100 and max(map(len, page)) <= 130
+    for name in ("--config", "--launch", "--data ", "--held_out_split", "--dry_run ", "--learning_rate"):
+        assert f"  {name}" in pages["--help"], name
+    assert "--adam_epsilon" not in pages["--help"] and "--adam_epsilon" in pages["--help-all"]
+    assert "more fields of transformers, TRL and PEFT: --help-all" in page[-1]
+
+
+def test_a_field_that_is_like_no_other_has_no_suggestion():
+    with pytest.raises(RecipeError, match="--nonsense: no such field; --help lists the fields"):
+        parse(GRPO, [*QUICK, "--nonsense", "1"])

@@ -1,0 +1,74 @@
+"""`--help` of a training: its own fields, in groups, on a page; `--help-all`: those of transformers, TRL and PEFT as well.
+
+Every field stands in a recipe (`learning_rate: 1e-6`) or behind the command (`--learning_rate 1e-6`).
+"""
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+FLAGS = ("-h", "--help", "--help-all", "--help_all")
+COMMON = {
+    "model_name_or_path": "Checkpoint folder or Hub id.",
+    "output_dir": "Folder of the run: checkpoints, metrics, the final model.",
+    "learning_rate": "Its highest value.",
+    "max_steps": "Optimizer steps.",
+    "per_device_train_batch_size": "Rows of a micro-batch on each process.",
+    "gradient_accumulation_steps": "Micro-batches of an optimizer step.",
+    "num_generations": "Completions of a question, or memories of a history, that compete.",
+    "max_completion_length": "Most tokens of a completion.",
+    "temperature": "Of the samples.",
+    "dtype": "Of the weights as loaded: auto, bfloat16 or float32.",
+    "use_peft": "Train a LoRA adapter.",
+    "resume_from_checkpoint": "true: from the newest checkpoint of output_dir.",
+    "report_to": "none or wandb.",
+    "save_steps": "Steps between checkpoints.",
+    "seed": "Of the order of rows and of sampling.",
+}
+"""Fields of others that nearly every recipe sets, in our words."""
+WIDE = 130  # columns where there is no terminal
+
+
+def show(types: Sequence[type], everything: bool) -> str:
+    """The text of `--help`. types: the dataclasses that a training reads its fields into."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    lines = ["One recipe, and fields behind it that override it:", "", "  --config RECIPE.yaml          the recipe",
+             "  --launch LAYOUT               run under accelerate: one_gpu, ddp, fsdp2, zero2, zero3, zero3_offload (launch/)",
+             "  --num_processes N             with --launch", ""]
+    known: dict[str, Field[Any]] = {f.name: f for cls in types for f in fields(cls) if f.init}
+    shown: set[str] = set()
+    for cls in dict.fromkeys(base for kind in types for base in kind.__mro__ if base.__module__.startswith("rft.")):
+        own = [known[name] for name in cls.__dict__.get("__annotations__", {}) if name in known and name not in shown]
+        shown |= {f.name for f in own}
+        if own:
+            lines += [*_group((cls.__doc__ or cls.__name__).split("\n\n")[0], own, width), ""]
+    common = [known[name] for name in COMMON if name in known]
+    lines += [*_group("What most recipes set of TRL's and transformers' fields", common, width), ""]
+    rest = [f for f in known.values() if f.name not in shown and f.name not in COMMON]
+    if everything:
+        return "\n".join([*lines, *_group("All other fields of transformers, TRL and PEFT", rest, width)])
+    return "\n".join([*lines, f"{len(rest)} more fields of transformers, TRL and PEFT: --help-all"])
+
+
+def _group(title: str, of_group: Sequence[Field[Any]], width: int) -> list[str]:
+    lines = textwrap.wrap(" ".join(title.split()).rstrip("."), width)
+    for f in of_group:
+        head = f"  --{f.name:<28}"
+        said = COMMON.get(f.name) or " ".join(str(f.metadata.get("help", "")).split())
+        default = _default(f)
+        text = f"{said} [{default}]" if default else said
+        lines += textwrap.wrap(text, width, initial_indent=f"{head} ", subsequent_indent=" " * 33) or [head.rstrip()]
+    return lines
+
+
+def _default(f: Field[Any]) -> str:
+    """A field's default, as a recipe has it; "" for none that says something."""
+    value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else ""
+    if value is None or value == "" or value == []:
+        return ""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
