@@ -33,13 +33,22 @@ logger = logging.getLogger(__name__)
 
 
 def set_up_logging() -> None:
-    """Our own lines at INFO, everybody else's from WARNING on. A script run with `python -m` logs as `__main__`."""
+    """Our own lines at INFO, once and not once a process, everybody else's from WARNING on. A script run with `python -m` logs as
+    `__main__`. What frightens and means nothing is left out, by its words."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("rft", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO)
+        logging.getLogger(name).setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    leave_out("DeepSpeed", "Setting accelerator to CPU. If you have GPU or other accelerator")
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # a CPU has nothing to pin, and nothing is lost
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated.*")  # TRL 1.16 still speaks of it
+    for old in ("gradient_checkpointing", "gradient_checkpointing_enable", "is_gradient_checkpointing", "all_gather_into_tensor",
+                "reduce_scatter_tensor"):  # TRL 1.16 and DeepSpeed still call them so
+        warnings.filterwarnings("ignore", message=rf".*{old}. is deprecated.*")
+
+
+def leave_out(logger_name: str, words: str) -> None:
+    """Drops the lines of a library's logger that hold `words`."""
+    logging.getLogger(logger_name).addFilter(lambda record: words not in record.getMessage())
 
 
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
@@ -90,6 +99,8 @@ def fit(trainer: Any, identity: Identity) -> None:
         tile_mlps(trainer.model, args.mlp_tile_tokens)
     if args.offload_checkpoints:
         offload_checkpoints(trainer.model)
+    if getattr(trainer.model.config, "tie_word_embeddings", False):  # the head is the embedding, and is not stored twice
+        leave_out("transformers.trainer", "missing keys in the checkpoint model loaded: ['lm_head.weight']")
     checkpoint = resume_point(args, identity)
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)

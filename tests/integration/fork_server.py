@@ -15,9 +15,9 @@ import time
 import traceback
 from pathlib import Path
 
-from rft.train import checkpoint, grpo, memory_grpo, start, trainer
+from rft.train import checkpoint, grpo, memory_grpo, sft, start, trainer
 
-SCRIPTS = {"grpo": grpo, "memory_grpo": memory_grpo}
+SCRIPTS = {"grpo": grpo, "memory_grpo": memory_grpo, "sft": sft}
 PHASES = {"rollout": "_generate_single_turn", "update": "training_step", "checkpoint": "_save_checkpoint"}
 
 
@@ -87,7 +87,8 @@ def child(job: dict, rank: int, port: int) -> int:
 
             checkpoint.sync = deadly
         else:
-            signal_in(trainer.HistoryGRPOTrainer, kill["in"], kill["call"], number)
+            owner = sft.ColdStartTrainer if job["recipe"] == "sft" else trainer.HistoryGRPOTrainer
+            signal_in(owner, kill["in"], kill["call"], number)
     return start.run_main(SCRIPTS[job["recipe"]].train, job["argv"])
 
 

@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SMALL = {
+    "sft": ["--per_device_train_batch_size", "8", "--hard_targets", "1000"],
     "grpo": ["--per_device_train_batch_size", "8", "--max_prompt_tokens", "1500", "--mask_truncated_completions", "false"],
     "memory_grpo": ["--window", "32k", "--per_device_train_batch_size", "4", "--chunk_tokens", "400", "--memory_tokens", "12"],
 }
+GENERATES = ["--num_generations", "4", "--max_completion_length", "6"]
+GENERATES += ["--rewards", f"{HERE / 'rewards_for_tests.py'}:scatter"]
 TIMES = ("time", "runtime", "per_second", "profiling")  # metrics that no two runs agree on
 
 
@@ -68,13 +71,8 @@ class Server:
             str(self.folder / "tokens"),
             "--questions_per_history",
             "2",
-            "--num_generations",
-            "4",
-            "--max_completion_length",
-            "6",
             *SMALL[recipe],
-            "--rewards",
-            f"{HERE / 'rewards_for_tests.py'}:scatter",
+            *(GENERATES if recipe != "sft" else []),
             *words,
         ]
         job = {"recipe": recipe, "argv": argv, "processes": processes, "env": env or {}, "log": str(log), "kill": kill}
@@ -94,10 +92,11 @@ class Server:
 def left(out: Path) -> dict[str, Any]:
     """Weights, completions and metrics of a finished run."""
     tables = sorted((out / "completions").glob("*.parquet"))
+    weights = next(out / name for name in ("model.safetensors", "adapter_model.safetensors") if (out / name).exists())
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return {
-        "weights": load_file(out / "model.safetensors"),
-        "completions": pd.concat([pd.read_parquet(table) for table in tables]).to_dict("records"),
+        "weights": load_file(weights),
+        "completions": pd.concat([pd.read_parquet(table) for table in tables]).to_dict("records") if tables else [],
         "metrics": [{k: v for k, v in row.items() if not any(word in k for word in TIMES)} for row in history],
         "file": [
             {k: v for k, v in json.loads(line).items() if not any(word in k for word in TIMES)}
