@@ -113,6 +113,13 @@ class StallCallback(TrainerCallback):
                 os._exit(STALLED)
 
 
+def size(count: float) -> str:
+    """Bytes in the largest unit of which there is at least one: "640.0 KiB", "7.5 GiB"."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(int(count).bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count / 2 ** (10 * power):.{bool(power):d}f} {units[power]}"
+
+
 class DiskCallback(TrainerCallback):
     """Ends the run before a checkpoint that the disk has no room for, so that the last one stays."""
 
@@ -130,8 +137,8 @@ class DiskCallback(TrainerCallback):
         full = torch.tensor(int(free < self.needed * MARGIN), device=args.device)
         if self.trainer.accelerator.gather(full).max().item():  # all of them end
             raise TrainingError(
-                f"step {state.global_step}: {args.output_dir} has {free / 2**30:.1f} GiB free and a checkpoint takes about "
-                f"{self.needed / 2**30:.1f} GiB; free some (or set save_total_limit) and go on with --resume_from_checkpoint true"
+                f"step {state.global_step}: {args.output_dir} has {size(free)} free and a checkpoint takes about "
+                f"{size(self.needed)}; free some (or set save_total_limit) and go on with --resume_from_checkpoint true"
             )
 
     def on_save(self, args, state, control, **kwargs):

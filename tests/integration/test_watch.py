@@ -13,7 +13,7 @@ from rft.errors import TrainingError
 from rft.model import load_model, load_tokenizer
 from rft.train.rows import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
-from rft.train.watch import DiskCallback, checkpoint_bytes
+from rft.train.watch import DiskCallback, checkpoint_bytes, size
 
 SHORT = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1"]
 
@@ -127,13 +127,19 @@ def test_a_gradient_that_is_none_ends_the_run(trainer, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_before_the_checkpoint(trainer, monkeypatch):
-    size = checkpoint_bytes(trainer)
+    needed = checkpoint_bytes(trainer)
     weights = sum(p.numel() * 4 for p in trainer.model.parameters())
-    assert size == 3 * weights
-    usage = type("Usage", (), {"free": size})
+    assert needed == 3 * weights
+    usage = type("Usage", (), {"free": needed})
     monkeypatch.setattr("rft.train.watch.shutil.disk_usage", lambda folder: usage)
     trainer.add_callback(DiskCallback(trainer))
     trainer.args.save_steps = trainer.state.save_steps = 1
-    with pytest.raises(TrainingError, match="GiB free and a checkpoint takes about"):
+    with pytest.raises(TrainingError, match=r"\d (bytes|KiB|MiB) free and a checkpoint takes about \d"):
         trainer.train()
     assert not list(Path(trainer.args.output_dir).glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 bytes"), (1023, "1023 bytes"), (655360, "640.0 KiB"), (2**20, "1.0 MiB"),
+                                             (7.5 * 2**30, "7.5 GiB"), (2**50, "1024.0 TiB")])
+def test_sizes_are_in_fitting_units(count, said):
+    assert size(count) == said
