@@ -3,6 +3,7 @@
 Only safetensors are read and no code from a checkpoint is run. Which attention kernel serves, and why, is said in one line.
 """
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -63,8 +64,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
-def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | None = None, revision: str | None = None) -> Any:
-    """The causal language model of `name`; a LoRA adapter folder gives its base model with the adapter merged in.
+def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | None = None, revision: str | None = None,
+               merged: bool = True) -> Any:
+    """The causal language model of `name`; a LoRA adapter folder gives its base model with the adapter merged in, or beside it.
 
     dtype: a torch dtype, its name, or "auto" (as stored). Raises CheckpointError where there is no such model.
     """
@@ -81,7 +83,10 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
 
-            return _runnable(AutoPeftModelForCausalLM.from_pretrained(name, **kwargs).merge_and_unload())
+            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+            kwargs["local_files_only"] = local_only(base or name)
+            adapted = AutoPeftModelForCausalLM.from_pretrained(name, **kwargs)
+            return _runnable(adapted.merge_and_unload()) if merged else adapted
         return _runnable(AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs))
     except (OSError, ValueError) as error:
         if not folder.exists() and not reachable():

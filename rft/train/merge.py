@@ -1,12 +1,14 @@
 """`rft merge ADAPTER --out DIR`: a LoRA adapter and its base as one checkpoint, which plain transformers and vLLM load.
 
-The merged checkpoint is read back before it is called done: its config must be one that vLLM knows, and its weights must be
-finite.
+The merged checkpoint is read back before it is called done: its config must be one that vLLM knows, its weights must be
+finite, and it must say what the base with the adapter beside it says.
 """
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rft.errors import CheckpointError
 
@@ -22,9 +24,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+PROMPTS = (
+    "What do I like to drink in the morning?",
+    "Plan a weekend for me.",
+    "I have moved to Lima and gave up tennis for swimming. What should I pack?",
+    "Forget what I said about my health. What is a good evening meal?",
+)
+TOKENS = 16  # of a greedy answer to each
+MOST_APART = 0.1
+"""Nats that a log-prob may differ by on average: rounding a merged weight to bfloat16 costs about a hundredth of it."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a merged checkpoint says what base and adapter say: greedy tokens that are the same, of how many; the mean and the
+    largest difference of their log-probs, in nats."""
+
+    same: int
+    tokens: int
+    mean: float
+    largest: float
+
+
 def run(args: argparse.Namespace) -> int:
-    merge(args.adapter, args.out)
-    print(f"{args.out}: merged, loads in transformers and vLLM")
+    found = merge(args.adapter, args.out)
+    print(f"{args.out}: merged, loads in transformers and vLLM; {found.same} of {found.tokens} greedy tokens are those of base "
+          f"and adapter, log-probs differ by {found.mean:.1g} nats on average and at most {found.largest:.1g}")
     if args.push_to_hub:
         from huggingface_hub import HfApi
 
@@ -34,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def merge(adapter: Path, out: Path) -> None:
-    """Raises CheckpointError where `adapter` holds no adapter, or `out` something already."""
+def merge(adapter: Path, out: Path) -> Agreement:
+    """Raises CheckpointError where `adapter` holds no adapter, `out` something already, or what is merged says something else
+    than base and adapter do."""
     import torch
 
     from rft.model import load_model, load_tokenizer
@@ -54,6 +80,39 @@ def merge(adapter: Path, out: Path) -> None:
         if (adapter / card).exists():
             (out / card).write_bytes((adapter / card).read_bytes())
     check_loads(out)
+    found = compare(load_model(str(adapter), merged=False), load_model(str(out)), load_tokenizer(str(out)))
+    if found.mean > MOST_APART:
+        raise CheckpointError(
+            f"{out}: does not say what {adapter} says: log-probs differ by {found.mean:.2g} nats on average, and {found.same} of "
+            f"{found.tokens} greedy tokens are the same; evaluate the adapter's folder instead"
+        )
+    return found
+
+
+def compare(adapted: Any, merged: Any, tokenizer: Any) -> Agreement:
+    """Greedy answers of `adapted` (base and adapter) to a few prompts, and the log-probs that both give their tokens."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    answers, scores = [], []
+    for model in (adapted, merged):
+        model.to(device).eval()
+        for i, prompt in enumerate(PROMPTS):
+            ids_1T = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True,
+                                                   return_dict=False, return_tensors="pt").to(device)
+            with torch.inference_mode():
+                if model is adapted:
+                    answers.append(model.generate(ids_1T, attention_mask=torch.ones_like(ids_1T), max_new_tokens=TOKENS,
+                                                  do_sample=False, pad_token_id=tokenizer.pad_token_id))
+                whole_1T, start = answers[i], ids_1T.shape[1]
+                logps_CV = model(whole_1T).logits[0, start - 1 : -1].float().log_softmax(-1)
+            said_C = whole_1T[0, start:]
+            scores.append((logps_CV.gather(1, said_C[:, None])[:, 0].cpu(), logps_CV.argmax(-1).eq(said_C).cpu()))
+        model.to("cpu")
+    ours, theirs = scores[: len(PROMPTS)], scores[len(PROMPTS) :]
+    apart_N = torch.cat([(one - other).abs() for (one, _), (other, _) in zip(ours, theirs, strict=True)])
+    same_N = torch.cat([same for _, same in theirs])
+    return Agreement(int(same_N.sum()), len(same_N), apart_N.mean().item(), apart_N.max().item())
 
 
 def check_loads(folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rft.errors import CheckpointError, DataError
 from rft.track import METRICS, read_metrics
@@ -209,7 +210,8 @@ def test_an_adapter_is_merged_into_what_it_was(tiny_checkpoint, tmp_path):
     )
     adapted.save_pretrained(tmp_path / "adapter")
     AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "adapter")
-    merge(tmp_path / "adapter", tmp_path / "merged")
+    found = merge(tmp_path / "adapter", tmp_path / "merged")
+    assert found.same == found.tokens >= 4 and found.largest < 1e-4
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
@@ -222,3 +224,40 @@ def test_an_adapter_is_merged_into_what_it_was(tiny_checkpoint, tmp_path):
     (tmp_path / "merged/config.json").write_text(json.dumps({**config, "architectures": ["Strange"]}))
     with pytest.raises(CheckpointError, match="Strange"):
         check_loads(tmp_path / "merged")
+
+
+@pytest.mark.parametrize("saved", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_tied_embeddings_that_an_adapter_saves_whole(saved, tiny_checkpoint, tmp_path):
+    """Embedding and head are one matrix in the base; an adapter that trains either may part them."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    assert base.config.tie_word_embeddings
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=saved))
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.05)
+    adapted.save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "adapter")
+    found = merge(tmp_path / "adapter", tmp_path / "merged")
+    assert found.same == found.tokens >= 4 and found.largest < 1e-4
+
+
+def test_a_merged_checkpoint_that_says_something_else_is_refused(tiny_checkpoint, tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "adapter")
+
+    def spoiled(folder):
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: weight * 3 for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+    monkeypatch.setattr("rft.train.merge.check_loads", spoiled)
+    with pytest.raises(CheckpointError, match="does not say what .*adapter says: log-probs differ by"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
