@@ -164,10 +164,14 @@ class PromptTokens:
             return np.array(self._compute(history), dtype=np.int32)
         content = json.dumps([self.fingerprint, self.context, SYSTEM, RENDERING, key])
         path = self.cache_dir / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.ids"
-        ids = _read_ids(path)
-        if ids is None:
-            ids = np.array(self._compute(history), dtype=np.int32)
-            _write_ids(path, ids)
+        try:
+            ids = _read_ids(path)
+            if ids is None:
+                _write_ids(path, ids := np.array(self._compute(history), dtype=np.int32))
+        except OSError as error:  # a cache that cannot be used stops nothing
+            logger.warning("%s: the token cache cannot be used (%s), so histories are tokenized in every run; name another "
+                           "token_cache", self.cache_dir, error.strerror or error)
+            self.cache_dir, ids = None, np.array(self._compute(history), dtype=np.int32)
         return ids
 
     def _takes_one_system_message(self) -> bool:
@@ -249,7 +253,7 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
 
 
 def _read_ids(path: Path) -> Any | None:
-    """The ids of a cache file; None where it is absent, cut short or altered.
+    """The ids of a cache file; None where it is absent, cut short or altered. Raises OSError where it cannot be read.
 
     The file holds the ids as 4-byte integers, lowest byte first, and the CRC-32 of these bytes after them.
     """
@@ -259,10 +263,6 @@ def _read_ids(path: Path) -> Any | None:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot read the token cache: {error.strerror or error}; remove it"
-        ) from None
     ids, checksum = content[:-4], content[-4:]
     if not ids or len(ids) % 4 or zlib.crc32(ids).to_bytes(4, "little") != checksum:
         return None
@@ -270,7 +270,7 @@ def _read_ids(path: Path) -> Any | None:
 
 
 def _write_ids(path: Path, ids: Any) -> None:
-    """Write a cache file whole or not at all. Raises DataError where the disk refuses."""
+    """Write a cache file whole or not at all. Raises OSError where the disk refuses."""
     content = ids.astype("<i4").tobytes()
     temporary = None
     try:
@@ -279,10 +279,7 @@ def _write_ids(path: Path, ids: Any) -> None:
             temporary = Path(stream.name)
             stream.write(content + zlib.crc32(content).to_bytes(4, "little"))
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         if temporary:
             temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"{path.parent}: cannot write the token cache: {error.strerror or error}; "
-            "free space or choose another cache folder"
-        ) from None
+        raise

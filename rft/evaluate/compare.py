@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{name} against {comparison['first']}: {100 * found['all']['difference']:+.1f} points "
             f"(95 % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f}; permutation test p = {found['all']['p']:.2g}; {found['all']['n']} questions)"
+            f"{100 * high:+.1f}; permutation test p = {found['all']['p']:.2g}; {found['all']['n']} questions); "
+            f"{found['answers']['same']} of {found['answers']['n']} answers are the same word for word"
         )
     print(f"report: {out / 'report.html'}")
     return 0
@@ -81,7 +82,8 @@ def compare(runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Row]]], seed: i
     """Paired differences of each run from the first.
 
     Returns:
-        first: its name; against: {name: {all: cell, by: {category: {value: cell}}}}. A cell: difference (mean over the
+        first: its name; against: {name: {all: cell, by: {category: {value: cell}}, answers: {same, n}}}, where answers counts
+        those that are the same word for word. A cell: difference (mean over the
         questions that both have answers to, positive where the first is worse), ci95, p (permutation test over
         personas, two-sided), p_holm (the same, corrected for the values of its category by Holm's method), n,
         personas, accuracy and first_accuracy on these questions, better and worse (questions on which it scores
@@ -114,7 +116,14 @@ def _against(first: str, before: Sequence[Row], name: str, after: Sequence[Row],
         values = sorted({value_of(row) for row, _, _ in pairs})
         by[category] = {value: _cell([pair for pair in pairs if value_of(pair[0]) == value], seed) for value in values}
         _correct(by[category])
-    return {"all": _cell(pairs, seed), "by": by}
+    return {"all": _cell(pairs, seed), "by": by, "answers": _same_answers(before, after)}
+
+
+def _same_answers(before: Sequence[Row], after: Sequence[Row]) -> dict[str, int]:
+    """How many rows that both runs have say the same word for word: what another engine, batch or dtype changes of one model."""
+    then = {row["id"]: row["completion"] for row in before}
+    both = [row["completion"] == then[row["id"]] for row in after if row["id"] in then]
+    return {"same": sum(both), "n": len(both)}
 
 
 def mean_scores(rows: Sequence[Row]) -> dict[str, float]:

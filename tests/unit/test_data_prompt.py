@@ -45,7 +45,7 @@ FOR = "{% for m in messages %}"
 REFUSE = FOR + "{% if loop.index0 and m['role'] == OTHER %}{{ raise_exception('WHY') }}{% endif %}"
 ONE_SYSTEM = CHATML.replace(FOR, REFUSE.replace("OTHER", "'system'").replace("WHY", "System message must be at the beginning."))
 ALTERNATING = CHATML.replace(FOR, REFUSE.replace("OTHER", "messages[loop.index0 - 1].role").replace("WHY", "Roles alternate"))
-FIRST_SYSTEM = CHATML.replace(FOR, FOR[:-3] + "if m['role'] != 'system' or m == messages[0] %}")
+FIRST_SYSTEM = CHATML.replace(FOR, FOR[:-2] + "if m['role'] != 'system' or m == messages[0] %}")
 
 # The number of messages stands in the final user message, so it cannot be tokenized without the history.
 COUNTING = CHATML.replace("m['role'] + '\n'", "m['role'] + ' ' + (messages | length | string) + '\n'")
@@ -359,23 +359,25 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(split: Split, tmp_path:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(
-            DataError, match="cannot write the token cache: File too large; free space or choose another"
-        ):
-            tokens.history_ids(history)
+        ids = tokens.history_ids(history)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list((tmp_path / "cache").iterdir())
-    assert tokens.history_ids(history)
+    assert ids == PromptTokens(tokenizer()).history_ids(history), "the run goes on"
+    assert not list((tmp_path / "cache").iterdir()), "and nothing half-written stays"
+    assert PromptTokens(tokenizer(), cache_dir=tmp_path / "cache").history_ids(history) == ids
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_cache_folder_that_is_a_file(split: Split, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_used_is_said_once_and_stops_nothing(split: Split, tmp_path: Path, caplog) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(DataError, match="cannot write the token cache"):
-        PromptTokens(tokenizer(), cache_dir=tmp_path / "cache").history_ids(
-            split.history_of(split.questions[0])
-        )
+    tokens = PromptTokens(tokenizer(), cache_dir=tmp_path / "cache")
+    for history in (*split.histories.values(), None):
+        tokens.context = "none" if history is None else "history"
+        assert tokens.history_ids(history)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tmp_path / 'cache'}: the token cache cannot be used (File exists), so histories are tokenized in every run; name "
+        "another token_cache"
+    ]
 
 
 @pytest.mark.parametrize("context", CONTEXTS)

@@ -59,6 +59,7 @@ def test_differences_by_hand(tmp_path):
     cell = found["against"]["two"]["all"]
     assert (cell["difference"], cell["n"], cell["personas"], cell["better"], cell["worse"]) == (0.25, 8, 4, 3, 1)
     assert (cell["first_accuracy"], cell["accuracy"]) == (0.25, 0.5)
+    assert found["against"]["two"]["answers"] == {"same": 4, "n": 8}  # 1, 5, 6 and 7 alike
     # persona sums -1, 2, 1, 0: of the 8 sign patterns of the first three |sum| >= 2 in 6
     assert cell["p"] == 6 / 8
     kinds = found["against"]["two"]["by"]["pref_type"]
@@ -140,7 +141,8 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
     one = write(tmp_path / "a" / "run", [row(i, i % 2, str(i % 5)) for i in range(20)])
     two = write(tmp_path / "b" / "run", [row(i, i % 5 > 0, str(i % 5)) for i in range(20)])
     assert command(one, two, "--out", tmp_path / "out") == 0
-    assert "b/run against a/run: +30.0 points (95 % interval" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "b/run against a/run: +30.0 points (95 % interval" in said and "of 20 answers are the same word for word" in said
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["first"] == "a/run" and set(found["runs"]) == {"a/run", "b/run"}
     page = (tmp_path / "out" / "report.html").read_text()
