@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from rft import __version__
-from rft.errors import Interrupted, RftError
+from rft.errors import Interrupted, RftError, of_machine
 
 # command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {
@@ -83,6 +83,11 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
         return run(args)
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if (said := of_machine(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except Interrupted as left:  # a training inside a longer command
         print(str(left), file=sys.stderr)

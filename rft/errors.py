@@ -4,6 +4,19 @@ Every error of this tree is the user's to mend: its message is one line that nam
 expected and what to do. The command line prints it without a traceback and exits with 2; anything else is a defect of ours.
 """
 
+import errno
+
+MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
+           errno.ENAMETOOLONG}
+"""What a machine refuses and a user can mend: permissions, a read-only or full disk, a path that cannot be."""
+
+
+def of_machine(error: OSError) -> str | None:
+    """What to say, in a line, of an error that names a file and is the machine's; None for any other, which is a defect of ours."""
+    if error.errno not in MACHINE or not error.filename:
+        return None
+    return f"{error.filename}: {error.strerror}; name another folder, free space, or change its permissions"
+
 
 class RftError(Exception):
     """A mistake in what the user gave us, told in one line."""

@@ -16,7 +16,7 @@ from transformers.integrations import WandbCallback
 from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
-from rft.errors import Interrupted, RecipeError, RftError
+from rft.errors import Interrupted, RecipeError, RftError, of_machine
 from rft.launch import allocator
 from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
@@ -60,8 +60,10 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (PermissionError, NotADirectoryError) as error:
-        print(f"error: {error.filename}: {error.strerror}; name another output_dir, or change its permissions", file=sys.stderr)
+    except OSError as error:
+        if (said := of_machine(error)) is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except DryRun as done:
         return done.code

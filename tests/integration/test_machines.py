@@ -100,3 +100,19 @@ def test_two_simulations_into_one_folder(profile, repository, tmp_path):
         files = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
         assert all((alone / file).read_bytes() == (out / file).read_bytes() for file in files)
     assert json.loads(next((out / "data/chat_history_32k").iterdir()).read_text())["chat_history"]
+
+
+@pytest.mark.parametrize("command", ["grpo", "simulate", "quickstart", "memory write", "evaluate"])
+def test_a_folder_that_cannot_be_made(command, repository, mini_data, tmp_path):
+    (tmp_path / "file").write_text("")
+    out, base = str(tmp_path / "file/out"), str(repository / "recipes/quickstart/base")
+    words = {
+        "grpo": ["--config", str(repository / "recipes/quickstart/grpo.yaml"), "--model_name_or_path", base, "--output_dir", out,
+                 "--data", str(mini_data)],
+        "simulate": ["--personas", "3", "--out", out],
+        "quickstart": ["--out", out],
+        "memory write": ["--model", base, "--history", str(next((mini_data / "data/chat_history_32k").iterdir())), "--out", out],
+        "evaluate": ["--rule", "longest", "--data", str(mini_data), "--out", out],
+    }[command]
+    said = one_line(run(*command.split(), *words))
+    assert said.startswith(f"error: {tmp_path / 'file'}") and ("Not a directory" in said or "File exists" in said)
