@@ -12,7 +12,7 @@ MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, e
 
 
 def of_machine(error: OSError) -> str | None:
-    """What to say, in a line, of an error that names a file and is the machine's; None for any other, which is a defect of ours."""
+    """What to say, in a line, of an error that names a file and is the machine's; None for any other: a defect of ours."""
     if error.errno not in MACHINE or not error.filename:
         return None
     return f"{error.filename}: {error.strerror}; name another folder, free space, or change its permissions"

@@ -64,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The exit code of `rft memory`: 0, or 130 where Ctrl-C stopped it."""
-    from rich.console import Console
+    from rft.screen import screen
 
-    console = Console(highlight=False)
+    console = screen(highlight=False)
     try:
         return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
     except KeyboardInterrupt:

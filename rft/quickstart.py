@@ -17,6 +17,7 @@ from rich.console import Console
 from rft.account import check_account
 from rft.errors import DataError
 from rft.evaluate.results import write_whole
+from rft.screen import screen
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.track:
         check_account()
     out: Path = args.out
-    console = Console()
+    console = screen()
     out.mkdir(parents=True, exist_ok=True)
     stages = Stages(out, {"seed": args.seed, "personas": PERSONAS, "scratch": args.scratch}, console)
     data, sft, grpo = out / "data", out / "sft", out / "grpo"

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from rft.screen import screen
 
 GIB, MIB, TERA = 2**30, 2**20, 1e12
 PATHS = {"trl": "stock TRL", "plain": "plain rows", "stock": "transformers generate", "tree": "prefix tree"}
@@ -27,7 +28,6 @@ MEANINGS = {
     "tree_grad_error_to_float32": "largest relative error of a gradient against float32, tree",
     "plain_grad_error_to_float32": "the same, plain rows",
 }
-WIDTH = 150
 SEEN = 256 * MIB  # a peak of less is hidden by what a process takes beside its tensors
 BUSY = 0.05  # of the machine's CPU time
 
@@ -46,12 +46,6 @@ def show(result: dict[str, Any]) -> None:
     console.print(table)
     for line in sayings(result):
         console.print(f"  {line}", highlight=False)
-
-
-def screen() -> Console:
-    """The terminal; a log file gets lines long enough to be read."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def note(figures: dict[str, Any], path: str) -> str:

@@ -271,10 +271,11 @@ def _question_overlap(splits: dict[str, Split], report: dict[str, Any]) -> None:
 
 
 def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = console or Console()
+    from rft.screen import screen
+
+    console = console or screen()
     splits: list[dict[str, Any]] = list(report["splits"].values())
 
     def line(text: str, style: str = "") -> None:

@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console | None" = None) -> list[dict[str, Any]]:
     """The rows with `votes` (three of true, false, null) and `score`: 1.0 where most say yes and the completion
     reasoned before it answered; None where the votes do not tell."""
-    from rich.console import Console
     from rich.progress import Progress
+
+    from rft.screen import screen
 
     waiting = [row for row in rows if row["score"] is None]
     if not waiting:
@@ -51,7 +52,7 @@ def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console |
         finally:
             await judge.endpoint.close()
 
-    with Progress(console=console or Console(stderr=True)) as progress:
+    with Progress(console=console or screen(stderr=True)) as progress:
         task = progress.add_task(f"judged by {judge.endpoint.model}", total=len(waiting))
         asyncio.run(judge_all())
     return [judged.get(row["id"], row) for row in rows]

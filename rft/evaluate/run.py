@@ -177,9 +177,10 @@ def _answer_all(
     console: "Console | None",
 ) -> int:
     """Ask, and keep what is answered; returns how many questions were too long."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rft.screen import screen
 
     columns = (
         TextColumn("{task.description}"),
@@ -190,7 +191,7 @@ def _answer_all(
     )
     scores: list[float] = []
     failed = too_long = 0
-    with Progress(*columns, console=console or Console(stderr=True)) as progress:
+    with Progress(*columns, console=console or screen(stderr=True)) as progress:
         task = progress.add_task(f"asking {escape(answerer.name)}, context {escape(answerer.context)}", total=len(todo), said="")
         for answered in _answers(batches(todo, answerer.context, batch_size), split, answerer):
             rows = [

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from rft.errors import DataError
+from rft.screen import screen
 
 PROFILES = ("mini", "middle", "paper")
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    console = Console()
+    console = screen()
     if args.profile == "mini":
         for name, default in ONLY_LARGE.items():
             if getattr(args, name) != default:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                       args.llm_votes, args.llm_attempts, args.llm_timeout) if args.llm_model else None
     settings = Settings(args.profile, args.personas, args.seed, tuple(args.window or ["32k"]), args.tokenizer or QWEN,
                         args.history_tokens, args.topics, args.persona_file, llm, args.license)
-    record = simulate(settings, args.out, args.workers, args.overwrite, Console(stderr=True))
+    record = simulate(settings, args.out, args.workers, args.overwrite, screen(stderr=True))
     counts = record["counts"]
     console.print(f"{args.out}: {sum(counts['personas'].values()):,} personas, {counts['preferences']:,} preferences, "
                   f"{counts['topics']} topics; questions: " + ", ".join(f"{s} {n:,}" for s, n in counts["questions"].items()))

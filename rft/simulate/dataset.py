@@ -18,6 +18,7 @@ from rich.progress import track
 
 from rft.data.dataset import COLUMNS, MEMORY_TARGETS, WINDOWS
 from rft.errors import DataError
+from rft.screen import screen
 from rft.simulate import memory, mini
 from rft.simulate.lock import only_writer
 from rft.simulate.mini import STORIES
@@ -125,7 +126,7 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
     if personas < 3:
         raise DataError(f"--personas {personas}: train, val and benchmark need at least one persona each; give 3 or more")
     with only_writer(out):
-        return _simulate(out, personas, seed, console or Console(stderr=True))
+        return _simulate(out, personas, seed, console or screen(stderr=True))
 
 
 def _simulate(out: Path, personas: int, seed: int, console: Console) -> Counter[str]:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rft.data.audit import audit_split
 from rft.data.dataset import COLUMNS
 from rft.errors import DataError
+from rft.screen import screen
 from rft.simulate import card
 from rft.simulate.checks import check_dossier
 from rft.simulate.dataset import split_personas
@@ -76,7 +77,7 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
     it, once the new one is whole. An RftError of a writer (a spent budget, a server that is gone) leaves what is done for
     the next run.
     """
-    console = console or Console(stderr=True)
+    console = console or screen(stderr=True)
     check_settings(settings)
     with only_writer(out):
         return _simulate(settings, out, workers, overwrite, console)

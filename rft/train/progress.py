@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from rft.screen import screen
+
 SHOWN = {"loss": "loss", "reward": "reward", "unparsed_rate": "unparsed"}
 
 
@@ -15,7 +17,7 @@ class RichProgress(TrainerCallback):
     """Progress in place of TRL's tables and transformers' dictionaries."""
 
     def __init__(self, name: str, console: Console | None = None):
-        self.name, self.console = name, console or Console(stderr=True)
+        self.name, self.console = name, console or screen(stderr=True)
         self.bar: Progress | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):

@@ -116,3 +116,8 @@ def test_a_folder_that_cannot_be_made(command, repository, mini_data, tmp_path):
     }[command]
     said = one_line(run(*command.split(), *words))
     assert said.startswith(f"error: {tmp_path / 'file'}") and ("Not a directory" in said or "File exists" in said)
+
+
+def test_nothing_wraps_at_80_columns_in_a_pipe(tmp_path):
+    short = run("simulate", "--personas", "30", "--out", str(tmp_path / "x"), COLUMNS=None)
+    assert "questions: train 200, val 16, benchmark 24, forget 16" in short.stdout
