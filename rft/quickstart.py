@@ -73,10 +73,11 @@ def run(args: argparse.Namespace) -> int:
     from rft.data.dataset import Split, load_split
     from rft.evaluate.backend import LocalModel, ModelAnswers
     from rft.evaluate.memory import MEMORIES, MemoryAnswers
-    from rft.evaluate.report import learned, pairs, write_quickstart_report
+    from rft.evaluate.report import pairs, write_quickstart_report
     from rft.evaluate.results import read_rows
     from rft.evaluate.rules import RuleAnswers
     from rft.evaluate.run import evaluate
+    from rft.evaluate.sentences import learned
     from rft.evaluate.skill import scored_consistently
     from rft.memory.agent import MemorySettings
     from rft.train.start import set_up_logging

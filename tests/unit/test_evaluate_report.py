@@ -12,7 +12,8 @@ import pytest
 from rft.errors import DataError
 from rft.evaluate import charts, statistics
 from rft.evaluate.pages import columns
-from rft.evaluate.report import cards, learned, pairs, write_evaluation_report, write_quickstart_report
+from rft.evaluate.report import cards, pairs, write_evaluation_report, write_quickstart_report
+from rft.evaluate.sentences import learned
 from rft.evaluate.skill import lines
 from rft.evaluate.statistics import summarise
 
