@@ -196,6 +196,27 @@ def test_learned_says_what_the_numbers_say():
     assert "(-40.0 points)" in told({"sft": most, "grpo": half})[0]
 
 
+def test_what_is_said_of_a_memory_is_what_is_written_and_read():
+    half, most = (summary_of([row(i, i % 2 if i < n else 1) for i in range(40)]) for n in (40, 20))
+    fields = {"forgotten": {"written": 6, "gone": 3, "rate": 0.5}}
+    shares = {"half": 0.5, "most": 0.7}
+    lines = [{"targets": 300, "right_rate": x, "ci95": [x - 0.1, x + 0.1], "memories": 40} for x in shares.values()]
+    tokens = {"input_tokens_per_question": 160.0}
+    summaries = {
+        "sft": half, "grpo": most | {"input_tokens_per_question": 640.0},
+        "memory_sft": half | {"lines": lines[0]}, "memory": most | {"lines": lines[1], "reader": half} | tokens,
+        "forget": half | fields,
+    }
+    said = told(summaries)[-5:]
+    assert said[0] == ("Of the 300 lines that 40 memories should hold, 70.0 % are right (95 % interval 60.0 to 80.0 %), 50.0 % "
+                       "before GRPO.")
+    assert said[1].startswith("From its memory alone it gets 75.0 % (") and said[1].endswith("50.0 % before GRPO.")
+    assert said[2].startswith("A fixed reader, the cold start, gets 50.0 % (") and said[2].endswith("and 50.0 % from its own.")
+    assert said[3] == ("It reads 160 tokens for a question; who reads the whole history reads 640 (4.0 times as many) and gets "
+                       "75.0 % of all.")
+    assert said[4].startswith("Of 6 things that users asked to forget and that stood in a memory, 3 are gone")
+
+
 def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
     def kinds(**shares):
         cells = {kind: {"accuracy": share, "ci95": [0.0, 1.0], "n": 10} for kind, share in shares.items()}
