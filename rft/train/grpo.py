@@ -21,7 +21,6 @@ from trl import ModelConfig, get_peft_config
 
 import reward
 from reward.endpoint import Endpoint, EndpointError
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.model import load_tokenizer
@@ -31,7 +30,7 @@ from rft.train.held_out import HeldOut, HeldOutCallback
 from rft.train.identity import Identity
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import grpo_rows, load_questions, mixed, target
+from rft.train.rows import grpo_rows, load_held_out, load_questions, mixed, target
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.target_check import check_rewards, check_target
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
@@ -56,6 +55,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     if args.open_ended_share:
         questions = mixed(questions, args.open_ended_share)
         split = replace(split, questions=tuple(questions))
+    held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
         dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
     if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
@@ -71,8 +71,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
         train_dataset=rows, processing_class=tokenizer, peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
-    if args.held_out_split:
-        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+    if held_out is not None:
         trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens,
                                                      args.max_completion_length, args.per_device_train_batch_size)))
     fit(trainer, Identity.of(data, args, model, data_sha256=split.sha256))

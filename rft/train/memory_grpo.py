@@ -20,7 +20,6 @@ from typing import Any
 from trl import ModelConfig, get_peft_config
 
 import reward
-from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.notes import load_notes
@@ -34,6 +33,7 @@ from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory
 from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
+from rft.train.rows import load_held_out
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
 
@@ -57,6 +57,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     split, questions = load_memory_questions(data)
     for question in questions:
         question.check()
+    held_out = load_held_out(data, args.held_out_split)
     units = memory_units(questions, args.questions_per_history, args.seed)
     if args.dry_run:
         dry_run((data, memory, args, model), *memory_batch(args, agent, split, list(units)))
@@ -77,8 +78,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks],
     )
-    if args.held_out_split:
-        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
+    if held_out is not None:
         trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, args.held_out_questions, agent,
                                                              args.max_completion_length, at_once=64)))
     fit(trainer, Identity.of(data, memory, args, model, data_sha256=split.sha256))

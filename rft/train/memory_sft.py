@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split, load_split
+from rft.data.dataset import Split
 from rft.data.prompt import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.errors import RecipeError
@@ -30,6 +30,7 @@ from rft.train.identity import Identity
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
+from rft.train.rows import load_held_out
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
@@ -94,6 +95,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     check_target(agent.tokens)
     split, questions = load_memory_questions(data)
     questions = labels.labelled(questions)
+    held_out = load_held_out(data, args.held_out_split)
     rows = sft_rows(questions, split, load_notes(split), agent, args.answers_per_update, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
@@ -111,9 +113,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
     )
-    if args.held_out_split:
+    if held_out is not None:
         trainer.enable_tree()
-        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
         asked = held_out.questions[: args.held_out_questions]
         known = {name: of.lines(len(held_out.histories[name].messages)) for name, of in load_notes(held_out).items()}
         longest = max(len(completion_ids(tokenizer, answer_target(q, known[q.history_id]))) for q in asked)

@@ -55,6 +55,11 @@ def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Sp
     return split, kept
 
 
+def load_held_out(data: DataArguments, split: str | None) -> Split | None:
+    """The split of `held_out_split`, read with the training split: a name that is not there is said before a model is loaded."""
+    return load_split(data.data, split, data.window, revision=data.data_revision) if split else None
+
+
 def reasoning(question: Question, knows: bool = True) -> str:
     """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold. `knows`: False
     where the prompt holds no history, and nothing can be remembered.

@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split, load_split
+from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
@@ -38,7 +38,7 @@ from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import is_hard, load_questions, of_every_kind, target
+from rft.train.rows import is_hard, load_held_out, load_questions, of_every_kind, target
 from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
 from rft.train.watch import Watched
@@ -208,6 +208,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     if args.questions_per_history > 1 and len(questions) < args.rows_of_a_step():
         raise RecipeError(f"{len(questions)} targets do not fill one step of {args.rows_of_a_step()} rows; lower "
                           "per_device_train_batch_size, or raise labelled_people")
+    held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
         longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
         lengths, asked = prompt_lengths(split, questions, tokens), max(len(tokens.question_ids(q)) for q in questions)
@@ -223,9 +224,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
         data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
-    if args.held_out_split:
+    if held_out is not None:
         trainer.enable_tree()
-        held_out = load_split(data.data, args.held_out_split, data.window, revision=data.data_revision)
         longest = max(len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions])
         trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64)))
     fit(trainer, Identity.of(data, cold_start, args, model, data_sha256=split.sha256))

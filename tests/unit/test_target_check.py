@@ -92,3 +92,17 @@ def test_an_update_closes_a_think_block_that_the_template_opens(opening, mini_da
     assert collate.completion(answer) == answer["completion"].removeprefix("<think>")
     ids = opening(collate.completion(update), add_special_tokens=False)["input_ids"]
     assert agent.accept([*ids, opening.eos_token_id], "", [opening.eos_token_id]).memory == update["completion"]
+
+
+@pytest.mark.parametrize("recipe", SCRIPTS)
+def test_a_held_out_split_that_is_not_there_is_said_before_the_model_is_loaded(recipe, tiny_checkpoint, repository, mini_data,
+                                                                               tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    (model / "model.safetensors").unlink()
+    argv = ["--config", str(repository / f"recipes/quickstart/{recipe}.yaml"), "--model_name_or_path", str(model), "--data",
+            str(mini_data), "--output_dir", str(tmp_path / "out"), "--held_out_split", "valid"]
+    if recipe == "sft":
+        argv += ["--hard_targets", "1000"]
+    assert run_main(SCRIPTS[recipe].train, argv) == 2
+    assert "no split 'valid'; benchmark/text has train, val, benchmark, forget" in capsys.readouterr().err
