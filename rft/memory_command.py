@@ -6,6 +6,7 @@ Stopped with Ctrl-C, `write` has stored every chunk it has read; the same comman
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ def _read(
     reading: Iterator[Turn],
 ) -> int:
     """Read what is unread, and say what each turn does."""
+    start = time.monotonic()
     chunks = agent.chunks(history)
     done = kept.unread(chunks)
     console.print(
@@ -120,7 +122,8 @@ def _read(
     cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
     console.print(
         f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
-        f"{cut} updates were over-long and cut, {empty} empty; tokens read: {read}, written: {written}",
+        f"{cut} updates were over-long and cut, {empty} empty; tokens read: {read}, written: {written}; "
+        f"{len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
         markup=False,
     )
     return 0

@@ -1,7 +1,6 @@
-"""Where a command prints: the terminal, at its width; in a pipe or a log file, lines long enough to be read and searched, or
-as long as COLUMNS says."""
+"""Where a command prints: the terminal, at its width; in a pipe or a log file, lines long enough to be read and searched; a
+larger COLUMNS counts."""
 
-import os
 from typing import Any
 
 from rich.console import Console
@@ -12,4 +11,4 @@ WIDTH = 150
 def screen(**settings: Any) -> Console:
     """rich's console, with its settings (`stderr=True`, `highlight=False`)."""
     console = Console(**settings)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(**settings, width=WIDTH)
+    return console if console.is_terminal else Console(**settings, width=max(WIDTH, console.width))

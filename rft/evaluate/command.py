@@ -287,10 +287,10 @@ def _on_this_machine(
 
 def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":
     """The answerer of --reader: its model answers from the memories of `answerer`."""
-    from rft.evaluate.memory import MemoryAnswers
-
     if args.reader is None:
         return None
+    from rft.evaluate.memory import MemoryAnswers  # which takes torch: four seconds that a URL does not need
+
     if not isinstance(answerer, MemoryAnswers):
         logger.warning("--reader is ignored: it answers from memories; give --context memory")
         return None

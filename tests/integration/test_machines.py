@@ -121,3 +121,10 @@ def test_a_folder_that_cannot_be_made(command, repository, mini_data, tmp_path):
 def test_nothing_wraps_at_80_columns_in_a_pipe(tmp_path):
     short = run("simulate", "--personas", "30", "--out", str(tmp_path / "x"), COLUMNS=None)
     assert "questions: train 200, val 16, benchmark 24, forget 16" in short.stdout
+
+
+def test_an_evaluation_without_a_model_here_needs_no_torch(mini_data, tmp_path):
+    words = ["evaluate", "--rule", "longest", "--data", str(mini_data), "--limit", "4", "--out", str(tmp_path / "out")]
+    code = f"import sys; from rft.cli import main; assert main({words}) == 0; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr

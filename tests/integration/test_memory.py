@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def test_by_hand(cold_start, mini_data, tmp_path):
     done = rft("write", "--model", str(cold_start), "--history", str(chat), "--out", "memory.md", *size, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "chunk 1 of" in done.stdout and "+ " in done.stdout
+    assert re.search(r"written: [\d,]+; \d+ chunks in \d+\.\d s$", done.stdout.strip())
     memory = (tmp_path / "memory.md").read_text()
     assert all(line.startswith("- ") for line in memory.splitlines())
     shown = rft("show", "--memory", "memory.md", cwd=tmp_path)
