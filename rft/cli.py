@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 
 from rft import __version__
-from rft.errors import Interrupted, RftError, of_machine
+from rft.errors import Interrupted, RftError, told
 
 # command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {
@@ -61,10 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(module: str, words: list[str]) -> int:
     from rft.launch import launch, take_launch
+    from rft.train.help import FLAGS
 
     try:
         layout, words = take_launch(words)
-        if layout is not None and not {"-h", "--help", "--help-all"} & set(words):
+        if layout is not None and not set(FLAGS) & set(words):
             return launch(layout, module, words)
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -81,11 +82,8 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
     run: Callable[[argparse.Namespace], int] = module.run
     try:
         return run(args)
-    except RftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if (said := of_machine(error)) is None:
+    except (RftError, OSError) as error:
+        if (said := told(error)) is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2

@@ -11,15 +11,18 @@ MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, e
 """What a machine refuses and a user can mend: permissions, a read-only or full disk, a path that cannot be."""
 
 
-def of_machine(error: OSError) -> str | None:
-    """What to say, in a line, of an error that names a file and is the machine's; None for any other: a defect of ours."""
-    if error.errno not in MACHINE or not error.filename:
-        return None
-    return f"{error.filename}: {error.strerror}; name another folder, free space, or change its permissions"
-
-
 class RftError(Exception):
     """A mistake in what the user gave us, told in one line."""
+
+
+def told(error: Exception) -> str | None:
+    """What to say to the user, in a line: of a mistake, and of what the machine refuses about a file that it names; None for any
+    other error, which is a defect of ours."""
+    if isinstance(error, RftError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in MACHINE and error.filename:
+        return f"{error.filename}: {error.strerror}; name another folder, free space, or change its permissions"
+    return None
 
 
 class DataError(RftError, ValueError):

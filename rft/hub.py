@@ -20,6 +20,11 @@ def local_only(name: str) -> bool:
     return Path(name).expanduser().exists() or not reachable()
 
 
+def out_of_reach(name: str) -> bool:
+    """Whether `name` is no folder here, and the Hub does not answer for it."""
+    return not Path(name).expanduser().exists() and not reachable()
+
+
 @cache
 def reachable() -> bool:
     """Whether the Hub's port can be reached; taken for granted behind a proxy. Asked once a process."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import CheckpointError
-from rft.hub import local_only, reachable, unreachable
+from rft.hub import local_only, out_of_reach, unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False,
                                                   local_files_only=local_only(name))
     except (OSError, ValueError) as error:
-        if not folder.exists() and not reachable():
+        if out_of_reach(name):
             raise CheckpointError(unreachable(name)) from None
         raise CheckpointError(f"{name}: cannot load a tokenizer ({_first_line(error)}); expected a checkpoint folder or a Hub id "
                               "that this machine can reach") from None
@@ -89,16 +89,16 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
             return _runnable(adapted.merge_and_unload()) if merged else adapted
         return _runnable(AutoModelForCausalLM.from_pretrained(name, revision=revision, **kwargs))
     except (OSError, ValueError) as error:
-        if not folder.exists() and not reachable():
+        if out_of_reach(name):
             raise CheckpointError(unreachable(name)) from None
         raise CheckpointError(
             f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
             "or a Hub id that this machine can reach") from None
 
 
-def end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end a completion: those of the checkpoint's generation config and its tokenizer's."""
-    ids = model.generation_config.eos_token_id
+def end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a completion: those of a checkpoint's generation config (None: it has none) and its tokenizer's."""
+    ids = generation_config.eos_token_id if generation_config is not None else None
     ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     if tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)

@@ -41,7 +41,7 @@ from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
 from rft.data.rules import CHANCE, ERRORS, LEAST, POINTS
 from rft.errors import CheckpointError, DataError
-from rft.hub import local_only, reachable, unreachable
+from rft.hub import local_only, out_of_reach, unreachable
 
 LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
@@ -133,7 +133,7 @@ def load_tokenizer(path: str | Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=local_only(str(path)))
     except (OSError, ValueError) as error:
-        if not Path(path).expanduser().exists() and not reachable():
+        if out_of_reach(str(path)):
             raise CheckpointError(unreachable(str(path))) from None
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(

@@ -60,7 +60,7 @@ class LocalModel:
         self.model = load_model(str(name), dtype=dtype).to(device).eval()
         self.device = next(self.model.parameters()).device
         self.dtype = str(self.model.dtype).removeprefix("torch.")
-        self.end_ids = end_ids(self.model, self.tokenizer)
+        self.end_ids = end_ids(self.model.generation_config, self.tokenizer)
         self.longest = getattr(self.model.config, "max_position_embeddings", None)
         self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id)
         self.shares = self._can_share()

@@ -6,7 +6,6 @@ most the batch in flight; a last line cut short is dropped when the run is resum
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import DataError
+from rft.lock import claim
 
 logger = logging.getLogger(__name__)
 
@@ -78,10 +78,8 @@ class Results:
         self.rows = {row["id"]: row for row in rows}
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{self.path}: another process is writing these results; wait for it or name another --out") from None
+        taken = f"{self.path}: another process is writing these results; wait for it or name another --out"
+        claim(self._file, DataError(taken))
 
     def _claim(self, identity: dict[str, Any]) -> None:
         """Write `run.json` for a new run, or compare an old one with this run."""

@@ -14,7 +14,7 @@ from typing import Any
 from rft.data.prompt import fingerprint as tokenizer_fingerprint
 from rft.errors import CheckpointError, ModelError
 from rft.hub import local_only
-from rft.model import load_tokenizer
+from rft.model import end_ids, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +93,11 @@ def tensor_parallel(config: Any, gpus: int) -> int:
 def _end_ids(name: str, tokenizer: Any) -> list[int]:
     from transformers import GenerationConfig
 
-    ids = {tokenizer.eos_token_id} - {None}
     try:
-        stored = GenerationConfig.from_pretrained(name, local_files_only=local_only(name)).eos_token_id
+        stored = GenerationConfig.from_pretrained(name, local_files_only=local_only(name))
     except OSError:
         stored = None
-    return sorted(ids | set([stored] if isinstance(stored, int) else stored or []))
+    return end_ids(stored, tokenizer)
 
 
 def _fingerprint(name: str, tokenizer: Any) -> str:

@@ -6,7 +6,6 @@ the history has been read and of each turn. The file is what counts: edited, the
 from; deleted, nothing is known any more and reading starts anew.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import DataError
+from rft.lock import claim
 from rft.memory import text
 from rft.memory.chunks import Chunk
 from rft.memory.text import Count, Update
@@ -57,15 +57,11 @@ class MemoryStore:
                 f"{self.path}: cannot write a memory here: {error.strerror or error}; name another file"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = f"{self.path}: another process is writing this memory; wait for it, or name another file"
+            claim(self._lock, DataError(taken))
             self.record = read_record(self.path) or Record(self.writer)
             if not self.path.exists():  # deleted by its user, or new
                 self.record = Record(self.writer)
-        except BlockingIOError:
-            self._lock.close()
-            raise DataError(
-                f"{self.path}: another process is writing this memory; wait for it, or name another file"
-            ) from None
         except BaseException:
             self._lock.close()
             raise

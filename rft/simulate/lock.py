@@ -1,11 +1,11 @@
 """One simulation at a time writes to an output: a second one is refused before it touches what the first has written."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rft.errors import DataError
+from rft.lock import claim
 
 
 @contextmanager
@@ -18,10 +18,7 @@ def only_writer(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{out}: another simulation writes to this folder; wait for it, or name another --out") from None
+        claim(file, DataError(f"{out}: another simulation writes to this folder; wait for it, or name another --out"))
         try:
             yield
         finally:

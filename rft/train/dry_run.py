@@ -7,7 +7,6 @@ machine than this one: layout, processes, GiB of a device.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,7 +16,7 @@ from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
-from rft.hub import local_only, unreachable
+from rft.hub import local_only, out_of_reach, unreachable
 from rft.memory.agent import MemoryAgent
 from rft.train.identity import SECRETS, plain
 from rft.train.masters import check_masters
@@ -324,7 +323,7 @@ def shape_of(model: Any, args: Any) -> Shape:
         config = AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision,
                                             local_files_only=local_only(model.model_name_or_path))
     except (OSError, ValueError) as error:
-        if local_only(model.model_name_or_path) and not Path(model.model_name_or_path).expanduser().exists():
+        if out_of_reach(model.model_name_or_path):
             raise RecipeError(f"model_name_or_path {unreachable(model.model_name_or_path)}") from None
         raise RecipeError(
             f"model_name_or_path {model.model_name_or_path}: no config to be had ({str(error).splitlines()[0][:150]}); "

@@ -65,7 +65,7 @@ class HeldOut:
 
     def end_ids(self) -> list[int]:
         """The tokens that end a completion."""
-        return end_ids(self.trainer.accelerator.unwrap_model(self.trainer.model), self.tokenizer)
+        return end_ids(self.trainer.accelerator.unwrap_model(self.trainer.model).generation_config, self.tokenizer)
 
     def values(self, seed: int) -> dict[str, float]:
         """What becomes of the questions now, under the names that the log has behind "held_out/"."""

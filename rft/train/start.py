@@ -16,7 +16,7 @@ from transformers.integrations import WandbCallback
 from transformers.utils import logging as transformers_logging
 from trl import ModelConfig
 
-from rft.errors import Interrupted, RecipeError, RftError, of_machine
+from rft.errors import Interrupted, RecipeError, RftError, told
 from rft.launch import allocator
 from rft.model import load_model
 from rft.track import MetricsFile, WandbRun, provenance
@@ -57,11 +57,8 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
     os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when CUDA's first tensor is made
     try:
         train(argv)
-    except RftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if (said := of_machine(error)) is None:
+    except (RftError, OSError) as error:
+        if (said := told(error)) is None:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2

@@ -46,12 +46,13 @@ def check_rewards(rewards: Sequence[Callable[..., Any]], rows: Dataset, right: s
     row = dict(rows[0])
     wrong = next(letter for letter in LETTERS if letter != row["answer"])
     tried = [right, right.replace(f"\\boxed{{{row['answer']}}}", f"\\boxed{{{wrong}}}"), ""]
-    columns = {f"{name}s" if name == "prompt" else name: [value] * len(tried) for name, value in row.items()}
+    columns = {name: [value] * len(tried) for name, value in row.items()}
+    prompts = columns.pop("prompt")
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in tried]
     given = []
     for function in rewards:
         try:
-            given.append(function(completions=tried, completion_ids=ids, **columns))
+            given.append(function(prompts=prompts, completions=tried, completion_ids=ids, **columns))
         except Exception as error:  # somebody's own code, which may ask for what only a training has
             logger.info("the rewards are not tried before the first step (%s: %s)", type(error).__name__, error)
             return

@@ -7,7 +7,6 @@ the backward pass, behind it), and before any checkpoint; the micro-batches of t
 """
 
 import faulthandler
-import fcntl
 import logging
 import os
 import shutil
@@ -21,6 +20,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from rft.errors import CheckpointError, RecipeError, TrainingError
+from rft.lock import claim
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,4 @@ class OutputLock:
             raise CheckpointError(
                 f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or change its permissions"
             ) from None
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RecipeError(f"{folder}: another run writes to this folder; wait for it, or name another output_dir") from None
+        claim(self.file, RecipeError(f"{folder}: another run writes to this folder; wait for it, or name another output_dir"))

@@ -24,6 +24,13 @@ GENERATES += ["--rewards", f"{HERE / 'rewards_for_tests.py'}:scatter"]
 TIMES = ("time", "runtime", "per_second", "profiling")  # metrics that no two runs agree on
 
 
+def zero(stage: int) -> dict[str, str]:
+    """The environment of a run under DeepSpeed's ZeRO, as accelerate sets it."""
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), "ACCELERATE_MIXED_PRECISION": "no",
+            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"} | (
+        {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"} if stage == 3 else {})
+
+
 class Server:
     """`fork_server.py`, and the jobs it is given."""
 

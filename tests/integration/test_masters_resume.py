@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from runs import Server, assert_same, left
+from runs import Server, assert_same, left, zero
 from safetensors.torch import load_file
 
 from rft.model import load_model
@@ -16,12 +16,7 @@ HALF = ["--dtype", "bfloat16", "--bf16", "true"]
 STEPS = ["--max_steps", "3", "--save_steps", "1", "--logging_steps", "1", "--learning_rate", "5e-6", "--warmup_steps", "0",
          "--lr_scheduler_type", "constant"]
 RESUME = ["--resume_from_checkpoint", "true"]
-ZERO2 = {
-    "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
-    "ACCELERATE_MIXED_PRECISION": "no",
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
-}  # as accelerate sets
+ZERO2 = zero(2)
 LAYOUTS = {"one": (1, None), "ddp": (2, None), "zero2": (2, ZERO2)}
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs import Server, assert_same, left
+from runs import Server, assert_same, left, zero
 from wandb_file import ended, read_run
 
 from rft.data.dataset import load_split
@@ -28,13 +28,7 @@ STEPS = [
     "3",
 ]
 RESUME = ["--resume_from_checkpoint", "true"]
-ZERO3 = {
-    "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-    "ACCELERATE_MIXED_PRECISION": "no",
-    "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
-}  # as accelerate sets
+ZERO3 = zero(3)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What `test_resume.py` shows of a plain GRPO run holds with every field that changes how a run goes, and of a cold start."""
 
 import pytest
-from runs import Server, assert_same, left
+from runs import Server, assert_same, left, zero
 from safetensors.torch import load_file
 
 from rft.cli import main
@@ -13,9 +13,7 @@ RESUME = ["--resume_from_checkpoint", "true"]
 LORA = ["--use_peft", "true", "--lora_r", "4", "--lora_alpha", "8", "--lora_dropout", "0",
         "--lora_target_modules", "all-linear"]
 HELD_OUT = ["--held_out_split", "val", "--held_out_questions", "4", "--held_out_steps", "2"]
-ZERO3 = {  # as accelerate sets
-         "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_MIXED_PRECISION": "no",
-         "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
+ZERO3 = zero(3)
 RUNS = {
     "muon, blind questions, held-out answers, small trees": (
         "grpo", [*GENERATION, *HELD_OUT, "--muon", "true", "--blind_share", "0.3", "--max_tree_tokens", "1200"]),

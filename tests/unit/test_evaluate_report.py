@@ -199,8 +199,7 @@ def test_learned_says_what_the_numbers_say():
 def test_what_is_said_of_a_memory_is_what_is_written_and_read():
     half, most = (summary_of([row(i, i % 2 if i < n else 1) for i in range(40)]) for n in (40, 20))
     fields = {"forgotten": {"written": 6, "gone": 3, "rate": 0.5}}
-    shares = {"half": 0.5, "most": 0.7}
-    lines = [{"targets": 300, "right_rate": x, "ci95": [x - 0.1, x + 0.1], "memories": 40} for x in shares.values()]
+    lines = [{"targets": 300, "right_rate": x, "ci95": [x - 0.1, x + 0.1], "memories": 40} for x in (0.5, 0.7)]
     tokens = {"input_tokens_per_question": 160.0}
     summaries = {
         "sft": half, "grpo": most | {"input_tokens_per_question": 640.0},
