@@ -287,6 +287,7 @@ def test_stopped_it_goes_on_at_its_chunk(cold_start, mini_data, tmp_path, signal
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit that it is ignored
     )
     for line in running.stdout:
         if line.startswith("chunk 3 of"):
