@@ -12,6 +12,7 @@ from types import ModuleType
 
 from rft import __version__
 from rft.errors import Interrupted, RftError, told
+from rft.screen import leave_out_noise
 
 # command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {
@@ -79,6 +80,7 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"rft {name}", description=what)
     module.add_arguments(parser)
     args = parser.parse_args(words)
+    leave_out_noise()
     run: Callable[[argparse.Namespace], int] = module.run
     try:
         return run(args)

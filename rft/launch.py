@@ -26,7 +26,7 @@ OF_LAUNCHER = ("num_processes", "num_machines", "machine_rank", "main_process_ip
 """Flags that are the launcher's; all others are the script's."""
 SEGMENTS = "expandable_segments:True"
 LEFT = "left.json"
-EXIT_CODE = 75
+MISTAKE = 2  # exit code of a user's mistake
 
 
 def take_launch(words: list[str]) -> tuple[str | None, list[str]]:
@@ -84,7 +84,7 @@ def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[s
     return [
         sys.executable,
         "-m",
-        "accelerate.commands.launch",
+        "rft.launch",
         "--config_file",
         str(config),
         *for_launcher,
@@ -150,6 +150,24 @@ def launch(layout: str, module: str, words: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+def main() -> int:
+    """`accelerate launch` without its traceback where a process ended of a user's mistake and has said so; the exit code is that
+    of the process which failed first."""
+    from accelerate.commands.launch import main as accelerate_launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        accelerate_launch()
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        if code != MISTAKE:
+            raise
+        return code
+    except subprocess.CalledProcessError as error:  # one process, which has shown its own traceback
+        return error.returncode
+    return 0
+
+
 def _dry_run(layout: str, line: list[str], module: str, words: list[str]) -> int:
     """A dry run for the layout, in this process: nothing needs several."""
     from rft.train.start import run_main
@@ -184,3 +202,7 @@ def _value(words: Sequence[str], name: str) -> str | None:
         if word.startswith("--") and key.replace("-", "_") == name:
             return value if "=" in word else "".join(words[i + 1 : i + 2]) or None
     return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,6 +8,7 @@ tokens, and answer Q questions.
 
 import argparse
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -95,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     if args.repeats < (1 if args.tree_only else LEAST):
         raise ModelError(f"--repeats {args.repeats}: a comparison needs at least {LEAST}; --tree-only takes one or more")
     keep_freed_memory()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("rft.bench").setLevel(logging.INFO)
     setting = _setting(args)
     shape = SETTING + (("chunks", "memory_tokens") if args.what == "memory" else ())
     result: dict[str, Any] = {

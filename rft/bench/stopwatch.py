@@ -5,6 +5,7 @@ On a CPU the CPU seconds of this process are kept beside those of the clock, and
 took meanwhile: where they took some, CPU seconds are the ones to compare.
 """
 
+import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from typing import Any
 import psutil
 
 from rft.bench import device
+
+logger = logging.getLogger(__name__)
 
 LEAST = 3  # repeats that a comparison needs
 
@@ -44,19 +47,20 @@ def once(on: str, work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def in_turns(on: str, works: Mapping[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, Times], dict[str, float]]:
-    """Each work `repeats` times, in turns.
+    """Each work `repeats` times, in turns; each is logged as it ends.
 
     Returns:
         The times by work, and on a CPU {"others_cpu_share": of the machine's CPU time, what other processes took}.
     """
     times = {name: Times() for name in works}
     start, others = time.perf_counter(), _others_seconds()
-    for _ in range(repeats):
+    for repeat in range(1, repeats + 1):
         for name, work in works.items():
             cpu = time.process_time()
             seconds, times[name].result = once(on, work)
             times[name].seconds.append(seconds)
             times[name].cpu_seconds.append(time.process_time() - cpu)
+            logger.info("%s, repeat %d of %d: %.3g s", name, repeat, repeats, seconds)
     if on != "cpu":
         return times, {}
     whole = (time.perf_counter() - start) * (psutil.cpu_count() or 1)

@@ -119,10 +119,14 @@ def _message(item: Any, where: str) -> Message:
         raise DataError(f"{where}: expected an object with 'role' and 'content', found {type(item).__name__}")
     role = item.get("role")
     if role not in ROLES:
-        raise DataError(f"{where}: unknown role {role!r}; expected one of {', '.join(ROLES)}")
+        advice = {"developer": "; write it as system", "tool": "; leave it out", "function": "; leave it out"}
+        raise DataError(
+            f"{where}: unknown role {role!r}; expected one of {', '.join(ROLES)}{advice.get(str(role), '')}"
+        )
     text = text_of(item.get("content"))
     if text is None:
-        raise DataError(f"{where}: 'content' must be a text or a list of text and image parts")
+        advice = "; leave out a message that only calls tools" if item.get("tool_calls") else ""
+        raise DataError(f"{where}: 'content' must be a text or a list of text and image parts{advice}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -11,11 +11,14 @@ A batch of units is yielded `passes` times in a row, as TRL's trainer expects: o
 it. The order follows from (seed, epoch) alone.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from random import Random
 
 from torch.utils.data import Sampler
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 25  # batches whose rows are sorted by length together
 
@@ -48,6 +51,12 @@ class HistorySampler(Sampler[int]):
         self.rows_of: dict[str, list[int]] = defaultdict(list)
         for row, history_id in enumerate(history_ids):
             self.rows_of[history_id].append(row)
+        most = max(map(len, self.rows_of.values()), default=0)
+        if most < questions:
+            logger.warning(
+                "questions_per_history %d: no history has more than %d questions; those of several are put together, and less "
+                "is shared", questions, most,
+            )  # fmt: skip
         self._length = len(self._units()) // units * units * questions * repeats * passes
 
     def set_epoch(self, epoch: int) -> None:

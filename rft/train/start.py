@@ -6,6 +6,7 @@ A user's mistake ends in one line on stderr and exit code 2, not in a traceback;
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from trl import ModelConfig
 from rft.errors import Interrupted, RecipeError, RftError, told
 from rft.launch import allocator
 from rft.model import load_model
+from rft.screen import leave_out, leave_out_noise
 from rft.track import MetricsFile, WandbRun, provenance
 from rft.train.activations import offload_checkpoints, tile_mlps
 from rft.train.checkpoint import RecallCallback, resume_point
@@ -31,6 +33,8 @@ from rft.train.watch import DiskCallback, OutputLock, StallCallback
 
 logger = logging.getLogger(__name__)
 
+OTHERS_WAIT = 3.0  # seconds between an error on another rank than 0 and its line
+
 
 def set_up_logging() -> None:
     """Our own lines at INFO, once and not once a process, everybody else's from WARNING on. A script run with `python -m` logs as
@@ -38,17 +42,12 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("rft", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    leave_out("DeepSpeed", "Setting accelerator to CPU. If you have GPU or other accelerator")
+    leave_out_noise()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # a CPU has nothing to pin, and nothing is lost
     for old in ("gradient_checkpointing", "gradient_checkpointing_enable", "is_gradient_checkpointing", "all_gather_into_tensor",
                 "reduce_scatter_tensor"):  # TRL 1.16 and DeepSpeed still call them so
         warnings.filterwarnings("ignore", message=rf".*{old}. is deprecated.*")
-
-
-def leave_out(logger_name: str, words: str) -> None:
-    """Drops the lines of a library's logger that hold `words`."""
-    logging.getLogger(logger_name).addFilter(lambda record: words not in record.getMessage())
 
 
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
@@ -60,6 +59,8 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
     except (RftError, OSError) as error:
         if (said := told(error)) is None:
             raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(OTHERS_WAIT)  # the launcher ends this process if rank 0 has said the same
         print(f"error: {said}", file=sys.stderr)
         return 2
     except DryRun as done:

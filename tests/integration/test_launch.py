@@ -76,3 +76,11 @@ def test_a_launched_run_leaves_with_a_checkpoint_and_goes_on(mini_data, tiny_che
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][:step] == list(
         range(1, step + 1)
     )
+
+
+def test_a_mistake_is_one_line_under_a_launcher_too(tmp_path):
+    process = start(tmp_path / "run", tmp_path / "nowhere", tmp_path / "no_model")
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 2
+    assert said.count("error: ") == 1 and f"error: {tmp_path / 'no_model'}: no such folder" in said
+    assert "Traceback" not in said

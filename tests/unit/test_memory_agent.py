@@ -140,6 +140,13 @@ def test_what_is_accepted_is_within_budget(tokenizer):
     assert update.memory.splitlines() == lines[: len(update.memory.splitlines())]
 
 
+def test_an_update_cut_within_a_character_stores_no_half_of_it(tokenizer):
+    agent = MemoryAgent(tokenizer, MemorySettings(100, 60))
+    ids = tokenizer("- tea: 日本 green\n- mood: 😀👩‍👧\n- city: שלום")["input_ids"]
+    memories = {agent.accept(ids[:length], "", [tokenizer.eos_token_id]).memory for length in range(len(ids) + 1)}
+    assert memories == {"", "- tea: 日本 green", "- tea: 日本 green\n- mood: 😀👩‍👧"}
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="memory_tokens 0: expected 1 or more"):
         MemorySettings(memory_tokens=0)

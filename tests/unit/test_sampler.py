@@ -21,6 +21,12 @@ def test_a_unit_holds_questions_of_one_history_each_repeated():
     assert len(units) == 5
 
 
+def test_more_questions_than_any_history_has_is_said(caplog):
+    sampler = HistorySampler(HISTORIES, questions=10, units=1, repeats=1)
+    assert "questions_per_history 10: no history has more than 8 questions" in caplog.text
+    assert len(sampler) == 20
+
+
 def test_every_question_comes_once_an_epoch():
     sampler = HistorySampler(HISTORIES, questions=4, units=1, repeats=3, seed=1)
     assert Counter(sampler) == Counter({row: 3 for row in range(20)})
