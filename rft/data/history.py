@@ -119,9 +119,9 @@ def _message(item: Any, where: str) -> Message:
         raise DataError(f"{where}: expected an object with 'role' and 'content', found {type(item).__name__}")
     role = item.get("role")
     if role not in ROLES:
-        advice = {"developer": "; write it as system", "tool": "; leave it out", "function": "; leave it out"}
+        to_do = {"developer": "; write it as system", "tool": "; leave it out", "function": "; leave it out"}
         raise DataError(
-            f"{where}: unknown role {role!r}; expected one of {', '.join(ROLES)}{advice.get(str(role), '')}"
+            f"{where}: unknown role {role!r}; expected one of {', '.join(ROLES)}{to_do.get(str(role), '')}"
         )
     text = text_of(item.get("content"))
     if text is None:
