@@ -1,8 +1,11 @@
 """The recipe fields that every training has beside its trainer's own: how a run is guarded, and what may change in a resume."""
 
+import logging
 from dataclasses import dataclass, field
 
 from rft.errors import RecipeError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,3 +64,14 @@ class RunFields:
             raise RecipeError(f"mlp_tile_tokens {self.mlp_tile_tokens}: expected at least one token; remove it for whole MLPs")
         if self.offload_checkpoints and not self.gradient_checkpointing:  # type: ignore[attr-defined]
             raise RecipeError("offload_checkpoints: there are no checkpoints without `gradient_checkpointing: true`; set it")
+        self._warn_of_a_decay_longer_than_the_run()
+
+    def _warn_of_a_decay_longer_than_the_run(self) -> None:
+        """transformers starts such a decay before the first step."""
+        steps, kwargs = self.max_steps, self.lr_scheduler_kwargs or {}  # type: ignore[attr-defined]
+        decay = kwargs.get("num_decay_steps", 0)
+        if steps > 0 and decay + self.get_warmup_steps(steps) > steps:  # type: ignore[attr-defined]
+            logger.warning(
+                "lr_scheduler_kwargs: num_decay_steps %d and the warm-up are longer than max_steps %d: learning_rate is never "
+                "reached; give fewer num_decay_steps", decay, steps,
+            )  # fmt: skip

@@ -96,11 +96,14 @@ class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        if self.args.questions_per_history == 1 or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         learned_BT = inputs["labels"] != -100
-        prompts = learned_BT.int().argmax(1).tolist()
-        ends = [prompt + count for prompt, count in zip(prompts, learned_BT.sum(1).tolist(), strict=True)]
+        prompts_B = learned_BT.int().argmax(1)
+        ends_B = prompts_B + learned_BT.sum(1)
+        if self.args.questions_per_history == 1 or return_outputs:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            self._count_tokens(ends_B)
+            return loss
+        prompts, ends = prompts_B.tolist(), ends_B.tolist()
         tree = Tree([ids[:end].tolist() for ids, end in zip(inputs["input_ids"], ends, strict=True)], prompts,
                     device=inputs["input_ids"].device)
         with self.accelerator.autocast():
@@ -109,10 +112,18 @@ class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
         metrics = self._metrics["train"]
         metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
         metrics["entropy"].append((entropies_BC.detach().sum() / labels).item())
+        self._count_tokens(ends_B)
         loss = -logps_BC.sum() / (labels if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP and ZeRO take the mean over ranks
         return loss
+
+    def _count_tokens(self, ends_B: torch.Tensor) -> None:
+        """`num_tokens`: the tokens of all rows so far, over all ranks; TRL counts one row of a batch without attention mask. Kept
+        in the state that a checkpoint holds, as in GRPO."""
+        if self.model.training:
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(ends_B.sum()).sum())
+            self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
 
 
 @dataclass

@@ -116,9 +116,20 @@ def test_shared_histories_train_as_trl_does(questions, tiny_checkpoint, tmp_path
         logs.append([row for row in trainer.state.log_history if "loss" in row])
     assert [row["loss"] for row in logs[0]] == pytest.approx([row["loss"] for row in logs[1]], abs=1e-5)
     assert [row["entropy"] for row in logs[0]] == pytest.approx([row["entropy"] for row in logs[1]], abs=1e-4)
+    labels_BT = plain.data_collator([rows[i] for i in order[:24]])["labels"]  # three steps of eight rows
+    ends_B = (labels_BT != -100).int().argmax(1) + (labels_BT != -100).sum(1)
+    assert [log[-1]["num_tokens"] for log in logs] == [ends_B.sum().item()] * 2
     assert logs[0][0]["prefix_tree/token_ratio"] > 2 and "prefix_tree/token_ratio" not in logs[1][0]
     after = dict(plain.model.named_parameters())
     assert max((p - after[name]).abs().max() for name, p in shared.model.named_parameters()) < 1e-6
+
+
+def test_a_decay_longer_than_the_run_is_told(tmp_path, caplog):
+    decay = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 8}, "warmup_steps": 3}
+    ColdStartConfig(output_dir=str(tmp_path), max_steps=11, use_cpu=True, bf16=False, **decay)
+    assert not caplog.text
+    ColdStartConfig(output_dir=str(tmp_path), max_steps=10, use_cpu=True, bf16=False, **decay)
+    assert "num_decay_steps 8 and the warm-up are longer than max_steps 10" in caplog.text
 
 
 def test_a_batch_that_does_not_hold_whole_units_is_refused(tmp_path):
