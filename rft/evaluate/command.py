@@ -168,7 +168,8 @@ def run(args: argparse.Namespace) -> int:
                 **asking,
             )
             print(headline(summaries[name]))
-            print("\n".join(lines(summaries[name])))
+            if args.rule is None:  # a rule says no words
+                print("\n".join(lines(summaries[name])))
             if args.track:
                 from rft.evaluate.tracking import track
 
