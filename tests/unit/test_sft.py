@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
+from rft.train.held_out import HeldOut
 from rft.train.rows import target
 from rft.train.sft import AnswerCollator, ColdStartArguments, ColdStartConfig, ColdStartTrainer, train
 
@@ -122,6 +123,18 @@ def test_shared_histories_train_as_trl_does(questions, tiny_checkpoint, tmp_path
     assert logs[0][0]["prefix_tree/token_ratio"] > 2 and "prefix_tree/token_ratio" not in logs[1][0]
     after = dict(plain.model.named_parameters())
     assert max((p - after[name]).abs().max() for name, p in shared.model.named_parameters()) < 1e-6
+
+
+def test_held_out_answers_end_at_each_of_several_end_tokens(questions, tiny_checkpoint, tmp_path):
+    split, rows = questions
+    trainer = cold_start(tiny_checkpoint, split, rows, tmp_path, questions_per_history=4)
+    held_out = HeldOut(trainer, split, 2, PromptTokens(trainer.processing_class), longest=10, at_once=2)
+    whole = held_out.complete(held_out.prompts, 10)
+    second = whole[0][1]
+    trainer.model.generation_config.eos_token_id = [trainer.processing_class.eos_token_id, second]
+    ends = [ids.index(second) + 1 if second in ids else len(ids) for ids in whole]
+    assert held_out.complete(held_out.prompts, 10) == [ids[:end] for ids, end in zip(whole, ends, strict=True)]
+    assert ends[0] <= 2
 
 
 def test_a_decay_longer_than_the_run_is_told(tmp_path, caplog):
