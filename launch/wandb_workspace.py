@@ -1,11 +1,11 @@
 """Saves a W&B workspace with the panels of `rft report`: `python launch/wandb_workspace.py ENTITY PROJECT`.
 
-Needs `pip install wandb-workspaces` and a W&B login; the panels themselves are `rft.train.panels`.
+Needs `pip install wandb-workspaces` and a W&B login; the panels themselves are `rft.report.panels`.
 """
 
 import sys
 
-from rft.train.panels import PANELS
+from rft.report.panels import PANELS
 
 
 def main(entity: str, project: str) -> None:

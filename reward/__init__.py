@@ -6,9 +6,9 @@ each completion, None (never 0) where it could not be scored.
 """
 
 from reward.judge import Judge, open_ended
+from reward.loading import load
 from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, read
 from reward.metrics import reading_metrics
-from reward.named import load
 from reward.selfcheck import self_check
 
 __all__ = ["Judge", "Reading", "has_reasoning", "load", "mcq_letter", "open_ended", "paper", "personamem", "read",

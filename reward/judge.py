@@ -21,9 +21,8 @@ import os
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from reward.endpoint import Endpoint, EndpointError, Unanswered
 from reward.mcq import answer_part, has_reasoning
 
 logger = logging.getLogger(__name__)
@@ -76,18 +75,45 @@ def case_and_fact(
     return ("own", preference) if preference else ("none", prev_pref)
 
 
+class CallFailed(Exception):
+    """An endpoint raises this when one call got no answer; other calls may."""
+
+
+class Unreachable(Exception):
+    """An endpoint raises this when no call can work."""
+
+
+class Reply(Protocol):
+    """What the judge reads of a model's reply. ending: why there is no usable text, "" if there is."""
+
+    text: str
+    finished: bool
+    ending: str
+
+
+class Endpoint(Protocol):
+    """The model that judges, as `rft.models.endpoint.Endpoint` is."""
+
+    base_url: str
+    model: str
+
+    async def chat(self, messages: list[dict[str, str]], max_tokens: int) -> Reply:
+        """The model's reply. Raises CallFailed, Unreachable."""
+        ...
+
+
 class Judge:
     """Three calls to a model for each answer; verdicts are kept in `cache` (a folder; None: not kept)."""
 
-    def __init__(self, endpoint: Endpoint, cache: Path | str | None = None):
+    def __init__(self, endpoint: Any, cache: Path | str | None = None):
         self.endpoint = endpoint
         self.cache = Path(cache).expanduser() if cache is not None else None
 
     async def votes(self, case: str, query: str, completion: Any, preference: str) -> list[bool | None]:
         """Whether the answer meets the rubric of `case`, once for each of three calls; None: not to be had.
 
-        An empty answer meets none, which takes no judge. Raises EndpointError where no call can work (BudgetSpent
-        too).
+        An empty answer meets none, which takes no judge. Raises Unreachable if no call can work (a spent
+        budget too).
         """
         answer = answer_part(completion).strip()
         if not answer:
@@ -104,7 +130,7 @@ class Judge:
             return known
         try:
             reply = await self.endpoint.chat(prompt, max_tokens=JUDGE_TOKENS)
-        except Unanswered as error:
+        except CallFailed as error:
             logger.warning("judge %s: not scored (%s)", self.endpoint.model, error)
             return None
         verdict = read_verdict(reply.text)
@@ -155,7 +181,7 @@ def open_ended(judge: Judge) -> Callable[..., Awaitable[list[float | None]]]:
             case, asked, known = shown
             try:
                 return majority(await judge.votes(case, asked, completion, known))
-            except EndpointError as error:
+            except Unreachable as error:
                 logger.warning("judge: not scored (%s)", error)
                 return None
 

@@ -16,18 +16,18 @@ from rft.screen import leave_out_noise
 
 # command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {
-    "quickstart": ("rft.quickstart", "from nothing to a trained tiny model and a report, on a laptop"),
+    "quickstart": ("rft.toy.quickstart", "from nothing to a trained tiny model and a report, on a laptop"),
     "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
     "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
     "evaluate": ("rft.evaluate.command", "ask a checkpoint every question of a split"),
-    "compare": ("rft.evaluate.compare", "paired differences between evaluations, over the same questions"),
-    "memory": ("rft.memory_command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
-    "report": ("rft.train.report", "a training's curves and samples, as one page"),
+    "compare": ("rft.evaluate.comparison", "paired differences between evaluations, over the same questions"),
+    "memory": ("rft.memory.command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
+    "report": ("rft.report.training", "a training's curves and samples, as one page"),
     "merge": ("rft.train.merge", "a LoRA adapter and its base model as one checkpoint"),
     "bench": ("rft.bench.command", "what the prefix tree saves here: time, memory, exactness; a whole GPU (bench gpu)"),
 }
 TRAINING = {
-    "base": ("rft.train.base", "the tiny base checkpoint, from scratch"),
+    "base": ("rft.toy.pretrain", "the tiny base checkpoint, from scratch"),
     "sft": ("rft.train.sft", "the cold start: supervised fine-tuning"),
     "grpo": ("rft.train.grpo", "reinforcement fine-tuning with verifiable rewards"),
     "memory-sft": ("rft.train.memory_sft", "the cold start of the memory: updates and answers"),
@@ -71,7 +71,7 @@ def _train(module: str, words: list[str]) -> int:
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from rft.train.start import run_main
+    from rft.train.runner import run_main
 
     return run_main(import_module(module).train, words)
 

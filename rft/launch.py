@@ -170,7 +170,7 @@ def main() -> int:
 
 def _dry_run(layout: str, line: list[str], module: str, words: list[str]) -> int:
     """A dry run for the layout, in this process: nothing needs several."""
-    from rft.train.start import run_main
+    from rft.train.runner import run_main
 
     for_script = line[line.index(module) + 1 :]
     if _value(words, "dry_run_on") is None:

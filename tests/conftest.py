@@ -33,11 +33,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised two-layer Qwen3 with a tokenizer that knows the mini profile's words."""
     from transformers import set_seed
 
-    from rft.simulate import reading
-    from rft.train.tiny import make_model, make_tokenizer
+    from rft.toy import exercises
+    from rft.toy.model import make_model, make_tokenizer
 
-    texts = ["\n".join(m["content"] for m in reading.document(0, i, 0.5, drills=0.3)) for i in range(200)]
-    tokenizer = make_tokenizer([*texts, *reading.question_words() * 20], vocab_size=1024)
+    texts = ["\n".join(m["content"] for m in exercises.document(0, i, 0.5, drills=0.3)) for i in range(200)]
+    tokenizer = make_tokenizer([*texts, *exercises.question_words() * 20], vocab_size=1024)
     set_seed(0)
     model = make_model(tokenizer, hidden_size=64, layers=2)
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from rft.bench import device
     from rft.bench.stopwatch import LEAST
     from rft.bench.table import show
-    from rft.track import versions
+    from rft.runs.tracking import versions
     from rft.train.malloc import keep_freed_memory
 
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -3,7 +3,7 @@
 from typing import Any
 
 from rft.bench.setting import Setting
-from rft.train.peak import Layout, Shape, Work, estimate
+from rft.plan.memory_estimate import Layout, Shape, Work, estimate
 
 
 def estimated_bytes(setting: Setting, model: Any, tokens: int, scored: int) -> int:

@@ -105,7 +105,7 @@ def card(job: Job) -> dict[str, Any]:
 
     from rft.bench import device
     from rft.bench.stopwatch import LEAST, in_turns
-    from rft.track import PACKAGES, versions
+    from rft.runs.tracking import PACKAGES, versions
 
     side, on, dtype = job.scale.product, job.on, torch.bfloat16
     figures: dict[str, Any] = {"name": device.name(on), "versions": versions((*PACKAGES, "flash-attn")), "notes": []}
@@ -213,7 +213,7 @@ def training(job: Job) -> dict[str, Any]:
         if find_spec(package) is None:
             raise Skipped(f"{package} is not installed; training needs it")
     from rft.bench.training import training as measure
-    from rft.train.start import set_up_logging
+    from rft.train.runner import set_up_logging
 
     set_up_logging()
     return measure(job.out / "training", job.on, job.scale.personas, job.scale.words, job.end - time.monotonic(), job.say)

@@ -10,9 +10,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rft.bench.update import Say
-from rft.quickstart import RECIPES
+from rft.runs.tracking import METRICS, read_metrics
 from rft.simulate.dataset import simulate_mini
-from rft.track import METRICS, read_metrics
+from rft.toy.quickstart import RECIPES
 
 SHARE = 0.35  # of the time, for the cold start
 EDGE = 5  # steps that first and last numbers are the mean of

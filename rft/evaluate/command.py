@@ -12,19 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft.account import check_account
 from rft.data.dataset import HUB_ID, WINDOWS, load_split
-from rft.errors import DataError, ModelError
+from rft.errors import DataError
 from rft.evaluate.context import CONTEXTS, Context, Whole
 from rft.evaluate.rules import RULES, RuleAnswers
 from rft.memory.agent import MemorySettings
+from rft.runs.account import check_account
 
 if TYPE_CHECKING:
     from reward import Judge
-    from reward.endpoint import Budget, Endpoint
     from rft.evaluate.answer import Answerer, StreamingAnswerer
-    from rft.evaluate.backend import ModelAnswers
     from rft.evaluate.memory import MemoryAnswers
+    from rft.evaluate.model_answers import ModelAnswers
+    from rft.models.endpoint import Budget, Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
 
                 track(summaries[name], out)
         if len(names) > 1:
-            from rft.evaluate.sweep import write_sweep
+            from rft.report.sweep import write_sweep
 
             write_sweep(summaries, folder)
     except KeyboardInterrupt:
@@ -255,7 +255,7 @@ def _answerers(
         endpoint = _endpoint(args.base_url, name, settings, budget)
         there = EndpointAnswers(endpoint, _context(args, settings), **generation)
         return there, EndpointAnswers(endpoint, Whole("none"), **generation) if blind else None, settings
-    from rft.evaluate.backend import ModelAnswers
+    from rft.evaluate.model_answers import ModelAnswers
 
     here = _on_this_machine(args, name, out, settings, generation)
     generation["token_cache"] = settings["token_cache"]
@@ -266,13 +266,14 @@ def _on_this_machine(
     args: argparse.Namespace, name: str, out: Path, settings: dict[str, Any], generation: dict[str, Any]
 ) -> "ModelAnswers":
     """A checkpoint in the context asked for; what the context lacks is told before the model is loaded."""
-    from rft.evaluate.backend import LocalModel, ModelAnswers
+    from rft.evaluate.model_answers import ModelAnswers
+    from rft.models.local import LocalModel
 
     if settings["temperature"] is None:
         raise DataError("--temperature server: there is no server; give a number")
     context = None if settings["context"] == "memory" else _context(args, settings)
     if args.vllm:
-        from rft.evaluate.vllm import VLLMModel
+        from rft.models.vllm import VLLMModel
 
         model: Any = VLLMModel(name)
     else:
@@ -295,7 +296,7 @@ def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -
     if not isinstance(answerer, MemoryAnswers):
         logger.warning("--reader is ignored: it answers from memories; give --context memory")
         return None
-    from rft.evaluate.backend import LocalModel
+    from rft.models.local import LocalModel
 
     return answerer.read_by(LocalModel(args.reader))
 
@@ -341,25 +342,22 @@ def _judge(args: argparse.Namespace, settings: dict[str, Any], budget: "Budget |
 
 
 def _endpoint(url: str, model: str, settings: dict[str, Any], budget: "Budget | None") -> "Endpoint":
-    from reward.endpoint import Endpoint, EndpointError
+    from rft.models.endpoint import Endpoint
 
-    try:
-        return Endpoint(
-            url,
-            model,
-            key_variable=settings["api_key_env"],
-            concurrency=settings["concurrency"],
-            attempts=settings["attempts"],
-            timeout=settings["timeout"],
-            price=(settings["price"][0], settings["price"][1]) if settings["price"] else None,
-            budget=budget,
-        )
-    except EndpointError as error:
-        raise ModelError(str(error)) from None
+    return Endpoint(
+        url,
+        model,
+        key_variable=settings["api_key_env"],
+        concurrency=settings["concurrency"],
+        attempts=settings["attempts"],
+        timeout=settings["timeout"],
+        price=(settings["price"][0], settings["price"][1]) if settings["price"] else None,
+        budget=budget,
+    )
 
 
 def _budget(args: argparse.Namespace, folder: Path) -> "Budget | None":
-    from reward.endpoint import Budget
+    from rft.models.endpoint import Budget
 
     if not (args.base_url or args.judge_base_url):
         if args.budget is not None:
@@ -375,7 +373,7 @@ def _checkpoints(args: argparse.Namespace) -> list[str]:
     found = [path for path in glob.glob(str(Path(args.model).expanduser())) if Path(path).is_dir()]
     if not found:
         raise DataError(f"{args.model}: no checkpoint folder matches this pattern")
-    from rft.evaluate.sweep import step_of
+    from rft.report.sweep import step_of
 
     return sorted(found, key=lambda path: (step_of(path) is None, step_of(path) or 0, path))
 

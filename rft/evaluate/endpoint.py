@@ -11,15 +11,15 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
-from reward.endpoint import BudgetSpent, Endpoint, EndpointError, TooLong
-from reward.endpoint import Unanswered as CallFailed
 from rft.data.history import History
 from rft.data.question import Question
 from rft.errors import ModelError
 from rft.evaluate.answer import Answer, Unanswered
-from rft.evaluate.asks import seed_of
 from rft.evaluate.context import Context
 from rft.evaluate.retrieval import Retrieval
+from rft.evaluate.variants import seed_of
+from rft.models.endpoint import BudgetSpent, Endpoint, TooLong
+from rft.models.endpoint import Unanswered as CallFailed
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class EndpointAnswers:
         self._too_long_told = False
 
     def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[Asked]:
-        """Raises ModelError where no call to the endpoint can work, or the budget is spent; calls in flight are
+        """Raises EndpointError if no call to the endpoint can work, or the budget is spent; calls in flight are
         waited for, and what they bring is handed on first."""
         with asyncio.Runner() as runner:
             answers = self._answers(iter(asked))
@@ -56,8 +56,6 @@ class EndpointAnswers:
                 runner.run(self.endpoint.check())
                 while (answer := runner.run(anext(answers, None))) is not None:
                     yield answer
-            except EndpointError as error:
-                raise ModelError(str(error)) from None
             finally:
                 runner.run(self.endpoint.close())
 

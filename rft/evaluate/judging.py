@@ -9,9 +9,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reward.endpoint import EndpointError
 from reward.judge import Judge, case_and_fact, majority
 from reward.mcq import has_reasoning
+from rft.models.endpoint import EndpointError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ from typing import Any
 from reward.memory import speaks_of
 from rft.data.dataset import MEMORY_TARGETS, Split
 from rft.evaluate.statistics import by_persona, interval_of_ratio
-from rft.memory.notes import Notes, about, load_notes
+from rft.memory.targets import Notes, about, load_notes
 from rft.memory.text import TOPIC_WORDS
 
 VERDICTS = ("right", "wrong", "missing", "extra")

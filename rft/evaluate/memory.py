@@ -18,11 +18,12 @@ from rft.data.prompt import SYSTEM, final_message
 from rft.data.question import Question
 from rft.errors import DataError, ModelError
 from rft.evaluate.answer import Answer
-from rft.evaluate.backend import Generator, ModelAnswers
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.timeline import memory_path
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message
 from rft.memory.store import MemoryStore, Record, read_memory, read_record
 from rft.memory.write import write
+from rft.models.local import Generator
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import DataError
-from rft.lock import claim
+from rft.files import claim
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import DataError
 from rft.evaluate.answer import Answer, Answerer, Remembers, StreamingAnswerer, Unanswered
-from rft.evaluate.asks import asks, parts
 from rft.evaluate.results import Results, write_whole
+from rft.evaluate.variants import asks, parts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,9 +88,9 @@ def evaluate(
     answerer raises passes through, and what was answered is kept.
     """
     from rft.evaluate import lines
-    from rft.evaluate.report import write_evaluation_report, write_memory_report
     from rft.evaluate.statistics import summarise
     from rft.evaluate.timeline import forgotten, last_memories, timelines
+    from rft.report.evaluation import write_evaluation_report, write_memory_report
 
     out = Path(out).expanduser()
     asking = Asking(limit, samples, option_orders, judge is not None, batch_size)

@@ -17,11 +17,11 @@ import numpy as np
 from reward import has_reasoning
 from reward.judge import majority
 from reward.mcq import LETTERS
-from reward.reply import REFUSED
 from rft.data import rules
 from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
 from rft.data.rules import Asked, Strongest
 from rft.evaluate.skill import mean, skill, with_skill
+from rft.models.reply import REFUSED
 
 RESAMPLES = 10_000
 LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # of the history lengths, in tokens of 4 characters

@@ -9,8 +9,8 @@ from typing import Any
 
 from rft.data.dataset import Split
 from rft.evaluate import lines
-from rft.memory.notes import load_notes
 from rft.memory.store import read_record
+from rft.memory.targets import load_notes
 from rft.memory.text import changes
 
 

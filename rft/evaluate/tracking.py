@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rft import lineage
+from rft.runs import lineage
 
 FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")  # the last where there are memories
 ABOUT = ("model", "context", "split", "window", "data_sha256", "settings")

@@ -9,16 +9,16 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from reward.endpoint import Endpoint, EndpointError, TooLong, Unanswered
-from reward.reply import Reply
 from rft.data.control import inert
 from rft.data.history import History
 from rft.data.prompt import SYSTEM, as_said
-from rft.errors import DataError, ModelError, ServerError
+from rft.errors import DataError, ServerError
 from rft.memory import chunks, text
 from rft.memory.agent import MemorySettings, answer_message, update_message
 from rft.memory.chunks import Chunk
 from rft.memory.write import Proposal
+from rft.models.endpoint import Endpoint, TooLong, Unanswered
+from rft.models.reply import Reply
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,8 @@ class EndpointAgent:
         self.tokens = Characters()
 
     def check(self) -> None:
-        """Raises ModelError where no call to the endpoint can work."""
-        try:
-            asyncio.run(self._closing(self.endpoint.check()))
-        except EndpointError as error:
-            raise ModelError(str(error)) from None
+        """Raises EndpointError if no call to the endpoint can work."""
+        asyncio.run(self._closing(self.endpoint.check()))
 
     def chunks(self, history: History) -> list[Chunk]:
         """The chunks of a history. Raises DataError as `rft.memory.chunks.split`."""
@@ -70,7 +67,7 @@ class EndpointAgent:
         return [self._update(chunk, memory) for chunk, memory in zip(read, memories, strict=True)]
 
     def answer(self, question: str, memory: str, max_new_tokens: int) -> str:
-        """Raises ModelError where no call can work, DataError for what is too long, ServerError where this call did not work."""
+        """Raises EndpointError if no call can work, DataError for what is too long, ServerError where this call did not work."""
         reply = self._chat([{"role": "user", "content": answer_message(memory, inert(question))}], max_new_tokens, "the question")
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
@@ -103,5 +100,3 @@ class EndpointAgent:
             ) from None
         except Unanswered as error:
             raise ServerError(f"{what} got no answer ({error}); nothing is lost, the same command goes on there") from None
-        except EndpointError as error:
-            raise ModelError(str(error)) from None

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import DataError
-from rft.lock import claim
+from rft.files import claim
 from rft.memory import text
 from rft.memory.chunks import Chunk
 from rft.memory.text import Count, Update

@@ -6,5 +6,5 @@ kernels.py     one attention call over several spans of the packed row, on CPU a
 attention.py   partial attentions merged by log-sum-exp, registered with transformers as "prefix_tree"
 logprobs.py    log-probs and entropies of the completions of a tree, and the budget that splits a tree too large
 sample.py      sampling with the K/V of a shared prefix held once
-gates.py       what cannot be shared exactly is refused here, with the reason
+support.py     what cannot be shared exactly is refused here, with the reason
 """

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rft.errors import RecipeError
-from rft.prefix_tree import gates
+from rft.prefix_tree import support
 from rft.prefix_tree.attention import Plan, forward_kwargs
 from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_rows
 
@@ -51,7 +51,7 @@ def tree_logps(
         ModelError: a row longer than the model's positions; a log-prob that is not a number.
     """
     bare: Any = extract_model_from_parallel(model)
-    gates.check_length(bare, tree.longest_row)
+    support.check_length(bare, tree.longest_row)
     kwargs = forward_kwargs(tree.tokens_T, tree.positions_T, Plan(tree))
     tables = _scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk)
     return tables[0], tables[1] if compute_entropy else None
@@ -65,7 +65,7 @@ def _scored(
     with _scoring_head(bare.get_output_embeddings(), tree.labels_N, temperature, entropy, chunk):
         scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits.squeeze(0)
     tables = [x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)]
-    gates.check_finite(tables[0])
+    support.check_finite(tables[0])
     return tables
 
 
@@ -141,7 +141,7 @@ def plain_logps(
     width = max((len(row) - prompt for row, prompt in zip(rows, prompt_lengths, strict=True)), default=0)
     tables = []
     for row, prompt in zip(rows, prompt_lengths, strict=True):
-        gates.check_length(bare, len(row))
+        support.check_length(bare, len(row))
         tree = Tree([row], [prompt], width=width, device=next(bare.parameters()).device)
         kwargs = {"input_ids": tree.tokens_T[None], "use_cache": False}
         tables.append(_scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from rft.prefix_tree import gates
+from rft.prefix_tree import support
 from rft.prefix_tree.attention import Plan, alike, forward_kwargs, merge_, own_length
 from rft.prefix_tree.kernels import Span, call, flash, rows_of
 from rft.prefix_tree.layout import TokenRows, Tree
@@ -64,7 +64,7 @@ def sample(
             not a number.
     """
     bare: Any = extract_model_from_parallel(model)
-    gates.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
+    support.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
     tree = Tree(prompts, device=next(bare.parameters()).device)
     rows = torch.tensor(sorted(range(len(prompts)), key=tree.leaves.__getitem__))  # rows under a node: one slice
     tokens_BC = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long)
@@ -136,7 +136,7 @@ def _choose(
     """A token for every row, and its log-prob before the processors."""
     logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
     all_RV = torch.log_softmax(logits_RV / (temperature or 1.0), -1)
-    gates.check_finite(all_RV)
+    support.check_finite(all_RV)
     if temperature == 0:
         tokens_R = logits_RV.argmax(-1)
     else:

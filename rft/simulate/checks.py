@@ -8,7 +8,7 @@ import re
 
 from rft.data.private import plausible_items
 from rft.errors import DataError
-from rft.simulate.dossier import SENSITIVE_KINDS, USED_KINDS, Conversation, Dossier, Item, Preference
+from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, Dossier, Item, Preference
 from rft.simulate.topics import content_words
 
 TELLING = 12  # characters; shorter texts may stand in a query by chance

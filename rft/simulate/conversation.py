@@ -8,9 +8,9 @@ where it shows because the same person keeps asking.
 from dataclasses import dataclass, replace
 from random import Random
 
-from rft.simulate.dossier import SCENARIOS, Conversation, Message, Persona, chat
 from rft.simulate.facts import NOTHING_TOLD, Fact
 from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shuffled
+from rft.simulate.persona_record import SCENARIOS, Conversation, Message, Persona, chat
 
 KNOWLEDGE_SHARE = 0.15  # of own general preferences shows by repeated questions instead
 OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]  # of open ones, for the untold ones too: so a

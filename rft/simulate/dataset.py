@@ -19,9 +19,9 @@ from rich.progress import track
 from rft.data.dataset import COLUMNS, MEMORY_TARGETS, WINDOWS
 from rft.errors import DataError
 from rft.screen import screen
-from rft.simulate import memory, mini
-from rft.simulate.lock import only_writer
+from rft.simulate import memory_targets, mini
 from rft.simulate.mini import STORIES
+from rft.simulate.single_writer import only_writer
 
 SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
 LONG_FILLERS = 42  # filler conversations that the long history has more, so that it is more than three times as long
@@ -147,7 +147,7 @@ def _simulate(out: Path, personas: int, seed: int, console: Console) -> Counter[
                 writer.writeheader()
                 for persona_id in track(splits[name], f"simulating {name}", console=console, transient=True):
                     persona = mini.make_persona(seed, persona_id, FORGET_CATEGORIES if name == "forget" else mini.CATEGORIES)
-                    long = memory.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
+                    long = memory_targets.lengthen(Random(f"long-{seed}-{persona_id}"), persona, LONG_FILLERS)
                     of_persona = rows(seed, persona, long)
                     writer.writerows(of_persona)
                     counts[name] += len(of_persona)
@@ -157,7 +157,7 @@ def _simulate(out: Path, personas: int, seed: int, console: Console) -> Counter[
                         history = {"metadata": {"total_messages": len(told.messages), "final_token_count": tokens,
                                                 "persona_id": persona_id}, "chat_history": told.messages}
                         (partial / link).write_text(json.dumps(history, indent=1), encoding="utf-8")
-                        targets.write(json.dumps(memory.record(told, link)) + "\n")
+                        targets.write(json.dumps(memory_targets.record(told, link)) + "\n")
     (partial / "README.md").write_text(
         f"# Simulated mini personas\n\n{personas} personas, seed {seed}; questions: "
         + ", ".join(f"{name} {counts[name]}" for name in counts)

@@ -12,7 +12,7 @@ from functools import cache
 from random import Random
 
 from rft.errors import DataError
-from rft.simulate.dossier import Persona
+from rft.simulate.persona_record import Persona
 from rft.simulate.topics import OPPOSITE, SECTIONS, Topic, content_words
 
 GENERIC_SHARE = 4  # one in so many questions

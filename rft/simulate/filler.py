@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from random import Random
 
-from rft.simulate.dossier import Message, chat
 from rft.simulate.grammar import draw_slot, fill, load
+from rft.simulate.persona_record import Message, chat
 
 
 def fillers(rng: Random) -> Iterator[list[Message]]:

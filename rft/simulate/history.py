@@ -11,10 +11,10 @@ from random import Random
 from typing import Any
 
 from rft.errors import DataError, ModelError
-from rft.simulate.dossier import Conversation, Dossier, Message
 from rft.simulate.filler import fillers
 from rft.simulate.grammar import shuffled
 from rft.simulate.persona import system_message
+from rft.simulate.persona_record import Conversation, Dossier, Message
 
 BATCH = 32  # fillers written at a time
 

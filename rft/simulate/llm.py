@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, OpenAI
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reward.dialect import Dialect, filtered
-from reward.endpoint import SHORTEST_SECRET, most_tokens
 from reward.mcq import answer_part
-from reward.reply import REFUSED, Malformed, Reply, ServerSaid, Words, read, words
 from rft.errors import ServerError
+from rft.models.dialect import Dialect, filtered
+from rft.models.endpoint import SHORTEST_SECRET, most_tokens
+from rft.models.reply import REFUSED, Malformed, Reply, ServerSaid, Words, read, words
 from rft.simulate.profile import LlmSettings
 
 RETRIES = 2  # of the client, for a call that got no answer

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from rft.simulate import world
-from rft.simulate.world import Topic
+from rft.simulate import mini_vocabulary
+from rft.simulate.mini_vocabulary import Topic
 
 # category -> the kind of a fact at whose end a value holds, and the kind at whose end none does
 STORIES = {
@@ -75,40 +75,40 @@ def chat(user: str, *rest: str) -> list[dict[str, str]]:
 
 
 def _own_block(rng: Random, fact: Fact, value: str, after: bool = False, telling: bool = True) -> Block:
-    scenario = rng.choice(list(world.OWN_FRAMES))
-    frame = rng.choice(world.OWN_FRAMES[scenario])
+    scenario = rng.choice(list(mini_vocabulary.OWN_FRAMES))
+    frame = rng.choice(mini_vocabulary.OWN_FRAMES[scenario])
     text = frame.format(doing=fact.topic.with_value(value))
-    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario, after, telling)
+    return Block(chat(text, rng.choice(mini_vocabulary.REPLIES[scenario])), fact, scenario, after, telling)
 
 
 def _other_block(rng: Random, fact: Fact, value: str) -> Block:
-    scenario = rng.choice(list(world.OTHER_FRAMES))
-    frame = rng.choice(world.OTHER_FRAMES[scenario])
+    scenario = rng.choice(list(mini_vocabulary.OTHER_FRAMES))
+    frame = rng.choice(mini_vocabulary.OTHER_FRAMES[scenario])
     text = frame.format(who=fact.relative, doing=fact.topic.with_value(value))
-    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
+    return Block(chat(text, rng.choice(mini_vocabulary.REPLIES[scenario])), fact, scenario)
 
 
 def _mention_block(rng: Random, fact: Fact) -> Block:
-    scenario = rng.choice(list(world.MENTION_FRAMES))
-    text = world.MENTION_FRAMES[scenario].format(doing=fact.topic.with_value(fact.first))
-    return Block(chat(text, rng.choice(world.REPLIES[scenario])), fact, scenario)
+    scenario = rng.choice(list(mini_vocabulary.MENTION_FRAMES))
+    text = mini_vocabulary.MENTION_FRAMES[scenario].format(doing=fact.topic.with_value(fact.first))
+    return Block(chat(text, rng.choice(mini_vocabulary.REPLIES[scenario])), fact, scenario)
 
 
 def _update_block(rng: Random, fact: Fact) -> Block:
-    frames = world.UPDATE_FRAMES if fact.value else world.END_FRAMES
+    frames = mini_vocabulary.UPDATE_FRAMES if fact.value else mini_vocabulary.END_FRAMES
     old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.value or "")
     text = rng.choice(frames).format(old=old, new=new)
-    return Block(chat(text, rng.choice(world.UPDATE_REPLIES)), fact, "knowledge_query", after=True)
+    return Block(chat(text, rng.choice(mini_vocabulary.UPDATE_REPLIES)), fact, "knowledge_query", after=True)
 
 
 def _forget_block(rng: Random, fact: Fact) -> Block:
-    text = rng.choice(world.FORGET_FRAMES).format(doing=fact.topic.with_value(fact.first))
+    text = rng.choice(mini_vocabulary.FORGET_FRAMES).format(doing=fact.topic.with_value(fact.first))
     return Block(chat(text), fact, "knowledge_query", after=True)  # never answered, as in the official data
 
 
 def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
     first, second = rng.sample(topic.values, 2)
-    relative = rng.choice(world.RELATIVES)
+    relative = rng.choice(mini_vocabulary.RELATIVES)
     if kind == "own":
         return Fact(topic, kind, first, first)
     if kind == "contrast":
@@ -150,7 +150,7 @@ def make_persona(seed: int, persona_id: int, categories: Sequence[str] = CATEGOR
 
 def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: int = 2) -> Persona:
     """Draw one persona, with a topic for each of the kinds of facts."""
-    topics = rng.sample(world.TOPICS, len(kinds))
+    topics = rng.sample(mini_vocabulary.TOPICS, len(kinds))
     facts = tuple(_fact(rng, topic, kind) for topic, kind in zip(topics, kinds, strict=True))
     first: list[Block] = []
     later: list[list[Block]] = []
@@ -158,14 +158,14 @@ def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: in
         now, then = _blocks(rng, fact)
         first += now
         later.append(then)
-    first += [Block(chat(*rng.choice(world.FILLER)), None, "filler") for _ in range(fillers)]
+    first += [Block(chat(*rng.choice(mini_vocabulary.FILLER)), None, "filler") for _ in range(fillers)]
     rng.shuffle(first)
     blocks = list(first)
     for then in later:
         for block in then:  # anywhere behind the conversation it refers to
             origin = max(i for i, b in enumerate(blocks) if b.fact is block.fact)
             blocks.insert(rng.randint(origin + 1, len(blocks)), block)
-    about = (rng.choice(world.NAMES), rng.randint(20, 79), rng.choice(world.OCCUPATIONS))
+    about = (rng.choice(mini_vocabulary.NAMES), rng.randint(20, 79), rng.choice(mini_vocabulary.OCCUPATIONS))
     return Persona(persona_id, *about, facts, tuple(blocks))
 
 
@@ -177,7 +177,7 @@ def options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
     wanted = 2 if fact.value else 3
     wrong = hard + rng.sample(others, wanted - len(hard))
     rng.shuffle(wrong)
-    texts = [world.option(fact.topic.with_value(v)) for v in wrong]
+    texts = [mini_vocabulary.option(fact.topic.with_value(v)) for v in wrong]
     if fact.value is None:
-        return world.GENERIC_OPTION, texts
-    return world.option(fact.topic.with_value(fact.value)), [*texts, world.GENERIC_OPTION]
+        return mini_vocabulary.GENERIC_OPTION, texts
+    return mini_vocabulary.option(fact.topic.with_value(fact.value)), [*texts, mini_vocabulary.GENERIC_OPTION]

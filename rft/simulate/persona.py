@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 from rft.errors import DataError
-from rft.simulate.dossier import Persona
 from rft.simulate.grammar import load
+from rft.simulate.persona_record import Persona
 from rft.simulate.topics import OPPOSITE
 
 

@@ -28,12 +28,12 @@ from rft.screen import screen
 from rft.simulate import card
 from rft.simulate.checks import check_dossier
 from rft.simulate.dataset import split_personas
-from rft.simulate.dossier import Dossier
 from rft.simulate.history import TokenCounter, assemble
-from rft.simulate.lock import only_writer
 from rft.simulate.persona import read_personas
+from rft.simulate.persona_record import Dossier
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.rows import history_document, history_link, raw_link, rows
+from rft.simulate.single_writer import only_writer
 from rft.simulate.topics import read_topics, shipped
 from rft.simulate.writer_grammar import GrammarWriter
 

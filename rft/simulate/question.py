@@ -8,9 +8,9 @@ from collections.abc import Callable
 from random import Random
 
 from rft.simulate.checks import mentions
-from rft.simulate.dossier import Conversation, Item, Preference
 from rft.simulate.facts import Fact
 from rft.simulate.grammar import draw_slot, load, say, shuffled
+from rft.simulate.persona_record import Conversation, Item, Preference
 from rft.simulate.sensitive import draw_items
 
 ENJOYS = ("Enjoys", "Likes", "Is fond of", "Often spends time")

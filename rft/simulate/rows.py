@@ -5,8 +5,8 @@ from random import Random
 from typing import Any
 
 from rft.data.dataset import COLUMNS
-from rft.simulate.dossier import Dossier
 from rft.simulate.history import Assembled, evidence
+from rft.simulate.persona_record import Dossier
 
 
 def history_link(window: str, persona_id: int) -> str:

@@ -5,9 +5,9 @@ from random import Random
 from typing import Any
 
 from rft.simulate.conversation import Style, Talk
-from rft.simulate.dossier import Dossier
 from rft.simulate.facts import draw_facts
 from rft.simulate.persona import make_persona
+from rft.simulate.persona_record import Dossier
 from rft.simulate.question import item_of, preference_of, sensitive
 from rft.simulate.topics import Topic
 

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeVar
 
 from rft.data.question import LETTERS
 from rft.simulate.checks import conflict, conversation_faults, item_faults, mentions
-from rft.simulate.dossier import SCENARIOS, Conversation, Dossier, Item, Persona, Preference, chat
 from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
 from rft.simulate.llm import Answer, Chat, Form, Journal, Ledger, Unusable, make_client
 from rft.simulate.persona import make_persona, read_personas
+from rft.simulate.persona_record import SCENARIOS, Conversation, Dossier, Item, Persona, Preference, chat
 from rft.simulate.profile import Settings
 from rft.simulate.question import sensitive
 from rft.simulate.topics import SECTIONS

@@ -20,19 +20,19 @@ from typing import Any
 from trl import ModelConfig, get_peft_config
 
 import reward
-from reward.endpoint import Endpoint, EndpointError
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
-from rft.model import load_tokenizer
-from rft.track import ProvenanceCallback, provenance
-from rft.train.dry_run import dry_run, grpo_batch, prompt_lengths
+from rft.models.endpoint import Endpoint, EndpointError
+from rft.models.loading import load_tokenizer
+from rft.plan.dry_run import dry_run, grpo_batch, prompt_lengths
+from rft.runs.progress import RichProgress
+from rft.runs.run_spec import Identity
+from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOut, HeldOutCallback
-from rft.train.identity import Identity
-from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import grpo_rows, load_held_out, load_questions, mixed, target
-from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_rewards, check_target
+from rft.train.targets import grpo_rows, load_held_out, load_questions, mixed, target
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 

@@ -16,7 +16,7 @@ from rft.data.prompt import PromptTokens
 from rft.evaluate.answer import Answer
 from rft.evaluate.run import result_row
 from rft.evaluate.statistics import summarise
-from rft.model import end_ids
+from rft.models.loading import end_ids
 from rft.prefix_tree.sample import sample
 
 

@@ -1,6 +1,6 @@
 """The memory's training rows: targets of updates and answers for the cold start, and units of questions for GRPO.
 
-Targets come from notes (`rft.memory.notes`) and labels; prompts come from the agent, which sees neither.
+Targets come from notes (`rft.memory.targets`) and labels; prompts come from the agent, which sees neither.
 """
 
 import logging
@@ -16,10 +16,10 @@ from rft.data.dataset import Split
 from rft.data.question import Question
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.notes import Notes, about
+from rft.memory.targets import Notes, about
 from rft.memory.text import EMPTY
 from rft.train.recipe import DataArguments
-from rft.train.rows import answer, load_questions, named, of_every_kind
+from rft.train.targets import answer, load_questions, named, of_every_kind
 
 logger = logging.getLogger(__name__)
 

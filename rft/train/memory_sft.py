@@ -20,20 +20,20 @@ from rft.data.prompt import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.notes import load_notes
-from rft.model import load_tokenizer
-from rft.track import ProvenanceCallback, provenance
-from rft.train.dry_run import dry_run, sft_batch
+from rft.memory.targets import load_notes
+from rft.models.loading import load_tokenizer
+from rft.plan.dry_run import dry_run, sft_batch
+from rft.runs.progress import RichProgress
+from rft.runs.run_spec import Identity
+from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
-from rft.train.identity import Identity
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
-from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import load_held_out
+from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
-from rft.train.start import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
+from rft.train.targets import load_held_out
 
 
 @dataclass

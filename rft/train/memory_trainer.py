@@ -22,9 +22,9 @@ import reward
 from rft.data.dataset import Split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.notes import Notes
+from rft.memory.targets import Notes
 from rft.train import trajectory
-from rft.train.guard import guarded
+from rft.train.safe_rewards import guarded
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 from rft.train.trajectory import Trajectory, Turn
 

@@ -64,7 +64,7 @@ def merge(adapter: Path, out: Path) -> Agreement:
     than base and adapter do."""
     import torch
 
-    from rft.model import load_model, load_tokenizer
+    from rft.models.loading import load_model, load_tokenizer
 
     if not (adapter / "adapter_config.json").exists():
         raise CheckpointError(f"{adapter}: no adapter_config.json here; expected the output folder of a LoRA training")

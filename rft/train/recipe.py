@@ -14,9 +14,9 @@ import torch
 import yaml
 from trl import TrlParser
 
-from rft.account import check_account
 from rft.data.dataset import PINNED_REVISION
 from rft.errors import RecipeError
+from rft.runs.account import check_account
 from rft.train.help import FLAGS, show
 
 NOT_FIELDS = ("config", "env")  # what TRL's parser itself takes beside the fields

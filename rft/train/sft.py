@@ -24,24 +24,24 @@ from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
-from rft.model import load_tokenizer
-from rft.prefix_tree import attention, gates
+from rft.models.loading import load_tokenizer
+from rft.plan.dry_run import dry_run, prompt_lengths, sft_batch
+from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
-from rft.track import ProvenanceCallback, provenance
-from rft.train.checkpoint import Resumable
-from rft.train.dry_run import dry_run, prompt_lengths, sft_batch
-from rft.train.fields import RunFields
+from rft.runs.checkpoint import Resumable
+from rft.runs.failfast import Watched
+from rft.runs.progress import RichProgress
+from rft.runs.run_spec import Identity
+from rft.runs.tracking import ProvenanceCallback, provenance
+from rft.train.config import RunFields
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutFields
-from rft.train.identity import Identity
 from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
-from rft.train.progress import RichProgress
 from rft.train.recipe import DataArguments, parse
-from rft.train.rows import is_hard, load_held_out, load_questions, of_every_kind, target
-from rft.train.start import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
-from rft.train.watch import Watched
+from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
     def enable_tree(self) -> None:
         """Let the model forward trees. Raises ModelError where it cannot."""
         bare = self.accelerator.unwrap_model(self.model)
-        gates.check_training(bare, self.args)
+        support.check_training(bare, self.args)
         attention.enable(bare)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

@@ -31,17 +31,17 @@ from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
-from rft.prefix_tree import attention, gates
+from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree, unpad
 from rft.prefix_tree.logprobs import split, tree_logps
 from rft.prefix_tree.sample import sample
-from rft.train.checkpoint import Resumable
-from rft.train.fields import RunFields
-from rft.train.guard import guarded
+from rft.runs.checkpoint import Resumable
+from rft.runs.failfast import Watched
+from rft.train.config import RunFields
 from rft.train.held_out import HeldOutFields
 from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
-from rft.train.watch import Watched
+from rft.train.safe_rewards import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -177,12 +177,12 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
         self._warned = False
         self.shares = args.prefix_sharing == "on"
         if self.shares:
-            gates.check_training(model, args)
+            support.check_training(model, args)
             attention.enable(model)
         rewards = [guarded(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
         super().__init__(args=args, model=model, reward_funcs=rewards, **kwargs)
         if self.shares:
-            gates.check_training(self.accelerator.unwrap_model(self.model), args)  # once more, with its adapter
+            support.check_training(self.accelerator.unwrap_model(self.model), args)  # once more, with its adapter
             if self.ref_model is not None:
                 attention.enable(self.accelerator.unwrap_model(self.ref_model))
 
@@ -263,7 +263,7 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs and entropies through one tree; row by row where sharing cannot pay on any rank."""
         tree = Tree.from_padded(input_ids, attention_mask, logits_to_keep)
-        pays = gates.pays(self.accelerator.gather(torch.tensor(tree.token_ratio, device=input_ids.device)).max().item())
+        pays = support.pays(self.accelerator.gather(torch.tensor(tree.token_ratio, device=input_ids.device)).max().item())
         metrics = self._metrics[self._mode]
         metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
         metrics["prefix_tree/plain_path"].append(float(not pays))

@@ -13,15 +13,15 @@ import numpy  # noqa: F401
 import openai.resources.chat  # noqa: F401
 import rich.progress  # noqa: F401
 
-import rft.evaluate.charts
 import rft.evaluate.command
 import rft.evaluate.endpoint
 import rft.evaluate.judging
-import rft.evaluate.report
 import rft.evaluate.run
 import rft.evaluate.statistics
+import rft.memory.command
 import rft.memory.endpoint
-import rft.memory_command
+import rft.report.charts
+import rft.report.evaluation
 from rft.cli import main
 
 
@@ -48,7 +48,7 @@ def start(job: dict) -> int:
 
 
 if __name__ == "__main__":
-    rft.evaluate.charts.intervals = lambda *args, **options: ""
+    rft.report.charts.intervals = lambda *args, **options: ""
     for line in sys.stdin:
         pids = [start(job) for job in json.loads(line)]
         print("answer " + json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)

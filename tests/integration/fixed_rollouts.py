@@ -4,7 +4,7 @@ import sys
 from random import Random
 
 from rft.train import grpo, trainer
-from rft.train.start import run_main
+from rft.train.runner import run_main
 
 SEED = 0
 

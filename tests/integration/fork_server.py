@@ -15,7 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
-from rft.train import checkpoint, grpo, memory_grpo, sft, start, trainer
+from rft.runs import checkpoint
+from rft.train import grpo, memory_grpo, runner, sft, trainer
 
 SCRIPTS = {"grpo": grpo, "memory_grpo": memory_grpo, "sft": sft}
 PHASES = {"rollout": "_generate_single_turn", "update": "training_step", "checkpoint": "_save_checkpoint"}
@@ -89,7 +90,7 @@ def child(job: dict, rank: int, port: int) -> int:
         else:
             owner = sft.ColdStartTrainer if job["recipe"] == "sft" else trainer.HistoryGRPOTrainer
             signal_in(owner, kill["in"], kill["call"], number)
-    return start.run_main(SCRIPTS[job["recipe"]].train, job["argv"])
+    return runner.run_main(SCRIPTS[job["recipe"]].train, job["argv"])
 
 
 def run(job: dict) -> dict:

@@ -9,14 +9,15 @@ import sys
 
 from torch.autograd.profiler import profile
 
-from rft.train import dry_run, grpo, start
+from rft.plan import dry_run
+from rft.train import grpo, runner
 
 
 def main(argv: list[str]) -> None:
     estimated: list[float] = []
     original = dry_run.peak
     dry_run.peak = lambda parts: estimated.append(original(parts)) or estimated[-1]
-    start.run_main(grpo.train, [*argv, "--dry_run"])
+    runner.run_main(grpo.train, [*argv, "--dry_run"])
     weights: list[int] = []
     watch = profile(use_cpu=True, profile_memory=True)
     load = grpo.load_policy
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
         return model
 
     grpo.load_policy = noting
-    code = start.run_main(grpo.train, argv)
+    code = runner.run_main(grpo.train, argv)
     watch.__exit__(None, None, None)
     assert code == 0
     events = [event for event in watch.kineto_results.events() if event.name() == "[memory]"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from rft.data.dataset import load_split
-from rft.evaluate.backend import LocalModel, ModelAnswers
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.run import evaluate
-from rft.train.base import reading_accuracy, train
+from rft.models.local import LocalModel
+from rft.toy.pretrain import reading_accuracy, train
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes/quickstart"
 BASE = QUICKSTART / "base"

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from served import serve
 
-from reward.endpoint import PROBE, Budget, BudgetSpent, Endpoint, EndpointError, Unanswered
 from rft.data.dataset import load_split
 from rft.errors import DataError, ModelError
 from rft.evaluate.command import add_arguments, run
@@ -24,6 +23,7 @@ from rft.evaluate.context import Whole
 from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
+from rft.models.endpoint import PROBE, Budget, BudgetSpent, Endpoint, EndpointError, Unanswered
 from rft.simulate.dataset import simulate_mini
 
 KEY = "sk-very-secret-0123456789"
@@ -162,7 +162,7 @@ def test_killed_run_asks_nothing_twice(data, split, tmp_path):
 
     with serve(slow) as server:
         program = textwrap.dedent(f"""
-            from reward.endpoint import Endpoint
+            from rft.models.endpoint import Endpoint
             from rft.data.dataset import load_split
             from rft.evaluate.context import Whole
             from rft.evaluate.endpoint import EndpointAnswers

@@ -3,9 +3,10 @@
 import pytest
 
 from rft.data.dataset import load_split
-from rft.evaluate.backend import LocalModel, ModelAnswers
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
+from rft.models.local import LocalModel
 
 QUESTIONS = 16
 

@@ -25,15 +25,16 @@ from rft.data.prompt import CONTEXTS, messages
 from rft.errors import CheckpointError, DataError, ModelError
 from rft.evaluate import command as evaluate_command
 from rft.evaluate.answer import Answer
-from rft.evaluate.backend import LocalModel, ModelAnswers
 from rft.evaluate.command import add_arguments
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.rules import RuleAnswers
 from rft.evaluate.run import batches, evaluate
-from rft.evaluate.vllm import VLLMModel, tensor_parallel
+from rft.models.local import LocalModel
+from rft.models.vllm import VLLMModel, tensor_parallel
 from rft.simulate.dataset import simulate_mini
-from rft.train.tiny import make_model, make_tokenizer
+from rft.toy.model import make_model, make_tokenizer
 
 
 class Scripted:
@@ -339,7 +340,7 @@ def test_command_refuses_bad_options(words, capsys):
 
 
 def test_the_command_starts_without_torch():
-    code = "import sys, rft.evaluate.command, rft.evaluate.compare\n"
+    code = "import sys, rft.evaluate.command, rft.evaluate.comparison\n"
     code += "sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

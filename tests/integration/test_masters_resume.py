@@ -10,7 +10,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from runs import Server, assert_same, left, zero
 from safetensors.torch import load_file
 
-from rft.model import load_model
+from rft.models.loading import load_model
 
 HALF = ["--dtype", "bfloat16", "--bf16", "true"]
 STEPS = ["--max_steps", "3", "--save_steps", "1", "--logging_steps", "1", "--learning_rate", "5e-6", "--warmup_steps", "0",

@@ -16,14 +16,14 @@ from transformers import AutoTokenizer
 from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate import command as evaluate_command
-from rft.evaluate.backend import LocalModel
 from rft.evaluate.memory import MEMORIES, MemoryAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
 from rft.evaluate.timeline import forgotten
 from rft.memory.agent import MemorySettings
-from rft.memory.notes import load_notes
 from rft.memory.store import read_record
+from rft.memory.targets import load_notes
+from rft.models.local import LocalModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = REPOSITORY.parent / "shared/data/long_histories"

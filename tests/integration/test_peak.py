@@ -35,7 +35,7 @@ WORDS = {
 def test_the_estimate_is_within_15_percent(name, mini_data, tiny_checkpoint, tmp_path):
     from transformers import AutoTokenizer, set_seed
 
-    from rft.train.tiny import make_model
+    from rft.toy.model import make_model
 
     width, layers, words = WORDS[name]
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)

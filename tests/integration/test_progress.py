@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from rft.runs.progress import RichProgress, duration
 from rft.train import grpo
 from rft.train.early_signs import STEPS, EarlySigns
-from rft.train.progress import RichProgress, duration
 
 LINE = re.compile(r"^GRPO step (\d+)/(\d+) loss \S+ reward (\S+) unparsed (\S+), \S+ s a step, \d+ s left$", re.M)
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 import yaml
 
-from rft import quickstart
 from rft.cli import main
+from rft.toy import quickstart
 
 SMALL = {"max_steps": 1, "per_device_train_batch_size": 96, "save_steps": 1, "num_generations": 4, "held_out_questions": 8}
 

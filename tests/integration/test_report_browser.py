@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from rft.evaluate.report import RUNS, write_evaluation_report, write_quickstart_report
 from rft.evaluate.statistics import summarise
-from rft.track import METRICS
-from rft.train.report import write_report
+from rft.report.evaluation import RUNS, write_evaluation_report, write_quickstart_report
+from rft.report.training import write_report
+from rft.runs.tracking import METRICS
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromedriver is not installed")]
 

@@ -10,13 +10,14 @@ import urllib.request
 
 import pytest
 
-from reward.endpoint import Endpoint
 from rft.data.dataset import load_split
-from rft.evaluate.backend import LocalModel, ModelAnswers
 from rft.evaluate.context import Whole
 from rft.evaluate.endpoint import EndpointAnswers
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
+from rft.models.endpoint import Endpoint
+from rft.models.local import LocalModel
 
 pytestmark = [
     pytest.mark.slow,

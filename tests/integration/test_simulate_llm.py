@@ -17,7 +17,7 @@ from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import LlmSettings, Settings
-from rft.train.tiny import make_tokenizer
+from rft.toy.model import make_tokenizer
 
 SERVER = Path(__file__).parent / "scripted_llm.py"
 COUNTS = {"general": 4, "sensitive": 1}

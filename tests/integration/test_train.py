@@ -47,8 +47,9 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
 
 def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
     from rft.data.dataset import load_split
-    from rft.evaluate.backend import LocalModel, ModelAnswers
+    from rft.evaluate.model_answers import ModelAnswers
     from rft.evaluate.run import evaluate
+    from rft.models.local import LocalModel
 
     losses = logged(cold_start, "loss")
     assert losses[-1] < losses[0] / 3
@@ -101,7 +102,7 @@ def test_two_processes_train_grpo(cold_start, mini_data, tmp_path):
 
 
 def test_lora_trains_an_adapter_that_evaluates(cold_start, mini_data, tmp_path):
-    from rft.evaluate.backend import LocalModel
+    from rft.models.local import LocalModel
 
     out = tmp_path / "lora"
     launch("rft.train.grpo", *recipe("grpo.yaml", mini_data, cold_start, out, "--max_steps", "1", "--use_peft",

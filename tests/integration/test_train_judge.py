@@ -9,7 +9,7 @@ from transformers import set_seed
 
 from rft.errors import RecipeError
 from rft.train.grpo import train
-from rft.train.rows import grpo_rows, mixed
+from rft.train.targets import grpo_rows, mixed
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from runs import HERE, Server
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import TrainingError
-from rft.model import load_model, load_tokenizer
-from rft.train.rows import grpo_rows
+from rft.models.loading import load_model, load_tokenizer
+from rft.runs.failfast import DiskCallback, checkpoint_bytes, size
+from rft.train.targets import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
-from rft.train.watch import DiskCallback, checkpoint_bytes, size
 
 SHORT = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1"]
 
@@ -131,7 +131,7 @@ def test_a_full_disk_ends_the_run_before_the_checkpoint(trainer, monkeypatch):
     weights = sum(p.numel() * 4 for p in trainer.model.parameters())
     assert needed == 3 * weights
     usage = type("Usage", (), {"free": needed})
-    monkeypatch.setattr("rft.train.watch.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("rft.runs.failfast.shutil.disk_usage", lambda folder: usage)
     trainer.add_callback(DiskCallback(trainer))
     trainer.args.save_steps = trainer.state.save_steps = 1
     with pytest.raises(TrainingError, match=r"\d (bytes|KiB|MiB) free and a checkpoint takes about \d"):

@@ -16,10 +16,10 @@ from types import FunctionType, SimpleNamespace
 
 import torch
 
-from rft.prefix_tree import attention, gates, kernels, layout, logprobs, sample
+from rft.prefix_tree import attention, kernels, layout, logprobs, sample, support
 
 HALF = (torch.bfloat16, torch.float16)
-MODULES = (attention, gates, kernels, layout, logprobs, sample)
+MODULES = (attention, kernels, layout, logprobs, sample, support)
 
 
 class Refused(RuntimeError):

@@ -13,11 +13,11 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from rft.plan.memory_estimate import Layout
 from rft.prefix_tree.attention import enable
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.train import activations
-from rft.train.peak import Layout
 
 QWEN3_4B = {
     "hidden_size": 2560,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rft.plan.memory_estimate import GIB, Layout, Shape, Work, estimate, peak
 from rft.train import grpo, memory_grpo, memory_sft, sft
-from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
-from rft.train.start import run_main
+from rft.train.runner import run_main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = [path for path in sorted((REPOSITORY / "recipes").glob("*/*.yaml")) if path.stem != "base"]

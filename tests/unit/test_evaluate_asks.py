@@ -6,7 +6,7 @@ import pytest
 
 from rft.data.prompt import final_message
 from rft.data.question import Labels, Question
-from rft.evaluate.asks import ask_id, asks, parts, seed_of
+from rft.evaluate.variants import ask_id, asks, parts, seed_of
 
 LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "", False)
 

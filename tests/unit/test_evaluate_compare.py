@@ -9,9 +9,9 @@ import pytest
 
 from rft.cli import main
 from rft.errors import DataError
-from rft.evaluate.compare import add_arguments, compare, permutation_test, read_runs, run
-from rft.evaluate.report import write_sweep_report
+from rft.evaluate.comparison import add_arguments, compare, permutation_test, read_runs, run
 from rft.evaluate.statistics import interval_of_ratio, summarise
+from rft.report.evaluation import write_sweep_report
 
 KINDS = ("neutral_preferences", "ask_to_forget")
 

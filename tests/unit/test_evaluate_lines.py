@@ -7,7 +7,7 @@ import pytest
 
 from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.evaluate.lines import judge, of_memories, summarise, topic_of, verdicts
-from rft.memory.notes import about, load_notes
+from rft.memory.targets import about, load_notes
 
 TARGETS = {
     "Enjoys listening to jazz": "music: Enjoys listening to rock.",

@@ -10,12 +10,13 @@ import re
 import pytest
 
 from rft.errors import DataError
-from rft.evaluate import charts, statistics
-from rft.evaluate.pages import columns
-from rft.evaluate.report import cards, pairs, write_evaluation_report, write_quickstart_report
-from rft.evaluate.sentences import learned
+from rft.evaluate import statistics
 from rft.evaluate.skill import lines
 from rft.evaluate.statistics import summarise
+from rft.report import charts
+from rft.report.evaluation import cards, pairs, write_evaluation_report, write_quickstart_report
+from rft.report.pages import columns
+from rft.report.sentences import learned
 
 EVIL = "</pre><script>alert('x')</script>&lt;$y_1$"
 

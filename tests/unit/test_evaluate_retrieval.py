@@ -6,7 +6,7 @@ from rft.data.history import History, Message
 from rft.data.prompt import final_message
 from rft.data.question import Labels, Question
 from rft.errors import DataError, ModelError
-from rft.evaluate.backend import ModelAnswers
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.retrieval import Retrieval
 
 LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "", False)

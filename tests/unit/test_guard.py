@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rft.errors import TrainingError
-from rft.train.guard import FAILED, guarded
+from rft.train.safe_rewards import FAILED, guarded
 
 ROWS = {"completions": ["a", "b", "c", "d"], "question_id": ["q-0", "q-1", "q-2", "q-3"]}
 

@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from rft.errors import RecipeError
 from rft.launch import CONFIGS, SEGMENTS, allocator, command, layouts, take_launch
-from rft.train.start import run_main
+from rft.train.runner import run_main
 
 SCRIPTS = sorted((CONFIGS / "slurm").glob("*.sh"))
 

@@ -3,7 +3,7 @@
 import json
 from types import SimpleNamespace
 
-from rft import lineage
+from rft.runs import lineage
 
 
 def test_the_same_content_is_the_same_artifact(tmp_path):

@@ -13,12 +13,12 @@ from transformers import Trainer
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
-from rft.model import load_model, load_tokenizer
+from rft.models.loading import load_model, load_tokenizer
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.train import grpo, sft
 from rft.train.masters import WithMasters, sharding_precision, spare_input_casts
-from rft.train.rows import grpo_rows
+from rft.train.targets import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 LR = 5e-6

@@ -13,7 +13,7 @@ from rft.errors import DataError, ModelError
 from rft.memory import chunks
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message, update_message
 from rft.memory.chunks import CONTINUED, CONTINUES
-from rft.simulate import mini, world
+from rft.simulate import mini, mini_vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_the_answers_prompt_holds_the_memory_and_nothing_of_the_history(tokenize
 
 def test_what_is_accepted_is_within_budget(tokenizer):
     agent = MemoryAgent(tokenizer, MemorySettings(100, 30))
-    lines = [f"- {world.option(topic.with_value(topic.values[0]))}" for topic in world.TOPICS]
+    lines = [f"- {mini_vocabulary.option(topic.with_value(topic.values[0]))}" for topic in mini_vocabulary.TOPICS]
     ids = tokenizer("\n".join(lines))["input_ids"]
     update = agent.accept([*ids, tokenizer.eos_token_id], "", [tokenizer.eos_token_id])
     assert update.cut

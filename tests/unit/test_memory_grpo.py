@@ -11,7 +11,7 @@ import reward
 from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.notes import load_notes
+from rft.memory.targets import load_notes
 from rft.prefix_tree.logprobs import plain_logps
 from rft.train.memory_rows import memory_units
 from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer

@@ -5,7 +5,7 @@ import pytest
 import torch
 from simulated_update import Update, qwen3_4b, simulate
 
-from rft.train.peak import GIB, Layout, Shape, Work, estimate, peak
+from rft.plan.memory_estimate import GIB, Layout, Shape, Work, estimate, peak
 
 LENGTHS = {"32k": 32_768, "128k": 131_072}
 TILE = 16_384

@@ -11,12 +11,12 @@ memory-efficient attention, for float32):
                                                                    test_sampled_logps_are_the_trees
     alike(), call(): two calls for long and short nodes        test_nodes_share_a_call_within_a_factor_of_eight
     Decode._arrange(): one call for all short nodes            test_short_nodes_share_one_call_in_sampling
-    refusal(), check(), gates.check_model                      test_what_no_kernel_takes_is_refused_...
-    gates.check_training                                       test_train_cuda.py: test_training_without_a_kernel_...
+    refusal(), check(), support.check_model                      test_what_no_kernel_takes_is_refused_...
+    support.check_training                                       test_train_cuda.py: test_training_without_a_kernel_...
     LocalModel's fall to the plain path                        test_train_cuda.py: test_evaluation_without_a_kernel_...
     GRPO, SFT, the quickstart's first steps                    test_train_cuda.py: test_two_steps_..., test_the_first_steps_...
     flash_attn(): which package is taken                       test_prefix_tree_kernels.py: test_which_flash_attn_...
-    rft.model.attention and its dtype                          test_train_cuda.py: test_flash_attn_is_not_asked_...
+    rft.models.loading.attention and its dtype                          test_train_cuda.py: test_flash_attn_is_not_asked_...
 """
 
 import random
@@ -31,7 +31,7 @@ from test_prefix_tree_kernels import SPANS, attention
 from tiny_tree import random_rows, reference, tiny_model
 
 from rft.errors import ModelError
-from rft.prefix_tree import gates, kernels
+from rft.prefix_tree import kernels, support
 from rft.prefix_tree import sample as sampling
 from rft.prefix_tree.attention import Plan
 from rft.prefix_tree.layout import Tree
@@ -374,9 +374,9 @@ def test_what_no_kernel_takes_is_refused_before_anything_runs(dtype, size, reaso
     with emulated_kernels.on_cpu(monkeypatch) as ran:
         model = tiny_model(dtype, head_dim=size)
         with pytest.raises(ModelError, match=reason) as error:
-            gates.check_model(model)
+            support.check_model(model)
         assert "`prefix_sharing: off`" in str(error.value) and "\n" not in str(error.value)
         with pytest.raises(ModelError, match=reason):  # nor does it pass where nobody asked the gate
             tree_logps(model, Tree([[1, 2, 3]], [1]))
     assert not ran
-    gates.check_model(tiny_model(dtype, head_dim=size))  # on a CPU nothing of it is wrong
+    support.check_model(tiny_model(dtype, head_dim=size))  # on a CPU nothing of it is wrong

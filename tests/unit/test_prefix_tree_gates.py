@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from rft.errors import ModelError
-from rft.prefix_tree import gates
+from rft.prefix_tree import support
 from rft.prefix_tree.attention import enable
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps, tree_logps
@@ -57,19 +57,19 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_with_the_reason_and_the_switch(reason):
     with pytest.raises(ModelError, match=reason) as error:
-        gates.check_model(REFUSED[reason]())
+        support.check_model(REFUSED[reason]())
     assert "`prefix_sharing: off`" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_dense_models_pass():
     for model in (tiny_model(), get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))):
-        gates.check_model(model)
+        support.check_model(model)
 
 
 def test_another_architecture_is_exact_too():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES))
-    gates.check_model(model)
+    support.check_model(model)
     enable(model)
     rows, prompts = [[1, 2, 3, 4, 5], [1, 2, 3, 6], [1, 2, 7, 8]], [3, 3, 2]
     shared, _ = tree_logps(model, Tree(rows, prompts, min_saving=1))
@@ -84,4 +84,4 @@ def test_dropout_that_slips_past_the_gate_is_refused_in_attention():
 
 
 def test_sharing_pays_from_a_ratio_on():
-    assert gates.pays(1.3) and not gates.pays(1.29)
+    assert support.pays(1.3) and not support.pays(1.29)

@@ -6,7 +6,7 @@ import pytest
 from trl import ModelConfig
 
 from rft.errors import RecipeError
-from rft.train.base import ReadingArguments, ReadingConfig
+from rft.toy.pretrain import ReadingArguments, ReadingConfig
 from rft.train.memory_rows import MemoryArguments
 from rft.train.memory_sft import MemorySFTConfig
 from rft.train.memory_trainer import MemoryGRPOConfig
@@ -58,7 +58,7 @@ def test_the_papers_settings_of_the_memory_recipe():
 
 
 def test_the_quickstart_reads_memories_as_its_recipes_write_them():
-    from rft import quickstart
+    from rft.toy import quickstart
 
     for script in ("memory_sft", "memory_grpo"):
         memory = parse(TYPES[script], ["--config", str(REPOSITORY / f"recipes/quickstart/{script}.yaml")])[1]

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rft.errors import CheckpointError, DataError
-from rft.track import METRICS, read_metrics
-from rft.train.card import write_card
-from rft.train.identity import Identity
+from rft.report.panels import PANELS
+from rft.report.training import write_report
+from rft.runs.model_card import write_card
+from rft.runs.run_spec import Identity
+from rft.runs.tracking import METRICS, read_metrics
 from rft.train.merge import check_loads, merge
-from rft.train.panels import PANELS
-from rft.train.report import write_report
 
 HOSTILE = "<script>alert(1)</script>"
 ASKED = "Which drink?\n\nThis is a multiple-choice question. Options:\n(a) Tea\n(b) Mate\n(c) Milk\n(d) Cocoa\nNow think."

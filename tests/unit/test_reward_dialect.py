@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from reward.dialect import Dialect, cap_too_large, filtered, too_long
-from reward.reply import Malformed, ServerSaid, Words, read, words
+from rft.models.dialect import Dialect, cap_too_large, filtered, too_long
+from rft.models.reply import Malformed, ServerSaid, Words, read, words
 
 ASKED = [{"role": "system", "content": "s"}, {"role": "system", "content": "p"}, {"role": "user", "content": "q"}]
 

@@ -14,8 +14,8 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.train.held_out import HeldOut
-from rft.train.rows import target
 from rft.train.sft import AnswerCollator, ColdStartArguments, ColdStartConfig, ColdStartTrainer, train
+from rft.train.targets import target
 
 
 def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data, tiny_checkpoint):

@@ -11,7 +11,7 @@ import pytest
 
 from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
-from rft.simulate import mini, world
+from rft.simulate import mini, mini_vocabulary
 from rft.simulate.dataset import simulate_mini, split_personas
 
 
@@ -21,10 +21,10 @@ def digest(folder: Path) -> str:
 
 
 def test_values_are_single_words_of_one_topic():
-    values = [value for topic in world.TOPICS for value in topic.values]
+    values = [value for topic in mini_vocabulary.TOPICS for value in topic.values]
     assert len(set(values)) == len(values)
     assert all(" " not in value for value in values)
-    words = {word for topic in world.TOPICS for word in re.findall(r"\w+", topic.query)}
+    words = {word for topic in mini_vocabulary.TOPICS for word in re.findall(r"\w+", topic.query)}
     assert not words & set(values)
 
 
@@ -84,7 +84,7 @@ def test_what_holds_at_the_end_of_a_history_is_gold(mini_data):
     """Answered by reading: the last own value of the topic that was not withdrawn, else the generic option."""
     split = load_split(mini_data, "train")
     for question in split.questions:
-        topic = next(t for t in world.TOPICS if t.query == question.query)
+        topic = next(t for t in mini_vocabulary.TOPICS if t.query == question.query)
         held = None
         for message in split.history_of(question).turns:
             text = message.content
@@ -95,7 +95,7 @@ def test_what_holds_at_the_end_of_a_history_is_gold(mini_data):
             new = next((v for v in named if f"always {topic.with_value(v)}" in text
                         or f"these days I am {topic.with_value(v)}" in text), named[0])
             held = None if forgets else new
-        expected = world.option(topic.with_value(held)) if held else world.GENERIC_OPTION
+        expected = mini_vocabulary.option(topic.with_value(held)) if held else mini_vocabulary.GENERIC_OPTION
         assert question.options["abcd".index(question.gold)] == expected
 
 
@@ -112,7 +112,7 @@ def test_no_rule_that_does_not_read_beats_chance():
             lengths = sorted([len(gold), *map(len, wrong)])
             hits["longest"] += (len(gold) == lengths[-1]) / lengths.count(lengths[-1])
             hits["shortest"] += (len(gold) == lengths[0]) / lengths.count(lengths[0])
-            hits["generic"] += gold == world.GENERIC_OPTION
+            hits["generic"] += gold == mini_vocabulary.GENERIC_OPTION
             total += 1
     assert {rule: round(count / total, 2) for rule, count in hits.items() if abs(count / total - 0.25) > 0.025} == {}
 

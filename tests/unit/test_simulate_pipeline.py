@@ -19,12 +19,12 @@ from dataset_folder import tokenizer as make_tokenizer
 from rft.cli import main
 from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
-from rft.memory.notes import load_notes
-from rft.simulate.dossier import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
+from rft.memory.targets import load_notes
 from rft.simulate.history import TokenCounter, assemble, order
+from rft.simulate.persona_record import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
 from rft.simulate.pipeline import grammar_writer, simulate
 from rft.simulate.profile import Settings
-from rft.train.rows import reasoning
+from rft.train.targets import reasoning
 
 TOKENS = 5200  # the test tokenizer knows few words, so it counts many tokens
 

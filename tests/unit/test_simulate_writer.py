@@ -12,11 +12,11 @@ from rft.data.private import plausible_items
 from rft.data.question import LETTERS, Labels, Question
 from rft.errors import DataError
 from rft.simulate.checks import check_dossier, conflict, item_faults, mentions
-from rft.simulate.dossier import KINDS, SCENARIOS, USED_KINDS, Dossier, Item, Preference, dossier_from_json
 from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.grammar import fill, load
 from rft.simulate.history import evidence, order
 from rft.simulate.persona import make_persona, read_personas, system_message
+from rft.simulate.persona_record import KINDS, SCENARIOS, USED_KINDS, Dossier, Item, Preference, dossier_from_json
 from rft.simulate.pipeline import grammar_writer
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.question import ENJOYS, item_of

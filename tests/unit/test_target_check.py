@@ -11,15 +11,15 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import ModelError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.notes import load_notes
-from rft.model import load_tokenizer
+from rft.memory.targets import load_notes
+from rft.models.loading import load_tokenizer
 from rft.train import grpo, memory_grpo, memory_sft, sft
 from rft.train.memory_rows import sft_rows
 from rft.train.memory_sft import TurnCollator
-from rft.train.rows import target
+from rft.train.runner import run_main
 from rft.train.sft import AnswerCollator
-from rft.train.start import run_main
 from rft.train.target_check import check_target
+from rft.train.targets import target
 
 SCRIPTS = {"sft": sft, "grpo": grpo, "memory_sft": memory_sft, "memory_grpo": memory_grpo}
 

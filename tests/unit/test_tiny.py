@@ -9,11 +9,12 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
 from rft.data.dataset import load_split
 from rft.errors import RecipeError
-from rft.simulate import grammar_reading, mini, reading, world
+from rft.simulate import mini, mini_vocabulary
 from rft.simulate.topics import shipped
-from rft.train.base import ReadingArguments, ReadingBatches
-from rft.train.rows import reasoning
-from rft.train.tiny import make_model, make_tokenizer
+from rft.toy import exercises, grammar_exercises
+from rft.toy.model import make_model, make_tokenizer
+from rft.toy.pretrain import ReadingArguments, ReadingBatches
+from rft.train.targets import reasoning
 
 
 def test_the_markup_is_single_tokens(tiny_checkpoint):
@@ -48,7 +49,7 @@ def test_the_first_layers_start_as_a_look_up_circuit():
 def test_no_reading_text_is_a_question_to_answer():
     """Topics are asked for and letters are looked up, but never is an option chosen, and nothing has the form of an answer."""
     for index in range(300):
-        for message in reading.document(0, index, index / 300, drills=0.3):
+        for message in exercises.document(0, index, index / 300, drills=0.3):
             assert not any(words in message["content"] for words in ("boxed", "think", "multiple-choice"))
             if message["role"] == "assistant" and message["content"].startswith("Remembered"):
                 assert not re.search(r"\([a-d]\)", message["content"])
@@ -58,14 +59,14 @@ def test_recalls_say_what_holds_at_that_moment():
     """Every recall is of what the user, or somebody else, said last before it."""
     kinds = set()
     for index in range(200):
-        messages = reading.document(3, index, 1.0)
+        messages = exercises.document(3, index, 1.0)
         for i, message in enumerate(messages):
             if not message["content"].startswith("Remembered"):
                 continue
             before = [m["content"] for m in messages[:i] if m["role"] == "user" and "Options:" not in m["content"]]
-            value, kind = next((v, k) for t in world.TOPICS for v in t.values for k in reading.VERDICTS
-                               if message["content"] == reading.recall(t.with_value(v), k))
-            topic = next(t for t in world.TOPICS if value in t.values)
+            value, kind = next((v, k) for t in mini_vocabulary.TOPICS for v in t.values for k in exercises.VERDICTS
+                               if message["content"] == exercises.recall(t.with_value(v), k))
+            topic = next(t for t in mini_vocabulary.TOPICS if value in t.values)
             said = [text for text in before if any(topic.with_value(v) in text for v in topic.values)]
             about_others = [text for text in said if ", not " in text]
             own = [text for text in said if text not in about_others and not text.startswith("Which letter")]
@@ -73,14 +74,14 @@ def test_recalls_say_what_holds_at_that_moment():
             assert (kind == "others") == (not own)
             assert (kind == "forget") == bool(own and ", forget " in own[-1])
             kinds.add(kind)
-    assert kinds == set(reading.VERDICTS)
+    assert kinds == set(exercises.VERDICTS)
 
 
 def test_recalls_of_the_grammars_chats_say_what_its_histories_reveal():
     """Whatever is recalled was said before, by its own words; of two values of a topic it is the one said last."""
     kinds = set()
     for index in range(150):
-        messages = grammar_reading.document(Random(index), 1.0)
+        messages = grammar_exercises.document(Random(index), 1.0)
         chats = [m["content"] for m in messages if m["role"] == "user" and "Options:" not in m["content"]]
         for message in messages:
             if not message["content"].startswith("Remembered"):
@@ -89,26 +90,26 @@ def test_recalls_of_the_grammars_chats_say_what_its_histories_reveal():
                 kinds.add("nothing")
                 continue
             given_up = message["content"].endswith(", given up.")
-            kind = "given up" if given_up else reading.exercise(message["content"])
-            verdict = ", given up" if given_up else reading.VERDICTS[kind]
+            kind = "given up" if given_up else exercises.exercise(message["content"])
+            verdict = ", given up" if given_up else exercises.VERDICTS[kind]
             doing = message["content"].removeprefix("Remembered: Enjoys ").removesuffix(f"{verdict}.")
             topic = next(t for t in shipped() for value in t.values if t.with_value(value) == doing)
             said = {place: value for place, text in enumerate(chats) for value in topic.values
                     if not text.startswith("Which letter") and topic.with_value(value) in text}
             assert topic.with_value(said[max(said)]) == doing or kind == "own" and doing in " ".join(chats)
             kinds.add(kind)
-    assert kinds == {*reading.VERDICTS, "nothing", "given up"}
+    assert kinds == {*exercises.VERDICTS, "nothing", "given up"}
 
 
 def test_letters_of_the_grammars_options_are_where_they_stand():
     looked_up = 0
     for index in range(60):
         listing = ""
-        for message in grammar_reading.document(Random(index), 1.0):
+        for message in grammar_exercises.document(Random(index), 1.0):
             text = message["content"]
             assert not any(words in text for words in ("boxed", "<think", "multiple-choice"))
             listing = text if "Options:" in text else listing
-            if message["role"] == "assistant" and reading.exercise(text) == "letter":
+            if message["role"] == "assistant" and exercises.exercise(text) == "letter":
                 doing, letter = text[0].lower() + text[1:-8], text[-3]
                 option = next(line for line in listing.splitlines() if line.startswith(f"({letter})"))
                 assert doing in option or doing[0].upper() + doing[1:] in option
@@ -123,7 +124,7 @@ def test_a_base_learns_the_exercises_in_the_grammars_chats_and_no_small_talk():
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
         whole, learned = tokenizer.decode(ids), tokenizer.decode(ids[labels != -100])
         said = [part.split("<|im_end|>")[0] for part in whole.split("<|im_start|>assistant\n")[1:]]
-        assert learned == "".join(f"{text}<|im_end|>" for text in said if reading.exercise(text)) != ""
+        assert learned == "".join(f"{text}<|im_end|>" for text in said if exercises.exercise(text)) != ""
         assert len(said) > learned.count("<|im_end|>")
 
 
@@ -135,8 +136,8 @@ def test_words_that_there_are_not_are_named():
 
 def test_the_cold_start_reasons_in_the_words_the_base_recalls_with(mini_data):
     split = load_split(mini_data, "train")
-    recalls = {reading.recall(topic.with_value(value), kind)
-               for topic in world.TOPICS for value in topic.values for kind in reading.VERDICTS}
+    recalls = {exercises.recall(topic.with_value(value), kind)
+               for topic in mini_vocabulary.TOPICS for value in topic.values for kind in exercises.VERDICTS}
     for question in split.questions:
         said = reasoning(question).rsplit(". ", 1)[0] + "."
         ended = question.labels.kind == "changed" and not question.labels.preference  # the base has no word for it

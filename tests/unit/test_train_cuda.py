@@ -11,16 +11,17 @@ from test_prefix_tree_cuda import ALL_KERNELS, KERNELS
 from tiny_tree import tiny_model
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from rft import model as loading
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import ModelError
-from rft.evaluate.backend import LocalModel, ModelAnswers
+from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.run import evaluate
+from rft.models import loading as loading
+from rft.models.local import LocalModel
 from rft.train.grpo import train as train_grpo
-from rft.train.rows import grpo_rows, target
 from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer
 from rft.train.sft import train as train_sft
+from rft.train.targets import grpo_rows, target
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 COMMON = {"max_steps": 2, "learning_rate": 0.1, "optim": "sgd", "report_to": "none", "save_strategy": "no", "use_cpu": True,

@@ -13,7 +13,7 @@ import reward
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
-from rft.train.rows import grpo_rows
+from rft.train.targets import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 
 ROWS = 24  # 3 histories x 2 questions x 4 completions

@@ -1,0 +1,108 @@
+"""Answers of a model on this machine, which reads each question in one context.
+
+Invariant: a prompt that does not fit the model, or a batch that does not fit the device, is an error that says what would fit;
+nothing is cut in silence.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rft.data.history import History
+from rft.data.prompt import PromptTokens
+from rft.data.question import Question
+from rft.errors import ModelError
+from rft.evaluate.answer import Answer
+from rft.evaluate.context import Context, Whole
+from rft.evaluate.retrieval import Retrieval
+from rft.evaluate.variants import seed_of
+from rft.models.local import Generator
+
+
+class ModelAnswers:
+    """The answerer of `--model`: a model on this machine that reads each question in one context.
+
+    context: a `Context`, or the name of one in `rft.data.prompt`. max_new_tokens: of a completion; temperature: 0 is
+    greedy; seed: of the samples; token_cache: folder where history tokens are kept between runs, None for memory
+    only.
+    """
+
+    def __init__(
+        self,
+        model: Generator,
+        context: Context | str = "history",
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+        token_cache: Path | str | None = None,
+    ):
+        self.model = model
+        self.name = model.name
+        self._context = Whole(context) if isinstance(context, str) else context
+        self.context = self._context.name
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        if isinstance(self._context, Whole):  # whose history tokens many questions share
+            self.tokens = PromptTokens(model.tokenizer, self.context, token_cache)
+        self.settings: dict[str, Any] = {
+            "model_fingerprint": model.fingerprint,
+            "dtype": model.dtype,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            **self._context.settings,
+        } | ({"sampling_seed": seed} if temperature > 0 else {})
+
+    def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
+        """One batch. Raises ModelError where a prompt does not fit the model, or the batch not the device."""
+        prompts, shown = zip(*(self._prompt(question, history) for question in questions), strict=True)
+        try:
+            completions = self.model.generate(list(prompts), self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
+        except torch.cuda.OutOfMemoryError:
+            raise ModelError(
+                f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit "
+                "the device; choose a smaller --batch-size, the answers so far are kept"
+            ) from None
+        return [
+            Answer(
+                completion=self.model.tokenizer.decode(ids, skip_special_tokens=True),
+                input_tokens=len(prompt),
+                output_tokens=len(ids),
+                finished=bool(ids) and ids[-1] in self.model.end_ids,
+                read=read,
+            )
+            for prompt, ids, read in zip(prompts, completions, shown, strict=True)
+        ]
+
+    def _prompt(self, question: Question, history: History | None) -> tuple[list[int], str]:
+        """(token ids, what the context says it shows). Raises ModelError where they do not fit the model."""
+        context = self._context
+        if isinstance(context, Whole):
+            ids = self.tokens.prompt_ids(question, history)
+            if not self._fits(ids):
+                raise self._too_long(question, len(ids), "choose --context retrieval, a shorter --window, --context none,")
+            return ids, context.read(question, history)
+        if not isinstance(context, Retrieval):
+            ids = self._ids(context.messages(question, history))
+            if not self._fits(ids):
+                raise self._too_long(question, len(ids), "choose smaller --memory-tokens")
+            return ids, context.read(question, history)
+        for passages in context.counts(question, history):
+            ids = self._ids(context.messages(question, history, passages))
+            if self._fits(ids):
+                return ids, context.read(question, history, passages)
+        room = next((n for n in range(passages - 1, 0, -1) if self._fits(self._ids(context.messages(question, history, n)))), 0)
+        ways = f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit each question,"
+        raise self._too_long(question, len(ids), ways if room else "not even one passage fits: choose --context none")
+
+    def _ids(self, messages: list[dict[str, str]]) -> list[int]:
+        return self.model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        return self.model.longest is None or len(ids) + self.max_new_tokens <= self.model.longest
+
+    def _too_long(self, question: Question, length: int, ways: str) -> ModelError:
+        return ModelError(
+            f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new ones are more than the "
+            f"{self.model.longest} positions of {self.name}; {ways} or fewer --max-new-tokens"
+        )

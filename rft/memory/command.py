@@ -1,0 +1,221 @@
+"""`rft memory write|show|answer`: the agentic memory by hand. A chat file in, a readable memory out, answers from it.
+
+Stopped with Ctrl-C, `write` has stored every chunk it has read; the same command goes on at the next.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft.data.control import inert
+from rft.data.history import History, read_history
+from rft.errors import DataError
+from rft.memory import store, text
+from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.memory.write import Agent, Turn, turns, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rft.memory.endpoint import EndpointAgent
+
+logger = logging.getLogger(__name__)
+
+MARKS = {"kept": ("  ", "dim"), "added": ("+ ", "green"), "removed": ("- ", "red")}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands of `rft memory`."""
+    commands = parser.add_subparsers(dest="command", required=True)
+    writing = commands.add_parser("write", help="read a chat into a memory, chunk by chunk")
+    showing = commands.add_parser("show", help="show a memory and how it grew")
+    answering = commands.add_parser("answer", help="answer something from a memory alone")
+    for command in (writing, answering):
+        command.add_argument(
+            "--model", required=True, metavar="PATH|NAME", help="checkpoint folder or Hub id; a model's name at --base-url"
+        )
+        command.add_argument("--base-url", metavar="URL", help="of an OpenAI-compatible API, such as http://localhost:8000/v1")
+        command.add_argument(
+            "--api-key-env", metavar="NAME", help="environment variable with the key (default: OPENAI_API_KEY, where it is set)"
+        )
+        command.add_argument("--dtype", default="auto", help="of the weights: float32, bfloat16 (default: as stored)")
+        command.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
+        command.add_argument("--seed", type=int, default=0, help="of samples (default: 0)")
+    writing.add_argument(
+        "--history", required=True, type=Path, metavar="FILE", help="chat as JSON: a list of {role, content}"
+    )
+    writing.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="the memory, such as memory.md; continued where it exists"
+    )
+    writing.add_argument("--chunk-tokens", type=int, default=5000, help="of a chunk (default: %(default)s)")
+    writing.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens, at --base-url")
+    writing.add_argument("--budget", type=float, metavar="DOLLARS", help="never spend more than this on --out; needs --price")
+    writing.add_argument("--max-chunks", type=int, help="read only the newest so many chunks (default: all)")
+    for command in (showing, answering):
+        command.add_argument("--memory", required=True, type=Path, metavar="FILE", help="a memory file")
+    for command in (writing, answering):
+        command.add_argument("--memory-tokens", type=int, default=2048, help="budget of the memory (default: %(default)s)")
+    answering.add_argument("--max-new-tokens", type=int, default=1024, help="of the answer (default: %(default)s)")
+    answering.add_argument("question", help="what the user asks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code of `rft memory`: 0, or 130 where Ctrl-C stopped it."""
+    from rft.screen import screen
+
+    console = screen(highlight=False)
+    try:
+        return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
+    except KeyboardInterrupt:
+        print("\nstopped; what was read is stored, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _write(args: argparse.Namespace, console: "Console") -> int:
+    history = read_history(args.history)
+    if args.base_url:
+        there = _there(args)
+        writer = {"model": args.model, "base_url": there.endpoint.base_url}
+        with store.MemoryStore(args.out, writer) as kept:
+            return _read(args, console, history, there, kept, turns(there, there.propose, [history], [kept]))
+    for option in ("api_key_env", "price", "budget"):
+        if getattr(args, option) is not None:
+            logger.warning("--%s is ignored: the model runs on this machine", option.replace("_", "-"))
+    model, agent = _load(args)
+
+    def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
+        return model.generate(prompts, longest, args.temperature, args.seed)
+
+    with store.MemoryStore(args.out, {"model": args.model, "model_fingerprint": model.fingerprint}) as kept:
+        _check_length(model, agent, agent.chunks(history), args.memory_tokens)
+        return _read(args, console, history, agent, kept, write(agent, generate, model.end_ids, [history], [kept]))
+
+
+def _read(
+    args: argparse.Namespace,
+    console: "Console",
+    history: History,
+    agent: Agent,
+    kept: store.MemoryStore,
+    reading: Iterator[Turn],
+) -> int:
+    """Read what is unread, and say what each turn does."""
+    start = time.monotonic()
+    chunks = agent.chunks(history)
+    done = kept.unread(chunks)
+    console.print(
+        f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
+        + (f", of which {done} are read" if done else ""),
+        markup=False,
+    )
+    if kept.edited:
+        console.print(f"{args.out}: the file has changed since the last turn; it goes on from the file as it is", markup=False)
+    for turn in reading:
+        print_turn(turn, agent.count(turn.update.memory), console)
+    record = kept.record
+    counts = (record.input_tokens, record.output_tokens)
+    read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
+    cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
+    console.print(
+        f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
+        f"{cut} updates were over-long and cut, {empty} empty; tokens read: {read}, written: {written}; "
+        f"{len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
+        markup=False,
+    )
+    return 0
+
+
+def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
+    """What an update did to the memory, as a diff of lines."""
+    said = ["over-long, cut at its last whole bullet"] * turn.update.cut + [
+        "no bullet written, the memory stays"
+    ] * turn.update.empty
+    console.rule(f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said), align="left")
+    print_changes(turn.before, turn.update.memory, console)
+
+
+def print_changes(before: str, after: str, console: "Console") -> None:
+    """A diff of lines; what is kept is counted, not shown."""
+    changes = text.changes(before, after)
+    for kind, line in changes:
+        if kind != "kept":
+            console.print(MARKS[kind][0] + line.removeprefix("- "), style=MARKS[kind][1], markup=False)
+    console.print(f"  {sum(kind == 'kept' for kind, _ in changes)} lines kept", style="dim")
+
+
+def _show(args: argparse.Namespace, console: "Console") -> int:
+    if not args.memory.is_file():
+        raise DataError(f"{args.memory}: no such memory; `rft memory write` makes one")
+    record, before = store.read_record(args.memory), ""
+    for number, turn in enumerate(record.turns if record else [], start=1):
+        console.rule(f"chunk {number} · messages {turn['first']} to {turn['last']}", align="left")
+        print_changes(before, turn["memory"], console)
+        before = turn["memory"]
+    memory = store.read_memory(args.memory, sys.maxsize, len)
+    if record and memory != before:
+        console.rule("changed by hand", align="left")
+        print_changes(before, memory, console)
+    console.rule(str(args.memory), align="left")
+    console.print(memory or "(empty)", markup=False)
+    return 0
+
+
+def _answer(args: argparse.Namespace, console: "Console") -> int:
+    if not args.memory.is_file():
+        raise DataError(f"{args.memory}: no such memory; `rft memory write` makes one")
+    if args.base_url:
+        there = _there(args)
+        memory = store.read_memory(args.memory, args.memory_tokens, there.count)
+        console.print(there.answer(args.question, memory, args.max_new_tokens), markup=False)
+        return 0
+    model, agent = _load(args)
+    prompt = agent.say_ids(inert(args.question), store.read_memory(args.memory, args.memory_tokens, agent.count))
+    completion = model.generate([prompt], args.max_new_tokens, args.temperature, args.seed)[0]
+    console.print(agent.tokenizer.decode(completion, skip_special_tokens=True), markup=False)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> MemorySettings:
+    try:
+        return MemorySettings(getattr(args, "chunk_tokens", 5000), args.memory_tokens, getattr(args, "max_chunks", None))
+    except ValueError as error:
+        raise DataError(f"--{str(error).replace('_', '-')}") from None
+
+
+def _there(args: argparse.Namespace) -> "EndpointAgent":
+    """The agent behind --base-url, once it has been seen to answer."""
+    from rft.memory.endpoint import EndpointAgent
+    from rft.models.endpoint import Budget, Endpoint
+
+    settings, price, limit = _settings(args), getattr(args, "price", None), getattr(args, "budget", None)
+    if args.dtype != "auto":
+        logger.warning("--dtype is ignored: the model is behind a URL")
+    budget = Budget(limit, args.out.with_name(f".{args.out.name}.spent")) if limit is not None else None
+    endpoint = Endpoint(
+        args.base_url, args.model, key_variable=args.api_key_env, price=(price[0], price[1]) if price else None, budget=budget
+    )
+    agent = EndpointAgent(endpoint, settings, args.temperature, args.seed)
+    agent.check()
+    return agent
+
+
+def _load(args: argparse.Namespace) -> tuple[Any, MemoryAgent]:
+    from rft.models.local import LocalModel
+
+    settings = _settings(args)
+    model = LocalModel(args.model, dtype=args.dtype)
+    return model, MemoryAgent(model.tokenizer, settings)
+
+
+def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget: int) -> None:
+    """Refuse chunks and memories that the model has no positions for, before anything is read."""
+    needed = max(len(agent.update_ids(chunk, "")) for chunk in chunks) + 2 * budget
+    if model.longest is not None and needed > model.longest:
+        raise DataError(
+            f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of "
+            f"{model.name}; choose smaller --chunk-tokens or --memory-tokens"
+        )

@@ -1,0 +1,109 @@
+"""vLLM offline as the model that answers: for full checkpoints on GPUs where vLLM is installed.
+
+Invariant: it is given the same token ids as the local backend, and decodes by the same rule (greedy, or plain
+sampling at a temperature), so that answers differ by rounding alone.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from rft.data.prompt import fingerprint as tokenizer_fingerprint
+from rft.errors import CheckpointError, ModelError
+from rft.hub import local_only
+from rft.models.loading import end_ids, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class VLLMModel:
+    """A checkpoint folder or Hub id in vLLM, with its prefix cache on, over the GPUs that are visible and can share its heads,
+    for prompts as long as their memory holds. The float32 masters of a training checkpoint answer in bfloat16, which vLLM's own
+    "auto" would make float16.
+
+    fingerprint: 16 hex digits over the tokenizer and every weight file, or of a Hub id over its name. Raises
+    ModelError where vLLM is not installed, CheckpointError for an adapter.
+    """
+
+    def __init__(self, name: str | Path, dtype: str = "auto"):
+        try:
+            import vllm
+        except ImportError as error:
+            raise ModelError(
+                f"--vllm: vLLM cannot be imported ({error}); pip install 'rft[vllm]' on a machine with a GPU, or leave --vllm "
+                "out for the local backend"
+            ) from None
+        import torch
+        from transformers import AutoConfig
+
+        self.name = str(name)
+        if (Path(name).expanduser() / "adapter_config.json").exists():
+            raise CheckpointError(f"{name}: an adapter; vLLM takes full checkpoints here, so merge it, or leave --vllm out")
+        self.tokenizer = load_tokenizer(self.name)
+        config = AutoConfig.from_pretrained(self.name, local_files_only=local_only(self.name))
+        self.dtype = "bfloat16" if dtype == "auto" and config.dtype == torch.float32 else dtype
+        self._vllm = vllm
+        self._llm: Any = vllm.LLM(
+            model=self.name,
+            dtype=self.dtype,
+            enable_prefix_caching=True,
+            tensor_parallel_size=tensor_parallel(config, torch.cuda.device_count()),
+            max_model_len=-1,  # what fits; the model's own 262,144 positions would need 36 GiB of keys and values
+            generation_config="vllm",  # not the checkpoint's own sampling settings
+        )
+        self.longest = self._llm.llm_engine.model_config.max_model_len
+        self.end_ids = _end_ids(self.name, self.tokenizer)
+        self.fingerprint = _fingerprint(self.name, self.tokenizer)
+
+    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+        """The completion of each prompt as token ids, up to and with the end token."""
+        settings = [
+            self._vllm.SamplingParams(
+                max_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed + i if temperature else None,
+                stop_token_ids=self.end_ids,
+            )
+            for i in range(len(prompts))
+        ]
+        outputs = self._llm.generate([{"prompt_token_ids": ids} for ids in prompts], settings, use_tqdm=False)
+        return [self._ids(output.outputs[0]) for output in outputs]
+
+    def _ids(self, completion: Any) -> list[int]:
+        ids = list(completion.token_ids)
+        if completion.finish_reason == "stop" and (not ids or ids[-1] not in self.end_ids):
+            ids.append(self.end_ids[0])
+        return ids
+
+
+def tensor_parallel(config: Any, gpus: int) -> int:
+    """The most of `gpus` GPUs among which the query and the key/value heads of a model can be shared out evenly; GPUs that are
+    left idle are told."""
+    text = config.get_text_config()
+    heads = math.gcd(text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    most = max((n for n in range(1, gpus + 1) if heads % n == 0), default=1)
+    if most < gpus:
+        logger.warning("vLLM: %d of %d GPUs are used, since %d heads cannot be shared out among more", most, gpus, heads)
+    return most
+
+
+def _end_ids(name: str, tokenizer: Any) -> list[int]:
+    from transformers import GenerationConfig
+
+    try:
+        stored = GenerationConfig.from_pretrained(name, local_files_only=local_only(name))
+    except OSError:
+        stored = None
+    return end_ids(stored, tokenizer)
+
+
+def _fingerprint(name: str, tokenizer: Any) -> str:
+    files = sorted(Path(name).expanduser().glob("*.safetensors"))
+    digest = hashlib.sha256(json.dumps([tokenizer_fingerprint(tokenizer), None if files else name]).encode())
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,355 @@
+"""`--dry-run`: what a recipe will do, before it does anything: its fields, its batch in words, and whether it fits.
+
+Nothing is trained and no weight is loaded: the model's shape comes from its config. `--dry_run_on zero3:8:80` asks for another
+machine than this one: layout, processes, GiB of a device.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from typing import Any
+
+import yaml
+
+from rft.data.dataset import Split
+from rft.data.prompt import PromptTokens
+from rft.data.question import Question
+from rft.data.sampler import HistorySampler
+from rft.errors import RecipeError
+from rft.hub import local_only, out_of_reach, unreachable
+from rft.memory.agent import MemoryAgent
+from rft.plan.memory_estimate import GIB, MASTERS, Layout, Shape, Work, autocast_copies, estimate, host, peak
+from rft.runs.run_spec import SECRETS, plain
+from rft.train.masters import check_masters
+
+TILE = 2**14
+"""Tokens of an MLP's tile that is proposed."""
+
+LAYOUTS = {
+    "one_gpu": Layout(),
+    "ddp": Layout(),
+    "fsdp2": Layout(fsdp=True),
+    "zero2": Layout(zero=2),
+    "zero3": Layout(zero=3),
+    "zero3_offload": Layout(zero=3, offload=True),
+}
+
+
+class DryRun(Exception):
+    """The end of a dry run. code: 0 where everything fits, else 1."""
+
+    def __init__(self, code: int):
+        super().__init__(f"dry run, exit code {code}")
+        self.code = code
+
+
+def machine(args: Any) -> tuple[Layout, float]:
+    """The layout and bytes of a device that are asked about: `dry_run_on`'s, or those of this process.
+
+    Raises:
+        RecipeError: `dry_run_on` is none of layout:processes:GiB.
+    """
+    import torch
+
+    vllm = args.vllm_gpu_memory_utilization if getattr(args, "use_vllm", False) and args.vllm_mode == "colocate" else 0.0
+    if torch.cuda.is_available():
+        here = float(torch.cuda.get_device_properties(0).total_memory)
+    else:
+        import psutil
+
+        here = psutil.virtual_memory().total / args.world_size
+    if args.dry_run_on:
+        name, _, rest = args.dry_run_on.partition(":")
+        count, _, gib = rest.partition(":")
+        if name not in LAYOUTS or not (count or "1").isdigit() or not (gib or "1").replace(".", "", 1).isdigit():
+            raise RecipeError(
+                f"dry_run_on {args.dry_run_on}: expected LAYOUT:PROCESSES:GIB such as zero3:8:80, with a layout of "
+                f"{', '.join(LAYOUTS)}"
+            )
+        return replace(LAYOUTS[name], processes=int(count or 1), vllm=vllm), float(gib) * GIB if gib else here
+    plugin = getattr(args, "deepspeed_plugin", None)
+    return Layout(
+        args.world_size,
+        plugin.zero_stage if plugin else 0,
+        "fsdp" in str(args.distributed_state.distributed_type).lower(),
+        offload=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
+        vllm=vllm,
+    ), here
+
+
+def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Work, words: str) -> None:
+    """Print it all and raise DryRun.
+
+    parts: the run's dataclasses, training and model arguments at its end. prompts: what each prompt is -> its tokens. work: the
+    largest batch; words: the same in words.
+    """
+    *_, args, model = parts
+    layout, memory = machine(args)
+    longest = max(prompts, key=lambda name: prompts[name])
+    say = print if args.process_index == 0 else (lambda *_: None)
+    say("recipe (fields that differ from their defaults):")
+    say("  " + yaml.safe_dump(changed(parts), sort_keys=True, allow_unicode=True).replace("\n", "\n  ").rstrip())
+    say(f"batch: {words}")
+    say(f"longest prompt: {prompts[longest]:,} tokens ({longest}); median {sorted(prompts.values())[len(prompts) // 2]:,}")
+    shape = shape_of(model, args)
+    found = estimate(shape, layout, work)
+    kind = f"ZeRO-{layout.zero}" if layout.zero else "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
+    say(
+        f"memory of a process, estimated ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
+        f"{work.update:,} tokens forwarded at once):"
+    )
+    for phase, by_part in found.items():
+        if by_part:
+            shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in by_part.items() if size)
+            say(f"  {phase}: {sum(by_part.values()) / GIB:.2f} GiB ({shown})")
+    say(masters(shape, layout))
+    if pinned := host(shape, layout, work):
+        say(f"pinned host memory of a process, for offloaded checkpoints: {pinned / GIB:.1f} GiB, in blocks of a power of two")
+    free = memory * (1 - layout.vllm)
+    share = f", of which vLLM takes {layout.vllm:.0%}" if layout.vllm else ""
+    if peak(found) <= free:
+        say(f"it fits: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}")
+        raise DryRun(0)
+    say(f"it does not fit: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. What would help, cheapest first:")
+    for change, smaller in changes(shape, layout, work, args):
+        need = peak(estimate(*smaller))
+        say(f"  {change}: {need / GIB:.2f} GiB{', fits' if need <= free else ''}")
+    raise DryRun(1)
+
+
+def masters(shape: Shape, layout: Layout) -> str:
+    """What the weights that are trained cost, in words."""
+    count = f"{shape.trained / 1e9:.2f} billion weights" if shape.trained >= 1e8 else f"{shape.trained / 1e6:.1f} million weights"
+    of = " of adapters" if not shape.full else ""
+    shares = layout.processes if layout.zero or layout.fsdp else 1
+    each = f", {shape.trained * MASTERS / shares / GIB:.2f} GiB on each of {shares} processes" if shares > 1 else ""
+    whole = f"{shape.trained * MASTERS / GIB:.2f} GiB"
+    if layout.zero:
+        where = f"in host memory: {whole}{each.replace(' on ', ' for ')}" if layout.offload else f"{whole}{each}"
+        return (
+            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes each, beside the "
+            f"weights that compute; {where}"
+        )
+    copies = autocast_copies(shape, layout)
+    beside = f"; autocast's {shape.width}-byte copies take {copies / GIB:.2f} GiB more in a forward pass" if copies else ""
+    return (
+        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and 4 for a gradient"
+        f"{beside}"
+    )
+
+
+def changes(shape: Shape, layout: Layout, work: Work, args: Any) -> list[tuple[str, tuple[Shape, Layout, Work]]]:
+    """Changes of a recipe that need less memory, those first that cost least time."""
+    found: list[tuple[str, tuple[Shape, Layout, Work]]] = []
+    checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
+    if not work.checkpointing:
+        found.append(("gradient_checkpointing: true", (shape, layout, replace(work, checkpointing=True))))
+    smaller_activations = {"offload_checkpoints: true": replace(work, offload=True, checkpointing=True)}
+    if work.update > TILE:
+        smaller_activations |= {
+            f"mlp_tile_tokens: {TILE}": replace(work, tile=TILE, checkpointing=True),
+            f"mlp_tile_tokens: {TILE} and offload_checkpoints: true": replace(work, tile=TILE, offload=True, checkpointing=True),
+        }
+    for fields_, less in smaller_activations.items():
+        if less.tile >= work.tile and less.offload >= work.offload and less != work:
+            found.append((f"{checkpointed}{fields_}", (shape, layout, less)))
+    longest_row = work.prefix + work.completion
+    if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
+        budget = max(longest_row, work.update // 4)
+        smaller = replace(work, update=budget, scored=work.scored * budget // work.update, checkpointing=True, accumulates=True)
+        found.append((f"gradient_checkpointing: true and max_tree_tokens: {budget}", (shape, layout, smaller)))
+    if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
+        found.append(("--launch zero3", (shape, replace(layout, zero=3), replace(work, checkpointing=True))))
+    if shape.trained == shape.parameters:
+        adapter = replace(shape, trained=shape.parameters // 60, trained_width=4, frozen_width=shape.width)
+        found.append(("use_peft: true (LoRA, rank 32, all linear layers)", (adapter, layout, replace(work, checkpointing=True))))
+    if not layout.offload:
+        found.append(
+            ("--launch zero3_offload", (shape, replace(layout, zero=3, offload=True), replace(work, checkpointing=True)))
+        )
+    if work.rows > 1:
+        half = replace(
+            work, rows=work.rows // 2, update=max(longest_row, work.update // 2), scored=work.scored // 2, checkpointing=True
+        )
+        found.append(("half of per_device_train_batch_size, twice gradient_accumulation_steps", (shape, layout, half)))
+    return found
+
+
+def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTokens) -> dict[str, int]:
+    """Tokens of each question's prompt with its history."""
+    return {f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q))) for q in questions}
+
+
+def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[Work, str]:
+    """The largest batch of a GRPO run, and the batch in words."""
+    layout, _ = machine(args)
+    per_history: dict[str, list[int]] = {}
+    for q in questions:
+        per_history.setdefault(q.history_id, []).append(len(tokens.question_ids(q)))
+    prefix = {h: len(tokens.history_ids(split.histories[h])) for h in per_history}
+    asked, each, completion = args.questions_per_history, args.num_generations, args.max_completion_length
+    trees = sorted((prefix[h] + sum(sorted(lengths)[-asked:]) for h, lengths in per_history.items()), reverse=True)
+    unit = asked * each
+    share = args.per_device_train_batch_size * args.steps_per_generation
+    units = share // unit
+    drawn = sum(trees[:units])
+    batch_units = max(1, args.per_device_train_batch_size // unit)
+    update = sum(trees[:batch_units]) + args.per_device_train_batch_size * completion
+    row = max(prefix.values()) + max(max(lengths) for lengths in per_history.values()) + completion
+    call = max(sum(sorted(prefix.values())[-batch_units:]), args.per_device_train_batch_size * completion)
+    if args.prefix_sharing == "off":
+        update = call = args.per_device_train_batch_size * row
+    if args.max_tree_tokens:
+        update = min(update, args.max_tree_tokens)
+    optimizer_steps = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
+    histories = units * layout.processes
+    order = HistorySampler(
+        [q.history_id for q in questions], asked, histories, each, args.num_iterations * args.steps_per_generation
+    )
+    per_epoch = len(order) / (histories * unit) / args.gradient_accumulation_steps
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    words = (
+        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions a generation, for "
+        f"{optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)}; {layout.processes} "
+        f"process{'es' * (layout.processes != 1)} with {share} completions each, {args.per_device_train_batch_size} at a time "
+        f"(micro-batch), {args.gradient_accumulation_steps} micro-batch{'es' * (args.gradient_accumulation_steps != 1)} "
+        f"an optimizer step; up to {drawn + share * completion:,} tokens a process and generation; {per_epoch:g} optimizer "
+        f"steps an epoch, {steps:g} in all"
+    )
+    if histories * unit > len(questions) * each:
+        words += f"\ntoo little data for one generation: it asks {histories * asked} questions and there are {len(questions)}"
+    return Work(
+        update=update,
+        scored=min(update, args.per_device_train_batch_size * completion),
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
+        call=call,
+        prefix=drawn,
+        rows=share,
+        completion=completion,
+    ), words
+
+
+def memory_batch(
+    args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, int], Work, str]:
+    """The longest prompts of memory GRPO, its largest batch, and the batch in words. A memory counts as long as it may be."""
+    memory, completion = agent.settings.memory_tokens, args.max_completion_length
+    questions = {q.id: q for q in split.questions}
+    read = {
+        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
+        for name in {unit["history_id"] for unit in units}
+    }
+    asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
+    answers = args.questions_per_history * args.answers_per_memory
+    together = args.per_device_train_batch_size
+    groups = -(-together // args.num_generations)
+
+    def turns(chunks: Sequence[int]) -> int:
+        """Tokens of the tree of a micro-batch: chunks are shared, a memory and what is written from it are a trajectory's own."""
+        own = len(chunks) * 2 * memory + memory + args.questions_per_history * asked + answers * completion
+        return groups * sum(chunks) + together * own
+
+    update = max(turns(chunks) for chunks in read.values())
+    scored = together * (max(map(len, read.values())) * memory + answers * completion)
+    if args.max_tree_tokens:
+        update = min(update, args.max_tree_tokens)
+    share = together * args.steps_per_generation
+    chunk = max(max(chunks) for chunks in read.values())
+    phases = [  # of a rollout: writing one chunk's updates, answering
+        {"prefix": share // args.num_generations * chunk + share * memory, "rows": share, "completion": memory},
+        {"prefix": share * (memory + args.questions_per_history * asked), "rows": share * answers, "completion": completion},
+    ]
+    widest = max(phases, key=lambda phase: phase["prefix"] + phase["rows"] * phase["completion"])
+    prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
+    each_generation = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
+    processes = machine(args)[0].processes
+    per_epoch = len(units) // args.units_per_generation(processes) * each_generation
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    words = (
+        f"{args.arithmetic(processes)}; {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; "
+        f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
+    )
+    return prompts, Work(
+        update=update,
+        scored=min(update, scored),
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
+        **widest,
+    ), words
+
+
+def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Work, str]:
+    """The largest batch of a cold start over `count` rows of at most `longest` tokens, and the batch in words. own: the most
+    tokens that a row has behind its history (None: rows share nothing)."""
+    layout, _ = machine(args)
+    rows = args.per_device_train_batch_size
+    together = rows * args.gradient_accumulation_steps * layout.processes
+    shared = args.questions_per_history
+    at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
+    per_epoch = -(-count // together)
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    words = (
+        f"{together} rows an optimizer step: {rows} at a time x {args.gradient_accumulation_steps} micro-batches "
+        f"x {layout.processes} process{'es' * (layout.processes != 1)}; up to {at_once:,} tokens at a time; "
+        f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
+    )
+    return Work(
+        update=at_once,
+        scored=rows * longest if shared == 1 or own is None else rows * own,
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1,
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
+    ), words
+
+
+def shape_of(model: Any, args: Any) -> Shape:
+    """The model's shape, from its config alone, with the recipe's adapter.
+
+    Raises:
+        RecipeError: no config there; weights of half precision would be trained without masters.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from trl import get_peft_config
+
+    try:
+        config = AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision,
+                                            local_files_only=local_only(model.model_name_or_path))
+    except (OSError, ValueError) as error:
+        if out_of_reach(model.model_name_or_path):
+            raise RecipeError(f"model_name_or_path {unreachable(model.model_name_or_path)}") from None
+        raise RecipeError(
+            f"model_name_or_path {model.model_name_or_path}: no config to be had ({str(error).splitlines()[0][:150]}); "
+            "name a checkpoint folder, or a Hub id that this machine can reach"
+        ) from None
+    dtype = getattr(torch, model.dtype or "", None) or config.dtype or torch.float32
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        if model.use_peft:
+            adapter = get_peft_config(model)
+            assert adapter is not None, "use_peft"
+            shell = get_peft_model(shell, adapter)
+    for trained in {str(p.dtype).removeprefix("torch.") for p in shell.parameters() if p.requires_grad}:
+        check_masters(trained, args)
+    return Shape.of(shell, half=args.bf16 or args.fp16)
+
+
+def changed(parts: Sequence[Any]) -> dict[str, Any]:
+    """Fields that are not at their defaults, as plain values."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        for f in fields(part):
+            default = (
+                f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else MISSING
+            )
+            value = getattr(part, f.name)
+            if f.init and value != default and not f.name.endswith(SECRETS):
+                found[f.name] = json.loads(json.dumps(value, default=plain))
+    return found

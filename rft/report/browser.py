@@ -1,0 +1,100 @@
+"""The question browser of a report: every question with its answers, as data that a fixed script shows.
+
+Invariant: the data is inert (JSON in a block that no browser runs, with every `<`, `>` and `&` escaped), and the script
+puts it on the page as text alone. The page's policy allows this one script, by its hash, and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+
+from rft.evaluate.statistics import is_open, question_of
+from rft.models.reply import REFUSED
+from rft.report.charts import readable
+
+LONGEST_COMPLETION = 4000  # characters kept of each half of a longer one
+LARGEST_PAGE = 40_000_000  # characters of data, beyond which completions are shortened further
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def status(row: Mapping[str, Any]) -> str:
+    """right, wrong, unparsed (no readable answer), refused, or unscored (no verdict of the judge)."""
+    if row["score"]:
+        return "right"
+    if row.get("ending") in REFUSED:
+        return "refused"
+    if row["answered"] is None:
+        return "unparsed"
+    return "unscored" if row["score"] is None else "wrong"
+
+
+def entries(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One entry for each question of the first run, with the answers of all runs to it. runs: {name: rows}."""
+    found: dict[str, dict[str, Any]] = {}
+    rows_of: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for name, rows in runs.items():
+        for row in rows:
+            rows_of.setdefault(question_of(row), []).append((name, row))
+    longest = LONGEST_COMPLETION
+    size = sum(min(len(row["completion"]), 2 * longest) for rows in runs.values() for row in rows)
+    if size > LARGEST_PAGE:
+        longest = max(200, longest * LARGEST_PAGE // size)
+    for row in next(iter(runs.values())):
+        question = question_of(row)
+        if question in found:
+            continue
+        labels = row["labels"]
+        found[question] = {
+            "id": question,
+            "persona": row["persona_id"],
+            "query": row["query"],
+            "options": [] if is_open(row) else list(row["options"]),
+            "gold": row["gold"],
+            "kind": readable(labels["pref_type"]),
+            "facts": [f"{key}: {labels[key]}" for key in ("preference", "prev_pref") if labels.get(key)],
+            "labels": f"{labels['who']}, {readable(labels['scenario'])}" + (", changed later" if labels["updated"] else ""),
+            "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
+        }
+    return list(found.values())
+
+
+def _answer(name: str, row: Mapping[str, Any], shown: Mapping[str, Any], longest: int) -> dict[str, Any]:
+    way = [f"option order {row['order'] + 1}"] if row.get("order") else []
+    way += [f"sample {row['sample'] + 1}"] if row.get("sample") else []
+    text = row["completion"]
+    cut = len(text) - 2 * longest
+    answer = {
+        "run": ", ".join([name, *way] if name else way),
+        "status": status(row),
+        "text": text if cut <= 0 else f"{text[:longest]}\n[… {cut:,} characters more …]\n{text[-longest:]}",
+    }
+    if row.get("read"):
+        answer["read"] = row["read"]
+    if is_open(row):
+        answer["votes"] = row["votes"]
+    else:
+        answer["letter"] = row["answered"]
+        if row["options"] != shown["options"]:
+            answer["options"] = list(row["options"])
+            answer["gold"] = row["gold"]
+    if not row["finished"]:
+        answer["cut"] = True
+    return answer
+
+
+def data(found: Sequence[Mapping[str, Any]]) -> Markup:
+    """The JSON of a page's data block."""
+    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    return Markup("".join(_ESCAPES.get(c, c) for c in text) if any(c in text for c in _ESCAPES) else text)
+
+
+def script() -> tuple[Markup, str]:
+    """(the script, its hash as a content security policy names it)"""
+    text = (files("rft.report") / "templates" / "browser.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return Markup(text), f"'sha256-{digest}'"

@@ -1,0 +1,296 @@
+"""The reports: one self-contained HTML page each, for a screen, a phone or paper.
+
+Invariant: a page is made from summaries and rows alone, so it can be made again from a results folder. How it is put
+together and saved is `rft.report.pages`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rft.data.question import LETTERS
+from rft.evaluate import published
+from rft.evaluate.skill import understated
+from rft.report import browser, charts
+from rft.report.pages import INTERVAL, Card, count, percent, span, write_page
+from rft.report.sentences import CATEGORIES, consistently, learned, on_controls
+
+RUNS = {
+    "grpo": "after GRPO",
+    "memory": "memory",
+    "memory_sft": "memory, cold start",
+    "sft": "cold start (SFT)",
+    "blind": "without history",
+    "longest_option": "longest option",
+}
+CONTROLS = {
+    "blind": "the same model without the history",
+    "longest": "always the longest option",
+    "shortest": "always the shortest option",
+    "strongest": "the strongest rule that reads nothing",
+}
+CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key of the summary, how it is written
+    ("right and consistent", "right_and_consistent", percent),
+    ("right, reasoning or not", "accuracy_without_gate", percent),
+    ("consistent: words and box agree", "consistent", percent),
+    ("the thought names the gold option", "thought_right", percent),
+    ("words of a thought", "thought_words", count),
+    ("reasoned before answering", "format_rate", percent),
+    ("without a readable answer", "unparsed_rate", percent),
+    ("refused to answer", "refused_rate", percent),
+    ("cut off at the length limit", "cut_off_rate", percent),
+    ("tokens read per question", "input_tokens_per_question", count),
+    ("… with writing the memory", "input_tokens_with_writing", count),
+    ("tokens written per question", "output_tokens_per_question", count),
+)
+
+
+def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
+    """The page of one evaluation: headline with its controls and the published figures, a chart and a table per
+    category, tokens, every question to search and filter.
+
+    summary: as in `summary.json`; rows: as in `results.jsonl`. Raises DataError where the page cannot be
+    written.
+    """
+    is_open = bool(rows[0].get("open_ended"))
+    shown = [name for name in CATEGORIES if _worth_showing(name, summary)]
+    beside = _beside(summary)
+    found = browser.entries({"": rows})
+    write_page(
+        path,
+        "evaluation.html.jinja",
+        found=found,
+        summary=summary,
+        headline=consistently(summary)["accuracy"],
+        headline_ci95=consistently(summary)["ci95"],
+        consistent=" and consistent" if "right_and_consistent" in summary else "",
+        cards=cards(summary),
+        understated=understated(summary),
+        is_open=is_open,
+        controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
+        on_controls=[] if is_open else on_controls(summary),
+        beside=charts.intervals({"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=not is_open)
+        if beside
+        else "",
+        published=[(name, values[is_open]) for name, *values in published.OVERALL],
+        published_by={key: [row[1:] for row in published.BY_CATEGORY if row[0] == key] for key in CATEGORIES},
+        note=published.NOTE,
+        categories=[_category(name, {"": summary["by"][name]}, chance=not is_open) for name in shown if summary["n"]],
+        gold_letters={letter: sum(row["gold"] == letter for row in rows) for letter in LETTERS},
+        transcripts=_sample(rows),
+    )
+
+
+def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[str, Any]], path: Path | str) -> None:
+    """The memory page: a timeline per history, what each chunk added and removed, beside the questions.
+
+    timelines: as `rft.evaluate.timeline.timelines` yields them. Raises DataError where the page cannot be written.
+    """
+    shown = ("input_tokens_per_question", "input_tokens_with_writing")
+    top = [("right", percent(summary["accuracy"]), span(summary["ci95"])), *cards(summary, shown)]
+    write_page(path, "memory.html.jinja", summary=summary, cards=top, timelines=timelines)
+
+
+def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
+    """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), what was forgotten,
+    what is written and what a fixed reader makes of it."""
+    shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
+    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]  # nobody asks where none refused
+    found = [(name, write(summary[key]), "") for name, key, write in shown]
+    forgotten = summary.get("forgotten", {})
+    if forgotten.get("rate") is not None:
+        note = f"{forgotten['gone']} of {forgotten['written']} once written"
+        found.append(("withdrawn things gone from the memory", percent(forgotten["rate"]), note))
+    if "lines" in summary:
+        found.append(("lines of the memory right", percent(summary["lines"]["right_rate"]), span(summary["lines"]["ci95"])))
+    if "reader" in summary:
+        found.append(("right, answered by the fixed reader", percent(summary["reader"]["accuracy"]),
+                      span(summary["reader"]["ci95"])))
+    return found
+
+
+def write_comparison_report(
+    comparison: Mapping[str, Any],
+    runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
+    path: Path | str,
+) -> None:
+    """The page of `rft compare`: paired differences over all, per category, and the questions that changed sides.
+
+    comparison: as `rft.evaluate.comparison.compare` gives it for `runs`. Raises DataError where the page cannot be
+    written.
+    """
+    from rft.evaluate.comparison import mean_scores
+
+    against = comparison["against"]
+    scores = [mean_scores(rows) for _, rows in runs.values()]
+    moved = [
+        entry
+        for entry in browser.entries({name: rows for name, (_, rows) in runs.items()})
+        if len({score.get(entry["id"]) for score in scores}) > 1
+    ]
+    overall = {name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()}
+    shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())))]
+    categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
+    write_page(
+        path,
+        "comparison.html.jinja",
+        found=moved,
+        comparison=comparison,
+        overall=charts.differences({"": overall}, f"Differences from the first run, with {INTERVAL}s"),
+        categories=[
+            {
+                "title": title,
+                "chart": charts.differences(tables, f"{title}: differences"),
+                "tables": tables,
+            }
+            for title, tables in categories.items()
+            if any(len(table) > 1 for table in tables.values())
+        ],
+    )
+
+
+def _in_order(
+    against: Mapping[str, Mapping[str, Any]], runs: Mapping[str, tuple[Mapping[str, Any], Any]], key: str
+) -> dict[str, dict[str, Any]]:
+    """A category's table of each compared run, its values in the order of the first run's page."""
+    order = next(iter(runs.values()))[0]["by"].get(key, {})
+    tables = {name: found["by"][key] for name, found in against.items()}
+    return {name: {value: table[value] for value in (*order, *table) if value in table} for name, table in tables.items()}
+
+
+def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) -> None:
+    """The page of several checkpoints: the curve of accuracy by step, and a table with a link to each page.
+
+    points: {checkpoint, folder, step, accuracy, ci95, n, ...} each. Raises DataError where the page cannot be written.
+    """
+    known = [point for point in points if point["accuracy"] is not None]
+    stepped = [(float(point["step"]), point["accuracy"]) for point in known if point["step"] is not None]
+    write_page(
+        path,
+        "sweep.html.jinja",
+        points=points,
+        best=max(known, key=lambda point: point["accuracy"], default=None),
+        curve=charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True) if len(stepped) > 1 else None,
+        overall=charts.intervals({"": {p["folder"]: p for p in known}}, f"Accuracy of each checkpoint with its {INTERVAL}"),
+    )
+
+
+def _beside(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    shown = {"this run": summary} | {_control_name(key, cell): cell for key, cell in summary["controls"].items()}
+    return {name: cell for name, cell in shown.items() if cell["accuracy"] is not None}
+
+
+def _control_name(key: str, cell: Mapping[str, Any]) -> str:
+    name = CONTROLS.get(key) or charts.readable(key)
+    return f"{name}: {cell['rule']}" if "rule" in cell else name
+
+
+def _worth_showing(name: str, summary: Mapping[str, Any]) -> bool:
+    """Whether a category is in the summary, and a cross of two labels says more than either."""
+    if name != "pref_type_who":
+        return name in summary["by"]
+    return name in summary["by"] and len(summary["by"]["who"]) > 1
+
+
+def write_quickstart_report(
+    path: Path | str,
+    *,
+    summaries: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    transcripts: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    seconds: Mapping[str, float],
+) -> None:
+    """The page of a quickstart: what was learned, from what, and how it reads.
+
+    All figures are of answers that are right and consistent. summaries: evaluate summaries under the keys of RUNS; "sft" and
+    "grpo" must be there. curves: {label: [(step, value), ...]}; a label that ends in "reward" or "val" is of shares, drawn in
+    percent. transcripts: (row before, row after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises
+    DataError where the page cannot be written.
+    """
+    summaries = {key: consistently(summary) for key, summary in summaries.items()}
+    runs = {RUNS[key]: summaries[key] for key in RUNS if key in summaries}
+    drawn = [(label, points, label.endswith(("reward", "val"))) for label, points in curves.items() if points]
+    write_page(
+        path,
+        "quickstart.html.jinja",
+        cards=[(label, percent(summary["accuracy"]), span(summary["ci95"])) for label, summary in runs.items()],
+        headline=percent(summaries["grpo"]["accuracy"]),
+        data_sha256=summaries["grpo"]["data_sha256"],
+        findings=learned(summaries),
+        overall=charts.intervals({"": runs}, f"Right and consistent: each run with its {INTERVAL}"),
+        curves=[
+            (label, charts.curves({"": points}, label, share=is_share, chance=is_share)) for label, points, is_share in drawn
+        ],
+        categories=[
+            _category(name, {label: summary["by"][name] for label, summary in runs.items()})
+            for name in ("kind", "scenario", "distance")
+        ],
+        transcripts=transcripts,
+        seconds=seconds,
+    )
+
+
+def pairs(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], count: int = 6
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """(row before, row after) of `count` questions to read side by side: mostly those that turned from wrong to
+    right, one that is still or newly wrong where there is one, of as many kinds as possible.
+    """
+    then = {row["id"]: row for row in before}
+    both = [(then[row["id"]], row) for row in sorted(after, key=_order) if row["id"] in then]
+    gained = [pair for pair in both if pair[1]["score"] > pair[0]["score"]]
+    wrong = [pair for pair in both if not pair[1]["score"]]
+    kept = [pair for pair in both if pair[1]["score"] and pair[0]["score"]]
+    chosen = _spread(gained, count - bool(wrong)) + _spread(wrong, 1)
+    chosen += _spread(kept, count - len(chosen))
+    return chosen
+
+
+def _sample(rows: Sequence[Mapping[str, Any]], each: int = 3) -> list[Mapping[str, Any]]:
+    """A few rows to read: wrong, unreadable and right ones, of as many kinds as possible."""
+    rows = sorted(rows, key=_order)
+    wrong = [(row, row) for row in rows if not row["score"] and row["answered"]]
+    unread = [(row, row) for row in rows if row["answered"] is None]
+    right = [(row, row) for row in rows if row["score"]]
+    return [row for group in (wrong, unread, right) for row, _ in _spread(group, each)]
+
+
+def _spread(
+    candidates: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], count: int
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """`count` of the candidates: one of each kind of preference in turn, another persona where possible."""
+    chosen: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+    left = list(candidates)
+    while left and len(chosen) < count:
+        kinds = [row["labels"]["pref_type"] for row, _ in chosen]
+        people = [row["persona_id"] for row, _ in chosen]
+        best = min(
+            left,
+            key=lambda pair: (
+                kinds.count(pair[0]["labels"]["pref_type"]),
+                people.count(pair[0]["persona_id"]),
+            ),
+        )
+        left.remove(best)
+        chosen.append(best)
+    return chosen
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, str]:
+    return (len(row["id"]), row["id"])
+
+
+def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: bool = True) -> dict[str, Any]:
+    """A category with its chart and, under the values, the cells of each run (None where it has none)."""
+    tables = {
+        run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None} for run, table in tables.items()
+    }
+    values = list(dict.fromkeys(value for table in tables.values() for value in table))
+    title = CATEGORIES[name]
+    return {
+        "name": name,
+        "title": title,
+        "chart": charts.intervals(tables, f"{title}: accuracy with {INTERVAL}s", chance=chance),
+        "runs": list(tables),
+        "rows": [(value, [table.get(value) for table in tables.values()]) for value in values],
+    }

@@ -1,0 +1,219 @@
+"""`rft report RUN_DIR`: a training's curves and samples as one self-contained page, from the files in its output folder.
+
+Invariant: everything comes from `metrics.jsonl`, `provenance.json` and `completions/`; nothing is asked of W&B. The page is
+put together as those of the evaluation are.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rft.errors import DataError
+from rft.report import charts
+from rft.report.pages import Card, percent, write_page
+from rft.report.panels import CARDS, HEADLINES, PANELS, Panel
+from rft.runs.tracking import METRICS, read_metrics
+
+Row = Mapping[str, Any]
+Points = list[tuple[float, float]]
+
+QUESTIONS = 4  # of the newest generation that are shown
+FACTS = {"git_commit": "commit of rft", "data_sha256": "data sha256"}
+_OPTION = re.compile(r"^\(([a-d])\) (.+)$", re.M)
+_CHOICES = "\n\nThis is a multiple-choice question. Options:\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="output folder of a training")
+    parser.add_argument("--out", type=Path, help="page to write (default: RUN_DIR/training.html)")
+
+
+def run(args: argparse.Namespace) -> int:
+    page = args.out or args.run / "training.html"
+    write_report(args.run, page)
+    print(page)
+    return 0
+
+
+def write_report(folder: Path, page: Path) -> None:
+    """The page of a training's output folder.
+
+    Raises:
+        DataError: nothing was logged there, or the page cannot be written.
+    """
+    logged = read_metrics(folder / METRICS)
+    rows = [row for row in logged if any(key in row for key in HEADLINES)]
+    if not rows:
+        raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training")
+    headline = next(key for key in HEADLINES if any(key in row for row in rows))
+    values = find(rows, {headline: headline}).get(headline)
+    if not values:
+        raise DataError(f"{folder / METRICS}: {headline} is never a finite number; there is nothing to draw")
+    sections: dict[str, list[dict[str, Any]]] = {}
+    missing = []
+    for section, panels in PANELS.items():
+        for panel in panels:
+            if series := find(rows, panel.metrics):
+                sections.setdefault(section, []).append(_figure(panel, series))
+            else:
+                missing.append(panel.title)
+    write_page(
+        page,
+        "training.html.jinja",
+        run=folder.resolve().name,
+        steps=logged[-1]["step"],
+        headline=HEADLINES[headline],
+        change=[_written(value, False) for value in _ends(values)],
+        logged=len(values),
+        window=_window(len(values)),
+        is_smoothed=charts.smoothing(len(values)) > 0,
+        cards=cards(rows),
+        sections=sections,
+        missing=missing,
+        unreadable=_not_numbers(rows),
+        facts=_facts(folder),
+        newest=newest_questions(folder),
+    )
+
+
+def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
+    """(step, value) points of each series that was logged, by its name. metrics: as those of a `Panel`."""
+    logged = dict.fromkeys(key for row in rows for key in row)
+    names: dict[str, str] = {}
+    for wanted, name in metrics.items():
+        if wanted.endswith("/"):
+            others = [key for key in logged if key.startswith(wanted) and key not in names]
+            names |= {key: charts.readable(key.removeprefix(wanted)) for key in others}
+        elif wanted in logged:
+            names[wanted] = name
+    series = {name: [(row["step"], row[key]) for row in rows if _is_number(row.get(key))] for key, name in names.items()}
+    return {name: points for name, points in series.items() if points}
+
+
+def cards(rows: Sequence[Row]) -> list[Card]:
+    """The numbers at the top of the page: how each stands at the end, and how it stood at the start."""
+    found = []
+    for metric, (name, share) in CARDS.items():
+        for points in find(rows, {metric: name}).values():
+            start, end = _ends(points)
+            found.append((name, _written(end, share), f"{_written(start, share)} at the start" if len(points) > 1 else ""))
+    return found
+
+
+def newest_questions(folder: Path) -> dict[str, Any] | None:
+    """The best and the worst completion of a few questions of the newest generation on disk: of those on which the
+    completions differ most. None without a generation.
+    """
+    files = sorted((folder / "completions").glob("completions_*.parquet"))
+    if not files:
+        return None
+    import pandas as pd
+
+    table = pd.read_parquet(files[-1])
+    table["prompt"], table["completion"] = table["prompt"].map(_text), table["completion"].map(_text)
+    keys = [key for key in ("history_id", "question_id", "prompt") if key in table]
+    groups = [group.sort_values("advantage", ascending=False) for _, group in table.groupby(keys, sort=False)]
+    groups.sort(key=lambda group: group["advantage"].iloc[-1] - group["advantage"].iloc[0])
+    rewards = [key for key in table if key not in (*keys, "step", "completion", "answer", "advantage")]
+    return {
+        "step": int(table["step"].iloc[0]),
+        "count": len(groups),
+        "shown": [_question(group.to_dict("records"), rewards) for group in groups[:QUESTIONS]],
+    }
+
+
+def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
+    """A question as the page shows it. rows: its completions, best first."""
+    query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
+    best, worst = rows[0], rows[-1]
+    differ = best["advantage"] > worst["advantage"]
+    sides = {"best": best, "worst": worst} if differ else {"all worth the same, one of them": best}
+    return {
+        "query": query,
+        "options": _OPTION.findall(rest) if choices else [],
+        "gold": _gold(best),
+        "sides": [_side(name, row, rewards) for name, row in sides.items()],
+    }
+
+
+def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
+    """A completion with what it is worth, in the form that the other pages mark as right or wrong."""
+    from reward import mcq_letter, personamem
+
+    gold = _gold(row)
+    worth = [f"{charts.readable(key)} {charts.number(row[key])}" for key in rewards if _is_number(row.get(key))]
+    return {
+        "name": name,
+        "worth": ", ".join([*worth, f"advantage {row['advantage']:+.2f}"]),
+        "completion": row["completion"],
+        "gold": gold,
+        "answered": mcq_letter(row["completion"]) if gold else None,
+        "score": personamem([row["completion"]], [gold])[0] if gold else None,
+        "finished": True,  # the files do not say
+    }
+
+
+def _gold(row: Row) -> str | None:
+    """The letter that is right; None if the question has none (an open-ended one, a memory)."""
+    return row["answer"] if isinstance(row.get("answer"), str) else None
+
+
+def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, Any]:
+    return {
+        "title": panel.title,
+        "hint": panel.hint,
+        "chart": charts.curves(series, panel.title, share=panel.share, chance=panel.chance),
+        "numbers": [(name, *(_written(value, panel.share) for value in _ends(points))) for name, points in series.items()],
+    }
+
+
+def _ends(points: Points) -> tuple[float, float]:
+    """Means of the first and of the last values."""
+    values = [value for _, value in points]
+    window = _window(len(values))
+    return math.fsum(values[:window]) / window, math.fsum(values[-window:]) / window
+
+
+def _window(count: int) -> int:
+    """Over how many of `count` logged values the start and the end of a curve are averaged: a tenth."""
+    return max(1, count // 10)
+
+
+def _written(value: float, share: bool) -> str:
+    return percent(value) if share else charts.number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _not_numbers(rows: Sequence[Row]) -> list[str]:
+    """The metrics that were NaN or infinite, with how often: their curves have holes."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                counts[key] = counts.get(key, 0) + 1
+    return [f"{key} ({times} of {len(rows)} steps)" for key, times in counts.items()]
+
+
+def _facts(folder: Path) -> dict[str, str]:
+    """What `provenance.json` says, in words."""
+    path = folder / "provenance.json"
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: cannot read it as JSON ({error}); remove it to have a page without it") from None
+    versions = ", ".join(f"{name} {version}" for name, version in record.pop("versions", {}).items())
+    facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in record.items()}
+    return facts | ({"versions": versions} if versions else {})
+
+
+def _text(said: Any) -> str:
+    return said if isinstance(said, str) else "\n".join(str(message.get("content", "")) for message in said)

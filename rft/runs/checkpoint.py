@@ -1,0 +1,275 @@
+"""Checkpoints that are whole or not there, and resumes that compute what an uninterrupted run would have.
+
+A checkpoint is written into `.saving`, listed file by file in its `whole.json`, synced to disk and renamed: whatever dies, and
+whenever, no folder `checkpoint-N` is ever half. Beside what transformers saves (weights, optimizer, scheduler, random states of
+every rank) each rank keeps what transformers and TRL hold in memory only: the buffered generation, TRL's step counter, and the
+metrics of a logging window that is not over. The order of the data follows from (seed, epoch), which is told to the sampler.
+"""
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from rft.errors import CheckpointError, RecipeError
+from rft.runs.model_card import write_card
+from rft.runs.run_spec import Identity
+from rft.runs.tracking import provenance
+
+logger = logging.getLogger(__name__)
+
+STAGING = ".saving"
+WHOLE = "whole.json"
+STATE = "trainer_state.json"
+COUNTERS = (
+    "_step",
+    "_made",
+    "_trained",
+    "_from_start",
+    "_current_train_step_time",
+    "_total_train_tokens",
+    "_total_loss_scalar",
+    "_globalstep_last_logged",
+    "_initial_global_step",
+)
+"""What a trainer counts in memory only; those it has are kept."""
+
+
+class Resumable(Trainer):
+    """Mixed in before a transformers or TRL trainer: its checkpoints are whole, and hold all of its state."""
+
+    identity: Identity | None = None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / STAGING) if self.__dict__.get("_saving") else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run = Path(super()._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        staged = run / STAGING / name
+        if self.args.should_save:
+            shutil.rmtree(run / STAGING, ignore_errors=True)
+            staged.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        torch.save(self._memory(), staged / _memory_name(self.args.process_index))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._finish(staged, run / name)
+            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Ours in place of TRL's, wherever one is asked for: with checkpoints, at the end, and for the Hub."""
+        if self.identity is not None and self.is_world_process_zero():
+            write_card(Path(self.args.output_dir), self.identity, provenance(self.identity.data_sha256))
+
+    def _finish(self, staged: Path, final: Path) -> None:
+        """From files written to a checkpoint on disk."""
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best) == staged:
+            self.state.best_model_checkpoint = str(final)
+            self.state.save_to_json(str(staged / STATE))
+        files = {str(path.relative_to(staged)): path for path in sorted(staged.rglob("*")) if path.is_file()}
+        manifest = {
+            "step": self.state.global_step,
+            "identity": self.identity.record() if self.identity else None,
+            "files": {name: [path.stat().st_size, checksum(path)] for name, path in files.items()},
+        }
+        (staged / WHOLE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in [*files.values(), staged / WHOLE, *(p for p in staged.rglob("*") if p.is_dir()), staged]:
+            sync(path)
+        if final.exists():  # of an earlier life of this run, passed over as broken or from behind the resume point
+            shutil.rmtree(final)
+        staged.rename(final)
+        sync(final.parent)
+
+    def _memory(self) -> dict[str, Any]:
+        """What is in memory only, as plain values and tensors."""
+        memory: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
+        memory["_tr_loss"] = self._tr_loss.detach().cpu()
+        if hasattr(self, "_metrics"):
+            memory["_metrics"] = {mode: dict(values) for mode, values in self._metrics.items()}
+        if hasattr(self, "_buffered_inputs"):
+            generation = self.args.steps_per_generation * self.num_iterations
+            memory["_buffered_inputs"] = self._buffered_inputs if self._step % generation else None
+            memory["_logs"] = {
+                name: {key: list(rows) for key, rows in kept.items()} if isinstance(kept, dict) else list(kept)
+                for name, kept in self._logs.items()
+                if name != "images"
+            }
+        return memory
+
+    def recall(self, checkpoint: Path) -> None:
+        """Put back what `_memory` kept of this rank."""
+        device = "cpu" if self.args.device.type == "cpu" else self.args.device  # torch knows no place called cpu:0
+        memory = torch.load(checkpoint / _memory_name(self.args.process_index), map_location=device, weights_only=True)
+        for name in COUNTERS:
+            if name in memory:
+                setattr(self, name, memory[name])
+        self._tr_loss = memory["_tr_loss"].to(self.args.device)
+        for mode, values in memory.get("_metrics", {}).items():
+            self._metrics[mode].clear()
+            self._metrics[mode].update(values)
+        if "_buffered_inputs" in memory:
+            self._buffered_inputs = memory["_buffered_inputs"]
+            for name, kept in memory["_logs"].items():
+                if isinstance(kept, dict):
+                    for key, rows in kept.items():
+                        self._logs[name][key].extend(rows)
+                else:
+                    self._logs[name].extend(kept)
+
+
+def sync(path: Path) -> None:
+    """Has a file or folder on disk before anything else happens."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _memory_name(rank: int) -> str:
+    return f"memory_{rank}.pt"
+
+
+class RecallCallback(TrainerCallback):
+    """Where training begins, puts back what the checkpoint keeps of the trainer's memory; where an epoch begins, tells the
+    sampler which, through whatever accelerate has wrapped around it (it forgets to, for several processes that skip batches)."""
+
+    def __init__(self, trainer: Resumable, checkpoint: Path | None):
+        self.trainer, self.checkpoint = trainer, checkpoint
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.checkpoint is not None:
+            self.trainer.recall(self.checkpoint)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        epoch = int(state.epoch or 0)
+        for sampler in _samplers(train_dataloader):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+            elif isinstance(getattr(sampler, "generator", None), torch.Generator):  # TRL's, which would go on where it stopped
+                sampler.generator.manual_seed(args.seed + epoch)
+
+
+def _samplers(loader: Any) -> Iterator[Any]:
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None:
+        yield sampler
+        sampler = getattr(sampler, "sampler", None) or getattr(sampler, "batch_sampler", None)
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file, hexadecimal: it finds damage, not malice."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder; None where it is whole."""
+    try:
+        manifest = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+        files = manifest["files"].items()
+    except FileNotFoundError:
+        return f"no {WHOLE}"
+    except (ValueError, KeyError, AttributeError):
+        return f"{WHOLE} cannot be read"
+    for name, (size, crc) in files:
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} of {size:,} bytes"
+        if checksum(path) != crc:
+            return f"{name} is not what was written (checksum)"
+    return None
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, newest first."""
+    found = [p for p in run.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
+
+
+def newest_whole(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run; those that are passed over are named, with what is wrong with them."""
+    for folder in checkpoints(run):
+        wrong = damage(folder)
+        if wrong is None:
+            return folder
+        logger.warning("resume: %s is passed over: %s", folder.name, wrong)
+    return None
+
+
+def resume_point(args: Any, identity: Identity) -> Path | None:
+    """The checkpoint to go on from: the one named, or with `resume_from_checkpoint: true` the newest whole one in output_dir, if
+    any. Decided on the first process, for all.
+
+    Raises:
+        CheckpointError: it is damaged or of another run, or output_dir holds checkpoints and nothing is said of resuming.
+        RecipeError: no such folder.
+    """
+    decided: list[Any] = [None, None]
+    if args.process_index == 0:
+        try:
+            decided[0] = _resume_point(args, identity)
+        except (CheckpointError, RecipeError) as error:
+            decided[1] = error
+    broadcast_object_list(decided)
+    if decided[1] is not None:
+        raise decided[1]
+    return decided[0]
+
+
+def _resume_point(args: Any, identity: Identity) -> Path | None:
+    wanted, run = args.resume_from_checkpoint, Path(args.output_dir)
+    if wanted in (None, False, "false", "False"):
+        if earlier := checkpoints(run):
+            raise CheckpointError(
+                f"{run} holds {earlier[0].name} of an earlier run: add --resume_from_checkpoint true to go on from it, or name "
+                "another output_dir"
+            )
+        return None
+    if wanted in (True, "true", "True"):
+        folder = newest_whole(run)
+        if folder is None:
+            logger.info("resume: no whole checkpoint in %s, so from the start", run)
+            return None
+    else:
+        folder = Path(wanted)
+        if not folder.is_dir():
+            raise RecipeError(
+                f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder or true for the newest"
+            )
+        if wrong := damage(folder):
+            raise CheckpointError(f"{folder}: {wrong}; name another checkpoint, or true for the newest whole one")
+    written = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["identity"]
+    if written is not None:
+        if written["recipe"].get("save_only_model"):
+            raise CheckpointError(
+                f"{folder} holds no optimizer (save_only_model: true), so nothing can go on from it exactly; "
+                f"start a new run with --model_name_or_path {folder}"
+            )
+        for difference in identity.check_goes_on(written, str(folder), args.allow_change):
+            logger.warning("resume: changed, as allowed: %s", difference)
+    logger.info("resume: %s", folder)
+    return folder

@@ -1,0 +1,173 @@
+"""A run that cannot go on well ends at once, and says why: numbers that are none, a process that stands still, a full disk, an
+output folder that another run writes to.
+
+Where a loss or gradient is not finite, all processes end together, before the optimizer's step (under DeepSpeed, which
+steps inside
+the backward pass, behind it), and before any checkpoint; the micro-batches of that step are saved.
+"""
+
+import faulthandler
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from rft.errors import CheckpointError, RecipeError, TrainingError
+from rft.files import claim
+
+logger = logging.getLogger(__name__)
+
+STALLED = 76
+"""Exit code of a process that has stood still."""
+MARGIN = 1.2
+"""Free disk that is asked for, in checkpoints."""
+
+
+class Watched(Trainer):
+    """Mixed in before a trainer: a loss or gradient that is not finite ends training."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if not hasattr(self, "_rows_of_step"):
+            self._rows_of_step: list[Any] = []
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._rows_of_step.append(self._batch(inputs))
+        self._end_unless_finite("loss", loss)
+        return loss
+
+    def _batch(self, inputs: Any) -> Any:
+        """The tensors of the micro-batch just trained."""
+        buffered = getattr(self, "_buffered_inputs", None)
+        return inputs if buffered is None else buffered[(self._step - 1) % self.args.steps_per_generation]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            self._end_unless_finite("gradient norm", torch.as_tensor(norm))
+        self._rows_of_step = []
+        return norm
+
+    def _end_unless_finite(self, what: str, value: torch.Tensor) -> None:
+        bad = ~torch.isfinite(value.detach().to(self.args.device).float()).all()
+        ranks = self.accelerator.gather(bad.reshape(1)).nonzero().flatten().tolist()
+        if not ranks:
+            return
+        step = self.state.global_step + 1
+        folder = Path(str(self.args.output_dir)) / f"not_finite_step_{step}"
+        if bad.item():
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(self._rows_of_step, folder / f"rank_{self.args.process_index}.pt")
+        self.accelerator.wait_for_everyone()
+        raise TrainingError(
+            f"step {step}: the {what} is not finite (rank {', '.join(map(str, ranks))}); the rows of the step are in {folder}. "
+            "Lower learning_rate or max_grad_norm, or train in bf16 or fp32, and go on from the last checkpoint"
+        )
+
+
+class StallCallback(TrainerCallback):
+    """A thread that ends this process when nothing has ended in it for `minutes`: rank and stacks on stderr, exit code 76. The
+    launcher then ends the other processes."""
+
+    def __init__(self, minutes: float):
+        self.minutes = minutes
+        self.moved, self.last, self.stop = time.monotonic(), "the start", threading.Event()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.minutes > 0:
+            self.rank = f"rank {args.process_index} of {args.world_size}"
+            self._move("the start")
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _move(self, what: str) -> None:
+        self.moved, self.last = time.monotonic(), what
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self._move(f"a micro-batch of step {state.global_step + 1}")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._move(f"step {state.global_step}")
+
+    def on_save(self, args, state, control, **kwargs):
+        self._move(f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.stop.set()
+
+    def _watch(self) -> None:
+        while not self.stop.wait(min(10.0, self.minutes * 6)):
+            still = time.monotonic() - self.moved
+            if still > self.minutes * 60:
+                print(
+                    f"error: {self.rank} has stood still for {still:.0f} s behind {self.last} (stall_minutes {self.minutes:g}). "
+                    "The stacks show where; a collective there waits for a rank that is elsewhere.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(STALLED)
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit of which there is at least one: "640.0 KiB", "7.5 GiB"."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(int(count).bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count / 2 ** (10 * power):.{bool(power):d}f} {units[power]}"
+
+
+class DiskCallback(TrainerCallback):
+    """Ends the run before a checkpoint that the disk has no room for, so that the last one stays."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.needed = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        due = args.save_strategy == "steps" and args.save_steps and state.global_step % args.save_steps == 0
+        if not (due or control.should_save):
+            return
+        self.needed = self.needed or checkpoint_bytes(self.trainer)
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(args.output_dir).free
+        full = torch.tensor(int(free < self.needed * MARGIN), device=args.device)
+        if self.trainer.accelerator.gather(full).max().item():  # all of them end
+            raise TrainingError(
+                f"step {state.global_step}: {args.output_dir} has {size(free)} free and a checkpoint takes about "
+                f"{size(self.needed)}; free some (or set save_total_limit) and go on with --resume_from_checkpoint true"
+            )
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            self.needed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def checkpoint_bytes(trainer: Any) -> int:
+    """About what a first checkpoint takes: the weights that are saved, and two moments (and a float32 copy where DeepSpeed keeps
+    one) of those trained."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad) for p in model.parameters()]
+    adapter = hasattr(model, "peft_config")
+    weights = sum(n * width for n, width, trained in sizes if trained or not adapter)
+    moments = 12 if trainer.is_deepspeed_enabled else None
+    return weights + sum(n * (moments or 2 * width) for n, width, trained in sizes if trained)
+
+
+class OutputLock:
+    """One run at a time writes to an output folder. Held as long as the process lives."""
+
+    def __init__(self, folder: Path):
+        """Raises RecipeError where another run holds it, CheckpointError where nothing can be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = (folder / ".lock").open("w")
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or change its permissions"
+            ) from None
+        claim(self.file, RecipeError(f"{folder}: another run writes to this folder; wait for it, or name another output_dir"))

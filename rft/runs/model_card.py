@@ -1,0 +1,69 @@
+"""The model card of a trained checkpoint: what it was made from, with what, and how it does; nothing that was not recorded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rft.runs.run_spec import Identity
+
+EVALUATED = ("accuracy", "ci95", "n", "unparsed_rate")
+
+
+def write_card(folder: Path, identity: Identity, provenance: dict[str, Any], evaluations: list[Path] | None = None) -> None:
+    """`README.md` of a checkpoint folder. evaluations: folders of `rft evaluate`, each with a summary.json (default: those in
+    `folder/evaluate`)."""
+    evaluations = sorted((folder / "evaluate").glob("*")) if evaluations is None else evaluations
+    base = str(identity.recipe.get("model_name_or_path", "from scratch"))
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["rft", "personalization", "grpo"],
+        "datasets": [str(identity.recipe.get("data"))],
+    }
+    if "/" in base and not Path(base).exists():
+        front["base_model"] = base
+    recipe = yaml.safe_dump({k: v for k, v in identity.recipe.items() if v not in (None, [], {})}, allow_unicode=True)
+    lines = [
+        "---",
+        yaml.safe_dump(front).rstrip(),
+        "---",
+        f"# {folder.resolve().name}",
+        "",
+        f"Trained from `{base}` on `{identity.recipe.get('data')}` with rft.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data sha256 | `{identity.data_sha256}` |",
+        f"| recipe sha256 | `{identity.recipe_sha256}` |",
+        f"| processes | {identity.processes} |",
+        f"| commit | `{provenance.get('git_commit')}` |",
+        *(f"| {name} | {version} |" for name, version in provenance.get("versions", {}).items()),
+        "",
+        "## Evaluation",
+        "",
+        *_table(evaluations),
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        recipe.rstrip(),
+        "```",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _table(evaluations: list[Path]) -> list[str]:
+    rows = []
+    for folder in evaluations:
+        if (folder / "summary.json").exists():
+            found = json.loads((folder / "summary.json").read_text())
+            low, high = found["ci95"]
+            accuracy = f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
+            rows.append(f"| {folder.name} | {accuracy} | {found['n']} | {found['unparsed_rate']:.1%} |")
+    head = ["| | accuracy [95 %] | questions | unreadable |", "|---|---|---|---|"]
+    return (
+        [*head, *rows] if rows else ["Not evaluated yet: `rft evaluate --model THIS_FOLDER --out THIS_FOLDER/evaluate/NAME ...`."]
+    )

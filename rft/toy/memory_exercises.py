@@ -1,0 +1,48 @@
+"""Texts from which the tiny base model learns to keep a memory: rewriting one from a chunk of a chat, and recalling from one.
+
+As in `rft.toy.exercises`, no text here is a question of the dataset: there is no option to choose, no think block and no box.
+What is rewritten has the layout of the agent's own prompts (`rft.memory.agent`).
+"""
+
+from random import Random
+
+from rft.memory.agent import answer_message, update_message
+from rft.memory.targets import Notes
+from rft.memory.text import EMPTY
+from rft.simulate import memory_targets, mini
+
+SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
+KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
+MOST_BLOCKS = 8  # in a chunk
+
+
+def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> list[dict[str, str]]:
+    """One text as chat messages: a memory is rewritten from a chunk, or (with chance `recalls`) one of its topics is recalled.
+
+    difficulty: from 0 to 1, how many topics there are (2 to 8) and how long chunks are. The chunk is any stretch of a persona's
+    blocks, also one without anything to remember; the memory is what the blocks before it call for, so that it is often empty.
+    """
+    kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
+    persona = mini.draw_persona(Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
+    start = rng.randint(0, len(persona.blocks) - 1)
+    stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
+    found = [
+        memory_targets.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None
+    ]
+    held = Notes(tuple(note for note in found if note is not None), ())
+    before, after = held.lines(start - 1), held.update(start, stop - 1)
+    system = {"role": "system", "content": SYSTEM}
+    if before and rng.random() < recalls:
+        names = rng.sample(list(before), min(len(before), 3))
+        first = answer_message(held.memory(start - 1), f"What do you know about me and {names[0]}?")
+        messages = [system, *mini.chat(first, recall(before[names[0]]))]
+        for name in names[1:]:
+            messages += mini.chat(f"What do you know about me and {name}?", recall(before[name]))
+        return messages
+    chunk = [message for block in persona.blocks[start:stop] for message in block.messages]
+    return [system, *chunk, *mini.chat(update_message(held.memory(start - 1)), after or EMPTY)]
+
+
+def recall(line: str) -> str:
+    """What is said of a line that is remembered: the line itself, which tells whose it is and whether it was withdrawn."""
+    return f"Remembered: {line}"

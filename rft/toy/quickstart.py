@@ -1,0 +1,165 @@
+"""The whole house in small: simulate, cold start, GRPO, evaluation and report, on a laptop, from one command.
+
+Every stage is the real one: the same scripts, recipes and evaluation that serve Qwen3-4B, on a tiny Qwen3. A stage that is done
+is not done again when the command is repeated, and a training stage that was cut off resumes from its checkpoint.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rft.errors import DataError
+from rft.evaluate.results import write_whole
+from rft.runs.account import check_account
+from rft.screen import screen
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
+PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
+ANSWER_TOKENS = 48
+MEMORY_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
+CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.yaml
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the data and of both trainings (default 0)")
+    parser.add_argument("--scratch", action="store_true", help="train the tiny base checkpoint too, instead of the shipped one")
+    parser.add_argument("--memory", action="store_true", help="train and evaluate the memory arm too")
+    parser.add_argument("--track", action="store_true", help="log both trainings to W&B (WANDB_MODE=offline needs no account)")
+
+
+class Stages:
+    """Which stages of a run are done and how many seconds each took, kept in `stages.json`."""
+
+    def __init__(self, out: Path, settings: dict[str, Any], console: Console):
+        self.path, self.console = out / "stages.json", console
+        record = json.loads(self.path.read_text()) if self.path.exists() else {"settings": settings, "seconds": {}}
+        if record["settings"] != settings:
+            raise DataError(f"{out}: holds a quickstart with settings {record['settings']}, not {settings}; name another --out")
+        self.settings, self.seconds = settings, record["seconds"]
+
+    def do(self, name: str, what: str, work: Callable[[], Any]) -> None:
+        if name in self.seconds:
+            self.console.print(f"[dim]{name}: done before[/dim]")
+            return
+        self.console.rule(f"{name}: {what}", align="left")
+        start = time.time()
+        work()
+        self.seconds[name] = round(time.time() - start, 1)
+        write_whole(self.path, json.dumps({"settings": self.settings, "seconds": self.seconds}, indent=1))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.track:
+        check_account()
+    out: Path = args.out
+    console = screen()
+    out.mkdir(parents=True, exist_ok=True)
+    stages = Stages(out, {"seed": args.seed, "personas": PERSONAS, "scratch": args.scratch}, console)
+    data, sft, grpo = out / "data", out / "sft", out / "grpo"
+    base = out / "base" if args.scratch else RECIPES / "base"
+
+    from rft.simulate.dataset import simulate_mini
+
+    stages.do("simulate", f"{PERSONAS} people, their chats and questions",
+              lambda: simulate_mini(data, PERSONAS, args.seed, console))
+
+    from rft.data.dataset import Split, load_split
+    from rft.evaluate.memory import MEMORIES, MemoryAnswers
+    from rft.evaluate.model_answers import ModelAnswers
+    from rft.evaluate.results import read_rows
+    from rft.evaluate.rules import RuleAnswers
+    from rft.evaluate.run import evaluate
+    from rft.evaluate.skill import scored_consistently
+    from rft.memory.agent import MemorySettings
+    from rft.models.local import LocalModel
+    from rft.report.evaluation import pairs, write_quickstart_report
+    from rft.report.sentences import learned
+    from rft.train.runner import set_up_logging
+
+    set_up_logging()
+    held_out = load_split(data, "benchmark")
+    common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
+              "--report_to", "wandb" if args.track else "none"]
+
+    def train(script: str, model: Path, output: Path) -> None:
+        import_module(f"rft.train.{script}").train(
+            ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
+             *common])
+
+    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None,
+            reader: Path | None = None) -> None:
+        asked = split.questions[:limit]
+
+        def work() -> None:
+            asked_of = answerer()
+            read_by = asked_of.read_by(LocalModel(reader, dtype="float32")) if reader is not None else None
+            evaluate(split, out / "evaluate" / name, asked_of, limit=limit, batch_size=32, seed=args.seed, console=console,
+                     reader=read_by)
+
+        stages.do(f"evaluate {name}", f"{len(asked)} questions about {len({q.history_id for q in asked})} people it never met",
+                  work)
+
+    def answers(model: Path, context: str = "history") -> Callable[[], Any]:
+        return lambda: ModelAnswers(LocalModel(model, dtype="float32"), context, max_new_tokens=ANSWER_TOKENS)
+
+    def recalls(model: Path, name: str) -> Callable[[], Any]:
+        return lambda: MemoryAnswers(LocalModel(model, dtype="float32"), out / "evaluate" / name / MEMORIES,
+                                     MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
+
+    if args.scratch:
+        from rft.toy.pretrain import train as train_base
+
+        stages.do("base", "a tiny Qwen3 learns to read", lambda: train_base(
+            ["--config", str(RECIPES / "base.yaml"), "--output_dir", str(base), "--resume_from_checkpoint", "true"]))
+    stages.do("sft", "cold start on few labels, to its plateau", lambda: train("sft", base, sft))
+    ask("sft", answers(sft))
+    stages.do("grpo", "reinforcement from verifiable rewards", lambda: train("grpo", sft, grpo))
+    ask("grpo", answers(grpo))
+    ask("blind", answers(grpo, "none"))
+    ask("longest_option", lambda: RuleAnswers("longest"))
+
+    names = ["blind", "longest_option", "sft", "grpo"]
+    curves = {"cold start: right and consistent on val": _curve(sft, "held_out/right_and_consistent"),
+              "GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
+    if args.memory:
+        memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
+        stages.do("memory_sft", "cold start of the memory on few labels: rewriting it chunk by chunk, answering from it",
+                  lambda: train("memory_sft", base, memory_sft))
+        ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out, MEMORY_QUESTIONS)
+        stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
+                  lambda: train("memory_grpo", memory_sft, memory_grpo))
+        ask("memory", recalls(memory_grpo, "memory"), held_out, MEMORY_QUESTIONS, reader=memory_sft)  # a fixed reader
+        ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), MEMORY_QUESTIONS)
+        names += ["memory_sft", "memory", "forget"]
+        curves |= {"memory, cold start: lines right on val": _curve(memory_sft, "held_out/lines_right"),
+                   "memory GRPO: lines right on val": _curve(memory_grpo, "held_out/lines_right"),
+                   "memory GRPO: reward": _curve(memory_grpo, "reward")}
+
+    def scored(name: str) -> list[dict[str, Any]]:
+        return [scored_consistently(row) for row in read_rows(folders[name])]
+
+    folders = {name: out / "evaluate" / name for name in names}
+    summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
+    write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
+    write_quickstart_report(
+        out / "report.html", summaries=summaries, seconds=stages.seconds,
+        curves=curves,
+        transcripts=pairs(scored("sft"), scored("grpo")))
+    console.rule("what was learned", align="left")
+    for sentence in learned(summaries):
+        console.print(sentence)
+    console.print(f"{sum(stages.seconds.values()):.0f} seconds in all. Report: {out / 'report.html'}", style="bold")
+    return 0
+
+
+def _curve(folder: Path, key: str) -> list[tuple[int, float]]:
+    """(step, value) pairs of a training run, from the trainer state that is saved with it."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [(entry["step"], entry[key]) for entry in history if key in entry]

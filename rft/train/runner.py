@@ -1,0 +1,127 @@
+"""What every training script does beside its trainer: logging, loading the policy, guarding the run.
+
+A user's mistake ends in one line on stderr and exit code 2, not in a traceback; a run that was told to leave ends with 75.
+"""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback
+from transformers.integrations import WandbCallback
+from transformers.utils import logging as transformers_logging
+from trl import ModelConfig
+
+from rft.errors import Interrupted, RecipeError, RftError, told
+from rft.launch import allocator
+from rft.models.loading import load_model
+from rft.plan.dry_run import DryRun
+from rft.runs.checkpoint import RecallCallback, resume_point
+from rft.runs.failfast import DiskCallback, OutputLock, StallCallback
+from rft.runs.preemption import EXIT_CODE, StopCallback
+from rft.runs.run_spec import Identity
+from rft.runs.tracking import MetricsFile, WandbRun, provenance
+from rft.screen import leave_out, leave_out_noise
+from rft.train.activations import offload_checkpoints, tile_mlps
+from rft.train.early_signs import EarlySigns
+from rft.train.malloc import keep_freed_memory
+
+logger = logging.getLogger(__name__)
+
+OTHERS_WAIT = 3.0  # seconds between an error on another rank than 0 and its line
+
+
+def set_up_logging() -> None:
+    """Our own lines at INFO, once and not once a process, everybody else's from WARNING on. A script run with `python -m` logs as
+    `__main__`. What frightens and means nothing is left out, by its words."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("rft", "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    leave_out_noise()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")  # a CPU has nothing to pin, and nothing is lost
+    for old in ("gradient_checkpointing", "gradient_checkpointing_enable", "is_gradient_checkpointing", "all_gather_into_tensor",
+                "reduce_scatter_tensor"):  # TRL 1.16 and DeepSpeed still call them so
+        warnings.filterwarnings("ignore", message=rf".*{old}. is deprecated.*")
+
+
+def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
+    """Run a training script's `train(argv)`; its exit code."""
+    set_up_logging()
+    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when CUDA's first tensor is made
+    try:
+        train(argv)
+    except (RftError, OSError) as error:
+        if (said := told(error)) is None:
+            raise
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(OTHERS_WAIT)  # the launcher ends this process if rank 0 has said the same
+        print(f"error: {said}", file=sys.stderr)
+        return 2
+    except DryRun as done:
+        return done.code
+    except Interrupted as left:
+        print(str(left), file=sys.stderr)
+        return EXIT_CODE
+    return 0
+
+
+def load_policy(model: ModelConfig) -> Any:
+    """The model to train, from a full checkpoint or an adapter (merged)."""
+    if model.load_in_4bit or model.load_in_8bit:
+        raise RecipeError(
+            "load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
+    assert model.model_name_or_path is not None, "the recipe's parser asks for it"
+    return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
+                      revision=model.model_revision)
+
+
+def fit(trainer: Any, identity: Identity) -> None:
+    """Train, from where `resume_from_checkpoint` says, guarded and with our progress line as the only one.
+
+    Raises:
+        Interrupted: the run was told to leave; its checkpoint is written.
+        CheckpointError, RecipeError, TrainingError: as `rft.runs.checkpoint` and `rft.runs.failfast` say.
+    """
+    args = trainer.args
+    if args.device.type == "cpu":
+        keep_freed_memory()
+    if args.save_on_each_node:
+        raise RecipeError("save_on_each_node: a checkpoint is one folder on a disk that all nodes share; remove the field")
+    lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
+    trainer.identity = identity
+    if args.mlp_tile_tokens:
+        tile_mlps(trainer.model, args.mlp_tile_tokens)
+    if args.offload_checkpoints:
+        offload_checkpoints(trainer.model)
+    if getattr(trainer.model.config, "tie_word_embeddings", False):  # the head is the embedding, and is not stored twice
+        leave_out("transformers.trainer", "missing keys in the checkpoint model loaded: ['lm_head.weight']")
+    checkpoint = resume_point(args, identity)
+    for shown in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(shown)
+    for callback in (RecallCallback(trainer, checkpoint), StallCallback(args.stall_minutes), MetricsFile()):
+        trainer.add_callback(callback)
+    if hasattr(trainer, "reward_funcs"):
+        trainer.add_callback(EarlySigns(trainer))
+    if "wandb" in args.report_to:  # ours instead of transformers' and TRL's
+        trainer.remove_callback(WandbCallback)
+        args.report_to = [name for name in args.report_to if name != "wandb"]
+        trainer.add_callback(WandbRun(trainer, {**identity.record(), **provenance(identity.data_sha256)}))
+    trainer.add_callback(StopCallback(trainer))  # the last that sees a checkpoint, for it leaves
+    trainer.add_callback(DiskCallback(trainer))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    del lock
+
+
+def finish(trainer: Any) -> None:
+    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it. Its
+    masters are in the checkpoints."""
+    trainer.create_model_card()
+    trainer.give_up_masters()
+    trainer.save_model(trainer.args.output_dir)
+    trainer.save_state()
