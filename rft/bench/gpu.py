@@ -16,7 +16,7 @@ from typing import Any
 from rft.bench.parts import PARTS, work
 from rft.bench.table import show_gpu
 from rft.errors import ModelError
-from rft.evaluate.results import write_whole
+from rft.files import write_whole
 
 START = 60.0  # seconds that a worker may need before its first part
 SLACK = 2.0  # times its share that a part may take before it is stopped

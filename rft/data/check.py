@@ -7,7 +7,6 @@ note is worth knowing. A split that cannot be read does not hide the others.
 
 import argparse
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -41,6 +40,7 @@ from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
 from rft.data.rules import CHANCE, ERRORS, LEAST, POINTS
 from rft.errors import CheckpointError, DataError
+from rft.files import write_atomic
 from rft.hub import local_only, out_of_reach, unreachable
 
 LABELS = ("pref_type", "who", "updated", "scenario")
@@ -332,10 +332,8 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomic(path, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise DataError(
             f"{path}: cannot write the findings: {error.strerror or error}; choose another --json file"

@@ -11,8 +11,6 @@ markup (`rft.data.control`).
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from rft.data.control import inert
 from rft.data.history import History, Message
 from rft.data.question import LETTERS, Question
 from rft.errors import DataError, ModelError
+from rft.files import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -272,14 +271,4 @@ def _read_ids(path: Path) -> Any | None:
 def _write_ids(path: Path, ids: Any) -> None:
     """Write a cache file whole or not at all. Raises OSError where the disk refuses."""
     content = ids.astype("<i4").tobytes()
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-            temporary = Path(stream.name)
-            stream.write(content + zlib.crc32(content).to_bytes(4, "little"))
-        os.replace(temporary, path)
-    except OSError:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        raise
+    write_atomic(path, content + zlib.crc32(content).to_bytes(4, "little"))

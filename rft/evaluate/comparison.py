@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft.errors import DataError
+from rft.report.row import Row
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 PERMUTATIONS = 10_000
 SAME = ("data_sha256", "split", "window")
 
-Row = Mapping[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print one line a run, write the files; exit code 0."""
-    from rft.evaluate.results import write_whole
+    from rft.files import write_whole
     from rft.report.evaluation import write_comparison_report
 
     runs = read_runs(args.runs)
@@ -104,7 +104,8 @@ def compare(runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Row]]], seed: i
 
 
 def _against(first: str, before: Sequence[Row], name: str, after: Sequence[Row], seed: int) -> dict[str, Any]:
-    from rft.evaluate.statistics import CATEGORIES, question_of
+    from rft.evaluate.statistics import CATEGORIES
+    from rft.report.row import mean_scores, question_of
 
     then, now = mean_scores(before), mean_scores(after)
     about = {question_of(row): row for row in after}
@@ -124,17 +125,6 @@ def _same_answers(before: Sequence[Row], after: Sequence[Row]) -> dict[str, int]
     then = {row["id"]: row["completion"] for row in before}
     both = [row["completion"] == then[row["id"]] for row in after if row["id"] in then]
     return {"same": sum(both), "n": len(both)}
-
-
-def mean_scores(rows: Sequence[Row]) -> dict[str, float]:
-    """{question id: its mean score over all ways in which it was asked}; questions without a score are left out."""
-    from rft.evaluate.statistics import question_of
-
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        if row["score"] is not None:
-            scores.setdefault(question_of(row), []).append(row["score"])
-    return {question: sum(values) / len(values) for question, values in scores.items()}
 
 
 def _cell(pairs: Sequence[tuple[Row, float, float]], seed: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import DataError
-from rft.files import claim
+from rft.files import claim, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -138,21 +138,6 @@ def read_rows(folder: Path | str) -> list[dict[str, Any]]:
     if None in rows:
         raise DataError(f"{path}: line {rows.index(None) + 1}: not a result row; run the evaluation again")
     return [row for row in rows if row is not None]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or leave what was there. Raises DataError where the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise DataError(
-            f"{path}: cannot write it: {error.strerror or error}; make room, then run the same command again"
-        ) from None
 
 
 def _write_all(file: Any, data: bytes) -> None:

@@ -18,8 +18,9 @@ from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import DataError
 from rft.evaluate.answer import Answer, Answerer, Remembers, StreamingAnswerer, Unanswered
-from rft.evaluate.results import Results, write_whole
+from rft.evaluate.results import Results
 from rft.evaluate.variants import asks, parts
+from rft.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward import read
+from rft.report.row import Row, understated
 
-Row = Mapping[str, Any]
 NAMES = {
     "right": "the box names the gold letter",
     "right_leniently": "the same, forms of boxes that other models use included",
@@ -20,7 +20,6 @@ NAMES = {
     "thought_right": "the thought names the gold option",
     "answer_right": "the answer's words name the gold option",
 }
-FORM_MATTERS = 0.005
 """By how much the lenient reading must exceed the strict one for a page and the terminal to point it out."""
 SHARES = ("right", "right_and_consistent", "thought_right", "thought_letter_right", "answer_right", "right_leniently")
 
@@ -88,11 +87,6 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 def _cost_of_form(summary: Mapping[str, Any]) -> str:
     points = 100 * (summary["right_leniently"] - summary["right"])
     return rf"Form costs this model {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as unreadable."
-
-
-def understated(summary: Mapping[str, Any]) -> bool:
-    """Whether answers whose box has another form than was asked for would make a difference worth telling."""
-    return "right" in summary and summary["right_leniently"] - summary["right"] > FORM_MATTERS
 
 
 def mean(values: Sequence[float]) -> float:

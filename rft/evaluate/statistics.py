@@ -22,11 +22,11 @@ from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
 from rft.data.rules import Asked, Strongest
 from rft.evaluate.skill import mean, skill, with_skill
 from rft.models.reply import REFUSED
+from rft.report.row import Row, is_open, question_of
 
 RESAMPLES = 10_000
 LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # of the history lengths, in tokens of 4 characters
 
-Row = Mapping[str, Any]
 
 
 def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> dict[str, Any]:
@@ -95,16 +95,6 @@ def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
         return {}
     questions = len({question_of(row) for row in rows})
     return {"input_tokens_with_writing": (_mean_known(rows, "input_tokens") or 0.0) + sum(written.values()) / questions}
-
-
-def question_of(row: Row) -> str:
-    """The id of the question that a row is about, whichever way it was asked."""
-    return row.get("question", row["id"])
-
-
-def is_open(row: Row) -> bool:
-    """Whether a row's question was open-ended."""
-    return bool(row.get("open_ended"))
 
 
 def ungated(row: Row) -> float | None:

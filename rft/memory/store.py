@@ -8,7 +8,6 @@ from; deleted, nothing is known any more and reading starts anew.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from rft.errors import DataError
-from rft.files import claim
+from rft.files import claim, write_atomic
 from rft.memory import text
 from rft.memory.chunks import Chunk
 from rft.memory.text import Count, Update
@@ -118,10 +117,11 @@ class MemoryStore:
         )
         try:
             if self.path.exists():
-                write_atomically(self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}"), self.path.read_bytes())
+                previous = self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
+                write_atomic(previous, self.path.read_bytes(), durable=True)
             # The file first: killed in between, the chunk is read once more, by a memory that knows it already.
-            write_atomically(self.path, update.memory.encode() + b"\n")
-            write_atomically(record_path(self.path), json.dumps(asdict(record), ensure_ascii=False, indent=1).encode())
+            write_atomic(self.path, update.memory.encode() + b"\n", durable=True)
+            write_atomic(record_path(self.path), json.dumps(asdict(record), ensure_ascii=False, indent=1).encode(), durable=True)
         except OSError as error:
             raise DataError(
                 f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is whole; make room and run the "
@@ -157,16 +157,6 @@ def read_record(path: Path) -> Record | None:
 
 def record_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.json")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or leave what was there, also through a power cut."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _sum(before: int | None, more: int | None) -> int | None:

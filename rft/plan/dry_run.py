@@ -19,8 +19,8 @@ from rft.errors import RecipeError
 from rft.hub import local_only, out_of_reach, unreachable
 from rft.memory.agent import MemoryAgent
 from rft.plan.memory_estimate import GIB, MASTERS, Layout, Shape, Work, autocast_copies, estimate, host, peak
+from rft.runs.masters import check_masters
 from rft.runs.run_spec import SECRETS, plain
-from rft.train.masters import check_masters
 
 TILE = 2**14
 """Tokens of an MLP's tile that is proposed."""

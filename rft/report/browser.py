@@ -13,9 +13,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rft.evaluate.statistics import is_open, question_of
 from rft.models.reply import REFUSED
 from rft.report.charts import readable
+from rft.report.row import is_open, question_of
 
 LONGEST_COMPLETION = 4000  # characters kept of each half of a longer one
 LARGEST_PAGE = 40_000_000  # characters of data, beyond which completions are shortened further

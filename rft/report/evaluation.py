@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rft.data.question import LETTERS
-from rft.evaluate import published
-from rft.evaluate.skill import understated
-from rft.report import browser, charts
+from rft.report import browser, charts, published
 from rft.report.pages import INTERVAL, Card, count, percent, span, write_page
+from rft.report.row import understated
 from rft.report.sentences import CATEGORIES, consistently, learned, on_controls
 
 RUNS = {
@@ -119,7 +118,7 @@ def write_comparison_report(
     comparison: as `rft.evaluate.comparison.compare` gives it for `runs`. Raises DataError where the page cannot be
     written.
     """
-    from rft.evaluate.comparison import mean_scores
+    from rft.report.row import mean_scores
 
     against = comparison["against"]
     scores = [mean_scores(rows) for _, rows in runs.values()]

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rft.data.question import LETTERS
-from rft.evaluate.results import write_whole
+from rft.files import write_whole
 from rft.report import browser, charts
 
 LONGEST_COMPLETION = 4000  # characters shown of a completion

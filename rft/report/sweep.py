@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rft.evaluate.results import write_whole
+from rft.files import write_whole
 
 
 def step_of(name: str) -> int | None:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rft.data.audit import audit_split
 from rft.data.dataset import COLUMNS
 from rft.errors import DataError
+from rft.files import write_atomic
 from rft.screen import screen
 from rft.simulate import card
 from rft.simulate.checks import check_dossier
@@ -138,10 +139,7 @@ def rows_path(folder: Path, persona_id: int) -> Path:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomic(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from rft.errors import DataError
-from rft.evaluate.results import write_whole
+from rft.files import write_whole
 from rft.runs.account import check_account
 from rft.screen import screen
 

@@ -31,12 +31,12 @@ from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.checkpoint import Resumable
 from rft.runs.failfast import Watched
+from rft.runs.masters import WithMasters
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import Identity
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.config import RunFields
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutFields
-from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.recipe import DataArguments, parse
 from rft.train.runner import finish, fit, load_policy, run_main

@@ -37,9 +37,9 @@ from rft.prefix_tree.logprobs import split, tree_logps
 from rft.prefix_tree.sample import sample
 from rft.runs.checkpoint import Resumable
 from rft.runs.failfast import Watched
+from rft.runs.masters import WithMasters
 from rft.train.config import RunFields
 from rft.train.held_out import HeldOutFields
-from rft.train.masters import WithMasters
 from rft.train.muon import WithMuon
 from rft.train.safe_rewards import guarded
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from rft.errors import DataError
-from rft.evaluate.results import Results, read_rows, write_whole
+from rft.evaluate.results import Results, read_rows
+from rft.files import write_whole
 
 IDENTITY = {"data_sha256": "abc", "context": "history", "max_new_tokens": 64}
 IDS = {f"benchmark-{i}" for i in range(10)}

@@ -16,8 +16,8 @@ from rft.errors import RecipeError
 from rft.models.loading import load_model, load_tokenizer
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
+from rft.runs.masters import WithMasters, sharding_precision, spare_input_casts
 from rft.train import grpo, sft
-from rft.train.masters import WithMasters, sharding_precision, spare_input_casts
 from rft.train.targets import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 

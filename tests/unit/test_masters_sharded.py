@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
-from rft.train.masters import make_masters, sharding_precision
+from rft.runs.masters import make_masters, sharding_precision
 
 LR, STEPS = 5e-6, 3
 
