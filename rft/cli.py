@@ -61,13 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(module: str, words: list[str]) -> int:
-    from rft.launch import launch, take_launch
+    from rft.launch import for_dry_run, launch, take_launch
     from rft.train.help import FLAGS
 
     try:
         layout, words = take_launch(words)
         if layout is not None and not set(FLAGS) & set(words):
-            return launch(layout, module, words)
+            dry = for_dry_run(layout, module, words)
+            if dry is None:
+                return launch(layout, module, words)
+            words = dry
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

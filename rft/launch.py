@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +121,6 @@ def launch(layout: str, module: str, words: list[str]) -> int:
     import torch
 
     line = command(layout, module, words, torch.cuda.device_count())
-    if any(word.startswith(("--dry_run=", "--dry-run=")) or word in ("--dry_run", "--dry-run") for word in words):
-        return _dry_run(layout, line, module, words)
     print(shlex.join(["accelerate", "launch", *line[3:]]), flush=True)
     out = _output_dir(words)
     if out is not None:
@@ -168,14 +165,17 @@ def main() -> int:
     return 0
 
 
-def _dry_run(layout: str, line: list[str], module: str, words: list[str]) -> int:
-    """A dry run for the layout, in this process: nothing needs several."""
-    from rft.train.runner import run_main
+def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
+    """The words of a dry run for the layout, which needs one process alone; None if they ask for no dry run."""
+    import torch
 
+    if not any(re.match(r"--dry[-_]run(=|$)", word) for word in words):
+        return None
+    line = command(layout, module, words, torch.cuda.device_count())
     for_script = line[line.index(module) + 1 :]
     if _value(words, "dry_run_on") is None:
         for_script += ["--dry_run_on", f"{layout}:{_value(line, 'num_processes')}"]
-    return run_main(import_module(module).train, for_script)
+    return for_script
 
 
 def _output_dir(words: Sequence[str]) -> Path | None:

@@ -7,7 +7,8 @@ command.py      `rft bench update|rollout|memory|gpu`
 setting.py      a model's shape, a batch, a device      batch.py        its rows
 policy.py       the model, as training runs it          device.py       memory, taken and free
 arithmetic.py   operations and bytes                    stopwatch.py    turns, medians, CPU time
-update.py       one training update                     stock.py        the same by stock TRL
+workload.py     the update that is timed                stock.py        the same by stock TRL
+update.py       its seconds, ratios and memory
 rollout.py      sampling the completions                exactness.py    errors of tree and rows
 kernels.py      attention calls against float64         backends.py     FlashAttention, cuDNN: error, speed, log-sum-exp
 longest.py      the longest history that fits           estimate.py     memory, by the dry run's estimate

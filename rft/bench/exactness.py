@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rft.bench.batch import Batch
 from rft.bench.setting import Setting
-from rft.bench.update import Update
+from rft.bench.workload import Update
 
 SHORT = {"prompt_tokens": 1024, "question_tokens": 64, "completion_tokens": 64, "memory_tokens": 64}
 FEW = {"questions": 2, "generations": 2, "chunks": 2}  # attention in float32 on CUDA may keep all scores of a row

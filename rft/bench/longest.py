@@ -14,7 +14,8 @@ from rft.bench.estimate import estimated_bytes
 from rft.bench.policy import policy
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import once
-from rft.bench.update import Say, Update, memory
+from rft.bench.update import Say, memory
+from rft.bench.workload import Update
 
 USABLE = 0.97  # of the free memory: what is freed is not always where it is wanted
 

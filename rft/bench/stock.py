@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,9 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 from rft.bench import device
 from rft.bench.policy import precision
 from rft.bench.stopwatch import once
-
-if TYPE_CHECKING:
-    from rft.bench.update import Update
+from rft.bench.workload import Update
 
 MICRO_BATCHES = (1, 2, 4)
 FULL = 16384  # tokens that fill any device: rows of more are not faster side by side
@@ -25,7 +23,7 @@ SHARE = 2 / 3  # of the free memory that may be taken
 class StockTRL:
     """The update of a batch by TRL's own path. A forward without a tree is transformers' sdpa, as in stock TRL."""
 
-    def __init__(self, work: "Update"):
+    def __init__(self, work: Update):
         self.work, self.on = work, work.setting.device
         bare = work.model.get_base_model() if work.setting.lora else work.model
         add_fused_lm_head(bare, outputs=("log_probs", "entropy"))

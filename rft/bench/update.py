@@ -8,73 +8,18 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from rft.bench import device
-from rft.bench.arithmetic import peak_flops, rows_flops, speedup, update_flops
+from rft.bench.arithmetic import peak_flops, speedup, update_flops
 from rft.bench.batch import Batch, some
 from rft.bench.estimate import estimated_bytes
-from rft.bench.policy import held_bytes, policy, precision
+from rft.bench.policy import held_bytes
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
+from rft.bench.workload import Update
 from rft.prefix_tree.layout import Tree
-from rft.prefix_tree.logprobs import plain_logps, tree_logps
 
 Say = Callable[[dict[str, Any]], None]
 """Told the figures so far whenever there are more."""
-
-
-class Update:
-    """The update of a batch on a model; every method returns the completions' log-probs (B, C) of the rows it is asked for."""
-
-    def __init__(self, setting: Setting, batch: Batch):
-        self.setting, (self.rows, self.prompts) = setting, batch
-        self.model = policy(setting)
-        self.width = max(len(row) - prompt for row, prompt in zip(self.rows, self.prompts, strict=True))
-        self.advantages_B = torch.randn(len(self.rows), generator=torch.Generator().manual_seed(0)).to(setting.device)
-        self.all = list(range(len(self.rows)))
-
-    def warm_up(self) -> None:
-        """A short update, so that no measurement pays for what is loaded and made once."""
-        rows = [row[-64:] for row in self.rows[:2]]
-        with precision(self.setting):
-            logps_BC, _ = tree_logps(self.model, Tree(rows, [len(row) // 2 for row in rows], device=self.setting.device))
-        logps_BC.sum().backward()
-
-    def backward(self, logps_BC: Tensor, numbers: Sequence[int]) -> Tensor:
-        """The gradient of GRPO's loss on-policy, summed over tokens."""
-        ratios_BC = torch.exp(logps_BC - logps_BC.detach())
-        (-ratios_BC * self.advantages_B[list(numbers), None]).sum().backward()
-        return logps_BC.detach()
-
-    def shared(self, numbers: Sequence[int] | None = None) -> Tensor:
-        """Through one tree."""
-        numbers = self.all if numbers is None else numbers
-        with precision(self.setting):
-            tree = self.tree(numbers)
-            logps_BC, _ = tree_logps(self.model, tree, compute_entropy=True)
-        return self.backward(logps_BC, numbers)
-
-    def plain(self, numbers: Sequence[int]) -> Tensor:
-        """One row after the other."""
-        found = []
-        for i in numbers:
-            with precision(self.setting):
-                logps_1C, _ = plain_logps(self.model, [self.rows[i]], [self.prompts[i]], compute_entropy=True)
-            found.append(torch.nn.functional.pad(self.backward(logps_1C, [i]), (0, self.width - logps_1C.shape[1])))
-        return torch.cat(found)
-
-    def tree(self, numbers: Sequence[int]) -> Tree:
-        """The tree of these rows."""
-        return Tree(
-            [self.rows[i] for i in numbers], [self.prompts[i] for i in numbers], width=self.width, device=self.setting.device
-        )
-
-    def flops(self, numbers: Sequence[int]) -> float:
-        """Operations of these rows by themselves."""
-        labels = sum(len(self.rows[i]) - self.prompts[i] for i in numbers)
-        return rows_flops(self.setting, [self.rows[i] for i in numbers], labels)
 
 
 def update(

@@ -9,10 +9,7 @@ Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp
 import re
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rft.data.rules import Asked
+from typing import Any, NamedTuple
 
 WORDS = 256  # hashed words
 LARGEST = 6000  # questions that are trained on; more add time, not insight
@@ -20,6 +17,15 @@ BLOCK = 4096  # questions answered at once
 FEWEST = 20  # questions below which nothing is trained
 FOLDS = 5
 STEPS, RATE, PENALTY = 150, 0.05, 1e-3
+
+
+class Asked(NamedTuple):
+    """What a rule may know of one question (`gold`, an index, is what it is scored by)."""
+
+    persona_id: str
+    query: str
+    options: Sequence[str]
+    gold: int
 
 
 def folds(personas: Sequence[str]) -> list[int]:

@@ -15,22 +15,13 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from rft.data.categories import nameless
-from rft.data.probe import choices, folds
+from rft.data.probe import Asked, choices, folds
 from rft.data.question import LETTERS, Question
 
 CHANCE = 1 / len(LETTERS)
 ERRORS, POINTS = 3, 0.03  # how far above chance a score must be to tell anything: standard errors of one guess, and as a share
 LEAST = 300  # questions of a category from which on it is judged by itself
 PROBE = "a trained probe on the options"
-
-
-class Asked(NamedTuple):
-    """What a rule may know of one question (`gold`, an index, is what it is scored by)."""
-
-    persona_id: str
-    query: str
-    options: Sequence[str]
-    gold: int
 
 
 class Strongest(NamedTuple):
