@@ -77,7 +77,7 @@ class StreamingAnswerer(Protocol):
 
 
 @runtime_checkable
-class Remembers(Protocol):
+class WritesMemories(Protocol):
     """An answerer that reads histories into memories, files in `folder`, before anything is asked about them."""
 
     folder: Path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rft.data.dataset import HUB_ID, WINDOWS, load_split
 from rft.errors import DataError
-from rft.evaluate.context import CONTEXTS, Context, Whole
+from rft.evaluate.context import CONTEXTS, Context, FullHistoryContext
 from rft.evaluate.rules import RULES, RuleAnswers
 from rft.memory.agent import MemorySettings
 from rft.runs.account import check_account
@@ -254,12 +254,12 @@ def _answerers(
             )
         endpoint = _endpoint(args.base_url, name, settings, budget)
         there = EndpointAnswers(endpoint, _context(args, settings), **generation)
-        return there, EndpointAnswers(endpoint, Whole("none"), **generation) if blind else None, settings
+        return there, EndpointAnswers(endpoint, FullHistoryContext("none"), **generation) if blind else None, settings
     from rft.evaluate.model_answers import ModelAnswers
 
     here = _on_this_machine(args, name, out, settings, generation)
     generation["token_cache"] = settings["token_cache"]
-    return here, ModelAnswers(here.model, Whole("none"), **generation) if blind else None, settings
+    return here, ModelAnswers(here.model, FullHistoryContext("none"), **generation) if blind else None, settings
 
 
 def _on_this_machine(
@@ -314,7 +314,7 @@ def _settings(args: argparse.Namespace, known: dict[str, Any], why: str) -> dict
 
 def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
     if settings["context"] != "retrieval":
-        return Whole(settings["context"])
+        return FullHistoryContext(settings["context"])
     from rft.evaluate.retrieval import Retrieval
 
     model = settings["embedding_model"]

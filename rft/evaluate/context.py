@@ -33,7 +33,7 @@ class Context(Protocol):
 
 
 @dataclass(frozen=True)
-class Whole:
+class FullHistoryContext:
     """The whole history, with or without the persona message, or nothing of it: the layouts of `rft.data.prompt`."""
 
     name: str = "history"

@@ -13,7 +13,7 @@ from typing import Any
 from reward.memory import speaks_of
 from rft.data.dataset import MEMORY_TARGETS, Split
 from rft.evaluate.statistics import by_persona, interval_of_ratio
-from rft.memory.targets import Notes, about, load_notes
+from rft.memory.targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS
 
 VERDICTS = ("right", "wrong", "missing", "extra")
@@ -33,8 +33,8 @@ def plain(line: str) -> str:
 def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]]:
     """Each line that should be in a memory, and each that should not be, as {verdict, about, line, target}.
 
-    targets: {what it is about: line}, as `Notes.lines` has them. right: the memory has the line; wrong: it says something else
-    about the topic; missing: it says nothing about it (line None); extra: a line about a topic that no target has, or a second
+    targets: {what it is about: line}, as `MemoryTargets.lines` has them. right: the memory has the line; wrong: it says something
+    else about the topic; missing: it says nothing about it (line None); extra: a line about a topic that no target has, or a second
     line about one (about and target None).
     """
     lines = [line.removeprefix("- ") for line in memory.splitlines() if line.strip()]
@@ -55,7 +55,7 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]
     return found + [{"verdict": "extra", "about": None, "line": line, "target": None} for line in left]
 
 
-def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, Notes]) -> list[dict[str, Any]]:
+def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]) -> list[dict[str, Any]]:
     """The lines of several memories ({history id: memory}), as `judge` has them, with `persona_id`, `history_id` and `kind`: that
     of the question about the same (`Labels.kind`), "other" where none is asked."""
     kinds = {(q.history_id, about(q)): q.labels.kind for q in split.questions}
@@ -101,7 +101,7 @@ def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dic
     of its own: labels do not say all that a memory may hold."""
     if not memories or not has_targets(split):
         return None
-    notes = load_notes(split)
+    notes = load_memory_targets(split)
     withdrawn = [speaks_of(memory, phrase) for history, memory in memories.items() for phrase in notes[history].withdrawn]
     return {
         **summarise(verdicts(split, memories, notes), seed),

@@ -15,7 +15,7 @@ from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.errors import ModelError
 from rft.evaluate.answer import Answer
-from rft.evaluate.context import Context, Whole
+from rft.evaluate.context import Context, FullHistoryContext
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.variants import seed_of
 from rft.models.local import Generator
@@ -40,10 +40,10 @@ class ModelAnswers:
     ):
         self.model = model
         self.name = model.name
-        self._context = Whole(context) if isinstance(context, str) else context
+        self._context = FullHistoryContext(context) if isinstance(context, str) else context
         self.context = self._context.name
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
-        if isinstance(self._context, Whole):  # whose history tokens many questions share
+        if isinstance(self._context, FullHistoryContext):  # whose history tokens many questions share
             self.tokens = PromptTokens(model.tokenizer, self.context, token_cache)
         self.settings: dict[str, Any] = {
             "model_fingerprint": model.fingerprint,
@@ -77,7 +77,7 @@ class ModelAnswers:
     def _prompt(self, question: Question, history: History | None) -> tuple[list[int], str]:
         """(token ids, what the context says it shows). Raises ModelError where they do not fit the model."""
         context = self._context
-        if isinstance(context, Whole):
+        if isinstance(context, FullHistoryContext):
             ids = self.tokens.prompt_ids(question, history)
             if not self._fits(ids):
                 raise self._too_long(question, len(ids), "choose --context retrieval, a shorter --window, --context none,")

@@ -17,7 +17,7 @@ from rft.data.history import History
 from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import DataError
-from rft.evaluate.answer import Answer, Answerer, Remembers, StreamingAnswerer, Unanswered
+from rft.evaluate.answer import Answer, Answerer, StreamingAnswerer, Unanswered, WritesMemories
 from rft.evaluate.results import Results
 from rft.evaluate.variants import asks, parts
 from rft.files import write_whole
@@ -37,7 +37,7 @@ READER = "reader"
 
 
 @dataclass(frozen=True)
-class Asking:
+class EvaluationSettings:
     """How questions are asked, beyond what the answerer is set to.
 
     limit: only the first questions of the split (None: all); samples: completions of each; orders: rotations of the
@@ -94,7 +94,7 @@ def evaluate(
     from rft.report.evaluation import write_evaluation_report, write_memory_report
 
     out = Path(out).expanduser()
-    asking = Asking(limit, samples, option_orders, judge is not None, batch_size)
+    asking = EvaluationSettings(limit, samples, option_orders, judge is not None, batch_size)
     rows, unanswered, too_long = _collect(split, out, answerer, asking, judge, console)
     if not rows:
         raise DataError(
@@ -103,23 +103,23 @@ def evaluate(
         )
     blind_rows: list[dict[str, Any]] = []
     if blind is not None:
-        once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
         blind_rows, lost, lost_too_long = _collect(split, out / BLIND, blind, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
     read_by: dict[str, Any] = {}
     if reader is not None:
-        once = Asking(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
         reader_rows, lost, lost_too_long = _collect(split, out / READER, reader, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
         read_by = {"reader": {"model": reader.name, **summarise(reader_rows, seed)}} if reader_rows else {}
     written = None
-    if isinstance(answerer, Remembers):
+    if isinstance(answerer, WritesMemories):
         written = lines.of_memories(split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed)
     summary = {
         "model": answerer.name,
         **_about(split, answerer),
         **summarise(rows, seed, blind_rows),
-        **({"forgotten": forgotten(split, answerer.folder)} if isinstance(answerer, Remembers) else {}),
+        **({"forgotten": forgotten(split, answerer.folder)} if isinstance(answerer, WritesMemories) else {}),
         **({"lines": written} if written is not None else {}),
         **read_by,
         "unanswered": unanswered,
@@ -129,7 +129,7 @@ def evaluate(
     }
     write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write_evaluation_report(summary, rows, out / "report.html")
-    if isinstance(answerer, Remembers):
+    if isinstance(answerer, WritesMemories):
         write_memory_report(summary, timelines(split, answerer.folder, rows), out / "memory.html")
     return summary
 
@@ -138,7 +138,7 @@ def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, An
     return {"context": answerer.context, "split": split.name, "window": split.window, "data_sha256": split.sha256}
 
 
-def _identity(asking: Asking, judge: "Judge | None") -> dict[str, Any]:
+def _identity(asking: EvaluationSettings, judge: "Judge | None") -> dict[str, Any]:
     judged = {"judge": f"{judge.endpoint.model} at {judge.endpoint.base_url}"} if judge is not None else {}
     return asking.identity() | judged
 
@@ -147,7 +147,7 @@ def _collect(
     split: Split,
     out: Path,
     answerer: Answerer | StreamingAnswerer,
-    asking: Asking,
+    asking: EvaluationSettings,
     judge: "Judge | None",
     console: "Console | None",
 ) -> tuple[list[dict[str, Any]], int, int]:
@@ -158,7 +158,7 @@ def _collect(
         todo = [ask for ask in asked if ask.id not in results.rows]
         if len(todo) < len(asked):
             logger.info("%s: %d of %d answers are already here", out, len(asked) - len(todo), len(asked))
-        if isinstance(answerer, Remembers):
+        if isinstance(answerer, WritesMemories):
             answerer.prepare([split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)])
         too_long = _answer_all(todo, split, answerer, asking.batch_size, results, console)
         if judge is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from rft.data.dataset import Split
 from rft.evaluate import lines
 from rft.memory.store import read_record
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.memory.text import changes
 
 
@@ -37,7 +37,7 @@ def forgotten(split: Split, folder: Path) -> dict[str, Any]:
 
     withdrawn = written = gone = 0
     kept = []
-    for history, notes in load_notes(split).items():
+    for history, notes in load_memory_targets(split).items():
         record = read_record(memory_path(folder, history))
         versions = [turn["memory"] for turn in record.turns] if record else []
         for phrase in notes.withdrawn:
@@ -60,7 +60,7 @@ def forgotten(split: Split, folder: Path) -> dict[str, Any]:
 def timelines(split: Split, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Per history what the memory page shows: persona, what each chunk added, changed and removed, the questions asked of it, and
     the lines of the last memory as `lines.judge` has them ([] where the dataset has no targets)."""
-    notes = load_notes(split) if lines.has_targets(split) else {}
+    notes = load_memory_targets(split) if lines.has_targets(split) else {}
     asked: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         asked.setdefault(row["history_id"], []).append(row)

@@ -24,7 +24,7 @@ SAME_START = 60  # characters by which a message is recognised that the data has
 
 
 @dataclass(frozen=True)
-class Note:
+class MemoryTarget:
     """From message `message` of the history on, the memory says `line` about `about` (None: nothing). `about` is the
     preference as it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same
     (`about`). `written` is what the update itself should write, where that is not the line as it is stored: a line that ends
@@ -37,10 +37,10 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Notes:
+class MemoryTargets:
     """The notes of one history, in the order of its messages, and the phrases that its user asks to forget."""
 
-    notes: tuple[Note, ...]
+    notes: tuple[MemoryTarget, ...]
     withdrawn: tuple[str, ...]
 
     def lines(self, last: int) -> dict[str, str]:
@@ -64,11 +64,11 @@ class Notes:
 
 
 def about(question: Question) -> str:
-    """What a question is about, as `Note.about` has it."""
+    """What a question is about, as `MemoryTarget.about` has it."""
     return question.labels.prev_pref or question.labels.preference
 
 
-def load_notes(split: Split) -> dict[str, Notes]:
+def load_memory_targets(split: Split) -> dict[str, MemoryTargets]:
     """The notes of every history of a split, by its id.
 
     Raises:
@@ -78,14 +78,14 @@ def load_notes(split: Split) -> dict[str, Notes]:
     return _from_side_file(split) if path.is_file() else _from_labels(split)
 
 
-def _from_side_file(split: Split) -> dict[str, Notes]:
+def _from_side_file(split: Split) -> dict[str, MemoryTargets]:
     path = split.root / MEMORY_TARGETS
     by_file = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             record = json.loads(line)
-            notes = tuple(Note(**note) for note in record["notes"])
-            by_file[str(split.root / record["history"])] = Notes(notes, tuple(record["withdrawn"]))
+            notes = tuple(MemoryTarget(**note) for note in record["notes"])
+            by_file[str(split.root / record["history"])] = MemoryTargets(notes, tuple(record["withdrawn"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: line {number}: not a record of memory targets ({error!r}); simulate the dataset again"
@@ -96,9 +96,9 @@ def _from_side_file(split: Split) -> dict[str, Notes]:
     return {history.id: by_file[history.path] for history in split.histories.values()}
 
 
-def _from_labels(split: Split) -> dict[str, Notes]:
+def _from_labels(split: Split) -> dict[str, MemoryTargets]:
     questions = {question.row: question for question in split.questions}
-    found: dict[str, list[Note]] = {history: [] for history in split.histories}
+    found: dict[str, list[MemoryTarget]] = {history: [] for history in split.histories}
     withdrawn: dict[str, list[str]] = {history: [] for history in split.histories}
     lost = 0
     for row, record in read_rows(csv_path(split.root, split.name), (SNIPPET,)):
@@ -113,7 +113,7 @@ def _from_labels(split: Split) -> dict[str, Notes]:
             lost += 1
             continue
         line = None if case in ("forget", "none") else f"{question.labels.preference.rstrip('.')}."
-        found[question.history_id].append(Note(place, about(question), line))
+        found[question.history_id].append(MemoryTarget(place, about(question), line))
         if question.labels.pref_type == "ask_to_forget":
             withdrawn[question.history_id].append(about(question))
     if lost:
@@ -124,7 +124,7 @@ def _from_labels(split: Split) -> dict[str, Notes]:
             len(questions),
         )
     return {
-        history: Notes(tuple(sorted(notes, key=lambda note: note.message)), tuple(withdrawn[history]))
+        history: MemoryTargets(tuple(sorted(notes, key=lambda note: note.message)), tuple(withdrawn[history]))
         for history, notes in found.items()
     }
 

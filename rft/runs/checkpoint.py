@@ -22,7 +22,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from rft.errors import CheckpointError, RecipeError
 from rft.runs.model_card import write_card
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import provenance
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ COUNTERS = (
 """What a trainer counts in memory only; those it has are kept."""
 
 
-class Resumable(Trainer):
+class ResumableMixin(Trainer):
     """Mixed in before a transformers or TRL trainer: its checkpoints are whole, and hold all of its state."""
 
-    identity: Identity | None = None
+    identity: RunSpec | None = None
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
@@ -152,7 +152,7 @@ class RecallCallback(TrainerCallback):
     """Where training begins, puts back what the checkpoint keeps of the trainer's memory; where an epoch begins, tells the
     sampler which, through whatever accelerate has wrapped around it (it forgets to, for several processes that skip batches)."""
 
-    def __init__(self, trainer: Resumable, checkpoint: Path | None):
+    def __init__(self, trainer: ResumableMixin, checkpoint: Path | None):
         self.trainer, self.checkpoint = trainer, checkpoint
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -220,7 +220,7 @@ def newest_whole(run: Path) -> Path | None:
     return None
 
 
-def resume_point(args: Any, identity: Identity) -> Path | None:
+def resume_point(args: Any, identity: RunSpec) -> Path | None:
     """The checkpoint to go on from: the one named, or with `resume_from_checkpoint: true` the newest whole one in output_dir, if
     any. Decided on the first process, for all.
 
@@ -240,7 +240,7 @@ def resume_point(args: Any, identity: Identity) -> Path | None:
     return decided[0]
 
 
-def _resume_point(args: Any, identity: Identity) -> Path | None:
+def _resume_point(args: Any, identity: RunSpec) -> Path | None:
     wanted, run = args.resume_from_checkpoint, Path(args.output_dir)
     if wanted in (None, False, "false", "False"):
         if earlier := checkpoints(run):

@@ -30,7 +30,7 @@ MARGIN = 1.2
 """Free disk that is asked for, in checkpoints."""
 
 
-class Watched(Trainer):
+class FailFastMixin(Trainer):
     """Mixed in before a trainer: a loss or gradient that is not finite ends training."""
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -35,7 +35,7 @@ def check_masters(trained: str, args: TrainingArguments) -> None:
             f"{args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or dtype: float32")
 
 
-class WithMasters(Trainer):
+class MastersMixin(Trainer):
     """Mixed in before a TRL trainer: the trained weights of its model are float32.
 
     Raises:

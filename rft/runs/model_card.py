@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 
 EVALUATED = ("accuracy", "ci95", "n", "unparsed_rate")
 
 
-def write_card(folder: Path, identity: Identity, provenance: dict[str, Any], evaluations: list[Path] | None = None) -> None:
+def write_card(folder: Path, identity: RunSpec, provenance: dict[str, Any], evaluations: list[Path] | None = None) -> None:
     """`README.md` of a checkpoint folder. evaluations: folders of `rft evaluate`, each with a summary.json (default: those in
     `folder/evaluate`)."""
     evaluations = sorted((folder / "evaluate").glob("*")) if evaluations is None else evaluations

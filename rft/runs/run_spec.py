@@ -12,7 +12,7 @@ from typing import Any
 
 from rft.errors import CheckpointError, RecipeError
 
-NO_NUMBER = {  # fields that no weight, completion or metric depends on
+RESULT_NEUTRAL_FIELDS = {  # fields that no weight, completion or metric depends on
     "output_dir",
     "resume_from_checkpoint",
     "allow_change",
@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunSpec:
     """recipe: field -> value. data_sha256: of the split that is trained on."""
 
     recipe: dict[str, Any]
@@ -82,7 +82,7 @@ class Identity:
     processes: int
 
     @classmethod
-    def of(cls, *parts: Any, data_sha256: str) -> "Identity":
+    def of(cls, *parts: Any, data_sha256: str) -> "RunSpec":
         """From a run's dataclasses, one of them the training arguments."""
         processes = next(part.world_size for part in parts if hasattr(part, "world_size"))
         return cls(resolve(*parts), data_sha256, processes)
@@ -92,7 +92,7 @@ class Identity:
         return sha256(json.dumps(self._numbers(), sort_keys=True).encode()).hexdigest()
 
     def _numbers(self) -> dict[str, Any]:
-        return {key: value for key, value in self.recipe.items() if key not in NO_NUMBER}
+        return {key: value for key, value in self.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
 
     def record(self) -> dict[str, Any]:
         return {**asdict(self), "recipe_sha256": self.recipe_sha256}
@@ -114,7 +114,7 @@ class Identity:
                 f"{checkpoint} was written by {written['processes']} processes and this run has {self.processes}: each has its "
                 f"own random state; launch {written['processes']}, or start a new run with --model_name_or_path {checkpoint}"
             )
-        before = {key: value for key, value in written["recipe"].items() if key not in NO_NUMBER}
+        before = {key: value for key, value in written["recipe"].items() if key not in RESULT_NEUTRAL_FIELDS}
         now = self._numbers()
         found = {key: (before.get(key), now.get(key)) for key in {**before, **now} if before.get(key) != now.get(key)}
         if written["data_sha256"] != self.data_sha256:

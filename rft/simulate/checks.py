@@ -8,7 +8,7 @@ import re
 
 from rft.data.private import plausible_items
 from rft.errors import DataError
-from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, Dossier, Item, Preference
+from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, PersonaRecord, Preference, QuestionItem
 from rft.simulate.topics import content_words
 
 TELLING = 12  # characters; shorter texts may stand in a query by chance
@@ -31,7 +31,7 @@ def mentions(keyword: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)", text.casefold()) is not None
 
 
-def item_faults(item: Item, preference: Preference) -> list[str]:
+def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
     """What is wrong with a question; empty if nothing."""
     faults, options = [], [item.gold, *item.distractors]
     query = " ".join(item.query.casefold().split())
@@ -61,7 +61,7 @@ def conversation_faults(conversation: Conversation) -> list[str]:
     return faults
 
 
-def check_dossier(dossier: Dossier) -> None:
+def check_dossier(dossier: PersonaRecord) -> None:
     """Raises DataError naming the persona and the first thing that is wrong."""
     where = f"persona {dossier.persona.id}"
     told: dict[int, str] = {}

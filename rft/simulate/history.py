@@ -14,7 +14,7 @@ from rft.errors import DataError, ModelError
 from rft.simulate.filler import fillers
 from rft.simulate.grammar import shuffled
 from rft.simulate.persona import system_message
-from rft.simulate.persona_record import Conversation, Dossier, Message
+from rft.simulate.persona_record import Conversation, Message, PersonaRecord
 
 BATCH = 32  # fillers written at a time
 
@@ -57,7 +57,7 @@ def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
     return ordered
 
 
-def assemble(dossier: Dossier, budget: int, count: TokenCounter, seed: int) -> Assembled:
+def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int) -> Assembled:
     """The dossier's history at `budget` tokens; it stays below by less than one filler conversation.
 
     Raises DataError where the conversations alone are longer.
@@ -87,7 +87,7 @@ def assemble(dossier: Dossier, budget: int, count: TokenCounter, seed: int) -> A
     return Assembled(messages, relevant + sum(filler_lengths), relevant, distance)
 
 
-def evidence(dossier: Dossier, about: int) -> Conversation | None:
+def evidence(dossier: PersonaRecord, about: int) -> Conversation | None:
     """The conversation on which the question about a preference rests: the last one that is evidence for it; None where nothing
     was told."""
     return next((c for c in reversed(dossier.conversations) if c.about == about and c.evidence), None)

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from random import Random
 from typing import Any
 
-from rft.memory.targets import Note
+from rft.memory.targets import MemoryTarget
 from rft.memory.text import FORGOTTEN
 from rft.simulate import mini, mini_vocabulary
 from rft.simulate.mini import STORIES, Block, Fact
@@ -16,7 +16,7 @@ from rft.simulate.mini import STORIES, Block, Fact
 THEIRS = ", not the user's own"  # stands behind somebody else's preference
 
 
-def note(block: Block, message: int, about: str | None = None) -> Note | None:
+def note(block: Block, message: int, about: str | None = None) -> MemoryTarget | None:
     """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the
     user's own, or a mere mention). `about`: by default the preference that the labels of the fact's question name.
 
@@ -32,21 +32,21 @@ def note(block: Block, message: int, about: str | None = None) -> Note | None:
     if about_other and fact.kind != "others":
         return None
     if fact.kind in STORIES["withdrawn"] and block.after and block.telling:
-        return Note(message, about, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
+        return MemoryTarget(message, about, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it.")
     if fact.kind == "ended" and block.after:
-        return Note(message, about, f"{topic.name}: Gave up {topic.with_value(fact.first)}.")
+        return MemoryTarget(message, about, f"{topic.name}: Gave up {topic.with_value(fact.first)}.")
     held = f"Enjoys {topic.with_value(fact.value or '')}" if block.after else first
     whose = THEIRS if about_other else ""
-    return Note(message, about, f"{topic.name}: {held}{whose}.")
+    return MemoryTarget(message, about, f"{topic.name}: {held}{whose}.")
 
 
-def notes(persona: mini.Persona) -> list[Note]:
+def notes(persona: mini.Persona) -> list[MemoryTarget]:
     """The notes of a persona's history, in order; messages are counted from the persona message, which is 0.
 
     Somebody else's value that comes before the user's own of the same topic is noted as theirs and replaced later: whoever reads
     on from there cannot know that the user's own will follow.
     """
-    found: list[Note] = []
+    found: list[MemoryTarget] = []
     known: set[Fact] = set()
     place = 1
     for block in persona.blocks:
@@ -61,10 +61,10 @@ def notes(persona: mini.Persona) -> list[Note]:
     return found
 
 
-def _theirs(fact: Fact, message: int) -> Note:
+def _theirs(fact: Fact, message: int) -> MemoryTarget:
     """What is noted of somebody else's value of a topic of which the user has said nothing yet."""
     theirs = f"Enjoys {fact.topic.with_value(fact.rival or '')}"
-    return Note(message, theirs, f"{fact.topic.name}: {theirs}{THEIRS}.")
+    return MemoryTarget(message, theirs, f"{fact.topic.name}: {theirs}{THEIRS}.")
 
 
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:

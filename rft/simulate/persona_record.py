@@ -70,7 +70,7 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Item:
+class QuestionItem:
     """One question. `about` is the index of its preference."""
 
     about: int
@@ -80,11 +80,11 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Dossier:
+class PersonaRecord:
     persona: Persona
     preferences: list[Preference]
     conversations: list[Conversation]
-    items: list[Item]
+    items: list[QuestionItem]
     rejected: dict[str, int]  # reason -> how many questions were thrown away for it
     usage: dict[str, float]  # calls, tokens and cost, of writers that pay
 
@@ -93,12 +93,12 @@ class Dossier:
                 "rejected": self.rejected, "usage": self.usage}
 
 
-def dossier_from_json(document: dict[str, Any]) -> Dossier:
-    return Dossier(
+def record_from_json(document: dict[str, Any]) -> PersonaRecord:
+    return PersonaRecord(
         Persona(**document["persona"]),
         [Preference(**entry) for entry in document["preferences"]],
         [Conversation(**entry) for entry in document["conversations"]],
-        [Item(**entry) for entry in document["items"]],
+        [QuestionItem(**entry) for entry in document["items"]],
         document["rejected"],
         document["usage"],
     )

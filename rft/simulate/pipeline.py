@@ -31,7 +31,7 @@ from rft.simulate.checks import check_dossier
 from rft.simulate.dataset import split_personas
 from rft.simulate.history import TokenCounter, assemble
 from rft.simulate.persona import read_personas
-from rft.simulate.persona_record import Dossier
+from rft.simulate.persona_record import PersonaRecord
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.rows import history_document, history_link, raw_link, rows
 from rft.simulate.single_writer import only_writer
@@ -45,7 +45,7 @@ SPLITS = ("train", "val", "benchmark")
 class Job:
     """What a worker needs to write one persona after another."""
 
-    def __init__(self, settings: Settings, folder: Path, write: Callable[[int], Dossier] | None = None):
+    def __init__(self, settings: Settings, folder: Path, write: Callable[[int], PersonaRecord] | None = None):
         self.settings, self.folder = settings, folder
         self.count = token_counter(settings)
         self.write = write or grammar_writer(settings).write

@@ -10,7 +10,7 @@ from random import Random
 from rft.simulate.checks import mentions
 from rft.simulate.facts import Fact
 from rft.simulate.grammar import draw_slot, load, say, shuffled
-from rft.simulate.persona_record import Conversation, Item, Preference
+from rft.simulate.persona_record import Conversation, Preference, QuestionItem
 from rft.simulate.sensitive import draw_items
 
 ENJOYS = ("Enjoys", "Likes", "Is fond of", "Often spends time")
@@ -31,7 +31,7 @@ def preference_of(rng: Random, fact: Fact) -> Preference:
     )
 
 
-def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> Item:
+def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> QuestionItem:
     """Gold and distractors: three values of the topic and a generic option. `extras`: options have their second sentence."""
     section = fact.topic.section
     suffix = "" if section == "general" else f"_{section}"
@@ -45,11 +45,11 @@ def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> Item:
     gold = options[fact.shown.index(fact.held)] if fact.held else options[3]
     query = say(rng, "query", {"ask": fact.topic.ask})
     lead = say(rng, "query_lead", {}) if extras else ""
-    return Item(index, f"{lead} {query}".strip(), gold, shuffled(rng, [o for o in options if o != gold]))
+    return QuestionItem(index, f"{lead} {query}".strip(), gold, shuffled(rng, [o for o in options if o != gold]))
 
 
 def sensitive(rng: Random, persona_id: int, first: int, count: int, talk: Callable[..., Conversation | None]
-              ) -> tuple[list[Preference], list[Conversation], list[Item]]:
+              ) -> tuple[list[Preference], list[Conversation], list[QuestionItem]]:
     """`count` personal items that come up by the way: leaked, cleared to be used, or never to be drafted again.
 
     A question shows two values, a placeholder and a refusal to draft. Which one is right depends on what the person said: leaked
@@ -58,7 +58,7 @@ def sensitive(rng: Random, persona_id: int, first: int, count: int, talk: Callab
     """
     preferences: list[Preference] = []
     conversations: list[Conversation] = []
-    items: list[Item] = []
+    items: list[QuestionItem] = []
     for number, (name, value, other) in enumerate(draw_items(rng, count)):
         index, kind = first + len(preferences), SENSITIVE_KINDS[(persona_id * count + number) % len(SENSITIVE_KINDS)]
         form = rng.choice(load("grammar")["form"])
@@ -75,5 +75,5 @@ def sensitive(rng: Random, persona_id: int, first: int, count: int, talk: Callab
         options = [given, wrong, placeholder, refusal]
         gold = {"leaked": placeholder, "cleared": given, "declined": refusal}[kind]
         query = say(rng, "sensitive_query", {**slots, "day": draw_slot(rng, "day")})
-        items.append(Item(index, query, gold, shuffled(rng, [o for o in options if o != gold])))
+        items.append(QuestionItem(index, query, gold, shuffled(rng, [o for o in options if o != gold])))
     return preferences, conversations, items

@@ -6,7 +6,7 @@ from typing import Any
 
 from rft.data.dataset import COLUMNS
 from rft.simulate.history import Assembled, evidence
-from rft.simulate.persona_record import Dossier
+from rft.simulate.persona_record import PersonaRecord
 
 
 def history_link(window: str, persona_id: int) -> str:
@@ -17,7 +17,7 @@ def raw_link(persona_id: int) -> str:
     return f"data/raw_data/raw_data_persona{persona_id}.json"
 
 
-def history_document(dossier: Dossier, assembled: Assembled) -> dict[str, Any]:
+def history_document(dossier: PersonaRecord, assembled: Assembled) -> dict[str, Any]:
     """What a history file holds, with the metadata of the released files."""
     return {
         "metadata": {
@@ -32,7 +32,7 @@ def history_document(dossier: Dossier, assembled: Assembled) -> dict[str, Any]:
     }
 
 
-def rows(dossier: Dossier, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
+def rows(dossier: PersonaRecord, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
     """The questions of one persona, in random order. `histories` by window name. A question about what was never told has no
     snippet, scenario or distance."""
     persona = dossier.persona

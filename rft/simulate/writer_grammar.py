@@ -7,7 +7,7 @@ from typing import Any
 from rft.simulate.conversation import Style, Talk
 from rft.simulate.facts import draw_facts
 from rft.simulate.persona import make_persona
-from rft.simulate.persona_record import Dossier
+from rft.simulate.persona_record import PersonaRecord
 from rft.simulate.question import item_of, preference_of, sensitive
 from rft.simulate.topics import Topic
 
@@ -21,7 +21,7 @@ class GrammarWriter:
                  people: Sequence[dict[str, Any]] | None = None):
         self.seed, self.topics, self.counts, self.style, self.people = seed, topics, counts, style, people
 
-    def write(self, persona_id: int) -> Dossier:
+    def write(self, persona_id: int) -> PersonaRecord:
         rng = Random(f"grammar-{self.seed}-{persona_id}")
         persona = make_persona(self.seed, persona_id, self.people[persona_id] if self.people else None)
         facts = draw_facts(rng, persona, self.topics, self.counts)
@@ -30,4 +30,4 @@ class GrammarWriter:
         conversations = [c for index, fact in enumerate(facts) for c in talk.about(index, fact)]
         items = [item_of(rng, index, fact, self.style.extras) for index, fact in enumerate(facts)]
         more = sensitive(rng, persona_id, len(facts), self.counts.get("sensitive", 0), talk.task)
-        return Dossier(persona, preferences + more[0], conversations + more[1], items + more[2], rejected={}, usage={})
+        return PersonaRecord(persona, preferences + more[0], conversations + more[1], items + more[2], rejected={}, usage={})

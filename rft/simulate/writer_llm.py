@@ -19,7 +19,7 @@ from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
 from rft.simulate.llm import Answer, Chat, Form, Journal, Ledger, Unusable, make_client
 from rft.simulate.persona import make_persona, read_personas
-from rft.simulate.persona_record import SCENARIOS, Conversation, Dossier, Item, Persona, Preference, chat
+from rft.simulate.persona_record import SCENARIOS, Conversation, Persona, PersonaRecord, Preference, QuestionItem, chat
 from rft.simulate.profile import Settings
 from rft.simulate.question import sensitive
 from rft.simulate.topics import SECTIONS
@@ -100,7 +100,7 @@ class LlmWriter:
             for entry in Journal(path).answers.values():
                 self.ledger.book(entry)
 
-    def write(self, persona_id: int) -> Dossier:
+    def write(self, persona_id: int) -> PersonaRecord:
         """One dossier. A persona of which the model gives no usable account has no questions, and `rejected` says why."""
         journal = Journal(self.folder / f"persona{persona_id}.jsonl")
         chat_ = Chat(self.client, self.llm, self.ledger, journal)
@@ -118,9 +118,9 @@ class _Session:
         self.rejected: Counter[str] = Counter()
         self.preferences: list[Preference] = []
         self.conversations: list[Conversation] = []
-        self.items: list[Item] = []
+        self.items: list[QuestionItem] = []
 
-    def dossier(self) -> Dossier:
+    def dossier(self) -> PersonaRecord:
         sheet = self.retried("persona", lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt))
         if sheet is not None:
             told = sheet.model_dump()
@@ -129,7 +129,8 @@ class _Session:
             for preference in self.kept_preferences():
                 self.add(preference)
             self.add_sensitive()
-        return Dossier(self.persona, self.preferences, self.conversations, self.items, dict(self.rejected), dict(self.chat.paid))
+        rejected, paid = dict(self.rejected), dict(self.chat.paid)
+        return PersonaRecord(self.persona, self.preferences, self.conversations, self.items, rejected, paid)
 
     def ask(self, form: type[Form], task: str, given: dict[str, Any], attempt: int) -> Form:
         return self.chat.ask(form, load("prompts")[task], given, attempt)
@@ -238,7 +239,7 @@ class _Session:
             raise Unusable(faults[0])
         return block
 
-    def question(self, index: int, preference: Preference, attempt: int) -> Item:
+    def question(self, index: int, preference: Preference, attempt: int) -> QuestionItem:
         """One question that passes every check. Raises Unusable with the first reason against it."""
         rng = Random(f"{self.settings.seed}-{self.persona.id}-{index}-{attempt}")
         generic = preference.kind in ("forget", "others")
@@ -249,7 +250,7 @@ class _Session:
                  "other_preference": rng.choice(others) if others else "none known",
                  "words": {"gold": words[0], "distractors": words[1:]}}
         answer = self.ask(Options, "question", given, attempt)
-        item = Item(index, answer.query.strip(), answer.gold.strip(), [d.strip() for d in answer.distractors])
+        item = QuestionItem(index, answer.query.strip(), answer.gold.strip(), [d.strip() for d in answer.distractors])
         if faults := item_faults(item, preference):
             raise Unusable(faults[0])
         _check_length(item, words[0])
@@ -269,11 +270,11 @@ class _Session:
         if content * 2 <= self.llm.votes:
             raise Unusable(reason)
 
-    def sees_nothing(self, item: Item, attempt: int, vote: int) -> bool:
+    def sees_nothing(self, item: QuestionItem, attempt: int, vote: int) -> bool:
         lettered, gold = _lettered(item, Random(f"{attempt}-{vote}-{item.query}"))
         return self.ask(Blind, "blind", {"query": item.query, "answers": lettered}, vote).letter != gold
 
-    def used_rightly(self, item: Item, given: dict[str, Any], attempt: int, vote: int) -> bool:
+    def used_rightly(self, item: QuestionItem, given: dict[str, Any], attempt: int, vote: int) -> bool:
         lettered, gold = _lettered(item, Random(f"{vote}-{attempt}-{item.query}"))
         judged = self.ask(Uses, "uses", {"preference": given["preference"], "query": item.query, "answers": lettered}, vote)
         used = set(judged.letters)
@@ -309,7 +310,7 @@ def _of_kind(preference: Preference, kind: str) -> Preference:
                       preference.keyword, previous=preference.text)
 
 
-def _check_length(item: Item, words: int) -> None:
+def _check_length(item: QuestionItem, words: int) -> None:
     """The gold is the longest, the shortest or neither, as was drawn for it, so that its length tells nothing."""
     others = [len(d) for d in item.distractors]
     longest, shortest = len(item.gold) > max(others), len(item.gold) < min(others)
@@ -317,7 +318,7 @@ def _check_length(item: Item, words: int) -> None:
         raise Unusable("the gold's length is not the one that was drawn for it")
 
 
-def _lettered(item: Item, rng: Random) -> tuple[dict[str, str], str]:
+def _lettered(item: QuestionItem, rng: Random) -> tuple[dict[str, str], str]:
     """Options by letter in an order of the judge's own, and the gold's letter."""
     options: Sequence[str] = rng.sample([item.gold, *item.distractors], 4)
     return dict(zip(LETTERS, options, strict=True)), LETTERS[options.index(item.gold)]

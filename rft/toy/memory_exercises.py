@@ -7,7 +7,7 @@ What is rewritten has the layout of the agent's own prompts (`rft.memory.agent`)
 from random import Random
 
 from rft.memory.agent import answer_message, update_message
-from rft.memory.targets import Notes
+from rft.memory.targets import MemoryTargets
 from rft.memory.text import EMPTY
 from rft.simulate import memory_targets, mini
 
@@ -29,7 +29,7 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
     found = [
         memory_targets.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None
     ]
-    held = Notes(tuple(note for note in found if note is not None), ())
+    held = MemoryTargets(tuple(note for note in found if note is not None), ())
     before, after = held.lines(start - 1), held.update(start, stop - 1)
     system = {"role": "system", "content": SYSTEM}
     if before and rng.random() < recalls:

@@ -23,15 +23,15 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
 from rft.errors import RecipeError
-from rft.runs.checkpoint import Resumable
-from rft.runs.failfast import Watched
+from rft.runs.checkpoint import ResumableMixin
+from rft.runs.failfast import FailFastMixin
 from rft.runs.progress import RichProgress
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.toy import exercises, grammar_exercises
 from rft.toy.memory_exercises import memory_document
 from rft.toy.model import make_model, make_tokenizer
-from rft.train.config import RunFields
-from rft.train.muon import WithMuon
+from rft.train.config import RunConfig
+from rft.train.muon import MuonMixin
 from rft.train.recipe import parse
 from rft.train.runner import fit, run_main
 
@@ -129,11 +129,11 @@ class ReadingBatches(Dataset):
 
 
 @dataclass
-class ReadingConfig(RunFields, TrainingArguments):
+class ReadingConfig(RunConfig, TrainingArguments):
     """transformers' TrainingArguments and the fields of every run."""
 
 
-class ReadingTrainer(Resumable, Watched, WithMuon, Trainer):
+class ReadingTrainer(ResumableMixin, FailFastMixin, MuonMixin, Trainer):
     """The loss of the labelled tokens, with logits for these alone: three in four tokens are the users'."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -174,7 +174,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
     trainer = ReadingTrainer(
         model=model, args=args, train_dataset=ReadingBatches(tokenizer, arguments, args.max_steps, args.seed),
         data_collator=lambda items: items[0], processing_class=tokenizer, callbacks=[RichProgress("reading"), *callbacks])
-    fit(trainer, Identity.of(arguments, args, data_sha256="made from the seed"))
+    fit(trainer, RunSpec.of(arguments, args, data_sha256="made from the seed"))
     accuracy = reading_accuracy(model.eval(), tokenizer, args.seed + 1, texts=arguments.texts)
     logger.info("reads right: %s", ", ".join(f"{kind} {share:.0%}" for kind, share in accuracy.items()))
     model.bfloat16().save_pretrained(args.output_dir)

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class RunFields:
+class RunConfig:
     """How a run is tried out, watched and resumed, and how its memory is spared.
 
     Mixed in before a TrainingArguments class.

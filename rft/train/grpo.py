@@ -26,7 +26,7 @@ from rft.models.endpoint import Endpoint, EndpointError
 from rft.models.loading import load_tokenizer
 from rft.plan.dry_run import dry_run, grpo_batch, prompt_lengths
 from rft.runs.progress import RichProgress
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOut, HeldOutCallback
 from rft.train.recipe import DataArguments, parse
@@ -74,7 +74,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     if held_out is not None:
         trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens,
                                                      args.max_completion_length, args.per_device_train_batch_size)))
-    fit(trainer, Identity.of(data, args, model, data_sha256=split.sha256))
+    fit(trainer, RunSpec.of(data, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
 

@@ -21,7 +21,7 @@ from rft.prefix_tree.sample import sample
 
 
 @dataclass
-class HeldOutFields:
+class HeldOutConfig:
     """Questions that are answered while the training runs, about people it does not learn from."""
 
     held_out_split: str | None = field(default=None, metadata={

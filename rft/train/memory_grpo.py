@@ -22,11 +22,11 @@ from trl import ModelConfig, get_peft_config
 import reward
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.models.loading import load_tokenizer
 from rft.plan.dry_run import dry_run, memory_batch
 from rft.runs.progress import RichProgress
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
@@ -72,7 +72,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
         reward_funcs=rewards,
         args=args,
         train_dataset=units,
-        notes=load_notes(split) if memory_rewards else None,
+        notes=load_memory_targets(split) if memory_rewards else None,
         memory_rewards=memory_rewards,
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
@@ -81,7 +81,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     if held_out is not None:
         trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, args.held_out_questions, agent,
                                                              args.max_completion_length, at_once=64)))
-    fit(trainer, Identity.of(data, memory, args, model, data_sha256=split.sha256))
+    fit(trainer, RunSpec.of(data, memory, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
 

@@ -16,7 +16,7 @@ from rft.data.dataset import Split
 from rft.data.question import Question
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import Notes, about
+from rft.memory.targets import MemoryTargets, about
 from rft.memory.text import EMPTY
 from rft.train.recipe import DataArguments
 from rft.train.targets import answer, load_questions, named, of_every_kind
@@ -64,7 +64,7 @@ def answer_target(question: Question, lines: Mapping[str, str]) -> str:
 def sft_rows(
     questions: Sequence[Question],
     split: Split,
-    notes: Mapping[str, Notes],
+    notes: Mapping[str, MemoryTargets],
     agent: MemoryAgent,
     answers_per_update: float = 1.0,
     seed: int = 0,
@@ -88,7 +88,7 @@ def sft_rows(
     for history_id, asked in of_history.items():
         chunks, before = agent.chunks(split.histories[history_id]), ""
         skipped = chunks[0].first - 1  # what max_chunks leaves out is not to be remembered
-        held = Notes(tuple(note for note in notes[history_id].notes if note.message > skipped), ())
+        held = MemoryTargets(tuple(note for note in notes[history_id].notes if note.message > skipped), ())
         for turn, chunk in enumerate(chunks):
             after = held.memory(chunk.last)
             if (tokens := agent.count(after)) > budget:

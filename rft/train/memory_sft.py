@@ -20,11 +20,11 @@ from rft.data.prompt import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.models.loading import load_tokenizer
 from rft.plan.dry_run import dry_run, sft_batch
 from rft.runs.progress import RichProgress
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
@@ -96,7 +96,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     split, questions = load_memory_questions(data)
     questions = labels.labelled(questions)
     held_out = load_held_out(data, args.held_out_split)
-    rows = sft_rows(questions, split, load_notes(split), agent, args.answers_per_update, args.seed)
+    rows = sft_rows(questions, split, load_memory_targets(split), agent, args.answers_per_update, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
         prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}
@@ -116,10 +116,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     if held_out is not None:
         trainer.enable_tree()
         asked = held_out.questions[: args.held_out_questions]
-        known = {name: of.lines(len(held_out.histories[name].messages)) for name, of in load_notes(held_out).items()}
+        known = {name: of.lines(len(held_out.histories[name].messages)) for name, of in load_memory_targets(held_out).items()}
         longest = max(len(completion_ids(tokenizer, answer_target(q, known[q.history_id]))) for q in asked)
         trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64)))
-    fit(trainer, Identity.of(data, memory, labels, args, model, data_sha256=split.sha256))
+    fit(trainer, RunSpec.of(data, memory, labels, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
 

@@ -22,9 +22,9 @@ import reward
 from rft.data.dataset import Split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import Notes
+from rft.memory.targets import MemoryTargets
 from rft.train import trajectory
-from rft.train.safe_rewards import guarded
+from rft.train.safe_rewards import isolate_failures
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 from rft.train.trajectory import Trajectory, Turn
 
@@ -141,13 +141,13 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         agent: MemoryAgent,
         split: Split,
         args: MemoryGRPOConfig,
-        notes: Mapping[str, Notes] | None = None,
+        notes: Mapping[str, MemoryTargets] | None = None,
         memory_rewards: Sequence[Callable[..., list[float | None]]] = (),
         **kwargs: Any,
     ):
         super().__init__(split=split, tokens=agent.tokens, args=args, **kwargs)
         self._agent, self._notes = agent, notes or {}
-        self._memory_rewards = [guarded(function, args.reward_seconds) for function in memory_rewards]
+        self._memory_rewards = [isolate_failures(function, args.reward_seconds) for function in memory_rewards]
         self._memory_weights = args.memory_reward_weights or [1.0] * len(self._memory_rewards)
         self._made = self._trained = 0
         self._from_start = False  # whether all micro-batches of the generation are trained in this process

@@ -55,7 +55,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.step()
 
 
-class WithMuon(Trainer):
+class MuonMixin(Trainer):
     """Mixed in before a transformers or TRL trainer: `muon: true` in its recipe makes its optimizer a MuonAdamW.
 
     Raises:

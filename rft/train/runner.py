@@ -24,7 +24,7 @@ from rft.plan.dry_run import DryRun
 from rft.runs.checkpoint import RecallCallback, resume_point
 from rft.runs.failfast import DiskCallback, OutputLock, StallCallback
 from rft.runs.preemption import EXIT_CODE, StopCallback
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import MetricsFile, WandbRun, provenance
 from rft.screen import leave_out, leave_out_noise
 from rft.train.activations import offload_checkpoints, tile_mlps
@@ -81,8 +81,8 @@ def load_policy(model: ModelConfig) -> Any:
                       revision=model.model_revision)
 
 
-def fit(trainer: Any, identity: Identity) -> None:
-    """Train, from where `resume_from_checkpoint` says, guarded and with our progress line as the only one.
+def fit(trainer: Any, identity: RunSpec) -> None:
+    """Train, from where `resume_from_checkpoint` says, guarded, and with our progress line as the only one.
 
     Raises:
         Interrupted: the run was told to leave; its checkpoint is written.

@@ -54,7 +54,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def guarded(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+def isolate_failures(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     """`function` under guard, with its name; an asynchronous function stays one.
 
     Raises (when called):

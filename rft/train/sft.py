@@ -29,15 +29,15 @@ from rft.plan.dry_run import dry_run, prompt_lengths, sft_batch
 from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
-from rft.runs.checkpoint import Resumable
-from rft.runs.failfast import Watched
-from rft.runs.masters import WithMasters
+from rft.runs.checkpoint import ResumableMixin
+from rft.runs.failfast import FailFastMixin
+from rft.runs.masters import MastersMixin
 from rft.runs.progress import RichProgress
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
-from rft.train.config import RunFields
-from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutFields
-from rft.train.muon import WithMuon
+from rft.train.config import RunConfig
+from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
+from rft.train.muon import MuonMixin
 from rft.train.recipe import DataArguments, parse
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ColdStartConfig(RunFields, HeldOutFields, SFTConfig):
+class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
     """TRL's SFTConfig and the fields of every run."""
 
     questions_per_history: int = field(default=1, metadata={
@@ -68,7 +68,7 @@ class ColdStartConfig(RunFields, HeldOutFields, SFTConfig):
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
-class ColdStartTrainer(Resumable, Watched, WithMasters, WithMuon, SFTTrainer):
+class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, SFTTrainer):
     """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
     tree: the same numbers, with the tokens that rows share forwarded once."""
 
@@ -239,7 +239,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
         trainer.enable_tree()
         longest = max(len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions])
         trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64)))
-    fit(trainer, Identity.of(data, cold_start, args, model, data_sha256=split.sha256))
+    fit(trainer, RunSpec.of(data, cold_start, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
 

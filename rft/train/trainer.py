@@ -35,13 +35,13 @@ from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree, unpad
 from rft.prefix_tree.logprobs import split, tree_logps
 from rft.prefix_tree.sample import sample
-from rft.runs.checkpoint import Resumable
-from rft.runs.failfast import Watched
-from rft.runs.masters import WithMasters
-from rft.train.config import RunFields
-from rft.train.held_out import HeldOutFields
-from rft.train.muon import WithMuon
-from rft.train.safe_rewards import guarded
+from rft.runs.checkpoint import ResumableMixin
+from rft.runs.failfast import FailFastMixin
+from rft.runs.masters import MastersMixin
+from rft.train.config import RunConfig
+from rft.train.held_out import HeldOutConfig
+from rft.train.muon import MuonMixin
+from rft.train.safe_rewards import isolate_failures
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ OFF_POLICY = 0.01  # share of sampled tokens that may lie outside the clip range
 
 
 @dataclass
-class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
+class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
     """TRL's GRPOConfig and the fields of this trainer. A batch counts completions, as TRL does."""
 
     questions_per_history: int = field(
@@ -162,7 +162,7 @@ class HistoryGRPOConfig(RunFields, HeldOutFields, GRPOConfig):
                 f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
 
 
-class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer):
+class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTrainer):
     """GRPO where a history is shared by `questions_per_history` questions. `split` holds the histories of the dataset's rows."""
 
     args: HistoryGRPOConfig
@@ -179,7 +179,7 @@ class HistoryGRPOTrainer(Resumable, Watched, WithMasters, WithMuon, GRPOTrainer)
         if self.shares:
             support.check_training(model, args)
             attention.enable(model)
-        rewards = [guarded(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
+        rewards = [isolate_failures(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
         super().__init__(args=args, model=model, reward_funcs=rewards, **kwargs)
         if self.shares:
             support.check_training(self.accelerator.unwrap_model(self.model), args)  # once more, with its adapter

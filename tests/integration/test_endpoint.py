@@ -19,7 +19,7 @@ from served import serve
 from rft.data.dataset import load_split
 from rft.errors import DataError, ModelError
 from rft.evaluate.command import add_arguments, run
-from rft.evaluate.context import Whole
+from rft.evaluate.context import FullHistoryContext
 from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
@@ -57,7 +57,7 @@ def endpoint(server, **options):
 
 
 def answers(server, context="history", **options):
-    return EndpointAnswers(endpoint(server, **options), Whole(context), max_new_tokens=20)
+    return EndpointAnswers(endpoint(server, **options), FullHistoryContext(context), max_new_tokens=20)
 
 
 def chat(to, text="hello", max_tokens=20):
@@ -164,11 +164,12 @@ def test_killed_run_asks_nothing_twice(data, split, tmp_path):
         program = textwrap.dedent(f"""
             from rft.models.endpoint import Endpoint
             from rft.data.dataset import load_split
-            from rft.evaluate.context import Whole
+            from rft.evaluate.context import FullHistoryContext
             from rft.evaluate.endpoint import EndpointAnswers
             from rft.evaluate.run import evaluate
             to = Endpoint({server.url!r}, "played", concurrency=2)
-            evaluate(load_split({str(data)!r}, "benchmark"), {str(tmp_path / "out")!r}, EndpointAnswers(to, Whole("history"), 20))
+            answerer = EndpointAnswers(to, FullHistoryContext("history"), 20)
+            evaluate(load_split({str(data)!r}, "benchmark"), {str(tmp_path / "out")!r}, answerer)
         """)
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, env=environment)

@@ -22,7 +22,7 @@ from rft.evaluate.run import evaluate
 from rft.evaluate.timeline import forgotten
 from rft.memory.agent import MemorySettings
 from rft.memory.store import read_record
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.models.local import LocalModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -182,7 +182,7 @@ def test_what_was_withdrawn_is_looked_for_in_the_memories(model, mini_data, tmp_
     split = load_split(mini_data, "forget")
     summary = evaluate(split, tmp_path, MemoryAnswers(model, tmp_path / MEMORIES, SETTINGS, max_new_tokens=8))
     assert summary["forgotten"]["withdrawn"] == 4 * len(split.histories)
-    history, of = next(iter(load_notes(split).items()))
+    history, of = next(iter(load_memory_targets(split).items()))
     path = tmp_path / MEMORIES / f".{history}.md.json"
     record = json.loads(path.read_text())
     for last, gone in ((f"- Enjoys {of.withdrawn[1]}.", 1), ("- music: forgotten.", 2)):

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from rft.data.dataset import load_split
-from rft.evaluate.context import Whole
+from rft.evaluate.context import FullHistoryContext
 from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.results import read_rows
@@ -59,7 +59,7 @@ def plain(completion):
 def test_a_server_and_the_local_backend_answer_alike(url, tiny_checkpoint, mini_data, tmp_path, context):
     split = load_split(mini_data, "benchmark")
     here = evaluate(split, tmp_path / "here", ModelAnswers(LocalModel(tiny_checkpoint, "cpu", "float32"), context, 24), limit=12)
-    there = EndpointAnswers(Endpoint(url, str(tiny_checkpoint), concurrency=2, timeout=60), Whole(context), 24)
+    there = EndpointAnswers(Endpoint(url, str(tiny_checkpoint), concurrency=2, timeout=60), FullHistoryContext(context), 24)
     evaluate(split, tmp_path / "there", there, limit=12)
     said = [{row["id"]: plain(row["completion"]) for row in read_rows(tmp_path / name)} for name in ("here", "there")]
     assert said[0] == said[1] and len(set(said[0].values())) > 1

@@ -7,7 +7,7 @@ import pytest
 
 from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.evaluate.lines import judge, of_memories, summarise, topic_of, verdicts
-from rft.memory.targets import about, load_notes
+from rft.memory.targets import about, load_memory_targets
 
 TARGETS = {
     "Enjoys listening to jazz": "music: Enjoys listening to rock.",
@@ -60,7 +60,7 @@ def test_a_topic_is_what_stands_before_the_first_colon_if_it_is_short():
 
 def test_the_targets_themselves_are_all_right_and_each_error_counts_in_its_kind(mini_data):
     split = load_split(mini_data, "benchmark")
-    notes = load_notes(split)
+    notes = load_memory_targets(split)
     last = {history: of.memory(len(split.histories[history].messages)) for history, of in notes.items()}
     whole = of_memories(split, last)
     assert whole["right_rate"] == 1 and whole["right"] == whole["targets"] == sum(len(m.splitlines()) for m in last.values())

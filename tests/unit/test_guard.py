@@ -6,7 +6,7 @@ import time
 import pytest
 
 from rft.errors import TrainingError
-from rft.train.safe_rewards import FAILED, guarded
+from rft.train.safe_rewards import FAILED, isolate_failures
 
 ROWS = {"completions": ["a", "b", "c", "d"], "question_id": ["q-0", "q-1", "q-2", "q-3"]}
 
@@ -42,7 +42,7 @@ def loop():
 @pytest.mark.parametrize("what", [divide, sleep, loop])
 def test_a_row_that_raises_or_hangs_is_masked_and_named(what, caplog):
     logged = {}
-    reward = guarded(failing(what), seconds=0.8)
+    reward = isolate_failures(failing(what), seconds=0.8)
     assert reward.__name__ == "reward"
     assert reward(**ROWS, log_metric=logged.__setitem__) == [0.0, 1.0, None, 3.0]
     assert logged == {FAILED: 0.25}
@@ -51,14 +51,14 @@ def test_a_row_that_raises_or_hangs_is_masked_and_named(what, caplog):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "good", [1.0]])
 def test_what_is_no_number_is_masked(value, caplog):
-    reward = guarded(lambda completions, **_: [value if c == "b" else 1.0 for c in completions], seconds=5)
+    reward = isolate_failures(lambda completions, **_: [value if c == "b" else 1.0 for c in completions], seconds=5)
     assert reward(**ROWS) == [1.0, None, 1.0, 1.0]
     assert "q-1" in caplog.text
 
 
 def test_what_is_right_passes_through_untouched(caplog):
-    assert guarded(score, seconds=5)(**ROWS) == [0.0, 1.0, 2.0, 3.0]
-    assert guarded(lambda completions, **_: [None] * len(completions), seconds=5)(**ROWS) == [None] * 4
+    assert isolate_failures(score, seconds=5)(**ROWS) == [0.0, 1.0, 2.0, 3.0]
+    assert isolate_failures(lambda completions, **_: [None] * len(completions), seconds=5)(**ROWS) == [None] * 4
     assert not caplog.text
 
 
@@ -74,7 +74,7 @@ def test_what_is_right_passes_through_untouched(caplog):
 )
 def test_what_cannot_be_told_apart_stops_the_run(reward, said):
     with pytest.raises(TrainingError, match=said):
-        guarded(reward, seconds=5)(**ROWS)
+        isolate_failures(reward, seconds=5)(**ROWS)
 
 
 def test_an_asynchronous_reward_is_guarded_alike():
@@ -83,7 +83,7 @@ def test_an_asynchronous_reward_is_guarded_alike():
             await asyncio.sleep(60)
         return score(completions)
 
-    reward = guarded(judge, seconds=0.8)
+    reward = isolate_failures(judge, seconds=0.8)
     assert asyncio.iscoroutinefunction(reward)
     assert asyncio.run(reward(**ROWS)) == [0.0, 1.0, None, 3.0]
 
@@ -91,4 +91,4 @@ def test_an_asynchronous_reward_is_guarded_alike():
         raise ConnectionError("connection refused")
 
     with pytest.raises(TrainingError, match="failed in all 4 rows .ConnectionError: connection refused"):
-        asyncio.run(guarded(down, seconds=5)(**ROWS))
+        asyncio.run(isolate_failures(down, seconds=5)(**ROWS))

@@ -16,7 +16,7 @@ from rft.errors import RecipeError
 from rft.models.loading import load_model, load_tokenizer
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
-from rft.runs.masters import WithMasters, sharding_precision, spare_input_casts
+from rft.runs.masters import MastersMixin, sharding_precision, spare_input_casts
 from rft.train import grpo, sft
 from rft.train.targets import grpo_rows
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
@@ -35,7 +35,7 @@ def test_accelerate_shards_with_this_precision(monkeypatch):
     accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16")
     monkeypatch.setattr(
         Trainer, "create_accelerator_and_postprocess", lambda self: setattr(self, "accelerator", accelerator))
-    trainer = object.__new__(WithMasters)
+    trainer = object.__new__(MastersMixin)
     trainer.args = SimpleNamespace(bf16=True)
     trainer.create_accelerator_and_postprocess()
     assert plugin.mixed_precision_policy == sharding_precision(torch.bfloat16)

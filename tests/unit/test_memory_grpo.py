@@ -11,7 +11,7 @@ import reward
 from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.prefix_tree.logprobs import plain_logps
 from rft.train.memory_rows import memory_units
 from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
@@ -77,7 +77,7 @@ def make(tokenizer, split, tmp_path):
             reward_funcs=[length_reward],
             train_dataset=units,
             processing_class=tokenizer,
-            notes=load_notes(split),
+            notes=load_memory_targets(split),
             memory_rewards=memory_rewards,
         )
 

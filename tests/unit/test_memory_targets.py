@@ -15,7 +15,7 @@ from reward.judge import case_and_fact
 from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
-from rft.memory.targets import Note, Notes, about, load_notes
+from rft.memory.targets import MemoryTarget, MemoryTargets, about, load_memory_targets
 from rft.memory.text import EMPTY, Update
 from rft.simulate import memory_targets, mini, mini_vocabulary
 from rft.toy.memory_exercises import memory_document
@@ -35,7 +35,8 @@ def agent(tiny_checkpoint):
 
 
 def test_lines_change_in_place_and_can_go():
-    notes = Notes((Note(1, "x", "X."), Note(2, "y", "Y."), Note(4, "x", "Z."), Note(6, "y", None)), ())
+    told = (1, "x", "X."), (2, "y", "Y."), (4, "x", "Z."), (6, "y", None)
+    notes = MemoryTargets(tuple(MemoryTarget(*each) for each in told), ())
     assert [notes.memory(i) for i in (0, 1, 3, 4, 6)] == ["", "- X.", "- X.\n- Y.", "- Z.\n- Y.", "- Z."]
 
 
@@ -43,7 +44,7 @@ def test_the_last_memory_says_what_holds_of_every_fact():
     seen = set()
     for persona_id in range(100):
         persona = mini.make_persona(0, persona_id)
-        held = Notes(tuple(memory_targets.notes(persona)), ()).lines(len(persona.messages))
+        held = MemoryTargets(tuple(memory_targets.notes(persona)), ()).lines(len(persona.messages))
         seen |= {fact.kind for fact in persona.facts}
         assert len(held) == sum(fact.kind != "mention" for fact in persona.facts)
         for fact in persona.facts:
@@ -97,7 +98,7 @@ def test_a_note_stands_at_the_message_that_reveals_it():
 @pytest.mark.parametrize("window", ["32k", "128k"])
 def test_a_simulated_dataset_brings_its_notes(mini_data, window):
     split = load_split(mini_data, "train", window)
-    notes = load_notes(split)
+    notes = load_memory_targets(split)
     assert notes.keys() == split.histories.keys()
     for question in split.questions:
         of, whole = notes[question.history_id], split.history_of(question)
@@ -113,7 +114,7 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
 
 def test_the_forget_split_withdraws_half(mini_data):
     split = load_split(mini_data, "forget")
-    for of in load_notes(split).values():
+    for of in load_memory_targets(split).values():
         assert len(of.withdrawn) == 4
 
 
@@ -122,7 +123,7 @@ def test_labels_serve_where_there_is_no_side_file(mini_data, tmp_path):
     shutil.copytree(mini_data, folder)
     (folder / MEMORY_TARGETS).unlink()
     split = load_split(folder, "val")
-    notes = load_notes(split)
+    notes = load_memory_targets(split)
     for question in split.questions:
         of = notes[question.history_id]
         held = of.lines(len(split.history_of(question).messages))
@@ -136,7 +137,7 @@ def test_labels_serve_where_there_is_no_side_file(mini_data, tmp_path):
 @pytest.mark.skipif(not REAL.exists(), reason="the real sample is not on this machine")
 def test_labels_of_the_real_sample_are_found_in_its_history():
     split = load_split(REAL, "benchmark")
-    of = load_notes(split)[split.questions[0].history_id]
+    of = load_memory_targets(split)[split.questions[0].history_id]
     assert len(of.notes) >= 20
     assert len(of.withdrawn) >= 3
     assert of.memory(10_000).startswith("- ")
@@ -151,7 +152,7 @@ def test_a_broken_side_file_is_named(mini_data, tmp_path, line, said):
     shutil.copytree(mini_data, folder)
     (folder / MEMORY_TARGETS).write_text(line + "\n")
     with pytest.raises(DataError, match=said):
-        load_notes(load_split(folder, "val"))
+        load_memory_targets(load_split(folder, "val"))
 
 
 def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
@@ -167,7 +168,7 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
 def test_few_answers_are_of_every_kind(mini_data, agent):
     split = load_split(mini_data, "train")
     kind = {q.id: q.labels.kind for q in split.questions}
-    rows = sft_rows(split.questions, split, load_notes(split), agent, answers_per_update=1.0)
+    rows = sft_rows(split.questions, split, load_memory_targets(split), agent, answers_per_update=1.0)
     of_history: dict[str, list[str]] = {}
     for row in rows:
         if row["turn"] < 0:
@@ -180,12 +181,12 @@ def test_few_answers_are_of_every_kind(mini_data, agent):
 
 def test_cold_start_rows(mini_data, agent):
     split = load_split(mini_data, "train")
-    rows = sft_rows(split.questions, split, load_notes(split), agent, answers_per_update=0.25)
+    rows = sft_rows(split.questions, split, load_memory_targets(split), agent, answers_per_update=0.25)
     answers = [row for row in rows if row["turn"] < 0]
     updates = Counter(row["history_id"] for row in rows if row["turn"] >= 0)
     assert 0.9 < len(answers) / (sum(updates.values()) / 4) < 1.1
     assert max(Counter(row["history_id"] for row in answers).values()) == 1  # none has five updates
-    as_many = sft_rows(split.questions, split, load_notes(split), agent)
+    as_many = sft_rows(split.questions, split, load_memory_targets(split), agent)
     assert Counter(row["history_id"] for row in as_many if row["turn"] < 0) == updates
     assert len({row["question_id"] for row in answers}) == len(answers)
     gold = {question.id: question.gold for question in split.questions}
@@ -210,7 +211,7 @@ def test_cold_start_rows(mini_data, agent):
 
 def test_updates_that_tell_of_what_has_no_target_have_none(mini_data, agent):
     agent = MemoryAgent(agent.tokenizer, MemorySettings(chunk_tokens=60, memory_tokens=160))
-    split, notes = load_split(mini_data, "train"), load_notes(load_split(mini_data, "train"))
+    split, notes = load_split(mini_data, "train"), load_memory_targets(load_split(mini_data, "train"))
     plain = LabelArguments(hard_targets=0).labelled(split.questions)
     rows = [row for row in sft_rows(plain, split, notes, agent, answers_per_update=0.0)]
     every = [row for row in sft_rows(split.questions, split, notes, agent, answers_per_update=0.0)]
@@ -232,7 +233,7 @@ def test_a_budget_below_the_targets_is_refused(mini_data, tiny_checkpoint):
     split = load_split(mini_data, "val")
     small = MemoryAgent(AutoTokenizer.from_pretrained(tiny_checkpoint), MemorySettings(160, 10))
     with pytest.raises(RecipeError, match="memory_tokens 10: the memory of .* should hold"):
-        sft_rows(split.questions, split, load_notes(split), small)
+        sft_rows(split.questions, split, load_memory_targets(split), small)
 
 
 def test_every_question_is_in_one_unit_of_one_history(mini_data):

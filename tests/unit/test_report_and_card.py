@@ -11,7 +11,7 @@ from rft.errors import CheckpointError, DataError
 from rft.report.panels import PANELS
 from rft.report.training import write_report
 from rft.runs.model_card import write_card
-from rft.runs.run_spec import Identity
+from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import METRICS, read_metrics
 from rft.train.merge import check_loads, merge
 
@@ -180,7 +180,7 @@ def test_panels_and_their_series_have_names_of_their_own():
 
 
 def test_the_card_says_what_was_recorded(tmp_path):
-    identity = Identity(
+    identity = RunSpec(
         {"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "data": "out/data", "learning_rate": 1e-6}, "d" * 64, 8
     )
     (tmp_path / "evaluate/benchmark").mkdir(parents=True)

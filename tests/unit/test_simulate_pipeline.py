@@ -19,7 +19,7 @@ from dataset_folder import tokenizer as make_tokenizer
 from rft.cli import main
 from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.simulate.history import TokenCounter, assemble, order
 from rft.simulate.persona_record import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
 from rft.simulate.pipeline import grammar_writer, simulate
@@ -146,7 +146,7 @@ def test_targets_of_cold_starts_say_what_the_histories_do(whole: Path) -> None:
     kinds: set[str] = set()
     for name in ("train", "val", "benchmark"):
         split = load_split(whole, name)
-        notes = load_notes(split)
+        notes = load_memory_targets(split)
         for question in split.questions:
             raw = json.loads((whole / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text())
             (kind,) = {p["kind"] for p in raw["preferences"] if p["topic"] == question.labels.topic}

@@ -16,7 +16,7 @@ from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.grammar import fill, load
 from rft.simulate.history import evidence, order
 from rft.simulate.persona import make_persona, read_personas, system_message
-from rft.simulate.persona_record import KINDS, SCENARIOS, USED_KINDS, Dossier, Item, Preference, dossier_from_json
+from rft.simulate.persona_record import KINDS, SCENARIOS, USED_KINDS, PersonaRecord, Preference, QuestionItem, record_from_json
 from rft.simulate.pipeline import grammar_writer
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.question import ENJOYS, item_of
@@ -27,7 +27,7 @@ COUNTS = PROFILES["paper"].counts
 
 
 @pytest.fixture(scope="module")
-def dossiers() -> list[Dossier]:
+def dossiers() -> list[PersonaRecord]:
     writer = grammar_writer(Settings("paper", 40, seed=3))
     return [writer.write(persona_id) for persona_id in range(40)]
 
@@ -68,23 +68,23 @@ def test_dozens_of_frames_a_scenario() -> None:
         assert len(set(entries)) == len(entries), name
 
 
-def test_every_dossier_passes_the_checks_and_survives_json(dossiers: list[Dossier]) -> None:
+def test_every_dossier_passes_the_checks_and_survives_json(dossiers: list[PersonaRecord]) -> None:
     for dossier in dossiers:
         check_dossier(dossier)
-        assert dossier_from_json(json.loads(json.dumps(dossier.to_json()))) == dossier
+        assert record_from_json(json.loads(json.dumps(dossier.to_json()))) == dossier
 
 
-def test_the_same_seed_writes_the_same(dossiers: list[Dossier]) -> None:
+def test_the_same_seed_writes_the_same(dossiers: list[PersonaRecord]) -> None:
     again = grammar_writer(Settings("paper", 40, seed=3)).write(17)
     assert again == dossiers[17] != grammar_writer(Settings("paper", 40, seed=4)).write(17)
 
 
-def test_no_conversation_is_written_twice(dossiers: list[Dossier]) -> None:
+def test_no_conversation_is_written_twice(dossiers: list[PersonaRecord]) -> None:
     texts = Counter(tuple(m["content"] for m in c.messages) for dossier in dossiers for c in dossier.conversations)
     assert max(texts.values()) == 1 and sum(texts.values()) > 1200
 
 
-def test_all_kinds_and_scenarios_come_up(dossiers: list[Dossier]) -> None:
+def test_all_kinds_and_scenarios_come_up(dossiers: list[PersonaRecord]) -> None:
     kinds = Counter(p.kind for d in dossiers for p in d.preferences)
     assert set(kinds) == set(KINDS)
     assert {c.scenario for d in dossiers for c in d.conversations} == set(SCENARIOS)
@@ -93,7 +93,7 @@ def test_all_kinds_and_scenarios_come_up(dossiers: list[Dossier]) -> None:
                           "health_and_medical_conditions", "ask_to_forget", "sensitive_info"}
 
 
-def test_preferences_show_only_in_passing(dossiers: list[Dossier]) -> None:
+def test_preferences_show_only_in_passing(dossiers: list[PersonaRecord]) -> None:
     for dossier in dossiers:
         about = system_message(dossier.persona)
         for preference in dossier.preferences:
@@ -104,7 +104,7 @@ def test_preferences_show_only_in_passing(dossiers: list[Dossier]) -> None:
             assert said and not any(preference.text in text for text in said)
 
 
-def test_no_query_is_a_message_of_the_history(dossiers: list[Dossier]) -> None:
+def test_no_query_is_a_message_of_the_history(dossiers: list[PersonaRecord]) -> None:
     for dossier in dossiers:
         said = {m["content"] for c in dossier.conversations for m in c.messages}
         assert not any(item.query in said for item in dossier.items)
@@ -120,7 +120,7 @@ def test_a_quarter_of_each_section_has_the_generic_gold() -> None:
                 assert len(generic) * 4 == count == len([f for f in facts if f.topic.section == section])
 
 
-def as_question(dossier: Dossier, number: int, row: int) -> Question:
+def as_question(dossier: PersonaRecord, number: int, row: int) -> Question:
     """An item with the labels that its row will have, but for the distance."""
     item = dossier.items[number]
     preference, told = dossier.preferences[item.about], evidence(dossier, item.about)
@@ -343,5 +343,5 @@ def test_conflicts_between_preferences() -> None:
 def test_rules_for_questions(changes: dict[str, object], fault: str | None) -> None:
     preference = Preference("Tea", "Enjoys strong Assam tea", "neutral_preferences", "own", "strong Assam tea")
     plain: dict[str, object] = {"query": "What now?", "gold": "Have strong Assam tea.", "distractors": ["One.", "Two.", "Three."]}
-    faults = item_faults(Item(0, **{**plain, **changes}), preference)  # type: ignore[arg-type]
+    faults = item_faults(QuestionItem(0, **{**plain, **changes}), preference)  # type: ignore[arg-type]
     assert any(found.startswith(fault) for found in faults) if fault else not faults

@@ -11,7 +11,7 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import ModelError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import load_notes
+from rft.memory.targets import load_memory_targets
 from rft.models.loading import load_tokenizer
 from rft.train import grpo, memory_grpo, memory_sft, sft
 from rft.train.memory_rows import sft_rows
@@ -85,7 +85,7 @@ def test_a_think_block_that_the_template_opens_is_opened_once(opening, mini_data
 def test_an_update_closes_a_think_block_that_the_template_opens(opening, mini_data):
     split = load_split(mini_data, "val")
     agent = MemoryAgent(opening, MemorySettings(chunk_tokens=200, memory_tokens=160))
-    rows = list(sft_rows(split.questions[:8], split, load_notes(split), agent))
+    rows = list(sft_rows(split.questions[:8], split, load_memory_targets(split), agent))
     collate = TurnCollator(split, agent)
     update, answer = rows[0], next(row for row in rows if row["turn"] < 0)
     assert collate.completion(update) == "</think>" + update["completion"]
