@@ -3,7 +3,7 @@ is printed.
 
 The launcher dies of signals that its processes should answer with a checkpoint, and waits 30 seconds where a step takes minutes.
 So Ctrl-C, SIGTERM and SIGUSR1 are taken here and handed on as SIGUSR1, which launchers are made to ignore and processes
-understand; and the exit code of a run that left (75), which a launcher turns into 1, is read from the run's `left.json`.
+understand; and the exit code of a run that left (75), which a launcher turns into 1, is read from the run's `interrupted.json`.
 """
 
 import json
@@ -24,7 +24,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "launch"
 OF_LAUNCHER = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
 """Flags that are the launcher's; all others are the script's."""
 SEGMENTS = "expandable_segments:True"
-LEFT = "left.json"
+LEFT = "interrupted.json"
 MISTAKE = 2  # exit code of a user's mistake
 
 

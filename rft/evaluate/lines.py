@@ -33,9 +33,9 @@ def plain(line: str) -> str:
 def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]]:
     """Each line that should be in a memory, and each that should not be, as {verdict, about, line, target}.
 
-    targets: {what it is about: line}, as `MemoryTargets.lines` has them. right: the memory has the line; wrong: it says something
-    else about the topic; missing: it says nothing about it (line None); extra: a line about a topic that no target has, or a second
-    line about one (about and target None).
+    targets: {what it is about: line}, as `MemoryTargets.lines` has them. right: the memory has the line; wrong: it says
+    something else about the topic; missing: it says nothing about it (line None); extra: a line about a topic that no target
+    has, or a second line about one (about and target None).
     """
     lines = [line.removeprefix("- ") for line in memory.splitlines() if line.strip()]
     left = list(lines)

@@ -66,7 +66,7 @@ class ResumableMixin(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._saving = False
-        torch.save(self._memory(), staged / _memory_name(self.args.process_index))
+        torch.save(self._rank_state(), staged / _state_name(self.args.process_index))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self._finish(staged, run / name)
@@ -98,36 +98,42 @@ class ResumableMixin(Trainer):
         staged.rename(final)
         sync(final.parent)
 
-    def _memory(self) -> dict[str, Any]:
-        """What is in memory only, as plain values and tensors."""
-        memory: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
-        memory["_tr_loss"] = self._tr_loss.detach().cpu()
+    def _rank_state(self) -> dict[str, Any]:
+        """What this rank's trainer keeps in RAM alone, as plain values and tensors."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
+        state["_tr_loss"] = self._tr_loss.detach().cpu()
         if hasattr(self, "_metrics"):
-            memory["_metrics"] = {mode: dict(values) for mode, values in self._metrics.items()}
+            state["_metrics"] = {mode: dict(values) for mode, values in self._metrics.items()}
         if hasattr(self, "_buffered_inputs"):
             generation = self.args.steps_per_generation * self.num_iterations
-            memory["_buffered_inputs"] = self._buffered_inputs if self._step % generation else None
-            memory["_logs"] = {
+            state["_buffered_inputs"] = self._buffered_inputs if self._step % generation else None
+            state["_logs"] = {
                 name: {key: list(rows) for key, rows in kept.items()} if isinstance(kept, dict) else list(kept)
                 for name, kept in self._logs.items()
                 if name != "images"
             }
-        return memory
+        return state
 
     def recall(self, checkpoint: Path) -> None:
-        """Put back what `_memory` kept of this rank."""
+        """Put back what `_rank_state` kept of this rank."""
         device = "cpu" if self.args.device.type == "cpu" else self.args.device  # torch knows no place called cpu:0
-        memory = torch.load(checkpoint / _memory_name(self.args.process_index), map_location=device, weights_only=True)
+        path = checkpoint / _state_name(self.args.process_index)
+        if not path.exists():
+            raise CheckpointError(
+                f"{checkpoint}: no {path.name}; it was written by an rft before 2026-11-27 (commit 0f2c572 or older), which can "
+                "resume it, or by fewer processes"
+            )
+        state = torch.load(path, map_location=device, weights_only=True)
         for name in COUNTERS:
-            if name in memory:
-                setattr(self, name, memory[name])
-        self._tr_loss = memory["_tr_loss"].to(self.args.device)
-        for mode, values in memory.get("_metrics", {}).items():
+            if name in state:
+                setattr(self, name, state[name])
+        self._tr_loss = state["_tr_loss"].to(self.args.device)
+        for mode, values in state.get("_metrics", {}).items():
             self._metrics[mode].clear()
             self._metrics[mode].update(values)
-        if "_buffered_inputs" in memory:
-            self._buffered_inputs = memory["_buffered_inputs"]
-            for name, kept in memory["_logs"].items():
+        if "_buffered_inputs" in state:
+            self._buffered_inputs = state["_buffered_inputs"]
+            for name, kept in state["_logs"].items():
                 if isinstance(kept, dict):
                     for key, rows in kept.items():
                         self._logs[name][key].extend(rows)
@@ -144,8 +150,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _memory_name(rank: int) -> str:
-    return f"memory_{rank}.pt"
+def _state_name(rank: int) -> str:
+    return f"trainer_state_{rank}.pt"
 
 
 class RecallCallback(TrainerCallback):

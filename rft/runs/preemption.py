@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGUSR1 end a run at the next step's end, with a checkpoint, and with exit code 75 ("try again later").
 
 A second signal of the same kind does what it always did. All processes decide together, so one that was told takes the others
-along. The reason is left in `left.json`, since launchers turn every exit code into 1.
+along. The reason is left in `interrupted.json`, since launchers turn every exit code into 1.
 """
 
 import json
@@ -19,7 +19,7 @@ from rft.errors import Interrupted
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
-LEFT = "left.json"
+LEFT = "interrupted.json"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -129,8 +129,9 @@ class _Session:
             for preference in self.kept_preferences():
                 self.add(preference)
             self.add_sensitive()
-        rejected, paid = dict(self.rejected), dict(self.chat.paid)
-        return PersonaRecord(self.persona, self.preferences, self.conversations, self.items, rejected, paid)
+        return PersonaRecord(
+            self.persona, self.preferences, self.conversations, self.items, dict(self.rejected), dict(self.chat.paid)
+        )
 
     def ask(self, form: type[Form], task: str, given: dict[str, Any], attempt: int) -> Form:
         return self.chat.ask(form, load("prompts")[task], given, attempt)

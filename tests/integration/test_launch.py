@@ -57,7 +57,7 @@ def test_a_launched_run_leaves_with_a_checkpoint_and_goes_on(mini_data, tiny_che
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 75, said
     assert said.startswith("accelerate launch --config_file ")
-    left = json.loads((out / "left.json").read_text())
+    left = json.loads((out / "interrupted.json").read_text())
     step = int(left["checkpoint"].removeprefix("checkpoint-"))
     process = start(
         out,

@@ -104,10 +104,10 @@ def test_a_run_that_is_told_to_leave_leaves_a_checkpoint_and_75(server, uninterr
     done = server.run(out, *STEPS, kill={"in": "training_step", "call": 5, "signal": signal})
     assert done["statuses"] == [75], done["said"]
     assert "left after step 5 with checkpoint-5" in done["said"]
-    assert json.loads((out / "left.json").read_text()) == {"exit_code": 75, "signal": signal, "checkpoint": "checkpoint-5"}
+    assert json.loads((out / "interrupted.json").read_text()) == {"exit_code": 75, "signal": signal, "checkpoint": "checkpoint-5"}
     assert server.run(out, *STEPS, *RESUME)["statuses"] == [0]
     assert_same(left(out), uninterrupted)
-    assert not (out / "left.json").exists()
+    assert not (out / "interrupted.json").exists()
 
 
 def test_two_processes_in_their_second_epoch_go_on_with_its_order(server, mini_data, tmp_path):
