@@ -18,7 +18,7 @@ from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.hub import local_only, out_of_reach, unreachable
 from rft.memory.agent import MemoryAgent
-from rft.plan.memory_estimate import GIB, MASTERS, Layout, Shape, Work, autocast_copies, estimate, host, peak
+from rft.plan.memory_estimate import GIB, MASTERS, ModelShape, Parallelism, Workload, autocast_copies, estimate, host, peak
 from rft.runs.masters import check_masters
 from rft.runs.run_spec import SECRETS, plain
 
@@ -26,13 +26,16 @@ TILE = 2**14
 """Tokens of an MLP's tile that is proposed."""
 
 LAYOUTS = {
-    "one_gpu": Layout(),
-    "ddp": Layout(),
-    "fsdp2": Layout(fsdp=True),
-    "zero2": Layout(zero=2),
-    "zero3": Layout(zero=3),
-    "zero3_offload": Layout(zero=3, offload=True),
+    "one_gpu": Parallelism(),
+    "ddp": Parallelism(),
+    "fsdp2": Parallelism(fsdp=True),
+    "zero2": Parallelism(zero=2),
+    "zero3": Parallelism(zero=3),
+    "zero3_offload": Parallelism(zero=3, offload=True),
 }
+
+
+Setting = tuple[ModelShape, Parallelism, Workload]
 
 
 class DryRun(Exception):
@@ -43,7 +46,7 @@ class DryRun(Exception):
         self.code = code
 
 
-def machine(args: Any) -> tuple[Layout, float]:
+def machine(args: Any) -> tuple[Parallelism, float]:
     """The layout and bytes of a device that are asked about: `dry_run_on`'s, or those of this process.
 
     Raises:
@@ -68,7 +71,7 @@ def machine(args: Any) -> tuple[Layout, float]:
             )
         return replace(LAYOUTS[name], processes=int(count or 1), vllm=vllm), float(gib) * GIB if gib else here
     plugin = getattr(args, "deepspeed_plugin", None)
-    return Layout(
+    return Parallelism(
         args.world_size,
         plugin.zero_stage if plugin else 0,
         "fsdp" in str(args.distributed_state.distributed_type).lower(),
@@ -77,7 +80,7 @@ def machine(args: Any) -> tuple[Layout, float]:
     ), here
 
 
-def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Work, words: str) -> None:
+def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, words: str) -> None:
     """Print it all and raise DryRun.
 
     parts: the run's dataclasses, training and model arguments at its end. prompts: what each prompt is -> its tokens. work: the
@@ -117,7 +120,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Work, words:
     raise DryRun(1)
 
 
-def masters(shape: Shape, layout: Layout) -> str:
+def masters(shape: ModelShape, layout: Parallelism) -> str:
     """What the weights that are trained cost, in words."""
     count = f"{shape.trained / 1e9:.2f} billion weights" if shape.trained >= 1e8 else f"{shape.trained / 1e6:.1f} million weights"
     of = " of adapters" if not shape.full else ""
@@ -138,9 +141,9 @@ def masters(shape: Shape, layout: Layout) -> str:
     )
 
 
-def changes(shape: Shape, layout: Layout, work: Work, args: Any) -> list[tuple[str, tuple[Shape, Layout, Work]]]:
+def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -> list[tuple[str, Setting]]:
     """Changes of a recipe that need less memory, those first that cost least time."""
-    found: list[tuple[str, tuple[Shape, Layout, Work]]] = []
+    found: list[tuple[str, Setting]] = []
     checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
     if not work.checkpointing:
         found.append(("gradient_checkpointing: true", (shape, layout, replace(work, checkpointing=True))))
@@ -180,7 +183,7 @@ def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTo
     return {f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q))) for q in questions}
 
 
-def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[Work, str]:
+def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[Workload, str]:
     """The largest batch of a GRPO run, and the batch in words."""
     layout, _ = machine(args)
     per_history: dict[str, list[int]] = {}
@@ -218,7 +221,7 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
     )
     if histories * unit > len(questions) * each:
         words += f"\ntoo little data for one generation: it asks {histories * asked} questions and there are {len(questions)}"
-    return Work(
+    return Workload(
         update=update,
         scored=min(update, args.per_device_train_batch_size * completion),
         checkpointing=args.gradient_checkpointing,
@@ -234,7 +237,7 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
 
 def memory_batch(
     args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, int], Work, str]:
+) -> tuple[dict[str, int], Workload, str]:
     """The longest prompts of memory GRPO, its largest batch, and the batch in words. A memory counts as long as it may be."""
     memory, completion = agent.settings.memory_tokens, args.max_completion_length
     questions = {q.id: q for q in split.questions}
@@ -272,7 +275,7 @@ def memory_batch(
         f"{args.arithmetic(processes)}; {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; "
         f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
     )
-    return prompts, Work(
+    return prompts, Workload(
         update=update,
         scored=min(update, scored),
         checkpointing=args.gradient_checkpointing,
@@ -283,7 +286,7 @@ def memory_batch(
     ), words
 
 
-def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Work, str]:
+def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:
     """The largest batch of a cold start over `count` rows of at most `longest` tokens, and the batch in words. own: the most
     tokens that a row has behind its history (None: rows share nothing)."""
     layout, _ = machine(args)
@@ -298,7 +301,7 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
         f"x {layout.processes} process{'es' * (layout.processes != 1)}; up to {at_once:,} tokens at a time; "
         f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
     )
-    return Work(
+    return Workload(
         update=at_once,
         scored=rows * longest if shared == 1 or own is None else rows * own,
         checkpointing=args.gradient_checkpointing,
@@ -308,7 +311,7 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     ), words
 
 
-def shape_of(model: Any, args: Any) -> Shape:
+def shape_of(model: Any, args: Any) -> ModelShape:
     """The model's shape, from its config alone, with the recipe's adapter.
 
     Raises:
@@ -338,7 +341,7 @@ def shape_of(model: Any, args: Any) -> Shape:
             shell = get_peft_model(shell, adapter)
     for trained in {str(p.dtype).removeprefix("torch.") for p in shell.parameters() if p.requires_grad}:
         check_masters(trained, args)
-    return Shape.of(shell, half=args.bf16 or args.fp16)
+    return ModelShape.of(shell, half=args.bf16 or args.fp16)
 
 
 def changed(parts: Sequence[Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ ZERO3_LIVE = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What of a model decides over memory. parameters, trained: numbers of weights; width: bytes of a number that is computed
     with; frozen_width, trained_width: of a weight as it is kept."""
 
@@ -54,7 +54,7 @@ class Shape:
     trained_width: int
 
     @classmethod
-    def of(cls, model: Any, half: bool) -> "Shape":
+    def of(cls, model: Any, half: bool) -> "ModelShape":
         """From a model, which may lie on the meta device, with its adapter where it has one. half: whether autocast computes in
         bfloat16 or float16; the weights that are trained are then float32."""
         config = model.config.get_text_config()
@@ -94,7 +94,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Parallelism:
     """How a model lies on its processes. zero: DeepSpeed's stage; fsdp: fully sharded by torch; offload: the optimizer in host
     memory; vllm: share of the device."""
 
@@ -106,7 +106,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """The largest batch of a process. update: tokens forwarded at once; scored: positions with logits; tile: tokens that an MLP
     takes at once (0: all); offload: checkpoints in host memory; call: tokens of the largest attention call, as histories and
     completions have calls of their own (0: all); prefix, rows, completion: tokens of the prompts' tree in a rollout, completions
@@ -127,13 +127,13 @@ class Work:
 Parts = dict[str, float]
 
 
-def estimate(shape: Shape, layout: Layout, work: Work) -> dict[str, Parts]:
+def estimate(shape: ModelShape, layout: Parallelism, work: Workload) -> dict[str, Parts]:
     """Bytes of a process by part at the fullest moment of each phase: {"update": {part: bytes}, "rollout": {part: bytes}}."""
     update = max(moments(shape, layout, work), key=lambda parts: sum(parts.values()))
     return {"update": update, "rollout": rollout(shape, layout, work)}
 
 
-def held(shape: Shape, layout: Layout) -> tuple[Parts, float]:
+def held(shape: ModelShape, layout: Parallelism) -> tuple[Parts, float]:
     """What lies on the device throughout an update, and the bytes of all gradients behind it."""
     frozen = shape.parameters - shape.trained
     if layout.zero:
@@ -156,20 +156,20 @@ def held(shape: Shape, layout: Layout) -> tuple[Parts, float]:
     return parts, gradients * (2 if layout.processes > 1 and not layout.fsdp else 1)  # DDP: and in its buckets
 
 
-def autocast_copies(shape: Shape, layout: Layout) -> float:
+def autocast_copies(shape: ModelShape, layout: Parallelism) -> float:
     """Bytes of the weights that autocast casts once for a forward pass."""
     cast = shape.trained_width > shape.width and not layout.zero and not layout.fsdp
     return shape.trained * shape.width if cast else 0.0
 
 
-def stream(shape: Shape, layout: Layout) -> int:
+def stream(shape: ModelShape, layout: Parallelism) -> int:
     """Bytes of a number in the residual stream: what the embedding is kept in, or gathered in."""
     if layout.zero or (layout.fsdp and shape.full):
         return shape.width
     return shape.trained_width if shape.full else shape.frozen_width
 
 
-def moments(shape: Shape, layout: Layout, work: Work) -> list[Parts]:
+def moments(shape: ModelShape, layout: Parallelism, work: Workload) -> list[Parts]:
     """What is held at the fullest moments of an update: forward, scores, backward of the last layer and of the first, the end."""
     base, all_gradients = held(shape, layout)
     a = activations(shape, layout, work)
@@ -205,7 +205,7 @@ class Activations:
     final: float
 
 
-def activations(shape: Shape, layout: Layout, work: Work) -> Activations:
+def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activations:
     """Counted by the token, as above."""
     b, s, D, A, K, F = shape.width, stream(shape, layout), shape.model, shape.queries, shape.keys, shape.mlp
     T = work.update
@@ -237,7 +237,7 @@ def activations(shape: Shape, layout: Layout, work: Work) -> Activations:
     return Activations(shape.layers * a_stream, a_stream, forward, backward, final)
 
 
-def one_forward(shape: Shape, layout: Layout, tokens: int, tile: int) -> float:
+def one_forward(shape: ModelShape, layout: Parallelism, tokens: int, tile: int) -> float:
     """Bytes that a layer holds in a forward pass, with the stream in front of it: in its MLP or in its attention."""
     b, s, A, K = shape.width, stream(shape, layout), shape.queries, shape.keys
     # q, k, v; what is merged, in float32, a call's share and its float32 copy; autocast: queries and keys rotated in float32
@@ -246,13 +246,13 @@ def one_forward(shape: Shape, layout: Layout, tokens: int, tile: int) -> float:
     return tokens * (2 * s + b) * shape.model + max(tile * gates, tokens * attends)
 
 
-def scores(shape: Shape, work: Work) -> float:
+def scores(shape: ModelShape, work: Workload) -> float:
     """Logits and their softmax, a chunk of positions at a time."""
     positions = min(work.scored, max(1, CHUNK_LOGITS // shape.vocabulary))
     return positions * shape.vocabulary * (shape.width + 4 * FLOAT32) + work.scored * shape.model * shape.width
 
 
-def rollout(shape: Shape, layout: Layout, work: Work) -> Parts:
+def rollout(shape: ModelShape, layout: Parallelism, work: Workload) -> Parts:
     """What is held while completions are drawn; empty where none are, or vLLM draws them."""
     if not work.rows or layout.vllm:
         return {}
@@ -274,7 +274,7 @@ def rollout(shape: Shape, layout: Layout, work: Work) -> Parts:
     return {**parts, "one layer": prefill} if prefill > step else {**parts, "suffixes and logits": step}
 
 
-def host(shape: Shape, layout: Layout, work: Work) -> float:
+def host(shape: ModelShape, layout: Parallelism, work: Workload) -> float:
     """Bytes of pinned host memory for offloaded checkpoints: PyTorch pins blocks of a power of two."""
     block = work.update * shape.model * stream(shape, layout)
     return shape.layers * 2 ** (int(block) - 1).bit_length() if work.offload and block else 0.0

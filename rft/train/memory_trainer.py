@@ -187,7 +187,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         size = self.num_generations
         groups = [found[i : i + size] for i in range(0, len(found), size)]
         for group in groups:
-            trajectory.credit(group, scale=self.scale_rewards == "group")
+            trajectory.assign_advantages(group, scale=self.scale_rewards == "group")
         self._log_trajectories(groups, {"time/rollout": seconds, "time/reward": time.perf_counter() - start})
         return found
 

@@ -75,7 +75,7 @@ def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
     return [0.0 if math.isnan(reward) else (reward - mean) / (deviation + EPSILON if scale else 1.0) for reward in rewards]
 
 
-def credit(group: Sequence[Trajectory], scale: bool) -> None:
+def assign_advantages(group: Sequence[Trajectory], scale: bool) -> None:
     """Set the advantage of every turn of the trajectories over one history that answer the same questions."""
     assert len({trajectory.history.id for trajectory in group}) == 1, "one history a group"
     for trajectory, advantage in zip(group, advantages([t.reward for t in group], scale), strict=True):

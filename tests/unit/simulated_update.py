@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rft.plan.memory_estimate import Layout
+from rft.plan.memory_estimate import Parallelism
 from rft.prefix_tree.attention import enable
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
@@ -42,7 +42,7 @@ class Update:
     lora: bool = False
     tile: int = 0
     offload: bool = False
-    layout: Layout = Layout()
+    layout: Parallelism = Parallelism()
     checkpointing: bool = True
     batches: int = 1
     layers: int = 36
@@ -92,7 +92,7 @@ def rows_of(history: int) -> tuple[list[list[int]], list[int]]:
     return rows, prompts
 
 
-def shard(model: nn.Module, gpu: FakeGPU, layout: Layout) -> None:
+def shard(model: nn.Module, gpu: FakeGPU, layout: Parallelism) -> None:
     """Counts what a process holds of weights, gradients and optimizer instead of the model's own bfloat16 weights."""
     ranks, total = layout.processes, sum(p.numel() for p in model.parameters())
     gpu.hold(-gpu.live)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.plan.memory_estimate import GIB, Layout, Shape, Work, estimate, peak
+from rft.plan.memory_estimate import GIB, ModelShape, Parallelism, Workload, estimate, peak
 from rft.train import grpo, memory_grpo, memory_sft, sft
 from rft.train.runner import run_main
 
@@ -182,7 +182,7 @@ def test_what_does_not_fit_names_the_cheapest_changes(qwen3_4b, mini_data, tmp_p
 
 
 def test_the_estimate_moves_as_memory_does():
-    shape = Shape(
+    shape = ModelShape(
         layers=36,
         model=2560,
         queries=4096,
@@ -195,18 +195,19 @@ def test_the_estimate_moves_as_memory_does():
         frozen_width=0,
         trained_width=4,
     )
-    work = Work(update=40_000, scored=16 * 2048, checkpointing=True, accumulates=False, prefix=33_000, rows=32, completion=2048)
+    sizes = {"update": 40_000, "scored": 16 * 2048, "prefix": 33_000, "rows": 32, "completion": 2048}
+    work = Workload(checkpointing=True, accumulates=False, **sizes)
 
-    def of(layout: Layout, **changes) -> float:
-        return peak(estimate(shape, layout, Work(**{**work.__dict__, **changes})))
+    def of(layout: Parallelism, **changes) -> float:
+        return peak(estimate(shape, layout, Workload(**{**work.__dict__, **changes})))
 
-    assert 14 < estimate(shape, Layout(), work)["update"]["weights"] / GIB < 16  # masters: 4.0e9 x 4 bytes
-    assert 7 < estimate(shape, Layout(8, 2), work)["update"]["weights"] / GIB < 8  # DeepSpeed's: x 2, whole on every process
-    assert of(Layout(8, 3)) < of(Layout(8, 2)) < of(Layout(8, 0))
-    assert of(Layout(8, 3, offload=True)) < of(Layout(8, 3))
-    assert of(Layout(), checkpointing=False) > of(Layout())
-    assert of(Layout(), update=80_000) > of(Layout())
-    assert of(Layout(8, fsdp=True)) < of(Layout())
+    assert 14 < estimate(shape, Parallelism(), work)["update"]["weights"] / GIB < 16  # masters: 4.0e9 x 4 bytes
+    assert 7 < estimate(shape, Parallelism(8, 2), work)["update"]["weights"] / GIB < 8  # DeepSpeed's: x 2, whole on every process
+    assert of(Parallelism(8, 3)) < of(Parallelism(8, 2)) < of(Parallelism(8, 0))
+    assert of(Parallelism(8, 3, offload=True)) < of(Parallelism(8, 3))
+    assert of(Parallelism(), checkpointing=False) > of(Parallelism())
+    assert of(Parallelism(), update=80_000) > of(Parallelism())
+    assert of(Parallelism(8, fsdp=True)) < of(Parallelism())
     large = {"update": 150_000, "rows": 0}
-    assert of(Layout(), **large, tile=16_384) < of(Layout(), **large) > of(Layout(), **large, offload=True)
-    assert of(Layout(), **large, tile=150_000) == of(Layout(), **large)  # one tile is the whole
+    assert of(Parallelism(), **large, tile=16_384) < of(Parallelism(), **large) > of(Parallelism(), **large, offload=True)
+    assert of(Parallelism(), **large, tile=150_000) == of(Parallelism(), **large)  # one tile is the whole

@@ -8,7 +8,7 @@ import torch
 
 from rft.data.history import History, Message
 from rft.data.question import Labels, Question
-from rft.train.trajectory import EPSILON, Trajectory, Turn, advantages, credit, rows
+from rft.train.trajectory import EPSILON, Trajectory, Turn, advantages, assign_advantages, rows
 
 HISTORY = History("h", "1", "chat.json", (Message("user", "hello"),))
 LABELS = Labels("neutral_preferences", "self", False, "", None, "", "", False)
@@ -39,7 +39,7 @@ def test_two_turns_by_hand():
     """Memory A answers q1 right, q2 right; memory B q1 right, q2 wrong. R_A = 1, R_B = 1/2, mean 3/4: updates get +1/4 and
     -1/4. Answers to q1 are both right: 0. Answers to q2: 1 and 0, mean 1/2: +1/2 and -1/2."""
     group = two_memories([(Q1, 1.0), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
-    credit(group, scale=False)
+    assign_advantages(group, scale=False)
     assert [[t.advantage for t in trajectory.turns] for trajectory in group] == [
         [0.25, 0.25, 0.0, 0.5],
         [-0.25, -0.25, 0.0, -0.5],
@@ -50,7 +50,7 @@ def test_the_same_divided_by_deviation():
     """R: 1 and 1/2, deviation (n - 1) sqrt(2 * (1/4)^2) = 0.35355; q2: 1 and 0, deviation 0.70711; both leave 0.70711, less
     epsilon."""
     group = two_memories([(Q1, 1.0), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
-    credit(group, scale=True)
+    assign_advantages(group, scale=True)
     updates, answers = 0.25 / (math.sqrt(0.125) + EPSILON), 0.5 / (math.sqrt(0.5) + EPSILON)
     for trajectory, sign in zip(group, (1, -1), strict=True):
         assert [t.advantage for t in trajectory.turns] == pytest.approx(
@@ -62,7 +62,7 @@ def test_several_answers_compete_within_their_memory():
     """A: q1 right and wrong, q2 right twice; B: all wrong. R_A = 3/4, R_B = 0; answers of q1 from A: +1/2 and -1/2, all
     others 0."""
     group = two_memories([(Q1, 1.0), (Q1, 0.0), (Q2, 1.0), (Q2, 1.0)], [(Q1, 0.0), (Q1, 0.0), (Q2, 0.0), (Q2, 0.0)])
-    credit(group, scale=False)
+    assign_advantages(group, scale=False)
     assert [[t.advantage for t in trajectory.turns] for trajectory in group] == [
         [0.375, 0.375, 0.5, -0.5, 0.0, 0.0],
         [-0.375, -0.375, 0.0, 0.0, 0.0, 0.0],
@@ -71,17 +71,17 @@ def test_several_answers_compete_within_their_memory():
 
 def test_a_bonus_is_the_memorys_and_not_the_answers():
     group = two_memories([(Q1, 1.0), (Q2, 0.0)], [(Q1, 1.0), (Q2, 0.0)], bonus=(0.5, 0.0))
-    credit(group, scale=False)
+    assign_advantages(group, scale=False)
     assert [t.advantage for t in group[0].turns] == [0.25, 0.25, 0.0, 0.0]
 
 
 def test_what_could_not_be_scored_counts_for_nothing():
     group = two_memories([(Q1, math.nan), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
     assert [t.reward for t in group] == [1.0, 0.5]
-    credit(group, scale=False)
+    assign_advantages(group, scale=False)
     assert [[t.advantage for t in trajectory.answers] for trajectory in group] == [[0.0, 0.5], [0.0, -0.5]]
     nothing = two_memories([(Q1, math.nan), (Q2, math.nan)], [(Q1, 1.0), (Q2, 0.0)])
-    credit(nothing, scale=True)
+    assign_advantages(nothing, scale=True)
     assert [t.advantage for t in nothing[0].turns] == [0.0] * 4
 
 

@@ -5,15 +5,15 @@ import pytest
 import torch
 from simulated_update import Update, qwen3_4b, simulate
 
-from rft.plan.memory_estimate import GIB, Layout, Shape, Work, estimate, peak
+from rft.plan.memory_estimate import GIB, ModelShape, Parallelism, Workload, estimate, peak
 
 LENGTHS = {"32k": 32_768, "128k": 131_072}
 TILE = 16_384
 CARD = 72 * GIB
 """What an update may take of an 80 GB card: the rest is the context's, cuBLAS's and fragments'."""
 
-FSDP2, ZERO2, ZERO3 = Layout(8, fsdp=True), Layout(8, zero=2), Layout(8, zero=3)
-ZERO3_OFFLOAD = Layout(1, zero=3, offload=True)
+FSDP2, ZERO2, ZERO3 = Parallelism(8, fsdp=True), Parallelism(8, zero=2), Parallelism(8, zero=3)
+ZERO3_OFFLOAD = Parallelism(1, zero=3, offload=True)
 ONE_CARD = {  # what the 128k recipes hold
     "LoRA": Update(LENGTHS["128k"], lora=True, tile=TILE, offload=True),
     "all weights, 8 processes, FSDP2": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=FSDP2),
@@ -53,7 +53,7 @@ def name(update: Update) -> str:
 def estimated_and_simulated(update: Update) -> tuple[float, float]:
     """Bytes of each, said as a row of a table."""
     found = simulate(update)
-    work = Work(
+    work = Workload(
         update=int(found["tokens"]),
         scored=int(found["scored"]),
         checkpointing=update.checkpointing,
@@ -62,7 +62,7 @@ def estimated_and_simulated(update: Update) -> tuple[float, float]:
         offload=update.offload,
         call=update.history,
     )
-    expected = peak(estimate(Shape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True), update.layout, work))
+    expected = peak(estimate(ModelShape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True), update.layout, work))
     print(
         f"{name(update):32} {update.layers:2} layers: estimated {expected / GIB:6.2f} GiB, simulated {found['peak'] / GIB:6.2f}: "
         f"{expected / found['peak'] - 1:+.1%}"
