@@ -1,4 +1,4 @@
-# Everything that runs without a GPU: the quickstart, the tests, evaluation of an endpoint. Build from the root of the repository:
+# Everything that runs without a GPU: the quickstart, the tests, evaluation of an endpoint. Build it from the root of the repository:
 #
 #   docker build -f docker/cpu.Dockerfile -t rft:cpu .
 #   docker run -v $PWD/out:/home/rft/out rft:cpu rft quickstart --out out/quickstart

@@ -1,4 +1,4 @@
-# Training and evaluation on NVIDIA GPUs. Build from the root of the repository:
+# Training and evaluation on NVIDIA GPUs. Build it from the root of the repository:
 #
 #   docker build -f docker/cuda.Dockerfile -t rft:cuda .
 #   docker run --gpus all --shm-size 16g -v $PWD/out:/home/rft/out rft:cuda rft grpo --launch one_gpu --config recipes/...

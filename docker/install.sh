@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The install steps of both images, as one script, so that they can be run without a container engine too:
+# The install steps of both images. They are a script so that they can also run without a container engine:
 #
 #   docker/install.sh cpu|cuda VENV
 #
-# constraints.txt decides every version, here as everywhere. torch comes first: the CPU image takes it from PyTorch's CPU index, the
-# CUDA image from PyPI, whose Linux wheels are the CUDA build. RFT_TORCH_INDEX names another index ("" for pip's own).
-# PyTorch's own kernels are FlashAttention-2: flash-attn, which compiles for hours, would add nothing.
+# constraints.txt pins every version. torch is installed first: the CPU image takes it from PyTorch's CPU index, the CUDA image from
+# PyPI, whose Linux wheels are the CUDA build. RFT_TORCH_INDEX names another index ("" for pip's default index).
+# flash-attn is not installed: it takes hours to compile, and PyTorch's own kernels already are FlashAttention-2.
 set -euo pipefail
 what=${1:?"usage: docker/install.sh cpu|cuda VENV"}
 venv=${2:?"usage: docker/install.sh cpu|cuda VENV"}
@@ -23,7 +23,7 @@ case $what in
   cuda)
     "${pip[@]}" install --quiet --constraint constraints.txt torch
     "${pip[@]}" install --quiet --constraint constraints.txt --editable '.[dev,deepspeed]'
-    # vLLM 0.28 to 0.30 pin the torch of constraints.txt. mistral-common, which they need, takes no numpy from 2.4 on.
+    # vLLM 0.28 to 0.30 pin the torch version of constraints.txt. They need mistral-common, which does not support numpy 2.4 or newer.
     "${pip[@]}" install --quiet --constraint <(grep -v '^numpy==' constraints.txt) 'vllm>=0.22,<=0.31'
     ;;
   *)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the CPU image's install steps without a container engine: the files that its Dockerfile copies, in an empty folder, with an
-# empty environment; then `rft --help` and a quick test from there.
+# Runs the install steps of the CPU image without a container engine. Copies the files that its Dockerfile copies into an empty folder,
+# installs them with an empty environment, then runs `rft --help` and a quick test there.
 #
 #   docker/replay.sh [cpu]
 set -euo pipefail
@@ -22,4 +22,4 @@ clean=(env -i HOME="$folder" PATH="$PATH" LANG=C.UTF-8 ${PIP_INDEX_URL:+PIP_INDE
 "${clean[@]}" docker/install.sh "$what" "$folder/venv"
 "${clean[@]}" "$folder/venv/bin/rft" --help | head -n 3
 "${clean[@]}" "$folder/venv/bin/python" -m pytest -q tests/unit/test_sampler.py tests/unit/test_reward_mcq.py tests/unit/test_prefix_tree_layout.py
-echo "replay of docker/$what.Dockerfile: installed, answers, tests pass"
+echo "replay of docker/$what.Dockerfile: installed; rft --help and the tests pass"

@@ -1,6 +1,6 @@
 """Saves a W&B workspace with the panels of `rft report`: `python launch/wandb_workspace.py ENTITY PROJECT`.
 
-Needs `pip install wandb-workspaces` and a W&B login; the panels themselves are `rft.report.panels`.
+Needs `pip install wandb-workspaces` and a W&B login. The panels are defined in `rft.report.panels`.
 """
 
 import sys
@@ -9,6 +9,7 @@ from rft.report.panels import PANELS
 
 
 def main(entity: str, project: str) -> None:
+    """Saves the workspace and prints its URL."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 

@@ -1,8 +1,7 @@
-"""What a completion is worth: rewards in pure Python, text in and numbers out; verifiable ones, and a judge where only
-reading can tell.
+"""Rewards in pure Python, from text to numbers: verifiable rewards, and a judge for answers that no rule can check.
 
-A reward is a function `reward(completions, **columns) -> list[float | None]`, as TRL calls it: one number for
-each completion, None (never 0) where it could not be scored.
+A reward is a function `reward(completions, **columns) -> list[float | None]`, as TRL calls it: one number per
+completion, None (never 0) if it could not be scored.
 """
 
 from reward.judge import Judge, open_ended

@@ -1,7 +1,7 @@
-"""Find the reward that a recipe names.
+"""Loading the reward function that a recipe names.
 
-Invariant: a name is a plain Python import and nothing else; it gives a callable, or a ValueError that says
-what is missing.
+Invariant: a name is a plain Python import and nothing else. It resolves to a callable, or raises a ValueError that says what is
+missing.
 """
 
 import importlib
@@ -12,12 +12,12 @@ from types import ModuleType
 
 
 def load(spec: str) -> Callable[..., list[float | None]]:
-    """The reward function that `spec` names: "package.module.function" or "path/to/file.py:function".
+    """Loads the reward function that `spec` names: "package.module.function" or "path/to/file.py:function".
 
-    A path is relative to the current folder. The module's own code runs, and what it raises passes through.
+    A path is relative to the current folder. The module is executed; exceptions that it raises are passed on.
 
     Raises:
-        ValueError: no such module, file or function, or it is not callable.
+        ValueError: there is no such module, file or function, or it is not callable.
     """
     where, separator, name = spec.rpartition(":" if ".py:" in spec else ".")
     is_file = separator == ":"
@@ -41,7 +41,7 @@ def _module(where: str, spec: str) -> ModuleType:
 
 def _file(path: Path, spec: str) -> ModuleType:
     if not path.is_file():
-        raise ValueError(f'reward "{spec}": no file {path.absolute()}; give its path from the current folder')
+        raise ValueError(f'reward "{spec}": no file {path.absolute()}; give its path relative to the current folder')
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None  # a .py file always has a loader
     module = importlib.util.module_from_spec(found)

@@ -1,18 +1,18 @@
 r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict.
 
 Invariant: a completion scores 1 only if it reasons inside think tags, closes every think block, and then
-names one letter, the gold one, in a box (\boxed{b}). What cannot be read is wrong; nothing is guessed. With a
-consistency gate, words that name another option than the box score 0 as well. Every step is linear in the
-length of the text, whatever the text.
+names one letter, the gold one, in a box (\boxed{b}). An unreadable answer is wrong; nothing is guessed. With a
+consistency gate, words that name another option than the box score 0 as well. Every step takes time linear in
+the length of the text, for any text.
 
 How a completion is read (`read`):
-- The answer part is what follows the last `</think>`. Nothing before it counts, and there is no answer part
-  while a block is open.
-- A first tag `</think>` closes a block that the chat template opened at the end of the prompt.
-- A box of the answer part names a letter if it holds one letter a-d, bare, in parentheses or in \text{}. All boxes
-  are read alike, in whatever order: boxes of other content are passed over, two different letters are a
-  contradiction, and a box that does not close before the next begins, or at the end, makes the answer unreadable.
-- The words of the answer are the answer part without its boxes; `reward.naming` says which option they name.
+- The answer part is the text after the last `</think>`. Nothing before it counts. If a block is still open,
+  there is no answer part.
+- If the first tag is `</think>`, it closes a block that the chat template opened at the end of the prompt.
+- A box in the answer part names a letter if it contains one letter a-d, bare, in parentheses or in \text{}. All
+  boxes count equally, in any order: boxes with other content are ignored, two different letters are a
+  contradiction, and a box that does not close before the next one or the end makes the answer unreadable.
+- The words of the answer are the answer part without its boxes; `reward.naming` decides which option they name.
 """
 
 import re
@@ -27,7 +27,7 @@ GATES = ("off", "contradiction", "naming")
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _TAG = re.compile(f"({_OPEN}|{_CLOSE})")
-# A letter or digit that leaves ink: punctuation, zero-width characters and blank Hangul fillers are no words.
+# A visible letter or digit: punctuation, zero-width characters and blank Hangul fillers are not words.
 _WORD = re.compile(r"[^\W_\u115f\u1160\u3164\uffa0]")
 _LONE_LETTER = re.compile(r"(?<![a-zA-Z])[a-dA-D](?![a-zA-Z])")
 _BOX_FORMS = ("{%s}", "{(%s)}", r"{\text{%s}}", r"{\text{(%s)}}", r"{(\text{%s})}")
@@ -39,15 +39,21 @@ _BARE_BOX = re.compile(r"\s*\(?([a-dA-D])\)?(?![a-zA-Z])")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a completion says about a question with options.
+    """A parsed completion to a multiple-choice question.
 
-    letter: the letter in the box, strictly read (None: unreadable). lenient: the same, where foreign forms count as well.
-    answer_names, thought_names: the letter of the one option that the words of the answer (its letter's box left out) and of the
-    thought name. answer_quotes: the same for the answer, if it names the option by more than its letter. answer_denies: the
-    letters of the options that the answer denies and never names ("not tea"). mislabels: whether a sentence of either has the
-    words of one option and the letter of another. thought_letter: the one letter in parentheses in the thought. thought_words:
-    how many words the thought has. thought_vocabulary: how many different ones, single Latin letters left out. reasons: whether
-    it passes the format gate. answer: the words of the answer.
+    Attributes:
+        letter: the letter in the box, read strictly (None: unreadable).
+        lenient: same, but box formats of other models count as well.
+        answer_names: letter of the one option that the words of the answer name, without the box (None: none or several).
+        answer_quotes: same, only if the answer names the option by its words and not just by its letter.
+        answer_denies: letters of the options that the answer denies and never names ("not tea").
+        thought_names: letter of the one option that the words of the thought name (None: none or several).
+        thought_letter: the one letter in parentheses in the thought.
+        mislabels: whether a sentence of the answer or thought has the words of one option and the letter of another.
+        thought_words: number of words in the thought.
+        thought_vocabulary: number of different words in the thought, without single Latin letters.
+        reasons: whether the completion passes the format gate.
+        answer: the words of the answer.
     """
 
     letter: str | None
@@ -64,20 +70,23 @@ class Reading:
     answer: str
 
     def right(self, gold: str) -> bool:
-        """The box names the gold letter, whatever the words say."""
+        """Returns whether the box names the gold letter; the words do not matter."""
         return self.letter == gold
 
     @property
     def consistent(self) -> bool:
-        """The box names a letter, neither answer nor thought names another option than the box or an option by another's letter,
-        and the answer does not deny the option of the box."""
+        """Whether the box names a letter and the words agree with it.
+
+        They disagree if the answer or the thought names another option or gives an option the letter of another, or if the
+        answer denies the option of the box.
+        """
         if self.letter is None or self.mislabels or self.letter in self.answer_denies:
             return False
         return {self.answer_names, self.thought_names} <= {None, self.letter}
 
 
 def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
-    """Read `completion` (a string or a list of messages). Without `options` only letters in parentheses can be named."""
+    """Parses `completion` (a string or list of messages). Without `options`, only letters in parentheses name an option."""
     thought, answer = _thought_and_answer(_text(completion) or "")
     said = without_boxes(answer)
     shown = options or ("",) * len(LETTERS)
@@ -99,10 +108,10 @@ def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
 
 
 def mcq_letter(completion: Any) -> str | None:
-    r"""The letter ("a" to "d") named in the answer part of `completion`, or None.
+    r"""Returns the letter ("a" to "d") in the box of the answer part of `completion`, or None.
 
-    This looks at the answer alone and leaves the gate to `has_reasoning`: a text without any think tag is all
-    answer, so that models that do not think can be measured too.
+    This reads only the answer; `has_reasoning` is the gate. A text without think tags is all answer, so that models that do
+    not think can be measured too.
     """
     answer = answer_part(completion)
     boxes = [_box(piece) for piece in answer.split(r"\boxed")[1:]]
@@ -115,8 +124,11 @@ def mcq_letter(completion: Any) -> str | None:
 
 
 def lenient_letter(completion: Any) -> str | None:
-    r"""The letter named in the answer part, where forms that other models use count as well: \boxed{B.}, \boxed{\textbf{b}},
-    \boxed b, \boxed{(b) text}. Two different letters are none. For evaluation alone: the reward is strict."""
+    r"""Returns the letter in the box of the answer part; box formats of other models count as well.
+
+    These are \boxed{B.}, \boxed{\textbf{b}}, \boxed b and \boxed{(b) text}. Two different letters give None. For evaluation
+    only: the reward is strict.
+    """
     if strict := mcq_letter(completion):
         return strict
     letters = set()
@@ -131,8 +143,10 @@ def lenient_letter(completion: Any) -> str | None:
 
 
 def without_boxes(answer: str) -> str:
-    r"""An answer part without the boxes that name a letter, and without what does not close; a box ends a sentence. What
-    stands in a box of other content is said as well."""
+    r"""Returns an answer part without the boxes that name a letter and without unclosed boxes.
+
+    A box ends a sentence. The content of other boxes is kept.
+    """
     first, *pieces = answer.split(r"\boxed")
     kept = [first]
     for piece in pieces:
@@ -144,12 +158,12 @@ def without_boxes(answer: str) -> str:
 
 
 def answer_part(completion: Any) -> str:
-    """What `completion` says after its last think block; "" while a block is open."""
+    """Returns the text of `completion` after its last think block; "" if a block is still open."""
     return _thought_and_answer(_text(completion) or "")[1]
 
 
 def has_reasoning(completion: Any) -> bool:
-    """The format gate: words inside closed think tags, and words in the answer part."""
+    """Returns whether `completion` passes the format gate: words inside closed think tags, and words in the answer part."""
     thought, answer = _thought_and_answer(_text(completion) or "")
     return bool(_WORD.search(thought) and _WORD.search(answer))
 
@@ -163,31 +177,31 @@ def personamem(
     finished: Sequence[bool] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """The reward of each completion: 1.0 if it passes the gates and names the gold letter, else 0.0.
+    """Scores each completion: 1.0 if it passes the gates and names the gold letter, otherwise 0.0.
 
     Args:
-        completions: N completions, each a string or a list of messages of which the last is scored.
-        answer: N gold letters, any case, also as "(b)" or "b."; None: an open-ended question.
-        options: the options of each, for the consistency gate.
-        consistency_gate: "contradiction": pay nothing if the words of the answer or of the thought name one option and the box
-            another, the answer denies the option of the box, or a sentence has the words of one option and the letter of
-            another; "naming": nor if the words of the answer do not name the option of the box, for options so short that an
-            answer repeats them (its letter alone is no name); "off": look at the box alone.
-        min_thought_words: pay nothing for a thought of fewer different words; from 2 on, single letters are no words.
-        finished: whether each completion ended by itself; with a consistency gate one that was cut off is paid nothing, for
-            nobody knows what it would have gone on to say.
-        columns: whatever else the trainer passes along; ignored.
+        completions: N completions, each a string or a list of messages; the last message is scored.
+        answer: N gold letters in any case, also as "(b)" or "b." (None: an open-ended question).
+        options: N lists of options, for the consistency gate.
+        consistency_gate: "off": only the box counts. "contradiction": score 0 if the words of the answer or of the thought name
+            one option and the box another, if the answer denies the option of the box, or if a sentence has the words of one
+            option and the letter of another. "naming": also score 0 if the words of the answer do not name the option of the box
+            (its letter alone is not enough); for options short enough that an answer repeats them.
+        min_thought_words: score 0 if the thought has fewer different words; from 2 on, single letters are not words.
+        finished: whether each completion ended by itself. With a consistency gate, a completion that was cut off scores 0,
+            because the rest of its text is unknown.
+        columns: all other columns from the trainer; ignored.
 
     Returns:
-        N rewards; None for a row without a gold letter (an open-ended question) or without text to score.
+        N rewards; None for a row without a gold letter (an open-ended question) or without text.
 
     Raises:
-        ValueError: `completions`, `answer` and `options` differ in length, a gold is no letter, or the gate has no options.
+        ValueError: `completions`, `answer` and `options` differ in length, a gold is not a letter, or the gate has no options.
     """
     if len(completions) != len(answer):
         raise ValueError(
             f"reward.personamem: {len(completions)} completions but {len(answer)} answers; "
-            "pass one gold letter for each completion"
+            "pass one gold letter per completion"
         )
     if consistency_gate not in GATES:
         raise ValueError(f"reward.personamem: consistency_gate {consistency_gate!r}: expected one of {', '.join(GATES)}")
@@ -196,7 +210,7 @@ def personamem(
     shown = options if options is not None else [None] * len(completions)
     if len(shown) != len(completions):
         raise ValueError(
-            f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one for each"
+            f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one per completion"
         )
     scores = [
         _reward(completion, gold_letter(gold), of_row, consistency_gate, min_thought_words)
@@ -208,22 +222,22 @@ def personamem(
 
 
 def paper(completions: Sequence[Any], answer: Sequence[str | None], **columns: Any) -> list[float | None]:
-    """The reward as the paper has it: `personamem` without the consistency gate and without a floor of words."""
+    """The reward of the paper: `personamem` without the consistency gate and without a minimum number of words."""
     return personamem(completions, answer)
 
 
 def gold_letter(gold: Any) -> str | None:
-    """A gold letter as "a" to "d", from "B", "(b)" or " b. "; None stays None.
+    """Normalizes a gold letter such as "B", "(b)" or " b. " to "a" to "d"; None stays None.
 
     Raises:
-        ValueError: anything else, which would never be paid and never be noticed.
+        ValueError: for anything else, since no completion could ever match it and nobody would notice.
     """
     if gold is None:
         return None
     letter = gold.strip().strip("().").strip().lower() if isinstance(gold, str) else ""
     if letter not in LETTERS:
         raise ValueError(
-            f"reward.personamem: the gold {gold!r} is no letter; give one of {', '.join(LETTERS)}, or None for an open-ended "
+            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS)}, or None for an open-ended "
             "question"
         )
     return letter
@@ -242,10 +256,10 @@ def _reward(completion: Any, gold: str | None, options: Sequence[str] | None, ga
 
 
 def _text(completion: Any) -> str | None:
-    """The text of a completion, think tags included; None if it is neither a string nor a list of messages.
+    """Returns the text of a completion with think tags; None if it is neither a string nor a list of messages.
 
-    A message may carry its reasoning apart in `reasoning_content`, as parsers of chat responses leave it. It
-    goes back in front of a closing tag: so reads a completion whose think block was opened in the prompt.
+    A message may contain its reasoning separately in `reasoning_content`, as parsers of chat responses do. It is put back in
+    front of a closing tag, as in a completion whose think block was opened in the prompt.
     """
     if isinstance(completion, str):
         return completion
@@ -253,7 +267,7 @@ def _text(completion: Any) -> str | None:
         return None
     message = completion[-1] if completion else {}
     if message.get("role", "assistant") != "assistant":
-        return ""  # it ended on a tool's words, not on its own
+        return ""  # the last message is from a tool, not from the model
     content, reasoning = message.get("content") or "", message.get("reasoning_content") or ""
     if not isinstance(content, str) or not isinstance(reasoning, str):
         return None
@@ -261,7 +275,7 @@ def _text(completion: Any) -> str | None:
 
 
 def _thought_and_answer(text: str) -> tuple[str, str]:
-    """What is said inside think blocks, and what follows the last one ("" while a block is still open)."""
+    """Returns the text inside think blocks, and the text after the last one ("" if a block is still open)."""
     parts = _TAG.split(text)  # text, tag, text, tag, ..., text
     depth = 1 if len(parts) > 1 and parts[1] == _CLOSE else 0
     thought = []
@@ -273,7 +287,7 @@ def _thought_and_answer(text: str) -> tuple[str, str]:
 
 
 def _box(piece: str) -> str | None:
-    r"""The braces right after a \boxed and all inside; None if they never close, "" if there are none."""
+    r"""Returns the braces right after a \boxed with their content; None if they never close, "" if there are none."""
     piece = piece.lstrip()
     depth = 0
     for i, char in enumerate(piece):

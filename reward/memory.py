@@ -1,16 +1,16 @@
-"""What a memory is worth beside the answers given from it. All off by default: a recipe names those it wants.
+"""Rewards for a memory itself, in addition to the answers given from it. All are off by default; a recipe lists those to use.
 
 A memory reward is a function `reward(memories, **columns) -> list[float | None]`: one number in 0..1 for each of N
-trajectories, None where there is nothing to judge. A trajectory is given as it was written:
+trajectories, None if there is nothing to score. The columns describe the trajectories:
 
     memories   the memory stored after each update, oldest first
     chunks     the text that each update read
-    cut        whether each update was over-long, so that its last bullets were lost
-    empty      whether each update wrote no bullet, so that the memory before it stayed
+    cut        whether each update was too long, so that its last bullets were dropped
+    empty      whether each update wrote no bullet, so that the previous memory was kept
     withdrawn  phrases that the user asked to forget
 
-Invariant: a memory that says nothing earns nothing, so none of these is raised by forgetting everything; how a phrase is
-spelled (case, punctuation, spacing, invisible characters) changes nothing.
+Invariant: an empty memory earns nothing, so forgetting everything never increases a reward. The spelling of a phrase (case,
+punctuation, spacing, invisible characters) makes no difference.
 """
 
 import re
@@ -18,8 +18,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-COPIED_WORDS = 8  # so many words of the chunk in a row are a copy; a preference named as the user named it is shorter
-PRESENT = 0.6  # the share of a withdrawn phrase's words in one line that makes the line speak of it
+COPIED_WORDS = 8  # N consecutive words of the chunk are a copy; a preference in the user's own words is shorter
+PRESENT = 0.6  # a line mentions a withdrawn phrase if it contains at least this share of its words
 _EMPTY_WORDS = frozenset(
     "the and for with that this from about into over user their they likes enjoys loves prefers does not".split()
 )
@@ -34,7 +34,7 @@ _SECRETS = (
 def within_budget(
     memories: Sequence[Sequence[str]], cut: Sequence[Sequence[bool]], empty: Sequence[Sequence[bool]], **columns: Any
 ) -> list[float | None]:
-    """The share of updates that wrote a memory and kept to the budget; an update without a bullet is none."""
+    """Share of updates that wrote a memory within the budget; an update without a bullet does not count as one."""
     return [
         None if not stored else sum(not c and not e for c, e in zip(over, none, strict=True)) / len(stored)
         for stored, over, none in zip(memories, cut, empty, strict=True)
@@ -42,8 +42,10 @@ def within_budget(
 
 
 def not_copied(memories: Sequence[Sequence[str]], chunks: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
-    """The share of updates whose memory holds no `COPIED_WORDS` words in a row of the chunk it has just read; one such run is
-    enough, however much stands around it."""
+    """Share of updates whose memory contains no `COPIED_WORDS` consecutive words of the chunk just read.
+
+    One such run makes the update a copy, no matter how long the rest of the memory is.
+    """
     return [
         None
         if not stored
@@ -58,7 +60,7 @@ def not_copied(memories: Sequence[Sequence[str]], chunks: Sequence[Sequence[str]
 def forgotten_absent(
     memories: Sequence[Sequence[str]], withdrawn: Sequence[Sequence[str]], **columns: Any
 ) -> list[float | None]:
-    """The share of withdrawn phrases that the last memory does not speak of; 0 for a memory that says nothing at all."""
+    """Share of withdrawn phrases that the last memory does not mention; 0 for an empty memory."""
     return [
         None
         if not stored or not phrases
@@ -68,8 +70,8 @@ def forgotten_absent(
 
 
 def sensitive_absent(memories: Sequence[Sequence[str]], **columns: Any) -> list[float | None]:
-    """1 if the last memory says something and holds no e-mail address, long number, social security number or API key, else
-    0."""
+    """1 if the last memory is not empty and contains no e-mail address, long number, social security number or API key;
+    otherwise 0."""
     return [
         None
         if not stored
@@ -79,8 +81,7 @@ def sensitive_absent(memories: Sequence[Sequence[str]], **columns: Any) -> list[
 
 
 def speaks_of(memory: str, phrase: str) -> bool:
-    """Whether a line of the memory speaks of the phrase: it has most of its telling words, as they are or with another
-    ending."""
+    """Returns whether a line of the memory mentions the phrase: it contains most of its content words, in any inflection."""
     wanted = {word for word in _words(phrase) if word not in _EMPTY_WORDS and len(word) > 2} or set(_words(phrase))
     return bool(wanted) and any(
         sum(any(_alike(word, other) for other in said) for word in wanted) >= PRESENT * len(wanted)
@@ -96,13 +97,13 @@ def _alike(word: str, other: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Compatibility forms unified, invisible characters out, lower case."""
+    """Returns the text with compatibility forms unified, invisible characters removed, in lower case."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Mn")).casefold()
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text; letters that stand apart (j a z z) are one word."""
+    """Returns the words of a text; spaced letters (j a z z) are one word."""
     joined = re.sub(
         r"(?<![^\W_])[^\W\d_](?:[\W_]{1,2}[^\W\d_](?![^\W_]))+", lambda run: re.sub(r"[\W_]", "", run[0]), _plain(text)
     )

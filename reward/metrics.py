@@ -1,6 +1,6 @@
-"""What a mean reward hides of completions to questions with options: skill told apart from form.
+"""Metrics of completions to multiple-choice questions that separate skill from format, which the mean reward mixes.
 
-Invariant: everything is computed from readings (`reward.mcq.read`) and gold letters; every completion counts once in
+Invariant: everything is computed from readings (`reward.mcq.read`) and gold letters. Every completion counts once in
 `answer_letters`, whose shares add up to 1.
 """
 
@@ -11,19 +11,23 @@ from reward.mcq import LETTERS, Reading
 
 
 def reading_metrics(readings: Sequence[Reading], golds: Sequence[str]) -> dict[str, float]:
-    """Rates over N >= 1 readings and their gold letters.
+    """Computes rates over N >= 1 readings and their gold letters.
 
     Returns:
-        unparsed_rate: share whose box names no letter. format_rate: share that passes the format gate, whatever the letter.
-        consistent: share of the readable answers whose words, and whose thought, name no other option than the box.
-        thought_right, answer_right: share whose thought, and the words of whose answer, name the gold option.
-        thought_words: mean number of words of a thought. answer_letters/x: share whose box names x ("none": no letter).
+        A dict with these keys; each rate is a share of the completions unless noted:
+        unparsed_rate: the box names no letter.
+        format_rate: the completion passes the format gate, whatever the letter.
+        consistent: share of the readable answers that are consistent (`Reading.consistent`).
+        thought_right: the thought names the gold option.
+        answer_right: the words of the answer name the gold option.
+        thought_words: mean number of words per thought.
+        answer_letters/x: the box names x ("none": no letter).
 
     Raises:
         ValueError: there are no readings.
     """
     if not readings:
-        raise ValueError("reward.reading_metrics: no completions, so there is no rate; pass at least one")
+        raise ValueError("reward.reading_metrics: no completions, so rates are undefined; pass at least one")
     count = len(readings)
     letters = Counter(said.letter or "none" for said in readings)
     readable = [said for said in readings if said.letter is not None]

@@ -1,18 +1,18 @@
-r"""Which option do the words of a text name?
+r"""Finds the option that the words of a text name.
 
-Invariant: one definition for the reward's consistency gate, every metric and every report. A text names an option if it holds the
-option's words in their order, as whole words, and does not deny it. What is ambiguous names nothing: a text that names several
-options, or options that are equal. Every step is linear in the length of the text, whatever the text.
+Invariant: the reward's consistency gate, every metric and every report use this one definition. A text names an option if it
+contains the option's words in their order, as whole words, and does not deny it. An ambiguous text names nothing: one that names
+several options, or options that are equal. Every step takes time linear in the length of the text, for any text.
 
 How a text is compared:
-- Case, punctuation, white space, width and invisible characters make no difference.
-- An option inside of another one ("tea" in "green tea") is named only where the longer one is not.
-- Scripts that are written without spaces (Chinese, Japanese, Thai, ...) are compared without regard to word ends.
-- A sentence that breaks off within an option names it if at least half of the option, and two words, stand there and no other
-  option begins so: "Something quite" for "Something quite new".
-- A denial (`DENIALS`) counts for the options behind it in its clause, else for those before it in its clause, else for those of
-  the nearest clause before it in its sentence: "not jazz", "jazz is not for you", "jazz, forget it". Words of an option deny
-  nothing.
+- Case, punctuation, white space, character width and invisible characters make no difference.
+- An option inside another one ("tea" in "green tea") is named only in places where the longer one is not.
+- Scripts that are written without spaces (Chinese, Japanese, Thai, ...) are compared without regard to word boundaries.
+- A sentence that ends in the middle of an option names it if it contains at least half of the option and at least two words, and
+  no other option begins the same way: "Something quite" for "Something quite new".
+- A denial (`DENIALS`) applies to the options after it in its clause; otherwise to those before it in its clause; otherwise to
+  those of the nearest clause before it in its sentence: "not jazz", "jazz is not for you", "jazz, forget it". Words inside an
+  option are never denials.
 - If the words name no single option, a letter in parentheses, such as "(b)", does, if it is the only one.
 """
 
@@ -35,10 +35,10 @@ _ASSENT = re.compile(r"\b(?:no doubt|without (?:a )?doubt|why not|not only|no wo
 _SENTENCE_END, _CLAUSE_END = ".!?。؟।;\n", ",:、—–"
 _SPACED = str.maketrans(dict.fromkeys(_SENTENCE_END + _CLAUSE_END, " "))
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
-_MARK = "\ue000"  # of a letter in parentheses in a folded text; a private character, which no text keeps
+_MARK = "\ue000"  # marks a letter in parentheses in a folded text; a private-use character, removed from every input
 _MARKED = re.compile(rf"{_MARK}([a-z])\b")
 _BLANK_FILLERS = "\u115f\u1160\u3164\uffa0"
-_MOST_ACCENTS = 4  # on one character; more are ornament, and slow to normalise
+_MOST_ACCENTS = 4  # per character; more are decoration, and slow to normalize
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
@@ -46,9 +46,11 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "M
 class Mentions:
     """The letters of the options that a text mentions.
 
-    words: of those whose words it holds; letters: of those whose letter stands there in parentheses; both without those denied.
-    denied: denied in their own clause, and named nowhere. mislabels: one sentence has the words of one option and the letter of
-    another, and no more of either.
+    Attributes:
+        words: options whose words the text contains, without denied ones.
+        letters: options whose letter the text contains in parentheses, without denied ones.
+        denied: options that are denied in their own clause and named nowhere.
+        mislabels: whether a sentence has the words of exactly one option and the letter of exactly one other.
     """
 
     words: frozenset[str]
@@ -58,38 +60,38 @@ class Mentions:
 
     @property
     def quoted(self) -> str | None:
-        """The letter of the one option that is named by its words."""
+        """The letter of the one option that is named by its words (None: none or several)."""
         return next(iter(self.words)) if len(self.words) == 1 else None
 
     @property
     def option(self) -> str | None:
-        """The letter of the one option that is named, by its words or else by its letter."""
+        """The letter of the one option that is named, by its words or otherwise by its letter (None: none or several)."""
         return self.quoted or (next(iter(self.letters)) if len(self.letters) == 1 else None)
 
 
 def named_option(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that `text` names ("a" for the first); None if it names none, or several."""
+    """Returns the letter of the one option that `text` names ("a" for the first); None if it names none or several."""
     return mentions(text, options).option
 
 
 def named_letter(text: str, count: int = 4) -> str | None:
-    """The one letter of the first `count` that stands in parentheses, such as "(b)"; None if none does, or several do."""
+    """Returns the one letter in parentheses, such as "(b)", among the first `count`; None if there is none or several."""
     letters = {letter.lower() for letter in _LETTER.findall(text)} & set(LETTERS[:count])
     return letters.pop() if len(letters) == 1 else None
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, folded; of a script without spaces each character."""
+    """Returns the folded words of a text; in a script without spaces, every character is a word."""
     plain = _plain(_fold(text)).replace(_MARK, "")
     return [piece for word in plain.split() for piece in (word if _unspaced(word[0]) else (word,))]
 
 
 def mentions(text: str, options: Sequence[str]) -> Mentions:
-    """What `text` mentions of N options, given in the order of their letters.
+    """Finds the options that `text` mentions.
 
     Args:
-        text: what a completion says, boxes left out (`reward.mcq.read` hands over the thought and the answer).
-        options: N options; "" is never mentioned.
+        text: text of a completion without boxes (`reward.mcq.read` passes the thought and the answer).
+        options: N options in the order of their letters; "" is never mentioned.
     """
     plain, clauses = _clauses(text)
     known = [(letter, _plain(_fold(option))) for letter, option in zip(LETTERS, options, strict=False)]
@@ -97,8 +99,8 @@ def mentions(text: str, options: Sequence[str]) -> Mentions:
     masked = _without(plain, spans)
     spans += [(m.start(), m.end(), m[1]) for m in _MARKED.finditer(masked) if m[1] in LETTERS[: len(known)]]
     denied, doubted = _denied(masked, clauses, sorted(spans))
-    found: dict[bool, set[str]] = {True: set(), False: set()}  # is it a letter in parentheses? -> letters
-    beside: dict[tuple[int, bool], set[str]] = defaultdict(set)  # the same for each sentence
+    found: dict[bool, set[str]] = {True: set(), False: set()}  # is a letter in parentheses -> letters
+    beside: dict[tuple[int, bool], set[str]] = defaultdict(set)  # same, per sentence
     starts = [start for start, _, _ in clauses]
     for span in spans:
         if span not in denied and span not in doubted:
@@ -123,7 +125,7 @@ Clause = tuple[int, int, int]  # start and stop in a plain text, number of the s
 
 
 def _clauses(text: str) -> tuple[str, list[Clause]]:
-    """A text as its words with single spaces between, and where its clauses are; those without words are left out."""
+    """Returns the words of a text with single spaces in between, and its clauses; clauses without words are left out."""
     pieces, clauses, start = [], [], 0
     for number, sentence in enumerate(re.split(f"[{re.escape(_SENTENCE_END)}]+", _fold(text))):
         for clause in re.split(rf"[{_CLAUSE_END}]+|\s(?=(?:but|so)\s)", sentence):
@@ -135,7 +137,7 @@ def _clauses(text: str) -> tuple[str, list[Clause]]:
 
 
 def _whole(plain: str, known: Sequence[tuple[str, str]]) -> Iterator[Span]:
-    """Where the words of an option stand."""
+    """Yields the places where all words of an option occur."""
     for letter, wanted in known:
         start = plain.find(wanted) if wanted else -1
         while start >= 0:
@@ -146,7 +148,7 @@ def _whole(plain: str, known: Sequence[tuple[str, str]]) -> Iterator[Span]:
 
 
 def _broken_off(plain: str, clauses: Sequence[Clause], known: Sequence[tuple[str, str]]) -> Iterator[Span]:
-    """Where a sentence ends in the beginning of one option."""
+    """Yields the places where a sentence ends with the beginning of one option."""
     beginnings = defaultdict(set)
     for letter, wanted in known:
         pieces = wanted.split()
@@ -166,9 +168,9 @@ def _broken_off(plain: str, clauses: Sequence[Clause], known: Sequence[tuple[str
 
 
 def _widest(spans: Sequence[Span]) -> list[Span]:
-    """The spans that lie in no longer one."""
+    """Returns the spans that are not inside a longer one."""
     kept: list[Span] = []
-    reach = (-1, -1)  # of the span so far that ends last
+    reach = (-1, -1)  # the span that ends last so far
     for start, stop, letter in sorted(spans, key=lambda span: (span[0], -span[1])):
         if stop > reach[1] or (start, stop) == reach:
             kept.append((start, stop, letter))
@@ -177,7 +179,7 @@ def _widest(spans: Sequence[Span]) -> list[Span]:
 
 
 def _without(plain: str, spans: Sequence[Span]) -> str:
-    """The text with blanks for the spans, which are sorted."""
+    """Replaces the (sorted) spans of the text by blanks."""
     pieces, end = [], 0
     for start, stop, _ in spans:
         if stop > end:
@@ -187,7 +189,7 @@ def _without(plain: str, spans: Sequence[Span]) -> str:
 
 
 def _denied(masked: str, clauses: Sequence[Clause], spans: Sequence[Span]) -> tuple[set[Span], set[Span]]:
-    """Those of the spans, which are sorted, that are denied in their own clause, and those that a later clause denies."""
+    """Returns the (sorted) spans that are denied in their own clause, and those that a later clause denies."""
     starts = [start for start, _, _ in clauses]
     beginning, ending, denials = defaultdict(list), defaultdict(list), defaultdict(list)  # by clause
     for span in spans:
@@ -214,7 +216,7 @@ def _denied(masked: str, clauses: Sequence[Clause], spans: Sequence[Span]) -> tu
 
 
 def _ends(plain: str, before: int, after: int) -> bool:
-    """Whether a word ends between two neighbouring characters of a plain text."""
+    """Returns whether a word ends between two adjacent characters of a plain text."""
     if before < 0 or after >= len(plain):
         return True
     return " " in (plain[before], plain[after]) or _unspaced(plain[before]) or _unspaced(plain[after])
@@ -224,9 +226,9 @@ def _unspaced(character: str) -> bool:
     return ord(character) > 0xDFF and unicodedata.name(character, "").startswith(_UNSPACED)
 
 
-@lru_cache(maxsize=64)  # the options are those of all completions of a question, and a thought is read twice
+@lru_cache(maxsize=64)  # all completions of a question share its options, and a thought is read twice
 def _fold(text: str) -> str:
-    """A text with compatibility forms unified and case folded; what is neither word nor end of a clause becomes a space."""
+    """Unifies compatibility forms, folds case, and replaces everything except words and ends of clauses by a space."""
     accents = 0
     kept = []
     for character in text:
@@ -238,13 +240,13 @@ def _fold(text: str) -> str:
 
 
 class _Kept(dict[int, str | None]):
-    """What becomes of each character of a folded text, worked out once; None: it leaves no trace."""
+    """Cached replacement of each character of a folded text (None: the character is removed)."""
 
     def __missing__(self, code: int) -> str | None:
         character, category = chr(code), unicodedata.category(chr(code))
-        if category == "Cf" or character in _BLANK_FILLERS or "\ufe00" <= character <= "\ufe0f":  # the last: variation selectors
+        if category == "Cf" or character in _BLANK_FILLERS or "\ufe00" <= character <= "\ufe0f":  # last: variation selectors
             self[code] = None
-        else:  # of marks ("M") only accents and vowel signs are left, which belong to a word
+        else:  # remaining marks ("M") are accents and vowel signs, which belong to a word
             is_kept = character.isalnum() or category[0] == "M" or character in _MARK + _SENTENCE_END + _CLAUSE_END
             self[code] = character if is_kept else " "
         return self[code]
@@ -254,5 +256,5 @@ _KEPT = _Kept()
 
 
 def _plain(folded: str) -> str:
-    """The words of a folded text, single spaces between them."""
+    """Returns the words of a folded text with single spaces in between."""
     return " ".join(folded.translate(_SPACED).split())

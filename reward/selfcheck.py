@@ -1,7 +1,7 @@
-r"""A question tests its own reward before anyone trains on it.
+r"""Self-check of the reward on each question before training.
 
-Invariant: a reward that passes pays 1 for the gold letter and 0 for each other letter, for an empty
-completion, and for a gold answer cut off inside the think block or before its box closes.
+Invariant: a reward that passes gives 1 for the gold letter, and 0 for every other letter, for an empty completion, and for a
+gold answer that is cut off inside the think block or before its box closes.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,14 @@ from reward.mcq import LETTERS, personamem
 
 
 def self_check(gold_letter: str, reward: Callable[..., list[float | None]] = personamem) -> None:
-    """Score model answers to a question whose gold is `gold_letter` ("a" to "d") with `reward`.
+    """Checks the scores that `reward` gives to test answers of a question.
+
+    Args:
+        gold_letter: the gold letter, "a" to "d".
+        reward: the reward to check.
 
     Raises:
-        ValueError: the gold is no letter, or the first answer that does not score what it must.
+        ValueError: the gold is not a letter, or an answer gets a wrong score; names the first such answer.
     """
     if gold_letter not in LETTERS:
         raise ValueError(f"self-check: the gold is {gold_letter!r}; it must be one of {', '.join(LETTERS)}")

@@ -1,7 +1,7 @@
-"""The `rft` command: every subcommand is thin, and none is imported before it is asked for, so that `rft --help` is quick.
+"""The `rft` command. Every subcommand is thin and is imported only when it is called, so that `rft --help` is fast.
 
-Exit codes: 0 done, 1 a check failed, 2 a mistake of the user's (one line on stderr), 75 a training that was told to leave
-and left a checkpoint, 130 interrupted.
+Exit codes: 0 success; 1 a check failed; 2 user error (one line on stderr); 75 training interrupted by a signal after saving a
+checkpoint; 130 interrupted by Ctrl-C.
 """
 
 import argparse
@@ -14,36 +14,36 @@ from rft import __version__
 from rft.errors import Interrupted, RftError, told
 from rft.screen import leave_out_noise
 
-# command -> (module, what it does); the module has add_arguments(parser) and run(args) -> exit code
+# command -> (module, help text); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {
-    "quickstart": ("rft.toy.quickstart", "from nothing to a trained tiny model and a report, on a laptop"),
-    "simulate": ("rft.simulate.command", "write a dataset of made-up personas"),
-    "data check": ("rft.data.check", "what a dataset holds, what is wrong with it, what can be guessed"),
-    "evaluate": ("rft.evaluate.command", "ask a checkpoint every question of a split"),
-    "compare": ("rft.evaluate.comparison", "paired differences between evaluations, over the same questions"),
-    "memory": ("rft.memory.command", "write a memory from a chat, show it, answer from it (write|show|answer)"),
-    "report": ("rft.report.training", "a training's curves and samples, as one page"),
-    "merge": ("rft.train.merge", "a LoRA adapter and its base model as one checkpoint"),
-    "bench": ("rft.bench.command", "what the prefix tree saves here: time, memory, exactness; a whole GPU (bench gpu)"),
+    "quickstart": ("rft.toy.quickstart", "train a tiny model from scratch and write a report, on a laptop"),
+    "simulate": ("rft.simulate.command", "generate a dataset of synthetic personas"),
+    "data check": ("rft.data.check", "check a dataset: contents, errors, and answers that can be guessed without the history"),
+    "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
+    "compare": ("rft.evaluate.comparison", "compare evaluations of the same questions by paired differences"),
+    "memory": ("rft.memory.command", "write a memory from a chat, show it, or answer from it (write|show|answer)"),
+    "report": ("rft.report.training", "write the curves and samples of a training run as one page"),
+    "merge": ("rft.train.merge", "merge a LoRA adapter and its base model into one checkpoint"),
+    "bench": ("rft.bench.command", "measure the time, memory and exactness of the prefix tree; benchmark a GPU (bench gpu)"),
 }
 TRAINING = {
-    "base": ("rft.toy.pretrain", "the tiny base checkpoint, from scratch"),
-    "sft": ("rft.train.sft", "the cold start: supervised fine-tuning"),
+    "base": ("rft.toy.pretrain", "pretrain the tiny base checkpoint from scratch"),
+    "sft": ("rft.train.sft", "supervised fine-tuning (cold start)"),
     "grpo": ("rft.train.grpo", "reinforcement fine-tuning with verifiable rewards"),
-    "memory-sft": ("rft.train.memory_sft", "the cold start of the memory: updates and answers"),
-    "memory-grpo": ("rft.train.memory_grpo", "reinforcement fine-tuning of the memory: one memory answers many questions"),
-}  # module.train(argv): TRL-style recipes bring their own parser
+    "memory-sft": ("rft.train.memory_sft", "supervised fine-tuning of memory updates and answers (cold start)"),
+    "memory-grpo": ("rft.train.memory_grpo", "reinforcement fine-tuning of the memory; one memory answers many questions"),
+}  # each module has train(argv) and its own TRL-style parser
 
 
 def _help() -> str:
     lines = ["usage: rft COMMAND ...", "", "Reinforcement fine-tuning for personalization over long chat histories.", "",
-             "commands (rft COMMAND --help tells more; trainings take --launch LAYOUT, see launch/):"]
+             "commands (details: rft COMMAND --help; training commands accept --launch LAYOUT, see launch/):"]
     lines += [f"  {name:<12} {what}" for name, (_, what) in {**COMMANDS, **TRAINING}.items()]
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; its exit code."""
+    """Runs one subcommand and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_help())
@@ -92,7 +92,7 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
-    except Interrupted as left:  # a training inside a longer command
+    except Interrupted as left:  # training inside a longer command
         print(str(left), file=sys.stderr)
         return 75
     except KeyboardInterrupt:

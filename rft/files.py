@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and locks that one process holds.
+"""Atomic file writes, and file locks held by one process.
 
-Invariant: whoever reads a path written here finds the old content or the new one, never a part; a write that fails leaves
-nothing beside it.
+Invariant: a reader of a path written here sees the old content or the new content, never a part. A failed write leaves no
+temporary file.
 """
 
 import contextlib
@@ -14,15 +14,15 @@ from rft.errors import DataError, RftError
 
 
 def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
-    """Writes a file whole or leaves what was there. Several processes may write the same path: the last one wins.
+    """Writes a file atomically. Several processes may write the same path: the last one wins.
 
     Args:
-        path: its folder is made if it is missing.
-        content: all that the file will hold.
-        durable: whether the content must survive a power cut from now on, for the time of an fsync.
+        path: file to write; its folder is created if missing.
+        content: full content of the file.
+        durable: whether the content must survive a power failure after the call; costs an fsync.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -40,18 +40,21 @@ def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """`write_atomic` for text. Raises DataError if the disk refuses."""
+    """Writes text with `write_atomic`. Raises DataError if the file cannot be written."""
     try:
         write_atomic(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise DataError(
-            f"{path}: cannot write it: {error.strerror or error}; make room, then run the same command again"
+            f"{path}: cannot write it: {error.strerror or error}; free space, then run the same command again"
         ) from None
 
 
 def claim(file: IO[Any], refused: RftError) -> None:
-    """Locks an open file until it is closed; the system lets go of it however its holder ends. Raises `refused` if another
-    process holds it."""
+    """Locks an open file until it is closed. The operating system also releases the lock if the process crashes.
+
+    Raises:
+        RftError: `refused`, if another process holds the lock.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,7 +1,7 @@
-"""Whether the Hugging Face Hub answers, found out in two seconds.
+"""A two-second test of whether the Hugging Face Hub is reachable.
 
-Its own client tries again for 23 to 49 seconds when there is no network. What is asked of it goes through `local_only`: without a
-network, what lies in the cache is taken at once, and what does not is an error at once.
+The client of the Hub retries for 23 to 49 seconds if there is no network. Therefore every request first calls `local_only`:
+without a network, cached files are used immediately, and a missing file is an error immediately.
 """
 
 import os
@@ -16,18 +16,18 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def local_only(name: str) -> bool:
-    """For `local_files_only`: whether `name`, a folder or a Hub id, is to be looked for on this machine alone."""
+    """Returns the value for `local_files_only`: whether to look for `name`, a folder or a Hub id, only on this machine."""
     return Path(name).expanduser().exists() or not reachable()
 
 
 def out_of_reach(name: str) -> bool:
-    """Whether `name` is no folder here, and the Hub does not answer for it."""
+    """Returns whether `name` is not a local folder and the Hub is not reachable."""
     return not Path(name).expanduser().exists() and not reachable()
 
 
 @cache
 def reachable() -> bool:
-    """Whether the Hub's port can be reached; taken for granted behind a proxy. Asked once a process."""
+    """Returns whether the port of the Hub is reachable; assumed to be if a proxy is configured. Tested once per process."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -44,17 +44,17 @@ def reachable() -> bool:
         except OSError:
             pass
 
-    asking = threading.Thread(target=knock, daemon=True)  # a name server that does not answer waits longer than any timeout
+    asking = threading.Thread(target=knock, daemon=True)  # a DNS lookup can block for longer than the timeout
     asking.start()
     asking.join(SECONDS)
     return bool(found)
 
 
 def unreachable(name: str) -> str:
-    """What to say of a Hub id that is not on this machine while the Hub does not answer."""
+    """Returns the error message for a Hub id that is not on this machine while the Hub is not reachable."""
     from huggingface_hub import constants
 
     return (
-        f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} does not answer; name a "
-        "folder, or fetch it where there is a network (hf download)"
+        f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} does not answer; pass a "
+        "local folder, or download it on a machine with a network (hf download)"
     )

@@ -1,9 +1,10 @@
-"""`rft grpo --launch zero3 ...`: short for `accelerate launch --config_file launch/zero3.yaml -m rft.train.grpo ...`, which
-is printed.
+"""The `--launch` flag: `rft grpo --launch zero3 ...` is short for
+`accelerate launch --config_file launch/zero3.yaml -m rft.train.grpo ...`. The full command is printed.
 
-The launcher dies of signals that its processes should answer with a checkpoint, and waits 30 seconds where a step takes minutes.
-So Ctrl-C, SIGTERM and SIGUSR1 are taken here and handed on as SIGUSR1, which launchers are made to ignore and processes
-understand; and the exit code of a run that left (75), which a launcher turns into 1, is read from the run's `interrupted.json`.
+`accelerate launch` exits on the first signal and kills its workers after 30 seconds. This is too short to finish a step, which
+can take minutes, and to save a checkpoint. Therefore this module catches Ctrl-C, SIGTERM and SIGUSR1 and forwards them to the
+workers as SIGUSR1 (a repeated signal as SIGTERM); the launcher is set to ignore SIGUSR1. The launcher also replaces the exit code
+of an interrupted run (75) by 1, so the code is read from the run's `interrupted.json`.
 """
 
 import json
@@ -22,17 +23,20 @@ from rft.errors import RecipeError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "launch"
 OF_LAUNCHER = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
-"""Flags that are the launcher's; all others are the script's."""
+"""Flags of the launcher; all other flags belong to the script."""
 SEGMENTS = "expandable_segments:True"
 LEFT = "interrupted.json"
-MISTAKE = 2  # exit code of a user's mistake
+MISTAKE = 2  # exit code of a user error
 
 
 def take_launch(words: list[str]) -> tuple[str | None, list[str]]:
-    """The name behind `--launch`, and the words without it.
+    """Splits `--launch NAME` off a command line.
+
+    Returns:
+        The layout name (None without `--launch`), and the other words.
 
     Raises:
-        RecipeError: no name there.
+        RecipeError: if no name follows `--launch`.
     """
     for i, word in enumerate(words):
         if word == "--launch" or word.startswith("--launch="):
@@ -40,21 +44,27 @@ def take_launch(words: list[str]) -> tuple[str | None, list[str]]:
                 (word.partition("=")[2], words[i + 1 :]) if "=" in word else ("".join(words[i + 1 : i + 2]), words[i + 2 :])
             )
             if not name or name.startswith("-"):
-                raise RecipeError(f"--launch: expected one of {', '.join(layouts())} behind it")
+                raise RecipeError(f"--launch needs a value: one of {', '.join(layouts())}")
             return name, words[:i] + rest
     return None, words
 
 
 def layouts() -> list[str]:
-    """The names that `--launch` knows."""
+    """Returns the layout names that `--launch` accepts."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[str]:
-    """The accelerate command. gpus: of this machine, the number of processes unless the words say another.
+    """Builds the `accelerate launch` command line.
+
+    Args:
+        layout: name of a file in `launch/`, without its extension.
+        module: training module to run.
+        words: command-line words of the launcher and of the module, mixed.
+        gpus: number of GPUs of this machine; the default of `--num_processes`.
 
     Raises:
-        RecipeError: no such layout, or no GPU and no word of how many processes.
+        RecipeError: if the layout is unknown, or if there is no GPU and `--num_processes` is not given.
     """
     config = CONFIGS / f"{layout}.yaml"
     if not config.is_file():
@@ -77,7 +87,7 @@ def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[s
     port = _value(for_launcher, "main_process_port")
     machines = _value(for_launcher, "num_machines") or "1"
     if port is None and machines == "1":
-        for_launcher += ["--main_process_port", "0"]  # a free one
+        for_launcher += ["--main_process_port", "0"]  # 0: a free port
     elif port not in (None, "0") and machines == "1":
         check_port(int(port))
     return [
@@ -94,29 +104,31 @@ def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[s
 
 
 def check_port(port: int) -> None:
-    """Raises RecipeError where another program listens on the port of this machine."""
+    """Raises RecipeError if another program listens on this port of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError:
             raise RecipeError(
-                f"--main_process_port {port}: in use by another program (another run?); leave the flag out for a free "
-                "port, or name another"
+                f"--main_process_port {port}: in use by another program (another run?); omit the flag to use a "
+                "free port, or choose another port"
             ) from None
 
 
 def allocator(words: Sequence[str]) -> dict[str, str]:
-    """The environment in which a training with these words should start: CUDA memory in segments that grow. The trees of a
-    training differ in size from batch to batch, and blocks of fixed size would leave holes between them. vLLM's sleep mode
-    cannot take memory of this kind; where a user has set the allocator, that stays."""
+    """Returns the environment variables that set the CUDA allocator of a training run: memory in expandable segments.
+
+    Prefix trees differ in size from batch to batch, and segments of fixed size would fragment the memory. Returns {} if the
+    user has configured the allocator, or if vLLM's sleep mode is on, which does not support expandable segments.
+    """
     sleeps = str(_field(words, "vllm_enable_sleep_mode")).lower() == "true"
     chosen = any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
     return {} if sleeps or chosen else {"PYTORCH_CUDA_ALLOC_CONF": SEGMENTS}
 
 
 def launch(layout: str, module: str, words: list[str]) -> int:
-    """Run a training module under a layout; its exit code, 75 where it left with a checkpoint."""
+    """Runs a training module under a layout. Returns its exit code: 75 if it was interrupted and saved a checkpoint."""
     import psutil
     import torch
 
@@ -131,7 +143,7 @@ def launch(layout: str, module: str, words: list[str]) -> int:
 
     def hand_on(number: int, frame: object) -> None:
         told.append(number)
-        for child in psutil.Process(process.pid).children(recursive=True):  # torchrun gives each a session of its own
+        for child in psutil.Process(process.pid).children(recursive=True):  # torchrun starts each worker in its own session
             if module in child.cmdline():
                 child.send_signal(signal.SIGUSR1 if len(told) == 1 else signal.SIGTERM)
 
@@ -148,8 +160,11 @@ def launch(layout: str, module: str, words: list[str]) -> int:
 
 
 def main() -> int:
-    """`accelerate launch` without its traceback where a process ended of a user's mistake and has said so; the exit code is that
-    of the process which failed first."""
+    """Runs `accelerate launch`, without its traceback if a process ended with a user error and has already printed it.
+
+    Returns:
+        The exit code of the process that failed first.
+    """
     from accelerate.commands.launch import main as accelerate_launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -160,13 +175,13 @@ def main() -> int:
         if code != MISTAKE:
             raise
         return code
-    except subprocess.CalledProcessError as error:  # one process, which has shown its own traceback
+    except subprocess.CalledProcessError as error:  # a single process, which has printed its own traceback
         return error.returncode
     return 0
 
 
 def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
-    """The words of a dry run for the layout, which needs one process alone; None if they ask for no dry run."""
+    """Returns the words of a dry run for the layout, which needs only one process; None if the words contain no `--dry_run`."""
     import torch
 
     if not any(re.match(r"--dry[-_]run(=|$)", word) for word in words):
@@ -179,13 +194,13 @@ def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
 
 
 def _output_dir(words: Sequence[str]) -> Path | None:
-    """Where the run writes."""
+    """The output folder of the run."""
     found = _field(words, "output_dir")
     return Path(found) if found else None
 
 
 def _field(words: Sequence[str], name: str) -> Any:
-    """A field of the run: the flag, or the recipe's; None if neither is there."""
+    """A field of the run, from the flag, otherwise from the recipe; None if neither sets it."""
     if (named := _value(words, name)) is not None:
         return named
     if (recipe := _value(words, "config")) is not None and Path(recipe).is_file():

@@ -1,5 +1,8 @@
-"""What a command shows. On a terminal it prints at the terminal's width; in a pipe or a log file, in lines long enough to be
-read and searched; a larger COLUMNS counts. Lines of libraries that frighten and mean nothing are left out, by their words."""
+"""Console output of commands.
+
+Output has the width of the terminal. In a pipe or a log file the width is `WIDTH`, or COLUMNS if that is larger, so that lines
+can be read and searched. Misleading log lines of libraries are filtered out by their text.
+"""
 
 import logging
 from typing import Any
@@ -10,16 +13,16 @@ WIDTH = 150
 
 
 def screen(**settings: Any) -> Console:
-    """rich's console, with its settings (`stderr=True`, `highlight=False`)."""
+    """Returns a rich console with the given settings (for example `stderr=True`, `highlight=False`)."""
     console = Console(**settings)
     return console if console.is_terminal else Console(**settings, width=max(WIDTH, console.width))
 
 
 def leave_out(logger_name: str, words: str) -> None:
-    """Drops the lines of a library's logger that hold `words`."""
+    """Drops the lines of a library's logger that contain `words`."""
     logging.getLogger(logger_name).addFilter(lambda record: words not in record.getMessage())
 
 
 def leave_out_noise() -> None:
-    """Drops what every command would show on a machine without a GPU."""
+    """Drops a warning that every command would print on a machine without a GPU."""
     leave_out("DeepSpeed", "Setting accelerator to CPU. If you have GPU or other accelerator")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Several nodes with 8 GPUs each: one launcher a node, which meet at the first node. Output folder and dataset lie on a disk that all
-# nodes share. Leaves with a checkpoint and is queued again as one_node.sh does.
+# Several nodes with 8 GPUs each: one launcher per node; all connect to the first node. The output folder and the dataset must be on a
+# disk that all nodes share. Saves a checkpoint and requeues the job in the same way as one_node.sh.
 #
 #   sbatch --nodes=4 launch/slurm/nodes.sh recipes/personamem_v2/grpo_32k.yaml [layout] [overrides ...]
 #SBATCH --job-name=rft
@@ -19,13 +19,14 @@ layout=${2:-zero3}
 command=${RFT_COMMAND:-grpo}
 gpus_per_node=${SLURM_GPUS_ON_NODE:-8}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one node get two ports
+port=$((20000 + SLURM_JOB_ID % 20000)) # different ports for two jobs on one node
 
 export OMP_NUM_THREADS=8 NCCL_ASYNC_ERROR_HANDLING=1 TORCH_NCCL_TRACE_BUFFER_SIZE=2000
-# A collective that no rank joins within ddp_timeout (recipe field, seconds; default 1800) ends the run; stall_minutes names rank and stack.
+# A collective that waits for a rank longer than ddp_timeout (recipe field, seconds; default 1800) ends the run. stall_minutes (recipe
+# field) makes a stalled rank print its rank and stack traces.
 
 trap '' USR1
-# shellcheck disable=SC2016  # SLURM_NODEID is each task's own
+# shellcheck disable=SC2016  # SLURM_NODEID differs between tasks
 srun --kill-on-bad-exit=1 bash -c '
   layout=$1 command=$2; shift 2
   exec rft "$command" --launch "$layout" --machine_rank "$SLURM_NODEID" "$@"

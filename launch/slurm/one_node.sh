@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One node with 8 GPUs. Ten minutes before its time is up, or when it is preempted, the run leaves a checkpoint and is queued again.
+# One node with 8 GPUs. Ten minutes before its time limit, or when it is preempted, the run saves a checkpoint and the job is requeued.
 #
 #   sbatch launch/slurm/one_node.sh recipes/personamem_v2/grpo_32k.yaml [layout] [overrides ...]
 #SBATCH --job-name=rft
@@ -19,11 +19,11 @@ command=${RFT_COMMAND:-grpo}
 
 export OMP_NUM_THREADS=8 NCCL_ASYNC_ERROR_HANDLING=1 TORCH_NCCL_TRACE_BUFFER_SIZE=2000
 
-# SIGUSR1 reaches every process of the step; `rft --launch` hands it on, this shell only outlives it.
+# SIGUSR1 reaches every process of the job step. `rft --launch` forwards it to the training; this shell ignores it and waits.
 trap '' USR1
 srun --kill-on-bad-exit=1 rft "$command" --launch "$layout" --config "$recipe" --resume_from_checkpoint true "${@:3}"
 code=$?
-if [ "$code" -eq 75 ]; then # it left a checkpoint: go on when there is room again
+if [ "$code" -eq 75 ]; then # a checkpoint was saved: continue when resources are free again
   scontrol requeue "$SLURM_JOB_ID"
   exit 0
 fi

@@ -1,9 +1,9 @@
-"""What work costs by arithmetic alone, and the ceiling that this sets for a speedup.
+"""Arithmetic cost of the work, and the ceiling that it sets for a speedup.
 
-An update does matrix products three times (forward and twice backward) and attention three and a half times (its flash
-backward computes the scores again). A rollout goes forward once over the prompts and once more a token; its tokens read the
-weights and the keys and values before them, and where that decides, bytes are what is saved. If time is spent on operations
-and bytes at any two rates, the same for both sides, no speedup can be above the larger of their two ratios.
+An update computes matrix products three times (once forward, twice backward) and attention three and a half times (the flash
+backward recomputes the scores). A rollout runs forward once over the prompts and once more per token. Each token reads the
+weights and all earlier keys and values; if that is the bottleneck, the saving is in bytes. If operations and bytes each cost
+time at a fixed rate, the same for both sides, no speedup can be above the larger of the two ratios.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes
 
 
 def update_flops(setting: Setting, tree: Tree) -> float:
-    """Floating-point operations of an update over a tree."""
+    """Returns the floating-point operations of an update over a tree."""
     own = [node.end - node.start for node in tree.nodes]
     return _update(setting, sum(own), _pairs(tree), len(tree.labels_N))
 
 
 def questions_flops(setting: Setting) -> float:
-    """The same of a batch of questions over one history, without making it."""
+    """Returns the floating-point operations for a batch of questions over one history, without building the batch."""
     history, question, completion = setting.prompt_tokens, setting.question_tokens, setting.completion_tokens
     behind = setting.questions * question + setting.rows * completion
     pairs = history * (history + 1) // 2 + history * behind
@@ -32,14 +32,20 @@ def questions_flops(setting: Setting) -> float:
 
 
 def rows_flops(setting: Setting, rows: Sequence[Sequence[int]], labels: int) -> float:
-    """Floating-point operations of an update over rows by themselves, with `labels` scored positions in all."""
+    """Returns the floating-point operations of an update over separate rows, with `labels` scored positions in total."""
     return _update(setting, sum(map(len, rows)), sum(len(row) * (len(row) + 1) // 2 for row in rows), labels)
 
 
 def rollout_ceiling(setting: Setting, tree: Tree, micro_batches: int) -> float:
-    """The most that sampling can gain over generating row by row, in so many micro-batches. tree: of the prompts."""
+    """Returns the highest possible speedup of sampling over generating separate rows.
+
+    Args:
+        setting: the model and the batch.
+        tree: the tree of the prompts.
+        micro_batches: number of micro-batches in which the separate rows are generated.
+    """
     prompt, completion, rows = setting.prompt_tokens + setting.question_tokens, setting.completion_tokens, setting.rows
-    steps = completion - 1  # forwards behind the prefill
+    steps = completion - 1  # forward passes after the prefill
     pairs = rows * (steps * prompt + steps * (steps + 1) // 2)
     stock = _forward(setting, rows * (prompt + steps), rows * prompt * (prompt + 1) // 2 + pairs, rows * completion)
     shared = _forward(setting, len(tree.tokens_T) + rows * steps, _pairs(tree) + pairs, rows * completion)
@@ -50,25 +56,25 @@ def rollout_ceiling(setting: Setting, tree: Tree, micro_batches: int) -> float:
 
 
 def decode_bytes(setting: Setting) -> float:
-    """Bytes that a decode step reads through the tree, its suffixes half as long as they become."""
+    """Returns the bytes that a decode step reads through the tree when its suffixes have half their final length."""
     shared = setting.prompt_tokens + setting.questions * setting.question_tokens
     return weight_bytes(setting) + token_bytes(setting) * (shared + setting.rows * setting.completion_tokens / 2)
 
 
 def weight_bytes(setting: Setting) -> float:
-    """Bytes of the weights, input and output embedding being one."""
+    """Returns the bytes of the weights, with tied input and output embeddings."""
     m = setting.shape
     return WIDTHS[setting.dtype] * (m["num_hidden_layers"] * _layer(m) + m["hidden_size"] * m["vocab_size"])
 
 
 def token_bytes(setting: Setting) -> int:
-    """Bytes of a token's keys and values."""
+    """Returns the bytes of the keys and values of one token."""
     m = setting.shape
     return 2 * m["num_hidden_layers"] * m["num_key_value_heads"] * m["head_dim"] * WIDTHS[setting.dtype]
 
 
 def speedup(figures: dict[str, Any], name: str, slow: float, fast: float, ceiling: float) -> None:
-    """Puts the ratio into `figures` under `name`, or, above its ceiling, None there and the ratio under "noise"."""
+    """Stores the ratio in `figures` under `name`. Above its ceiling, stores None there and the ratio under "noise"."""
     ratio = slow / fast
     figures[name] = ratio if ratio <= ceiling else None
     if ratio > ceiling:
@@ -76,7 +82,7 @@ def speedup(figures: dict[str, Any], name: str, slow: float, fast: float, ceilin
 
 
 def peak_flops(card: str, dtype: str) -> float | None:
-    """The card's peak as its maker gives it; None where it is not known, or TRL, whose table it is, not installed."""
+    """Returns the card's peak as its vendor states it. None if it is unknown, or if TRL, which has the table, is missing."""
     try:
         from trl.trainer.utils import get_peak_flops
     except ImportError:
@@ -85,13 +91,13 @@ def peak_flops(card: str, dtype: str) -> float | None:
 
 
 def _pairs(tree: Tree) -> int:
-    """Attended (query, key) pairs."""
+    """Returns the number of attended (query, key) pairs."""
     own = [node.end - node.start for node in tree.nodes]
     return sum(n * (n + 1) // 2 + n * (node.stop - node.end) for n, node in zip(own, tree.nodes, strict=True))
 
 
 def _layer(m: dict[str, Any]) -> int:
-    """Weights of a layer."""
+    """Returns the number of weights per layer."""
     heads, keys = m["num_attention_heads"] * m["head_dim"], m["num_key_value_heads"] * m["head_dim"]
     return m["hidden_size"] * (2 * heads + 2 * keys + 3 * m["intermediate_size"])
 

@@ -1,9 +1,9 @@
-"""Which kernel is fastest for the two calls that do nearly all of an update's attention: the history attending itself, and all
-that stands behind it attending the history.
+"""Speed of attention kernels in the two calls that do nearly all of an update's attention: the history attending itself, and
+everything after the history attending it.
 
-A backend can take the place of ours only if it returns log-sum-exps and its backward takes merged ones: each is checked for
-that against float64, over keys in two halves, before it is timed. FlashAttention 3 and 4 are taken up where PyTorch can activate
-them (`torch.nn.attention.activate_flash_attention_impl`).
+A backend can replace ours only if it returns log-sum-exps and its backward accepts merged ones. Before a backend is timed, this
+is checked against float64, over keys in two halves. FlashAttention 3 and 4 are included if PyTorch can activate them
+(`torch.nn.attention.activate_flash_attention_impl`).
 """
 
 import statistics
@@ -22,16 +22,17 @@ from rft.bench.update import Say
 from rft.errors import ModelError
 from rft.prefix_tree.kernels import Span, call, flash_attn
 
-MERGED = 2048  # tokens over which merged log-sum-exps are checked
+MERGED = 2048  # number of tokens over which merged log-sum-exps are checked
 IMPLEMENTATIONS = ("FA3", "FA4")
 
 
 class Ours:
-    """The calls as training makes them: (T, heads, D) operands, log-sum-exps (N, H)."""
+    """Attention calls as in training: operands (T, heads, D), log-sum-exps (N, H)."""
 
     name = "as in training"
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor, Any]:
+        """Returns the output, the log-sum-exps, and what the backward pass needs."""
         one = call([(0, len(q))], [(0, len(k))], causal, q.device)
         out, lse = one.forward(q, k, v, scale)
         return out, lse, one
@@ -39,11 +40,12 @@ class Ours:
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kept: Any, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gradients of q, k and v."""
         return kept.backward(dout, q, k, v, out, lse, scale)
 
 
 class Cudnn:
-    """cuDNN's dense attention, one batch entry; keys and values per query head where it does not group them itself."""
+    """cuDNN's dense attention on one batch entry, with keys repeated per query head if `repeated`, otherwise grouped."""
 
     name = "cuDNN"
 
@@ -56,6 +58,7 @@ class Cudnn:
         return [x.repeat_interleave(n, 1).transpose(0, 1)[None] for x, n in ((q, 1), (k, groups), (v, groups))]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor, Any]:
+        """Returns the output, the log-sum-exps, and what the backward pass needs."""
         out, lse, *kept = torch.ops.aten._scaled_dot_product_cudnn_attention(
             *self._dense(q, k, v), None, True, 0.0, causal, False, scale=scale
         )
@@ -64,6 +67,7 @@ class Cudnn:
     def backward(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kept: Any, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the gradients of q, k and v."""
         (cu_q, cu_k, max_q, max_k, seed, offset, _), lse_shape = kept
         dense = self._dense(q, k, v)
         dout_, out_ = (x.transpose(0, 1)[None] for x in (dout, out))
@@ -76,12 +80,17 @@ class Cudnn:
 
 
 def backends(setting: Setting, say: Say = lambda figures: None, fits: Callable[[], bool] = lambda: True) -> dict[str, Any]:
-    """Errors and operations a second of every backend that is here.
+    """Measures errors and operations per second of every available backend.
+
+    Args:
+        setting: the model, the batch and the device.
+        say: called with the figures so far, after each backend.
+        fits: returns whether there is time left.
 
     Returns:
-        {"backends": [{backend, error, right: it errs at most `MOST` times as much as ours, forward_flops_per_second: {call:
-        rate}, backward...} or {backend, refused}], "own_calls": seconds of the nodes' own attention in one call, and with long
-        and short nodes apart}.
+        {"backends": [{backend, error, right: whether its error is at most `MOST` times ours, forward_flops_per_second: {call:
+        rate}, backward...} or {backend, refused}], "own_calls": seconds of each node attending itself, in one call and with
+        long and short nodes in separate calls}.
     """
     figures: dict[str, Any] = {"backends": []}
     for name, backend in _all(setting.device):
@@ -115,12 +124,12 @@ def _all(on: str) -> Iterator[tuple[str, Any]]:
 
 @contextmanager
 def _active(name: str) -> Iterator[None]:
-    """With PyTorch's FlashAttention replaced by this implementation of it, if it is one."""
+    """Replaces PyTorch's FlashAttention by this implementation, if `name` is one."""
     if name not in IMPLEMENTATIONS:
         yield
         return
     if flash_attn() is not None:
-        raise ModelError("the flash_attn package is installed and goes first; remove it to measure this one")
+        raise ModelError("the flash_attn package is installed and takes precedence; remove it to measure this implementation")
     torch.nn.attention.activate_flash_attention_impl(name)
     try:
         yield
@@ -129,7 +138,7 @@ def _active(name: str) -> Iterator[None]:
 
 
 def _operands(setting: Setting, queries: int, keys: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v and the gradient of the output."""
+    """Returns random q, k, v and gradient of the output."""
     torch.manual_seed(0)
     m, dtype = setting.shape, getattr(torch, setting.dtype)
     heads = (queries, m["num_attention_heads"]), (keys, m["num_key_value_heads"]), (keys, m["num_key_value_heads"])
@@ -138,7 +147,7 @@ def _operands(setting: Setting, queries: int, keys: int) -> tuple[Tensor, Tensor
 
 
 def merged_error(backend: Any, setting: Setting) -> float:
-    """The largest relative error of outputs and gradients when keys are attended in two halves, merged by log-sum-exp."""
+    """Returns the largest relative error of outputs and gradients, with keys attended in two halves merged by log-sum-exp."""
     tokens = min(MERGED, setting.prompt_tokens)
     q, k, v, dout = _operands(setting, tokens, tokens)
     scale, half = setting.shape["head_dim"] ** -0.5, tokens // 2
@@ -157,7 +166,7 @@ def merged_error(backend: Any, setting: Setting) -> float:
 
 
 def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
-    """Operations a second, forward and backward, of the history over itself and of what is behind it over the history."""
+    """Returns operations per second, forward and backward, of the history over itself and of the rest over the history."""
     history, m = setting.prompt_tokens, setting.shape
     behind = setting.questions * (setting.question_tokens + setting.generations * setting.completion_tokens)
     scale = m["head_dim"] ** -0.5
@@ -166,26 +175,26 @@ def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
         pairs = history * (history + 1) // 2 if causal else queries * history
         flops = 4 * pairs * m["num_attention_heads"] * m["head_dim"]
         for way, seconds in _seconds(backend, setting, queries, causal, scale).items():
-            work = flops if way == "forward" else 2.5 * flops  # the backward computes the scores again
+            work = flops if way == "forward" else 2.5 * flops  # the backward pass recomputes the scores
             found[f"{way}_flops_per_second"][name] = work / seconds
     return found
 
 
 def _seconds(backend: Any, setting: Setting, queries: int, causal: bool, scale: float) -> dict[str, float]:
-    """Medians of forward and backward of so many queries over the history."""
+    """Returns the median seconds of forward and backward for this number of queries over the history."""
     q, k, v, dout = _operands(setting, queries, setting.prompt_tokens)
     out, lse, kept = backend.forward(q, k, v, causal, scale)
     works: dict[str, Callable[[], Any]] = {
         "forward": lambda: backend.forward(q, k, v, causal, scale)[0],
         "backward": lambda: backend.backward(dout, q, k, v, out, lse, kept, causal, scale)[0],
     }
-    works["backward"]()  # once for nothing, as the forward was
+    works["backward"]()  # a warm-up; the forward pass above was one too
     times, _ = in_turns(setting.device, works, LEAST)
     return {way: statistics.median(each.seconds) for way, each in times.items()}
 
 
 def own_calls(setting: Setting) -> dict[str, float]:
-    """Seconds (median) of every node of the tree attending itself: in one call, and with long and short nodes apart."""
+    """Returns the median seconds of each node attending itself: in one call, and with long and short nodes in two calls."""
     sizes = [setting.prompt_tokens]
     for _ in range(setting.questions):
         sizes += [setting.question_tokens, *[setting.completion_tokens] * setting.generations]

@@ -1,4 +1,4 @@
-"""Rows of random tokens in the shape of a batch: questions over one history, or memory trajectories over one."""
+"""Rows of random tokens in the shape of a batch: questions, or memory trajectories, over one history."""
 
 import random
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Batch = tuple[list[list[int]], list[int]]
 
 
 def questions(setting: Setting) -> Batch:
-    """Q questions over one history, with G completions each."""
+    """Returns Q questions over one history, with G completions each."""
     tokens = _tokens(setting)
     history, rows = tokens(setting.prompt_tokens), []
     for _ in range(setting.questions):
@@ -20,8 +20,11 @@ def questions(setting: Setting) -> Batch:
 
 
 def trajectories(setting: Setting) -> Batch:
-    """G memory trajectories over one history: each chunk with the memory before it, and the memory rewritten; then the last
-    memory with each question, and an answer."""
+    """Returns G memory trajectories over one history.
+
+    Each trajectory has a row per chunk (the chunk, the memory before it, the rewritten memory) and a row per question (the last
+    memory, the question, an answer).
+    """
     tokens = _tokens(setting)
     rows: list[list[int]] = []
     prompts: list[int] = []
@@ -38,7 +41,7 @@ def trajectories(setting: Setting) -> Batch:
 
 
 def some(count: int, wanted: int) -> list[int]:
-    """Numbers of `wanted` of `count` rows, half from each end, so that they share a question and a history; 0 wants all."""
+    """Chooses `wanted` of `count` row indices, half from each end, so that some share a question and all a history; 0: all."""
     if not 0 < wanted < count:
         return list(range(count))
     first = wanted - wanted // 2
@@ -46,6 +49,6 @@ def some(count: int, wanted: int) -> list[int]:
 
 
 def _tokens(setting: Setting) -> Callable[[int], list[int]]:
-    """Draws random tokens."""
+    """Returns a function that draws random tokens."""
     rng, vocabulary = random.Random(0), setting.shape["vocab_size"]
     return lambda count: [rng.randrange(vocabulary) for _ in range(count)]

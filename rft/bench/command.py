@@ -1,9 +1,9 @@
-"""`rft bench update|rollout|memory`: what sharing the prefix saves, and that it changes nothing, measured in one process on one
-batch; `rft bench gpu`: everything about a card, in a given time.
+"""`rft bench update|rollout|memory` measures what prefix sharing saves, and checks that it changes no result, in one process on
+one batch. `rft bench gpu` measures everything about a card in a given time.
 
-update times the log-probs, entropies and gradients of one GRPO batch (Q questions over one history, G completions each), rollout
-sampling the same batch, memory an update on memory trajectories: G memories of a history are each written in T chunks of P
-tokens, and answer Q questions.
+`update` times the log-probs, entropies and gradients of one GRPO batch (Q questions over one history, G completions each).
+`rollout` times sampling the same batch. `memory` times an update on memory trajectories: G memories of a history, each written
+from T chunks of P tokens, answer Q questions.
 """
 
 import argparse
@@ -21,20 +21,20 @@ WHAT = {
     "update": "one training update",
     "rollout": "sampling its completions",
     "memory": "an update on memory trajectories",
-    "gpu": "a card: kernels, updates, rollouts, memory, a small training; in --minutes",
+    "gpu": "everything about a card within --minutes: kernels, updates, rollouts, memory, a small training run",
 }
 SETTING = ("prompt_tokens", "questions", "question_tokens", "generations", "completion_tokens", "model", "checkpointing", "lora")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `rft bench`."""
+    """Adds the arguments of `rft bench`."""
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT", help="; ".join(f"{k}: {v}" for k, v in WHAT.items()))
     for name in ("update", "rollout", "memory"):
         _add_setting(what.add_parser(name, help=WHAT[name]), name)
     gpu = what.add_parser("gpu", help=WHAT["gpu"])
-    gpu.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for gpu.json and log.txt")
-    gpu.add_argument("--minutes", type=float, default=8.0, help="the time there is, shared out (default: %(default)g)")
-    gpu.add_argument("--rehearse", action="store_true", help="the same code on a CPU, at toy sizes")
+    gpu.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder for gpu.json and log.txt")
+    gpu.add_argument("--minutes", type=float, default=8.0, help="total time, divided among the parts (default: %(default)g)")
+    gpu.add_argument("--rehearse", action="store_true", help="run the same code on a CPU, at toy sizes")
 
 
 def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
@@ -46,37 +46,37 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
             f"--{name.replace('_', '-')}", type=int, default=default, metavar=letter, help=f"{words} (default: {default})"
         )
 
-    number("prompt_tokens", "P", "tokens of a chunk" if what == "memory" else "tokens of the history")
-    number("questions", "Q", "questions over it")
-    number("question_tokens", "q", "tokens of a question")
-    number("generations", "G", "memories" if what == "memory" else "completions per question")
-    number("completion_tokens", "C", "tokens of a completion")
+    number("prompt_tokens", "P", "tokens per history chunk" if what == "memory" else "tokens in the history")
+    number("questions", "Q", "questions per history")
+    number("question_tokens", "q", "tokens per question")
+    number("generations", "G", "memories per history" if what == "memory" else "completions per question")
+    number("completion_tokens", "C", "tokens per completion")
     if what == "memory":
-        number("chunks", "T", "chunks")
-        number("memory_tokens", "M", "tokens of a memory")
-    parser.add_argument("--model", choices=sorted(MODELS), default="tiny", help="its shape; weights are random (default: tiny)")
+        number("chunks", "T", "chunks per history")
+        number("memory_tokens", "M", "tokens per memory")
+    parser.add_argument("--model", choices=sorted(MODELS), default="tiny", help="model shape; weights are random (default: tiny)")
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="cpu runs float32, cuda bfloat16 (default: %(default)s)"
+        "--device", choices=["cpu", "cuda"], default="cpu", help="cpu uses float32, cuda bfloat16 (default: %(default)s)"
     )
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on every path")
+    parser.add_argument("--checkpointing", action="store_true", help="use gradient checkpointing on every path")
     parser.add_argument("--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights")
-    parser.add_argument("--tree-only", action="store_true", help="no baselines: the time and memory of the tree alone")
+    parser.add_argument("--tree-only", action="store_true", help="skip the baselines and measure only the tree")
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="times each path is timed; the median counts (default: %(default)s)"
+        "--repeats", type=int, default=3, metavar="N", help="repeats per path; the median counts (default: %(default)s)"
     )
     if what != "rollout":
         parser.add_argument(
             "--baseline-rows", type=int, default=4, metavar="N",
-            help="rows that baselines are timed on, and extrapolated from; 0 for all (default: %(default)s)",
+            help="rows on which baselines are timed, to extrapolate to all rows; 0 for all (default: %(default)s)",
         )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too, as they come")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file, as they are measured")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures, prints a table and writes the JSON.
+    """Measures, prints a table and writes the JSON file.
 
     Raises:
-        ModelError: no such device; fewer repeats than a comparison needs.
+        ModelError: the device is missing, or there are fewer repeats than a comparison needs.
     """
     if args.what == "gpu":
         from rft.bench.gpu import gpu
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ModelError("--device cuda, but torch sees no CUDA device: use --device cpu, or a CUDA build of torch")
     if args.repeats < (1 if args.tree_only else LEAST):
-        raise ModelError(f"--repeats {args.repeats}: a comparison needs at least {LEAST}; --tree-only takes one or more")
+        raise ModelError(f"--repeats {args.repeats}: a comparison needs at least {LEAST}; --tree-only needs only one")
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rft.bench").setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""The device that is measured on: its name, the memory that is free, the most that some work takes."""
+"""The device under test: its name, its free memory, and the peak memory of some work."""
 
 import ctypes
 import gc
@@ -12,33 +12,35 @@ import torch
 
 
 def name(device: str) -> str:
-    """The card, or the processor and its threads."""
+    """Returns the name of the card, or the processor and its number of threads."""
     return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def wait(device: str) -> None:
-    """Returns when the device has done all that it was given."""
+    """Waits until the device has finished all its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def free_bytes(device: str) -> int:
-    """What this process can still take, what its allocator keeps included."""
+    """Returns the bytes that this process can still allocate, including what its allocator keeps."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return psutil.virtual_memory().available
 
 
 def forget(device: str) -> None:
-    """Gives back what nothing refers to any more."""
+    """Frees memory that nothing refers to any more."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
 
 
 def peak(device: str, work: Callable[[], Any]) -> tuple[int | None, Any]:
-    """The most bytes that the work held beyond what was held before, and its result. On CPU it is the resident memory of the
-    process, as Linux counts it; None elsewhere."""
+    """Runs the work and returns its peak memory in bytes, beyond what was used before, and its result.
+
+    On CPU the peak is the resident memory of the process as Linux counts it; None on other systems.
+    """
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -48,7 +50,7 @@ def peak(device: str, work: Callable[[], Any]) -> tuple[int | None, Any]:
     if platform.system() != "Linux":
         return None, work()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _resident("VmRSS")
     result = work()
     return _resident("VmHWM") - before, result
@@ -60,6 +62,6 @@ def _resident(key: str) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, in a line."""
+    """Returns the error in one line."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0][:240]}" if said else type(error).__name__

@@ -1,5 +1,5 @@
-"""How far the tree's log-probs and gradients are from plain rows', over a short batch of the same model; and in bfloat16 how far
-each is from the same weights in float32, which is what says whether the tree errs more than rows do."""
+"""Errors of the tree's log-probs and gradients against plain rows, over a short batch of the same model. In bfloat16, both are
+also compared with the same weights in float32, which shows whether the tree has larger errors than plain rows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ FEW = {"questions": 2, "generations": 2, "chunks": 2}  # attention in float32 on
 
 
 def exactness(setting: Setting, rows: Callable[[Setting], Batch]) -> dict[str, float]:
-    """Largest and mean errors of log-probs (nats), and the largest error of a gradient, relative to its size."""
+    """Returns the largest and mean errors of log-probs (nats), and the largest error of a gradient relative to its size."""
     short = replace(setting, **{key: min(most, getattr(setting, key)) for key, most in (SHORT | FEW).items()})
     work = Update(short, rows(short))
     plain_BC, plain_gradients = _run(work, lambda: work.plain(work.all))
@@ -36,7 +36,7 @@ def exactness(setting: Setting, rows: Callable[[Setting], Batch]) -> dict[str, f
 
 
 def _run(work: Update, path: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-probs, and the gradients, which the model gives away."""
+    """Returns the log-probs and the gradients, and removes the gradients from the model."""
     for weight in work.model.parameters():
         weight.grad = None
     logps_BC = path().float()
@@ -48,7 +48,7 @@ def _run(work: Update, path: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Te
 
 
 def largest(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
-    """The largest norm of a gradient's error, relative to the gradient's (LoRA begins with gradients of 0)."""
+    """Returns the largest norm of a gradient's error, relative to the gradient's norm (LoRA starts with gradients of 0)."""
     errors = []
     for name, gradient in found.items():
         truth = exact[name].float()

@@ -1,7 +1,7 @@
-"""`rft bench gpu`: everything about a card in one command and a given time.
+"""`rft bench gpu`: measures everything about a card in one command and a given time.
 
-Invariant: what was measured is on the disk. `gpu.json` is written after every part and whenever a part has more to say, and a
-part that fails, hangs or dies costs only itself. The parts share the time by their weights: what one leaves is the others'.
+Invariant: everything measured is on disk. `gpu.json` is written after every part and whenever a part has new figures. If a part
+fails, hangs or dies, only that part is lost. The parts share the time by their weights; time that one leaves goes to the others.
 """
 
 import json
@@ -18,20 +18,22 @@ from rft.bench.table import show_gpu
 from rft.errors import ModelError
 from rft.files import write_whole
 
-START = 60.0  # seconds that a worker may need before its first part
-SLACK = 2.0  # times its share that a part may take before it is stopped
+START = 60.0  # maximum seconds for a worker to start
+SLACK = 2.0  # a part is stopped after this multiple of its share of the time
 
 
 Work = Callable[[Connection, Path, bool], None]
 
 
 Outcome = tuple[str, dict[str, Any], str]
-"""The status of a part ("done", "skipped", "failed", "stopped"), its figures, and why."""
+"""The status of a part ("done", "skipped", "failed", "stopped"), its figures, and the reason."""
 
 
 class Worker:
-    """The process in which parts run; one that failed or was stopped is replaced, for a device that has failed once may fail for
-    ever in that process."""
+    """The process in which parts run.
+
+    It is replaced after a failure or a stop, because a device that failed once may keep failing in that process.
+    """
 
     def __init__(self, out: Path, rehearse: bool, target: Work):
         self.args, self.target = (out, rehearse), target
@@ -40,7 +42,7 @@ class Worker:
     def run(
         self, part: str, seconds: float, limit: float, done: dict[str, Any], say: Callable[[dict[str, Any]], None]
     ) -> Outcome:
-        """Runs a part that is told to take `seconds`, and stops it after `limit`."""
+        """Runs a part that should take `seconds`, and stops it after `limit` seconds."""
         end = time.monotonic() + limit
         figures: dict[str, Any] = {}
         try:
@@ -56,7 +58,7 @@ class Worker:
                 if status != "figures":
                     break
                 say(figures)
-        except OSError as error:  # the pipe's other end is gone
+        except OSError as error:  # the other end of the pipe is closed
             status, why = "failed", str(error)
         return self._replaced(status, figures, why) if status in ("failed", "stopped") else (status, figures, why)
 
@@ -65,23 +67,23 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=self.target, args=(theirs, *self.args), daemon=True)
         self.process.start()
-        theirs.close()  # so that its death is the end of the pipe
+        theirs.close()  # so that the pipe ends when the worker dies
 
     def _receive(self, end: float) -> Outcome:
         if not self.pipe.poll(max(0.0, end - time.monotonic())):
-            return "stopped", {}, "not done in time"
+            return "stopped", {}, "not finished in time"
         try:
             return self.pipe.recv()
         except EOFError:
             self.process.join(5)
-            return "failed", {}, f"its process died (exit code {self.process.exitcode}); log.txt has its last words"
+            return "failed", {}, f"its process died (exit code {self.process.exitcode}); log.txt contains its last output"
 
     def _replaced(self, *outcome: Any) -> Outcome:
         self.end()
         return outcome
 
     def end(self) -> None:
-        """Kills it, if there is one."""
+        """Kills the process, if there is one."""
         if self.process is not None:
             self.pipe.close()
             self.process.kill()
@@ -90,13 +92,23 @@ class Worker:
 
 
 def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work) -> int:
-    """Measures, prints a line a part and a table at the end; exit code 1 if a part failed or a kernel is wrong.
+    """Measures, and prints one line per part and a table at the end.
+
+    Args:
+        out: output folder for gpu.json and log.txt.
+        minutes: total time.
+        rehearse: run the same code on a CPU, at toy sizes.
+        parts: names of the parts to run.
+        target: the function that runs in the worker process.
+
+    Returns:
+        The exit code: 1 if a part failed or a kernel is wrong, otherwise 0.
 
     Raises:
-        ModelError: no CUDA device here.
+        ModelError: there is no CUDA device.
     """
     start = time.monotonic()
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # read when a worker starts CUDA
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # read when a worker initializes CUDA
     if not rehearse:
         import torch
 
@@ -134,6 +146,6 @@ def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(
     finally:
         worker.end()
     show_gpu(result)
-    print(f"{time.monotonic() - start:.0f} s in all; {out / 'gpu.json'}")
+    print(f"{time.monotonic() - start:.0f} s in total; {out / 'gpu.json'}")
     found = result["parts"].values()
     return int(any(part["status"] == "failed" or part["figures"].get("wrong") for part in found))

@@ -1,8 +1,8 @@
-"""The attention calls that training and sampling are made of, against float64: outputs, log-sum-exps and gradients, in the shapes
-in which kernels differ (spans of one token, few queries over a long history, strided operands, every head size).
+"""Checks of the attention calls in training and sampling against float64: outputs, log-sum-exps and gradients, in the shapes in
+which kernels differ (spans of one token, few queries over a long history, strided operands, every head size).
 
-The yardstick of an error is what plain attention in the same dtype errs: a call is right if it errs at most `MOST` times as
-much. A shape or dtype that no kernel of this device takes is a line of its own.
+The yardstick is the error of plain attention in the same dtype: a call is right if its error is at most `MOST` times as large.
+A shape or dtype that no kernel of this device supports is reported separately.
 """
 
 import math
@@ -21,7 +21,7 @@ from rft.prefix_tree.kernels import Span, call, flash
 from rft.prefix_tree.layout import Tree
 
 MOST = 4.0
-LEAST = 1e-5  # a relative error that no loss sees, whatever the yardstick
+LEAST = 1e-5  # a relative error this small is always accepted: no loss notices it
 GRADIENTS = ("dq", "dk", "dv")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -30,7 +30,17 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """long: tokens of a history; short: those of a span that attends itself; heads, keys: query and key heads."""
+    """Sizes of the checked calls.
+
+    Attributes:
+        long: tokens in a history.
+        short: tokens in a span that attends itself.
+        heads: number of query heads.
+        keys: number of key heads.
+        head_size: channels per head.
+        head_sizes: the other head sizes to check.
+        rows: number of rows in sampling, and of spans of one token.
+    """
 
     long: int
     short: int
@@ -44,10 +54,11 @@ class Sizes:
 def kernels(
     device: str, sizes: Sizes, say: Say = lambda figures: None, fits: Callable[[], bool] = lambda: True
 ) -> dict[str, Any]:
-    """Errors of every case in every dtype.
+    """Measures the error of every case in every dtype.
 
     Returns:
-        {"cases": [{case, dtype, error, yardstick, right} or {case, dtype, refused}], "wrong": their number, "skipped": names}.
+        {"cases": [{case, dtype, error, yardstick, right} or {case, dtype, refused}], "wrong": number of wrong cases, "skipped":
+        their names}.
     """
     figures: dict[str, Any] = {"cases": [], "wrong": 0, "skipped": []}
     for dtype in DTYPES:
@@ -61,7 +72,7 @@ def kernels(
             try:
                 entry |= judged(*case(torch.device(device), dtype))
                 figures["wrong"] += not entry["right"]
-            except Exception as error:  # a kernel that refuses, or is not there, is what is asked here
+            except Exception as error:  # a missing or refusing kernel is a result here
                 entry["refused"] = one_line(error)
             figures["cases"].append(entry)
             say(figures)
@@ -69,12 +80,12 @@ def kernels(
 
 
 def judged(found: Tensors, exact: Tensors, plain: Tensors) -> dict[str, Any]:
-    """The largest error over outputs, log-sum-exps and gradients, relative to their size, beside plain attention's."""
+    """Returns the largest relative error over outputs, log-sum-exps and gradients, with the error of plain attention."""
     worst: dict[str, Any] = {"error": 0.0, "yardstick": 0.0, "right": True, "of": "out"}
     sizes = {name: truth.norm().item() / truth.numel() ** 0.5 for name, truth in exact.items()}
     gradients = max((size for name, size in sizes.items() if name in GRADIENTS), default=0.0)
     for name, truth in exact.items():
-        size = gradients if name in GRADIENTS else sizes[name]  # a query's own gradient may be 0: it has a single key
+        size = gradients if name in GRADIENTS else sizes[name]  # the gradient of a query alone may be 0: it has a single key
         error, yardstick = (_error(x[name], truth, size) for x in (found, plain))
         right = error <= max(MOST * yardstick, LEAST)
         if (not right, error) > (not worst["right"], worst["error"]):
@@ -88,7 +99,11 @@ def _error(x: Tensor, truth: Tensor, size: float) -> float:
 
 
 def attention(q_LHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_LS: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """Plain attention: outputs (L, H, D), log-sum-exps (L, H), scores and softmax in no less than float32."""
+    """Plain attention, with scores and softmax in at least float32.
+
+    Returns:
+        Outputs (L, H, D) and log-sum-exps (L, H).
+    """
     groups = q_LHD.shape[1] // k_SKD.shape[1]
     k, v = (x.repeat_interleave(groups, 1) for x in (k_SKD, v_SKD))
     scores_HLS = torch.einsum("lhd,shd->hls", q_LHD, k).to(torch.promote_types(q_LHD.dtype, torch.float32)) * scale
@@ -98,7 +113,7 @@ def attention(q_LHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_LS: Tensor | Non
 
 
 def cases(sizes: Sizes) -> Iterator[tuple[str, Callable[[torch.device, torch.dtype], tuple[Tensors, Tensors, Tensors]]]]:
-    """Name, and a function of device and dtype to (found, exact, plain)."""
+    """Yields the name of each case, and a function from device and dtype to (found, exact, plain)."""
     rng = random.Random(0)
     ones = [(i, i + 1) for i in range(sizes.rows)]
     uneven = spans_of([1, 1, 37, *(rng.randrange(1, max(2, sizes.short // 4)) for _ in range(4)), sizes.short])
@@ -122,7 +137,7 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, Callable[[torch.device, torch.dty
 
 
 def spans_of(lengths: list[int]) -> list[Span]:
-    """Adjacent spans of these lengths."""
+    """Returns adjacent spans of these lengths."""
     ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -169,7 +184,7 @@ def _call(
 def _decode(
     sizes: Sizes, rows: int, length: int, room: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensors, Tensors, Tensors]:
-    """One query token a row over a cache with room behind its keys, as sampling has it."""
+    """Checks one query token per row over a cache with free space after its keys, as in sampling."""
     size, scale = sizes.head_size, sizes.head_size**-0.5
     q = _random(device, dtype, rows, sizes.heads, 1, size)
     k, v = (_random(device, dtype, rows, sizes.keys, room, size)[:, :, :length] for _ in range(2))
@@ -185,7 +200,7 @@ def _decode(
 
 
 def _tree(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tensors, Tensors, Tensors]:
-    """A layer's attention over a tree of three levels, its parts merged, against every row's own path."""
+    """Checks a layer's merged attention over a tree of three levels against the path of each row."""
     rng, size = random.Random(1), sizes.head_size
     root = [rng.randrange(99) for _ in range(sizes.short)]
     asked = [root + [rng.randrange(99) for _ in range(n)] for n in (40, 64, 33)]

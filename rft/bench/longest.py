@@ -1,5 +1,5 @@
-"""The longest history whose update fits: lengths from the longest down, those that by estimate need more memory or more time than
-there is left out by name, and the first that runs is measured, in one pass.
+"""The longest history whose update fits. Lengths are tried from the longest down. Those whose estimated memory or time is too
+large are skipped by name. The first one that runs is measured, in one pass.
 """
 
 import time
@@ -17,7 +17,7 @@ from rft.bench.stopwatch import once
 from rft.bench.update import Say, memory
 from rft.bench.workload import Update
 
-USABLE = 0.97  # of the free memory: what is freed is not always where it is wanted
+USABLE = 0.97  # share of the free memory; the rest is lost to fragmentation
 
 
 def longest(
@@ -26,12 +26,15 @@ def longest(
     """Runs the longest of `lengths` that fits.
 
     Args:
-        rate: operations a second that an update is expected to reach.
-        seconds: the time there is.
+        setting: the model, the batch and the device.
+        lengths: history lengths in tokens.
+        rate: expected operations per second of an update.
+        seconds: available time.
+        say: called with the figures so far.
 
     Returns:
-        {"lengths": [{prompt_tokens, tokens, estimated_bytes, expected_seconds, then bytes and seconds, or why not}], and of the
-        one that ran "prompt_tokens", "bytes", "estimated_bytes", "seconds"}.
+        {"lengths": [{prompt_tokens, tokens, estimated_bytes, expected_seconds, then bytes and seconds, or why_not}], and for the
+        length that ran "prompt_tokens", "bytes", "estimated_bytes", "seconds"}.
     """
     end = time.monotonic() + seconds
     figures: dict[str, Any] = {"lengths": []}
@@ -47,13 +50,13 @@ def longest(
         }
         figures["lengths"].append(entry)
         if needed > USABLE * free:
-            entry["why_not"] = f"needs {needed / 2**30:.1f} GiB by estimate, {free / 2**30:.1f} are free"
+            entry["why_not"] = f"needs about {needed / 2**30:.1f} GiB by estimate, {free / 2**30:.1f} GiB are free"
         elif time.monotonic() + entry["expected_seconds"] > end:
-            entry["why_not"] = f"takes about {entry['expected_seconds']:.0f} s, {max(0.0, end - time.monotonic()):.0f} are left"
+            entry["why_not"] = f"takes about {entry['expected_seconds']:.0f} s, {max(0.0, end - time.monotonic()):.0f} s are left"
         else:
             try:
                 entry |= measured(one)
-            except RuntimeError as error:  # out of memory, most of all
+            except RuntimeError as error:  # usually out of memory
                 entry["why_not"] = device.one_line(error)
         if "seconds" in entry:
             return figures | {key: entry.get(key) for key in ("prompt_tokens", "tokens", "bytes", "estimated_bytes", "seconds")}
@@ -62,18 +65,18 @@ def longest(
 
 
 def tokens(setting: Setting) -> int:
-    """Tokens of the batch's tree."""
+    """Returns the number of tokens in the batch's tree."""
     return setting.prompt_tokens + setting.questions * setting.question_tokens + setting.rows * setting.completion_tokens
 
 
 def needed_bytes(setting: Setting) -> int:
-    """Peak bytes of an update without its optimizer, by estimate."""
+    """Returns the estimated peak bytes of an update, without its optimizer."""
     model = policy(replace(setting, device="meta"))
     return estimated_bytes(setting, model, tokens(setting), setting.rows * setting.completion_tokens)
 
 
 def measured(setting: Setting) -> dict[str, Any]:
-    """Bytes and seconds of one update."""
+    """Measures bytes and seconds of one update."""
     work = Update(setting, questions(setting))
     work.warm_up()
     seconds, (beyond, _) = once(setting.device, lambda: device.peak(setting.device, work.shared))

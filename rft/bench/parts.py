@@ -1,5 +1,5 @@
-"""The parts of `rft bench gpu`, and the process that runs them: one after the other, each by itself, so that an error in one
-leaves the others whole. A part that this device has no room or no time for is skipped, with the reason.
+"""The parts of `rft bench gpu`, and the process that runs them one after the other, each separately, so that an error in one
+does not affect the others. A part without enough memory or time is skipped, with the reason.
 """
 
 import math
@@ -15,17 +15,29 @@ from typing import Any
 from rft.bench.setting import Setting
 
 GIB = 2**30
-OURS = 2 * GIB  # of a card's memory that a driver and this process' context take at most
-PACE = 0.25  # of the rate of a large matrix product that an update is expected to reach, before one was measured
+OURS = 2 * GIB  # the driver and the context of this process take at most this much of a card's memory
+PACE = 0.25  # expected rate of an update before it is measured, as a share of the rate of a large matrix product
 
 
 class Skipped(Exception):
-    """A part that cannot run here, and why."""
+    """Raised if a part cannot run here, with the reason."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the parts are. product: side of the matrices of a product; training: personas, and the recipes' overrides."""
+    """The sizes of the parts.
+
+    Attributes:
+        setting: the model, the batch and the device.
+        rollout_tokens: tokens per completion in the rollout part.
+        lengths: history lengths to try, in tokens.
+        long: tokens in a history for the kernel checks.
+        short: tokens in a span for the kernel checks.
+        head_sizes: head sizes to check.
+        product: number of rows and columns of the matrices in the product.
+        personas: number of personas for training.
+        words: the overrides of the training recipes, by recipe.
+    """
 
     setting: Setting
     rollout_tokens: int
@@ -67,7 +79,15 @@ TOY = Scale(
 
 @dataclass
 class Job:
-    """What a part is given. done: figures of the parts before, by name; say: is told the figures so far."""
+    """The input of a part.
+
+    Attributes:
+        scale: the sizes of the parts.
+        out: output folder.
+        seconds: time for the part.
+        done: figures of the earlier parts, by name.
+        say: called with the figures so far.
+    """
 
     scale: Scale
     out: Path
@@ -80,27 +100,32 @@ class Job:
 
     @property
     def on(self) -> str:
+        """The device."""
         return self.scale.setting.device
 
     def rate(self) -> float:
-        """Operations a second that an update is expected to reach."""
+        """Returns the expected operations per second of an update."""
         measured = self.done.get("update", {}).get("tree_flops_per_second")
         product = self.done.get("card", {}).get("product_flops_per_second")
         return measured or (PACE * product if product else math.inf)
 
     def needs(self, size: float, seconds: float = 0.0) -> None:
-        """Raises Skipped if there are not so many bytes, or not so many seconds."""
+        """Checks that the device has `size` free bytes and that the part has `seconds` seconds.
+
+        Raises:
+            Skipped: there is too little of either.
+        """
         from rft.bench import device
 
         free = device.free_bytes(self.on)
         if size > free:
-            raise Skipped(f"needs about {size / GIB:.1f} GiB, {free / GIB:.1f} are free on this card")
+            raise Skipped(f"needs about {size / GIB:.1f} GiB, {free / GIB:.1f} GiB are free on this card")
         if seconds > self.seconds:
-            raise Skipped(f"takes about {seconds:.0f} s, its share of the time is {self.seconds:.0f} s; raise --minutes")
+            raise Skipped(f"takes about {seconds:.0f} s, but its share of the time is {self.seconds:.0f} s; raise --minutes")
 
 
 def card(job: Job) -> dict[str, Any]:
-    """What the device is, what others hold of it, and how fast it multiplies and copies."""
+    """Measures how fast the device multiplies and copies, and describes it and its use by other processes."""
     import torch
 
     from rft.bench import device
@@ -128,43 +153,51 @@ def card(job: Job) -> dict[str, Any]:
 
 
 def others_note(total: int, taken: int) -> list[str]:
-    """What is said of a card of which so many bytes are taken, but not by this process' tensors."""
+    """Returns a note if other processes use the card.
+
+    Args:
+        total: bytes of the card.
+        taken: used bytes, without the tensors of this process.
+    """
     if taken <= OURS:
         return []
     return [
-        f"other processes hold {taken / GIB:.1f} of {total / GIB:.1f} GiB of this card: times are not its best, and parts that "
-        "need more than is free are skipped"
+        f"other processes use {taken / GIB:.1f} of {total / GIB:.1f} GiB of this card: times may be worse than on an idle card, "
+        "and parts that need more than the free memory are skipped"
     ]
 
 
 def flash_attn_note(installed: str | None) -> list[str]:
-    """What is said of a flash-attn that is too old to be called."""
+    """Returns a note if the installed flash-attn is too old."""
     from packaging.version import parse
 
     from rft.prefix_tree.kernels import FLASH_ATTN
 
     if installed is None or parse(installed) >= parse(FLASH_ATTN):
         return []
-    return [f"flash-attn {installed}: expected {FLASH_ATTN} or newer; it is left out, PyTorch's own kernels are measured"]
+    return [f"flash-attn {installed}: expected {FLASH_ATTN} or newer; it is ignored, and PyTorch's own kernels are measured"]
 
 
 def kernels(job: Job) -> dict[str, Any]:
+    """Checks the attention calls against float64."""
     from rft.bench.kernels import Sizes
     from rft.bench.kernels import kernels as measure
 
     shape = job.scale.setting.shape
     sizes = Sizes(job.scale.long, job.scale.short, 8, 2, shape["head_dim"], job.scale.head_sizes, job.scale.setting.rows)
-    job.needs(8 * 8 * 8 * max(128 * sizes.long, sizes.short**2))  # scores of 8 heads in float64, some of them
+    job.needs(8 * 8 * 8 * max(128 * sizes.long, sizes.short**2))  # scores of 8 heads in float64, several copies
     return measure(job.on, sizes, job.say, lambda: time.monotonic() < job.end)
 
 
 def backends(job: Job) -> dict[str, Any]:
+    """Measures the attention backends."""
     from rft.bench.backends import backends as measure
 
     return measure(job.scale.setting, job.say, lambda: time.monotonic() < job.end)
 
 
 def update(job: Job) -> dict[str, Any]:
+    """Measures a training update and its errors."""
     from rft.bench.arithmetic import questions_flops
     from rft.bench.batch import questions
     from rft.bench.device import forget, one_line
@@ -180,11 +213,12 @@ def update(job: Job) -> dict[str, Any]:
     forget(job.on)
     try:
         return figures | exactness(setting, questions)
-    except Exception as error:  # the times stand by themselves
+    except Exception as error:  # the times are valid without it
         return figures | {"exactness": one_line(error)}
 
 
 def rollout(job: Job) -> dict[str, Any]:
+    """Measures sampling."""
     from rft.bench.arithmetic import questions_flops, token_bytes, weight_bytes
     from rft.bench.longest import tokens
     from rft.bench.rollout import rollout as measure
@@ -196,6 +230,7 @@ def rollout(job: Job) -> dict[str, Any]:
 
 
 def longest(job: Job) -> dict[str, Any]:
+    """Measures the longest history whose update fits."""
     from rft.bench.longest import longest as measure
 
     setting = replace(job.scale.setting, lora=True)
@@ -207,6 +242,7 @@ def longest(job: Job) -> dict[str, Any]:
 
 
 def training(job: Job) -> dict[str, Any]:
+    """Runs a small training."""
     from importlib.util import find_spec
 
     for package in ("trl", "datasets"):
@@ -220,7 +256,7 @@ def training(job: Job) -> dict[str, Any]:
 
 
 PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
-    # name: (its weight when the time is shared out, the seconds it takes on an H100 by estimate; what it does)
+    # name: (its weight when the time is divided, which is its estimated seconds on an H100; its function)
     "card": (5, card),
     "kernels": (25, kernels),
     "backends": (20, backends),
@@ -232,12 +268,14 @@ PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
 
 
 def work(pipe: Connection, out: Path, rehearse: bool) -> None:
-    """Runs the parts that come through the pipe, (name, seconds, done), and answers ("figures", ...) while it does and
-    (status, figures, why) at the end. What is printed goes to log.txt in `out`."""
+    """Runs the parts that arrive through the pipe as (name, seconds, done).
+
+    It answers with ("figures", ...) during a part and (status, figures, why) at its end. All output goes to log.txt in `out`.
+    """
     log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    import torch  # noqa: F401  what every part waits for, before the time of one is counted
+    import torch  # noqa: F401  imported before the time of the first part starts
 
     from rft.bench.device import forget, one_line
     from rft.train.malloc import keep_freed_memory

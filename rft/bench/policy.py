@@ -1,5 +1,5 @@
-"""A model of random weights that is run as training runs it: bfloat16 adapters' products under autocast, and no input cast to
-float32 before autocast casts it back."""
+"""A model with random weights that runs as in training: adapter products in bfloat16 under autocast, and no input cast to float32
+before autocast casts it back."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,7 +12,7 @@ from rft.prefix_tree.attention import enable
 
 
 def policy(setting: Setting) -> Any:
-    """The setting's model, in training mode, with gradients of 0 in place so that no measurement pays for making them."""
+    """Returns the setting's model in training mode. Its gradients exist as zeros, so no measurement includes their creation."""
     torch.manual_seed(0)
     longest = setting.prompt_tokens + setting.question_tokens + setting.completion_tokens + 2 * setting.memory_tokens
     config = Qwen3Config(**setting.shape, tie_word_embeddings=True, max_position_embeddings=max(40960, longest))
@@ -37,13 +37,13 @@ def policy(setting: Setting) -> Any:
 
 
 def precision(setting: Setting) -> AbstractContextManager:
-    """Autocast, where adapters in float32 meet weights in bfloat16."""
+    """Returns autocast if adapters in float32 are used with weights in bfloat16, otherwise a context without effect."""
     if setting.lora and setting.dtype == "bfloat16":
         return torch.autocast(setting.device, torch.bfloat16)
     return nullcontext()
 
 
 def held_bytes(model: torch.nn.Module) -> int:
-    """Bytes of weights and gradients."""
+    """Returns the bytes of weights and gradients."""
     each = [x for p in model.parameters() for x in (p, p.grad) if x is not None]
     return sum(x.numel() * x.element_size() for x in each)

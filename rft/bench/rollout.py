@@ -1,8 +1,7 @@
 """Sampling a batch's completions: through the tree, and by transformers' generate with as many rows at a time as fit.
 
-generate is timed on one such micro-batch; where there are several, the others are taken to be like it
-(`baseline_extrapolated`). Fewer rows than fit would make it look slower than it is, so where there is no time for that many it
-is not timed at all.
+generate is timed on one micro-batch. If there are several, the others are assumed to take as long (`baseline_extrapolated`).
+With fewer rows than fit it would look slower than it is, so if there is not enough time for the full micro-batch it is not timed.
 """
 
 import math
@@ -25,8 +24,8 @@ from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps
 from rft.prefix_tree.sample import sample
 
-SHARE = 2 / 3  # of the free memory that generate may take
-GROWTH = 2.0  # a token of as many rows as fit takes at most about so much longer than one of a single row
+SHARE = 2 / 3  # maximum share of the free memory for generate
+GROWTH = 2.0  # a token takes at most about this factor longer with as many rows as fit than with one row
 
 
 def rollout(
@@ -37,7 +36,7 @@ def rollout(
     seconds: float = math.inf,
     say: Say = lambda figures: None,
 ) -> dict[str, Any]:
-    """Seconds, ratios, errors and peak bytes, by name; arguments as `update`'s."""
+    """Measures seconds, ratios, errors and peak bytes, by name. The arguments are those of `update`."""
     on, count = setting.device, setting.completion_tokens
     model = policy(setting).eval()
     for weight in model.parameters():
@@ -85,7 +84,7 @@ def rollout(
             figures["stock_micro_batch"] = size
             works["stock"] = lambda: stock(size)
         else:
-            figures["skipped"] = [f"transformers generate: no time for {repeats} repeats of {size} rows at once"]
+            figures["skipped"] = [f"transformers generate: not enough time for {repeats} repeats of {size} rows at once"]
     times, others = in_turns(on, works, repeats)
     figures |= others | times["tree"].figures("tree", on) | times["prefill"].figures("tree_prefill", on)
     figures["tree_tokens_per_second"] = len(prompts) * count / figures["tree_seconds"]
@@ -106,13 +105,13 @@ def rollout(
     if count > 4:
         try:
             figures["tree_token_operations"] = (operations(on, lambda: shared(4)) - operations(on, lambda: shared(1))) / 3
-        except RuntimeError as error:  # a profiler that is not allowed here
-            figures.setdefault("skipped", []).append(f"operations a token: {device.one_line(error)}")
+        except RuntimeError as error:  # the profiler is not allowed here
+            figures.setdefault("skipped", []).append(f"operations per token: {device.one_line(error)}")
     return figures
 
 
 def operations(on: str, work: Callable[[], Any]) -> int:
-    """Kernels that the work launches on a GPU; on a CPU the operators it calls, those inside others included."""
+    """Counts the kernels that the work launches on a GPU, or the operators that it calls on a CPU, including nested ones."""
     kinds = [torch.profiler.ProfilerActivity.CPU, *[torch.profiler.ProfilerActivity.CUDA] * (on == "cuda")]
     with torch.profiler.profile(activities=kinds) as profile:
         work()

@@ -1,4 +1,4 @@
-"""What is measured: the shape of a model, a batch of rows, a device."""
+"""Setting of a benchmark: the shape of a model, a batch of rows, a device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "vocab_size": 512,
     },
-    # as much of its arithmetic is attention at 4k tokens as of the 4B model's at 32k
+    # attention is the same share of its arithmetic at 4k tokens as in the 4B model at 32k
     "tiny": {
         "num_hidden_layers": 4,
         "hidden_size": 256,
@@ -37,8 +37,22 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One benchmark. dtype: of the weights; LoRA's adapters are float32 beside bfloat16 weights, and run under autocast. chunks
-    and memory_tokens: of memory trajectories, where prompt_tokens are those of a chunk."""
+    """One benchmark.
+
+    Attributes:
+        model: name of the shape in MODELS.
+        device: "cpu" or "cuda".
+        dtype: dtype of the weights. With bfloat16 weights, LoRA's adapters are float32 and run under autocast.
+        prompt_tokens: tokens in the history, or per history chunk of memory trajectories.
+        questions: questions per history.
+        question_tokens: tokens per question.
+        generations: completions per question, or memories per history.
+        completion_tokens: tokens per completion.
+        checkpointing: whether gradient checkpointing is used.
+        lora: whether LoRA adapters are trained instead of all weights.
+        chunks: history chunks of memory trajectories.
+        memory_tokens: tokens per memory of memory trajectories.
+    """
 
     model: str = "tiny"
     device: str = "cpu"
@@ -55,10 +69,10 @@ class Setting:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """The model's sizes, as its config names them."""
+        """The model's sizes, with the names of its config."""
         return MODELS[self.model]
 
     @property
     def rows(self) -> int:
-        """Completions."""
+        """Number of completions."""
         return self.questions * self.generations

@@ -1,4 +1,4 @@
-"""Stock TRL's log-probs: its own function on padded rows, at the micro-batch that is fastest."""
+"""Stock TRL's log-probs: its own function on padded rows, at the fastest micro-batch size."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,12 +16,12 @@ from rft.bench.stopwatch import once
 from rft.bench.workload import Update
 
 MICRO_BATCHES = (1, 2, 4)
-FULL = 16384  # tokens that fill any device: rows of more are not faster side by side
-SHARE = 2 / 3  # of the free memory that may be taken
+FULL = 16384  # tokens that fill any device: larger micro-batches are not faster
+SHARE = 2 / 3  # maximum share of the free memory
 
 
 class StockTRL:
-    """The update of a batch by TRL's own path. A forward without a tree is transformers' sdpa, as in stock TRL."""
+    """The update of a batch by TRL's own path. Without a tree, a forward pass uses transformers' sdpa, as in stock TRL."""
 
     def __init__(self, work: Update):
         self.work, self.on = work, work.setting.device
@@ -30,7 +30,7 @@ class StockTRL:
         self.trainer: Any = SimpleNamespace(accelerator=Accelerator(cpu=self.on == "cpu"))
 
     def run(self, numbers: Sequence[int], micro_batch: int) -> None:
-        """The update of these rows, so many at a time."""
+        """Runs the update of these rows, `micro_batch` rows at a time."""
         for first in range(0, len(numbers), micro_batch):
             part = numbers[first : first + micro_batch]
             ids_BL = torch.tensor([self.work.rows[i] for i in part], device=self.on)
@@ -41,7 +41,7 @@ class StockTRL:
             self.work.backward(logps_BC, part)
 
     def best_micro_batch(self, numbers: Sequence[int]) -> tuple[int, int | None]:
-        """The fastest micro-batch of those that fit, and its peak bytes."""
+        """Returns the fastest micro-batch size that fits, and its peak bytes."""
         one, _ = device.peak(self.on, lambda: self.run(numbers[:1], 1))
         row = len(self.work.rows[numbers[0]])
         room = len(numbers) if not one else SHARE * device.free_bytes(self.on) / one

@@ -1,8 +1,8 @@
-"""How long things take, so that they can be compared: they take turns, so that what slows the machine for a while slows all of
-them, and the median of their times counts.
+"""Timing of works that are compared: they take turns, so that a slow period of the machine affects all of them, and the median
+of their times counts.
 
-On a CPU the CPU seconds of this process are kept beside those of the clock, and so is the share of the machine that others
-took meanwhile: where they took some, CPU seconds are the ones to compare.
+On a CPU, the CPU seconds of this process and the share of the machine used by others are recorded as well as the wall-clock
+seconds. If others used some of it, compare CPU seconds.
 """
 
 import logging
@@ -18,19 +18,19 @@ from rft.bench import device
 
 logger = logging.getLogger(__name__)
 
-LEAST = 3  # repeats that a comparison needs
+LEAST = 3  # minimum number of repeats for a comparison
 
 
 @dataclass
 class Times:
-    """Of one work: seconds and CPU seconds of each repeat, and the last result."""
+    """Seconds and CPU seconds of each repeat of one work, and its last result."""
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     result: Any = None
 
     def figures(self, name: str, on: str, factor: float = 1.0) -> dict[str, Any]:
-        """Medians and all repeats, by figure; `factor` scales what was done for a part of the whole."""
+        """Returns medians and all repeats, by figure. `factor` scales times measured on a part of the batch."""
         found: dict[str, Any] = {f"{name}_seconds": factor * statistics.median(self.seconds)}
         if on == "cpu":
             found[f"{name}_cpu_seconds"] = factor * statistics.median(self.cpu_seconds)
@@ -38,7 +38,7 @@ class Times:
 
 
 def once(on: str, work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the work, and its result."""
+    """Runs the work and returns its seconds and its result."""
     device.wait(on)
     start = time.perf_counter()
     result = work()
@@ -47,10 +47,10 @@ def once(on: str, work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def in_turns(on: str, works: Mapping[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, Times], dict[str, float]]:
-    """Each work `repeats` times, in turns; each is logged as it ends.
+    """Runs each work `repeats` times, in turns, and logs each time.
 
     Returns:
-        The times by work, and on a CPU {"others_cpu_share": of the machine's CPU time, what other processes took}.
+        The times by work, and on a CPU {"others_cpu_share": share of the machine's CPU time used by other processes}.
     """
     times = {name: Times() for name in works}
     start, others = time.perf_counter(), _others_seconds()
@@ -68,8 +68,8 @@ def in_turns(on: str, works: Mapping[str, Callable[[], Any]], repeats: int) -> t
 
 
 def _others_seconds() -> float:
-    """CPU seconds of everything but this process since the machine was started."""
+    """Returns the CPU seconds of all other processes since the machine started."""
     spent = psutil.cpu_times()
     idle = spent.idle + getattr(spent, "iowait", 0.0)
-    guests = getattr(spent, "guest", 0.0) + getattr(spent, "guest_nice", 0.0)  # counted in user and nice too
+    guests = getattr(spent, "guest", 0.0) + getattr(spent, "guest_nice", 0.0)  # also counted in user and nice
     return sum(spent) - idle - guests - time.process_time()

@@ -1,4 +1,4 @@
-"""Figures for people. What is noise is called noise, what is extrapolated says from what."""
+"""Tables of figures. Noise is marked as noise, and extrapolated figures name their source."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,26 +14,26 @@ MEANINGS = {
     "speedup_cpu": "x less CPU time",
     "speedup_over_trl": "x faster than stock TRL",
     "speedup_over_trl_cpu": "x less CPU time than stock TRL",
-    "ceiling": "x by arithmetic alone",
+    "ceiling": "x: the ceiling by arithmetic",
     "token_ratio": "x fewer tokens",
-    "tree_tokens_per_second": "tokens a second",
-    "tree_token_seconds": "seconds a token, all rows together",
-    "tree_token_operations": "kernel launches (CPU: operators) a token",
-    "tree_mfu": "of the device's peak",
+    "tree_tokens_per_second": "tokens per second",
+    "tree_token_seconds": "seconds per token, for all rows together",
+    "tree_token_operations": "kernel launches (CPU: operators) per token",
+    "tree_mfu": "share of the device's peak",
     "max_logprob_error": "largest error of a log-prob (nats)",
-    "short_max_logprob_error": "the same over a short batch",
+    "short_max_logprob_error": "largest error of a log-prob (nats), over a short batch",
     "max_grad_rel_error": "largest relative error of a gradient, over a short batch",
     "tree_error_to_float32": "mean error of the tree against float32 (nats)",
     "plain_error_to_float32": "mean error of plain rows against float32 (nats)",
     "tree_grad_error_to_float32": "largest relative error of a gradient against float32, tree",
-    "plain_grad_error_to_float32": "the same, plain rows",
+    "plain_grad_error_to_float32": "largest relative error of a gradient against float32, plain rows",
 }
-SEEN = 256 * MIB  # a peak of less is hidden by what a process takes beside its tensors
-BUSY = 0.05  # of the machine's CPU time
+SEEN = 256 * MIB  # a smaller peak is hidden by the other memory of the process
+BUSY = 0.05  # share of the machine's CPU time above which other work is reported
 
 
 def show(result: dict[str, Any]) -> None:
-    """The figures of `rft bench update`, `rollout` or `memory`: one line a path, then what follows from them."""
+    """Prints the figures of `rft bench update`, `rollout` or `memory`: one line per path, then the conclusions."""
     title = "{what}: P={prompt_tokens} Q={questions} q={question_tokens} G={generations} C={completion_tokens}".format(**result)
     if result["what"] == "memory":
         title += " T={chunks} M={memory_tokens}".format(**result)
@@ -49,7 +49,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def note(figures: dict[str, Any], path: str) -> str:
-    """How a path was run."""
+    """Returns how a path was run."""
     said = {
         "trl": f"micro-batch {figures.get('trl_micro_batch')}",
         "plain": "one row at a time",
@@ -60,14 +60,14 @@ def note(figures: dict[str, Any], path: str) -> str:
 
 
 def sayings(figures: dict[str, Any]) -> Iterator[str]:
-    """What follows from the figures, a line each."""
+    """Yields one line per conclusion from the figures."""
     for key, meaning in MEANINGS.items():
         if figures.get(key) is not None:
             yield f"{figures[key]:>10.4g}  {meaning}"
         elif key in figures.get("noise", {}):
             yield (
                 f"{'noise':>10}  {figures['noise'][key]:.3g} {meaning}: above the ceiling of {figures['ceiling']:.3g}, so not a "
-                "speedup; repeat it on a machine that does nothing else, or on longer rows"
+                "speedup; repeat it on an idle machine, or with longer rows"
             )
     if figures.get("others_cpu_share", 0.0) > BUSY:
         yield f"{figures['others_cpu_share']:>10.0%}  of the machine's CPU time went to other work: compare CPU times"
@@ -78,20 +78,20 @@ def sayings(figures: dict[str, Any]) -> Iterator[str]:
 
 
 def memory(size: float | None) -> str:
-    """Bytes in MiB."""
+    """Formats bytes in MiB."""
     return "-" if size is None else f"{size / MIB:,.0f} MiB"
 
 
 def estimate(measured: float, estimated: float) -> str:
-    """A peak beside its estimate."""
+    """Formats a measured peak with its estimate."""
     return (
-        f"{measured / GIB:>10.4g}  GiB at the peak of an update without its optimizer, {estimated / GIB:.4g} by the estimate of "
-        f"--dry-run ({estimated / measured - 1:+.0%})"
+        f"{measured / GIB:>10.4g}  GiB peak of an update without its optimizer; --dry-run estimates {estimated / GIB:.4g} GiB "
+        f"({estimated / measured - 1:+.0%})"
     )
 
 
 def show_gpu(result: dict[str, Any]) -> None:
-    """The figures of `rft bench gpu`, part by part; a part that has none says why."""
+    """Prints the figures of `rft bench gpu` by part, with the reason if a part has none."""
     card = result["parts"].get("card", {}).get("figures", {})
     title = f"{'rehearsal on ' if result['rehearsal'] else ''}{card.get('name', 'this device')}, {result['date']}"
     table = Table("part", "figure", "", title=title)
@@ -114,7 +114,7 @@ def _card(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
     if "bytes" in figures:
         yield "memory", f"{figures['bytes'] / GIB:.1f} GiB, CUDA {figures['cuda']}, capability {figures['capability']}"
     yield "a large product", f"{figures['product_flops_per_second'] / TERA:.4g} TFLOP/s in bfloat16"
-    yield "a copy", f"{figures['copy_bytes_per_second'] / TERA:.3g} TB/s, read and written"
+    yield "a copy", f"{figures['copy_bytes_per_second'] / TERA:.3g} TB/s, reads and writes"
     for line in figures["notes"]:
         yield "note", line
 
@@ -128,15 +128,15 @@ def _kernels(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             yield (
                 dtype,
                 (
-                    f"{sum(case['right'] for case in ran)} of {len(ran)} shapes right; largest error against plain attention's: "
-                    f"{worst['error']:.2g} to {worst['yardstick']:.2g} ({worst['case']}, {worst['of']})"
+                    f"{sum(case['right'] for case in ran)} of {len(ran)} shapes right; largest error, and plain attention's: "
+                    f"{worst['error']:.2g}, {worst['yardstick']:.2g} ({worst['case']}, {worst['of']})"
                 ),
             )
         for case in cases:
             if "refused" in case:
                 yield "refused", f"{case['case']}, {dtype}: {case['refused']}"
             elif not case["right"]:
-                yield "WRONG", f"{case['case']}, {dtype}: {case['of']} errs {case['error']:.2g}, plain {case['yardstick']:.2g}"
+                yield "WRONG", f"{case['case']}, {dtype}: {case['of']} error {case['error']:.2g}, plain {case['yardstick']:.2g}"
     for line in figures["skipped"]:
         yield "skipped", line
 
@@ -144,17 +144,17 @@ def _kernels(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
 def _backends(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
     for entry in figures["backends"]:
         if "refused" in entry:
-            yield entry["backend"], f"not here: {entry['refused']}"
+            yield entry["backend"], f"not available: {entry['refused']}"
             continue
         ways = [
             f"{call} {entry['forward_flops_per_second'][call] / TERA:.4g} and {rate / TERA:.4g}"
             for call, rate in entry["backward_flops_per_second"].items()
         ]
-        verdict = "" if entry["right"] else ", WRONG: it cannot take part in a merge"
+        verdict = "" if entry["right"] else ", WRONG: its results cannot be merged"
         yield entry["backend"], f"TFLOP/s forward and backward: {'; '.join(ways)}; merged error {entry['error']:.2g}{verdict}"
     if "own_calls" in figures:
         one, apart = figures["own_calls"].values()
-        yield "own attention", f"{1e3 * one:.3g} ms in one call, {1e3 * apart:.3g} ms with long and short nodes apart"
+        yield "own attention", f"{1e3 * one:.3g} ms in one call, {1e3 * apart:.3g} ms with long and short nodes in two calls"
 
 
 def _paths(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
@@ -165,10 +165,10 @@ def _paths(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
     product = card.get("product_flops_per_second")
     if product and "tree_flops_per_second" in figures:
         rate = figures["tree_flops_per_second"]
-        yield "arithmetic", f"{rate / TERA:.4g} TFLOP/s, {rate / product:.0%} of a large product's"
+        yield "arithmetic", f"{rate / TERA:.4g} TFLOP/s, {rate / product:.0%} of the rate of a large product"
     if card.get("copy_bytes_per_second") and "tree_token_bytes" in figures:
         bound = figures["tree_token_bytes"] / card["copy_bytes_per_second"]
-        yield "a token", f"{1e3 * figures['tree_token_seconds']:.3g} ms; reading what it reads takes {1e3 * bound:.3g} ms"
+        yield "a token", f"{1e3 * figures['tree_token_seconds']:.3g} ms; its memory reads alone take {1e3 * bound:.3g} ms"
     for line in sayings(figures):
         figure, _, said = line.strip().partition("  ")
         yield figure, said.strip()

@@ -1,5 +1,5 @@
-"""A small real training: the quickstart's cold start and GRPO, by the scripts and recipes that a user runs, for as long as there
-is time. What it shows is that rewards rise on this device, and how long a step takes; how far they rise, `rft quickstart` shows.
+"""A small real training run: the quickstart's cold start and GRPO, with the scripts and recipes that a user runs, within the
+available time. It shows that rewards rise on this device, and how long a step takes. `rft quickstart` shows how far they rise.
 """
 
 import time
@@ -14,24 +14,37 @@ from rft.runs.tracking import METRICS, read_metrics
 from rft.simulate.dataset import simulate_mini
 from rft.toy.quickstart import RECIPES
 
-SHARE = 0.35  # of the time, for the cold start
-EDGE = 5  # steps that first and last numbers are the mean of
+SHARE = 0.35  # share of the time for the cold start
+EDGE = 5  # number of steps averaged for the first and the last value
 
 
 class Deadline(TrainerCallback):
-    """Ends a training when its time is over."""
+    """Stops a training run when its time is over."""
 
     def __init__(self, seconds: float):
         self.end = time.monotonic() + seconds
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Stops the training if the time is over."""
         control.should_training_stop |= time.monotonic() > self.end
 
 
 def training(
     out: Path, on: str, personas: int, words: dict[str, list[str]], seconds: float, say: Say = lambda figures: None
 ) -> dict[str, Any]:
-    """Steps, seconds a step and what was learned. words: what the recipe "sft" or "grpo" is overridden with."""
+    """Runs the cold start and GRPO.
+
+    Args:
+        out: output folder.
+        on: the device.
+        personas: number of simulated personas.
+        words: {"sft" or "grpo": overrides of its recipe}.
+        seconds: available time.
+        say: called with the figures so far.
+
+    Returns:
+        Steps, seconds per step and the training metrics, by recipe.
+    """
     from rft.train import grpo, sft
 
     end = time.monotonic() + seconds
@@ -54,7 +67,7 @@ def training(
 
 
 def learned(out: Path) -> dict[str, Any]:
-    """Steps, median seconds of one, and of loss, reward and held-out accuracy the mean of the first and of the last logs."""
+    """Returns steps, median seconds per step, and the first and last means of loss, reward and held-out accuracy."""
     rows = read_metrics(out / METRICS)
     logs = [row for row in rows if "loss" in row]
     gaps = [

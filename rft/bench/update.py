@@ -1,7 +1,7 @@
-"""One training update (log-probs, entropies and gradients of GRPO's loss) three ways: through the tree; by plain rows, one at a
-time with logits for the completion alone, the fair baseline that `speedup` is against; and by stock TRL.
+"""One training update (log-probs, entropies and gradients of GRPO's loss) in three ways: through the tree; by plain rows, one at
+a time with logits for the completion only, which is the fair baseline of `speedup`; and by stock TRL.
 
-The baselines are timed on a few rows and scaled by arithmetic to all of them (`baseline_extrapolated`).
+The baselines are timed on a few rows and extrapolated to all of them by arithmetic (`baseline_extrapolated`).
 """
 
 import math
@@ -19,7 +19,7 @@ from rft.bench.workload import Update
 from rft.prefix_tree.layout import Tree
 
 Say = Callable[[dict[str, Any]], None]
-"""Told the figures so far whenever there are more."""
+"""A function that is called with all figures so far, whenever there are new ones."""
 
 
 def update(
@@ -33,14 +33,17 @@ def update(
     seconds: float = math.inf,
     say: Say = lambda figures: None,
 ) -> dict[str, Any]:
-    """Seconds, ratios, errors and peak bytes, by name.
+    """Measures seconds, ratios, errors and peak bytes, by name.
 
     Args:
-        stock: time stock TRL too, whose rows must have equally long completions.
-        tree_only: no baselines.
+        setting: the model and the device.
+        batch: the rows, and the lengths of their prompts.
+        stock: also time stock TRL. Its rows must have completions of equal length.
+        tree_only: skip the baselines.
         repeats: how often each path is timed.
-        baseline_rows: on how many rows the baselines are timed; 0 for all.
-        seconds: the time there is. Baselines give way: they are timed on one row, or are skipped by name.
+        baseline_rows: number of rows on which the baselines are timed; 0 for all.
+        seconds: available time. If it is too short, baselines are timed on one row, or are skipped by name.
+        say: called with the figures so far.
     """
     work = Update(setting, batch)
     tree = work.tree(work.all)
@@ -85,20 +88,31 @@ def update(
 def affordable(
     work: Update, few: list[int], names: list[str], pace: float, left: float, repeats: int
 ) -> tuple[list[int], list[str], list[str]]:
-    """What of the baselines can be timed in the time left: on which rows, which of them, and what is skipped, in words. pace: the
-    tree's seconds an operation."""
+    """Chooses the baselines that can be timed in the time left.
+
+    Args:
+        work: the update.
+        few: the rows on which the baselines should be timed.
+        names: the baselines.
+        pace: the tree's seconds per operation.
+        left: the time left, in seconds.
+        repeats: how often each path is timed.
+
+    Returns:
+        The rows to use, the baselines to time, and a line for each skipped one.
+    """
     total = update_flops(work.setting, work.tree(work.all))
     for rows in (few, few[:1]):
-        each = pace * work.flops(rows) * 1.3  # short of the tree's pace
+        each = pace * work.flops(rows) * 1.3  # the baselines are slower per operation than the tree
         for count in range(len(names), 0, -1):
             if pace * total * repeats + each * (repeats + 1) * count <= left:
-                late = [f"{name}: {each * (repeats + 1):.0f} s more than there are" for name in names[count:]]
+                late = [f"{name}: needs {each * (repeats + 1):.0f} s, more than the time left" for name in names[count:]]
                 return rows, names[:count], late
-    return few, [], [f"{name}: no time for {repeats} repeats" for name in names]
+    return few, [], [f"{name}: not enough time for {repeats} repeats" for name in names]
 
 
 def _stock_path(work: Update, few: list[int], figures: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """Stock TRL at its best micro-batch, if it is installed."""
+    """Returns stock TRL at its best micro-batch size, if it is installed."""
     try:
         from rft.bench.stock import StockTRL
 
@@ -112,14 +126,20 @@ def _stock_path(work: Update, few: list[int], figures: dict[str, Any]) -> dict[s
 
 
 def memory(setting: Setting, model: Any, tree: Tree, beyond: int | None) -> dict[str, int]:
-    """Peak bytes of an update without its optimizer, measured and as `--dry-run` estimates them. beyond: the most that was held
-    beyond weights and gradients."""
+    """Returns the peak bytes of an update without its optimizer, measured and as estimated by `--dry-run`.
+
+    Args:
+        setting: the model and the device.
+        model: the model.
+        tree: the tree of the batch.
+        beyond: measured peak bytes beyond weights and gradients (None: not measured).
+    """
     found = {"update_estimated_bytes": estimated_bytes(setting, model, len(tree.tokens_T), len(tree.labels_N))}
     return found if beyond is None else found | {"update_bytes": held_bytes(model) + beyond}
 
 
 def rates(setting: Setting, flops: float, seconds: Sequence[float]) -> dict[str, float]:
-    """Operations a second at the median of the times, and which share of the device's peak that is."""
+    """Returns operations per second at the median time, and their share of the device's peak."""
     rate = flops / sorted(seconds)[len(seconds) // 2]
     peak = peak_flops(device.name(setting.device), setting.dtype) if setting.device == "cuda" else None
     return {"tree_flops_per_second": rate, **({} if peak is None else {"tree_mfu": rate / peak})}

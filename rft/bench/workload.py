@@ -14,7 +14,7 @@ from rft.prefix_tree.logprobs import plain_logps, tree_logps
 
 
 class Update:
-    """The update of a batch on a model; every method returns the completions' log-probs (B, C) of the rows it is asked for."""
+    """The update of a batch on a model. `shared`, `plain` and `backward` return the log-probs (B, C) of the completions."""
 
     def __init__(self, setting: Setting, batch: Batch):
         self.setting, (self.rows, self.prompts) = setting, batch
@@ -24,20 +24,20 @@ class Update:
         self.all = list(range(len(self.rows)))
 
     def warm_up(self) -> None:
-        """A short update, so that no measurement pays for what is loaded and made once."""
+        """Runs a short update, so that no measurement includes one-time work."""
         rows = [row[-64:] for row in self.rows[:2]]
         with precision(self.setting):
             logps_BC, _ = tree_logps(self.model, Tree(rows, [len(row) // 2 for row in rows], device=self.setting.device))
         logps_BC.sum().backward()
 
     def backward(self, logps_BC: Tensor, numbers: Sequence[int]) -> Tensor:
-        """The gradient of GRPO's loss on-policy, summed over tokens."""
+        """Computes the gradient of GRPO's on-policy loss, summed over tokens."""
         ratios_BC = torch.exp(logps_BC - logps_BC.detach())
         (-ratios_BC * self.advantages_B[list(numbers), None]).sum().backward()
         return logps_BC.detach()
 
     def shared(self, numbers: Sequence[int] | None = None) -> Tensor:
-        """Through one tree."""
+        """Runs the update through one tree."""
         numbers = self.all if numbers is None else numbers
         with precision(self.setting):
             tree = self.tree(numbers)
@@ -45,7 +45,7 @@ class Update:
         return self.backward(logps_BC, numbers)
 
     def plain(self, numbers: Sequence[int]) -> Tensor:
-        """One row after the other."""
+        """Runs the update one row at a time."""
         found = []
         for i in numbers:
             with precision(self.setting):
@@ -54,12 +54,12 @@ class Update:
         return torch.cat(found)
 
     def tree(self, numbers: Sequence[int]) -> Tree:
-        """The tree of these rows."""
+        """Returns the tree of these rows."""
         return Tree(
             [self.rows[i] for i in numbers], [self.prompts[i] for i in numbers], width=self.width, device=self.setting.device
         )
 
     def flops(self, numbers: Sequence[int]) -> float:
-        """Operations of these rows by themselves."""
+        """Returns the floating-point operations of these rows, computed separately."""
         labels = sum(len(self.rows[i]) - self.prompts[i] for i in numbers)
         return rows_flops(self.setting, [self.rows[i] for i in numbers], labels)

@@ -1,1 +1,1 @@
-"""The PersonaMem-v2 layout on disk, read into histories, questions and prompts."""
+"""Reads datasets in the PersonaMem-v2 layout into histories, questions and prompts."""

@@ -1,9 +1,9 @@
-"""What a question gives away before anyone reads the history.
+"""Audit of dataset shortcuts: how far questions can be answered without the history.
 
-Invariant: a prompt is a function of query, options and history alone, and a rule that reads no history scores
-what chance does, in every category of questions. The first is proven for our prompts; the second is measured, for it is the
-data's affair: released PersonaMem-v2 breaks it (the gold is too often the longest option), so every accuracy must be read
-beside these numbers.
+Invariant: a prompt depends only on query, options and history, and a rule that does not read the history scores at chance in
+every category of questions. The first part is verified for our prompts. The second part is a property of the data and is only
+measured: released PersonaMem-v2 violates it (the gold is too often the longest option), so every accuracy must be compared with
+these numbers.
 """
 
 import json
@@ -38,16 +38,21 @@ NO_LABELS = Labels(
     sensitive=False,
 )
 SNIPPET = "related_conversation_snippet"
-TELLING = 12  # characters; a shorter label ("Tea") may be in a text by chance
+TELLING = 12  # minimum length in characters; a shorter label ("Tea") may occur in a text by chance
 
 
 def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
-    """What the rules of `rft.data.rules` score, over all questions and in each category of at least `rules.LEAST`.
+    """Scores the rules of `rft.data.rules`, over all questions and in each category with at least `rules.LEAST` questions.
 
     Returns:
-        n; gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest: shares of the questions, by
-        option length in characters; letters: how often each letter is gold; rules: {rule: score}; strongest: {rule, score, n,
-        tried, bar, telling}, see `rules.Strongest`; by: {category: {value: {**strongest, rules}}}.
+        A dict with these keys:
+            n: number of questions.
+            gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest: share of questions whose gold
+                has this length among the options, in characters.
+            letters: number of questions per gold letter.
+            rules: {rule: score}.
+            strongest: {rule, score, n, tried, bar, telling}, see `rules.Strongest`.
+            by: {category: {value: {**strongest, rules}}}.
     """
     n = len(questions)
     report: dict[str, Any] = {"n": n}
@@ -74,7 +79,7 @@ def _cell(found: Mapping[str, Sequence[float]], rows: Sequence[int]) -> dict[str
 
 
 def lines(audit: Mapping[str, Any]) -> dict[str, str]:
-    """An audit as label -> figure, for tables."""
+    """Formats an audit as {label: figure}, for tables."""
     shown = {text: f"{audit[key]:.1%}" for text, key in SHARES.items()}
     shown |= {f"score of: {name}": f"{score:.1%}" for name, score in audit["rules"].items()}
     shown.setdefault(f"score of: {rules.PROBE}", "too few rows")
@@ -83,8 +88,8 @@ def lines(audit: Mapping[str, Any]) -> dict[str, str]:
         value, cell = max(cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"], default=("", None))
         shown[f"strongest by {category}"] = f"{value}: {_told(cell)}" if cell else f"no value with {rules.LEAST} questions"
     if "evidence" in audit:
-        shown["evidence found in the history"] = "none told" if audit["evidence"] is None else f"{audit['evidence']:.1%}"
-        shown["questions about what was never told"] = f"{audit['never_told']:,}"
+        shown["evidence found in the history"] = "no evidence given" if audit["evidence"] is None else f"{audit['evidence']:.1%}"
+        shown["questions without evidence"] = f"{audit['never_told']:,}"
         shown["personal items outside reserved ranges"] = f"{audit['personal_items']:,}"
     return shown
 
@@ -94,8 +99,8 @@ def _told(cell: Mapping[str, Any]) -> str:
 
 
 def telling_rules(audit: Mapping[str, Any]) -> list[str]:
-    """What `rules.bar` says chance does not explain, in words: the rules of the whole split, and for each category the strongest
-    rule of each of its values."""
+    """Describes the scores that chance does not explain (see `rules.bar`): the rules over the complete split, and the strongest
+    rule of each category value."""
     bar = audit["strongest"]["bar"]
     telling = {rule: score for rule, score in audit["rules"].items() if score > bar}
     found = [f"{rule} scores {telling[rule]:.1%}" for rule in sorted(telling, key=lambda rule: -telling[rule])]
@@ -108,10 +113,12 @@ def telling_rules(audit: Mapping[str, Any]) -> list[str]:
 
 
 def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
-    """`shortcuts` of one split, and what its histories tell: evidence (share of the rows that have some; None: no row has),
-    never_told (rows without), personal_items (distinct).
+    """Audits one split: its `shortcuts`, its evidence and its personal items.
 
-    Holds one history at a time, whatever the size of the dataset; rows of a persona should stand together.
+    Only one history is in memory at a time, so rows of the same persona should be adjacent in the CSV.
+
+    Returns:
+        The dict of `shortcuts`, the dict of `told`, and personal_items: number of distinct items found.
     """
     column = f"chat_history_{window}_link"
     questions: list[Question] = []
@@ -137,27 +144,34 @@ def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
 
 
 def told(evident: Sequence[bool], n: int) -> dict[str, Any]:
-    """Of n questions, those whose history tells what they are about: whether the evidence of each was found in it. The others are
-    about things that were never told."""
+    """Summarizes the evidence of n questions.
+
+    Args:
+        evident: for each question with an evidence snippet, whether its history contains the evidence.
+        n: number of questions.
+
+    Returns:
+        evidence: share of `evident` that is true (None if empty); never_told: number of questions without a snippet.
+    """
     return {"evidence": sum(evident) / len(evident) if evident else None, "never_told": n - len(evident)}
 
 
 def texts_of(history: History) -> set[str]:
-    """The messages of a history as `evidence_found` compares them: without regard to case and white space."""
+    """Returns the messages of a history, normalized in case and white space for `evidence_found`."""
     return {_fold(message.content) for message in history.messages}
 
 
 def evidence_found(record: Mapping[str, str], said: Collection[str]) -> bool:
-    """Whether every message of the row's snippet is among the texts `said` in its history."""
+    """Returns whether every message of the row's snippet is in `said`, the texts of its history."""
     evidence = _evidence(record.get(SNIPPET, ""))
     return bool(evidence) and all(_fold(text) in said for text in evidence)
 
 
 def prove_label_free(question: Question, history: History) -> None:
-    """Build the question's prompt in every context, with its labels and without them.
+    """Builds the question's prompt in every context, with its labels and without them.
 
-    Raises DataError where the two differ, that is, where anything but query, options and history reaches the
-    model.
+    Raises:
+        DataError: if the two prompts differ, that is, if anything but query, options and history reaches the model.
     """
     bare = replace(question, id="", row=0, persona_id="", gold=LETTERS[0], labels=NO_LABELS)
     for context in CONTEXTS:
@@ -168,10 +182,10 @@ def prove_label_free(question: Question, history: History) -> None:
 
 
 def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
-    """The label columns whose text stands word for word in what a prompt adds to the history.
+    """Returns the label columns whose text occurs verbatim in the part that a prompt adds to the history.
 
-    Options may well repeat the preference they are about, and a query may be a message of the history (some
-    are); apart from that neither descriptions of the person nor evidence may stand there.
+    Options may repeat the preference they are about, and a query may be a message of the history (some are). Otherwise neither
+    descriptions of the person nor evidence may occur there.
     """
     added = _fold(SYSTEM + "\n" + final_message(question))
     asked = _fold(question.query)
@@ -186,9 +200,7 @@ def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
 
 
 def _evidence(snippet: str) -> list[str]:
-    """The messages of a snippet (a JSON list of role and content); the snippet itself where it is not
-    that.
-    """
+    """The messages of a snippet (a JSON list of role and content); the snippet itself if it has another format."""
     try:
         return [text_of(message["content"]) or "" for message in json.loads(snippet)]
     except (ValueError, TypeError, KeyError):
@@ -196,7 +208,7 @@ def _evidence(snippet: str) -> list[str]:
 
 
 def _ties(question: Question, extreme: Any) -> int:
-    """How many options share the extreme length, 0 where the gold is not among them."""
+    """Number of options that share the extreme length; 0 if the gold is not among them."""
     lengths = [len(option) for option in question.options]
     wanted = extreme(lengths)
     return lengths.count(wanted) if lengths[LETTERS.index(question.gold)] == wanted else 0

@@ -1,7 +1,7 @@
-"""The kinds of questions that figures are broken down by: what a question is called follows from its labels alone.
+"""Question categories by which metrics are broken down. They depend only on the labels.
 
-Invariant: a category gives every question one value. `nameless` are the values that say nothing: a question about something
-that was never told has no scenario and no distance.
+Invariant: a category assigns exactly one value to every question. `nameless` values stand for a missing label: a question about
+something that is not in the history has no scenario and no distance.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ BUCKETS = ["0", *(f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTAN
 
 
 def distance_bucket(distance: int | None) -> str:
-    """The bucket of a distance in tokens between the evidence and the end of the history.
+    """Returns the bucket of a distance, the number of tokens between the evidence and the end of the history.
 
-    "0" are mostly questions without evidence; "unknown" where the data does not say.
+    "0" contains mostly questions without evidence. "unknown" means that the data does not give a distance.
     """
     if distance is None or distance < 0:
         return UNKNOWN
@@ -36,5 +36,5 @@ OF_LABELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def nameless(value: str) -> bool:
-    """Whether a value of a category stands for a label that is missing."""
+    """Returns whether a category value stands for a missing label."""
     return value in ("", UNKNOWN)

@@ -1,8 +1,8 @@
-"""`rft data check`: everything that can be known about a dataset before a GPU is spent on it.
+"""`rft data check`: all checks of a dataset that need no GPU.
 
-Invariant: what is printed is what the returned dict says, and the dict is plain JSON. An error means that the
-data cannot be used as it is; a warning means that a result on it can mislead (`--strict` makes it fail); a
-note is worth knowing. A split that cannot be read does not hide the others.
+Invariant: the printed report and the returned dict agree, and the dict is plain JSON. An error means that the data cannot be used
+as it is. A warning means that results on the data can be misleading; with `--strict` it makes the check fail. A note is for
+information only. If one split cannot be read, the other splits are still reported.
 """
 
 import argparse
@@ -46,8 +46,8 @@ from rft.hub import local_only, out_of_reach, unreachable
 LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
 ASKED_BEFORE = "the query is a message of the history"
-MOST_SHARED = 0.5  # of the questions of the smaller of two splits
-SHOWN = 5  # rows named in a line before "..."
+MOST_SHARED = 0.5  # largest share of questions in common, relative to the smaller of two splits
+SHOWN = 5  # row numbers listed in a message before "..."
 
 
 def check(
@@ -60,13 +60,23 @@ def check(
     tokenizer: Any = None,
     console: Any = None,
 ) -> dict[str, Any]:
-    """Read every CSV of a dataset, test it, print tables on `console` (rich; standard output by default) and
-    return the findings.
+    """Reads and checks every CSV of a dataset, and prints tables of the findings.
 
-    exclude_personas: left out of train and val, as a recipe leaves them out; benchmark is read whole.
-    tokenizer: a tokenizer folder, Hub id or object to count real prompt tokens with. The dict has `splits`,
-    `shared_personas`, `notes`, `warnings`, `errors` and `ok`, which is False where there is an error or, if
-    strict, a warning. Raises DataError where there is no dataset at all.
+    Args:
+        source: dataset folder or Hub id.
+        window: "32k" or "128k", the histories to read.
+        revision: revision of a Hub dataset.
+        strict: whether warnings make the check fail.
+        exclude_personas: personas to skip in train and val, as in a recipe; benchmark is always read completely.
+        tokenizer: tokenizer folder, Hub id or object that counts prompt tokens; None: prompt tokens are not counted.
+        console: rich console; standard output by default.
+
+    Returns:
+        A dict with `splits`, `shared_personas`, `notes`, `warnings`, `errors` and `ok`, which is False if there is an error or,
+        with `strict`, a warning.
+
+    Raises:
+        DataError: if there is no dataset.
     """
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(tokenizer)
@@ -89,29 +99,31 @@ def check(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `rft data check`."""
+    """Adds the arguments of `rft data check`."""
     parser.add_argument(
         "source", metavar="DIR|HUB_ID", help=f"a dataset folder, or a Hub id such as {HUB_ID}"
     )
     parser.add_argument(
-        "--window", choices=WINDOWS, default="32k", help="which histories (default: %(default)s)"
+        "--window", choices=WINDOWS, default="32k", help="size of the chat histories (default: %(default)s)"
     )
-    parser.add_argument("--strict", action="store_true", help="warnings fail")
-    parser.add_argument("--json", metavar="FILE", help="write the findings there as JSON")
+    parser.add_argument("--strict", action="store_true", help="treat warnings as failures")
+    parser.add_argument("--json", metavar="FILE", help="write the findings to this file as JSON")
     parser.add_argument(
         "--exclude-personas",
         metavar="ID",
         nargs="+",
         default=[],
-        help="leave these personas out of train and val",
+        help="exclude these personas from train and val",
     )
-    parser.add_argument("--tokenizer", metavar="PATH", help="count prompt tokens with this tokenizer")
-    parser.add_argument("--revision", metavar="R", help="revision of a Hub dataset (default: the pinned one)")
+    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer folder or Hub id, to count prompt tokens")
+    parser.add_argument("--revision", metavar="R", help="revision of a Hub dataset (default: the pinned revision)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and print. Returns 0 where all is well, 1 where --strict fails on warnings, 2 on errors in the
-    data.
+    """Checks the dataset and prints the findings.
+
+    Returns:
+        The exit code: 0 success, 1 warnings with --strict, 2 errors in the data.
     """
     report = check(
         args.source,
@@ -127,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a checkpoint. Raises CheckpointError where there is none."""
+    """Loads the tokenizer of a checkpoint. Raises CheckpointError if there is none."""
     from transformers import AutoTokenizer
 
     try:
@@ -142,7 +154,7 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any]:
-    """Everything about one split; what is wrong with it goes into `report`."""
+    """All findings of one split; notes and warnings are appended to `report`."""
     said = {id: {m.content.strip() for m in history.turns} for id, history in split.histories.items()}
     questions = {question.row: question for question in split.questions}
     found: dict[str, list[int]] = {}
@@ -164,9 +176,9 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
             evident.append(evidence_found(record, texts[history.id]))
         personal.update(plausible_items("\n".join((question.query, *question.options))))
         for column in repeated_labels(question, record):
-            found.setdefault(f"the text of {column} stands in the question itself", []).append(row)
+            found.setdefault(f"the text of {column} occurs in the question itself", []).append(row)
         if history.persona_id and history.persona_id != question.persona_id:
-            found.setdefault("the history says that it is another persona's", []).append(row)
+            found.setdefault("the history belongs to another persona", []).append(row)
         if question.query in said[history.id]:
             found.setdefault(ASKED_BEFORE, []).append(row)
         authors_tokens[history.id] = record.get(f"total_tokens_in_chat_history_{split.window}", "")
@@ -179,7 +191,7 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         )
     audit = {**shortcuts(split.questions), **told(evident, len(split.questions)), "personal_items": len(personal)}
     report["warnings"] += [
-        f"{split.name}: rules that read nothing tell the gold: {rule}; chance is {CHANCE:.0%}; report it beside every accuracy"
+        f"{split.name}: a rule that reads no history beats chance ({CHANCE:.0%}): {rule}; report its score with every accuracy"
         for rule in telling_rules(audit)
     ]
     labels = {key: Counter(str(getattr(q.labels, key)) for q in split.questions) for key in LABELS}
@@ -198,9 +210,8 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
 
 
 def _tokens(split: Split, authors: Iterable[str], tokenizer: Any) -> dict[str, Any]:
-    """Lengths in tokens as [least, median, most]: histories by the authors' count, prompts and parts by the
-    tokenizer.
-    """
+    """Lengths in tokens as [minimum, median, maximum]: of histories as counted by the authors of the dataset, of prompts and
+    their parts as counted by the tokenizer."""
     counts = [int(float(text)) for text in authors if re.fullmatch(r"\d+(\.\d*)?", text.strip())]
     tokens: dict[str, Any] = {"history, authors": _spread(counts)}
     if tokenizer is not None:
@@ -214,9 +225,8 @@ def _tokens(split: Split, authors: Iterable[str], tokenizer: Any) -> dict[str, A
 
 
 def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report: dict[str, Any]) -> None:
-    """A persona in the benchmark must be in neither train nor val. Those two share personas in the released
-    data, by design.
-    """
+    """Reports personas shared by splits. A persona in benchmark must be in neither train nor val. In the released data, train and
+    val share personas by design."""
     rows = {name: Counter(q.persona_id for q in split.questions) for name, split in splits.items()}
     trained = [name for name in TRAINING if name in rows]
     if "benchmark" in rows:
@@ -227,8 +237,8 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
             report["shared_personas"][persona] = found
             where = ", ".join(f"{name} ({count} rows)" for name, count in found.items())
             report["warnings"].append(
-                f"persona {persona} is trained on and tested on: {where}; "
-                f"leave it out of training with --exclude-personas {persona}"
+                f"persona {persona} is in both the training and the test data: {where}; "
+                f"exclude it from training with --exclude-personas {persona}"
             )
     if len(trained) == 2:
         shared = len(set(rows["train"]) & set(rows["val"]))
@@ -246,15 +256,15 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
 
 
 def _question_overlap(splits: dict[str, Split], report: dict[str, Any]) -> None:
-    """A question that is asked twice in a split, or in two splits, whatever the order of its options. Splits that share most
-    of their questions are one split under two names: an error."""
+    """Reports questions that occur twice in a split or in two splits, in any order of their options. Two splits that share most
+    of their questions are an error."""
     asked: dict[str, dict[Any, list[int]]] = {name: {} for name in splits}
     for name, split in splits.items():
         for q in split.questions:
             asked[name].setdefault((q.history_id, q.query, frozenset(q.options)), []).append(q.row)
         if twice := [row for rows in asked[name].values() for row in rows[1:]]:
             report["warnings"].append(
-                f"{name}: {len(twice)} questions are asked before in this split, with the same options in this order or another "
+                f"{name}: {len(twice)} questions repeat an earlier question of this split, with the same options in any order "
                 f"({_some(sorted(twice))})"
             )
     for one, other in combinations(splits, 2):
@@ -263,11 +273,11 @@ def _question_overlap(splits: dict[str, Split], report: dict[str, Any]) -> None:
         rows = sorted(row for key in shared for row in asked[other][key])
         if share > MOST_SHARED:
             report["errors"].append(
-                f"{one} and {other} are the same questions: {len(shared)} of {len(asked[other])} of {other} stand in {one} "
-                f"({_some(rows)}); what is learned from one must not be measured on the other"
+                f"{one} and {other} share most questions: {len(shared)} of {len(asked[other])} of {other} are also in {one} "
+                f"({_some(rows)}); do not train on one and evaluate on the other"
             )
         elif shared:
-            report["warnings"].append(f"{other}: {len(shared)} of its questions stand in {one} too ({_some(rows)})")
+            report["warnings"].append(f"{other}: {len(shared)} of its questions are also in {one} ({_some(rows)})")
 
 
 def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
@@ -282,7 +292,7 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def table(title: str, *sections: dict[str, list[str]]) -> None:
-        """One row a label, one column a split."""
+        """One row per label, one column per split."""
         grid = Table("", *report["splits"], title=title, title_justify="left", title_style="bold")
         for column in grid.columns[1:]:
             column.justify, column.overflow = "right", "fold"
@@ -295,7 +305,7 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
     line(f"{report['source']}, window {report['window']}", style="bold")
     if splits:
         sizes = ("rows", "questions", "personas", "histories")
-        table("Read", {key: [f"{split[key]:,}" for split in splits] for key in sizes})
+        table("Contents", {key: [f"{split[key]:,}" for split in splits] for key in sizes})
         for name, split in report["splits"].items():
             for reason, count in split["skipped"].items():
                 rows = [row for row, why in split["skipped_rows"] if why == reason]
@@ -312,16 +322,17 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         table("Questions by label", *labels)
         kinds = dict.fromkeys(kind for split in splits for kind in split["tokens"])
         tokens = {kind: [_numbers(split["tokens"][kind]) for split in splits] for kind in kinds}
-        table("Tokens (least, median, most)", tokens)
+        table("Tokens (minimum, median, maximum)", tokens)
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
         table(f"Shortcuts (chance {CHANCE:.0%})", {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]})
         line(
-            f"A category is shown by the value, of at least {LEAST} questions, whose strongest rule is furthest beyond chance. "
-            f"Telling: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and further than guessing gets the best of all "
-            f"these rules as often as it gets a single one {ERRORS} standard errors above chance."
+            f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is furthest above chance. "
+            f"'telling' means significantly above chance: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and above the "
+            f"threshold of {ERRORS} standard errors after a Bonferroni correction for the number of rules."
         )
-        line("For all of these: no label enters a prompt, links stay inside, questions pass their own test.")
+        line("Verified for every split: prompts contain no labels, links stay inside the dataset folder, and every question "
+            "passes the reward self-check.")
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
         for text in report[kind]:
             line(f"{kind[:-1]}: {text}", style=style)
@@ -341,7 +352,7 @@ def _write_json(path: Path, report: dict[str, Any]) -> None:
 
 
 def _spread(counts: Iterable[int]) -> list[int] | None:
-    """[least, median, most], None of nothing."""
+    """[minimum, median, maximum]; None if there are no counts."""
     ordered = sorted(counts)
     return [ordered[0], ordered[len(ordered) // 2], ordered[-1]] if ordered else None
 

@@ -1,9 +1,9 @@
-"""No text of a dataset becomes control: what would be markup to a tokenizer or a chat template reads as plain text.
+"""Neutralizes control markup in dataset text, so that tokenizers and chat templates read it as plain text.
 
-A tokenizer turns `<|im_start|>` inside a chat into the token that opens a message, so that the chat could forge a system turn;
-Qwen3's chat template drops what stands before a `</think>` of an old message. In prompts and targets such a mark is therefore
-broken up by a space behind its first character ("< |im_start|>"): people and models still read it. Histories and questions
-keep their text as it was.
+A tokenizer turns `<|im_start|>` inside a chat into the token that opens a message, so a chat could forge a system message.
+Qwen3's chat template drops the text before a `</think>` in earlier messages. Therefore, prompts and targets contain such a mark
+with a space after its first character ("< |im_start|>"), which people and models can still read. Histories and questions keep
+their original text.
 """
 
 import re
@@ -15,9 +15,9 @@ MARKUP = re.compile(
     r"|<(?:start|end)_of_turn>"  # Gemma
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]|<</?SYS>>"  # Mistral, Llama 2
 )
-"""The marks of the families of chat templates in use."""
+"""Control marks of common chat template families."""
 
 
 def inert(text: str) -> str:
-    """The text with its control marks broken up; any other text as it is."""
+    """Returns the text with its control marks broken up and everything else unchanged."""
     return MARKUP.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)

@@ -1,9 +1,9 @@
-"""A split of a dataset folder: its questions, and each history they are about, once.
+"""Loads a split of a dataset folder: its questions, and each of their histories once.
 
-Invariant: every row of the CSV is either a question or a `Skip` with its reason, and no file outside the
-dataset folder is ever opened, whatever a link says. A structural fault (a missing column or file, a link that
-leaves the folder, a row cut short) is an error, not a skip: it names the file and row. Rows are counted from
-0, as in question ids and in the option order.
+Invariant: every row of the CSV becomes either a question or a `Skip` with a reason, and no file outside the dataset folder is
+ever opened, whatever a link contains. A structural fault (a missing column or file, a link out of the folder, a truncated row)
+is an error, not a skip, and its message names the file and row. Rows are counted from 0, as in question ids and for the option
+order.
 """
 
 import csv
@@ -25,9 +25,9 @@ HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
 WINDOWS = ("32k", "128k")
 TEXT_FOLDER = "benchmark/text"
-MEMORY_TARGETS = "memory_targets.jsonl"  # beside them in a simulated dataset: what a memory should hold, for training and reports
+MEMORY_TARGETS = "memory_targets.jsonl"  # in simulated datasets only: the lines a memory should contain, for training and reports
 
-# The official CSV, in order. Only what `required_columns` names must be there to read questions.
+# Columns of the official CSV, in order. Reading questions requires only `required_columns`.
 COLUMNS = (
     "persona_id", "chat_history_32k_link", "chat_history_128k_link", "raw_persona_file", "short_persona",
     "expanded_persona", "user_query", "correct_answer", "incorrect_answers", "topic_query", "preference",
@@ -42,7 +42,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Skip:
-    """A row that is no question, and why."""
+    """A row that is not a question, and the reason."""
 
     row: int
     reason: str
@@ -50,8 +50,10 @@ class Skip:
 
 @dataclass(frozen=True)
 class Split:
-    """One CSV read at one window. `histories` is keyed by History.id; `sha256` covers the CSV and the
-    histories its questions use.
+    """One CSV, read with the histories of one window.
+
+    histories: keyed by History.id.
+    sha256: hash of the CSV and of the histories that its questions use.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Split:
     root: Path
 
     def history_of(self, question: Question) -> History:
-        """The history a question is about."""
+        """Returns the history of a question."""
         return self.histories[question.history_id]
 
 
@@ -75,10 +77,17 @@ def load_split(
     revision: str | None = None,
     exclude_personas: Collection[str] = (),
 ) -> Split:
-    """Read `benchmark/text/{split}.csv` and the histories it links to.
+    """Reads `benchmark/text/{split}.csv` and the histories it links to.
 
-    source: a dataset folder or a Hub id. exclude_personas: their rows are skipped.
-    Raises DataError naming file, row or column, what was expected and the mend.
+    Args:
+        source: dataset folder or Hub id.
+        split: name of the CSV, without its extension.
+        window: "32k" or "128k", the histories to read.
+        revision: revision of a Hub dataset.
+        exclude_personas: personas whose rows are skipped.
+
+    Raises:
+        DataError: if the data is invalid; the message names the file, row or column, what was expected and how to fix it.
     """
     root = locate(source, revision, split=split, window=window)
     path = csv_path(root, split)
@@ -110,16 +119,16 @@ def load_split(
             )
         history = by_path[file]
         alike = histories.setdefault(history.id, history)
-        if alike.persona_id != history.persona_id:  # files of equal content, which say that they are several people's
+        if alike.persona_id != history.persona_id:  # files of equal content that name different personas
             histories[history.id] = replace(alike, persona_id="")
         questions.append(replace(question, history_id=history.id))
 
     if row < 0:
-        raise DataError(f"{path}: no rows; expected one question per row below the header")
+        raise DataError(f"{path}: no rows; expected one question per row after the header")
     if not linked:
         raise DataError(
             f"{path}: column {link_column} is empty in every row; "
-            f"this dataset has no {window} window, choose another"
+            f"this dataset has no {window} histories, choose another window"
         )
     if not questions:
         reason, count = Counter(skip.reason for skip in skipped).most_common(1)[0]
@@ -130,10 +139,12 @@ def load_split(
 def locate(
     source: str | Path, revision: str | None = None, *, split: str | None = None, window: str | None = None
 ) -> Path:
-    """The dataset folder: `source` itself, or the Hub dataset of that id, downloaded at a pinned revision.
+    """Returns the dataset folder: `source` itself, or the Hub dataset with that id, downloaded at a pinned revision.
 
-    Of a Hub dataset only the text CSVs (of `split`, or all) and the histories of `window` (or both) are
-    fetched. Raises DataError where there is neither such a folder nor such a dataset.
+    Only the text CSVs (of `split`, or all) and the histories of `window` (or both) of a Hub dataset are downloaded.
+
+    Raises:
+        DataError: if there is neither such a folder nor such a dataset.
     """
     if window is not None and window not in WINDOWS:
         raise DataError(f"unknown window {window!r}; expected one of {', '.join(WINDOWS)}")
@@ -147,14 +158,14 @@ def locate(
     if revision is None:
         if str(source) != HUB_ID:
             raise DataError(
-                f"{source}: no such folder; for a dataset on the Hub, say which revision (--revision COMMIT)"
+                f"{source}: no such folder; for a dataset on the Hub, specify its revision (--revision COMMIT)"
             )
         revision = PINNED_REVISION
     return _download(str(source), revision, split, window)
 
 
 def split_names(root: Path) -> list[str]:
-    """The CSVs of a dataset folder, the official three first. Raises DataError where there are none."""
+    """Returns the split names of a dataset folder, the official three first. Raises DataError if there are none."""
     names = {path.stem for path in (root / TEXT_FOLDER).glob("*.csv")}
     if not names:
         raise DataError(f"{root}: no {TEXT_FOLDER}/*.csv; expected a folder in the layout of PersonaMem-v2")
@@ -163,18 +174,18 @@ def split_names(root: Path) -> list[str]:
 
 
 def csv_path(root: Path, split: str) -> Path:
-    """The CSV of a split. Raises DataError naming the splits that are there."""
+    """Returns the path of the CSV of a split. Raises DataError, which lists the existing splits, if there is none."""
     names = split_names(root)
     if split not in names:
         raise DataError(f"{root}: no split {split!r}; {TEXT_FOLDER} has {', '.join(names)}")
     path = root / TEXT_FOLDER / f"{split}.csv"
     if not _inside(path, root):
-        raise DataError(f"{path}: this file leads out of the dataset folder; put the CSV itself there")
+        raise DataError(f"{path}: this file points outside the dataset folder; put the CSV itself there")
     return path
 
 
 def required_columns(window: str) -> tuple[str, ...]:
-    """The official columns that reading questions at this window needs."""
+    """Returns the official columns that are needed to read questions with this window."""
     other = WINDOWS[1 - WINDOWS.index(window)]
     unused = {
         "raw_persona_file",
@@ -188,10 +199,15 @@ def required_columns(window: str) -> tuple[str, ...]:
 
 
 def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row index, record) for each row of a CSV that has `columns`, one at a time.
+    """Yields (row index, record) for each row of a CSV, one at a time.
 
-    Raises DataError for an empty file, missing columns, a row with too few or too many cells, bad quoting and
-    bytes that are not UTF-8.
+    Args:
+        path: CSV file.
+        columns: columns that the CSV must have.
+
+    Raises:
+        DataError: if the file is empty, a column is missing, a row has too few or too many cells, the quoting is invalid, or the
+            bytes are not UTF-8.
     """
     try:
         stream = path.open(encoding="utf-8-sig", newline="")
@@ -218,27 +234,35 @@ def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, 
                     return
                 if None in record or None in record.values():
                     raise DataError(
-                        f"{path}: row {row}: not {len(header)} cells as in the header; "
-                        "the file may be half-written"
+                        f"{path}: row {row}: expected {len(header)} cells as in the header; "
+                        "the file may be incomplete"
                     )
                 yield row, record
         except csv.Error as error:
             raise DataError(
-                f"{path}: row {row}: broken CSV ({error}); the file may be half-written"
+                f"{path}: row {row}: broken CSV ({error}); the file may be incomplete"
             ) from None
         except UnicodeDecodeError:
             raise DataError(f"{path}: near row {row}: not UTF-8; write the CSV as UTF-8") from None
 
 
 def history_path(root: Path, link: str, where: str, column: str) -> Path:
-    """The file a link names. Raises DataError where the link leaves the dataset folder (also through a
-    symlink) or leads nowhere.
+    """Returns the file of a link.
+
+    Args:
+        root: dataset folder.
+        link: path relative to `root`.
+        where: file and row of the link, for error messages.
+        column: column of the link, for error messages.
+
+    Raises:
+        DataError: if the link points outside the dataset folder (also through a symlink), or to no file.
     """
     relative = PurePosixPath(link)
     path = root / relative
     if relative.is_absolute() or ".." in relative.parts or "\0" in link or not _inside(path, root):
         raise DataError(
-            f"{where}: {column} {link!r} leads out of the dataset folder; "
+            f"{where}: {column} {link!r} points outside the dataset folder; "
             "links must be relative and stay inside it"
         )
     if not path.is_file():
@@ -247,9 +271,8 @@ def history_path(root: Path, link: str, where: str, column: str) -> Path:
 
 
 def _inside(path: Path, root: Path) -> bool:
-    """Whether a file, symlinks resolved, lies in the folder. The Hub cache keeps a snapshot's files as links
-    into `blobs` beside it.
-    """
+    """Whether a file, with symlinks resolved, is inside the folder. In the Hub cache, the files of a snapshot are links into the
+    `blobs` folder next to `snapshots`, which is allowed."""
     target, home = path.resolve(), root.resolve()
     if target.is_relative_to(home):
         return True
@@ -258,7 +281,7 @@ def _inside(path: Path, root: Path) -> bool:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The csv module's limit of 128 KiB a cell, lifted for one read and put back."""
+    """Lifts the csv module's limit of 128 KiB per cell, and restores it on exit."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         yield
@@ -291,5 +314,5 @@ def _download(repo: str, revision: str, split: str | None, window: str | None) -
             raise DataError(f"{unreachable(repo)}; its revision is {revision}") from None
         reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{repo}: no such folder, and the Hub gave no dataset at revision {revision}: {reason}"
+            f"{repo}: no such folder, and the Hub returned no dataset at revision {revision}: {reason}"
         ) from None

@@ -1,9 +1,9 @@
-"""A chat history as it was, message by message.
+"""Reads a chat history unchanged, message by message.
 
-Invariant: nothing is dropped, merged or reordered. Two user messages in a row stay two, a history may end
-with a user message, and the text of a message is kept to the last space. Only multimodal content is turned
-into its text. A history that cannot be read this way is refused; its `id` is a hash of what was said, so
-equal ids mean equal conversations wherever the file lies.
+Invariant: no message is dropped, merged or reordered. Two consecutive user messages stay two messages, a history may end with a
+user message, and the text of a message keeps all its white space. Only multimodal content is converted to its text. A history
+that cannot be read this way is an error. Its `id` is a hash of roles and contents, so equal ids mean equal conversations, even in
+files with different paths.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ IMAGE_PARTS = ("image_url", "image", "input_image")
 
 @dataclass(frozen=True)
 class Message:
-    """One message: `role` is one of ROLES, `content` plain text (possibly empty)."""
+    """One message: `role` is one of ROLES, `content` is plain text (possibly empty)."""
 
     role: str
     content: str
@@ -30,8 +30,8 @@ class Message:
 class History:
     """One conversation with one person.
 
-    id: 16 hex digits of the sha256 over the canonical JSON of [[role, content], ...]; persona_id: "" where
-    the file does not say, or where files of equal content say different things.
+    id: 16 hex digits of the sha256 over the canonical JSON of [[role, content], ...].
+    persona_id: "" if the file does not name a persona, or if files of equal content name different personas.
     """
 
     id: str
@@ -41,7 +41,7 @@ class History:
 
     @property
     def persona(self) -> Message | None:
-        """The leading system message, which describes the person; None where there is none."""
+        """The leading system message, which describes the person; None if there is none."""
         return self.messages[0] if self.messages[0].role == "system" else None
 
     @property
@@ -51,16 +51,18 @@ class History:
 
 
 def history_id(messages: tuple[Message, ...]) -> str:
-    """16 hex digits of the sha256 over [[role, content], ...] as ASCII JSON without spaces."""
+    """Returns 16 hex digits of the sha256 over [[role, content], ...] as ASCII JSON without spaces."""
     canonical = json.dumps([[m.role, m.content] for m in messages], separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
 
 
 def read_history(path: Path | str) -> History:
-    """Read `{"chat_history": [{role, content}, ...], "metadata": {...}}`; metadata may be missing, and a bare
-    list of messages will do.
+    """Reads a JSON file `{"chat_history": [{role, content}, ...], "metadata": {...}}`.
 
-    Raises DataError naming the file, and the message by its index (from 0), for anything else.
+    `metadata` is optional. A plain list of messages is also accepted.
+
+    Raises:
+        DataError: if the file has another format; the message names the file, and the chat message by its index (from 0).
     """
     path = Path(path)
     try:
@@ -73,7 +75,7 @@ def read_history(path: Path | str) -> History:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: broken JSON ({error}); write the file again, it may be half-written"
+            f"{path}: broken JSON ({error}); write the file again, it may be incomplete"
         ) from None
 
     metadata: Any = {}
@@ -97,9 +99,8 @@ def read_history(path: Path | str) -> History:
 
 
 def text_of(content: Any) -> str | None:
-    """The text of a message's content: a string as it is, multimodal parts as their texts, one per line; None
-    for anything else.
-    """
+    """Returns the text of a message's content: a string unchanged, multimodal parts as their texts, one per line; None for any
+    other type."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -126,9 +127,9 @@ def _message(item: Any, where: str) -> Message:
     text = text_of(item.get("content"))
     if text is None:
         advice = "; leave out a message that only calls tools" if item.get("tool_calls") else ""
-        raise DataError(f"{where}: 'content' must be a text or a list of text and image parts{advice}")
+        raise DataError(f"{where}: 'content' must be a string or a list of text and image parts{advice}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"{where}: half a surrogate pair in the text; write the character whole") from None
+        raise DataError(f"{where}: the text contains half a surrogate pair; write the complete character") from None
     return Message(role, text)

@@ -1,7 +1,9 @@
-"""Personal items in a text that could be somebody's: telephone numbers, e-mail addresses, card and account numbers, keys.
+"""Finds personal items in a text that could belong to a real person.
 
-What lies in a range reserved for examples (example.com, 555-0100 to 555-0199, social security areas 000, 666 and 900 up, cards of
-industry digit 0, IBANs of country XX, keys that say EXAMPLE) is nobody's and is not reported.
+The items are telephone numbers, e-mail addresses, social security, card and account numbers, and API keys.
+
+Items in ranges reserved for examples belong to nobody and are not reported: example.com, 555-0100 to 555-0199, social security
+areas 000, 666 and 900 and above, cards with industry digit 0, IBANs of country XX, keys that contain EXAMPLE.
 """
 
 import re
@@ -12,12 +14,12 @@ SOCIAL = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 CARD = re.compile(r"(?<![\w-])(?:\d{4}[ -]){3}\d{4}(?![\w-])")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){3,}")
 KEY = re.compile(r"\bsk-[\w-]{12,}")
-NUMBERS = re.compile(r"\d{2}[ .-]\d{4}|\d{2} [A-Z0-9]{4}")  # no telephone, account or card number is without this
+NUMBERS = re.compile(r"\d{2}[ .-]\d{4}|\d{2} [A-Z0-9]{4}")  # every telephone, account or card number contains a match of this
 RESERVED_DOMAIN = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net|edu)|[\w-]+\.(?:example|test|invalid))$", re.IGNORECASE)
 
 
 def plausible_items(text: str) -> list[str]:
-    """The items of a text that lie in no reserved range, in order of kind."""
+    """Returns the personal items of a text outside the reserved ranges, ordered by kind."""
     found: list[str] = []
     if "@" in text:
         found += [item for item in EMAIL.findall(text) if not RESERVED_DOMAIN.search(item)]

@@ -1,7 +1,7 @@
-"""A small trained guesser: can the gold be told from the four options alone?
+"""A small trained probe that predicts the gold from the four options alone.
 
-Invariant: it never sees the query, the history or a label, and it answers only for people it was not trained on. On fair data it
-stays at chance, however many questions there are; what it scores above chance can be learned by any policy without reading.
+Invariant: the probe never sees the query, the history or a label, and it is scored only on people it was not trained on. On fair
+data it stays at chance for any number of questions. Any policy can learn a score above chance without the history.
 
 Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), trained by Adam with an L2 penalty.
 """
@@ -11,16 +11,16 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-WORDS = 256  # hashed words
-LARGEST = 6000  # questions that are trained on; more add time, not insight
-BLOCK = 4096  # questions answered at once
-FEWEST = 20  # questions below which nothing is trained
+WORDS = 256  # buckets of hashed words
+LARGEST = 6000  # at most N questions are trained on; more cost time and add no insight
+BLOCK = 4096  # questions scored per batch
+FEWEST = 20  # with fewer questions, nothing is trained
 FOLDS = 5
 STEPS, RATE, PENALTY = 150, 0.05, 1e-3
 
 
 class Asked(NamedTuple):
-    """What a rule may know of one question (`gold`, an index, is what it is scored by)."""
+    """The parts of a question that a rule may use; `gold`, an index into `options`, is used only for scoring."""
 
     persona_id: str
     query: str
@@ -29,14 +29,14 @@ class Asked(NamedTuple):
 
 
 def folds(personas: Sequence[str]) -> list[int]:
-    """The fold of each question: by persona where there are at least as many personas as folds, else by question."""
+    """Returns the fold of each question: by persona if there are at least as many personas as folds, otherwise by question."""
     number = {persona: i for i, persona in enumerate(sorted(set(personas)))}
     by_persona = len(number) >= FOLDS
     return [(number[persona] if by_persona else i) % FOLDS for i, persona in enumerate(personas)]
 
 
 def choices(questions: "Sequence[Asked]") -> list[int] | None:
-    """The option, 0 to 3, that the probe takes in each question, trained on the other folds; None for fewer than 20 questions."""
+    """Returns the option (0 to 3) chosen for each question, by the probe trained on the other folds; None below 20 questions."""
     if len(questions) < FEWEST:
         return None
     import numpy as np
@@ -77,7 +77,7 @@ def _train(features_B4F: Any, gold_B: Any) -> Any:
 
 
 def _features(options: Sequence[Sequence[str]]) -> Any:
-    """Form, words and likeness of each option of each question, as float32 (questions, 4, features)."""
+    """Form, words and similarity of each option of each question, as float32 (questions, 4, features)."""
     import numpy as np
 
     rows = [[[*_form(four, i), likeness] for i, likeness in enumerate(_likeness(four))] for four in options]
@@ -85,7 +85,7 @@ def _features(options: Sequence[Sequence[str]]) -> Any:
 
 
 def _form(options: Sequence[str], index: int) -> list[float]:
-    """Form and words of one option, relative to the other three where it has a size."""
+    """Form and words of one option; its length is relative to the mean length of the four options."""
     text = options[index]
     lengths = [len(option) for option in options]
     words = re.findall(r"\w+", text.casefold())
@@ -102,7 +102,7 @@ def _form(options: Sequence[str], index: int) -> list[float]:
 
 
 def _likeness(options: Sequence[str]) -> list[float]:
-    """How much of its vocabulary each option shares with the other three."""
+    """Mean vocabulary overlap (Jaccard) of each option with the other three."""
     words = [set(re.findall(r"\w+", option.casefold())) for option in options]
     return [
         sum(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1) for j in range(4) if j != i) / 3 for i in range(4)

@@ -1,11 +1,10 @@
-r"""What the model reads: the layouts of a prompt, and its token ids, computed once per history.
+r"""Prompt layouts and prompt token ids, computed once per history.
 
-Invariant: `PromptTokens.history_ids(h) + PromptTokens.question_ids(q)` equals the chat template's own
-rendering of the whole conversation, token for token. The cut lies before the special token that opens the
-final user message: a tokenizer never merges across a special token, so both sides can be tokenized, and
-cached, on their own. The equality is proven with each history when its ids are computed; a template that
-cannot be cut this way is refused. Nothing of a question's labels is in a prompt, and no text of the data is
-markup (`rft.data.control`).
+Invariant: `PromptTokens.history_ids(h) + PromptTokens.question_ids(q)` equals the chat template's rendering of the complete
+conversation, token for token. The prompt is cut before the special token that opens the final user message. A tokenizer never
+merges across a special token, so both parts can be tokenized and cached separately. The equality is verified for each history
+when its ids are computed; a template that cannot be cut this way is rejected. A prompt contains no labels of a question, and no
+dataset text acts as markup (`rft.data.control`).
 """
 
 import hashlib
@@ -28,11 +27,11 @@ SYSTEM = "You are a helpful assistant who personalizes answers from the conversa
 PROBE = "a question that nobody asks"
 OPEN, CLOSE = "<think>", "</think>"
 RENDERING = 2
-"""How `_before` and a template make ids: part of a cache file's name, so that files of another way are not read."""
+"""Version of the rendering in `_before` and `_compute`; part of cache file names, so files of other versions are not read."""
 
 
 def final_message(question: Question) -> str:
-    """The final user message: query, lettered options (unless it is open-ended), and the form of the answer."""
+    """Returns the final user message: query, lettered options (unless the question is open-ended), and the answer format."""
     query = inert(question.query)
     if question.open_ended:
         return f"{query}\n\nThink inside <think> and </think> tags, then answer."
@@ -46,23 +45,32 @@ def final_message(question: Question) -> str:
 
 
 def messages(question: Question, history: History | None, context: str) -> list[dict[str, str]]:
-    """The conversation a model is asked to continue.
+    """Returns the conversation that the model continues.
 
-    "history": generic system message, the whole history with its persona message, final message;
-    "history_no_persona": the same without the persona message; "none": no history. Raises DataError where the
-    context is unknown or the history is not the question's.
+    Args:
+        question: question of the final user message.
+        history: history of the question; may be None in context "none".
+        context: "history": generic system message, complete history with its persona message, final message;
+            "history_no_persona": the same without the persona message; "none": no history.
+
+    Raises:
+        DataError: if the context is unknown, or if the history belongs to another question.
     """
     _same_history(question, history)
     return [*_before(history, context), {"role": "user", "content": final_message(question)}]
 
 
 class PromptTokens:
-    """Token ids of prompts, in two parts: the history's, cached, and the question's.
+    """Token ids of prompts in two parts: the history part, which is cached, and the question part.
 
-    tokenizer: a fast tokenizer of transformers with a chat template. cache_dir: where history ids are kept
-    between runs, one file each, under a hash of tokenizer, context and history; None keeps them in memory
-    only. Raises ModelError where the tokenizer is not fast or its template cannot be cut before the final
-    user message.
+    Args:
+        tokenizer: fast tokenizer of transformers with a chat template.
+        context: one of CONTEXTS.
+        cache_dir: folder that keeps history ids between runs, one file per hash of tokenizer, context and history; None keeps
+            them in RAM only.
+
+    Raises:
+        ModelError: if the tokenizer is not fast, or if its template cannot be cut before the final user message.
     """
 
     def __init__(self, tokenizer: Any, context: str = "history", cache_dir: Path | str | None = None):
@@ -72,7 +80,7 @@ class PromptTokens:
         self.context = context
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
         self.fingerprint = fingerprint(tokenizer)
-        # History id -> numpy int32 array: a list of ints is eight times as large.
+        # History id -> numpy int32 array; a list of ints would be eight times as large.
         self._histories: dict[str, Any] = {}
         self._questions: dict[Question, list[int]] = {}
         self._short = [{"role": "system", "content": SYSTEM}]
@@ -80,29 +88,32 @@ class PromptTokens:
         self._one_system, self._merged = self._takes_one_system_message(), False
 
     def history_ids(self, history: History | None) -> list[int]:
-        """Ids of everything before the final user message. A new list each time; None is allowed in context
-        "none".
-        """
+        """Returns the ids before the final user message, as a new list. `history` may be None in context "none"."""
         key = history.id if history is not None and self.context != "none" else ""
         if key not in self._histories:
             self._histories[key] = self._load(key, history)
         return self._histories[key].tolist()
 
     def question_ids(self, question: Question) -> list[int]:
-        """Ids of the final user message and the generation prompt. A new list each time."""
+        """Returns the ids of the final user message and the generation prompt, as a new list."""
         if question not in self._questions:
             self._questions[question] = self.final_ids(final_message(question), question.id)
         return list(self._questions[question])
 
     def final_ids(self, text: str, name: str = "this message") -> list[int]:
-        """Ids of `text` as a final user message, and of the generation prompt: what follows `history_ids`. `name`: in errors."""
+        """Returns the ids that follow `history_ids`: `text` as the final user message, and the generation prompt.
+
+        Args:
+            text: content of the message.
+            name: name of the message in error messages.
+        """
         rendered = self._render([*self._short, {"role": "user", "content": text}])
         if not rendered.startswith(self._head + self._opening):
-            raise ModelError(f"{self._name}: the chat template renders {name} in a form of its own")
+            raise ModelError(f"{self._name}: the chat template renders {name} differently from other messages")
         return self._tokenize(rendered[len(self._head) :])
 
     def continuation(self, target: str) -> str:
-        """`target` (a completion that opens its think block) as it follows a prompt: without the opening tag, if the chat
+        """Returns `target` (a completion that opens its think block) as it follows a prompt: without the opening tag if the chat
         template ends a prompt with one."""
         return target.removeprefix(OPEN) if self.opens_thought else target
 
@@ -112,14 +123,12 @@ class PromptTokens:
         return self._closing.rstrip().endswith(OPEN)
 
     def message_tokens(self, role: str, text: str) -> int:
-        """Tokens that one message adds to a conversation, its markup included."""
+        """Returns the number of tokens that one message adds to a conversation, including its markup."""
         with_it = [*self._short, {"role": role, "content": inert(text)}, {"role": "user", "content": PROBE}]
         return len(self._tokenize(self._render(with_it))) - len(self._tokenize(self._render([with_it[0], with_it[-1]])))
 
     def prompt_ids(self, question: Question, history: History | None) -> list[int]:
-        """Ids of the whole prompt: the chat template's rendering of `messages(question, history,
-        context)`.
-        """
+        """Returns the ids of the complete prompt: the chat template's rendering of `messages(question, history, context)`."""
         _same_history(question, history)
         return self.history_ids(history) + self.question_ids(question)
 
@@ -136,15 +145,15 @@ class PromptTokens:
             )
         except TemplateError as error:
             raise ModelError(
-                f"{self._name}: the chat template refuses this conversation ({error}); histories have users who write twice "
-                "in a row, and may end with a user, so use a template that allows them"
+                f"{self._name}: the chat template refuses this conversation ({error}); histories can have two consecutive "
+                "user messages and can end with a user message, so use a template that allows both"
             ) from None
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _cut(self) -> tuple[str, str, str]:
-        """(text before the final user message, what opens it up to its content, what follows its content)."""
+        """Returns the rendered text before the final user message, from there to its content, and after its content."""
         text = self._render([*self._short, {"role": "user", "content": PROBE}])
         before, probe, closing = text.rpartition(PROBE)
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
@@ -167,14 +176,14 @@ class PromptTokens:
             ids = _read_ids(path)
             if ids is None:
                 _write_ids(path, ids := np.array(self._compute(history), dtype=np.int32))
-        except OSError as error:  # a cache that cannot be used stops nothing
-            logger.warning("%s: the token cache cannot be used (%s), so histories are tokenized in every run; name another "
+        except OSError as error:  # continue without the cache
+            logger.warning("%s: the token cache cannot be used (%s), so histories are tokenized in every run; set another "
                            "token_cache", self.cache_dir, error.strerror or error)
             self.cache_dir, ids = None, np.array(self._compute(history), dtype=np.int32)
         return ids
 
     def _takes_one_system_message(self) -> bool:
-        """Whether a second system message is refused, or left out in silence."""
+        """Whether the template refuses a second system message, or silently drops it."""
         second, user = {"role": "system", "content": PROBE}, {"role": "user", "content": SYSTEM}
         try:
             return PROBE not in self._render([*self._short, second, user])
@@ -182,12 +191,12 @@ class PromptTokens:
             return True
 
     def _as_taken(self, before: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The messages before the final one, with the persona's system message as a second paragraph of the first, if the
-        template takes but one."""
+        """The messages before the final one. If the template accepts only one system message, the persona's system message
+        becomes the second paragraph of the first."""
         if not self._one_system or len(before) < 2 or before[1]["role"] != "system":
             return before
         if not self._merged:
-            logger.info("%s: the chat template takes one system message, so the persona's is merged into the first", self._name)
+            logger.info("%s: the chat template accepts one system message, so the persona's is merged into the first", self._name)
             self._merged = True
         return [{"role": "system", "content": f"{before[0]['content']}\n\n{before[1]['content']}"}, *before[2:]]
 
@@ -209,10 +218,11 @@ class PromptTokens:
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """16 hex digits over all that decides token ids: vocabulary, merges, added tokens, normalizer and chat
-    template.
+    """Returns 16 hex digits of a hash over everything that determines token ids: vocabulary, merges, added tokens, normalizer and
+    chat template.
 
-    Raises ModelError for a tokenizer that is not a fast one or has no chat template.
+    Raises:
+        ModelError: if the tokenizer is not fast or has no chat template.
     """
     name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -221,7 +231,7 @@ def fingerprint(tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise ModelError(f"{name}: the tokenizer has no chat template; add chat_template.jinja to its folder")
     state = json.loads(backend.to_str())
-    state.pop("truncation", None)  # these two change with use, and not what a text's ids are
+    state.pop("truncation", None)  # these two change during use and do not affect the ids of a text
     state.pop("padding", None)
     content = json.dumps([state, tokenizer.chat_template], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -230,12 +240,12 @@ def fingerprint(tokenizer: Any) -> str:
 def _same_history(question: Question, history: History | None) -> None:
     if history is not None and history.id != question.history_id:
         raise DataError(
-            f"question {question.id} is about history {question.history_id}, not {history.id}; pass that one"
+            f"question {question.id} is about history {question.history_id}, not {history.id}; pass its own history"
         )
 
 
 def as_said(message: Message) -> dict[str, str]:
-    """A message of a history as a model is shown it."""
+    """Returns a history message as it is shown to the model, with control markup neutralized."""
     return {"role": message.role, "content": inert(message.content)}
 
 
@@ -252,9 +262,9 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
 
 
 def _read_ids(path: Path) -> Any | None:
-    """The ids of a cache file; None where it is absent, cut short or altered. Raises OSError where it cannot be read.
+    """The ids of a cache file; None if it is absent, truncated or altered. Raises OSError if it cannot be read.
 
-    The file holds the ids as 4-byte integers, lowest byte first, and the CRC-32 of these bytes after them.
+    The file contains the ids as 4-byte little-endian integers, followed by the CRC-32 of these bytes.
     """
     import numpy as np
 
@@ -269,6 +279,6 @@ def _read_ids(path: Path) -> Any | None:
 
 
 def _write_ids(path: Path, ids: Any) -> None:
-    """Write a cache file whole or not at all. Raises OSError where the disk refuses."""
+    """Writes a cache file atomically. Raises OSError if it cannot be written."""
     content = ids.astype("<i4").tobytes()
     write_atomic(path, content + zlib.crc32(content).to_bytes(4, "little"))

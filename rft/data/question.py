@@ -1,8 +1,7 @@
-"""One four-option question about a person, read from one row of a dataset CSV.
+"""Reads a four-option question about a person from one row of a dataset CSV.
 
-Invariant: a `Question` has a query, four different options in the order they are shown in, and exactly one of
-them is gold. The order depends on nothing but the row's index in its file, so that everybody shows the same
-letters. Labels are for reports only.
+Invariant: a `Question` has a query and four different options in display order, and exactly one option is gold. The order depends
+only on the index of the row in its file, so the letters are the same in every run. Labels are for reports only.
 """
 
 import ast
@@ -23,14 +22,14 @@ TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "none
 
 
 class UnusableRow(Exception):
-    """The row cannot become a question; the message is the reason it is skipped."""
+    """The row cannot become a question; the message is the reason for skipping it."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the dataset knows about a question. Never part of a prompt.
+    """Annotations of a question. They are never part of a prompt.
 
-    distance: the authors' tokens between the evidence and the end of the history, None where not given.
+    distance: tokens between the evidence and the end of the history, as counted by the authors; None if not given.
     """
 
     pref_type: str
@@ -45,13 +44,16 @@ class Labels:
 
     @property
     def kind(self) -> str:
-        """What a right answer has to tell; see `kind`."""
+        """What the answer depends on; see the function `kind`."""
         return kind(self.pref_type, self.who, self.updated, self.sensitive)
 
 
 def kind(pref_type: str, who: str, updated: bool, sensitive: bool = False, **others: Any) -> str:
-    """What a right answer to a question with these labels has to tell: "withdrawn", "sensitive", "others" (whose preference it
-    is), "changed", or "plain"."""
+    """Returns the kind of a question with these labels: what a correct answer must recognize about the preference.
+
+    "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is another person's;
+    "changed": it was updated; "plain": none of these.
+    """
     if pref_type == "ask_to_forget":
         return "withdrawn"
     if sensitive or pref_type == "sensitive_info":
@@ -63,10 +65,11 @@ def kind(pref_type: str, who: str, updated: bool, sensitive: bool = False, **oth
 
 @dataclass(frozen=True)
 class Question:
-    """A query with four lettered options; `gold` is a letter; `row` the index (from 0) in the CSV, skipped
-    rows included.
+    """A query with four lettered options.
 
-    open_ended: asked without its options, to be answered freely.
+    row: index (from 0) in the CSV, counting skipped rows.
+    gold: letter of the correct option.
+    open_ended: whether the question is asked without its options and answered in free text.
     """
 
     id: str
@@ -80,9 +83,10 @@ class Question:
     open_ended: bool = False
 
     def check(self) -> None:
-        """Score model answers: gold 1, each other letter 0, an empty and a truncated completion 0.
+        """Verifies the reward of sample answers: gold 1, each other letter 0, an empty or truncated completion 0.
 
-        Raises DataError where the reward says otherwise, or where two letters stand for the same text.
+        Raises:
+            DataError: if the reward differs, or if two options have the same text.
         """
         from reward import self_check
 
@@ -97,10 +101,19 @@ class Question:
 def read_question(
     record: Mapping[str, str], row: int, split: str, window: str, history_id: str, where: str
 ) -> Question:
-    """The question of one CSV row.
+    """Reads the question of one CSV row.
 
-    Raises UnusableRow with the reason where the row is one of the data's known irregularities, and DataError
-    (naming `where`) where the correct answer is also among the incorrect ones, since then no letter is right.
+    Args:
+        record: {column: cell}.
+        row: index of the row in its file, from 0.
+        split: name of the split.
+        window: "32k" or "128k"; selects the distance label.
+        history_id: id of the question's history.
+        where: file and row, for error messages.
+
+    Raises:
+        UnusableRow: with the reason, if the row has a known irregularity of the data.
+        DataError: if the correct answer is also among the incorrect ones, because then no letter is correct.
     """
     query = _query(record["user_query"])
     gold = record["correct_answer"].strip()
@@ -129,14 +142,13 @@ def read_question(
 
 
 def persona_id(record: Mapping[str, str]) -> str:
-    """The persona of a row; "78.0", as spreadsheet tools write it, is "78"."""
+    """Returns the persona of a row; "78.0", as written by spreadsheet tools, becomes "78"."""
     return re.sub(r"^(\d+)\.0$", r"\1", record["persona_id"].strip())
 
 
 def _query(literal: str) -> str:
-    """`user_query` is the literal of a Python dict with role and content, not JSON: an apostrophe inside
-    changes its quotes.
-    """
+    """The text of `user_query`, a Python dict literal with role and content. It is not JSON: an apostrophe in the text changes
+    its quotes."""
     try:
         message: Any = ast.literal_eval(literal.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -181,7 +193,7 @@ def _labels(record: Mapping[str, str], window: str) -> Labels:
         distance=_count(record[f"distance_from_related_snippet_to_query_{window}"], "distance"),
         preference=record["preference"].strip(),
         prev_pref=record["prev_pref"].strip(),
-        # Some rows have a text here, which names what is sensitive.
+        # Some rows contain a text here that names the sensitive information.
         sensitive=record["sensitive_info"].strip().lower() not in FALSE,
         topic=record["topic_query"].strip().removeprefix(":").strip(),
     )
@@ -200,7 +212,7 @@ def _flag(text: str, column: str) -> bool:
 
 
 def _count(text: str, column: str) -> int | None:
-    """An integer, also when written as a float; None where the cell is empty."""
+    """An integer, which may be written as a float; None if the cell is empty."""
     if text.strip().lower() in ("", "nan", "none"):
         return None
     try:

@@ -1,11 +1,12 @@
-"""Rules that answer a question from its query and options alone, and how often each is right.
+"""Rules that answer a question from its query and options alone, and their scores.
 
-Invariant: no rule sees a history or a label. What it is scored on it never learned from: the trained ones (the words of the
-options, and their whole texts) are scored on people whose questions they were not given. On fair data each stays at chance, in
-every category of questions; what it scores above that, a policy can have without reading.
+Invariant: no rule sees a history or a label. No rule is scored on its training data: the trained rules (on the words of the
+options, and on their full texts) are scored on people whose questions they were not trained on. On fair data each rule stays at
+chance in every category of questions. A policy can reach the same score without reading the history.
 
-The best of many rules is above chance by luck. So a score counts as telling only above `bar`: at least three points above chance,
-and further than guessing gets the best of so many rules as often as it gets a single one three standard errors above chance.
+The best of many rules is above chance by luck. Therefore a score counts as telling (significantly above chance) only above `bar`:
+at least three points above chance, and above a Bonferroni-corrected threshold. With this threshold, guessing puts the best of all
+rules above the bar at most as often as it puts a single rule three standard errors above chance.
 """
 
 import re
@@ -19,13 +20,13 @@ from rft.data.probe import Asked, choices, folds
 from rft.data.question import LETTERS, Question
 
 CHANCE = 1 / len(LETTERS)
-ERRORS, POINTS = 3, 0.03  # how far above chance a score must be to tell anything: standard errors of one guess, and as a share
-LEAST = 300  # questions of a category from which on it is judged by itself
+ERRORS, POINTS = 3, 0.03  # least distance above chance: in standard errors (for one rule), and as a share
+LEAST = 300  # fewest questions of a category value that is evaluated separately
 PROBE = "a trained probe on the options"
 
 
 class Strongest(NamedTuple):
-    """The best of `tried` rules on n questions; the score above which it is `telling`."""
+    """The best of `tried` rules on n questions; it is `telling` if its score is above `bar`."""
 
     rule: str
     score: float
@@ -35,27 +36,32 @@ class Strongest(NamedTuple):
 
     @property
     def telling(self) -> bool:
+        """Whether the score is above `bar`."""
         return self.score > self.bar
 
     def record(self) -> dict[str, object]:
+        """Returns all fields and `telling` as a dict."""
         return {**self._asdict(), "telling": self.telling}
 
 
 def asked(question: Question) -> Asked:
+    """Returns the parts of a question that a rule may use."""
     return Asked(question.persona_id, question.query, question.options, LETTERS.index(question.gold))
 
 
 def bar(n: int, tried: int) -> float:
-    """The score on n questions that chance does not explain, of the best of `tried` rules (Bonferroni: each has its share of the
-    chance that one guess is three standard errors too high)."""
+    """Returns the score on n questions above which chance does not explain the best of `tried` rules.
+
+    Bonferroni correction: the probability that one guess is three standard errors too high is divided among the rules.
+    """
     errors = NormalDist().inv_cdf(1 - NormalDist().cdf(-ERRORS) / tried)
     return CHANCE + max(POINTS, errors * (CHANCE * (1 - CHANCE) / n) ** 0.5)
 
 
 def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
-    """{rule: what it scores on each question}: 1 or 0, or a share where it ranks several options first, of which it takes any.
+    """Returns {rule: its score on each question}: 1 or 0, or the expected score if the rule ranks several options first.
 
-    The probe is left out where there are too few questions to train it.
+    The probe is omitted if there are too few questions to train it.
     """
     found: dict[str, list[float]] = {}
     for (most, least), measure in MEASURES.items():
@@ -77,7 +83,12 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
 
 
 def strongest(found: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Strongest:
-    """The strongest rule on some of the questions that `found` (of `scores`) is about, at least one."""
+    """Returns the strongest rule on some of the questions.
+
+    Args:
+        found: result of `scores`.
+        rows: indices of the questions; at least one.
+    """
     rows = list(rows)
     means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
     rule = max(means, key=lambda name: means[name])
@@ -85,7 +96,7 @@ def strongest(found: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Stro
 
 
 def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
-    """The rows of each value of a category that has at least `least` of them and a name."""
+    """Returns {value: its rows} for the values of a category that have a name and at least `least` rows."""
     rows: dict[str, list[int]] = {}
     for row, value in enumerate(values):
         rows.setdefault(value, []).append(row)
@@ -93,14 +104,14 @@ def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
 
 
 def _taken(values: Sequence[float], gold: int, extreme: Callable[[Sequence[float]], float]) -> float:
-    """The expected score of taking one of the options with the extreme value."""
+    """Expected score of choosing at random among the options with the extreme value."""
     wanted = extreme(values)
     return 1 / list(values).count(wanted) if values[gold] == wanted else 0.0
 
 
 def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
-    """The share of times shown that each option's text is gold, in the questions of the other folds; a text that is new there
-    counts as one at chance."""
+    """For each option, how often its text is gold when shown, in the questions of the other folds, smoothed so that a text
+    that is new there is at chance."""
     fold = folds([question.persona_id for question in questions])
     shown: Counter[tuple[int | None, str]] = Counter()
     right: Counter[tuple[int | None, str]] = Counter()
@@ -136,7 +147,7 @@ def _shared_with_others(question: Asked) -> list[float]:
 
 
 def _marks(question: Asked) -> list[float]:
-    """Punctuation that sets a tone."""
+    """Number of punctuation marks that express a tone."""
     return [len(re.findall(r"[!?,;:—–()\"“”‘’]", option)) for option in question.options]
 
 

@@ -1,14 +1,13 @@
-"""The order of training rows: several questions of one history together, each question `repeats` times.
+"""Order of training rows: several questions of one history together, each question `repeats` times.
 
-Every question comes exactly once an epoch (but for the last, incomplete batch), and a unit of Q questions of
-one history is never torn apart, so that a rank that takes whole units holds all rows of a history's Q
-questions:
+Every question occurs exactly once per epoch (except those of the last, incomplete batch). A unit of Q questions of one history is
+never split, so a rank that takes complete units has all rows of these Q questions:
 
     unit (history A)            unit (history B)
-    q1 q1 q1 q2 q2 q2 | ...     q7 q7 q7 q8 q8 q8       Q = 2 questions, 3 repeats (completions a question)
+    q1 q1 q1 q2 q2 q2 | ...     q7 q7 q7 q8 q8 q8       Q = 2 questions, 3 repeats (completions per question)
 
-A batch of units is yielded `passes` times in a row, as TRL's trainer expects: once per micro-batch made from
-it. The order follows from (seed, epoch) alone.
+A batch of units is yielded `passes` times in a row, once per micro-batch made from it, as TRL's trainer expects. The order
+depends only on (seed, epoch).
 """
 
 import logging
@@ -20,16 +19,23 @@ from torch.utils.data import Sampler
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 25  # batches whose rows are sorted by length together
+WINDOW = 25  # number of batches whose rows are sorted by length together
 
 
 class HistorySampler(Sampler[int]):
-    """Indices into `history_ids` (one entry per row of the dataset).
+    """Samples row indices so that questions of the same history are together.
 
-    questions: Q, the questions of one history in a unit. first: a history of which a unit opens epoch
-    0. units: units in a generation batch, over all ranks. repeats: completions a question. passes:
-    how often each batch is yielded. Rest questions of histories (fewer than Q) are put together in
-    mixed units, so that none is lost.
+    The remaining questions of histories (fewer than Q) are combined into mixed units, so that none is lost.
+
+    Args:
+        history_ids: history id of each dataset row.
+        questions: Q, the number of questions of one history in a unit.
+        units: number of units in a generation batch, over all ranks.
+        repeats: completions per question.
+        passes: how often each batch is yielded.
+        shuffle: whether rows and units are shuffled.
+        seed: random seed of the order.
+        first: a history; epoch 0 starts with the unit that contains most of its rows.
     """
 
     def __init__(
@@ -54,12 +60,13 @@ class HistorySampler(Sampler[int]):
         most = max(map(len, self.rows_of.values()), default=0)
         if most < questions:
             logger.warning(
-                "questions_per_history %d: no history has more than %d questions; those of several are put together, and less "
-                "is shared", questions, most,
+                "questions_per_history %d: no history has more than %d questions; units combine several histories and share "
+                "less", questions, most,
             )  # fmt: skip
         self._length = len(self._units()) // units * units * questions * repeats * passes
 
     def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, which determines the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -95,16 +102,22 @@ class HistorySampler(Sampler[int]):
 
 
 class LengthSampler(Sampler[int]):
-    """Indices into `lengths` (of each row, in any unit), so that a batch has rows of like length and little padding.
+    """Samples row indices so that the rows of a batch have similar lengths and little padding.
 
-    Rows are shuffled, sorted by length `WINDOW` batches at a time, and these batches are shuffled: neither lengths nor
-    rows come in an order. Every row comes once an epoch.
+    Rows are shuffled, sorted by length within groups of `WINDOW` batches, and the batches of each group are shuffled, so lengths
+    and rows have no fixed order. Every row occurs once per epoch.
+
+    Args:
+        lengths: length of each row, in any unit.
+        batch: rows per batch.
+        seed: random seed of the order.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, *, seed: int = 0):
         self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, which determines the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""What an answer is, and what can give one.
+"""Answers, and the protocols of the answerers that give them.
 
-Invariant: an answerer's answers depend on nothing but the question, its history and the answerer's `settings`.
-Settings go into the identity of a run: answers given under other settings are never mixed with these.
+Invariant: an answer depends only on the question, its history and the answerer's `settings`.
+The settings are part of a run's identity: answers given under different settings are never mixed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,14 +15,20 @@ from rft.data.question import Question
 
 @dataclass(frozen=True)
 class Answer:
-    """A completion as text, special tokens removed, and what it cost in tokens (cached_tokens: of the input, those
-    that the server had in its prefix cache; None: not given) and dollars.
+    """A completion as text without special tokens, and its cost.
 
-    finished: False where the completion was cut off at the longest length allowed. failures: calls that failed
-    before this one, by kind. read: for people, what the context chose to show the model, where that is not obvious.
-    writing_tokens: what was read to write the memory that it is answered from (once for all questions of the history).
-    ending: why there is no answer (refusal, content_filter, tool_calls, empty); "" where there is one. adapted: how the
-    question was put otherwise than set, since the server would not take it so.
+    Attributes:
+        completion: the text.
+        input_tokens: tokens of the prompt; None if the server does not report them.
+        output_tokens: tokens of the completion; None if the server does not report them.
+        finished: False if the completion was cut off at the length limit.
+        cached_tokens: input tokens that the server had in its prefix cache; None if it does not report them.
+        cost: dollars.
+        failures: calls that failed before this one, by kind.
+        read: a summary for people of what the context showed the model, if that is not obvious.
+        writing_tokens: tokens read to write the history's memory (the same number for all questions of the history).
+        ending: why there is no answer (refusal, content_filter, tool_calls, empty); "" if there is one.
+        adapted: changes made to the request because the server rejected its settings.
     """
 
     completion: str
@@ -40,7 +46,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """In place of an answer: every attempt failed, of which `failures` has the count by kind, or the prompt is too long."""
+    """Takes the place of an answer if every attempt failed or the prompt is too long.
+
+    Attributes:
+        reason: why there is no answer.
+        failures: failed calls, by kind.
+        too_long: True if the prompt is too long for the model.
+    """
 
     reason: str
     failures: Mapping[str, int]
@@ -50,8 +62,10 @@ class Unanswered:
 class Answerer(Protocol):
     """A model with its context, a rule, or anything else that answers a batch of questions.
 
-    name: as it is shown. context: what it sees of the history ("none": nothing). settings: JSON values, such
-    as a fingerprint of the weights, that its answers depend on.
+    Attributes:
+        name: display name.
+        context: what it sees of the history ("none": nothing).
+        settings: JSON values that its answers depend on, such as a fingerprint of the weights.
     """
 
     name: str
@@ -59,29 +73,37 @@ class Answerer(Protocol):
     settings: dict[str, Any]
 
     def answer(self, questions: Sequence[Question], history: History | None) -> Sequence[Answer]:
-        """One answer per question, in order. All are about `history`, which is None in context "none"."""
+        """Answers questions about one history.
+
+        Args:
+            questions: all about `history`.
+            history: None in context "none".
+
+        Returns:
+            One answer per question, in order.
+        """
         ...
 
 
 @runtime_checkable
 class StreamingAnswerer(Protocol):
-    """An answerer that has several questions in flight and gives each answer as it comes."""
+    """An answerer that has several questions in flight and yields each answer as it arrives."""
 
     name: str
     context: str
     settings: dict[str, Any]
 
     def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[tuple[Question, Answer | Unanswered, float]]:
-        """(question, its answer, seconds that took) for every question, in the order they are answered."""
+        """Yields (question, its answer, seconds it took) for every question, in the order of the answers."""
         ...
 
 
 @runtime_checkable
 class WritesMemories(Protocol):
-    """An answerer that reads histories into memories, files in `folder`, before anything is asked about them."""
+    """An answerer that first reads histories into memories, stored as files in `folder`."""
 
     folder: Path
 
     def prepare(self, histories: Sequence[History]) -> None:
-        """Write the memories that are not there yet."""
+        """Writes the memories that do not exist yet."""
         ...

@@ -1,7 +1,6 @@
-"""`rft evaluate`: the options, and which model, context and judge they mean.
+"""`rft evaluate`: its options, and the model, context and judge that they select.
 
-Invariant: an option that has no effect on what was asked for is said to be ignored. Keys are read from the environment
-and are no option.
+Invariant: an option that has no effect is reported as ignored. API keys are read from the environment, never from an option.
 """
 
 import argparse
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What each kind of answerer has a use for, with the defaults.
+# The options that each kind of answerer uses, with their defaults.
 ASKING: dict[str, Any] = {
     "context": "history",
     "max_new_tokens": 1024,
@@ -52,19 +51,19 @@ JUDGE: dict[str, Any] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `rft evaluate`."""
+    """Adds the options of `rft evaluate`."""
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument(
         "--model",
         metavar="PATH|NAME",
         help="checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
-        "--base-url; or a quoted pattern such as 'out/checkpoint-*', each match of which is evaluated",
+        "--base-url; or a quoted pattern such as 'out/checkpoint-*': every match is evaluated",
     )
-    who.add_argument("--rule", choices=RULES, help="answer by a rule that reads no query, and a history only for mentioned")
+    who.add_argument("--rule", choices=RULES, help="answer by a rule; none reads the query, only 'mentioned' reads the history")
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="for results.jsonl, summary.json, report.html; run again, it resumes"
+        "--out", required=True, metavar="DIR", help="folder of results.jsonl, summary.json and report.html; rerun to resume"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of samples (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling and the bootstrap (default: 0)")
     parser.add_argument(
         "--track", action="store_true", help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no account)"
     )
@@ -72,71 +71,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("questions")
     data.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
     data.add_argument("--revision", help="commit of a dataset on the Hub")
-    data.add_argument("--split", default="benchmark", help="CSV in benchmark/text (default: benchmark)")
+    data.add_argument("--split", default="benchmark", help="name of a CSV file in benchmark/text (default: benchmark)")
     data.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
     data.add_argument("--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out")
     data.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions of the split")
 
-    asking = parser.add_argument_group("how they are asked")
+    asking = parser.add_argument_group("how the questions are asked")
     asking.add_argument("--context", choices=CONTEXTS, help="what the model sees of the history (default: history)")
-    asking.add_argument("--max-new-tokens", type=_positive, metavar="N", help="of a completion (default: 1024)")
-    asking.add_argument("--temperature", type=_temperature, help="default: 0, greedy; 'server' leaves it to the endpoint")
+    asking.add_argument("--max-new-tokens", type=_positive, metavar="N", help="maximum tokens per completion (default: 1024)")
+    asking.add_argument("--temperature", type=_temperature, help="0: greedy; 'server': left to the endpoint (default: 0)")
     asking.add_argument(
-        "--samples", type=_positive, metavar="N", help="completions of each prompt: mean, majority, pass@N (default: 1)"
+        "--samples", type=_positive, metavar="N", help="completions per prompt, for mean, majority and pass@N (default: 1)"
     )
     asking.add_argument(
-        "--option-orders", type=int, choices=range(1, 5), help="rotations of the options: consistency, position bias (default: 1)"
+        "--option-orders", type=int, choices=range(1, 5), help="option rotations, for consistency and position bias (default: 1)"
     )
-    asking.add_argument("--open-ended", action="store_true", default=None, help="ask without options; a judge reads the answers")
-    asking.add_argument("--no-controls", action="store_true", default=None, help="do not ask the model without the history too")
+    asking.add_argument("--open-ended", action="store_true", default=None, help="ask without options; a judge scores the answers")
+    asking.add_argument("--no-controls", action="store_true", default=None, help="do not also ask the model without the history")
 
     here = parser.add_argument_group("a model on this machine")
-    here.add_argument("--vllm", action="store_true", help="through vLLM instead of the shared-prefix sampler")
-    here.add_argument("--batch-size", type=_positive, metavar="N", help="questions of a history answered at once (default: 8)")
-    here.add_argument("--token-cache", metavar="DIR", help=f"default: {ON_THIS_MACHINE['token_cache']}")
+    here.add_argument("--vllm", action="store_true", help="use vLLM instead of the shared-prefix sampler")
+    here.add_argument("--batch-size", type=_positive, metavar="N", help="questions per batch, of one history (default: 8)")
+    here.add_argument(
+        "--token-cache", metavar="DIR", help=f"folder of tokenized histories (default: {ON_THIS_MACHINE['token_cache']})"
+    )
 
-    there = parser.add_argument_group("a model behind an OpenAI-compatible URL")
-    there.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1")
+    there = parser.add_argument_group("a model served at an OpenAI-compatible URL")
+    there.add_argument("--base-url", metavar="URL", help="URL of the server, such as http://localhost:8000/v1")
     there.add_argument(
-        "--api-key-env", metavar="NAME", help="environment variable that holds the key (default: OPENAI_API_KEY, where it is set)"
+        "--api-key-env", metavar="NAME", help="environment variable that contains the key (default: OPENAI_API_KEY, if set)"
     )
-    there.add_argument("--concurrency", type=_positive, metavar="N", help="calls in flight (default: 8)")
-    there.add_argument("--attempts", type=_positive, metavar="N", help="how often a call is tried (default: 6)")
-    there.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="of one attempt (default: 600)")
+    there.add_argument("--concurrency", type=_positive, metavar="N", help="maximum calls in flight (default: 8)")
+    there.add_argument("--attempts", type=_positive, metavar="N", help="maximum attempts per call (default: 6)")
+    there.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="timeout per attempt, in seconds (default: 600)")
     there.add_argument(
-        "--price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens read and written"
+        "--price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million input and output tokens"
     )
-    parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="never spend more than this in --out, judge included")
+    parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="maximum total spending for --out, judge included")
 
     retrieval = parser.add_argument_group("context retrieval")
     retrieval.add_argument(
         "--passages",
         type=_passages,
         metavar="K|fit",
-        help="windows of 6 messages shown; 'fit': as many as the model has room for, at most 10 (default: 10)",
+        help="passages of 6 messages to show; 'fit': as many as fit into the model, at most 10 (default: 10)",
     )
-    retrieval.add_argument("--embedding-model", metavar="NAME", help="dense embeddings of this model instead of BM25")
-    retrieval.add_argument("--embedding-base-url", metavar="URL", help="where it is served (default: --base-url)")
+    retrieval.add_argument("--embedding-model", metavar="NAME", help="use dense embeddings of this model instead of BM25")
+    retrieval.add_argument("--embedding-base-url", metavar="URL", help="URL that serves this model (default: --base-url)")
 
     memory = parser.add_argument_group("context memory")
-    memory.add_argument("--chunk-tokens", type=_positive, metavar="N", help="of a chunk of a history (default: 5000)")
-    memory.add_argument("--memory-tokens", type=_positive, metavar="N", help="budget of a memory (default: 2048)")
-    memory.add_argument("--max-chunks", type=_positive, metavar="N", help="read only the newest so many (default: all)")
+    memory.add_argument("--chunk-tokens", type=_positive, metavar="N", help="tokens per history chunk (default: 5000)")
+    memory.add_argument("--memory-tokens", type=_positive, metavar="N", help="maximum tokens of a memory (default: 2048)")
+    memory.add_argument("--max-chunks", type=_positive, metavar="N", help="read only the N most recent chunks (default: all)")
     memory.add_argument(
-        "--reader", metavar="PATH", help="this model answers from the same memories too: the same reader for every writer tells "
-        "what is written better from what is answered better"
+        "--reader", metavar="PATH", help="a second model that also answers from the memories; with one fixed reader for all "
+        "writers, differences in accuracy come from the memories alone"
     )
 
     judge = parser.add_argument_group("the judge of open-ended answers")
     judge.add_argument("--judge-model", metavar="NAME")
     judge.add_argument("--judge-base-url", metavar="URL")
-    judge.add_argument("--judge-api-key-env", metavar="NAME", help="default: OPENAI_API_KEY, where it is set")
-    judge.add_argument("--judge-price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
-    judge.add_argument("--judge-cache", metavar="DIR", help=f"verdicts, kept between runs (default: {JUDGE['judge_cache']})")
+    judge.add_argument(
+        "--judge-api-key-env", metavar="NAME", help="environment variable that contains the key (default: OPENAI_API_KEY, if set)"
+    )
+    judge.add_argument(
+        "--judge-price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million input and output tokens"
+    )
+    judge.add_argument(
+        "--judge-cache", metavar="DIR", help=f"folder of verdicts, kept between runs (default: {JUDGE['judge_cache']})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code of `rft evaluate`: 0; 1 where questions could not be answered; 130 where Ctrl-C stopped it."""
+    """Runs `rft evaluate`.
+
+    Returns:
+        Exit code: 0; 1 if answers are missing or not scored; 130 if stopped by Ctrl-C.
+    """
     from rft.evaluate.run import evaluate
     from rft.evaluate.skill import lines
 
@@ -168,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
                 **asking,
             )
             print(headline(summaries[name]))
-            if args.rule is None:  # a rule says no words
+            if args.rule is None:  # a rule writes no words to analyse
                 print("\n".join(lines(summaries[name])))
             if args.track:
                 from rft.evaluate.tracking import track
@@ -179,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
 
             write_sweep(summaries, folder)
     except KeyboardInterrupt:
-        print(f"\nstopped; the answers so far are in {args.out}, the same command goes on", file=sys.stderr)
+        print(f"\nstopped; the answers so far are in {args.out}; run the same command again to resume", file=sys.stderr)
         return 130
     if budget is not None and budget.spent:
         print(f"spent: ${budget.spent:.4f}")
@@ -188,12 +199,12 @@ def run(args: argparse.Namespace) -> int:
     if lost:
         too_long = sum(summary["too_long"] for summary in summaries.values())
         said = f" ({too_long} too long for the model: see above)" if too_long else ""
-        print(f"{lost} answers are missing or not scored{said}; run the same command again to ask for them", file=sys.stderr)
+        print(f"{lost} answers are missing or not scored{said}; run the same command again to retry them", file=sys.stderr)
     return 1 if lost else 0
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """One line: accuracy with its interval, what stands behind it, and what can be had without the history."""
+    """One line: accuracy with its interval, sample sizes, and the accuracy of the controls."""
     if summary["accuracy"] is None:
         return f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them scored"
     low, high = summary["ci95"]
@@ -219,14 +230,14 @@ def _rule_of(control: dict[str, Any]) -> str:
 def _answerers(
     args: argparse.Namespace, name: str, out: Path, budget: "Budget | None"
 ) -> "tuple[Answerer | StreamingAnswerer, Answerer | StreamingAnswerer | None, dict[str, Any]]":
-    """(what answers, its blind control if there is to be one, the settings in force)"""
+    """(answerer, its blind control or None, the settings in force)"""
     if args.rule:
         for key in ("base_url", "vllm"):
             if getattr(args, key):
-                logger.warning("--%s is ignored: a rule has no use for it", key.replace("_", "-"))
-        return RuleAnswers(args.rule), None, _settings(args, {"batch_size": 8}, "a rule has no use for it")
+                logger.warning("--%s is ignored: a rule does not use it", key.replace("_", "-"))
+        return RuleAnswers(args.rule), None, _settings(args, {"batch_size": 8}, "a rule does not use it")
     kind = ENDPOINT if args.base_url else ON_THIS_MACHINE
-    why = "the model is behind a URL" if args.base_url else "the model runs on this machine"
+    why = "the model is served at a URL" if args.base_url else "the model runs on this machine"
     settings = _settings(args, ASKING | kind | RETRIEVAL | MEMORY | JUDGE, why)
     for context, keys in (("retrieval", RETRIEVAL), ("memory", MEMORY)):
         for key in keys:
@@ -237,20 +248,20 @@ def _answerers(
             logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
     if settings["samples"] > 1 and settings["temperature"] == 0:
         raise DataError(
-            f"--samples {settings['samples']}: at temperature 0 all samples are the same; give a --temperature, such as 1"
+            f"--samples {settings['samples']}: at temperature 0 all samples are the same; set --temperature, for example to 1"
         )
     if settings["open_ended"] and settings["option_orders"] > 1:
-        raise DataError("--option-orders with --open-ended: there are no options to rotate; leave one of them out")
+        raise DataError("--option-orders with --open-ended: there are no options to rotate; omit one of the two")
     blind = settings["context"] != "none" and not settings["no_controls"]
     generation = {key: settings[key] for key in ("max_new_tokens", "temperature")} | {"seed": args.seed}
     if args.base_url:
         from rft.evaluate.endpoint import EndpointAnswers
 
         if args.vllm:
-            logger.warning("--vllm is ignored: the model is behind a URL")
+            logger.warning("--vllm is ignored: the model is served at a URL")
         if settings["context"] == "memory":
             raise DataError(
-                "--context memory: memories are written by a model on this machine; leave --base-url out and name a checkpoint"
+                "--context memory: memories are written by a model on this machine; omit --base-url and name a checkpoint"
             )
         endpoint = _endpoint(args.base_url, name, settings, budget)
         there = EndpointAnswers(endpoint, _context(args, settings), **generation)
@@ -265,12 +276,12 @@ def _answerers(
 def _on_this_machine(
     args: argparse.Namespace, name: str, out: Path, settings: dict[str, Any], generation: dict[str, Any]
 ) -> "ModelAnswers":
-    """A checkpoint in the context asked for; what the context lacks is told before the model is loaded."""
+    """A checkpoint in the selected context; errors about the context are raised before the model is loaded."""
     from rft.evaluate.model_answers import ModelAnswers
     from rft.models.local import LocalModel
 
     if settings["temperature"] is None:
-        raise DataError("--temperature server: there is no server; give a number")
+        raise DataError("--temperature server: a local model has no server; give a number")
     context = None if settings["context"] == "memory" else _context(args, settings)
     if args.vllm:
         from rft.models.vllm import VLLMModel
@@ -288,13 +299,13 @@ def _on_this_machine(
 
 
 def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":
-    """The answerer of --reader: its model answers from the memories of `answerer`."""
+    """The answerer of --reader, whose model answers from the memories of `answerer`."""
     if args.reader is None:
         return None
-    from rft.evaluate.memory import MemoryAnswers  # which takes torch: four seconds that a URL does not need
+    from rft.evaluate.memory import MemoryAnswers  # imports torch (four seconds), which an endpoint does not need
 
     if not isinstance(answerer, MemoryAnswers):
-        logger.warning("--reader is ignored: it answers from memories; give --context memory")
+        logger.warning("--reader is ignored: it answers from memories; set --context memory")
         return None
     from rft.models.local import LocalModel
 
@@ -302,7 +313,7 @@ def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -
 
 
 def _settings(args: argparse.Namespace, known: dict[str, Any], why: str) -> dict[str, Any]:
-    """The options in `known` with their defaults filled in; others that were given are said to be ignored."""
+    """The options in `known` with defaults filled in; warns that other given options are ignored."""
     for key in {**ASKING, **ON_THIS_MACHINE, **ENDPOINT, **RETRIEVAL, **MEMORY, **JUDGE}:
         if key not in known and getattr(args, key) is not None:
             logger.warning("--%s is ignored: %s", key.replace("_", "-"), why)
@@ -324,7 +335,7 @@ def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
 
     url = settings["embedding_base_url"] or args.base_url
     if not url:
-        raise DataError("--embedding-model: say where it is served with --embedding-base-url")
+        raise DataError("--embedding-model: no URL serves it; set --embedding-base-url")
     if args.budget is not None:
         logger.warning("--budget does not count the calls of --embedding-model")
     return Retrieval(settings["passages"], embedder(_endpoint(url, model, ENDPOINT | settings, None)), model)
@@ -336,7 +347,7 @@ def _judge(args: argparse.Namespace, settings: dict[str, Any], budget: "Budget |
     from reward import Judge
 
     if not (args.judge_model and args.judge_base_url):
-        raise DataError("--open-ended: answers are read by a judge; name it with --judge-base-url URL --judge-model NAME")
+        raise DataError("--open-ended: answers are scored by a judge; set --judge-base-url URL --judge-model NAME")
     about = ENDPOINT | settings | {"api_key_env": settings["judge_api_key_env"], "price": settings["judge_price"]}
     return Judge(_endpoint(args.judge_base_url, args.judge_model, about, budget), settings["judge_cache"])
 
@@ -367,7 +378,7 @@ def _budget(args: argparse.Namespace, folder: Path) -> "Budget | None":
 
 
 def _checkpoints(args: argparse.Namespace) -> list[str]:
-    """The models to evaluate: one, or what a pattern matches, by the number at the end."""
+    """The models to evaluate: one, or all matches of a pattern, sorted by the number at their end."""
     if args.rule or args.base_url or not glob.has_magic(args.model):
         return [args.model or args.rule]
     found = [path for path in glob.glob(str(Path(args.model).expanduser())) if Path(path).is_dir()]
@@ -380,7 +391,7 @@ def _checkpoints(args: argparse.Namespace) -> list[str]:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text!r}")
     return int(text)
 
 
@@ -399,12 +410,12 @@ def _number(text: str, least: str) -> float:
 
 
 def _temperature(text: str) -> float | str:
-    return text if text == "server" else _number(text, "a number of 0 or more, or 'server'")
+    return text if text == "server" else _number(text, "a number of at least 0, or 'server'")
 
 
 def _dollars(text: str) -> float:
-    return _number(text, "dollars, 0 or more")
+    return _number(text, "dollars, at least 0")
 
 
 def _seconds(text: str) -> float:
-    return _number(text, "seconds, 0 or more")
+    return _number(text, "seconds, at least 0")

@@ -1,8 +1,8 @@
-"""`rft compare`: is one run better than another, and where?
+"""`rft compare`: paired differences between evaluation runs, overall and per category.
 
-Invariant: only answers to the same questions are compared, question by question, and chance is measured over
-personas: intervals resample them, and the permutation test swaps the two runs for whole personas. Runs on different
-data are never compared.
+Invariant: only answers to the same questions are compared, question by question. Chance is measured over personas:
+intervals resample personas, and the permutation test swaps the two runs persona by persona. Runs on different data
+are never compared.
 """
 
 import argparse
@@ -23,14 +23,14 @@ SAME = ("data_sha256", "split", "window")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `rft compare`."""
+    """Adds the options of `rft compare`."""
     parser.add_argument("runs", nargs="+", metavar="DIR", help="folders of `rft evaluate`; each is compared with the first")
-    parser.add_argument("--out", required=True, metavar="DIR", help="for comparison.json and report.html")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and the permutations (default: 0)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for comparison.json and report.html")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for bootstrap and permutations (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, print one line a run, write the files; exit code 0."""
+    """Compares the runs, prints one line per run, writes the files and returns exit code 0."""
     from rft.files import write_whole
     from rft.report.evaluation import write_comparison_report
 
@@ -52,10 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_runs(folders: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """{name: (summary, rows)} of two or more finished runs, by the shortest ends of their paths that tell them apart.
+    """Reads two or more finished runs.
 
-    Raises DataError where a folder is no finished run, or the runs are not of the same data or the same kind of
-    question.
+    Returns:
+        {name: (summary, rows)}; a name is the shortest end of the folder's path that is unique among the runs.
+
+    Raises:
+        DataError: a folder is not a finished run, or the runs differ in their data or kind of question.
     """
     from rft.evaluate.results import read_rows
 
@@ -63,7 +66,7 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], 
         raise DataError("rft compare: expected two or more folders of `rft evaluate`")
     paths = [Path(folder).expanduser() for folder in folders]
     if len({path.resolve() for path in paths}) < len(paths):
-        raise DataError("rft compare: the same folder twice; a run does not differ from itself")
+        raise DataError("rft compare: the same folder is given twice; expected different runs")
     runs = {name: (_summary(path), read_rows(path)) for name, path in zip(_names(paths), paths, strict=True)}
     (first, (about, rows)), *others = runs.items()
     for name, (summary, theirs) in others:
@@ -74,7 +77,7 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], 
                     "compare runs of the same dataset, split and window"
                 )
         if bool(rows[0].get("open_ended")) != bool(theirs[0].get("open_ended")):
-            raise DataError(f"{first} and {name}: one is open-ended and one multiple choice; their scores are not the same thing")
+            raise DataError(f"{first} and {name}: one is open-ended and one multiple choice; their scores cannot be compared")
     return runs
 
 
@@ -82,14 +85,18 @@ def compare(runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Row]]], seed: i
     """Paired differences of each run from the first.
 
     Returns:
-        first: its name; against: {name: {all: cell, by: {category: {value: cell}}, answers: {same, n}}}, where answers counts
-        those that are the same word for word. A cell: difference (mean over the
-        questions that both have answers to, positive where the first is worse), ci95, p (permutation test over
-        personas, two-sided), p_holm (the same, corrected for the values of its category by Holm's method), n,
-        personas, accuracy and first_accuracy on these questions, better and worse (questions on which it scores
-        more or less). runs: {name: {model, context, accuracy, ci95, n}}.
+        first: name of the first run.
+        runs: {name: {model, context, accuracy, ci95, n, settings}}.
+        against: {name: {all: cell, by: {category: {value: cell}}, answers: {same, n}}}; answers counts completions that
+            are the same word for word.
 
-    Raises DataError where two runs have no question in common.
+        A cell contains: difference (mean over the questions answered in both runs; positive if the first run is worse),
+        ci95, p (two-sided permutation test over personas), p_holm (p corrected for the values of its category by Holm's
+        method), n, personas, accuracy and first_accuracy on these questions, better and worse (number of questions on
+        which the run scores more or less than the first).
+
+    Raises:
+        DataError: two runs have no scored question in common.
     """
     first, *others = runs
     return {
@@ -121,7 +128,7 @@ def _against(first: str, before: Sequence[Row], name: str, after: Sequence[Row],
 
 
 def _same_answers(before: Sequence[Row], after: Sequence[Row]) -> dict[str, int]:
-    """How many rows that both runs have say the same word for word: what another engine, batch or dtype changes of one model."""
+    """Counts equal completions among the shared rows: shows what another engine, batch or dtype changes for one model."""
     then = {row["id"]: row["completion"] for row in before}
     both = [row["completion"] == then[row["id"]] for row in after if row["id"] in then]
     return {"same": sum(both), "n": len(both)}
@@ -147,14 +154,18 @@ def _cell(pairs: Sequence[tuple[Row, float, float]], seed: int) -> dict[str, Any
 
 
 def permutation_test(total_P: Any, seed: int = 0) -> float:
-    """The two-sided p-value of the hypothesis that the two runs could be swapped for any persona.
+    """The two-sided p-value of the hypothesis that the two runs are interchangeable for every persona.
 
-    total_P: the sum of the differences of each persona. Every swap is tried where there are at most 10,000, else
-    as many are drawn; then p counts what was seen itself too (Phipson and Smyth, 2010).
+    All swaps are tried if there are at most 10,000. Otherwise 10,000 are drawn at random, and p also counts the observed
+    assignment (Phipson and Smyth, 2010).
+
+    Args:
+        total_P: sum of the differences of each of the P personas.
+        seed: seed of the random swaps.
     """
     import numpy as np
 
-    total_P = total_P[np.abs(total_P) > 1e-12]  # a swap of the others changes nothing
+    total_P = total_P[np.abs(total_P) > 1e-12]  # swapping the other personas changes nothing
     personas = len(total_P)
     seen = abs(total_P.sum()) - 1e-9
     if 2**personas <= PERMUTATIONS:
@@ -180,7 +191,7 @@ def _summary(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}; expected the folder of a finished `rft evaluate`") from None
     except ValueError as error:
-        raise DataError(f"{file}: broken JSON ({error}); run the evaluation again, it resumes") from None
+        raise DataError(f"{file}: broken JSON ({error}); run the evaluation again to rewrite it") from None
     if not isinstance(summary, dict) or not summary.get("data_sha256"):
         raise DataError(f"{file}: no data_sha256; expected the summary of `rft evaluate`")
     return summary

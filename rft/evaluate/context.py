@@ -1,7 +1,7 @@
-"""What a model gets to read before a question.
+"""Contexts: the messages that a model reads, including the question.
 
-Invariant: a context makes the whole conversation from one question and its history, and from nothing else of the
-dataset. Whatever its messages depend on stands in its `settings`.
+Invariant: a context builds the conversation from one question and its history only. Its `settings` contain everything
+else that its messages depend on.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,12 @@ CONTEXTS = (*prompt.CONTEXTS, "retrieval", "memory")
 
 
 class Context(Protocol):
-    """name: as in `--context`. settings: JSON values that its messages depend on."""
+    """Builds the conversation for a question.
+
+    Attributes:
+        name: as in `--context`.
+        settings: JSON values that its messages depend on.
+    """
 
     @property
     def name(self) -> str: ...
@@ -24,23 +29,25 @@ class Context(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
-        """The conversation the model continues; its last message is the question's."""
+        """The conversation that the model continues; its last message contains the question."""
         ...
 
     def read(self, question: Question, history: History | None) -> str:
-        """For people: what of the history `messages` shows, in few words; "" where the name says it."""
+        """A short summary for people of what `messages` shows of the history; "" if the name says it."""
         ...
 
 
 @dataclass(frozen=True)
 class FullHistoryContext:
-    """The whole history, with or without the persona message, or nothing of it: the layouts of `rft.data.prompt`."""
+    """The layouts of `rft.data.prompt`: the whole history, with or without the persona message, or no history."""
 
     name: str = "history"
     settings: dict[str, Any] = field(default_factory=dict)
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
+        """The conversation in the layout `name`."""
         return prompt.messages(question, history, self.name)
 
     def read(self, question: Question, history: History | None) -> str:
+        """Always "": the name says what is shown."""
         return ""

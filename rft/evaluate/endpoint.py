@@ -1,8 +1,8 @@
-"""A model behind an OpenAI-compatible URL that answers questions.
+"""Answers of a model that is served at an OpenAI-compatible URL.
 
-Invariant: questions are sent in the order given, so that those of one history follow each other and a server's
-prefix cache serves; at most `concurrency` are in flight, and only their prompts are in memory. An answer is handed
-on the moment it is there. What the server is called and what it is asked are in the settings; the key is nowhere.
+Invariant: questions are sent in the given order, so that those of one history follow each other and hit the server's
+prefix cache. At most `concurrency` calls are in flight, and only their prompts are in memory. Each answer is yielded as
+soon as it arrives. The settings contain the server's URL and the request parameters, never the key.
 """
 
 import asyncio
@@ -25,12 +25,20 @@ logger = logging.getLogger(__name__)
 
 Asked = tuple[Question, Answer | Unanswered, float]
 
-SHORTER = "choose --context retrieval (with --passages fit) or memory, a shorter --window, or a server that reads more"
-EMBEDDED_AT_ONCE = 32  # texts in one call; servers refuse more than they have room for
+SHORTER = "choose --context retrieval (with --passages fit) or memory, a shorter --window, or a server with a longer context"
+EMBEDDED_AT_ONCE = 32  # texts per call; servers reject calls that are too large
 
 
 class EndpointAnswers:
-    """The answerer of `--model NAME --base-url URL`. temperature: None leaves it to the server."""
+    """The answerer of `--model NAME --base-url URL`.
+
+    Args:
+        endpoint: the server and its model.
+        context: builds the messages.
+        max_new_tokens: maximum tokens per completion.
+        temperature: None leaves it to the server.
+        seed: seed of the sampling (unused at temperature 0).
+    """
 
     def __init__(
         self, endpoint: Endpoint, context: Context, max_new_tokens: int = 1024, temperature: float | None = 0.0, seed: int = 0
@@ -48,8 +56,12 @@ class EndpointAnswers:
         self._too_long_told = False
 
     def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[Asked]:
-        """Raises EndpointError if no call to the endpoint can work, or the budget is spent; calls in flight are
-        waited for, and what they bring is handed on first."""
+        """Yields (question, its answer, seconds it took) as the answers arrive.
+
+        Raises:
+            EndpointError: no call to the endpoint can succeed, or the budget is spent. When the budget is spent, the
+                answers of the calls in flight are yielded first.
+        """
         with asyncio.Runner() as runner:
             answers = self._answers(iter(asked))
             try:
@@ -95,10 +107,10 @@ class EndpointAnswers:
             except TooLong as failed:
                 reason = failed
             except CallFailed as failed:
-                logger.warning("question %s: not answered (%s); the same command asks it again", question.id, failed)
+                logger.warning("question %s: not answered (%s); run the same command again to retry it", question.id, failed)
                 return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
         else:
-            if not self._too_long_told:  # the others are counted
+            if not self._too_long_told:  # logged once; the others are only counted
                 self._too_long_told = True
                 logger.warning("question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER)
             return question, Unanswered(f"too long: {reason}", reason.failures, too_long=True), time.perf_counter() - start
@@ -118,10 +130,12 @@ class EndpointAnswers:
 
 
 def embedder(endpoint: Endpoint) -> Any:
-    """Dense embeddings through an endpoint, for `rft.evaluate.retrieval.Retrieval`. One call at a time; its tokens
-    are outside of the budget.
+    """Dense embeddings from an endpoint, for `rft.evaluate.retrieval.Retrieval`.
 
-    Raises ModelError where the endpoint has no such model.
+    Calls run one at a time. Their tokens do not count towards the budget.
+
+    Returns:
+        A function from texts to vectors; it raises ModelError if the endpoint returns no usable embeddings.
     """
     import openai
 
@@ -137,7 +151,7 @@ def embedder(endpoint: Endpoint) -> Any:
                 answer = client.embeddings.create(model=endpoint.model, input=asked, encoding_format="float")
                 vectors = [[float(x) for x in item.embedding] for item in sorted(answer.data, key=lambda item: item.index)]
                 if len(vectors) != len(asked) or len({len(vector) for vector in [*found, *vectors]}) != 1:
-                    raise ValueError(f"{len(vectors)} vectors for {len(asked)} texts, or of different lengths")
+                    raise ValueError(f"{len(vectors)} vectors for {len(asked)} texts, or vectors of different lengths")
                 found += vectors
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise ModelError(

@@ -1,7 +1,7 @@
-"""Scores for open-ended answers: a second pass over rows that are safe on disk.
+"""Scores for open-ended answers: a second pass over rows that are already on disk.
 
-Invariant: an answer is judged by what the row holds alone, and a row that has a score keeps it. A judge that cannot be
-had leaves rows without a score; the next run of the same command tries those again, and pays for no verdict twice.
+Invariant: an answer is judged only by what its row contains, and a row that has a score keeps it. If the judge cannot be
+reached, rows stay without a score; the next run of the same command retries them and pays for no verdict twice.
 """
 
 import asyncio
@@ -20,8 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console | None" = None) -> list[dict[str, Any]]:
-    """The rows with `votes` (three of true, false, null) and `score`: 1.0 where most say yes and the completion
-    reasoned before it answered; None where the votes do not tell."""
+    """Judges the rows that have no score.
+
+    Returns:
+        All rows, with `votes` (three of true, false, null) and `score`: 1.0 if most votes are true and the completion
+        reasoned before it answered; None if the votes give no verdict.
+    """
     from rich.progress import Progress
 
     from rft.screen import screen
@@ -32,7 +36,7 @@ def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console |
     judged: dict[str, dict[str, Any]] = {}
 
     async def judge_all() -> None:
-        slots = asyncio.Semaphore(judge.endpoint.concurrency)  # prompts of more rows are not made yet
+        slots = asyncio.Semaphore(judge.endpoint.concurrency)  # the prompts of waiting rows are not built yet
 
         async def one(row: dict[str, Any]) -> None:
             async with slots:

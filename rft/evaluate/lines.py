@@ -1,8 +1,8 @@
-"""What is written: the lines of a memory judged against what the simulator knows it should say.
+"""Quality of written memories: their lines, compared with the lines that the simulator expects.
 
-Invariant: every line of a memory and every line that should be in it is counted once. Both are compared by topic, the words in
-front of the first colon; a line is right if it says the same about its topic, letter case, spacing and closing marks aside.
-Answers play no part.
+Invariant: every line of a memory and every expected line is counted once. Both are matched by topic, the words before the
+first colon. A line is right if it equals the expected line up to letter case, spacing and closing punctuation. Answers are
+not used.
 """
 
 import math
@@ -20,22 +20,27 @@ VERDICTS = ("right", "wrong", "missing", "extra")
 
 
 def topic_of(line: str) -> str:
-    """What a line is about: the words in front of its first colon, where they are few; else the whole line."""
+    """The topic of a line: the words before its first colon if they are few, otherwise the whole line."""
     name, colon, _ = line.partition(":")
     return plain(name if colon and len(name.split()) <= TOPIC_WORDS else line)
 
 
 def plain(line: str) -> str:
-    """A line without its bullet, in lower case, with single spaces and no closing mark."""
+    """A line without its bullet, in lower case, with single spaces and no closing punctuation."""
     return " ".join(line.removeprefix("- ").casefold().split()).rstrip(" .;,")
 
 
 def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]]:
-    """Each line that should be in a memory, and each that should not be, as {verdict, about, line, target}.
+    """Compares a memory with its target lines.
 
-    targets: {what it is about: line}, as `MemoryTargets.lines` has them. right: the memory has the line; wrong: it says
-    something else about the topic; missing: it says nothing about it (line None); extra: a line about a topic that no target
-    has, or a second line about one (about and target None).
+    Args:
+        memory: the text, one line per topic.
+        targets: {preference: expected line}, as from `MemoryTargets.lines`.
+
+    Returns:
+        A list of {verdict, about, line, target}, one for each target and each extra line. Verdicts: right (the memory has
+        the line), wrong (it has another line about the topic), missing (it has no line about the topic; line is None),
+        extra (a line about a topic without a target, or a second line about a topic; about and target are None).
     """
     lines = [line.removeprefix("- ") for line in memory.splitlines() if line.strip()]
     left = list(lines)
@@ -56,8 +61,17 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]
 
 
 def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]) -> list[dict[str, Any]]:
-    """The lines of several memories ({history id: memory}), as `judge` has them, with `persona_id`, `history_id` and `kind`: that
-    of the question about the same (`Labels.kind`), "other" where none is asked."""
+    """The verdicts of `judge` for several memories.
+
+    Args:
+        split: the questions and histories.
+        memories: {history id: memory}.
+        notes: {history id: its targets}.
+
+    Returns:
+        The dicts of `judge` with `persona_id`, `history_id` and `kind`: `Labels.kind` of the question about the same
+        preference, or "other" if there is no such question.
+    """
     kinds = {(q.history_id, about(q)): q.labels.kind for q in split.questions}
     rows = []
     for history_id, memory in memories.items():
@@ -69,12 +83,15 @@ def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, Memo
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """Counts of N >= 1 judged lines, as they stand in `summary.json` under `lines`.
+    """Counts of N >= 1 judged lines, as in `summary.json` under `lines`.
 
     Returns:
-        targets: lines that should be there; right, wrong, missing: what became of them; extra: lines that should not be there;
-        right_rate: right / targets, with its 95 % interval over personas, ci95 (both None without targets); by: {kind: the same
-        without intervals and extras}.
+        targets: number of expected lines.
+        right, wrong, missing: how many expected lines have each verdict.
+        extra: number of lines that are not expected.
+        right_rate: right / targets (None without targets).
+        ci95: 95 % interval of right_rate over personas (None without targets).
+        by: {kind: the same without intervals and extra lines}.
     """
     counts = Counter(row["verdict"] for row in rows)
     wanted = [row for row in rows if row["verdict"] != "extra"]
@@ -96,9 +113,13 @@ def _of_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dict[str, Any] | None:
-    """What `summarise` says of {history id: memory}; memories: their number; withdrawn: values that their users ask to forget,
-    and withdrawn_present: how many of them the memories speak of. None without memories, or where the dataset has no targets
-    of its own: labels do not say all that a memory may hold."""
+    """The summary of {history id: memory}.
+
+    Returns:
+        The entries of `summarise` and: memories (their number), withdrawn (number of values that users ask to forget),
+        withdrawn_present (how many of these the memories still mention). None without memories, or if the dataset has no
+        memory targets: question labels do not cover everything that a memory may contain.
+    """
     if not memories or not has_targets(split):
         return None
     notes = load_memory_targets(split)
@@ -112,5 +133,5 @@ def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dic
 
 
 def has_targets(split: Split) -> bool:
-    """Whether the dataset says what a memory should hold."""
+    """Whether the dataset contains memory targets."""
     return (split.root / MEMORY_TARGETS).is_file()

@@ -1,7 +1,7 @@
-"""The context "memory": what a model has itself noted of a history, read in chunks, as one file on disk a history.
+"""The context "memory": notes that a model wrote while reading a history in chunks, one file on disk per history.
 
-Invariant: a conversation is made of the memory and the question, never of the history; a memory is written once per history,
-before and without any question, and found again when the run is resumed.
+Invariant: a conversation contains the memory and the question, never the history. A memory is written once per history,
+before and independently of any question, and is reused when the run is resumed.
 """
 
 import hashlib
@@ -28,14 +28,20 @@ from rft.models.local import Generator
 logger = logging.getLogger(__name__)
 
 MEMORIES = "memories"
-"""The folder of memories inside of a run's own."""
+"""The subfolder of a run's folder that contains the memories."""
 
 
 class Memory:
-    """A `Context`; memories that are not in `folder` yet are written by `model`.
+    """A `Context` whose memories are written by `model`, unless they are already in `folder`.
 
-    temperature: 0 is greedy, of updates; seed: of samples; token_cache: folder of the chunks' token ids; batch_size:
-    histories read side by side.
+    Args:
+        model: writes the memories.
+        folder: folder of the memory files.
+        memory: settings of the memory agent.
+        temperature: temperature of memory updates; 0 is greedy.
+        seed: seed of the sampling.
+        token_cache: folder of the chunks' token ids.
+        batch_size: histories read at the same time.
     """
 
     name = "memory"
@@ -62,7 +68,12 @@ class Memory:
         } | ({"sampling_seed": seed} if temperature > 0 else {})
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
-        """Raises what `prepare` raises, and DataError for a memory that was edited into none or beyond its budget."""
+        """The conversation: system prompt, then memory and question. Writes a missing memory first.
+
+        Raises:
+            DataError: as `prepare`, or the memory was edited so that it is no longer valid or exceeds its budget.
+            ModelError: as `prepare`.
+        """
         memory = self._of(history)
         return [
             {"role": "system", "content": SYSTEM},
@@ -70,22 +81,24 @@ class Memory:
         ]
 
     def read(self, question: Question, history: History | None) -> str:
+        """The size of the memory, in words for people."""
         memory = self._of(history)
         return f"a memory of {len(memory.splitlines())} lines, {self.agent.count(memory)} tokens"
 
     def prepare(self, histories: Sequence[History]) -> None:
-        """Write the memories that are not there yet, `batch_size` histories at a time.
+        """Writes the memories that do not exist yet, `batch_size` histories at a time.
 
         Raises:
-            DataError: a memory by another model or other settings, one that is being written, or a disk that refuses.
-            ModelError: a chunk with its memory does not fit the model.
+            DataError: a memory comes from another model or other settings, another process is writing it, or the disk
+                cannot be written.
+            ModelError: a chunk with its memory does not fit into the model.
         """
         from rich.progress import track
 
         todo = [history for history in histories if not self._is_finished(history)]
         self._check_length(todo)
         if todo:
-            logger.info("memories: %d of %d histories are to be read, into %s", len(todo), len(histories), self.folder)
+            logger.info("memories: reading %d of %d histories into %s", len(todo), len(histories), self.folder)
         starts = range(0, len(todo), self.batch_size)
         for start in track(starts, "writing memories", transient=True, disable=not todo):
             together = todo[start : start + self.batch_size]
@@ -95,7 +108,7 @@ class Memory:
                     pass
 
     def writing_tokens(self, history: History) -> int:
-        """What was read to write the memory of a history."""
+        """Number of tokens read to write the memory of a history."""
         record = self._record(history)
         return (record.input_tokens or 0) if record is not None else 0
 
@@ -106,7 +119,7 @@ class Memory:
         return read_memory(self._path(history), self.agent.settings.memory_tokens, self.agent.count)
 
     def _generate(self, prompts: list[list[int]], longest: int) -> list[list[int]]:
-        content = json.dumps([self.seed, prompts])  # a seed of what is drawn here, not of what was drawn before
+        content = json.dumps([self.seed, prompts])  # the seed depends on these prompts, not on earlier calls
         seed = int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
         return self.model.generate(prompts, longest, self.temperature, seed)
 
@@ -114,7 +127,7 @@ class Memory:
         return memory_path(self.folder, history.id)
 
     def _record(self, history: History) -> Record | None:
-        """None where there is no memory, also where its user has deleted it."""
+        """None if there is no memory file, also if the user has deleted it."""
         path = self._path(history)
         return read_record(path) if path.exists() else None
 
@@ -133,16 +146,20 @@ class Memory:
             needed = longest + 2 * self.agent.settings.memory_tokens
             if self.model.longest is not None and needed > self.model.longest:
                 raise ModelError(
-                    f"{history.path}: a chunk, the memory and its update may have {needed} tokens, more than the "
+                    f"{history.path}: a chunk, the memory and its update may take {needed} tokens, more than the "
                     f"{self.model.longest} positions of {self.model.name}; choose smaller --chunk-tokens or --memory-tokens"
                 )
 
 
 class MemoryAnswers(ModelAnswers):
-    """The answerer of `--context memory`: a model on this machine that answers from memories it has written itself, or, where a
-    `reader` is given, that one from the memories that the model has written.
+    """The answerer of `--context memory`: a model on this machine that answers from memories.
 
-    max_new_tokens: of an answer; the others as for `Memory`.
+    Args:
+        model: writes the memories.
+        max_new_tokens: maximum tokens per answer.
+        temperature: temperature of memory updates and answers; 0 is greedy.
+        reader: the model that answers from the memories; None: `model` itself.
+        folder, memory, seed, token_cache, batch_size: as for `Memory`.
     """
 
     def __init__(
@@ -164,17 +181,17 @@ class MemoryAnswers(ModelAnswers):
         self.agent, self.folder = self.memory.agent, self.memory.folder
 
     def read_by(self, reader: Generator) -> "MemoryAnswers":
-        """The same memories, from which `reader` answers."""
+        """An answerer with the same memories in which `reader` answers."""
         memory = self.memory
         return MemoryAnswers(memory.model, self.folder, memory.agent.settings, self.max_new_tokens, self.temperature, self.seed,
                              memory.agent.tokens.cache_dir, memory.batch_size, reader)
 
     def prepare(self, histories: Sequence[History]) -> None:
-        """Write the memories that are not there yet; raises as `Memory.prepare`."""
+        """Writes the memories that do not exist yet; see `Memory.prepare`."""
         self.memory.prepare(histories)
 
     def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
-        """One batch about one history."""
+        """Answers one batch of questions about one history."""
         answers = super().answer(questions, history)
         assert history is not None
         return [replace(answer, writing_tokens=self.memory.writing_tokens(history)) for answer in answers]

@@ -1,7 +1,7 @@
 """Answers of a model on this machine, which reads each question in one context.
 
-Invariant: a prompt that does not fit the model, or a batch that does not fit the device, is an error that says what would fit;
-nothing is cut in silence.
+Invariant: if a prompt does not fit into the model, or a batch does not fit on the device, the error says what would fit.
+Nothing is truncated silently.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,13 @@ from rft.models.local import Generator
 class ModelAnswers:
     """The answerer of `--model`: a model on this machine that reads each question in one context.
 
-    context: a `Context`, or the name of one in `rft.data.prompt`. max_new_tokens: of a completion; temperature: 0 is
-    greedy; seed: of the samples; token_cache: folder where history tokens are kept between runs, None for memory
-    only.
+    Args:
+        model: generates the completions.
+        context: a `Context`, or the name of one in `rft.data.prompt`.
+        max_new_tokens: maximum tokens per completion.
+        temperature: 0 is greedy.
+        seed: seed of the sampling.
+        token_cache: folder where history tokens are kept between runs; None keeps them only in RAM.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class ModelAnswers:
         self._context = FullHistoryContext(context) if isinstance(context, str) else context
         self.context = self._context.name
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
-        if isinstance(self._context, FullHistoryContext):  # whose history tokens many questions share
+        if isinstance(self._context, FullHistoryContext):  # many questions share its history tokens
             self.tokens = PromptTokens(model.tokenizer, self.context, token_cache)
         self.settings: dict[str, Any] = {
             "model_fingerprint": model.fingerprint,
@@ -54,14 +58,18 @@ class ModelAnswers:
         } | ({"sampling_seed": seed} if temperature > 0 else {})
 
     def answer(self, questions: Sequence[Question], history: History | None) -> list[Answer]:
-        """One batch. Raises ModelError where a prompt does not fit the model, or the batch not the device."""
+        """Answers one batch of questions about one history.
+
+        Raises:
+            ModelError: a prompt does not fit into the model, or the batch does not fit on the device.
+        """
         prompts, shown = zip(*(self._prompt(question, history) for question in questions), strict=True)
         try:
             completions = self.model.generate(list(prompts), self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
         except torch.cuda.OutOfMemoryError:
             raise ModelError(
-                f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit "
-                "the device; choose a smaller --batch-size, the answers so far are kept"
+                f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit on "
+                "the device; choose a smaller --batch-size (the answers so far are kept)"
             ) from None
         return [
             Answer(
@@ -75,7 +83,7 @@ class ModelAnswers:
         ]
 
     def _prompt(self, question: Question, history: History | None) -> tuple[list[int], str]:
-        """(token ids, what the context says it shows). Raises ModelError where they do not fit the model."""
+        """(token ids, summary of what the context shows). Raises ModelError if they do not fit into the model."""
         context = self._context
         if isinstance(context, FullHistoryContext):
             ids = self.tokens.prompt_ids(question, history)
@@ -92,7 +100,7 @@ class ModelAnswers:
             if self._fits(ids):
                 return ids, context.read(question, history, passages)
         room = next((n for n in range(passages - 1, 0, -1) if self._fits(self._ids(context.messages(question, history, n)))), 0)
-        ways = f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit each question,"
+        ways = f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit per question,"
         raise self._too_long(question, len(ids), ways if room else "not even one passage fits: choose --context none")
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
@@ -103,6 +111,6 @@ class ModelAnswers:
 
     def _too_long(self, question: Question, length: int, ways: str) -> ModelError:
         return ModelError(
-            f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new ones are more than the "
+            f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new tokens exceed the "
             f"{self.model.longest} positions of {self.name}; {ways} or fewer --max-new-tokens"
         )

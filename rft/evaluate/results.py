@@ -1,8 +1,8 @@
-"""The results of one run on disk: `run.json` says what was asked of whom, `results.jsonl` has one row per answer.
+"""The results of one run on disk: `run.json` describes the run, `results.jsonl` has one row per answer.
 
-Invariant: every row of `results.jsonl` that ends in a newline is whole and belongs to the run that `run.json`
-describes. Rows reach the file a batch at a time, in one piece or not at all, so a run that is killed loses at
-most the batch in flight; a last line cut short is dropped when the run is resumed.
+Invariant: every row of `results.jsonl` that ends in a newline is complete and belongs to the run that `run.json`
+describes. Each batch of rows is appended atomically, so a killed run loses at most the batch in flight. An incomplete
+last line is dropped when the run is resumed.
 """
 
 import contextlib
@@ -23,13 +23,19 @@ SETTINGS, ROWS = "run.json", "results.jsonl"
 
 
 class Results:
-    """The answers of one run, those on disk first; a context manager that holds the file for one writer.
+    """The answers of one run, including those already on disk; a context manager that locks the file for one writer.
 
-    rows: {question id: row}. identity: a flat dict of JSON values; a folder whose results were made under
-    another identity is refused. ids: the questions there are.
+    Attributes:
+        rows: {question id: row}.
 
-    Raises DataError, naming the file, for results of another run, a broken row, a second writer, or a folder
-    that cannot be written.
+    Args:
+        folder: the folder of the run.
+        identity: a flat dict of JSON values; a folder with results of another identity is rejected.
+        ids: ids of all questions of the run.
+
+    Raises:
+        DataError: the results belong to another run, a row is broken, another process is writing, or the folder cannot
+            be written. The message names the file.
     """
 
     def __init__(self, folder: Path | str, identity: Mapping[str, Any], ids: Collection[str]):
@@ -56,24 +62,24 @@ class Results:
         self._file.close()
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write a batch of rows, all of them or, where the disk refuses, none."""
+        """Appends a batch of rows atomically: if the disk cannot be written, none of them is kept."""
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         end = os.fstat(self._file.fileno()).st_size
         try:
             _write_all(self._file, data.encode("utf-8", "backslashreplace"))
         except BaseException as error:
-            with contextlib.suppress(OSError):  # what is left of a line is dropped by the next run
+            with contextlib.suppress(OSError):  # the next run drops a partial line
                 os.ftruncate(self._file.fileno(), end)
             if not isinstance(error, OSError):
                 raise
             raise DataError(
                 f"{self.path}: cannot write results: {error.strerror or error}; the answers "
-                f"in it ({len(self.rows)}) are whole; make room and run the same command again, it resumes"
+                f"in it ({len(self.rows)}) are complete; free disk space and run the same command again to resume"
             ) from None
         self.rows.update((row["id"], row) for row in rows)
 
     def replace(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the file anew with these rows, whole or not at all; nothing can be appended after it."""
+        """Rewrites the file atomically with these rows; nothing can be appended afterwards."""
         write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self.rows = {row["id"]: row for row in rows}
 
@@ -82,14 +88,14 @@ class Results:
         claim(self._file, DataError(taken))
 
     def _claim(self, identity: dict[str, Any]) -> None:
-        """Write `run.json` for a new run, or compare an old one with this run."""
+        """Writes `run.json` for a new run, or compares the existing one with this run."""
         path = self.folder / SETTINGS
         identity = json.loads(json.dumps(identity))
         empty = not self.path.stat().st_size
-        if empty or not path.exists():  # of a run that never got an answer nothing is lost
+        if empty or not path.exists():  # a run without answers has nothing to lose
             if not empty:
                 raise DataError(
-                    f"{self.path}: results without the {SETTINGS} that says what they are of; "
+                    f"{self.path}: results without {SETTINGS}, which describes their run; "
                     "name another --out or remove the file"
                 )
             write_whole(path, json.dumps(identity, indent=1) + "\n")
@@ -106,7 +112,7 @@ class Results:
         ]
         if differences:
             raise DataError(
-                f"{self.folder}: holds the results of another run ({'; '.join(differences)}); "
+                f"{self.folder}: contains the results of another run ({'; '.join(differences)}); "
                 "name another --out, or remove this folder"
             )
 
@@ -114,20 +120,22 @@ class Results:
         whole, end = self.path.read_bytes(), 0
         for number, line in enumerate(whole.splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
-                logger.warning("%s: line %d was cut short and is dropped; it is asked again", self.path, number)
+                logger.warning("%s: line %d was cut short and is dropped; its question is asked again", self.path, number)
                 os.ftruncate(self._file.fileno(), end)
                 break
             end += len(line)
             row = _row(line)
             if row is None or row["id"] not in ids or row["id"] in self.rows:
                 what = "not a result row" if row is None else f"unexpected question {row['id']!r}"
-                raise DataError(f"{self.path}: line {number}: {what}; remove that line and run again, it resumes")
+                raise DataError(f"{self.path}: line {number}: {what}; remove that line and run again to resume")
             self.rows[row["id"]] = row
 
 
 def read_rows(folder: Path | str) -> list[dict[str, Any]]:
-    """The rows of a finished results folder, in the order they were written. Raises DataError naming the file
-    and line for anything else.
+    """The rows of a finished results folder, in the order they were written.
+
+    Raises:
+        DataError: the file cannot be read or has a broken row. The message names the file and line.
     """
     path = Path(folder).expanduser() / ROWS
     try:

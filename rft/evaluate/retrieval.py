@@ -1,10 +1,10 @@
-"""The retrieval baseline: the passages of a history that are nearest to the query, in the order they were said.
+"""The retrieval baseline: the passages of a history that best match the query, in chronological order.
 
-Invariant: every passage is a run of whole messages of the history, each message is shown at most once, and time
-runs forward. The persona message is no part of the conversation and is never shown.
+Invariant: every passage is a run of complete messages of the history, each message is shown at most once, and messages
+stay in chronological order. The persona message is not part of the conversation and is never shown.
 
-As the authors' own retrieval baseline: windows of 6 messages that overlap by 2, the 10 best, found with the bare
-query; by BM25 (Robertson and Zaragoza, 2009) or by the cosine of embeddings.
+Same protocol as the authors' retrieval baseline: passages of 6 messages that overlap by 2; the query alone selects the
+10 best, by BM25 (Robertson and Zaragoza, 2009) or by the cosine of embeddings.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,15 +19,20 @@ from rft.errors import DataError
 WINDOW, OVERLAP, PASSAGES = 6, 2, 10
 
 FIT = "fit"
-"""For `passages`: as many as the model has room for."""
+"""A value of `passages`: as many as fit into the model."""
 
 Embed = Callable[[Sequence[str]], Any]
-"""Texts to an array (texts, dimensions)."""
+"""Maps texts to an array of shape (texts, dimensions)."""
 
 
 class Retrieval:
-    """The context "retrieval". passages: how many are shown; "fit": as many of the 10 best as the model has room for.
-    embed: for dense retrieval; None for BM25. embedding_model: its name."""
+    """The context "retrieval".
+
+    Args:
+        passages: number of passages shown; "fit": as many of the 10 best as fit into the model.
+        embed: embeds texts for dense retrieval; None: BM25.
+        embedding_model: name of the embedding model.
+    """
 
     name = "retrieval"
 
@@ -36,11 +41,17 @@ class Retrieval:
         self.passages = PASSAGES if passages == FIT else int(passages)
         self.settings: dict[str, Any] = {"passages": passages, "passage_messages": WINDOW, "passage_overlap": OVERLAP}
         self.settings["retriever"] = f"embeddings: {embedding_model}" if embed else "bm25"
-        self._index: tuple[str, Any] = ("", None)  # of the history asked about last
+        self._index: tuple[str, Any] = ("", None)  # (history id, index) of the last history
         self._found: tuple[tuple[str, str], list[range]] = (("", ""), [])
 
     def messages(self, question: Question, history: History | None, passages: int | None = None) -> list[dict[str, str]]:
-        """passages: fewer than are shown otherwise."""
+        """The conversation: system prompt, the chosen messages, then the question.
+
+        Args:
+            question: its query selects the passages.
+            history: its messages.
+            passages: number of passages shown; None: as set for the context.
+        """
         runs = self._search(question, history, passages)
         chosen = [history.turns[i] for run in runs for i in run] if history else []
         return [
@@ -50,18 +61,19 @@ class Retrieval:
         ]
 
     def read(self, question: Question, history: History | None, passages: int | None = None) -> str:
+        """The numbers of the messages shown (from 1), in words for people."""
         runs = self._search(question, history, passages)
         total = len(history.turns) if history else 0
         return f"messages {', '.join(f'{run[0] + 1}-{run[-1] + 1}' for run in runs)} of {total}"
 
     def counts(self, question: Question, history: History | None) -> range:
-        """How many passages may be shown, the most first: with "fit" down to one, else what is set."""
+        """The numbers of passages to try, largest first: down to one with "fit", otherwise only the configured number."""
         self._search(question, history, None)
         most = min(self.passages, len(self._found[1]))
         return range(most, 0 if self.fits else most - 1, -1)
 
     def ways(self, question: Question, history: History | None) -> list[tuple[list[dict[str, str]], str]]:
-        """(messages, what `read` says) for each of `counts`; each is for a model that has no room for the one before."""
+        """(messages, text of `read`) for each of `counts`, longest first: try the next if one does not fit into the model."""
         return [
             (self.messages(question, history, count), self.read(question, history, count))
             for count in self.counts(question, history)
@@ -88,19 +100,19 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class _Index:
-    """The windows of one history, and what scores them all for a query."""
+    """The passages of one history, and a function that scores them all for a query."""
 
     spans: list[range]
     scores: Callable[[str], Sequence[float]]
 
     def ranked(self, query: str) -> list[range]:
-        """All windows, the best first; of equals the later one."""
+        """All passages, the best first; on ties the later one first."""
         scores = self.scores(query)
         return [self.spans[i] for i in sorted(range(len(self.spans)), key=lambda i: (-scores[i], -i))]
 
 
 def _joined(spans: Sequence[range]) -> list[range]:
-    """Windows in time order, those that touch or overlap joined."""
+    """Passages in chronological order; those that touch or overlap are joined."""
     runs: list[range] = []
     for span in sorted(spans, key=lambda span: span.start):
         if runs and span.start <= runs[-1].stop:
@@ -115,7 +127,7 @@ def _bm25_scores(texts: Sequence[str]) -> Callable[[str], Sequence[float]]:
 
     tokens = bm25s.tokenize(list(texts), return_ids=False, show_progress=False)
     if not any(tokens):
-        return lambda query: [0.0] * len(texts)  # not a word in it
+        return lambda query: [0.0] * len(texts)  # the history has no words
     index = bm25s.BM25()
     index.index(tokens, show_progress=False)
 
@@ -134,5 +146,5 @@ def _embedding_scores(texts: Sequence[str], embed: Embed) -> Callable[[str], Seq
         vectors = np.asarray(vectors, dtype=np.float64)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
-    passages_ND = unit(embed(texts))  # N: windows, D: dimensions
+    passages_ND = unit(embed(texts))  # N: passages, D: dimensions
     return lambda query: (passages_ND @ unit(embed([query]))[0]).tolist()

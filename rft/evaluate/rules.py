@@ -1,9 +1,9 @@
-"""Answers without a model: always the longest, the shortest or the first option, or the one that the history mentions most of.
+"""Answers without a model: always the longest, shortest or first option, or the option that the history mentions most.
 
-Invariant: the first three see the options as they are displayed and nothing else, so whatever they score above chance the data
-gives away. "mentioned" finds the longest run of an option's words in the history: it always personalises, whosever the words
-are and whether or not they may be used. Of equals a rule takes the one displayed first; the display order is shuffled for each
-row, so this favours no option.
+Invariant: the first three rules see only the displayed options, so any score above chance comes from a bias of the data.
+"mentioned" takes the option with the longest run of words that occurs in the history: it always personalises, whoever said
+the words and whether or not they may be used. On ties a rule takes the option displayed first; the display order is shuffled
+for each row, so this favours no option.
 """
 
 import re
@@ -19,7 +19,14 @@ RULES = ("longest", "shortest", "first", "mentioned")
 
 
 class RuleAnswers:
-    """The answerer of `--rule`. Lengths are in characters. Raises DataError for an unknown rule."""
+    """The answerer of `--rule`.
+
+    Args:
+        rule: one of `RULES`; lengths are in characters.
+
+    Raises:
+        DataError: the rule is unknown.
+    """
 
     def __init__(self, rule: str):
         if rule not in RULES:
@@ -30,6 +37,7 @@ class RuleAnswers:
         self.settings: dict[str, Any] = {"rule": rule}
 
     def answer(self, questions: Sequence[Question], history: History | None = None) -> list[Answer]:
+        """Answers every question by the rule; only "mentioned" uses the history."""
         said = "\n".join(_words(turn.content) for turn in history.turns) if history is not None else ""
         return [Answer(self._completion(question, said)) for question in questions]
 
@@ -39,19 +47,25 @@ class RuleAnswers:
 
 
 def choice(rule: str, options: Sequence[str], said: str = "") -> str:
-    """The letter a rule takes. said: the words of a history, which "mentioned" reads."""
+    """The letter that a rule takes.
+
+    Args:
+        rule: one of `RULES`.
+        options: the texts of the options, in display order.
+        said: the words of a history (see `_words`), used only by "mentioned".
+    """
     sizes = [_longest_run(option, said) if rule == "mentioned" else len(option) for option in options]
     wanted = {"shortest": min(sizes), "first": sizes[0]}.get(rule, max(sizes))
     return LETTERS[sizes.index(wanted)]
 
 
 def _words(text: str) -> str:
-    """The words of a text, lower case, a space around each."""
+    """The words of a text in lower case, with a space around each."""
     return " " + " ".join(re.findall(r"\w+", text.casefold())) + " "
 
 
 def _longest_run(option: str, said: str) -> int:
-    """The characters of the longest run of the option's words that stands in what was said."""
+    """Length in characters of the longest run of the option's words that occurs in `said`."""
     words, longest = _words(option).split(), 0
     for start in range(len(words)):
         for stop in range(start + 1, len(words) + 1):

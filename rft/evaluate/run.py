@@ -1,7 +1,7 @@
-"""Ask every question once, keep every answer, say what they come to.
+"""Evaluation runs: asks every question once, stores every answer and summarises them.
 
-Invariant: a run that is killed and started again ends with the same summary as one that was not. The summary
-is computed from the rows on disk, whoever wrote them.
+Invariant: an interrupted and resumed run ends with the same summary as an uninterrupted one. The summary is computed
+from the rows on disk, whichever process wrote them.
 """
 
 import json
@@ -29,20 +29,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")  # fields of an answer in a row
+SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")  # omitted from a row if empty
 BLIND = "blind"
-"""The folder inside of a run's own with the answers of the same model without the history."""
+"""The subfolder with the answers of the same model without the history."""
 READER = "reader"
-"""The folder inside of a run's own with the answers of a fixed reader from the same memories."""
+"""The subfolder with the answers of a fixed reader from the same memories."""
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How questions are asked, beyond what the answerer is set to.
+    """How questions are asked, in addition to the answerer's settings.
 
-    limit: only the first questions of the split (None: all); samples: completions of each; orders: rotations of the
-    options, 1 to 4; open_ended: without options, for a judge; batch_size: asked together where the answerer
-    takes batches.
+    Attributes:
+        limit: only the first `limit` questions of the split (None: all).
+        samples: completions per prompt.
+        orders: rotations of the options, 1 to 4.
+        open_ended: ask without options; a judge scores the answers.
+        batch_size: questions per batch, if the answerer takes batches.
     """
 
     limit: int | None = None
@@ -52,12 +55,12 @@ class EvaluationSettings:
     batch_size: int = 8
 
     def identity(self) -> dict[str, Any]:
-        """What answers of one folder must have in common; a limit may grow."""
+        """The settings that all answers of one folder must share; a limit may change."""
         settings = {"samples": self.samples, "option_orders": self.orders, "open_ended": self.open_ended}
         return {key: value for key, value in settings.items() if value not in (1, False)}
 
     def asks(self, questions: Sequence[Question]) -> list[Question]:
-        """Every way in which the questions are asked."""
+        """All variants in which the questions are asked."""
         return asks(questions, orders=self.orders, samples=self.samples, open_ended=self.open_ended)
 
 
@@ -76,17 +79,32 @@ def evaluate(
     seed: int = 0,
     console: "Console | None" = None,
 ) -> dict[str, Any]:
-    """Ask the first `limit` questions of `split` (None: all) and write `results.jsonl`, `summary.json` and
-    `report.html` to `out`, for an answerer with memories `memory.html` too; return the summary.
+    """Asks the questions of a split and writes `results.jsonl`, `summary.json` and `report.html` to `out`.
 
-    Questions that `out` already has answers to are not asked again. limit and batch_size may differ between
-    the runs that fill one folder. samples, option_orders: how often, and in how many orders of its options, each
-    question is asked. judge: asks open-ended questions, without options, and has it judge the answers. blind: the
-    control, the same model in context "none"; its answers go to `out/blind`. reader: answers the same questions, each once, from
-    the memories of `answerer`; its answers go to `out/reader`, so that writing is told from answering. seed: of the bootstrap.
+    If the answerer writes memories, `memory.html` is written too. Questions that are already answered in `out` are not
+    asked again. limit and batch_size may differ between the runs that fill one folder.
 
-    Raises DataError where `out` holds results of another run or cannot be written, or nothing was answered; what the
-    answerer raises passes through, and what was answered is kept.
+    Args:
+        split: the questions and their histories.
+        out: folder of the run.
+        answerer: what is evaluated.
+        limit: only the first `limit` questions (None: all).
+        batch_size: questions per batch.
+        samples: completions per prompt.
+        option_orders: rotations of the options in which each question is asked, 1 to 4.
+        judge: if given, questions are asked without options, and the judge scores the answers.
+        blind: the control: the same model in context "none"; its answers go to `out/blind`.
+        reader: answers each question once from the memories of `answerer`, which separates the quality of writing from the
+            quality of answering; its answers go to `out/reader`.
+        seed: random seed of the bootstrap.
+        console: shows the progress; None: standard error.
+
+    Returns:
+        The summary, as in `summary.json`.
+
+    Raises:
+        DataError: `out` contains results of another run or cannot be written, or no question was answered. Errors of the
+            answerer pass through; answers received before are kept.
     """
     from rft.evaluate import lines
     from rft.evaluate.statistics import summarise
@@ -98,8 +116,8 @@ def evaluate(
     rows, unanswered, too_long = _collect(split, out, answerer, asking, judge, console)
     if not rows:
         raise DataError(
-            f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model); what failed stands "
-            "above, run the same command again"
+            f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model); see "
+            "the log above, then run the same command again"
         )
     blind_rows: list[dict[str, Any]] = []
     if blind is not None:
@@ -151,13 +169,13 @@ def _collect(
     judge: "Judge | None",
     console: "Console | None",
 ) -> tuple[list[dict[str, Any]], int, int]:
-    """The rows of one folder after asking what it lacks, how many could not be had, and how many of these were too long."""
+    """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were too long."""
     asked = asking.asks(split.questions[: asking.limit])
     identity = dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
     with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
         todo = [ask for ask in asked if ask.id not in results.rows]
         if len(todo) < len(asked):
-            logger.info("%s: %d of %d answers are already here", out, len(asked) - len(todo), len(asked))
+            logger.info("%s: %d of %d answers are already in this folder", out, len(asked) - len(todo), len(asked))
         if isinstance(answerer, WritesMemories):
             answerer.prepare([split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)])
         too_long = _answer_all(todo, split, answerer, asking.batch_size, results, console)
@@ -177,7 +195,7 @@ def _answer_all(
     results: Results,
     console: "Console | None",
 ) -> int:
-    """Ask, and keep what is answered; returns how many questions were too long."""
+    """Asks the questions and stores the answers; returns how many questions were too long."""
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -213,7 +231,7 @@ def _answer_all(
 def _answers(
     batched: Iterable[list[Question]], split: Split, answerer: Answerer | StreamingAnswerer
 ) -> Iterator[list[tuple[Question, Answer | Unanswered, float]]]:
-    """(ask, its answer, seconds), as many at a time as come together."""
+    """Yields lists of (ask, its answer, seconds): one list per batch, or one per answer of a streaming answerer."""
 
     def history_of(ask: Question) -> History | None:
         return None if answerer.context == "none" else split.history_of(ask)
@@ -230,7 +248,7 @@ def _answers(
 
 
 def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[list[Question]]:
-    """Batches of at most `size` questions of about the same length; in a context with history, of one history."""
+    """Yields batches of at most `size` questions of similar length; in a context with history, all of one history."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault("" if context == "none" else question.history_id, []).append(question)
@@ -241,8 +259,7 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
 
 
 def result_row(ask: Question, answer: Answer, seconds: float, history: History) -> dict[str, Any]:
-    """One line of `results.jsonl`: what was asked, what came back, what it is worth (an open-ended answer: None, until
-    it is judged)."""
+    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer not yet judged)."""
     from reward import mcq_letter, personamem
     from reward.mcq import answer_part
 

@@ -1,6 +1,7 @@
-"""Skill told from form: what the words of an answer say, beside the letter in its box.
+"""Skill measures: compares the words of an answer with the letter in its box, to separate skill from format.
 
-Invariant: everything follows from a row's completion, options and gold letter, so that results of any age are read alike.
+Invariant: every measure depends only on a row's completion, options and gold letter, so that old and new results are
+measured in the same way.
 """
 
 import math
@@ -13,24 +14,31 @@ from rft.report.row import Row, understated
 
 NAMES = {
     "right": "the box names the gold letter",
-    "right_leniently": "the same, forms of boxes that other models use included",
-    "consistent": "of the boxes that can be read, no words name another option",
+    "right_leniently": "the same, also accepting box formats of other models",
+    "consistent": "no words name another option (readable boxes only)",
     "right_and_consistent": "right and consistent",
     "thought_letter_right": "the letter in the thought is gold",
     "thought_right": "the thought names the gold option",
     "answer_right": "the answer's words name the gold option",
 }
-"""By how much the lenient reading must exceed the strict one for a page and the terminal to point it out."""
+"""{measure: its label on the terminal}."""
 SHARES = ("right", "right_and_consistent", "thought_right", "thought_letter_right", "answer_right", "right_leniently")
 
 
 def with_skill(row: Row) -> dict[str, Any]:
-    """The row of a question with options, and what its words come to.
+    """Adds the skill measures to the row of a question with options.
 
-    right: the box names the gold letter; consistent: neither the words of the answer nor the thought name another option than the
-    box (None: the box names no letter); right_and_consistent: both; thought_right, answer_right: the thought, or the words of the
-    answer, name the gold option; thought_letter_right: the one letter in parentheses in the thought is gold; right_leniently: as
-    right, where forms of boxes that other models use count as well; thought_words: their number; said: the words of the answer.
+    Returns:
+        The row and:
+        right: 1 if the box names the gold letter.
+        consistent: 1 if neither the words of the answer nor the thought name another option than the box (None: the box
+            names no letter).
+        right_and_consistent: 1 if both hold.
+        thought_right, answer_right: 1 if the thought, or the words of the answer, name the gold option.
+        thought_letter_right: 1 if the only letter in parentheses in the thought is the gold letter.
+        right_leniently: as right, but box formats of other models count too.
+        thought_words: number of words in the thought.
+        said: the words of the answer.
     """
     reading, gold = read(row["completion"], row["options"]), row["gold"]
     right = reading.right(gold)
@@ -49,15 +57,20 @@ def with_skill(row: Row) -> dict[str, Any]:
 
 
 def scored_consistently(row: Row) -> dict[str, Any]:
-    """The row with its score: 1 for a right and consistent answer, else 0."""
+    """The row of `with_skill` with `score`: 1 for a right and consistent answer, otherwise 0."""
     known = with_skill(row)
     return known | {"score": known["right_and_consistent"]}
 
 
 def skill(rows: Sequence[Row]) -> dict[str, Any]:
-    """Means over N >= 1 rows of `with_skill`; consistent: of the rows whose box names a letter (None: no row's does);
-    most_common_answer: the words that most answers say, and the share that says them (a policy that says the same to everything
-    shows here)."""
+    """Means over N >= 1 rows of `with_skill`.
+
+    Returns:
+        The means of `SHARES` and thought_words.
+        consistent: mean over the rows whose box names a letter (None if there are none).
+        most_common_answer: {text, share}: the most frequent answer text and its share of the rows; a share near 1 reveals
+            a policy that gives the same answer to everything.
+    """
     readable = [row["consistent"] for row in rows if row["consistent"] is not None]
     text, count = Counter(row["said"] for row in rows).most_common(1)[0]
     return {
@@ -69,7 +82,7 @@ def skill(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """The figures of a summary for a terminal, a line each; [] if its questions had no options."""
+    """The skill measures of a summary as terminal lines, one per measure; [] if its questions had no options."""
     if "right_and_consistent" not in summary:
         return []
     low, high = summary["right_and_consistent_ci95"]
@@ -86,8 +99,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 
 def _cost_of_form(summary: Mapping[str, Any]) -> str:
     points = 100 * (summary["right_leniently"] - summary["right"])
-    return rf"Form costs this model {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as unreadable."
+    return rf"Box format costs {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as unreadable."
 
 
 def mean(values: Sequence[float]) -> float:
+    """The mean of N >= 1 values, summed with `math.fsum`."""
     return math.fsum(values) / len(values)

@@ -1,8 +1,8 @@
-"""From result rows to numbers with honest intervals.
+"""Statistics of result rows, with bootstrap intervals over personas.
 
-Invariant: a summary depends on the set of rows alone, not on their order or on how many runs it took to
-collect them. The unit of resampling is the persona, since the questions of one persona share a history and
-are not independent. A row without a score (the judge could not be had) is counted and never taken for wrong.
+Invariant: a summary depends only on the set of rows, not on their order or on the number of runs that collected
+them. The unit of resampling is the persona, because the questions of one persona share a history and are not
+independent. A row without a score (the judge could not be reached) is counted and never treated as wrong.
 """
 
 import math
@@ -25,39 +25,52 @@ from rft.models.reply import REFUSED
 from rft.report.row import Row, is_open, question_of
 
 RESAMPLES = 10_000
-LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # of the history lengths, in tokens of 4 characters
+LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # lower edges of history lengths, in tokens of 4 characters
 
 
 
 def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> dict[str, Any]:
-    """The statistics of N >= 1 result rows, as they stand in `summary.json`.
+    """The statistics of N >= 1 result rows, as in `summary.json`.
 
-    blind: rows of the same model without the history, one a question. Several rows of one question (samples, option
-    orders) count as one question and are averaged.
+    Several rows of one question (samples, option orders) count as one question and are averaged.
+
+    Args:
+        rows: the result rows.
+        seed: random seed of the bootstrap.
+        blind: rows of the same model without the history, one per question.
 
     Returns:
-        accuracy: mean of `score`, that is, of the gated reward; ci95: its 95 % interval over personas (both None
-        where no row has a score);
-        accuracy_without_gate: share that names the gold letter (or satisfies the judge), reasoning or not; n,
-        personas: counts; not_scored: rows without a score;
-        unparsed_rate: share whose box names no letter (open-ended: that is empty), but that answers which were refused are
-        counted in refused_rate alone; format_rate: share that reasons; answer_letters: how many name each letter; what
-        `rft.evaluate.skill.skill` says, with right_and_consistent_ci95; cut_off_rate: share of completions that ran into the
-        length limit; endings: how often there was no answer, by reason; adapted: of how many answers the server would not take
-        a setting, by what was done instead; input_tokens_per_question, output_tokens_per_question: means of the answers whose
-        tokens the server has counted (None: it counts none); input_tokens_with_writing: the former, with what was read to write
-        the memories spread over the
-        questions asked of them (only where there are memories); by: {category: {value: {accuracy, ci95, n,
-        accuracy_without_gate, right_and_consistent, consistent, thought_right}}}; seconds: time spent answering;
-        controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}, explains: share of the right answers
-        that the control gets too; strongest has {rule, tried, bar, telling} besides (`rft.data.rules.Strongest`), and both
-        blind and strongest have by: the same in each category of at least 300; explained_by_shortcut: what the control
-        explains that explains most (None without right answers); a control at chance explains 25 %, by luck;
-        samples, option_orders: where questions were asked several times, see `of_samples`, `of_orders`;
-        usage: tokens, dollars and failed calls by kind, all rows together.
+        accuracy: mean of `score`, the gated reward (None if no row has a score).
+        ci95: 95 % interval of the accuracy over personas (None if no row has a score).
+        accuracy_without_gate: share that names the gold letter (or satisfies the judge), with or without reasoning.
+        n, personas, asked: number of scored questions, of personas and of rows.
+        not_scored: number of rows without a score.
+        unparsed_rate: share whose box names no letter (open-ended: empty answers); refused answers count only in
+            refused_rate.
+        format_rate: share that reasons before the answer.
+        answer_letters: how many answers name each letter.
+        (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions)
+        refused_rate: share of answers that were refused.
+        endings: number of missing answers, by reason.
+        adapted: number of answers for which the server rejected a setting, by the change made instead.
+        cut_off_rate: share of completions that reached the length limit.
+        input_tokens_per_question, output_tokens_per_question: means over the answers whose tokens the server reports (None
+            if it reports none).
+        input_tokens_with_writing: input_tokens_per_question plus the tokens read to write the memories, divided over
+            the questions (only with memories).
+        by: {category: {value: {accuracy, ci95, n, accuracy_without_gate, right_and_consistent, consistent,
+            thought_right, right_and_consistent_ci95}}}.
+        controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}. explains: share of the right answers
+            that the control gets right too; a control at chance explains 25 %. strongest also has {rule, tried, bar,
+            telling} (see `rft.data.rules.Strongest`). blind and strongest also have by: the same for each category value
+            with at least 300 rows.
+        explained_by_shortcut: the largest explains of all controls (None without right answers).
+        samples, option_orders: see `of_samples` and `of_orders` (only if questions were asked several times).
+        usage: tokens, dollars and failed calls by kind, summed over all rows.
+        seconds: time spent on answering.
     """
     letters = Counter(row["answered"] or "none" for row in rows)
-    asked_freely = is_open(rows[0])  # then there is no letter to name
+    asked_freely = is_open(rows[0])  # open-ended answers name no letter
     if not asked_freely:
         rows = [with_skill(row) for row in rows]
     refused = [row.get("ending") in REFUSED for row in rows]
@@ -89,7 +102,7 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
 
 
 def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
-    """A memory is written once for all questions of its history, in however many ways each is asked."""
+    """Counts the writing of a memory once for all questions of its history and all variants of a question."""
     written = {row["history_id"]: row["writing_tokens"] for row in rows if row.get("writing_tokens")}
     if not written:
         return {}
@@ -98,15 +111,19 @@ def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def ungated(row: Row) -> float | None:
-    """What an answer is worth whether or not it reasons; None: not scored."""
+    """The score of an answer with or without reasoning; None if it is not scored."""
     return majority(row["votes"]) if is_open(row) else float(row["answered"] == row["gold"])
 
 
 def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """What can be had without the history: the same model blind, the longest and the shortest option, and the strongest of all
-    rules of `rft data check` (`rft.data.rules`), the trained probe among them.
+    """The accuracy that controls reach without the history.
 
-    Each is scored on the asks of `rows`; a rule that ranks several options first has a share of each.
+    The controls are the same model without the history, the longest and the shortest option, and the strongest of all rules
+    of `rft data check` (`rft.data.rules`, including the trained probe). Each is scored on the asks of `rows`. If a rule
+    ranks several options first, each counts with an equal share.
+
+    Returns:
+        `controls` of `summarise`; only blind, if given, for open-ended questions.
     """
     seen = {row["id"]: row["score"] for row in blind}
     controls: dict[str, dict[str, Any]] = {}
@@ -132,7 +149,7 @@ def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> 
 
 
 def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, dict[str, Any]]:
-    """{category: {value: {accuracy, ci95, n, explains}}} of the model without the history, in cells that are large enough."""
+    """{category: {value: {accuracy, ci95, n, explains}}} of the model without the history, for large cells."""
     known = [{**row, "blind": score} for row, score in zip(rows, scores, strict=True) if score is not None]
     return {
         name: {
@@ -144,7 +161,7 @@ def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) ->
 
 
 def _strongest_by(rows: Sequence[Row], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, dict[str, Any]]:
-    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of each such cell."""
+    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of each large cell."""
     by: dict[str, dict[str, Any]] = {}
     for name, value_of in CATEGORIES.items():
         by[name] = {}
@@ -159,11 +176,15 @@ def _of_rule(best: Strongest) -> dict[str, Any]:
 
 
 def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
-    """Several completions of one prompt: mean, majority and pass@k.
+    """Statistics of several completions per prompt.
 
-    majority: share of prompts whose most frequent readable, reasoned answer is right (of equals the one that came
-    first); for open-ended answers, share with more than half of the samples right. pass_at: {k: chance that one of k
-    samples is right}, unbiased (Chen et al., arXiv 2107.03374, equation 1).
+    Returns:
+        count: smallest number of samples per prompt.
+        mean: mean score.
+        majority: share of prompts whose most frequent readable, reasoned answer is right (on ties the first one counts);
+            for open-ended answers, share of prompts with more than half of the samples right.
+        pass_at: {k: unbiased probability that at least one of k samples is right} (Chen et al., arXiv 2107.03374,
+            equation 1).
     """
     groups = [sorted(group, key=lambda row: row["sample"]) for group in _groups(rows, lambda r: (question_of(r), r["order"]))]
     groups = [group for group in groups if all(row["score"] is not None for row in group)]
@@ -182,11 +203,14 @@ def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
-    """The same question with its options rotated: does the answer stay, and is a place favoured?
+    """Consistency and position bias over rotations of the options.
 
-    consistency: share of questions (each sample apart) for which every order gets the same option; accuracy_at:
-    {letter: accuracy where the gold stands there}; position_bias: half the summed distance between how often each
-    letter is answered, of the readable answers, and a quarter (0: no bias, 0.75: always one letter).
+    Returns:
+        count: largest number of orders per question.
+        consistency: share of questions (each sample separately) with the same option chosen in every order.
+        position_bias: half the sum over letters of |share of readable answers - 1/4| (0: no bias; 0.75: always the same
+            letter).
+        accuracy_at: {letter: accuracy if the gold option is at this letter}.
     """
     groups = [g for g in _groups(rows, lambda r: (question_of(r), r["sample"])) if len(g) > 1]
     chosen = [{_option(row) for row in group} for group in groups]
@@ -242,7 +266,7 @@ def _known(rows: Sequence[Row], key: str) -> list[int]:
 
 
 def _total(rows: Sequence[Row], key: str) -> int | None:
-    """None where no row has it."""
+    """The sum over the rows that have `key`; None if none has it."""
     known = _known(rows, key)
     return sum(known) if known else None
 
@@ -257,27 +281,32 @@ def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def interval(rows: Sequence[Row], seed: int = 0, of: str = "score") -> list[float]:
-    """The 95 % interval [lo, hi] of the mean of a row's entry when the personas are drawn anew; see `interval_of_ratio`."""
+    """The 95 % interval [low, high] of the mean of a row entry, over resampled personas; see `interval_of_ratio`."""
     scores_P, asked_P = by_persona([(row["persona_id"], row[of]) for row in rows])
     return interval_of_ratio(scores_P, asked_P, 0.0, 1.0, seed)
 
 
 def by_persona(values: Sequence[tuple[str, float]]) -> tuple[Any, Any]:
-    """(sum of the values, count) of each persona, in the order of their ids."""
+    """(sum of the values, count) per persona: two arrays of shape (P,), sorted by persona id."""
     order = {persona: i for i, persona in enumerate(sorted({persona for persona, _ in values}))}
     who = [order[persona] for persona, _ in values]
     return np.bincount(who, weights=[value for _, value in values]), np.bincount(who)
 
 
 def interval_of_ratio(total_P: Any, count_P: Any, lowest: float, highest: float, seed: int = 0) -> list[float]:
-    """The 95 % interval [lo, hi] of sum(total) / sum(count) when the P personas are drawn anew.
+    """The 95 % interval [low, high] of sum(total) / sum(count) over resampled personas.
 
-    lowest, highest: what a value can be. Personas are resampled with replacement. The percentiles are widened for
-    few personas (the expanded percentile interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The
-    American Statistician 69, 2015). Where all personas have the same mean, as when every answer is right, all
-    resamples agree; then the bounds are those of P personas of which none differs (for all right or all wrong the
-    exact ones of Clopper and Pearson, 1934). One persona says nothing about others: [lowest, highest], unless it
-    is at one of these itself.
+    Personas are resampled with replacement. The percentiles are widened for few personas (the expanded percentile
+    interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015). If all
+    personas have the same mean, for example if every answer is right, all resamples are equal. Then the bounds are those
+    for P personas of which none differs (for all right or all wrong, the exact bounds of Clopper and Pearson, 1934). A
+    single persona says nothing about others: the interval is [lowest, highest], unless its mean is one of these bounds.
+
+    Args:
+        total_P: sum of the values of each of the P personas.
+        count_P: number of values of each persona.
+        lowest, highest: bounds of a single value.
+        seed: random seed of the bootstrap.
     """
     personas = len(count_P)
     mean_P = total_P / count_P
@@ -285,7 +314,7 @@ def interval_of_ratio(total_P: Any, count_P: Any, lowest: float, highest: float,
         mean = float(mean_P[0])
         if personas == 1 and lowest < mean < highest:
             return [lowest, highest]
-        others = 1 - 0.025 ** (1 / personas)  # so large a share of people who differ could have gone unseen
+        others = 1 - 0.025 ** (1 / personas)  # the largest share of differing personas that P draws may miss
         return [mean - others * (mean - lowest), mean + others * (highest - mean)]
     draws_RP = np.random.default_rng(seed).multinomial(personas, np.full(personas, 1 / personas), RESAMPLES)
     ratio_R = (draws_RP @ total_P) / (draws_RP @ count_P)
@@ -294,9 +323,9 @@ def interval_of_ratio(total_P: Any, count_P: Any, lowest: float, highest: float,
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile (probability > 0.5) of Student's t distribution.
+    """The quantile of Student's t distribution, for probability > 0.5.
 
-    With t = sqrt(degrees) * tan(angle) the density over the angle is cos(angle) ** (degrees - 1), which is
+    With t = sqrt(degrees) * tan(angle), the density over the angle is proportional to cos(angle) ** (degrees - 1). It is
     integrated by the trapezoid rule.
     """
     angle = np.linspace(0, math.pi / 2, 200_001)
@@ -306,7 +335,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def length_bucket(characters: int | None) -> str:
-    """The bucket of a history's length, in thousands of tokens of four characters."""
+    """The bucket of a history's length in units of 1024 tokens, such as "4k-8k" (1 token = 4 characters)."""
     if characters is None:
         return UNKNOWN
     return _LENGTHS[sum(characters >= 4 * edge for edge in LENGTHS) - 1]
@@ -349,7 +378,7 @@ def _cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
 
 
 def _skill_cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    """Skill in one category; {} for rows without options."""
+    """The skill measures of one category value; {} for rows without options."""
     if not all("right_and_consistent" in row for row in rows):
         return {}
     of_rows = skill(rows)
@@ -358,5 +387,5 @@ def _skill_cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
 
 
 def _rank(value: str) -> tuple[int, str]:
-    """Buckets from near to far, all else by name."""
+    """Sort key: buckets from near to far, then all other values by name."""
     return (_NEAR_TO_FAR.index(value) if value in _NEAR_TO_FAR else len(_NEAR_TO_FAR), value)

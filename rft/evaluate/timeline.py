@@ -1,6 +1,6 @@
-"""What a page shows of memories: how each grew, chunk by chunk, and what of the things withdrawn is gone.
+"""Data of the memory page: how each memory grew, chunk by chunk, and which withdrawn values were removed.
 
-Invariant: it is read from the memories' own records on disk, whoever wrote them.
+Invariant: everything is read from the records of the memories on disk, whichever process wrote them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,23 +15,25 @@ from rft.memory.text import changes
 
 
 def memory_path(folder: Path, history_id: str) -> Path:
-    """Where the memory of a history lies in a folder of memories."""
+    """The path of a history's memory in a folder of memories."""
     return folder / f"{history_id}.md"
 
 
 def last_memories(folder: Path, histories: Iterable[str]) -> dict[str, str]:
-    """{history id: its last memory}, of the histories that have one in a folder of memories."""
+    """{history id: its last memory} for the histories that have a memory in the folder."""
     records = {history: read_record(memory_path(folder, history)) for history in dict.fromkeys(histories)}
     return {history: record.turns[-1]["memory"] for history, record in records.items() if record is not None and record.turns}
 
 
 def forgotten(split: Split, folder: Path) -> dict[str, Any]:
-    """How many of the phrases that users asked to forget are gone from their last memory, of those that it ever held.
+    """Counts the phrases that users asked to forget and that the memories dropped.
 
     Returns:
-        withdrawn: phrases that the split's users ask to forget; written: of these, how many a memory held after some chunk;
-        gone: of these, how many the last memory does not hold; rate: gone / written (None where none was written); kept:
-        where one still stands, as [history, phrase].
+        withdrawn: number of phrases that the split's users ask to forget.
+        written: how many of these a memory contained after some chunk.
+        gone: how many of the written phrases the last memory no longer contains.
+        rate: gone / written (None if none was written).
+        kept: the written phrases that the last memory still contains, as [history, phrase].
     """
     from reward.memory import speaks_of
 
@@ -58,8 +60,15 @@ def forgotten(split: Split, folder: Path) -> dict[str, Any]:
 
 
 def timelines(split: Split, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Per history what the memory page shows: persona, what each chunk added, changed and removed, the questions asked of it, and
-    the lines of the last memory as `lines.judge` has them ([] where the dataset has no targets)."""
+    """Yields the data of the memory page for each history that has a memory.
+
+    Yields:
+        history, persona: ids.
+        questions: result rows about this history.
+        turns: the updates of the memory, with what each added, changed and removed in `changes`.
+        input_tokens: tokens read to write the memory.
+        lines: verdicts of `lines.verdicts` on the last memory ([] if the dataset has no targets).
+    """
     notes = load_memory_targets(split) if lines.has_targets(split) else {}
     asked: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

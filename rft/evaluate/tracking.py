@@ -1,6 +1,6 @@
-"""An evaluation in W&B: the numbers of `summary.json` as summary and tables, the folder's files as an artifact.
+"""Logs an evaluation to W&B: `summary.json` as summary and tables, the files of the folder as an artifact.
 
-Invariant: nothing is computed here, so what W&B shows is what the report shows.
+Invariant: nothing is computed here, so W&B shows the same numbers as the report.
 """
 
 import re
@@ -10,12 +10,17 @@ from typing import Any
 
 from rft.runs import lineage
 
-FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")  # the last where there are memories
+FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")  # the last only with memories
 ABOUT = ("model", "context", "split", "window", "data_sha256", "settings")
 
 
 def track(summary: Mapping[str, Any], out: Path) -> None:
-    """One W&B run of job type "evaluate". Project and mode are W&B's own settings (WANDB_PROJECT, WANDB_MODE)."""
+    """Logs one W&B run of job type "evaluate"; WANDB_PROJECT and WANDB_MODE set its project and mode.
+
+    Args:
+        summary: as returned by `evaluate`.
+        out: folder of the evaluation.
+    """
     import wandb
 
     config = {key: summary[key] for key in ABOUT}

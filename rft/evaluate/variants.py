@@ -1,8 +1,8 @@
-"""The ways a question is asked: with its options rotated, several times, or without options.
+"""Variants of a question (asks): rotated options, several samples, or without options.
 
-Invariant: an ask is a `Question` of its own whose id says which question, option order and sample it is; the plain
-way (displayed order, first sample) keeps the question's own id. Over four orders each option stands once in each
-place, so a model that looks at places alone is right a quarter of the time.
+Invariant: an ask is a separate `Question` whose id encodes the question, option order and sample. The plain variant
+(displayed order, first sample) keeps the question's id. Over four orders each option appears once in each position, so a
+model that considers only positions is correct a quarter of the time.
 """
 
 import hashlib
@@ -13,9 +13,13 @@ from rft.data.question import LETTERS, Question
 
 
 def asks(questions: Sequence[Question], *, orders: int = 1, samples: int = 1, open_ended: bool = False) -> list[Question]:
-    """Every way in which each question is asked; those of one question follow each other.
+    """All variants of each question; the variants of one question are consecutive.
 
-    orders: 1 to 4 rotations of the options. samples: completions wanted of each. open_ended: without options.
+    Args:
+        questions: the questions.
+        orders: number of option rotations, 1 to 4.
+        samples: completions per prompt.
+        open_ended: ask without options.
     """
     return [
         replace(_rotated(question, order), id=ask_id(question.id, order, sample), open_ended=open_ended)
@@ -26,12 +30,12 @@ def asks(questions: Sequence[Question], *, orders: int = 1, samples: int = 1, op
 
 
 def ask_id(question_id: str, order: int = 0, sample: int = 0) -> str:
-    """`benchmark-7`, `benchmark-7/order1`, `benchmark-7/order1/sample2`."""
+    """The id of an ask, such as `benchmark-7`, `benchmark-7/order1` or `benchmark-7/order1/sample2`."""
     return question_id + (f"/order{order}" if order else "") + (f"/sample{sample}" if sample else "")
 
 
 def parts(identity: str) -> tuple[str, int, int]:
-    """(question id, order, sample) of an ask's id."""
+    """Splits an ask's id into (question id, order, sample)."""
     question, *rest = identity.split("/")
     number = {name.rstrip("0123456789"): int(name.lstrip("abcdefghijklmnopqrstuvwxyz")) for name in rest}
     return question, number.get("order", 0), number.get("sample", 0)

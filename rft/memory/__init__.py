@@ -1,1 +1,1 @@
-"""The agentic memory: a history read chunk by chunk into one readable memory, from which questions are answered."""
+"""Agentic memory: the model reads a history chunk by chunk into one readable memory and answers questions from it."""

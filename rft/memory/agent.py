@@ -1,14 +1,14 @@
-"""The agent: what a model reads when it updates a memory and when it answers from one. Training, evaluation and the command
-line share it.
+"""The memory agent: builds the prompts for memory updates and for answers. Training, evaluation and the command line share it.
 
-Invariant: an update is a function of one chunk and the memory before it. No question, no option and no other chunk is ever in
-its prompt; this module does not see questions when it makes one. An answer is a function of the memory and the question
-alone.
+Invariant: an update depends only on one chunk and the memory before it. Its prompt never contains a question, an option or
+another chunk: this module does not see questions when it builds an update prompt. An answer depends only on the memory and
+the question.
 
     update   system · chunk's messages · user: how to rewrite, the memory so far        -> the memory, rewritten
     answer   system · user: the memory, the question                                    -> the answer
 
-The chunk stands before the memory, and the memory before the question, so that rows which share them share a prefix.
+The chunk comes before the memory, and the memory before the question, so that rows with the same chunk or memory share a
+prefix.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,13 @@ HEADING = "Memory about the user:"
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How a history is read. chunk_tokens: of a chunk; memory_tokens: of a memory, and of what an update may write;
-    max_chunks: the newest so many are read (None: all)."""
+    """Settings for reading a history.
+
+    Args:
+        chunk_tokens: maximum tokens per history chunk.
+        memory_tokens: maximum tokens of a memory, and of the completion that updates it.
+        max_chunks: read only the N most recent chunks (None: all).
+    """
 
     chunk_tokens: int = 5000
     memory_tokens: int = 2048
@@ -48,19 +53,22 @@ class MemorySettings:
 
 
 def update_message(memory: str) -> str:
-    """The final user message of an update."""
+    """Returns the final user message of an update."""
     return f"{REWRITE}\n\n{HEADING}\n{inert(memory) or EMPTY}"
 
 
 def answer_message(memory: str, said: str) -> str:
-    """The user message of an answer; `said`: what the user asks."""
+    """Returns the user message of an answer to `said`, the user's question."""
     return f"{HEADING}\n{inert(memory) or EMPTY}\n\n{said}"
 
 
 class MemoryAgent:
-    """Prompts of updates and answers as token ids, and what becomes of the text that a model writes.
+    """Builds prompts for updates and answers as token ids, and turns the model's completions into memories.
 
-    tokenizer, cache_dir: as for `PromptTokens`.
+    Args:
+        tokenizer: as for `PromptTokens`.
+        settings: sizes of chunks and memories.
+        cache_dir: as for `PromptTokens`.
     """
 
     def __init__(self, tokenizer: Any, settings: MemorySettings, cache_dir: Path | str | None = None):
@@ -70,7 +78,7 @@ class MemoryAgent:
         self._chunks: dict[str, list[Chunk]] = {}
 
     def chunks(self, history: History) -> list[Chunk]:
-        """The chunks of a history, cut once. Raises DataError as `rft.memory.chunks.split`."""
+        """Returns the chunks of a history (cached). Raises DataError like `rft.memory.chunks.split`."""
         if history.id not in self._chunks:
             self._chunks[history.id] = chunks.split(
                 history, self.tokens, self.settings.chunk_tokens, self.settings.max_chunks
@@ -78,24 +86,29 @@ class MemoryAgent:
         return self._chunks[history.id]
 
     def count(self, memory: str) -> int:
-        """Tokens of a memory."""
+        """Returns the number of tokens of a memory."""
         return len(self.tokenizer(memory, add_special_tokens=False, verbose=False)["input_ids"])
 
     def update_ids(self, chunk: Chunk, memory: str) -> list[int]:
-        """The prompt of an update."""
+        """Returns the token ids of an update prompt."""
         return self.tokens.history_ids(chunk.history) + self.tokens.final_ids(update_message(memory))
 
     def accept(self, completion: Sequence[int], previous: str, end_ids: Sequence[int]) -> Update:
-        """The memory after an update whose model wrote `completion` (token ids; it is finished if it ends with one of
-        `end_ids`)."""
+        """Returns the memory after an update.
+
+        Args:
+            completion: token ids that the model generated; finished if the last one is in `end_ids`.
+            previous: the memory before the update.
+            end_ids: tokens that end a completion.
+        """
         written = self.tokenizer.decode(completion, skip_special_tokens=True)
         finished = bool(completion) and completion[-1] in end_ids
         return text.accept(written, previous, finished, self.settings.memory_tokens, self.count)
 
     def answer_ids(self, question: Question, memory: str) -> list[int]:
-        """The prompt of a question of a dataset."""
+        """Returns the prompt for a question of a dataset, as token ids."""
         return self.say_ids(final_message(question), memory)
 
     def say_ids(self, said: str, memory: str) -> list[int]:
-        """The prompt of anything that is asked; text that others wrote is `inert`."""
+        """Returns the prompt for any user message; pass text from other people through `inert` first."""
         return self._alone.history_ids(None) + self._alone.final_ids(answer_message(memory, said))

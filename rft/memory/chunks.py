@@ -1,7 +1,7 @@
-"""A history in chunks that are read one after the other.
+"""Splitting a history into chunks.
 
-Invariant: the chunks of a history, put together, are its conversation without the persona message, in order, nothing lost;
-only a message too long for a chunk is split, with a mark where it continues. No chunk has more tokens than it may.
+Invariant: the concatenated chunks are the conversation without the persona message, in order and complete. A message is split
+only if it is too long for one chunk; marks show where it continues. No chunk exceeds its token limit.
 """
 
 import logging
@@ -18,8 +18,13 @@ CONTINUES, CONTINUED = "\n[the message continues]", "[the message continued]\n"
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of a conversation, itself a `History`; `first` to `last` are the indices of the messages of the whole history
-    that it holds (the last one maybe in part)."""
+    """Consecutive messages of a history, as a `History` of their own.
+
+    Attributes:
+        history: the messages of the chunk.
+        first: index of the first message in the full history.
+        last: index of the last message in the full history; the chunk may contain only part of it.
+    """
 
     history: History
     first: int
@@ -27,30 +32,31 @@ class Chunk:
 
     @property
     def text(self) -> str:
-        """The messages' contents, one below the other."""
+        """The contents of the messages, joined by newlines."""
         return "\n".join(message.content for message in self.history.messages)
 
 
 class Tokens(Protocol):
-    """What is asked of `rft.data.prompt.PromptTokens`, or of what stands in for it where there is no tokenizer."""
+    """Interface of `rft.data.prompt.PromptTokens`, and of its replacement when there is no tokenizer."""
 
     tokenizer: Any
 
     def message_tokens(self, role: str, text: str, /) -> int:
-        """Tokens that one message adds to a conversation, its markup included."""
+        """Returns the number of tokens that one message adds to a conversation, including its markup."""
         ...
 
 
 def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int | None = None) -> list[Chunk]:
-    """The chunks of `history`, each of at most `chunk_tokens` tokens as the chat template renders its messages.
+    """Splits `history` into chunks of at most `chunk_tokens` tokens each, as rendered by the chat template.
 
-    Where there are more than `max_chunks`, the newest are read, since what was said last is what holds; this is logged.
+    If there are more than `max_chunks` chunks, only the most recent ones are returned and a warning is logged: later messages
+    override earlier ones.
 
     Raises:
-        DataError: there is no conversation beside the persona message, or `chunk_tokens` is too small for a message's markup.
+        DataError: the history has only the persona message, or `chunk_tokens` is too small for a message's markup.
     """
     if not history.turns:
-        raise DataError(f"{history.path}: no conversation beside the persona message, so there is nothing to remember")
+        raise DataError(f"{history.path}: no conversation after the persona message, so there is nothing to remember")
     size = _Sizes(tokens)
     offset = len(history.messages) - len(history.turns)
     pieces = [
@@ -68,7 +74,7 @@ def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int |
         groups[-1].append((index, piece))
         room -= needed
     if max_chunks is not None and len(groups) > max_chunks:
-        logger.warning("%s: %d chunks, of which the newest %d are read (max_chunks)", history.path, len(groups), max_chunks)
+        logger.warning("%s: %d chunks; reading only the %d most recent (max_chunks)", history.path, len(groups), max_chunks)
         groups = groups[-max_chunks:]
     return [_chunk(history, group) for group in groups]
 
@@ -81,19 +87,19 @@ def _chunk(history: History, group: list[tuple[int, Message]]) -> Chunk:
 
 
 class _Sizes:
-    """Tokens of a message as the chat template renders it: no token crosses a message's opening, so sizes add up."""
+    """Tokens of a message as rendered by the chat template. No token spans a message boundary, so sizes add up."""
 
     def __init__(self, tokens: Tokens):
         self.tokens = tokens
         self.markup: dict[str, int] = {}
 
     def __call__(self, message: Message) -> int:
-        if message.role not in self.markup:  # one token more than rendered: the seams of content and markup may differ
+        if message.role not in self.markup:  # +1: content and markup may join differently
             self.markup[message.role] = self.tokens.message_tokens(message.role, "x") + 1
         return self.markup[message.role] + len(self.content(message.content)[0])
 
     def content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The token ids of a content by itself, and the characters that each covers."""
+        """Returns the token ids of a text alone, and the characters (start, end) of each token."""
         encoded = self.tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return encoded["input_ids"], encoded["offset_mapping"]
 
@@ -105,7 +111,7 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
     room = most - size(Message(message.role, "")) - marks - 2
     if room < 1:
         raise DataError(
-            f"{history.path}: chunk_tokens {most} has no room for a message and its markup; give at least {most - room + 16}"
+            f"{history.path}: chunk_tokens {most} is too small for a message and its markup; use at least {most - room + 16}"
         )
     text, pieces, start = message.content, [], 0
     ends = [end for _, end in size.content(text)[1]]
@@ -114,7 +120,7 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
         last = token + room >= len(ends)
         end = len(text) if last else _word_end(text, start, max(ends[token + room - 1], start + 1))
         content = (CONTINUED if start else "") + text[start:end] + ("" if end == len(text) else CONTINUES)
-        while size(Message(message.role, content)) > most:  # a piece by itself may have a few tokens more
+        while size(Message(message.role, content)) > most:  # a piece alone may have a few more tokens
             end = start + max(1, (end - start) * 9 // 10)
             content = (CONTINUED if start else "") + text[start:end] + CONTINUES
         pieces.append(Message(message.role, content))
@@ -125,6 +131,6 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
 
 
 def _word_end(text: str, start: int, end: int) -> int:
-    """The end of the last whole word before `end`, unless that would give up more than a quarter."""
+    """Returns the end of the last complete word before `end`, or `end` if that would drop more than a quarter."""
     space = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
     return space + 1 if space + 1 > start + (end - start) * 3 // 4 else end

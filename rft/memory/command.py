@@ -1,6 +1,6 @@
-"""`rft memory write|show|answer`: the agentic memory by hand. A chat file in, a readable memory out, answers from it.
+"""`rft memory write|show|answer`: writes a readable memory from a chat file, shows it, and answers questions from it.
 
-Stopped with Ctrl-C, `write` has stored every chunk it has read; the same command goes on at the next.
+`write` stores the memory after every chunk. After Ctrl-C, the same command resumes at the next chunk.
 """
 
 import argparse
@@ -29,49 +29,49 @@ MARKS = {"kept": ("  ", "dim"), "added": ("+ ", "green"), "removed": ("- ", "red
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands of `rft memory`."""
+    """Adds the subcommands of `rft memory`."""
     commands = parser.add_subparsers(dest="command", required=True)
     writing = commands.add_parser("write", help="read a chat into a memory, chunk by chunk")
     showing = commands.add_parser("show", help="show a memory and how it grew")
-    answering = commands.add_parser("answer", help="answer something from a memory alone")
+    answering = commands.add_parser("answer", help="answer a question from a memory alone")
     for command in (writing, answering):
         command.add_argument(
-            "--model", required=True, metavar="PATH|NAME", help="checkpoint folder or Hub id; a model's name at --base-url"
+            "--model", required=True, metavar="PATH|NAME", help="checkpoint folder or Hub id, or the model's name at --base-url"
         )
-        command.add_argument("--base-url", metavar="URL", help="of an OpenAI-compatible API, such as http://localhost:8000/v1")
+        command.add_argument("--base-url", metavar="URL", help="URL of an OpenAI-compatible API, e.g. http://localhost:8000/v1")
         command.add_argument(
-            "--api-key-env", metavar="NAME", help="environment variable with the key (default: OPENAI_API_KEY, where it is set)"
+            "--api-key-env", metavar="NAME", help="environment variable with the API key (default: OPENAI_API_KEY, if set)"
         )
-        command.add_argument("--dtype", default="auto", help="of the weights: float32, bfloat16 (default: as stored)")
-        command.add_argument("--temperature", type=float, default=0.0, help="default: 0, greedy")
-        command.add_argument("--seed", type=int, default=0, help="of samples (default: 0)")
+        command.add_argument("--dtype", default="auto", help="dtype of the weights: float32 or bfloat16 (default: as stored)")
+        command.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0, greedy)")
+        command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     writing.add_argument(
-        "--history", required=True, type=Path, metavar="FILE", help="chat as JSON: a list of {role, content}"
+        "--history", required=True, type=Path, metavar="FILE", help="chat as a JSON list of {role, content}"
     )
     writing.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="the memory, such as memory.md; continued where it exists"
+        "--out", required=True, type=Path, metavar="FILE", help="memory file, e.g. memory.md; continued if it exists"
     )
-    writing.add_argument("--chunk-tokens", type=int, default=5000, help="of a chunk (default: %(default)s)")
-    writing.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens, at --base-url")
-    writing.add_argument("--budget", type=float, metavar="DOLLARS", help="never spend more than this on --out; needs --price")
-    writing.add_argument("--max-chunks", type=int, help="read only the newest so many chunks (default: all)")
+    writing.add_argument("--chunk-tokens", type=int, default=5000, help="maximum tokens per history chunk (default: %(default)s)")
+    writing.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million input, output tokens")
+    writing.add_argument("--budget", type=float, metavar="DOLLARS", help="maximum dollars to spend on --out; needs --price")
+    writing.add_argument("--max-chunks", type=int, help="read only the N most recent chunks (default: all)")
     for command in (showing, answering):
-        command.add_argument("--memory", required=True, type=Path, metavar="FILE", help="a memory file")
+        command.add_argument("--memory", required=True, type=Path, metavar="FILE", help="memory file to read")
     for command in (writing, answering):
-        command.add_argument("--memory-tokens", type=int, default=2048, help="budget of the memory (default: %(default)s)")
-    answering.add_argument("--max-new-tokens", type=int, default=1024, help="of the answer (default: %(default)s)")
-    answering.add_argument("question", help="what the user asks")
+        command.add_argument("--memory-tokens", type=int, default=2048, help="token budget of the memory (default: %(default)s)")
+    answering.add_argument("--max-new-tokens", type=int, default=1024, help="maximum tokens of the answer (default: %(default)s)")
+    answering.add_argument("question", help="question of the user")
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit code of `rft memory`: 0, or 130 where Ctrl-C stopped it."""
+    """Runs `rft memory` and returns its exit code: 0, or 130 after Ctrl-C."""
     from rft.screen import screen
 
     console = screen(highlight=False)
     try:
         return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
     except KeyboardInterrupt:
-        print("\nstopped; what was read is stored, the same command goes on", file=sys.stderr)
+        print("\nstopped; every chunk read so far is stored; run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -103,17 +103,17 @@ def _read(
     kept: store.MemoryStore,
     reading: Iterator[Turn],
 ) -> int:
-    """Read what is unread, and say what each turn does."""
+    """Reads the unread chunks and prints what each update changes."""
     start = time.monotonic()
     chunks = agent.chunks(history)
     done = kept.unread(chunks)
     console.print(
         f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
-        + (f", of which {done} are read" if done else ""),
+        + (f", {done} of them already read" if done else ""),
         markup=False,
     )
     if kept.edited:
-        console.print(f"{args.out}: the file has changed since the last turn; it goes on from the file as it is", markup=False)
+        console.print(f"{args.out}: the file has changed since the last update; continuing from the edited file", markup=False)
     for turn in reading:
         print_turn(turn, agent.count(turn.update.memory), console)
     record = kept.record
@@ -122,7 +122,7 @@ def _read(
     cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
     console.print(
         f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
-        f"{cut} updates were over-long and cut, {empty} empty; tokens read: {read}, written: {written}; "
+        f"{cut} updates too long and cut, {empty} empty; tokens read: {read}, written: {written}; "
         f"{len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
         markup=False,
     )
@@ -130,16 +130,16 @@ def _read(
 
 
 def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
-    """What an update did to the memory, as a diff of lines."""
-    said = ["over-long, cut at its last whole bullet"] * turn.update.cut + [
-        "no bullet written, the memory stays"
+    """Prints what an update changed in the memory, as a line diff."""
+    said = ["too long, cut after the last complete bullet"] * turn.update.cut + [
+        "no bullet written, memory unchanged"
     ] * turn.update.empty
     console.rule(f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said), align="left")
     print_changes(turn.before, turn.update.memory, console)
 
 
 def print_changes(before: str, after: str, console: "Console") -> None:
-    """A diff of lines; what is kept is counted, not shown."""
+    """Prints a line diff; unchanged lines are counted, not shown."""
     changes = text.changes(before, after)
     for kind, line in changes:
         if kind != "kept":
@@ -149,7 +149,7 @@ def print_changes(before: str, after: str, console: "Console") -> None:
 
 def _show(args: argparse.Namespace, console: "Console") -> int:
     if not args.memory.is_file():
-        raise DataError(f"{args.memory}: no such memory; `rft memory write` makes one")
+        raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
     record, before = store.read_record(args.memory), ""
     for number, turn in enumerate(record.turns if record else [], start=1):
         console.rule(f"chunk {number} · messages {turn['first']} to {turn['last']}", align="left")
@@ -157,7 +157,7 @@ def _show(args: argparse.Namespace, console: "Console") -> int:
         before = turn["memory"]
     memory = store.read_memory(args.memory, sys.maxsize, len)
     if record and memory != before:
-        console.rule("changed by hand", align="left")
+        console.rule("edited by hand", align="left")
         print_changes(before, memory, console)
     console.rule(str(args.memory), align="left")
     console.print(memory or "(empty)", markup=False)
@@ -166,7 +166,7 @@ def _show(args: argparse.Namespace, console: "Console") -> int:
 
 def _answer(args: argparse.Namespace, console: "Console") -> int:
     if not args.memory.is_file():
-        raise DataError(f"{args.memory}: no such memory; `rft memory write` makes one")
+        raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
     if args.base_url:
         there = _there(args)
         memory = store.read_memory(args.memory, args.memory_tokens, there.count)
@@ -187,7 +187,7 @@ def _settings(args: argparse.Namespace) -> MemorySettings:
 
 
 def _there(args: argparse.Namespace) -> "EndpointAgent":
-    """The agent behind --base-url, once it has been seen to answer."""
+    """Returns the agent behind --base-url, after checking that the endpoint answers."""
     from rft.memory.endpoint import EndpointAgent
     from rft.models.endpoint import Budget, Endpoint
 
@@ -212,10 +212,10 @@ def _load(args: argparse.Namespace) -> tuple[Any, MemoryAgent]:
 
 
 def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget: int) -> None:
-    """Refuse chunks and memories that the model has no positions for, before anything is read."""
+    """Rejects chunks and memories that exceed the model's positions, before anything is read."""
     needed = max(len(agent.update_ids(chunk, "")) for chunk in chunks) + 2 * budget
     if model.longest is not None and needed > model.longest:
         raise DataError(
             f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of "
-            f"{model.name}; choose smaller --chunk-tokens or --memory-tokens"
+            f"{model.name}; use a smaller --chunk-tokens or --memory-tokens"
         )

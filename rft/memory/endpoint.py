@@ -1,7 +1,7 @@
-"""The agent behind a URL: the prompts of `MemoryAgent` as messages, for a model whose tokenizer is not at hand.
+"""The memory agent for a model behind a URL: the prompts of `MemoryAgent` as messages, for when there is no tokenizer.
 
-Invariant: as for `MemoryAgent`, an update is a function of one chunk and the memory before it. A token counts as four
-characters, in chunks and in budgets alike.
+Invariant: as in `MemoryAgent`, an update depends only on one chunk and the memory before it. Four characters count as one
+token, both in chunks and in budgets.
 """
 
 import asyncio
@@ -23,27 +23,34 @@ from rft.models.reply import Reply
 logger = logging.getLogger(__name__)
 
 CHARACTERS_A_TOKEN = 4
-TOKENS_A_MESSAGE = 8  # for its role and markers
+TOKENS_A_MESSAGE = 8  # for role and markers
 
 
 class Characters:
-    """What `chunks.split` asks of a tokenizer, for none."""
+    """Replaces the tokenizer that `chunks.split` needs: counts characters instead of tokens."""
 
     def __init__(self) -> None:
         self.tokenizer = self
 
     def __call__(self, content: str, **options: Any) -> dict[str, Any]:
-        """The tokens of a content, and the characters that each covers."""
+        """Returns the pseudo-tokens of a text, and the characters (start, end) of each."""
         starts = range(0, len(content), CHARACTERS_A_TOKEN)
         return {"input_ids": list(starts), "offset_mapping": [(i, min(i + CHARACTERS_A_TOKEN, len(content))) for i in starts]}
 
     def message_tokens(self, role: str, content: str) -> int:
-        """Tokens that one message adds to a conversation."""
+        """Returns the number of tokens that one message adds to a conversation."""
         return TOKENS_A_MESSAGE + len(self(content)["input_ids"])
 
 
 class EndpointAgent:
-    """temperature: None leaves it to the server; seed: of samples."""
+    """Updates memories and answers from them with a model behind a URL.
+
+    Args:
+        endpoint: the model.
+        settings: sizes of chunks and memories.
+        temperature: sampling temperature (0: greedy; None: the server's default).
+        seed: random seed for sampling; not sent when the temperature is 0.
+    """
 
     def __init__(self, endpoint: Endpoint, settings: MemorySettings, temperature: float | None = 0.0, seed: int = 0):
         self.endpoint, self.settings, self.temperature = endpoint, settings, temperature
@@ -51,23 +58,29 @@ class EndpointAgent:
         self.tokens = Characters()
 
     def check(self) -> None:
-        """Raises EndpointError if no call to the endpoint can work."""
+        """Checks the endpoint. Raises EndpointError if no call to it can succeed."""
         asyncio.run(self._closing(self.endpoint.check()))
 
     def chunks(self, history: History) -> list[Chunk]:
-        """The chunks of a history. Raises DataError as `rft.memory.chunks.split`."""
+        """Returns the chunks of a history. Raises DataError like `rft.memory.chunks.split`."""
         return chunks.split(history, self.tokens, self.settings.chunk_tokens, self.settings.max_chunks)
 
     def count(self, memory: str) -> int:
-        """Tokens of a memory."""
+        """Returns the number of tokens of a memory."""
         return len(self.tokens(memory)["input_ids"])
 
     def propose(self, read: Sequence[Chunk], memories: Sequence[str]) -> list[Proposal]:
-        """What becomes of each memory once its chunk is read; raises as `answer`."""
+        """Returns the update of each memory after reading its chunk. Raises the same errors as `answer`."""
         return [self._update(chunk, memory) for chunk, memory in zip(read, memories, strict=True)]
 
     def answer(self, question: str, memory: str, max_new_tokens: int) -> str:
-        """Raises EndpointError if no call can work, DataError for what is too long, ServerError where this call did not work."""
+        """Returns the answer to `question` from `memory`.
+
+        Raises:
+            EndpointError: no call to the endpoint can succeed.
+            DataError: the prompt is too long for the model.
+            ServerError: this call failed.
+        """
         reply = self._chat([{"role": "user", "content": answer_message(memory, inert(question))}], max_new_tokens, "the question")
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
@@ -84,7 +97,7 @@ class EndpointAgent:
             [*said, {"role": "user", "content": update_message(memory)}], self.settings.memory_tokens, f"the chunk of {where}"
         )
         if reply.ending:
-            logger.warning("%s: no update came (%s); the memory stays as it was", where, reply.ending.replace("_", " "))
+            logger.warning("%s: no update received (%s); the memory is unchanged", where, reply.ending.replace("_", " "))
         update = text.accept(reply.text, memory, reply.finished, self.settings.memory_tokens, self.count)
         return Proposal(update, reply.input_tokens, reply.output_tokens)
 
@@ -95,8 +108,8 @@ class EndpointAgent:
             return asyncio.run(self._closing(call))
         except TooLong as error:
             raise DataError(
-                f"{what} is too long for {self.endpoint.model} ({error}); choose smaller --chunk-tokens or --memory-tokens, and "
+                f"{what} is too long for {self.endpoint.model} ({error}); use a smaller --chunk-tokens or --memory-tokens, and "
                 "another file for the memory"
             ) from None
         except Unanswered as error:
-            raise ServerError(f"{what} got no answer ({error}); nothing is lost, the same command goes on there") from None
+            raise ServerError(f"{what} got no answer ({error}); nothing is lost; run the same command again to resume") from None

@@ -1,9 +1,9 @@
 """A memory on disk: one Markdown file that its user can read, edit and delete.
 
-Invariant: at every moment the file holds a whole memory, the last one or the one before; no two processes write one memory.
-Beside `memory.md` stand `memory.previous.md`, the version before the last write, and `.memory.md.json`, the record of how far
-the history has been read and of each turn. The file is what counts: edited, the edited text is what the next update starts
-from; deleted, nothing is known any more and reading starts anew.
+Invariant: writes are atomic, so the file always contains a complete memory: the last version or the one before. Only one
+process at a time can write a memory. Next to `memory.md` are `memory.previous.md`, the version before the last write, and
+`.memory.md.json`, the record of the chunks read and of each update. The Markdown file takes precedence: if the user edits it,
+the next update starts from the edited text; if the user deletes it, reading starts over with an empty memory.
 """
 
 import hashlib
@@ -23,9 +23,17 @@ from rft.memory.text import Count, Update
 
 @dataclass
 class Record:
-    """What has been read and written. chunks: ids of the chunks read; turns: the memory after each, with its `cut` and
-    `empty`; memory_sha: of the file as the last turn left it; input_tokens, output_tokens: of all updates, None where a
-    server has not said how many one of them had."""
+    """Progress of reading a history, and the result of each update.
+
+    Attributes:
+        writer: the model and settings that write the memory.
+        chunks: ids of the chunks read.
+        turns: for each update the memory after it, `cut`, `empty`, and the `first` and `last` message read.
+        memory_sha: SHA-256 of the file after the last update.
+        input_tokens: total over all updates (None: a server did not report the count of one of them).
+        output_tokens: same for the output.
+        finished: whether the last chunk has been read.
+    """
 
     writer: dict[str, Any]
     chunks: list[str] = field(default_factory=list)
@@ -37,11 +45,14 @@ class Record:
 
 
 class MemoryStore:
-    """One memory, held for one writer; a context manager.
+    """One memory, locked for one writer; a context manager.
 
-    path: the Markdown file. writer: JSON values that say by what model and settings it is written, kept in the record.
+    Args:
+        path: the Markdown file.
+        writer: JSON values that identify the model and settings that write the memory; stored in the record.
 
-    Raises DataError where another process holds it, or it cannot be read or written.
+    Raises:
+        DataError: another process is writing the memory, or it cannot be read or written.
     """
 
     def __init__(self, path: Path | str, writer: dict[str, Any]):
@@ -53,13 +64,13 @@ class MemoryStore:
             self._lock = open(self._lock_path, "ab")
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot write a memory here: {error.strerror or error}; name another file"
+                f"{self.path}: cannot write a memory here: {error.strerror or error}; choose another file"
             ) from None
         try:
-            taken = f"{self.path}: another process is writing this memory; wait for it, or name another file"
+            taken = f"{self.path}: another process is writing this memory; wait for it to finish, or choose another file"
             claim(self._lock, DataError(taken))
             self.record = read_record(self.path) or Record(self.writer)
-            if not self.path.exists():  # deleted by its user, or new
+            if not self.path.exists():  # deleted by the user, or new
                 self.record = Record(self.writer)
         except BaseException:
             self._lock.close()
@@ -72,39 +83,45 @@ class MemoryStore:
         self._lock.close()
 
     def read(self, budget: int, count: Count) -> str:
-        """The memory; "" where there is none. Raises DataError for a file that is no memory or beyond its budget."""
+        """Returns the memory, "" if there is no file. Raises DataError if the file is not a memory or exceeds the budget."""
         return read_memory(self.path, budget, count)
 
     @property
     def edited(self) -> bool:
-        """Whether somebody has changed the file since the last turn."""
+        """Whether somebody has changed the file since the last update."""
         return self.path.exists() and bool(self.record.memory_sha) and _sha(self.path.read_bytes()) != self.record.memory_sha
 
     def unread(self, chunks: Sequence[Chunk]) -> int:
-        """The index of the first chunk that is still to be read. Where the conversation has grown, that is the last chunk
-        read, if it has grown too.
+        """Returns the index of the first unread chunk. If the conversation has grown, this may be the last chunk read, if
+        that chunk has grown too.
 
         Raises:
-            DataError: the memory was written from another history, or with other chunks.
+            DataError: the memory was written from another history or with other chunk settings.
         """
         ids, done = [chunk.history.id for chunk in chunks], self.record.chunks
         same = next((i for i, (a, b) in enumerate(zip(done, ids, strict=False)) if a != b), min(len(done), len(ids)))
         if same < len(done) - 1 or len(ids) < len(done):
             raise DataError(
                 f"{self.path}: was written from another history or with other chunks (the first {same} of {len(done)} are "
-                "the same); name another file, or remove this one to start anew"
+                "the same); choose another file, or remove this one to start over"
             )
         return same
 
     def append(
         self, place: int, chunk: Chunk, update: Update, input_tokens: int | None, output_tokens: int | None, finished: bool
     ) -> None:
-        """Store the memory after chunk `place`, from 0. The version before stays in `memory.previous.md`.
+        """Stores the memory after a chunk. The version before is kept in `memory.previous.md`.
 
-        input_tokens, output_tokens: of this update; finished: whether it was the last chunk.
+        Args:
+            place: index of the chunk, from 0.
+            chunk: the chunk that was read.
+            update: the result of the update.
+            input_tokens: number of tokens of the update prompt (None: unknown).
+            output_tokens: number of tokens generated (None: unknown).
+            finished: whether this was the last chunk.
 
         Raises:
-            DataError: the disk refuses; the memory and the record are as before.
+            DataError: writing failed; the memory file is complete, and the chunk is read again on the next run.
         """
         record = Record(
             self.writer,
@@ -119,31 +136,31 @@ class MemoryStore:
             if self.path.exists():
                 previous = self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
                 write_atomic(previous, self.path.read_bytes(), durable=True)
-            # The file first: killed in between, the chunk is read once more, by a memory that knows it already.
+            # The file first: if killed in between, the chunk is read again, starting from a memory that already includes it.
             write_atomic(self.path, update.memory.encode() + b"\n", durable=True)
             write_atomic(record_path(self.path), json.dumps(asdict(record), ensure_ascii=False, indent=1).encode(), durable=True)
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is whole; make room and run the "
-                "same command again, it goes on at its chunk"
+                f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is complete; free some space and run "
+                "the same command again to resume at this chunk"
             ) from None
         self.record = record
 
 
 def read_memory(path: Path, budget: int, count: Count) -> str:
-    """The memory in a file; "" where there is no file. Raises DataError for a file that is no memory or beyond its budget."""
+    """Returns the memory in a file, "" if there is no file. Raises DataError if it is not a memory or exceeds the budget."""
     try:
         return text.read(path.read_bytes().decode("utf-8"), str(path), budget, count)
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; a memory is plain text") from None
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; a memory must be plain text in UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot read this memory: {error.strerror or error}") from None
 
 
 def read_record(path: Path) -> Record | None:
-    """The record beside a memory file; None where there is none. Raises DataError for a broken one."""
+    """Returns the record of a memory file, None if there is none. Raises DataError if the record is broken."""
     beside = record_path(path)
     try:
         return Record(**json.loads(beside.read_text(encoding="utf-8")))
@@ -151,11 +168,12 @@ def read_record(path: Path) -> Record | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{beside}: cannot read the record of this memory ({error}); remove it, and the history is read anew"
+            f"{beside}: cannot read the record of this memory ({error}); remove it to read the history again from the start"
         ) from None
 
 
 def record_path(path: Path) -> Path:
+    """Returns the path of the record of a memory file."""
     return path.with_name(f".{path.name}.json")
 
 

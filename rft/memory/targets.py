@@ -1,7 +1,7 @@
-"""What a memory should say after each message of a history: what a cold start imitates and reports compare with.
+"""Memory targets: what a memory should contain after each message of a history. Used for the cold start and in reports.
 
-It comes from the simulator's side file where the dataset has one, and else from the labels of the split's own questions: the
-snippet that reveals a preference is looked up in the history. Nothing of it is ever in a prompt.
+They come from the simulator's side file if the dataset has one, otherwise from the labels of the split's own questions: the
+snippet that reveals a preference is looked up in the history. Prompts never contain memory targets.
 """
 
 import json
@@ -20,15 +20,20 @@ from rft.memory.text import join
 logger = logging.getLogger(__name__)
 
 SNIPPET = "related_conversation_snippet"
-SAME_START = 60  # characters by which a message is recognised that the data has lightly rewritten
+SAME_START = 60  # leading characters that identify a message even if the snippet is slightly rewritten
 
 
 @dataclass(frozen=True)
 class MemoryTarget:
-    """From message `message` of the history on, the memory says `line` about `about` (None: nothing). `about` is the
-    preference as it was first revealed, such as "Enjoys listening to jazz"; the labels of its question name the same
-    (`about`). `written` is what the update itself should write, where that is not the line as it is stored: a line that ends
-    in "forget it"."""
+    """The line that a memory should contain about one preference, from one message of the history onward.
+
+    Attributes:
+        message: index of the message from which on the target applies.
+        about: the preference as first revealed, such as "Enjoys listening to jazz"; see `about()` for that of a question.
+        line: the line that the memory should contain (None: no line).
+        written: what the model should write in the update, if it differs from the stored line: a line that ends in
+            "forget it".
+    """
 
     message: int
     about: str
@@ -38,13 +43,13 @@ class MemoryTarget:
 
 @dataclass(frozen=True)
 class MemoryTargets:
-    """The notes of one history, in the order of its messages, and the phrases that its user asks to forget."""
+    """The memory targets of one history, in the order of its messages, and the phrases that the user asks to forget."""
 
     notes: tuple[MemoryTarget, ...]
     withdrawn: tuple[str, ...]
 
     def lines(self, last: int) -> dict[str, str]:
-        """What the memory says after message `last`, by what it is about: in the order first mentioned, changes in place."""
+        """Returns {preference: line} after message `last`, in the order of first mention; a change keeps its place."""
         held: dict[str, str] = {}
         for note in self.notes:
             if note.message <= last and note.line is not None:
@@ -54,25 +59,25 @@ class MemoryTargets:
         return held
 
     def update(self, first: int, last: int) -> str:
-        """What the update that reads messages `first` to `last` should write."""
+        """Returns the text that the update which reads messages `first` to `last` should write."""
         now = {note.about: note.written for note in self.notes if first <= note.message <= last}
         return join([now.get(about) or line for about, line in self.lines(last).items()])
 
     def memory(self, last: int) -> str:
-        """The memory after message `last`."""
+        """Returns the memory after message `last`."""
         return join(list(self.lines(last).values()))
 
 
 def about(question: Question) -> str:
-    """What a question is about, as `MemoryTarget.about` has it."""
+    """Returns the preference that a question is about, in the wording of `MemoryTarget.about`."""
     return question.labels.prev_pref or question.labels.preference
 
 
 def load_memory_targets(split: Split) -> dict[str, MemoryTargets]:
-    """The notes of every history of a split, by its id.
+    """Loads the memory targets of a split, by history id.
 
     Raises:
-        DataError: a broken side file, or one that lacks a history of the split.
+        DataError: the side file is broken, or a history of the split is missing from it.
     """
     path = split.root / MEMORY_TARGETS
     return _from_side_file(split) if path.is_file() else _from_labels(split)
@@ -88,11 +93,11 @@ def _from_side_file(split: Split) -> dict[str, MemoryTargets]:
             by_file[str(split.root / record["history"])] = MemoryTargets(notes, tuple(record["withdrawn"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}: line {number}: not a record of memory targets ({error!r}); simulate the dataset again"
+                f"{path}: line {number}: not a valid record of memory targets ({error!r}); simulate the dataset again"
             ) from None
     for history in split.histories.values():
         if history.path not in by_file:
-            raise DataError(f"{path}: nothing about {history.path}; simulate the dataset again, or remove the file")
+            raise DataError(f"{path}: no targets for {history.path}; simulate the dataset again, or remove the file")
     return {history.id: by_file[history.path] for history in split.histories.values()}
 
 
@@ -106,7 +111,7 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
         if question is None:
             continue
         case, _ = case_and_fact(**asdict(question.labels))
-        if case in ("others", "sensitive") or not about(question):  # the latter: nothing was told, or that anything will do
+        if case in ("others", "sensitive") or not about(question):  # empty: no preference, or anything is fine
             continue
         place = _place(record[SNIPPET], split.history_of(question))
         if place is None:
@@ -118,7 +123,7 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
             withdrawn[question.history_id].append(about(question))
     if lost:
         logger.info(
-            "%s: %d of %d questions rest on a snippet that is not in the history, and teach the memory nothing",
+            "%s: %d of %d questions refer to a snippet that is not in the history; they give no memory target",
             split.name,
             lost,
             len(questions),
@@ -130,7 +135,7 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
 
 
 def _place(snippet: str, history: History) -> int | None:
-    """The index of the last message of the history that the snippet holds; None where it holds none."""
+    """Returns the index of the last message of the history that the snippet contains; None if it contains none."""
     try:
         said: Any = json.loads(snippet)
     except ValueError:
@@ -141,7 +146,7 @@ def _place(snippet: str, history: History) -> int | None:
 
 
 def _same(text: str, contents: Sequence[str]) -> list[int]:
-    """Where a message stands: as it is, or else by how it begins."""
+    """Returns the index of a message (at most one): an exact match, otherwise one with the same beginning."""
     exact = [i for i, content in enumerate(contents) if content == text]
     if exact or len(text) < SAME_START:
         return exact[:1]

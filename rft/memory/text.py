@@ -1,7 +1,7 @@
-"""What a memory is: a short plain text of bullets, one thing about the user a line.
+"""The text of a memory: a short plain text of bullets, one fact about the user per line.
 
-Invariant: a memory is made of lines that begin with "- " and of nothing else, and never has more tokens than its budget.
-Whatever a model writes becomes such a text or leaves the previous memory as it was; nothing of its think blocks is stored.
+Invariant: every line of a memory begins with "- ", and a memory never exceeds its token budget. Model output either becomes
+such a text or leaves the previous memory unchanged; think blocks are never stored.
 """
 
 import re
@@ -11,19 +11,24 @@ from typing import Literal
 
 from rft.errors import DataError
 
-EMPTY = "(empty)"  # how a memory of nothing is shown to a model, and how it says that nothing is to be remembered
-FORGOTTEN = "forgotten"  # what stands behind the topic of something withdrawn
-TOPIC_WORDS = 3  # a longer beginning is no name of a topic
+EMPTY = "(empty)"  # shown to the model for an empty memory; the model writes it if there is nothing to remember
+FORGOTTEN = "forgotten"  # written after the topic of a withdrawn preference
+TOPIC_WORDS = 3  # text before the colon with more words is not a topic
 FORGET = re.compile(r"[,.;]?\s*forget (?:it|that|this)\W*$", re.IGNORECASE)
 BULLET = re.compile(r"(?:[-*•+]|\d{1,3}[.)])\s+(\S.*)")
 
-Count = Callable[[str], int]  # how many tokens a text has
+Count = Callable[[str], int]  # counts the tokens of a text
 
 
 @dataclass(frozen=True)
 class Update:
-    """What came of one update: the memory from now on, and whether what the model wrote was over-long (`cut`: its last
-    bullets are gone) or without a single whole bullet (`empty`: the previous memory stays)."""
+    """The result of one update.
+
+    Attributes:
+        memory: the memory after the update.
+        cut: the model output was too long, so its last bullets were dropped.
+        empty: the model output contained no complete bullet, so the previous memory is kept.
+    """
 
     memory: str
     cut: bool = False
@@ -31,24 +36,27 @@ class Update:
 
 
 def bullets(text: str) -> list[str]:
-    """The bullets of a text as a model writes it, think blocks left out; lines that are none, such as a heading, are left out
-    too."""
+    """Returns the bullets of a model output, without think blocks and without other lines such as headings."""
     found = [BULLET.match(line.strip()) for line in _said(text).splitlines()]
     return [" ".join(match[1].split()) for match in found if match]
 
 
 def accept(written: str, previous: str, finished: bool, budget: int, count: Count) -> Update:
-    """The memory after an update.
+    """Returns the result of an update.
 
-    written: what the model wrote; finished: False where it ran into its longest length, so that its last line is cut short;
-    budget: tokens a memory may have, as `count` counts them.
+    Args:
+        written: the model output.
+        previous: the memory before the update.
+        finished: False if generation stopped at the maximum length, so that the last line is incomplete.
+        budget: maximum tokens of a memory.
+        count: counts the tokens of a text.
     """
     if finished and _said(written).strip() == EMPTY:
         return Update("")
     lines = bullets(written)
     if not finished and lines:
         lines.pop()
-    stored = [line for line in dict.fromkeys(map(without_forgotten, lines)) if line]  # what is said twice is kept once
+    stored = [line for line in dict.fromkeys(map(without_forgotten, lines)) if line]  # duplicates are stored once
     kept = _longest_that_fits(stored, budget, count)
     if not kept and (stored or not lines):
         return Update(previous, cut=bool(lines) or not finished, empty=True)
@@ -56,8 +64,11 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
 
 
 def without_forgotten(line: str) -> str:
-    """A bullet as it is stored. One that ends in "forget it" is how a model says that the user has withdrawn what it tells:
-    of it only the topic stays, where it names one before a colon ("music: forgotten."), and else nothing ("")."""
+    """Returns a bullet as it is stored.
+
+    A bullet that ends in "forget it" marks a preference the user has withdrawn. If it names a topic before a colon, only the
+    topic is stored ("music: forgotten."), otherwise nothing ("").
+    """
     if not FORGET.search(line):
         return line
     topic, colon, _ = line.partition(": ")
@@ -65,31 +76,43 @@ def without_forgotten(line: str) -> str:
 
 
 def join(lines: list[str]) -> str:
-    """Bullets as a memory."""
+    """Joins bullets into a memory."""
     return "\n".join(f"- {line}" for line in lines)
 
 
 def read(text: str, where: str, budget: int, count: Count) -> str:
-    """A memory that somebody may have edited by hand.
+    """Validates a memory that may have been edited by hand.
+
+    Args:
+        text: content of the memory file.
+        where: name of the file, for error messages.
+        budget: maximum tokens of a memory.
+        count: counts the tokens of a text.
+
+    Returns:
+        The memory, without blank lines and trailing spaces.
 
     Raises:
-        DataError: naming `where` and the line that is no bullet, or the two numbers of a memory beyond its budget.
+        DataError: a line is not a bullet or contains control characters, or the memory exceeds its budget.
     """
     lines = text.replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.startswith("- "):
-            raise DataError(f'{where}: line {number} is no bullet ({line[:40]!r}); every line of a memory begins with "- "')
+            raise DataError(f'{where}: line {number} is not a bullet ({line[:40]!r}); every line of a memory begins with "- "')
         if any(ord(character) < 32 and character != "\t" for character in line):
-            raise DataError(f"{where}: line {number} holds control characters; a memory is plain text")
+            raise DataError(f"{where}: line {number} contains control characters; a memory must be plain text")
     memory = "\n".join(line.rstrip() for line in lines if line.strip())
     if (tokens := count(memory)) > budget:
-        raise DataError(f"{where}: {tokens} tokens, but a memory has at most {budget}; remove some lines or raise the budget")
+        raise DataError(f"{where}: {tokens} tokens, but at most {budget} are allowed; remove some lines or raise the budget")
     return memory
 
 
 def changes(before: str, after: str) -> list[tuple[Literal["kept", "added", "removed"], str]]:
-    """The lines of two versions of a memory, in order, each kept, added or removed; a line that changed is removed and
-    added."""
+    """Compares two versions of a memory line by line.
+
+    Returns:
+        ("kept" | "added" | "removed", line) in order; a changed line is removed and added.
+    """
     from difflib import SequenceMatcher
 
     old, new = before.splitlines(), after.splitlines()
@@ -103,12 +126,12 @@ def changes(before: str, after: str) -> list[tuple[Literal["kept", "added", "rem
 
 
 def _said(text: str) -> str:
-    """What is written outside of think blocks: behind the last that closes, and before one that does not."""
+    """Returns the text outside think blocks: after the last closing tag and before an unclosed block."""
     return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _longest_that_fits(lines: list[str], budget: int, count: Count) -> list[str]:
-    """The longest beginning of the lines with at most `budget` tokens (a longer text never has fewer)."""
+    """Returns the first N lines, as many as fit into `budget` tokens (more text never has fewer tokens)."""
     low, high = 0, len(lines)
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,7 +1,7 @@
-"""Writing memories: each history's chunks in order, several histories side by side, every turn stored before the next.
+"""Writing memories: reads the chunks of each history in order, several histories in parallel, and stores every update.
 
-Invariant: a run that is stopped and started again ends with the memories of one that was not (at temperature 0), and no chunk
-that is stored is read again.
+Invariant: an interrupted and resumed run ends with the same memories as an uninterrupted one (at temperature 0). A chunk whose
+update is stored is never read again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ from rft.memory.store import MemoryStore
 from rft.memory.text import Update
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
-"""(prompts, longest completion) -> completions, all as token ids."""
+"""(prompts, maximum completion length) -> completions, all as token ids."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What came of an update, and the tokens read and written for it (None: not given)."""
+    """The result of an update, and the number of input and output tokens (None: unknown)."""
 
     update: Update
     input_tokens: int | None
@@ -28,11 +28,11 @@ class Proposal:
 
 
 Propose = Callable[[Sequence[Chunk], Sequence[str]], Sequence[Proposal]]
-"""(chunks, the memory before each) -> what becomes of each."""
+"""(chunks, the memory before each) -> one proposal per chunk."""
 
 
 class Agent(Protocol):
-    """What both agents have in common: the one with a tokenizer, and the one behind a URL."""
+    """Common interface of `MemoryAgent` (with a tokenizer) and `EndpointAgent` (behind a URL)."""
 
     settings: Any
 
@@ -43,7 +43,16 @@ class Agent(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """One update that was stored: chunk `number` (from 1) of `of`, the memory before and what came of it."""
+    """One stored update.
+
+    Attributes:
+        history: the full history.
+        chunk: the chunk that was read.
+        number: number of the chunk, from 1.
+        of: number of chunks of the history.
+        before: the memory before the update.
+        update: the result of the update.
+    """
 
     history: History
     chunk: Chunk
@@ -60,7 +69,7 @@ def write(
     histories: Sequence[History],
     stores: Sequence[MemoryStore],
 ) -> Iterator[Turn]:
-    """As `turns`, by a model that generates token ids."""
+    """Same as `turns`, for a model that generates token ids."""
     budget = agent.settings.memory_tokens
 
     def propose(chunks: Sequence[Chunk], memories: Sequence[str]) -> list[Proposal]:
@@ -77,9 +86,13 @@ def write(
 def turns(
     agent: Agent, propose: Propose, histories: Sequence[History], stores: Sequence[MemoryStore]
 ) -> Iterator[Turn]:
-    """Read what each history has unread into its store, all of them a chunk at a time; yields each turn once it is stored.
+    """Reads the unread chunks of each history into its store, one chunk of every history at a time.
 
-    Raises DataError as the stores do, before anything is generated for a history that does not fit its store.
+    Yields:
+        Each update after it is stored.
+
+    Raises:
+        DataError: same as the stores; if a history does not match its store, before anything is generated.
     """
     budget = agent.settings.memory_tokens
     chunks = [agent.chunks(history) for history in histories]

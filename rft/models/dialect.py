@@ -1,7 +1,7 @@
-"""How one server wants to be asked: what it refuses is left out or put otherwise, once, and said.
+"""Adapts requests to one server: options that it refuses are left out or sent in another form, and each change is logged once.
 
-Invariant: a request says what was wanted, or as much of it as the server takes; every difference stands in `adapted`. Nothing
-is left out before the server has refused or ignored it, and each thing once, so that adapting ends.
+Invariant: a request contains everything that was asked for, or as much as the server accepts; `adapted` lists every difference.
+An option is left out only after the server has refused or ignored it. Each change is made only once, so adapting terminates.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from rft.models.reply import Words
 
 CAPS = ("max_completion_tokens", "max_tokens")
-"""The names of the longest answer: today's, and that of older servers."""
+"""Names of the option that limits the answer length: the current one, and that of older servers."""
 
 OPTIONAL = (*CAPS, "temperature", "seed", "stream_options", "response_format")
 CONTEXT = re.compile(
@@ -42,8 +42,8 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def too_long(said: Words, status: int) -> bool:
-    """Whether an error says that the prompt is more than the server reads."""
-    if status == 429:  # of a rate: only what is beyond it by itself
+    """Returns whether an error means that the prompt is too long for the server."""
+    if status == 429:  # rate limit: too long only if this request alone exceeds it
         return "request too large" in said.message.lower()
     if status == 413 or CONTEXT.search(f"{said.code} {said.message}"):
         return True
@@ -51,32 +51,42 @@ def too_long(said: Words, status: int) -> bool:
 
 
 def cap_too_large(said: Words) -> bool:
-    """Whether an error says that answers may not be so long."""
+    """Returns whether an error means that the requested maximum answer length is too large."""
     return any(name in f"{said.param} {said.message}" for name in CAPS) and bool(CAP_TOO_LARGE.search(said.message))
 
 
 def filtered(said: Words) -> bool:
-    """Whether an error says that a filter on content refuses this prompt."""
+    """Returns whether an error means that a content filter refused the prompt."""
     return bool(FILTERED.search(f"{said.code} {said.message}"))
 
 
 class Dialect:
-    """What has been learned of one server. tell: is given one line for each thing learned."""
+    """What has been learned about one server.
+
+    Args:
+        tell: called with one line for each thing learned.
+    """
 
     def __init__(self, tell: Callable[[str], None]):
         self.tell = tell
         self.refused: set[str] = set()
-        self.merged: tuple[str, ...] = ()  # roles whose neighbours become one message
+        self.merged: tuple[str, ...] = ()  # roles whose consecutive messages are merged
         self.no_system = self.streams = False
         self.adapted: tuple[str, ...] = ()
 
     @property
     def cap(self) -> str | None:
-        """The name under which the server is told the longest answer; None: it takes none."""
+        """The option that limits the answer length on this server (None: it has none)."""
         return next((name for name in CAPS if name not in self.refused), None)
 
     def body(self, messages: Messages, max_tokens: int | None = None, **options: Any) -> dict[str, Any]:
-        """A request's messages and options, as the server takes them. None stands for what is left to the server."""
+        """Builds the messages and options of a request in the form that the server accepts.
+
+        Args:
+            messages: the messages to send.
+            max_tokens: maximum tokens of the answer.
+            options: other options; None leaves an option to the server.
+        """
         if self.cap:
             options[self.cap] = max_tokens
         if self.streams:
@@ -85,7 +95,15 @@ class Dialect:
         return {"messages": self._messages(messages), **kept}
 
     def learn(self, said: Words, sent: Mapping[str, Any]) -> bool:
-        """Whether what an error says is a reason to ask the same again in another form, now that it is known."""
+        """Learns from an error.
+
+        Args:
+            said: the error.
+            sent: the body of the request.
+
+        Returns:
+            Whether something was learned, so that the same request should be sent again in another form.
+        """
         roles = [message["role"] for message in sent["messages"]]
         if (SYSTEM.search(said.message) or ALTERNATE.search(said.message)) and self._learn_roles(said.message, roles):
             return True
@@ -100,7 +118,12 @@ class Dialect:
         return bool(wrong)
 
     def drop(self, name: str, does: str) -> None:
-        """Leave an option out from now on. does: "refuses" or "ignores"."""
+        """Leaves an option out from now on.
+
+        Args:
+            name: the option.
+            does: what the server did with it: ends in "refuses" or "ignores"; used in the log line.
+        """
         if name in self.refused:
             return
         self.refused.add(name)
@@ -111,12 +134,12 @@ class Dialect:
 
     def _learn_roles(self, message: str, roles: Sequence[str]) -> bool:
         if NO_SYSTEM.search(message) and "system" in roles:
-            self._note("the server takes no system message", "system message put into the user's", no_system=True)
+            self._note("the server accepts no system message", "system message put into the user's", no_system=True)
         elif ALTERNATE.search(message) and any(a == b for a, b in zip(roles, roles[1:], strict=False)):
             roles_merged = ("system", "user", "assistant")
-            self._note("the server wants roles to alternate", "messages of one role merged", merged=roles_merged)
+            self._note("the server requires alternating roles", "messages of one role merged", merged=roles_merged)
         elif roles[:2] == ["system", "system"]:
-            self._note("the server takes one system message", "system messages merged", merged=("system",))
+            self._note("the server accepts only one system message", "system messages merged", merged=("system",))
         else:
             return False
         return True

@@ -1,9 +1,9 @@
-"""Calls to an OpenAI-compatible server: few at a time, repeated when they fail, counted, within a budget.
+"""Calls to an OpenAI-compatible server, with limited concurrency, retries, a count of failures, and a budget.
 
-Invariant: a call ends in a reply, in `Unanswered` (this one did not work) or in `EndpointError` (none would, until
-something is mended). Before a call the most that it can cost is set aside, and a call is made only if that fits into the
-budget; under a budget a server first shows on a small question that it heeds a limit on its answers. The key comes from the
-environment and goes into the request alone: no message, setting or file has it, nor a text that the server sends back.
+Invariant: a call ends in a reply, in `Unanswered` (this call failed) or in `EndpointError` (no call can succeed until the user
+fixes something). Before each call its maximum cost is reserved, and the call is made only if that fits into the budget. Under a
+budget, a small test question first checks that the server respects a limit on the answer length. The key is read from the
+environment and used only in the request: no message, setting or file contains it, and it is removed from server responses.
 """
 
 import asyncio
@@ -28,28 +28,28 @@ from rft.models.reply import Malformed, Reply, ServerSaid, Words, read, words
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-LONGEST_WAIT = 120.0  # seconds; a server that asks for a longer pause is treated as one that fails
-TOKENS_A_MESSAGE = 16  # at most, for a message's role and markers
-BYTES_A_TOKEN = 12  # at most, on average over a long text; about 4 in English
-LONG_TEXT = 1000  # bytes, from which that average means something
-SHORTEST_SECRET = 8  # characters; a key below is a placeholder such as "none"
-SLACK = 16  # tokens that a server may count beyond the limit, such as those of markers
+LONGEST_WAIT = 120.0  # seconds; a longer pause requested by the server is shortened to this
+TOKENS_A_MESSAGE = 16  # at most, for role and markers of a message
+BYTES_A_TOKEN = 12  # at most, averaged over a long text; about 4 in English
+LONG_TEXT = 1000  # bytes, from which that average is meaningful
+SHORTEST_SECRET = 8  # characters; a shorter key is a placeholder such as "none"
+SLACK = 16  # tokens that a server may count beyond the limit, e.g. for markers
 PROBE = ({"role": "user", "content": "Count from one to two hundred, every number in words."},)
-PROBE_TOKENS = 16  # far fewer than that takes
+PROBE_TOKENS = 16  # far fewer than the full answer needs
 UNFINISHED_ANSWER = re.compile(r"could not finish|output limit was reached", re.IGNORECASE)
-STRIKES = 3  # calls that fail before any has worked, and it is not about one of them
+STRIKES = 3  # after that many failed calls and no success, the endpoint counts as broken
 
 
 class EndpointError(ServerError, Unreachable):
-    """No call to this endpoint can work before the user mends something: one line says what."""
+    """No call to this endpoint can succeed until the user fixes what the message says."""
 
 
 class BudgetSpent(EndpointError):
-    """The next call could cost more than what is left."""
+    """The next call could cost more than the remaining budget."""
 
 
 class Unanswered(CallFailed):
-    """One call did not work, however often it was repeated. failures: {kind: times}."""
+    """One call failed after all retries. `failures` is {kind: count}."""
 
     def __init__(self, message: str, failures: Mapping[str, int]):
         super().__init__(message)
@@ -57,13 +57,19 @@ class Unanswered(CallFailed):
 
 
 class TooLong(Unanswered):
-    """The prompt is more than the server reads."""
+    """The prompt is too long for the server."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a call brought no reply. kind: one of those below, timeout, connection, malformed, or a status; said: in the server's
-    words; wait: seconds that it asks to wait; billed: whether it may cost something all the same."""
+    """Why a call got no reply.
+
+    Attributes:
+        kind: one of the constants below, "timeout", "connection", "malformed", or an HTTP status.
+        said: the error message of the server.
+        wait: seconds that the server asks to wait (None: not given).
+        billed: whether the call may be billed anyway.
+    """
 
     kind: str
     said: Words
@@ -75,9 +81,12 @@ FILTERED, UNFINISHED, TOO_LONG, REFUSED = "filtered", "unfinished", "too long", 
 
 
 class Budget:
-    """Dollars that several endpoints may share. limit: None for no limit. ledger: a file with a line for each amount
-    spent, so that a run that is killed and started again stays within the same budget. Used from one event loop at a
-    time."""
+    """A budget in dollars, which several endpoints may share. Use it from one event loop at a time.
+
+    Args:
+        limit: maximum dollars to spend (None: no limit).
+        ledger: file with one line per amount spent, so that a killed and restarted run stays within the same budget.
+    """
 
     def __init__(self, limit: float | None = None, ledger: Path | None = None):
         self.limit, self.ledger = limit, ledger
@@ -85,12 +94,12 @@ class Budget:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def reserve(self, cost: float) -> None:
-        """Set `cost` aside; waits while other calls hold what would be needed. Raises BudgetSpent."""
+        """Reserves `cost`; waits while other calls have reserved too much. Raises BudgetSpent if it does not fit."""
         while self.limit is not None and self.spent + self.set_aside + cost > self.limit:
             if not self.set_aside:
                 raise BudgetSpent(
-                    f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} are spent and the "
-                    f"next may cost ${cost:.4f}; raise --budget and run the same command again, it goes on"
+                    f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} is spent and the "
+                    f"next call may cost ${cost:.4f}; raise --budget and run the same command again to resume"
                 )
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
@@ -98,9 +107,9 @@ class Budget:
         self.set_aside += cost
 
     def settle(self, reserved: float, spent: float) -> None:
-        """Give back what was set aside for a call and count what it cost."""
+        """Releases the reservation of a call and records its actual cost."""
         left = self.set_aside - reserved
-        self.set_aside = left if left > 1e-12 else 0.0  # sums of floats
+        self.set_aside = left if left > 1e-12 else 0.0  # rounding errors of float sums
         self.spent += spent
         if spent and self.ledger is not None:
             self.ledger.parent.mkdir(parents=True, exist_ok=True)
@@ -115,10 +124,19 @@ class Budget:
 class Endpoint:
     """A model behind an OpenAI-compatible URL, such as http://localhost:8000/v1.
 
-    key_variable: the environment variable with the key; a server without keys needs none. concurrency: calls at
-    once; attempts: how often a call is tried; timeout: seconds for one attempt; price: dollars per million (input,
-    output) tokens; budget: shared with other endpoints where they are given the same one; back_off: seconds before
-    the first repetition, doubled for each further one.
+    Args:
+        base_url: base URL of the API.
+        model: name of the model on the server.
+        key_variable: environment variable with the key (None: OPENAI_API_KEY, if set).
+        concurrency: maximum number of concurrent calls.
+        attempts: maximum number of attempts per call.
+        timeout: timeout per attempt, in seconds.
+        price: dollars per million (input, output) tokens.
+        budget: limit on spending; pass the same object to several endpoints to share it.
+        back_off: seconds before the first retry, doubled for each further retry.
+
+    Raises:
+        EndpointError: the URL is invalid, the key is not set, or there is a budget without prices.
     """
 
     def __init__(
@@ -147,7 +165,7 @@ class Endpoint:
         if key_variable and not os.environ.get(key_variable):
             raise EndpointError(f"the environment variable {key_variable} is not set; put the key of {base_url} there")
         if budget and budget.limit is not None and price is None:
-            raise EndpointError(f"a budget needs prices: say what a million tokens of {model} cost (0 0 where they are free)")
+            raise EndpointError(f"a budget needs prices: give the dollars per million tokens of {model} (0 0 if it is free)")
         self.base_url, self.model = base_url.rstrip("/"), model
         self.key_variable = key_variable or KEY_VARIABLE
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
@@ -161,7 +179,11 @@ class Endpoint:
         self._slots, self._proving = asyncio.Semaphore(concurrency), asyncio.Lock()
 
     async def check(self) -> None:
-        """Raises EndpointError where nothing listens, the key is refused, or web pages are served; quick and free."""
+        """Checks the endpoint; quick and free.
+
+        Raises:
+            EndpointError: nothing listens at the URL, the key is refused, or the server returns web pages.
+        """
         import openai
 
         self._enter()
@@ -169,14 +191,14 @@ class Endpoint:
             async with asyncio.timeout(min(self.timeout, 20)):
                 models = await self._client.models.with_raw_response.list()
         except openai.APITimeoutError:
-            return  # busy: calls are repeated
+            return  # busy: calls are retried
         except openai.APIConnectionError as error:
             raise EndpointError(
                 f"{self.base_url}: nothing answers there ({self.clean(error.__cause__ or error)}); start the server "
                 "or correct the URL"
             ) from None
         except openai.APIStatusError as error:
-            if error.status_code != 403:  # a key may be good for chats and not for lists
+            if error.status_code != 403:  # a key may allow chats but not the list of models
                 self._refuse_for_good(error.status_code, words(error.response.text), error.response)
             return
         except (TimeoutError, openai.APIError):
@@ -192,9 +214,17 @@ class Endpoint:
         temperature: float | None = None,
         seed: int | None = None,
     ) -> Reply:
-        """The assistant's next message. temperature, seed: None leaves them to the server.
+        """Requests the next message of the assistant.
 
-        Raises Unanswered (TooLong among them), EndpointError, BudgetSpent.
+        Args:
+            messages: the conversation so far.
+            max_tokens: maximum tokens of the answer.
+            temperature: sampling temperature (None: the server's default).
+            seed: random seed for sampling (None: the server's default).
+
+        Raises:
+            Unanswered: this call failed; TooLong if the prompt is too long.
+            EndpointError: no call can succeed; BudgetSpent if the budget does not allow the call.
         """
         self._enter()
         options = {"temperature": temperature, "seed": seed}
@@ -209,7 +239,7 @@ class Endpoint:
         return self.budget.limit is not None and any(self.price)
 
     async def _prove(self, options: Mapping[str, Any]) -> None:
-        """See on a small question whether answers can be limited, before a budget depends on it."""
+        """Checks with a small question that the server respects a limit on the answer length, as a budget depends on it."""
         while not self._proven:
             cap = self.dialect.cap
             await self._ask(PROBE, PROBE_TOKENS, options)
@@ -222,7 +252,7 @@ class Endpoint:
             body, adapted = self.dialect.body(messages, max_tokens, **options), self.dialect.adapted
             most = self._most(body["messages"], max_tokens)
             await self.budget.reserve(most)
-            spent = most  # a call that breaks off may still be billed
+            spent = most  # an interrupted call may still be billed
             try:
                 async with asyncio.timeout(self.timeout):
                     reply = self._priced(read(await self._post(body)), body["messages"], max_tokens)
@@ -242,7 +272,7 @@ class Endpoint:
             if trouble.kind == TOO_LONG:
                 raise TooLong(self.clean(trouble.said.message), failures)
             if self.dialect.learn(trouble.said, body):
-                continue  # the same once more, as the server wants it
+                continue  # send it again in the form that the server accepts
             failures[trouble.kind] += 1
             if trouble.kind == REFUSED or failures.total() == self.attempts:
                 raise self._given_up(trouble, failures)
@@ -252,7 +282,7 @@ class Endpoint:
                 await asyncio.sleep(min(60.0, self.back_off * 2 ** (failures.total() - 1)) * random.uniform(0.5, 1))
 
     async def _post(self, body: Mapping[str, Any]) -> str:
-        """The body of the response, the key in it hidden."""
+        """Returns the body of the response, with the key masked."""
         response = await self._client.chat.completions.with_raw_response.create(
             model=self.model, messages=body["messages"], extra_body={k: v for k, v in body.items() if k != "messages"}
         )
@@ -261,39 +291,39 @@ class Endpoint:
         return text.replace(self.key(), "***") if len(self.key()) >= SHORTEST_SECRET else text
 
     def _most(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> float:
-        """Dollars that a call costs at most. Raises BudgetSpent where nothing bounds them."""
+        """Returns the maximum cost of a call in dollars. Raises BudgetSpent if the cost has no upper bound."""
         if self._counts_money and self.dialect.cap is None:
             raise BudgetSpent(
-                f"{self.base_url}: {self.model} heeds no limit on its answers, so no budget can be kept; "
-                f"${self.budget.spent:.4f} are spent; leave out --budget, or ask a server that takes max_tokens"
+                f"{self.base_url}: {self.model} respects no limit on the answer length, so a budget cannot be enforced; "
+                f"${self.budget.spent:.4f} is spent; leave out --budget, or use a server that supports max_tokens"
             )
         return self._cost(most_tokens(messages), max_tokens)
 
     def _priced(self, reply: Reply, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Reply:
-        """With its cost; of what the server does not count, the most that it can be: a token is at least a byte."""
+        """Adds the cost to a reply. A missing token count is replaced by its upper bound: a token has at least one byte."""
         wrote, size = reply.output_tokens, _bytes(reply.text)
         if wrote is None:
             wrote = max_tokens if size <= BYTES_A_TOKEN * max_tokens else size  # more than was allowed
         read_in = most_tokens(messages) if reply.input_tokens is None else reply.input_tokens
-        at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK  # which some servers call "stop"
+        at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK  # some servers report "stop" here
         return replace(reply, cost=self._cost(read_in, wrote), finished=reply.finished and not at_the_limit)
 
     def _watch(self, reply: Reply, body: Mapping[str, Any], max_tokens: int) -> None:
-        """Notice what a server ignores without a word: the limit on answers, a part of the prompt."""
+        """Detects a server that silently ignores the limit on the answer length or a part of the prompt."""
         wrote = reply.output_tokens if reply.output_tokens is not None else _bytes(reply.text) // BYTES_A_TOKEN
         if (cap := next((name for name in CAPS if name in body), None)) and wrote > max_tokens + SLACK:
-            self.dialect.drop(cap, f"wrote {wrote:,} tokens where {max_tokens:,} were allowed, so it ignores")
+            self.dialect.drop(cap, f"wrote {wrote:,} tokens but only {max_tokens:,} were allowed, so it ignores")
         sent = sum(_bytes(message["content"]) for message in body["messages"])
         known = (reply.input_tokens or 0) + (reply.cached_tokens or 0)
         if known and sent > max(LONG_TEXT, BYTES_A_TOKEN * known) and not self._prompts_cut:
             self._prompts_cut = True
             logger.warning(
-                "%s, %s: a prompt of %d bytes was read as %d tokens; the server seems to cut long prompts without a word "
+                "%s, %s: a prompt of %d bytes was read as %d tokens; the server seems to truncate long prompts silently "
                 "(Ollama: raise num_ctx)", self.base_url, self.model, sent, known
             )  # fmt: skip
 
     def _enter(self) -> None:
-        """A client for the running event loop."""
+        """Creates a client for the running event loop."""
         from openai import AsyncOpenAI
 
         loop = asyncio.get_running_loop()
@@ -302,17 +332,17 @@ class Endpoint:
             self._client = AsyncOpenAI(base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=self.timeout)
 
     async def close(self) -> None:
-        """Give up the connections of the running event loop; to be called before it ends."""
+        """Closes the connections of the running event loop. Call it before the loop ends."""
         if self._loop is asyncio.get_running_loop():
             await self._client.close()
             self._loop = self._client = None
 
     def key(self) -> str:
-        """For a request's header and nothing else; "none" where the server needs none."""
+        """Returns the API key, for the request header only; "none" if it is not set."""
         return os.environ.get(self.key_variable) or "none"
 
     def clean(self, error: object) -> str:
-        """An error in one short line without the key."""
+        """Returns an error as one short line without the key."""
         line = " ".join(str(error).split()) or type(error).__name__
         return line.replace(self.key(), "***")[:300] if self.key() != "none" else line[:300]
 
@@ -320,7 +350,7 @@ class Endpoint:
         return (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
 
     def _trouble(self, error: Exception) -> "Trouble":
-        """What went wrong with a call. Raises EndpointError where none can work, and what is no failure of a call."""
+        """Classifies the error of a call. Raises EndpointError if no call can succeed; re-raises errors of other kinds."""
         import openai
 
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
@@ -338,7 +368,7 @@ class Endpoint:
         raise error
 
     def _said(self, status: int, said: Words, response: Any = None, billed: bool = False) -> "Trouble":
-        """As `_trouble`, of an error that the server has put into words."""
+        """Same as `_trouble`, for an error message from the server."""
         if status in (400, 403, 422, 451) and filtered(said):
             return Trouble(FILTERED, said, billed=True)
         if status == 400 and UNFINISHED_ANSWER.search(said.message):
@@ -356,30 +386,30 @@ class Endpoint:
         if response is not None:
             self._refuse_detour(response)
         if status in (401, 403):
-            what = "refuses the key in" if os.environ.get(self.key_variable) else "wants a key; put it into"
+            what = "refuses the key in" if os.environ.get(self.key_variable) else "requires a key; put it into"
             raise EndpointError(f"{self.base_url} {what} the environment variable {self.key_variable} ({status})") from None
         if status == 402 or (status == 429 and "insufficient_quota" in said.code):
             raise EndpointError(f"{self.base_url}: the account's quota is used up ({status}); top it up and run again") from None
         if status == 404 and response is not None and "chat" in str(response.request.url):
             raise EndpointError(
                 f"{self.base_url}: no model {self.model!r} or no chat API there (404: {message}); check the "
-                "model name, and that the URL ends as the server says, often in /v1"
+                "model name and the URL, which often ends in /v1"
             ) from None
         if cap_too_large(said):
             raise EndpointError(
-                f"{self.base_url}: {self.model} does not write such long answers ({message}); allow it fewer tokens, as with "
+                f"{self.base_url}: {self.model} does not support answers of this length ({message}); allow fewer tokens, as with "
                 "--max-new-tokens"
             ) from None
 
     def _refuse_detour(self, response: Any) -> None:
-        """Raises EndpointError where a redirect has turned a request with a body into one without."""
+        """Raises EndpointError if a redirect has dropped the body of a request."""
         moved = next((hop for hop in [*response.history, response] if hop.status_code in (301, 302, 303)), None)
         if moved is not None and moved.request.method == "POST":
             there = urljoin(str(moved.request.url), moved.headers.get("location", "")).removesuffix("/chat/completions")
-            raise EndpointError(f"{self.base_url}: the server has moved to {self.clean(there)}; give that as the base URL")
+            raise EndpointError(f"{self.base_url}: the server has moved to {self.clean(there)}; use that as the base URL")
 
     def _given_up(self, trouble: "Trouble", failures: Mapping[str, int]) -> Exception:
-        """One call's failure; that of the endpoint where nothing has worked yet."""
+        """Returns the error of one call, or of the endpoint if no call has succeeded yet."""
         reason = self.clean(trouble.said.message)
         self._strikes += not self.answered
         nobody_there = trouble.kind == "connection" and not trouble.billed
@@ -393,7 +423,7 @@ class Endpoint:
 
     def _not_an_api(self) -> EndpointError:
         return EndpointError(
-            f"{self.base_url}: what it sends is no answer of an OpenAI-compatible API; expected its base URL, such as "
+            f"{self.base_url}: the response is not from an OpenAI-compatible API; expected its base URL, such as "
             "http://localhost:8000/v1"
         )
 
@@ -404,11 +434,11 @@ def _spent_before(ledger: Path | None) -> float:
     lines = ledger.read_text(encoding="ascii", errors="replace").splitlines()
     return sum(
         float(line) for line in lines if re.fullmatch(r"\d+\.\d{9}", line)
-    )  # a line cut short was of a call that was killed
+    )  # skip an incomplete line: that run was killed while writing
 
 
 def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
-    """Tokens that messages may have: a token is at least a byte."""
+    """Returns an upper bound on the tokens of messages: a token has at least one byte."""
     return sum(_bytes(message["content"]) + TOKENS_A_MESSAGE for message in messages)
 
 
@@ -417,7 +447,7 @@ def _bytes(text: str) -> int:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from `Retry-After` in seconds or as a date."""
+    """Returns the seconds to wait from a `Retry-After` header, given in seconds or as a date."""
     text = headers.get("retry-after", "").strip()
     if not text:
         return None

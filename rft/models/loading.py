@@ -1,6 +1,6 @@
-"""Loading a checkpoint: the tokenizer and the causal language model of a folder or Hub id.
+"""Loading the tokenizer and the causal language model of a checkpoint folder or Hub id.
 
-Only safetensors are read and no code from a checkpoint is run. Which attention kernel serves, and why, is said in one line.
+Only safetensors are read, and no code from a checkpoint is run. One log line names the chosen attention kernel and the reason.
 """
 
 import json
@@ -16,29 +16,32 @@ logger = logging.getLogger(__name__)
 
 
 def attention(requested: str | None) -> str:
-    """The attention implementation to load a model with.
+    """Chooses the attention implementation to load a model with; logs the choice and the reason in one line.
 
-    `flash_attention_2` is taken where it is asked for (or nothing is asked for) and can run, else `sdpa`; any other name is
-    passed through. The choice and its reason are logged in one line.
+    Args:
+        requested: name of the implementation (None: no preference).
+
+    Returns:
+        `flash_attention_2` if it is requested (or None) and available, otherwise `sdpa`. Any other name is returned unchanged.
     """
     if requested not in (None, "flash_attention_2"):
-        logger.info("attention: %s, as the recipe asks", requested)
+        logger.info("attention: %s, as set in the recipe", requested)
         return requested
     import torch
     from transformers.utils import is_flash_attn_2_available
 
     if not torch.cuda.is_available():
-        chosen, why = "sdpa", "no CUDA device here"
-    elif not is_flash_attn_2_available():  # nor by the flash_attn folder that FlashAttention 4 installs
-        chosen, why = "sdpa", "no flash-attn that transformers takes is installed (pip install 'rft[flash]')"
+        chosen, why = "sdpa", "there is no CUDA device"
+    elif not is_flash_attn_2_available():  # the flash_attn folder of FlashAttention 4 does not count
+        chosen, why = "sdpa", "transformers finds no flash-attn it supports (pip install 'rft[flash]')"
     else:
-        chosen, why = "flash_attention_2", "CUDA and flash-attn are here"
+        chosen, why = "flash_attention_2", "CUDA and flash-attn are available"
     logger.info("attention: %s, because %s", chosen, why)
     return chosen
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The fast tokenizer of `name`, with a chat template and a pad token.
+    """Loads the fast tokenizer of `name`, with a chat template and a pad token.
 
     Raises:
         CheckpointError: no such folder or Hub id, no tokenizer in it, or no chat template.
@@ -48,7 +51,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     folder = _folder(name)
     if folder.is_dir() and not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
         raise CheckpointError(f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
-                              "chat_template.jinja of its base model there")
+                              "chat_template.jinja from its base model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False,
                                                   local_files_only=local_only(name))
@@ -66,9 +69,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
 
 def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | None = None, revision: str | None = None,
                merged: bool = True) -> Any:
-    """The causal language model of `name`; a LoRA adapter folder gives its base model with the adapter merged in, or beside it.
+    """Loads the causal language model of `name`. For a LoRA adapter folder, loads the base model and the adapter.
 
-    dtype: a torch dtype, its name, or "auto" (as stored). Raises CheckpointError where there is no such model.
+    Args:
+        name: checkpoint folder or Hub id.
+        dtype: a torch dtype, its name, or "auto" (as stored).
+        attn_implementation: see `attention`.
+        revision: revision on the Hub.
+        merged: merge the adapter into the base model; otherwise keep it separate.
+
+    Raises:
+        CheckpointError: there is no such model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -78,7 +89,7 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
               "local_files_only": local_only(name)}
     folder = _folder(name)
     if folder.exists() and not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-        raise CheckpointError(f"{name}: neither config.json nor adapter_config.json here; expected a checkpoint folder")
+        raise CheckpointError(f"{name}: contains neither config.json nor adapter_config.json; expected a checkpoint folder")
     try:
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
@@ -97,7 +108,7 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
 
 
 def end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end a completion: those of a checkpoint's generation config (None: it has none) and its tokenizer's."""
+    """Returns the tokens that end a completion: those of the generation config (None: there is none) and of the tokenizer."""
     ids = generation_config.eos_token_id if generation_config is not None else None
     ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     if tokenizer.eos_token_id is not None:
@@ -106,19 +117,19 @@ def end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
 
 
 def _runnable(model: Any) -> Any:
-    """The model, by sdpa where flash-attn does not take its dtype (as loaded) or its heads."""
+    """Switches the model to sdpa if flash-attn does not support its dtype (as loaded) or its head size."""
     from rft.prefix_tree.kernels import flash_takes
     from rft.prefix_tree.support import head_size
 
     if model.config._attn_implementation == "flash_attention_2" and not flash_takes(model.dtype, head_size(model)):
-        logger.info("attention: sdpa after all, because flash-attn takes no %s with heads of %d", model.dtype, head_size(model))
+        logger.info("attention: sdpa instead, since flash-attn lacks %s with head size %d", model.dtype, head_size(model))
         model.set_attn_implementation("sdpa")
     return model
 
 
 def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
-    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):  # nothing that the Hub could know
+    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):  # not a valid Hub id
         raise CheckpointError(
             f"{name}: no such folder; expected a checkpoint folder or a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
     return folder

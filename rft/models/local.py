@@ -1,8 +1,8 @@
-"""A model on this machine: a checkpoint that transformers runs (`LocalModel`), and what any such model can do (`Generator`).
+"""Models on this machine: a checkpoint run by transformers (`LocalModel`), and the interface of any such model (`Generator`).
 
-Invariant: what is generated depends on the weights, the prompt and the generation settings given here; the
-sampling settings that a checkpoint ships in `generation_config.json` play no part, only its end tokens do.
-Greedy answers do not depend on which questions share a batch, up to rounding.
+Invariant: completions depend only on the weights, the prompt and the generation settings given here. Of a checkpoint's
+`generation_config.json` only the end tokens are used, not the sampling settings. Greedy answers do not depend on which
+questions share a batch, up to rounding.
 """
 
 import hashlib
@@ -23,8 +23,16 @@ logger = logging.getLogger(__name__)
 
 
 class Generator(Protocol):
-    """What makes completions: its name, tokenizer, end tokens, longest sequence (None: any), and the fingerprint and
-    dtype that its answers depend on."""
+    """A model that generates completions.
+
+    Attributes:
+        name: checkpoint folder or Hub id.
+        tokenizer: its tokenizer.
+        end_ids: tokens that end a completion.
+        longest: maximum sequence length in tokens (None: no limit).
+        fingerprint: identifies the weights and the tokenizer.
+        dtype: dtype of the weights.
+    """
 
     name: str
     tokenizer: Any
@@ -34,16 +42,23 @@ class Generator(Protocol):
     dtype: str
 
     def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
-        """The completion of each prompt as token ids, up to and with the end token."""
+        """Returns the completion of each prompt as token ids, including the end token."""
         ...
 
 
 class LocalModel:
     """A causal language model and its tokenizer, loaded from a folder or Hub id (full or LoRA adapter).
 
-    device: CUDA where there is one, else the CPU. dtype: as `rft.models.loading.load_model` takes it. fingerprint: 16
-    hex digits over every weight and all that decides token ids; the same wherever the checkpoint lies.
-    Raises CheckpointError where there is no such model.
+    `fingerprint` is 16 hex digits over every weight and everything that determines token ids; it does not depend on the path
+    of the checkpoint.
+
+    Args:
+        name: checkpoint folder or Hub id.
+        device: torch device (None: CUDA if available, otherwise the CPU).
+        dtype: as in `rft.models.loading.load_model`.
+
+    Raises:
+        CheckpointError: there is no such model.
     """
 
     def __init__(self, name: str | Path, device: str | None = None, dtype: Any = "auto"):
@@ -60,11 +75,10 @@ class LocalModel:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
-        """The completion of each prompt as token ids, up to and with the end token; what prompts share is
-        prefilled once, where the model allows it.
+        """Returns the completion of each prompt as token ids, including the end token.
 
-        temperature 0 is greedy; otherwise samples are drawn with `seed`, and the random state outside is left
-        as it was.
+        Shared prefixes of prompts are prefilled only once if the model supports it. Temperature 0 is greedy; otherwise
+        completions are sampled with `seed`. The global random state does not change.
         """
         if self.shares:
             generator = torch.Generator(self.device).manual_seed(seed)
@@ -97,7 +111,7 @@ class LocalModel:
         try:
             support.check_model(self.model)
         except ModelError as reason:
-            logger.warning("%s: every prompt is prefilled by itself, since %s", self.name, str(reason).rsplit(";", 1)[0])
+            logger.warning("%s: every prompt is prefilled separately, because %s", self.name, str(reason).rsplit(";", 1)[0])
             return False
         attention.enable(self.model)
         return True

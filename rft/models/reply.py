@@ -1,8 +1,8 @@
-"""What a server of the OpenAI chat API sends back, read for what it is.
+"""Parses the responses of an OpenAI-compatible chat API.
 
-Invariant: a body becomes a `Reply` or a `ServerSaid` (the server's own words for why there is none) or `Malformed`; nothing
-is guessed. A count that the server does not give is None, never 0. Bodies come whole or as server-sent events, with reasoning,
-refusals and parts in any of the places where servers put them.
+Invariant: every response body becomes a `Reply`, a `ServerSaid` (the server's error message) or `Malformed`; nothing is guessed.
+A count that the server does not report is None, never 0. A body may be one JSON object or server-sent events; reasoning,
+refusals and content parts are found in all the places where servers put them.
 """
 
 import json
@@ -11,24 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 REFUSED = ("refusal", "content_filter")
-"""The endings of a reply that the model or the server would not give."""
+"""Values of `Reply.ending` if the model or the server refused to answer."""
 
 FILTERED = ("content_filter", "safety", "prohibited_content", "recitation", "blocklist")  # finish reasons, in lower case
 CUT_OFF = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
 BROKEN = ("error", "abort", "malformed_function_call")
 REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 TEXT_OF_PART = ("text", "refusal", "thinking", "reasoning", "summary", "content")
-MESSAGES = ("message", "msg", "detail", "error", "title", "reason", "loc", "param", "code", "type")  # keys of an error's words
-MOST_TOKENS = 10**9  # a count beyond is none
-LONGEST_SAID = 1000  # characters of an error that are read
+MESSAGES = ("message", "msg", "detail", "error", "title", "reason", "loc", "param", "code", "type")  # keys of an error's text
+MOST_TOKENS = 10**9  # a larger count is treated as missing
+LONGEST_SAID = 1000  # maximum characters of an error message that are kept
 
 
 class Malformed(ValueError):
-    """A body that is no answer of a chat API."""
+    """The body is not a response of a chat API."""
 
 
 class ServerSaid(Exception):
-    """An error in the body of an answer with status 200. code: the status it stands for."""
+    """An error in the body of a response with status 200. `code` is the status that it corresponds to."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -37,13 +37,18 @@ class ServerSaid(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """The reply of a model.
 
-    text: reasoning, if any, inside think tags before the answer; of a refusal its words. input_tokens, cached_tokens,
-    output_tokens: as the server counts them, None where it does not say. finished: False where the text was cut off at the
-    longest length allowed. ending: "" for an answer, else why there is none: refusal, content_filter, tool_calls, empty.
-    cost: dollars; failures: calls that failed before, by kind; adapted: how the request differed from what was wanted, since
-    the server would not take it.
+    Attributes:
+        text: the answer, after its reasoning in think tags, if any; the text of a refusal.
+        input_tokens: as counted by the server (None: not reported).
+        cached_tokens: prompt tokens read from the server's cache (None: not reported).
+        output_tokens: as counted by the server (None: not reported).
+        finished: False if the text was cut off at the maximum length.
+        ending: "" for an answer, otherwise the reason why there is none: refusal, content_filter, tool_calls, empty.
+        cost: dollars.
+        failures: number of failed attempts before this reply, by kind.
+        adapted: how the request was changed because the server did not accept it.
     """
 
     text: str
@@ -58,7 +63,12 @@ class Reply:
 
 
 def read(body: str) -> Reply:
-    """The reply in a response body. Raises Malformed, ServerSaid."""
+    """Parses the reply in a response body.
+
+    Raises:
+        Malformed: the body is not a response of a chat API.
+        ServerSaid: the body contains an error.
+    """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -71,7 +81,7 @@ def read(body: str) -> Reply:
             code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
             raise ServerSaid(words(body).message, code if isinstance(code, int) else 500)
         raise Malformed("no choices in the response")
-    choice = choices[0]  # of several the first, as one was asked for
+    choice = choices[0]  # only one was requested; ignore others
     message = choice.get("message")
     if not isinstance(message, Mapping):
         raise Malformed("no message in the response")
@@ -91,7 +101,7 @@ def read(body: str) -> Reply:
     text = text or refusal
     return Reply(
         text=f"<think>{thought}</think>{text}" if thought else text,
-        input_tokens=_count(usage, "prompt_tokens") or None,  # a prompt has tokens, so 0 is not given
+        input_tokens=_count(usage, "prompt_tokens") or None,  # a prompt has tokens, so 0 means not reported
         cached_tokens=_count(details, "cached_tokens"),
         output_tokens=tokens_out if tokens_out or unsaid else None,
         finished=reason not in CUT_OFF,
@@ -101,7 +111,7 @@ def read(body: str) -> Reply:
 
 @dataclass(frozen=True)
 class Words:
-    """A server's words for an error: message, and the parameter and code that it names, if any."""
+    """The text of a server's error: its message, and the parameter and code that it names, if any."""
 
     message: str
     param: str = ""
@@ -109,7 +119,7 @@ class Words:
 
 
 def words(body: str) -> Words:
-    """Of an error's body, whatever its form; what it quotes of the request is left out."""
+    """Extracts the text of an error body in any format, without the parts that quote the request."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -134,7 +144,7 @@ def _said(value: Any, key: str = "error") -> Iterator[tuple[str, str]]:
 
 
 def _texts(message: Mapping[str, Any]) -> tuple[str, str]:
-    """(reasoning, text)"""
+    """Returns (reasoning, text)."""
     thought = next((found for name in REASONING if (found := _joined(message.get(name)))), "")
     content = message.get("content")
     if content is None or isinstance(content, str):
@@ -151,7 +161,7 @@ def _is_thought(part: Any) -> bool:
 
 
 def _joined(value: Any) -> str:
-    """The text of a string, of a part, or of a list of them; "" where there is none (an image, a redacted thought)."""
+    """Returns the text of a string, a part, or a list of them; "" if there is none (an image, redacted reasoning)."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -160,7 +170,7 @@ def _joined(value: Any) -> str:
 
 
 def _from_events(body: str) -> dict[str, Any]:
-    """A stream of server-sent events put together, as the response that it stands for."""
+    """Joins a stream of server-sent events into one response."""
     events = [line[5:].strip() for line in body.splitlines() if line.startswith("data:")]
     message: dict[str, Any] = {}
     whole: dict[str, Any] = {}
@@ -171,9 +181,9 @@ def _from_events(body: str) -> dict[str, Any]:
         try:
             chunk = json.loads(event)
         except ValueError:
-            raise Malformed("a stream that breaks off") from None
+            raise Malformed("the stream ended early") from None
         if not isinstance(chunk, Mapping):
-            raise Malformed("a stream of something else than chunks of an answer")
+            raise Malformed("the stream contains something other than answer chunks")
         whole |= {key: chunk[key] for key in ("usage", "error") if chunk.get(key)}
         for choice in chunk.get("choices") or []:
             if not isinstance(choice, Mapping) or choice.get("index"):
@@ -184,11 +194,11 @@ def _from_events(body: str) -> dict[str, Any]:
                 if value is not None:
                     message[name] = _longer(message.get(name), value)
     if not events:
-        raise Malformed("what came is neither JSON nor a stream of events")
+        raise Malformed("the response is neither JSON nor an event stream")
     if "error" in whole:
         return {"error": whole["error"]}
     if reason is None and "[DONE]" not in events:
-        raise Malformed("a stream that breaks off")
+        raise Malformed("the stream ended early")
     return {"choices": [{"message": message, "finish_reason": reason}], "usage": whole.get("usage")} if message else {}
 
 

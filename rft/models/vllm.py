@@ -1,7 +1,7 @@
-"""vLLM offline as the model that answers: for full checkpoints on GPUs where vLLM is installed.
+"""vLLM as an offline backend, for full checkpoints on GPUs. Requires vLLM to be installed.
 
-Invariant: it is given the same token ids as the local backend, and decodes by the same rule (greedy, or plain
-sampling at a temperature), so that answers differ by rounding alone.
+Invariant: this backend gets the same token ids as the local backend and decodes by the same rule (greedy, or plain sampling at a
+temperature), so answers differ only by rounding.
 """
 
 import hashlib
@@ -20,12 +20,19 @@ logger = logging.getLogger(__name__)
 
 
 class VLLMModel:
-    """A checkpoint folder or Hub id in vLLM, with its prefix cache on, over the GPUs that are visible and can share its heads,
-    for prompts as long as their memory holds. The float32 masters of a training checkpoint answer in bfloat16, which vLLM's own
-    "auto" would make float16.
+    """A checkpoint folder or Hub id in vLLM, with prefix caching.
 
-    fingerprint: 16 hex digits over the tokenizer and every weight file, or of a Hub id over its name. Raises
-    ModelError where vLLM is not installed, CheckpointError for an adapter.
+    It uses as many visible GPUs as evenly divide the attention heads, and accepts prompts as long as fit into GPU memory. The
+    float32 weights of a training checkpoint run in bfloat16; vLLM's own "auto" would choose float16. `fingerprint` is 16 hex
+    digits over the tokenizer and every weight file, or over the name for a Hub id.
+
+    Args:
+        name: checkpoint folder or Hub id.
+        dtype: dtype of the weights, as in vLLM.
+
+    Raises:
+        ModelError: vLLM is not installed.
+        CheckpointError: the checkpoint is an adapter.
     """
 
     def __init__(self, name: str | Path, dtype: str = "auto"):
@@ -41,7 +48,7 @@ class VLLMModel:
 
         self.name = str(name)
         if (Path(name).expanduser() / "adapter_config.json").exists():
-            raise CheckpointError(f"{name}: an adapter; vLLM takes full checkpoints here, so merge it, or leave --vllm out")
+            raise CheckpointError(f"{name}: is an adapter, but --vllm needs a full checkpoint; merge it, or leave --vllm out")
         self.tokenizer = load_tokenizer(self.name)
         config = AutoConfig.from_pretrained(self.name, local_files_only=local_only(self.name))
         self.dtype = "bfloat16" if dtype == "auto" and config.dtype == torch.float32 else dtype
@@ -51,15 +58,15 @@ class VLLMModel:
             dtype=self.dtype,
             enable_prefix_caching=True,
             tensor_parallel_size=tensor_parallel(config, torch.cuda.device_count()),
-            max_model_len=-1,  # what fits; the model's own 262,144 positions would need 36 GiB of keys and values
-            generation_config="vllm",  # not the checkpoint's own sampling settings
+            max_model_len=-1,  # as long as fits; the model's own 262,144 positions would need a KV cache of 36 GiB
+            generation_config="vllm",  # ignore the sampling settings of the checkpoint
         )
         self.longest = self._llm.llm_engine.model_config.max_model_len
         self.end_ids = _end_ids(self.name, self.tokenizer)
         self.fingerprint = _fingerprint(self.name, self.tokenizer)
 
     def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
-        """The completion of each prompt as token ids, up to and with the end token."""
+        """Returns the completion of each prompt as token ids, including the end token."""
         settings = [
             self._vllm.SamplingParams(
                 max_tokens=max_new_tokens,
@@ -80,13 +87,15 @@ class VLLMModel:
 
 
 def tensor_parallel(config: Any, gpus: int) -> int:
-    """The most of `gpus` GPUs among which the query and the key/value heads of a model can be shared out evenly; GPUs that are
-    left idle are told."""
+    """Returns the largest number of GPUs, up to `gpus`, that evenly divides both the query and the key/value heads of a model.
+
+    Logs a warning if GPUs are left idle.
+    """
     text = config.get_text_config()
     heads = math.gcd(text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
     most = max((n for n in range(1, gpus + 1) if heads % n == 0), default=1)
     if most < gpus:
-        logger.warning("vLLM: %d of %d GPUs are used, since %d heads cannot be shared out among more", most, gpus, heads)
+        logger.warning("vLLM: using %d of %d GPUs, because %d heads cannot be divided evenly among more", most, gpus, heads)
     return most
 
 

@@ -1,7 +1,7 @@
-"""`--dry-run`: what a recipe will do, before it does anything: its fields, its batch in words, and whether it fits.
+"""`--dry-run`: prints what a recipe would do, without running it: its fields, its batch in words, and whether it fits in memory.
 
-Nothing is trained and no weight is loaded: the model's shape comes from its config. `--dry_run_on zero3:8:80` asks for another
-machine than this one: layout, processes, GiB of a device.
+Nothing is trained and no weights are loaded: the model's shape comes from its config. `--dry_run_on zero3:8:80` describes a
+machine other than this one: layout, number of processes, GiB per device.
 """
 
 import json
@@ -23,7 +23,7 @@ from rft.runs.masters import check_masters
 from rft.runs.run_spec import SECRETS, plain
 
 TILE = 2**14
-"""Tokens of an MLP's tile that is proposed."""
+"""Tokens of the MLP tile that a dry run proposes."""
 
 LAYOUTS = {
     "one_gpu": Parallelism(),
@@ -39,7 +39,11 @@ Setting = tuple[ModelShape, Parallelism, Workload]
 
 
 class DryRun(Exception):
-    """The end of a dry run. code: 0 where everything fits, else 1."""
+    """Ends a dry run.
+
+    Args:
+        code: exit code; 0 if everything fits, otherwise 1.
+    """
 
     def __init__(self, code: int):
         super().__init__(f"dry run, exit code {code}")
@@ -47,10 +51,10 @@ class DryRun(Exception):
 
 
 def machine(args: Any) -> tuple[Parallelism, float]:
-    """The layout and bytes of a device that are asked about: `dry_run_on`'s, or those of this process.
+    """Returns the layout and the bytes per device to plan for: those of `dry_run_on`, or those of this process.
 
     Raises:
-        RecipeError: `dry_run_on` is none of layout:processes:GiB.
+        RecipeError: `dry_run_on` does not have the form layout:processes:GiB.
     """
     import torch
 
@@ -66,7 +70,7 @@ def machine(args: Any) -> tuple[Parallelism, float]:
         count, _, gib = rest.partition(":")
         if name not in LAYOUTS or not (count or "1").isdigit() or not (gib or "1").replace(".", "", 1).isdigit():
             raise RecipeError(
-                f"dry_run_on {args.dry_run_on}: expected LAYOUT:PROCESSES:GIB such as zero3:8:80, with a layout of "
+                f"dry_run_on {args.dry_run_on}: expected LAYOUT:PROCESSES:GIB such as zero3:8:80, with a layout from "
                 f"{', '.join(LAYOUTS)}"
             )
         return replace(LAYOUTS[name], processes=int(count or 1), vllm=vllm), float(gib) * GIB if gib else here
@@ -81,10 +85,13 @@ def machine(args: Any) -> tuple[Parallelism, float]:
 
 
 def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, words: str) -> None:
-    """Print it all and raise DryRun.
+    """Prints the whole report and raises DryRun.
 
-    parts: the run's dataclasses, training and model arguments at its end. prompts: what each prompt is -> its tokens. work: the
-    largest batch; words: the same in words.
+    Args:
+        parts: the run's dataclasses. The last two are the training and the model arguments.
+        prompts: {description of a prompt: its number of tokens}.
+        work: the largest batch.
+        words: the batch in words.
     """
     *_, args, model = parts
     layout, memory = machine(args)
@@ -98,7 +105,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     found = estimate(shape, layout, work)
     kind = f"ZeRO-{layout.zero}" if layout.zero else "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
     say(
-        f"memory of a process, estimated ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
+        f"estimated memory per process ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
         f"{work.update:,} tokens forwarded at once):"
     )
     for phase, by_part in found.items():
@@ -107,13 +114,13 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
             say(f"  {phase}: {sum(by_part.values()) / GIB:.2f} GiB ({shown})")
     say(masters(shape, layout))
     if pinned := host(shape, layout, work):
-        say(f"pinned host memory of a process, for offloaded checkpoints: {pinned / GIB:.1f} GiB, in blocks of a power of two")
+        say(f"pinned host memory per process, for offloaded checkpoints: {pinned / GIB:.1f} GiB, in power-of-two blocks")
     free = memory * (1 - layout.vllm)
     share = f", of which vLLM takes {layout.vllm:.0%}" if layout.vllm else ""
     if peak(found) <= free:
         say(f"it fits: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}")
         raise DryRun(0)
-    say(f"it does not fit: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. What would help, cheapest first:")
+    say(f"it does not fit: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. Changes that would help, cheapest first:")
     for change, smaller in changes(shape, layout, work, args):
         need = peak(estimate(*smaller))
         say(f"  {change}: {need / GIB:.2f} GiB{', fits' if need <= free else ''}")
@@ -121,7 +128,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
 
 
 def masters(shape: ModelShape, layout: Parallelism) -> str:
-    """What the weights that are trained cost, in words."""
+    """Describes the memory that the trained weights need."""
     count = f"{shape.trained / 1e9:.2f} billion weights" if shape.trained >= 1e8 else f"{shape.trained / 1e6:.1f} million weights"
     of = " of adapters" if not shape.full else ""
     shares = layout.processes if layout.zero or layout.fsdp else 1
@@ -130,19 +137,19 @@ def masters(shape: ModelShape, layout: Parallelism) -> str:
     if layout.zero:
         where = f"in host memory: {whole}{each.replace(' on ', ' for ')}" if layout.offload else f"{whole}{each}"
         return (
-            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes each, beside the "
-            f"weights that compute; {where}"
+            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes each, next to the "
+            f"weights used to compute; {where}"
         )
     copies = autocast_copies(shape, layout)
     beside = f"; autocast's {shape.width}-byte copies take {copies / GIB:.2f} GiB more in a forward pass" if copies else ""
     return (
-        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and 4 for a gradient"
+        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and 4 per gradient"
         f"{beside}"
     )
 
 
 def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -> list[tuple[str, Setting]]:
-    """Changes of a recipe that need less memory, those first that cost least time."""
+    """Returns changes to a recipe that reduce memory, and the setting after each. Those that cost least time come first."""
     found: list[tuple[str, Setting]] = []
     checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
     if not work.checkpointing:
@@ -174,17 +181,17 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
         half = replace(
             work, rows=work.rows // 2, update=max(longest_row, work.update // 2), scored=work.scored // 2, checkpointing=True
         )
-        found.append(("half of per_device_train_batch_size, twice gradient_accumulation_steps", (shape, layout, half)))
+        found.append(("half of per_device_train_batch_size and twice gradient_accumulation_steps", (shape, layout, half)))
     return found
 
 
 def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTokens) -> dict[str, int]:
-    """Tokens of each question's prompt with its history."""
+    """Returns the number of tokens of each question's prompt with its history."""
     return {f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q))) for q in questions}
 
 
 def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[Workload, str]:
-    """The largest batch of a GRPO run, and the batch in words."""
+    """Returns the largest batch of a GRPO run, and the batch in words."""
     layout, _ = machine(args)
     per_history: dict[str, list[int]] = {}
     for q in questions:
@@ -212,15 +219,15 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
     per_epoch = len(order) / (histories * unit) / args.gradient_accumulation_steps
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions a generation, for "
+        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions per generation, for "
         f"{optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)}; {layout.processes} "
         f"process{'es' * (layout.processes != 1)} with {share} completions each, {args.per_device_train_batch_size} at a time "
         f"(micro-batch), {args.gradient_accumulation_steps} micro-batch{'es' * (args.gradient_accumulation_steps != 1)} "
-        f"an optimizer step; up to {drawn + share * completion:,} tokens a process and generation; {per_epoch:g} optimizer "
-        f"steps an epoch, {steps:g} in all"
+        f"per optimizer step; at most {drawn + share * completion:,} tokens per process and generation; {per_epoch:g} optimizer "
+        f"steps per epoch, {steps:g} in total"
     )
     if histories * unit > len(questions) * each:
-        words += f"\ntoo little data for one generation: it asks {histories * asked} questions and there are {len(questions)}"
+        words += f"\ntoo little data for one generation: it needs {histories * asked} questions, and there are {len(questions)}"
     return Workload(
         update=update,
         scored=min(update, args.per_device_train_batch_size * completion),
@@ -238,7 +245,10 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
 def memory_batch(
     args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, int], Workload, str]:
-    """The longest prompts of memory GRPO, its largest batch, and the batch in words. A memory counts as long as it may be."""
+    """Returns the longest prompts of memory GRPO, its largest batch, and the batch in words.
+
+    Every memory counts with its maximum length.
+    """
     memory, completion = agent.settings.memory_tokens, args.max_completion_length
     questions = {q.id: q for q in split.questions}
     read = {
@@ -251,7 +261,7 @@ def memory_batch(
     groups = -(-together // args.num_generations)
 
     def turns(chunks: Sequence[int]) -> int:
-        """Tokens of the tree of a micro-batch: chunks are shared, a memory and what is written from it are a trajectory's own."""
+        """Tokens in the tree of a micro-batch. Chunks are shared; each trajectory has its own memories, updates and answers."""
         own = len(chunks) * 2 * memory + memory + args.questions_per_history * asked + answers * completion
         return groups * sum(chunks) + together * own
 
@@ -261,7 +271,7 @@ def memory_batch(
         update = min(update, args.max_tree_tokens)
     share = together * args.steps_per_generation
     chunk = max(max(chunks) for chunks in read.values())
-    phases = [  # of a rollout: writing one chunk's updates, answering
+    phases = [  # of a rollout: writing the updates of one chunk, and answering
         {"prefix": share // args.num_generations * chunk + share * memory, "rows": share, "completion": memory},
         {"prefix": share * (memory + args.questions_per_history * asked), "rows": share * answers, "completion": completion},
     ]
@@ -273,7 +283,7 @@ def memory_batch(
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{args.arithmetic(processes)}; {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; "
-        f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
+        f"{per_epoch:g} optimizer steps per epoch, {steps:g} in total"
     )
     return prompts, Workload(
         update=update,
@@ -287,8 +297,14 @@ def memory_batch(
 
 
 def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:
-    """The largest batch of a cold start over `count` rows of at most `longest` tokens, and the batch in words. own: the most
-    tokens that a row has behind its history (None: rows share nothing)."""
+    """Returns the largest batch of a cold start, and the batch in words.
+
+    Args:
+        args: the training arguments.
+        count: number of rows.
+        longest: maximum number of tokens per row.
+        own: maximum number of tokens per row after its history (None: rows share nothing).
+    """
     layout, _ = machine(args)
     rows = args.per_device_train_batch_size
     together = rows * args.gradient_accumulation_steps * layout.processes
@@ -297,9 +313,9 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     per_epoch = -(-count // together)
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{together} rows an optimizer step: {rows} at a time x {args.gradient_accumulation_steps} micro-batches "
-        f"x {layout.processes} process{'es' * (layout.processes != 1)}; up to {at_once:,} tokens at a time; "
-        f"{per_epoch:g} optimizer steps an epoch, {steps:g} in all"
+        f"{together} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps} micro-batches "
+        f"x {layout.processes} process{'es' * (layout.processes != 1)}; at most {at_once:,} tokens at a time; "
+        f"{per_epoch:g} optimizer steps per epoch, {steps:g} in total"
     )
     return Workload(
         update=at_once,
@@ -312,10 +328,10 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
 
 
 def shape_of(model: Any, args: Any) -> ModelShape:
-    """The model's shape, from its config alone, with the recipe's adapter.
+    """Returns the model's shape, from its config only, with the recipe's adapter.
 
     Raises:
-        RecipeError: no config there; weights of half precision would be trained without masters.
+        RecipeError: there is no config, or half-precision weights would be trained without masters.
     """
     import torch
     from peft import get_peft_model
@@ -329,7 +345,7 @@ def shape_of(model: Any, args: Any) -> ModelShape:
         if out_of_reach(model.model_name_or_path):
             raise RecipeError(f"model_name_or_path {unreachable(model.model_name_or_path)}") from None
         raise RecipeError(
-            f"model_name_or_path {model.model_name_or_path}: no config to be had ({str(error).splitlines()[0][:150]}); "
+            f"model_name_or_path {model.model_name_or_path}: cannot load its config ({str(error).splitlines()[0][:150]}); "
             "name a checkpoint folder, or a Hub id that this machine can reach"
         ) from None
     dtype = getattr(torch, model.dtype or "", None) or config.dtype or torch.float32
@@ -345,7 +361,7 @@ def shape_of(model: Any, args: Any) -> ModelShape:
 
 
 def changed(parts: Sequence[Any]) -> dict[str, Any]:
-    """Fields that are not at their defaults, as plain values."""
+    """Returns the fields that differ from their defaults, as plain values."""
     found: dict[str, Any] = {}
     for part in parts:
         for f in fields(part):

@@ -41,8 +41,8 @@ BLOCK = 128
 
 
 class Plan:
-    """The attention calls of a tree, the same for every layer: `own` where nodes attend themselves, causally
-    (together they cover all slots), and `above` where descendants attend a node, level by level."""
+    """The attention calls of a tree, the same for every layer: in `own` nodes attend themselves, causally
+    (together they cover all slots), and in `above` descendants attend a node, level by level."""
 
     def __init__(self, tree: Tree):
         device = tree.device
@@ -68,9 +68,9 @@ def own_length(node: Node) -> int:
 
 
 def alike(nodes: Iterable[Node], device: torch.device, *sizes: Callable[[Node], int]) -> list[list[Node]]:
-    """Nodes in groups that may share a call: within a factor of two in size on CPU, where a call pads every span to its
-    longest; of eight on CUDA, where it launches, for every span, blocks for its longest, most of which find nothing to
-    do."""
+    """Groups nodes that may share a call. On CPU their sizes are within a factor of two, since a call pads every span to
+    its longest; on CUDA within a factor of eight, since it launches as many blocks for every span as for the longest,
+    and most of them have nothing to do."""
     least, doublings = (BLOCK, 3) if device.type == "cuda" else (1, 1)
     groups: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in nodes:
@@ -141,11 +141,10 @@ def tree_attention_forward(
     prefix_tree: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function given to transformers: over the tree where the forward carries a plan, else sdpa.
+    """The attention function given to transformers: over the tree if the forward has a plan, otherwise sdpa.
 
     Raises:
-        ModelError: for an attention with dropout, a window, a soft cap or sinks, in which paths do not merge as
-            above.
+        ModelError: If the attention has dropout, a window, a soft cap or sinks: then paths do not merge as above.
     """
     if prefix_tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
@@ -161,7 +160,7 @@ def tree_attention_forward(
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Makes the model's attention "prefix_tree", for good; forwards without a plan behave as under sdpa. Call it on
+    """Sets the model's attention to "prefix_tree" permanently; forwards without a plan behave as under sdpa. Call it on
     the model itself or a PEFT model, before it is wrapped for training."""
     AttentionInterface.register(NAME, tree_attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -3,8 +3,8 @@ returns outputs with their log-sum-exp, so that calls over different keys can be
 MERGED output and log-sum-exp, which makes it return exactly this call's share of the gradients.
 
 On CPU the spans are one padded batch of PyTorch's flash kernel. On CUDA they are one call of a kernel over variable
-lengths: FlashAttention in half precision, PyTorch's own or flash_attn's where that is installed, and PyTorch's
-memory-efficient attention in float32. Grouped-query attention is the kernels' own, but for the memory-efficient one,
+lengths: FlashAttention in half precision (flash_attn's if it is installed, otherwise PyTorch's own), and PyTorch's
+memory-efficient attention in float32. The kernels support grouped-query attention, except the memory-efficient one,
 for which keys and values are repeated per query head. `refusal` names what no kernel takes.
 
 Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head size, n
@@ -27,20 +27,20 @@ from rft.errors import ModelError
 logger = logging.getLogger(__name__)
 
 HALF = (torch.bfloat16, torch.float16)
-"""What FlashAttention on CUDA takes."""
+"""Dtypes that FlashAttention on CUDA takes."""
 
 FLASH_ATTN = "2.8"
-"""The oldest flash_attn package whose interface is called."""
+"""The oldest version of the flash_attn package that is used."""
 
 LSE_STEP = 32
-"""The memory-efficient kernel keeps log-sum-exps in rows of a multiple of this many."""
+"""The memory-efficient kernel pads rows of log-sum-exps to a multiple of this length."""
 
 Span = tuple[int, int]
 Lengths = tuple[Tensor | None, int | None, Tensor | None, int | None]
-"""Of queries and of keys: where the spans begin and the last one ends, int32, and the longest; all None for a dense batch."""
+"""For queries, then keys: int32 offsets of the spans (each start, and the last end) and the longest span; None: a dense batch."""
 
 Rows = slice | Tensor
-"""Slots of the packed row: a slice where they are contiguous (indexing with it is a view), else their indices."""
+"""Slots of the packed row: a slice if they are contiguous (indexing with it is a view), otherwise their indices."""
 
 
 def rows_of(spans: Sequence[Span], device: torch.device) -> Rows:
@@ -72,10 +72,10 @@ def flash(
 def efficient_forward(
     q_nLHD: Tensor, k_nSKD: Tensor, v_nSKD: Tensor, lengths: Lengths, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Memory-efficient attention on CUDA: of a dense batch, or with `lengths` of the spans of a batch of one.
+    """Memory-efficient attention on CUDA: of a dense batch, or, given `lengths`, of the spans of a batch of one.
 
     Returns:
-        Outputs (n, L, H, D), and log-sum-exps (spans, H, the longest rounded up to LSE_STEP): garbage behind a span.
+        Outputs (n, L, H, D), and log-sum-exps (spans, H, the longest rounded up to LSE_STEP): garbage after a span.
     """
     k, v = (per_query_head(x, q_nLHD.shape[2]) for x in (k_nSKD, v_nSKD))
     cu_q, max_q, cu_k, max_k = lengths
@@ -88,8 +88,8 @@ def efficient_backward(
     dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_nHL: Tensor, lengths: Lengths,
     scale: float, causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq (N, H, D), dk and dv (M, K, D) of spans. The kernel reads `lse_nHL` behind a span too: infinite there, its
-    probabilities are 0."""
+    """dq (N, H, D), dk and dv (M, K, D) of spans. The kernel also reads `lse_nHL` after the end of a span: it must be
+    infinite there, so that the probabilities are 0."""
     dout, q, k, v, out = (x[None] for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
     k, v = (per_query_head(x, q.shape[2]) for x in (k, v))
     cu_q, max_q, cu_k, max_k = lengths
@@ -107,8 +107,8 @@ def per_query_head(x_nSKD: Tensor, heads: int) -> Tensor:
 
 
 class Batch:
-    """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view where the spans are
-    equally long and adjacent, else a copy padded with zeros."""
+    """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view if the spans are
+    equally long and adjacent, otherwise a copy padded with zeros."""
 
     def __init__(self, spans: Sequence[Span], device: torch.device):
         sizes = [end - start for start, end in spans]
@@ -138,7 +138,7 @@ class DenseCall:
     def __init__(self, queries: Sequence[Span], keys: Sequence[Span], causal: bool, device: torch.device):
         self.queries, self.keys, self.causal = Batch(queries, device), Batch(keys, device), causal
         self.query_rows, self.key_rows = self.queries.rows, self.keys.rows
-        hidden = None if causal else self.keys.valid_nL  # causal spans are padded behind their last query: nothing to hide
+        hidden = None if causal else self.keys.valid_nL  # causal spans are padded after their last query: nothing to hide
         self.bias = None if hidden is None else torch.zeros(hidden.shape).masked_fill_(~hidden, -torch.inf)[:, None, None]
 
     def _bias(self, like: Tensor) -> Tensor | None:
@@ -179,18 +179,18 @@ class VarlenCall:
 
     @functools.cached_property
     def cells_N(self) -> Tensor:
-        """Where the queries' log-sum-exps lie in the memory-efficient kernel's table of them, flattened."""
+        """Indices of the queries' log-sum-exps in the memory-efficient kernel's flattened table."""
         sizes_n = self.lengths[0].diff()
         return (torch.arange(self.lse_shape[1], device=sizes_n.device) < sizes_n[:, None]).flatten().nonzero().squeeze(1)
 
     def _lse_table(self, lse_NH: Tensor) -> Tensor:
-        """(N, H) -> (n, H, `lse_shape[1]`), infinite behind each span."""
+        """(N, H) -> (n, H, `lse_shape[1]`), infinite after each span."""
         n, width = self.lse_shape
         table = lse_NH.new_full((n * width, lse_NH.shape[1]), torch.inf).index_copy_(0, self.cells_N, lse_NH)
         return table.unflatten(0, (n, width)).transpose(1, 2).contiguous()
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """As DenseCall's."""
+        """As `DenseCall.forward`."""
         cu_q, max_q, cu_k, max_k = self.lengths
         q, k, v = (x.contiguous() for x in (q_NHD, k_MKD, v_MKD))
         if q.dtype == torch.float32:
@@ -209,7 +209,7 @@ class VarlenCall:
     def backward(
         self, dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_NH: Tensor, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """As DenseCall's."""
+        """As `DenseCall.backward`."""
         cu_q, max_q, cu_k, max_k = self.lengths
         dout, q, k, v, out = (x.contiguous() for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
         if q.dtype == torch.float32:
@@ -233,18 +233,22 @@ Call = DenseCall | VarlenCall
 
 
 def call(queries: Sequence[Span], keys: Sequence[Span], causal: bool, device: torch.device) -> Call:
-    """The call of the device's kernel."""
+    """Makes the call for the device's kernel."""
     return (VarlenCall if device.type == "cuda" else DenseCall)(queries, keys, causal, device)
 
 
 def check(q: Tensor) -> None:
-    """Raises ModelError for queries that no kernel of their device takes."""
+    """Checks that a kernel of their device takes these queries.
+
+    Raises:
+        ModelError: If none does.
+    """
     if reason := refusal(q):
         raise ModelError(f"prefix sharing cannot run here: {reason}; set `prefix_sharing: off`")
 
 
 def refusal(q: Tensor) -> str | None:
-    """Why no kernel of their device takes queries of this dtype and head size (the last dimension); None where one
+    """Says why no kernel of their device takes queries of this dtype and head size (the last dimension); None if one
     does."""
     size = q.shape[-1]
     if q.device.type not in ("cpu", "cuda"):
@@ -259,17 +263,17 @@ def refusal(q: Tensor) -> str | None:
 
 
 def flash_takes(dtype: torch.dtype, head_size: int) -> bool:
-    """Whether FlashAttention on CUDA does."""
+    """Whether FlashAttention on CUDA takes this dtype and head size."""
     return dtype in HALF and head_size % 8 == 0 and head_size <= 256
 
 
 @functools.cache
 def flash_attn() -> ModuleType | None:
-    """The interface of the flash_attn package, None where it is not installed or too old."""
+    """The interface of the flash_attn package; None if it is not installed or too old."""
     try:
         import flash_attn as package
         from flash_attn import flash_attn_interface
-    except ImportError:  # FlashAttention 4 too installs a package of this name, without the interface
+    except ImportError:  # FlashAttention 4 also installs a package of this name, without the interface
         return None
     installed = getattr(package, "__version__", FLASH_ATTN)
     if version.parse(installed) < version.parse(FLASH_ATTN):

@@ -1,5 +1,5 @@
-"""The layout of a tree of rows: every token that rows share at the same place in front of them stands once, and
-following a row's path from its root gives exactly that row.
+"""The layout of a tree of rows: every token of a prefix that rows share is stored once, and following a row's path
+from its root gives exactly that row.
 
 Nodes are packed depth-first, so a node's descendants are one contiguous slice of the packed tokens (T of them):
 
@@ -8,7 +8,7 @@ Nodes are packed depth-first, so a node's descendants are one contiguous slice o
     h h h q q b b b                   │       └─ b b b                 0 1 2 3 4 5 6 5 6 7 3 4 5    positions
     h h h r r c                       └─ r r c
 
-A forest is allowed: rows without a common prefix make roots of their own.
+A forest is allowed: rows without a common prefix have different roots.
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ class Tree:
     Args:
         rows: one sequence of token ids per row, prompt and completion together, in any order; duplicates and empty
             rows allowed.
-        prompt_lengths: how many of each row's tokens are its prompt, at least 1 wherever a completion follows, for it
-            is predicted from the token before it. None: the rows are prompts only.
-        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share all there is to
-            share).
-        width: columns of the tables of log-probs, at least the longest completion (default: that).
-        device: where the tensors go.
+        prompt_lengths: how many of each row's tokens are its prompt, at least 1 if a completion follows, since each
+            completion token is predicted from the token before it. None: the rows are prompts only.
+        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share everything).
+        width: columns of the tables of log-probs, at least the longest completion (the default).
+        device: device of the tensors.
 
     Attributes:
         nodes: the `Node`s, depth-first.
@@ -90,7 +89,7 @@ class Tree:
         completions = [n - p for n, p in zip(lengths, prompts, strict=True)]
 
         self.shape = (len(arrays), max(completions, default=0) if width is None else width)
-        assert self.shape[1] >= max(completions, default=0), "a completion longer than the table is wide"
+        assert self.shape[1] >= max(completions, default=0), "a completion is longer than the table is wide"
         self.row_tokens = sum(lengths)
         self.longest_row = max(lengths, default=0)
         self.device = torch.device(device)
@@ -105,19 +104,19 @@ class Tree:
     def from_padded(
         cls, ids_BL: torch.Tensor, mask_BL: torch.Tensor, completion_columns: int, *, min_saving: int = MIN_SAVING
     ) -> Tree:
-        """The tree of padded rows, prompts left-padded and completions right-padded, as TRL's trainers hold them.
+        """The tree of padded rows, prompts left-padded and completions right-padded, as in TRL's trainers.
 
         Args:
             ids_BL, mask_BL: token ids, and 1 where a token counts.
-            completion_columns: the last so many columns are the completions (TRL's `logits_to_keep`); also the tree's
-                `width`.
+            completion_columns: number of columns of completions, the last ones (TRL's `logits_to_keep`); also the
+                tree's `width`.
         """
         rows, prompts = unpad(ids_BL, mask_BL, completion_columns)
         return cls(rows, prompts, min_saving=min_saving, width=completion_columns, device=ids_BL.device)
 
     @property
     def token_ratio(self) -> float:
-        """Tokens of the rows over tokens of the tree: what sharing saves, 1.0 for nothing."""
+        """Tokens of the rows divided by tokens of the tree; 1.0 if sharing saves nothing."""
         return self.row_tokens / max(1, len(self.tokens_T))
 
     def _pairs(self, row: np.ndarray, prompt: int, leaf: int) -> tuple[np.ndarray, np.ndarray]:

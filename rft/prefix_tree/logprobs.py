@@ -36,19 +36,19 @@ def tree_logps(
     """Log-probs, and entropies if asked, of the completion tokens of a tree.
 
     Args:
-        model: a causal language model through `attention.enable`, wrapped for training or not.
+        model: a causal language model after `attention.enable`, wrapped for training or not.
         tree: its rows, on the model's device.
-        temperature: what logits are divided by.
+        temperature: divisor of the logits.
         compute_entropy: whether to return entropies (nats; with gradient, like the log-probs).
-        chunk: positions whose logits exist at a time; by default as many as make `CHUNK_LOGITS`.
+        chunk: number of positions whose logits exist at a time; by default `CHUNK_LOGITS` / vocabulary.
 
     Returns:
-        (logps_BC, entropies_BC), row b's completion from column 0, zeros behind it, C the tree's width; the shape of
+        (logps_BC, entropies_BC), row b's completion from column 0, zeros after it, C the tree's width; the shape of
         TRL's `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a float64
         model).
 
     Raises:
-        ModelError: a row longer than the model's positions; a log-prob that is not a number.
+        ModelError: If a row is longer than the model's positions, or a log-prob is NaN.
     """
     bare: Any = extract_model_from_parallel(model)
     support.check_length(bare, tree.longest_row)
@@ -135,8 +135,8 @@ def plain_logps(
     compute_entropy: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `tree_logps` returns, one row at a time and nothing shared: the path for rows whose sharing cannot pay,
-    and the reference that tests and benchmarks hold the tree against. Arguments, result and errors as there."""
+    """Computes what `tree_logps` returns, one row at a time with nothing shared: the path for rows whose sharing cannot
+    pay, and the reference for tests and benchmarks of the tree. Arguments, result and errors as in `tree_logps`."""
     bare: Any = extract_model_from_parallel(model)
     width = max((len(row) - prompt for row, prompt in zip(rows, prompt_lengths, strict=True)), default=0)
     tables = []
@@ -150,11 +150,11 @@ def plain_logps(
 
 
 def split(rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
-    """Row numbers in groups whose trees have at most `max_tree_tokens` tokens each: one group where all fit, else cut
-    between questions (rows of the same prompt), and inside a question only where it is too large by itself.
+    """Splits row numbers into groups whose trees have at most `max_tree_tokens` tokens each: one group if all fit,
+    otherwise cut between questions (rows of the same prompt), and inside a question only if it is too large by itself.
 
     Raises:
-        RecipeError: when a single row has more tokens than the budget.
+        RecipeError: If a single row has more tokens than the budget.
     """
     arrays = [np.asarray(row, dtype=np.int64) for row in rows]
     order, shared = sort_rows(arrays)

@@ -1,4 +1,4 @@
-"""Sampling with the keys and values of a shared prefix held once: the prompts are prefilled as a tree, and every row
+"""Sampling with the keys and values of a shared prefix stored once: the prompts are prefilled as a tree, and every row
 keeps only the keys and values of what it has sampled itself.
 
 A decode step is one forward of all living rows, one token each, packed like the tokens of a tree. Its attention is
@@ -27,8 +27,8 @@ from rft.prefix_tree.kernels import Span, call, flash, rows_of
 from rft.prefix_tree.layout import TokenRows, Tree
 
 LONG = 1024
-"""Nodes of this many tokens are attended where they lie; the keys of shorter ones are copied side by side, into one
-call a level."""
+"""Nodes of at least this many tokens are attended in place; the keys of shorter ones are copied side by side, for one
+call per level."""
 
 
 @torch.no_grad()
@@ -47,11 +47,11 @@ def sample(
     """One completion for every prompt.
 
     Args:
-        model: a causal language model through `attention.enable`, with its weights at hand (gathered, under ZeRO-3).
-        prompts: token ids; a prompt stands once for each completion wanted of it.
-        max_new_tokens: the most tokens of a completion.
-        eos_ids: the tokens that end one; the token itself is part of the completion.
-        temperature: what logits are divided by; 0 takes the most likely token.
+        model: a causal language model after `attention.enable`; under ZeRO-3, with its weights gathered.
+        prompts: token ids; a prompt is repeated for each of its completions.
+        max_new_tokens: maximum number of tokens of a completion.
+        eos_ids: tokens that end a completion; the end token is part of it.
+        temperature: divisor of the logits; 0 takes the most likely token.
         top_p, top_k, min_p: as in transformers; 1, 0 and None leave the distribution alone.
         generator: draws the tokens; torch's global one by default.
 
@@ -60,8 +60,7 @@ def sample(
         top-p, top-k and min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
 
     Raises:
-        ModelError: a prompt that with its completion would be longer than the model's positions; a log-prob that is
-            not a number.
+        ModelError: If a prompt with its completion can be longer than the model's positions, or a log-prob is NaN.
     """
     bare: Any = extract_model_from_parallel(model)
     support.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
@@ -111,8 +110,8 @@ def _is_sharded(model: nn.Module) -> bool:
 
 
 def _everywhere(done: bool, in_step: bool, device: torch.device) -> bool:
-    """Whether this process, or where they go in step all of them, have no row left. One that is done before the
-    others forwards its last rows along with them, and forgets what it draws."""
+    """Whether this process has no row left, or, if processes run in step, whether none of them has. A process that ends
+    before the others continues to forward its last rows with them, and discards what it draws."""
     if not in_step:
         return done
     everyone = torch.tensor(int(done), device=device)
@@ -155,6 +154,7 @@ class Prefill(Plan):
         self.cache: dict[int, tuple[Tensor, Tensor]] = {}
 
     def attend(self, module: nn.Module, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> Tensor:
+        """One layer's attention (T, H, D); keeps the layer's keys and values."""
         self.cache[module.layer_idx] = (k_TKD, v_TKD)  # type: ignore[index]
         return super().attend(module, q_THD, k_TKD, v_TKD, scale)
 
@@ -164,8 +164,8 @@ class Decode:
     grown.
 
     Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for all its
-    query heads. `length` is how many tokens the suffixes have; every layer of the next forward appends one behind
-    them. `most`: tokens that a suffix may have; room is never made for more.
+    query heads. `length` is how many tokens each suffix has; every layer of the next forward appends one.
+    `most` is the maximum length of a suffix; no more room is allocated.
     """
 
     def __init__(self, prefill: Prefill, leaves: list[int], most: int):
@@ -175,7 +175,7 @@ class Decode:
 
     def keep(self, living_R: Tensor) -> None:
         """Drops the rows that have ended."""
-        living_N = living_R.nonzero().squeeze(1)  # a GPU waits once: each indexing by booleans would count them anew
+        living_N = living_R.nonzero().squeeze(1)  # the GPU syncs once; every indexing by booleans would count again
         self.leaves = [self.leaves[row] for row in living_N.tolist()]
         self.suffixes = {
             layer: (keys.index_select(0, living_N), values.index_select(0, living_N))
@@ -210,7 +210,7 @@ class Decode:
         return self.suffixes[layer]
 
     def _arrange(self, groups: int) -> list[Part]:
-        """Which folded rows attend which nodes, level by level."""
+        """Assigns folded rows to the nodes they attend, level by level."""
         tree, parts = self.prefill.tree, []
         starts = [tree.nodes[leaf].start for leaf in self.leaves]
         spans = {}
@@ -218,7 +218,7 @@ class Decode:
             under = [r for r, start in enumerate(starts) if node.start <= start < node.stop]
             if under:
                 spans[node] = (under[0] * groups, (under[-1] + 1) * groups)
-        padded = () if tree.device.type == "cuda" else (own_length,)  # forward and few queries: on CUDA only calls cost
+        padded = () if tree.device.type == "cuda" else (own_length,)  # few queries, no backward: on CUDA only the calls cost
         for level in sorted({node.level for node in spans}):
             nodes = [node for node in spans if node.level == level]
             short = alike([node for node in nodes if own_length(node) < LONG], tree.device, *padded)
@@ -228,7 +228,7 @@ class Decode:
 
 
 class Part:
-    """Folded rows attending nodes of the prompts' tree: one node where it lies, or several with their keys copied
+    """Folded rows attending nodes of the prompts' tree: one node in place, or several with their keys copied
     side by side, once."""
 
     def __init__(self, queries: list[Span], keys: list[Span], device: torch.device):

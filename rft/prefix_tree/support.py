@@ -1,4 +1,4 @@
-"""What the tree cannot treat exactly is refused, before any work, with the reason and the way out; nothing falls back
+"""Refuses what the tree cannot treat exactly, before any work, with the reason and a remedy; nothing falls back
 silently."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rft.errors import ModelError
 from rft.prefix_tree.kernels import refusal
 
 MIN_RATIO = 1.3
-"""The token ratio under which sharing cannot pay."""
+"""The token ratio below which sharing cannot pay."""
 
 ONE_MASK = ", and a shared prefix would see one dropout mask for all its rows"
 OFF = "set `prefix_sharing: off` to train without it"
@@ -24,17 +24,17 @@ def check_model(model: Any, device: torch.device | None = None, dtype: torch.dty
 
     Args:
         model: a transformers model, or a PEFT model around one.
-        device, dtype: where and in what its attention will run, if not where the model lies now and in its own dtype.
+        device, dtype: device and dtype of its attention during training (default: the model's own).
 
     Raises:
-        ModelError: naming the reason and the switch.
+        ModelError: If the model is refused; names the reason and the switch.
     """
     if reasons := _reasons(model) + _kernel(model, device or model.device, dtype or model.dtype):
         raise ModelError(f"prefix sharing cannot treat this model exactly: {'; '.join(reasons)}; {OFF}")
 
 
 def check_training(model: Any, args: Any) -> None:
-    """`check_model` where, and in the dtype in which, a trainer with these transformers `TrainingArguments` runs it."""
+    """Runs `check_model` with the device and the dtype of these transformers `TrainingArguments`."""
     check_model(model, args.device, torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None)
 
 
@@ -84,7 +84,11 @@ def _dropout(model: nn.Module, config: Any) -> list[str]:
 
 
 def check_length(model: Any, longest_row: int) -> None:
-    """Raises ModelError for a row longer than the model has positions."""
+    """Checks that the model has enough positions for a row.
+
+    Raises:
+        ModelError: If it has not.
+    """
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and longest_row > most:
         raise ModelError(
@@ -94,11 +98,15 @@ def check_length(model: Any, longest_row: int) -> None:
 
 
 def check_finite(logps_BC: Tensor) -> None:
-    """Raises ModelError for a log-prob that is not a number."""
+    """Checks log-probs.
+
+    Raises:
+        ModelError: If one is NaN.
+    """
     bad = torch.isnan(logps_BC).any(1)
     if bad.any():
         raise ModelError(
-            f"log-probs of row {int(bad.nonzero()[0])} and {int(bad.sum()) - 1} more are not numbers: the weights or activations "
+            f"log-probs of row {int(bad.nonzero()[0])} (and {int(bad.sum()) - 1} more) are NaN: the weights or activations "
             "have overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
         )
 

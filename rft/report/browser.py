@@ -1,7 +1,7 @@
 """The question browser of a report: every question with its answers, as data that a fixed script shows.
 
 Invariant: the data is inert (JSON in a block that no browser runs, with every `<`, `>` and `&` escaped), and the script
-puts it on the page as text alone. The page's policy allows this one script, by its hash, and nothing else.
+puts it on the page as text only. The page's policy allows this one script, by its hash, and no other.
 """
 
 import base64
@@ -17,13 +17,13 @@ from rft.models.reply import REFUSED
 from rft.report.charts import readable
 from rft.report.row import is_open, question_of
 
-LONGEST_COMPLETION = 4000  # characters kept of each half of a longer one
-LARGEST_PAGE = 40_000_000  # characters of data, beyond which completions are shortened further
+LONGEST_COMPLETION = 4000  # characters kept at each end of a longer completion
+LARGEST_PAGE = 40_000_000  # characters of data; above this, completions are shortened further
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def status(row: Mapping[str, Any]) -> str:
-    """right, wrong, unparsed (no readable answer), refused, or unscored (no verdict of the judge)."""
+    """Returns right, wrong, unparsed (no readable answer), refused, or unscored (no verdict from the judge)."""
     if row["score"]:
         return "right"
     if row.get("ending") in REFUSED:
@@ -34,7 +34,11 @@ def status(row: Mapping[str, Any]) -> str:
 
 
 def entries(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One entry for each question of the first run, with the answers of all runs to it. runs: {name: rows}."""
+    """Returns one entry per question of the first run, with the answers of all runs to it.
+
+    Args:
+        runs: {name of the run: its rows}.
+    """
     found: dict[str, dict[str, Any]] = {}
     rows_of: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     for name, rows in runs.items():
@@ -71,7 +75,7 @@ def _answer(name: str, row: Mapping[str, Any], shown: Mapping[str, Any], longest
     answer = {
         "run": ", ".join([name, *way] if name else way),
         "status": status(row),
-        "text": text if cut <= 0 else f"{text[:longest]}\n[… {cut:,} characters more …]\n{text[-longest:]}",
+        "text": text if cut <= 0 else f"{text[:longest]}\n[… {cut:,} more characters …]\n{text[-longest:]}",
     }
     if row.get("read"):
         answer["read"] = row["read"]
@@ -88,13 +92,13 @@ def _answer(name: str, row: Mapping[str, Any], shown: Mapping[str, Any], longest
 
 
 def data(found: Sequence[Mapping[str, Any]]) -> Markup:
-    """The JSON of a page's data block."""
+    """Returns the JSON of a page's data block."""
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     return Markup("".join(_ESCAPES.get(c, c) for c in text) if any(c in text for c in _ESCAPES) else text)
 
 
 def script() -> tuple[Markup, str]:
-    """(the script, its hash as a content security policy names it)"""
+    """Returns the script, and its hash as written in a content security policy."""
     text = (files("rft.report") / "templates" / "browser.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
     return Markup(text), f"'sha256-{digest}'"

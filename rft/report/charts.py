@@ -1,9 +1,8 @@
 """Charts as inline SVG that takes its colours from the page.
 
-Invariant: a chart is a self-contained SVG without links, scripts or fonts of its own; its text is text, every
-character of it escaped, and its colours are CSS variables of the page, so that it follows light, dark and
-print. Series differ in marker as well as in colour, and are named in a list above the chart, which wraps on
-any width and covers nothing.
+Invariant: a chart is a self-contained SVG without links, scripts or fonts of its own. Its text is real text, with every
+character escaped, and its colours are CSS variables of the page, so that it follows light, dark and print. Series differ in
+marker and in colour. Their names are in a list above the chart, which wraps at any width and covers nothing.
 """
 
 import io
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHANCE = 0.25
-WIDTH = 4.5  # inches of 72 SVG points each: about a phone's width
-MARKERS = {  # of matplotlib, each with its outline in the list of series, 8 units wide around 0
+WIDTH = 4.5  # inches of 72 SVG points: about the width of a phone
+MARKERS = {  # matplotlib's marker: its outline for the list of series, 8 units wide, centred at 0
     "o": "M-3.4,0a3.4,3.4 0 1 0 6.8,0a3.4,3.4 0 1 0-6.8,0z",
     "D": "M0,-4L4,0L0,4L-4,0z",
     "s": "M-3.2,-3.2h6.4v6.4h-6.4z",
@@ -31,11 +30,11 @@ MARKERS = {  # of matplotlib, each with its outline in the list of series, 8 uni
     "P": "M-1.3,-3.7h2.6v2.4h2.4v2.6h-2.4v2.4h-2.6v-2.4h-2.4v-2.6h2.4z",
     "X": "M-3.6,-1.8L-1.8,-3.6L0,-1.8L1.8,-3.6L3.6,-1.8L1.8,0L3.6,1.8L1.8,3.6L0,1.8L-1.8,3.6L-3.6,1.8L-1.8,0z",
 }
-COLOURS = 5  # the page defines --series-1 to --series-5; with 7 markers they tell 35 series apart
-LABEL = 20  # characters of a line of a label
-LINE = 0.17  # inches of a line of a label
+COLOURS = 5  # the page defines --series-1 to --series-5; with 7 markers they distinguish 35 series
+LABEL = 20  # characters per line of a label
+LINE = 0.17  # height of a line of a label, in inches
 
-# Stand-ins that matplotlib can parse, replaced by the page's variables in the finished SVG.
+# Placeholder colours that matplotlib can parse. The finished SVG has the page's variables instead.
 _STAND_INS = {"ink": "#010203", "muted": "#010204", "grid": "#010205", "paper": "#010206"} | {
     f"series-{i}": f"#01030{i}" for i in range(1, COLOURS + 1)
 }
@@ -53,14 +52,17 @@ _STYLE: Any = {
     "grid.color": _STAND_INS["grid"],
     "grid.linewidth": 0.6,
 }
-_NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)  # ids nothing refers to
+_NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)  # ids that nothing refers to
 
 
 def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True) -> Markup:
-    """Accuracy with 95 % intervals: a row for each value, a mark in it for each series.
+    """Draws accuracies with 95 % intervals: one row per value, with one mark per series.
 
-    series: {series name: {value: {accuracy, ci95, n}}}; the values of all series are shown, in the order in
-    which they first come up. title: what a screen reader says. chance: draw what guessing a letter gives.
+    Args:
+        series: {name of the series: {value: {accuracy, ci95, n}}}. The values of all series are shown, in order of first
+            appearance.
+        title: the text for screen readers.
+        chance: draw the accuracy of guessing a letter.
     """
     with _style():
         figure, axes = _marks(series, "accuracy")
@@ -72,7 +74,12 @@ def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str,
 
 
 def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Markup:
-    """Differences in points with 95 % intervals, as `intervals`: {series name: {value: {difference, ci95, n}}}."""
+    """Draws differences in points with 95 % intervals, in the same form as `intervals`.
+
+    Args:
+        series: {name of the series: {value: {difference, ci95, n}}}.
+        title: the text for screen readers.
+    """
     with _style():
         figure, axes = _marks(series, "difference")
         edges = [edge for table in series.values() for cell in table.values() for edge in cell["ci95"]]
@@ -86,7 +93,7 @@ def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: st
 
 
 def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "tuple[Figure, Axes]":
-    """A row for each value with its marks and intervals; as high as its marks and the lines of its label need."""
+    """Draws one row per value with its marks and intervals. A row is as high as its marks and its label need."""
     sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
     labels = {value: _wrapped(f"{readable(value)} ({size:,})") for value, size in sizes.items()}
     heights = [max(0.22 + 0.15 * len(series), 0.1 + LINE * (label.count("\n") + 1)) for label in labels.values()]
@@ -109,7 +116,7 @@ def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "
             markeredgewidth=0.8,
             label=name,
         )
-    if len(series) > 1:  # the marks of a value belong together
+    if len(series) > 1:  # a line between values, to group the marks of each
         for bottom in bottoms[:-1]:
             axes.axhline(bottom, color=_STAND_INS["grid"], linewidth=0.6, zorder=1)
     axes.set_yticks(list(centres.values()), list(labels.values()))
@@ -122,14 +129,14 @@ def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "
 def curves(
     series: Mapping[str, Sequence[tuple[float, float]]], title: str, *, share: bool = False, chance: bool = False
 ) -> Markup:
-    """Quantities over training steps: each point, or a moving average where there are many.
+    """Draws quantities over training steps: every point, or a moving average if there are many.
 
     Args:
-        series: {name: [(step, value), ...]} with at least one point each. Of up to two series the single steps are drawn
-            too, thinly, behind the average.
-        title: what a screen reader says.
-        share: the quantities lie between 0 and 1, and are shown in percent.
-        chance: draw what guessing a letter gives.
+        series: {name: [(step, value), ...]} with at least one point each. If there are at most two series, the single steps
+            are drawn too, as thin lines behind the averages.
+        title: the text for screen readers.
+        share: the quantities are between 0 and 1, and are shown in percent.
+        chance: draw the accuracy of guessing a letter.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -165,7 +172,7 @@ def curves(
         if chance:
             axes.axhline(CHANCE, **_reference())
         all_steps = [x for points in series.values() for x, _ in points]
-        if min(all_steps) == max(all_steps):  # else it would be a step of fractions wide
+        if min(all_steps) == max(all_steps):  # otherwise the axis would be a fraction of a step wide
             axes.set_xlim(all_steps[0] - 1, all_steps[0] + 1)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.set_xlabel("step")
@@ -175,24 +182,24 @@ def curves(
 
 
 def smoothing(count: int) -> int:
-    """How many steps to each side of a step its moving average reaches, in a curve of `count` points; 0: none."""
+    """Returns how many steps on each side a moving average over `count` points includes; 0: no average."""
     return 0 if count < 30 else count // 15
 
 
 def number(value: float) -> str:
-    """A quantity to read: three digits, or all of those before the point."""
+    """Formats a quantity with three significant digits, or as a whole number from 1,000 up."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def readable(value: str) -> str:
-    """A label as words: underscores are spaces, flags yes or no."""
+    """Formats a label as words: underscores become spaces, and true and false become yes and no."""
     if value in ("true", "false"):
         return "yes" if value == "true" else "no"
     return value.replace("_", " ").strip() or "(not given)"
 
 
 def _moving_average(values: Sequence[float], window: int) -> list[float]:
-    """Centred; shorter at both ends."""
+    """Returns the centred moving average. Its window is shorter at both ends."""
     return [sum(near) / len(near) for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))]
 
 
@@ -221,7 +228,7 @@ def _marker(i: int) -> str:
 
 
 def _key(names: Collection[str]) -> Markup:
-    """The list of series above a chart: marker and name each. A single series needs none."""
+    """Returns the list of series above a chart, with marker and name of each. A single series needs no list."""
     if len(names) < 2:
         return Markup("")
     return Markup('<ul class="key">{}</ul>').format(
@@ -235,13 +242,13 @@ def _key(names: Collection[str]) -> Markup:
 
 
 def _percents(at_chance: str) -> list[str]:
-    """Labels of 0, 25, 50, 75 and 100 %."""
+    """Returns the axis labels of 0, 25, 50, 75 and 100 %."""
     labels = [f"{share}\N{NO-BREAK SPACE}%" for share in (0, 25, 50, 75, 100)]
     return [labels[0], at_chance or labels[1], *labels[2:]]
 
 
 def _reference() -> dict[str, Any]:
-    """The look of a line that marks are compared with."""
+    """Returns the style of a reference line."""
     return {"color": _STAND_INS["muted"], "linewidth": 1, "linestyle": (0, (4, 3)), "zorder": 1}
 
 

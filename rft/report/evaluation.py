@@ -1,7 +1,7 @@
-"""The reports: one self-contained HTML page each, for a screen, a phone or paper.
+"""The evaluation reports: one self-contained HTML page each, for a screen, a phone or paper.
 
-Invariant: a page is made from summaries and rows alone, so it can be made again from a results folder. How it is put
-together and saved is `rft.report.pages`.
+Invariant: a page is made from summaries and rows only, so it can be rebuilt from a results folder. `rft.report.pages` renders
+and saves it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -26,30 +26,37 @@ CONTROLS = {
     "blind": "the same model without the history",
     "longest": "always the longest option",
     "shortest": "always the shortest option",
-    "strongest": "the strongest rule that reads nothing",
+    "strongest": "the strongest rule without the history",
 }
-CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key of the summary, how it is written
+CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key in the summary, how it is formatted
     ("right and consistent", "right_and_consistent", percent),
-    ("right, reasoning or not", "accuracy_without_gate", percent),
+    ("right, with or without reasoning", "accuracy_without_gate", percent),
     ("consistent: words and box agree", "consistent", percent),
     ("the thought names the gold option", "thought_right", percent),
-    ("words of a thought", "thought_words", count),
+    ("words per thought", "thought_words", count),
     ("reasoned before answering", "format_rate", percent),
     ("without a readable answer", "unparsed_rate", percent),
     ("refused to answer", "refused_rate", percent),
     ("cut off at the length limit", "cut_off_rate", percent),
     ("tokens read per question", "input_tokens_per_question", count),
-    ("… with writing the memory", "input_tokens_with_writing", count),
+    ("… including writing the memory", "input_tokens_with_writing", count),
     ("tokens written per question", "output_tokens_per_question", count),
 )
 
 
 def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
-    """The page of one evaluation: headline with its controls and the published figures, a chart and a table per
-    category, tokens, every question to search and filter.
+    """Writes the page of one evaluation.
 
-    summary: as in `summary.json`; rows: as in `results.jsonl`. Raises DataError where the page cannot be
-    written.
+    It contains the headline with its controls and the published figures, a chart and a table per category, the tokens used,
+    and every question to search and filter.
+
+    Args:
+        summary: as in `summary.json`.
+        rows: as in `results.jsonl`.
+        path: the page to write.
+
+    Raises:
+        DataError: the page cannot be written.
     """
     is_open = bool(rows[0].get("open_ended"))
     shown = [name for name in CATEGORIES if _worth_showing(name, summary)]
@@ -81,9 +88,15 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
 
 
 def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[str, Any]], path: Path | str) -> None:
-    """The memory page: a timeline per history, what each chunk added and removed, beside the questions.
+    """Writes the memory page: a timeline per history with what each chunk added and removed, next to the questions.
 
-    timelines: as `rft.evaluate.timeline.timelines` yields them. Raises DataError where the page cannot be written.
+    Args:
+        summary: as in `summary.json`.
+        timelines: as yielded by `rft.evaluate.timeline.timelines`.
+        path: the page to write.
+
+    Raises:
+        DataError: the page cannot be written.
     """
     shown = ("input_tokens_per_question", "input_tokens_with_writing")
     top = [("right", percent(summary["accuracy"]), span(summary["ci95"])), *cards(summary, shown)]
@@ -91,15 +104,18 @@ def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[
 
 
 def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
-    """The numbers at the top of a page: those of CARDS that the summary has (of `keys`, if given), what was forgotten,
-    what is written and what a fixed reader makes of it."""
+    """Returns the numbers at the top of a page.
+
+    They are those of CARDS that the summary has (only `keys`, if given), then how much was forgotten, how many memory lines
+    are right, and the accuracy of a fixed reader.
+    """
     shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
-    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]  # nobody asks where none refused
+    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]  # shown only if there was one
     found = [(name, write(summary[key]), "") for name, key, write in shown]
     forgotten = summary.get("forgotten", {})
     if forgotten.get("rate") is not None:
-        note = f"{forgotten['gone']} of {forgotten['written']} once written"
-        found.append(("withdrawn things gone from the memory", percent(forgotten["rate"]), note))
+        note = f"{forgotten['gone']} of {forgotten['written']} that were once written"
+        found.append(("withdrawn facts removed from the memory", percent(forgotten["rate"]), note))
     if "lines" in summary:
         found.append(("lines of the memory right", percent(summary["lines"]["right_rate"]), span(summary["lines"]["ci95"])))
     if "reader" in summary:
@@ -113,10 +129,15 @@ def write_comparison_report(
     runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
     path: Path | str,
 ) -> None:
-    """The page of `rft compare`: paired differences over all, per category, and the questions that changed sides.
+    """Writes the page of `rft compare`: paired differences overall and per category, and the questions with changed scores.
 
-    comparison: as `rft.evaluate.comparison.compare` gives it for `runs`. Raises DataError where the page cannot be
-    written.
+    Args:
+        comparison: the result of `rft.evaluate.comparison.compare` for `runs`.
+        runs: {name: (summary, rows)}.
+        path: the page to write.
+
+    Raises:
+        DataError: the page cannot be written.
     """
     from rft.report.row import mean_scores
 
@@ -151,16 +172,21 @@ def write_comparison_report(
 def _in_order(
     against: Mapping[str, Mapping[str, Any]], runs: Mapping[str, tuple[Mapping[str, Any], Any]], key: str
 ) -> dict[str, dict[str, Any]]:
-    """A category's table of each compared run, its values in the order of the first run's page."""
+    """Returns a category's table of each compared run, with values in the order of the first run's page."""
     order = next(iter(runs.values()))[0]["by"].get(key, {})
     tables = {name: found["by"][key] for name, found in against.items()}
     return {name: {value: table[value] for value in (*order, *table) if value in table} for name, table in tables.items()}
 
 
 def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) -> None:
-    """The page of several checkpoints: the curve of accuracy by step, and a table with a link to each page.
+    """Writes the page of several checkpoints: the curve of accuracy by step, and a table.
 
-    points: {checkpoint, folder, step, accuracy, ci95, n, ...} each. Raises DataError where the page cannot be written.
+    Args:
+        points: one {checkpoint, folder, step, accuracy, ci95, n, ...} per checkpoint.
+        path: the page to write.
+
+    Raises:
+        DataError: the page cannot be written.
     """
     known = [point for point in points if point["accuracy"] is not None]
     stepped = [(float(point["step"]), point["accuracy"]) for point in known if point["step"] is not None]
@@ -185,7 +211,7 @@ def _control_name(key: str, cell: Mapping[str, Any]) -> str:
 
 
 def _worth_showing(name: str, summary: Mapping[str, Any]) -> bool:
-    """Whether a category is in the summary, and a cross of two labels says more than either."""
+    """Whether the summary has a category. A cross of two labels must also add something to each of them."""
     if name != "pref_type_who":
         return name in summary["by"]
     return name in summary["by"] and len(summary["by"]["who"]) > 1
@@ -199,12 +225,19 @@ def write_quickstart_report(
     transcripts: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
     seconds: Mapping[str, float],
 ) -> None:
-    """The page of a quickstart: what was learned, from what, and how it reads.
+    """Writes the page of a quickstart: results, training curves, and answers before and after GRPO.
 
-    All figures are of answers that are right and consistent. summaries: evaluate summaries under the keys of RUNS; "sft" and
-    "grpo" must be there. curves: {label: [(step, value), ...]}; a label that ends in "reward" or "val" is of shares, drawn in
-    percent. transcripts: (row before, row after) of one question each, see `pairs`. seconds: {stage: seconds}. Raises
-    DataError where the page cannot be written.
+    All figures count answers that are right and consistent.
+
+    Args:
+        path: the page to write.
+        summaries: evaluation summaries, with the keys of RUNS; "sft" and "grpo" are required.
+        curves: {label: [(step, value), ...]}. A label that ends in "reward" or "val" is a share, drawn in percent.
+        transcripts: (row before, row after) of one question each, see `pairs`.
+        seconds: {stage: seconds}.
+
+    Raises:
+        DataError: the page cannot be written.
     """
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
     runs = {RUNS[key]: summaries[key] for key in RUNS if key in summaries}
@@ -232,8 +265,9 @@ def write_quickstart_report(
 def pairs(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], count: int = 6
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """(row before, row after) of `count` questions to read side by side: mostly those that turned from wrong to
-    right, one that is still or newly wrong where there is one, of as many kinds as possible.
+    """Returns (row before, row after) of `count` questions to read side by side.
+
+    Most of them changed from wrong to right. One is wrong after GRPO, if there is one. The kinds vary as much as possible.
     """
     then = {row["id"]: row for row in before}
     both = [(then[row["id"]], row) for row in sorted(after, key=_order) if row["id"] in then]
@@ -246,7 +280,7 @@ def pairs(
 
 
 def _sample(rows: Sequence[Mapping[str, Any]], each: int = 3) -> list[Mapping[str, Any]]:
-    """A few rows to read: wrong, unreadable and right ones, of as many kinds as possible."""
+    """Returns a few rows to read: wrong, unreadable and right ones, of as many kinds as possible."""
     rows = sorted(rows, key=_order)
     wrong = [(row, row) for row in rows if not row["score"] and row["answered"]]
     unread = [(row, row) for row in rows if row["answered"] is None]
@@ -257,7 +291,7 @@ def _sample(rows: Sequence[Mapping[str, Any]], each: int = 3) -> list[Mapping[st
 def _spread(
     candidates: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], count: int
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """`count` of the candidates: one of each kind of preference in turn, another persona where possible."""
+    """Chooses `count` candidates: each kind of preference in turn, and a different persona if possible."""
     chosen: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     left = list(candidates)
     while left and len(chosen) < count:
@@ -280,7 +314,7 @@ def _order(row: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: bool = True) -> dict[str, Any]:
-    """A category with its chart and, under the values, the cells of each run (None where it has none)."""
+    """Returns a category with its chart and, for each value, the cell of each run (None if the run has none)."""
     tables = {
         run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None} for run, table in tables.items()
     }

@@ -1,7 +1,7 @@
-"""A page for people: how it is put together, how its numbers are written, and how it is saved.
+"""HTML report pages: rendering, number formats and saving.
 
-Invariant: a page loads nothing, runs no script but the question browser's own (its policy names that one's hash), and is
-written whole or not at all; everything that comes from data is escaped. A number and its unit stay on one line.
+Invariant: a page loads nothing and runs no script except the question browser's (its policy contains the hash of that script).
+It is written atomically. Everything that comes from data is escaped. A number and its unit stay on one line.
 """
 
 import re
@@ -15,24 +15,24 @@ from rft.data.question import LETTERS
 from rft.files import write_whole
 from rft.report import browser, charts
 
-LONGEST_COMPLETION = 4000  # characters shown of a completion
+LONGEST_COMPLETION = 4000  # maximum number of characters shown per completion
 NBSP = "\N{NO-BREAK SPACE}"
 INTERVAL = f"95{NBSP}% interval"
-CARD_WIDTH = 500  # CSS pixels of a card in one of two columns, within its padding
-CHARACTERS, LINE = 55, 25  # about how many characters stand in a line of a card, and how high it is
+CARD_WIDTH = 500  # inner width of a card in one of two columns, in CSS pixels
+CHARACTERS, LINE = 55, 25  # approximate characters per line of a card, and height of a line in CSS pixels
 
 Card = tuple[str, str, str]
-"""A number at the top of a page: its name, the number as it is written, and a note ("" for none)."""
+"""A number at the top of a page: its name, the formatted number, and a note ("" for none)."""
 
 
 def write_page(path: Path | str, template: str, found: Sequence[Mapping[str, Any]] = (), **values: Any) -> None:
-    """A page from one of the templates.
+    """Writes a page from one of the templates.
 
     Args:
         path: the file to write.
-        template: its name in `rft/evaluate/templates`.
-        found: the entries of the question browser; without any, the page has no script.
-        values: what the template asks for.
+        template: its file name in `rft/report/templates`.
+        found: the entries of the question browser. If empty, the page has no script.
+        values: the variables of the template.
 
     Raises:
         DataError: the page cannot be written.
@@ -63,23 +63,27 @@ def write_page(path: Path | str, template: str, found: Sequence[Mapping[str, Any
 
 
 def percent(share: float | None) -> str:
+    """Formats a share between 0 and 1 in percent."""
     return "–" if share is None else f"{100 * share:.1f}{NBSP}%"
 
 
 def span(interval: Sequence[float] | None) -> str:
-    """A 95 % interval of a share."""
+    """Formats a 95 % interval of a share in percent."""
     return "–" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}{NBSP}%"
 
 
 def points(difference: float) -> str:
+    """Formats a difference of shares in percentage points."""
     return f"{100 * difference:+.1f}"
 
 
 def count(value: float | None) -> str:
+    """Formats a count with thousands separators."""
     return "not given" if value is None else f"{value:,.0f}"
 
 
 def duration(seconds: float) -> str:
+    """Formats a duration in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -88,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def shown(completion: str) -> Iterator[tuple[str, str]]:
-    """(css class, text) of a completion's thought and answer, shortened where it is very long."""
+    """Yields (CSS class, text) for the thought and the answer of a completion, which is cut if it is very long."""
     cut = len(completion) - LONGEST_COMPLETION
     text = completion[:LONGEST_COMPLETION]
     thought, tag, answer = text.rpartition("</think>")
@@ -96,14 +100,19 @@ def shown(completion: str) -> Iterator[tuple[str, str]]:
         yield "thought", thought + tag
     yield "said", answer if tag else text
     if cut > 0:
-        yield "note", f"… and {cut:,} characters more"
+        yield "note", f"… and {cut:,} more characters"
     if not completion.strip():
         yield "note", "(an empty completion)"
 
 
 def columns(figures: str) -> Markup:
-    """The figures of a page in two columns of about the same height: the highest first, each into the shorter column; within
-    a column in the order given. figures: HTML, one `<figure class="card">` after the other."""
+    """Arranges the figures of a page in two columns of about the same height.
+
+    The highest figures are placed first, each in the shorter column. Within a column they keep the given order.
+
+    Args:
+        figures: HTML, a sequence of `<figure class="card">` elements.
+    """
     cards = [card for card in re.split(r'(?=<figure class="card)', figures) if card.strip()]
     heights = [_height(card) for card in cards]
     chosen: list[list[int]] = [[], []]
@@ -115,7 +124,7 @@ def columns(figures: str) -> Markup:
 
 
 def _height(card: str) -> float:
-    """About how high a card is, in CSS pixels, by what it shows while its details are closed."""
+    """Estimates the height of a card in CSS pixels while its details are closed."""
     open_part = re.sub(r"<details.*?</details>", "", card, flags=re.S)
     pictures = re.findall(r'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', open_part)
     high = sum(CARD_WIDTH * float(height) / float(width) for width, height in pictures)

@@ -1,19 +1,19 @@
-"""What others have published on PersonaMem-v2, for reference beside a run. None of it was measured here.
+"""Published PersonaMem-v2 results, for reference next to a run. None of them was measured here.
 
-Source: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k histories. Shares of
-1; None where not stated.
+Source: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k histories. Values are shares
+between 0 and 1; None if not stated.
 """
 
 NOTE = "published, not measured here"
 
 # (system, multiple choice, open-ended)
 OVERALL: tuple[tuple[str, float | None, float | None], ...] = (
-    ("GPT-5-Chat, whole history", 0.456, 0.462),
+    ("GPT-5-Chat, full history", 0.456, 0.462),
     ("Qwen3-4B after the cold start", 0.350, None),
-    ("Qwen3-4B after GRPO (80/20 mix), whole history", 0.538, 0.560),
+    ("Qwen3-4B after GRPO (80/20 mix), full history", 0.538, 0.560),
     ("Qwen3-4B after GRPO, agentic memory", 0.552, 0.607),
 )
-# Mean over the frontier models and both windows: (category, value, multiple choice, spread as published)
+# Mean over the frontier models and both history sizes: (category, value, multiple choice, published spread)
 BY_CATEGORY: tuple[tuple[str, str, float, float], ...] = (
     ("pref_type", "stereotypical_pref", 0.489, 0.057),
     ("pref_type", "neutral_preferences", 0.416, 0.033),

@@ -1,14 +1,14 @@
-"""What pages and statistics ask of one row of `results.jsonl`, or of a few rows or a summary of them."""
+"""Helpers that pages and statistics use on rows of `results.jsonl` and on summaries of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
-FORM_MATTERS = 0.005  # the share of answers from which on a lenient reading of boxes is worth telling
+FORM_MATTERS = 0.005  # a lenient reading of boxes is reported if it changes at least this share of answers
 
 
 def question_of(row: Row) -> str:
-    """The id of the question that a row is about, whichever way it was asked."""
+    """Returns the id of a row's question, the same for all option orders and samples."""
     return row.get("question", row["id"])
 
 
@@ -18,7 +18,7 @@ def is_open(row: Row) -> bool:
 
 
 def mean_scores(rows: Sequence[Row]) -> dict[str, float]:
-    """{question id: its mean score over all ways in which it was asked}; questions without a score are left out."""
+    """Returns {question id: mean score over its option orders and samples}, without the questions that have no score."""
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["score"] is not None:
@@ -27,5 +27,5 @@ def mean_scores(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def understated(summary: Mapping[str, Any]) -> bool:
-    """Whether answers whose box has another form than was asked for would make a difference worth telling."""
+    """Whether answers whose box has another form than requested change the result enough to report it."""
     return "right" in summary and summary["right_leniently"] - summary["right"] > FORM_MATTERS

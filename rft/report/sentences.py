@@ -1,6 +1,6 @@
-"""What an evaluation or a quickstart shows, in plain sentences.
+"""Results of an evaluation or a quickstart in plain sentences.
 
-Invariant: a sentence says no more than its numbers do, over all and in each category that is large enough to be judged.
+Invariant: a sentence claims no more than its numbers support, overall and in each category that is large enough to judge.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,22 @@ from rft.report import charts
 from rft.report.pages import INTERVAL, NBSP, percent, span
 
 CATEGORIES = {
-    "kind": "What has to be told",
+    "kind": "Kind of question",
     "pref_type": "Kind of preference",
     "who": "Whose preference",
     "updated": "Changed later",
-    "scenario": "Where it was said",
-    "distance": "Tokens since it was said",
-    "pref_type_who": "Kind and whose",
+    "scenario": "Where it was mentioned",
+    "distance": "Tokens since it was mentioned",
+    "pref_type_who": "Kind of preference and whose",
     "history_length": "Length of the history, in tokens of 4 characters",
 }
 
 
 def consistently(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with the share of right and consistent answers as its accuracy, in every category too; as it is if its
-    questions had no options."""
+    """Returns the summary with the share of right and consistent answers as its accuracy, in every category too.
+
+    A summary of questions without options is returned unchanged.
+    """
     if "right_and_consistent" not in summary:
         return dict(summary)
     by = {name: {value: consistently(cell) for value, cell in table.items()} for name, table in summary.get("by", {}).items()}
@@ -34,22 +36,23 @@ def consistently(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What a quickstart shows, in a few plain sentences; the last lines on the terminal and in the report.
+    """Describes the results of a quickstart in a few sentences, for the end of the terminal output and for the report.
 
-    summaries: as for `write_quickstart_report`.
+    Args:
+        summaries: as for `write_quickstart_report`.
     """
     before, after = consistently(summaries["sft"]), consistently(summaries["grpo"])
     gain = after["accuracy"] - before["accuracy"]
     said = [
-        f"GRPO took the model from {percent(before['accuracy'])} to {percent(after['accuracy'])} answers that are right and "
-        f"consistent ({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} people it never met "
+        f"With GRPO, right and consistent answers went from {percent(before['accuracy'])} to {percent(after['accuracy'])} "
+        f"({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} held-out personas "
         f"({INTERVAL} {span(after['ci95'])}, before {span(before['ci95'])}). Guessing gives 25{NBSP}%.",
         *_on_words(before, after),
     ]
     if "blind" in summaries:
-        said.append(_on_control(summaries["blind"], "Without the history the same model gets", "the history"))
+        said.append(_on_control(summaries["blind"], "Without the history, the same model gets", "the history"))
     if "longest_option" in summaries:
-        said.append(_on_control(summaries["longest_option"], "Always taking the longest option gets", "reading the options"))
+        said.append(_on_control(summaries["longest_option"], "Always choosing the longest option gets", "reading the options"))
     if "strongest" in after["controls"]:
         said.append(_on_rules(after["controls"]["strongest"]))
     said += _on_kinds(_by_kind(before, after))
@@ -59,19 +62,24 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _on_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What the words say, beside the box."""
+    """Describes how often the words name the gold option and agree with the box."""
     if "thought_right" not in after:
         return []
-    said = f"The thought names the gold option in {percent(after['thought_right'])} of the answers, before GRPO in "
-    said += f"{percent(before['thought_right'])}"
+    said = f"The thought names the gold option in {percent(after['thought_right'])} of the answers (before GRPO: "
+    said += f"{percent(before['thought_right'])})"
     if after["consistent"] is not None:
         said += f"; words and box agree in {percent(after['consistent'])} (before: {percent(before['consistent'])})"
     return [said + "."]
 
 
 def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
-    """Which kind gained most, which lost most and which is the lowest after GRPO: a kind is named once, and not for a gain
-    or loss of nothing, nor as the lowest of equals. moved: (kind, accuracy before, accuracy after)."""
+    """Names the kind that gained most, the kind that lost most, and the kind with the lowest accuracy after GRPO.
+
+    A kind is named at most once. A gain or loss of zero is not reported, and equal kinds have no lowest one.
+
+    Args:
+        moved: (kind, accuracy before, accuracy after) of each kind.
+    """
     if len(moved) < 2:
         return []
     gained, lost = (pick(moved, key=lambda item: item[2] - item[1]) for pick in (max, min))
@@ -93,52 +101,53 @@ def _moved(item: tuple[str, float, float]) -> str:
 
 
 def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What is written, what is answered from it, by the writer and by a fixed reader, and what is read for an answer."""
+    """Describes the memories: correct lines, accuracy of the writer and of a fixed reader, and tokens read per question."""
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
     memory, before = summaries["memory"], summaries.get("memory_sft")
     found = []
     if written := memory.get("lines"):
-        said = (f"Of the {written['targets']:,} lines that {written['memories']} memories should hold, "
+        said = (f"Of the {written['targets']:,} lines that {written['memories']} memories should contain, "
                 f"{percent(written['right_rate'])} are right ({INTERVAL} {span(written['ci95'])})")
         found.append(f"{said}{_before(before and before.get('lines'), 'right_rate')}.")
-    said = f"From its memory alone it gets {percent(memory['accuracy'])} ({INTERVAL} {span(memory['ci95'])})"
+    said = f"From its memory alone, the model gets {percent(memory['accuracy'])} ({INTERVAL} {span(memory['ci95'])})"
     found.append(f"{said}{_before(before, 'accuracy')}.")
     if before and memory.get("reader"):
         read = consistently(memory["reader"])
         found.append(f"A fixed reader, the cold start, gets {percent(read['accuracy'])} ({INTERVAL} {span(read['ci95'])}) from "
-                     f"the same memories, and {percent(before['accuracy'])} from its own.")
+                     f"the same memories and {percent(before['accuracy'])} from its own.")
     if "grpo" in summaries:
         read, all_of_it = memory["input_tokens_per_question"], summaries["grpo"]["input_tokens_per_question"]
-        found.append(f"It reads {read:,.0f} tokens for a question; who reads the whole history reads {all_of_it:,.0f} "
-                     f"({all_of_it / read:.1f} times as many) and gets {percent(summaries['grpo']['accuracy'])} of all.")
+        found.append(f"It reads {read:,.0f} tokens per question. Reading the full history takes {all_of_it:,.0f} tokens "
+                     f"({all_of_it / read:.1f} times as many) and gets {percent(summaries['grpo']['accuracy'])}.")
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
         found.append(
-            f"Of {gone['written']} things that users asked to forget and that stood in a memory, {gone['gone']} are gone "
+            f"Of {gone['written']} facts that were in a memory and that users asked to forget, {gone['gone']} are gone "
             f"({percent(gone['rate'])})."
         )
     return found
 
 
 def _before(summary: Mapping[str, Any] | None, key: str) -> str:
-    """The same number of the cold start, behind that of the run; "" without one."""
+    """Returns the same number of the cold start, to append to that of the run; "" if there is no cold start."""
     return f", {percent(summary[key])} before GRPO" if summary else ""
 
 
 def on_controls(summary: Mapping[str, Any]) -> list[str]:
-    """What the controls of an evaluation say, over all and in each category that is large enough, and no more than that."""
+    """Describes what the controls of an evaluation show, overall and in each category that is large enough to judge."""
     said = []
     if (blind := summary["controls"].get("blind")) is not None and blind["accuracy"] is not None:
-        said.append(_on_control(blind, "Without the history the same model gets", "the history"))
+        said.append(_on_control(blind, "Without the history, the same model gets", "the history"))
     if (best := summary["controls"].get("strongest")) is not None:
         said.append(_on_rules(best))
     return said
 
 
 def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
-    """What a control says: at chance, where it is so over all and in each category that is large enough; else these are named.
+    """Describes a control: at chance, if that holds overall and in each large category; otherwise names the categories above.
 
-    A category is above chance as `rules.bar` has it, for as many as there are: the best of many is so by luck.
+    `rules.bar` defines when a category is above chance. It depends on how many categories there are, since the best of many is
+    above chance by luck.
     """
     low, high = summary["ci95"]
     cells = _cells(summary["by"])
@@ -150,20 +159,20 @@ def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
     if low > charts.CHANCE:
         verdict = "more than guessing, so a part of the score does not come from the history"
     elif high < charts.CHANCE:
-        verdict = "less than guessing over all"
+        verdict = "less than guessing overall"
     elif above:
-        verdict = "no better than guessing over all, but not in each category"
+        verdict = "no better than guessing overall, but better in some categories"
     else:
-        follows = "what it knows it reads in the history" if source == "the history" else f"{source} cannot explain what it knows"
+        follows = "its knowledge comes from the history" if source == "the history" else f"{source} cannot explain its results"
         verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
     found = f"{does} {percent(summary['accuracy'])} ({INTERVAL} {span(summary['ci95'])}): {verdict}."
     return found + (f" More than guessing: {'; '.join(above)}." if above else "")
 
 
 def _on_rules(best: Mapping[str, Any]) -> str:
-    """The strongest of the rules that read neither history nor labels."""
+    """Describes the strongest of the rules that read neither the history nor the labels."""
     found = (
-        f"Of {best['tried']} rules that read nothing but the question and its options, the strongest ({best['rule']}) gets "
+        f"Of {best['tried']} rules that read only the question and its options, the strongest ({best['rule']}) gets "
         f"{percent(best['accuracy'])} ({INTERVAL} {span(best['ci95'])})"
     )
     cells = _cells(best["by"])
@@ -173,22 +182,22 @@ def _on_rules(best: Mapping[str, Any]) -> str:
         if cell["telling"]
     ]
     if best["telling"]:
-        verdict = "more than chance allows the best of so many, so a part of the score can be had without reading"
+        verdict = "more than chance allows for the best of them, so part of the score needs no history"
     elif telling:
-        verdict = "what chance allows the best of so many over all, but not in each category"
+        verdict = "within chance for the best of them overall, but above it in some categories"
     else:
-        verdict = f"what chance allows the best of so many, {_each_of(cells)}"
+        verdict = f"within chance for the best of them, {_each_of(cells)}"
     return f"{found}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
 
 
 def _by_kind(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """(kind of question, accuracy before, accuracy after)"""
+    """Returns (kind of question, accuracy before, accuracy after) of each kind."""
     then, now = before["by"]["kind"], after["by"]["kind"]
     return [(kind, then[kind]["accuracy"], now[kind]["accuracy"]) for kind in now if kind in then]
 
 
 def _cells(by: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The cells of all categories that are large enough to be judged by themselves, by their names."""
+    """Returns {name: cell} of all categories that are large enough to judge on their own."""
     return {
         f"{CATEGORIES[category].lower()} = {charts.readable(value)}": cell
         for category, table in by.items()
@@ -199,5 +208,5 @@ def _cells(by: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 def _each_of(cells: Mapping[str, Any]) -> str:
     if not cells:
-        return f"over all; no category has the {rules.LEAST} questions that it takes to say so of it"
-    return f"over all and in each of {len(cells)} categories of at least {rules.LEAST} questions"
+        return f"overall; no category has the {rules.LEAST} questions needed to judge it on its own"
+    return f"overall and in each of {len(cells)} categories of at least {rules.LEAST} questions"

@@ -1,6 +1,6 @@
-"""The curve over several checkpoints of one training run: accuracy, with its interval, by step.
+"""Report on several checkpoints of one training run: accuracy by step, with its interval.
 
-Invariant: every point is an evaluation of its own in a folder of its own; the page adds nothing but their order.
+Invariant: every point is a separate evaluation in its own folder. The page only puts them in order.
 """
 
 import json
@@ -13,13 +13,18 @@ from rft.files import write_whole
 
 
 def step_of(name: str) -> int | None:
-    """The number that a checkpoint's folder ends in: 200 of `out/checkpoint-200`."""
+    """Returns the number at the end of a checkpoint's folder name: 200 for `out/checkpoint-200`."""
     found = re.search(r"(\d+)$", Path(name).name)
     return int(found[1]) if found else None
 
 
 def write_sweep(summaries: Mapping[str, Mapping[str, Any]], out: Path) -> None:
-    """`sweep.json` and `report.html` for {checkpoint: its summary}."""
+    """Writes `sweep.json` and `report.html`.
+
+    Args:
+        summaries: {checkpoint: its summary}.
+        out: the folder to write to.
+    """
     from rft.report.evaluation import write_sweep_report
 
     keys = ("accuracy", "ci95", "n", "accuracy_without_gate", "format_rate", "unparsed_rate", "controls")

@@ -1,7 +1,7 @@
-"""`rft report RUN_DIR`: a training's curves and samples as one self-contained page, from the files in its output folder.
+"""`rft report RUN_DIR`: curves and samples of a training run as one self-contained page, from the files in its output folder.
 
-Invariant: everything comes from `metrics.jsonl`, `provenance.json` and `completions/`; nothing is asked of W&B. The page is
-put together as those of the evaluation are.
+Invariant: everything comes from `metrics.jsonl`, `provenance.json` and `completions/`, nothing from W&B. The page is rendered
+like the evaluation pages.
 """
 
 import argparse
@@ -21,18 +21,20 @@ from rft.runs.tracking import METRICS, read_metrics
 Row = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
-QUESTIONS = 4  # of the newest generation that are shown
+QUESTIONS = 4  # shown from the newest generation
 FACTS = {"git_commit": "commit of rft", "data_sha256": "data sha256"}
 _OPTION = re.compile(r"^\(([a-d])\) (.+)$", re.M)
 _CHOICES = "\n\nThis is a multiple-choice question. Options:\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="output folder of a training")
-    parser.add_argument("--out", type=Path, help="page to write (default: RUN_DIR/training.html)")
+    """Adds the arguments of `rft report`."""
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="output folder of a training run")
+    parser.add_argument("--out", type=Path, help="file to write the page to (default: RUN_DIR/training.html)")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Writes the page and prints its path."""
     page = args.out or args.run / "training.html"
     write_report(args.run, page)
     print(page)
@@ -40,7 +42,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_report(folder: Path, page: Path) -> None:
-    """The page of a training's output folder.
+    """Writes the page of a training run.
+
+    Args:
+        folder: output folder of the run.
+        page: the file to write.
 
     Raises:
         DataError: nothing was logged there, or the page cannot be written.
@@ -48,7 +54,7 @@ def write_report(folder: Path, page: Path) -> None:
     logged = read_metrics(folder / METRICS)
     rows = [row for row in logged if any(key in row for key in HEADLINES)]
     if not rows:
-        raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training")
+        raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training run")
     headline = next(key for key in HEADLINES if any(key in row for row in rows))
     values = find(rows, {headline: headline}).get(headline)
     if not values:
@@ -81,7 +87,12 @@ def write_report(folder: Path, page: Path) -> None:
 
 
 def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
-    """(step, value) points of each series that was logged, by its name. metrics: as those of a `Panel`."""
+    """Returns {name of the series: its (step, value) points} of each series that was logged.
+
+    Args:
+        rows: the lines of `metrics.jsonl`.
+        metrics: as in `Panel`.
+    """
     logged = dict.fromkeys(key for row in rows for key in row)
     names: dict[str, str] = {}
     for wanted, name in metrics.items():
@@ -95,7 +106,7 @@ def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
 
 
 def cards(rows: Sequence[Row]) -> list[Card]:
-    """The numbers at the top of the page: how each stands at the end, and how it stood at the start."""
+    """Returns the numbers at the top of the page, each with its value at the end and at the start."""
     found = []
     for metric, (name, share) in CARDS.items():
         for points in find(rows, {metric: name}).values():
@@ -105,8 +116,9 @@ def cards(rows: Sequence[Row]) -> list[Card]:
 
 
 def newest_questions(folder: Path) -> dict[str, Any] | None:
-    """The best and the worst completion of a few questions of the newest generation on disk: of those on which the
-    completions differ most. None without a generation.
+    """Returns the best and the worst completion of a few questions of the newest generation on disk.
+
+    These are the questions whose completions differ most. None if there is no generation.
     """
     files = sorted((folder / "completions").glob("completions_*.parquet"))
     if not files:
@@ -127,11 +139,11 @@ def newest_questions(folder: Path) -> dict[str, Any] | None:
 
 
 def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
-    """A question as the page shows it. rows: its completions, best first."""
+    """Returns a question as the page shows it. rows: its completions, best first."""
     query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
     best, worst = rows[0], rows[-1]
     differ = best["advantage"] > worst["advantage"]
-    sides = {"best": best, "worst": worst} if differ else {"all worth the same, one of them": best}
+    sides = {"best": best, "worst": worst} if differ else {"all have the same reward, one of them": best}
     return {
         "query": query,
         "options": _OPTION.findall(rest) if choices else [],
@@ -141,7 +153,7 @@ def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
 
 
 def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
-    """A completion with what it is worth, in the form that the other pages mark as right or wrong."""
+    """Returns a completion with its rewards, in the form that the other pages mark as right or wrong."""
     from reward import mcq_letter, personamem
 
     gold = _gold(row)
@@ -153,12 +165,12 @@ def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
         "gold": gold,
         "answered": mcq_letter(row["completion"]) if gold else None,
         "score": personamem([row["completion"]], [gold])[0] if gold else None,
-        "finished": True,  # the files do not say
+        "finished": True,  # not recorded in the files
     }
 
 
 def _gold(row: Row) -> str | None:
-    """The letter that is right; None if the question has none (an open-ended one, a memory)."""
+    """Returns the gold letter; None if there is none (an open-ended question, a memory)."""
     return row["answer"] if isinstance(row.get("answer"), str) else None
 
 
@@ -172,14 +184,14 @@ def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, Any]:
 
 
 def _ends(points: Points) -> tuple[float, float]:
-    """Means of the first and of the last values."""
+    """Returns the means of the first and of the last values."""
     values = [value for _, value in points]
     window = _window(len(values))
     return math.fsum(values[:window]) / window, math.fsum(values[-window:]) / window
 
 
 def _window(count: int) -> int:
-    """Over how many of `count` logged values the start and the end of a curve are averaged: a tenth."""
+    """Returns how many of `count` logged values are averaged for the start and the end of a curve: a tenth."""
     return max(1, count // 10)
 
 
@@ -192,7 +204,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _not_numbers(rows: Sequence[Row]) -> list[str]:
-    """The metrics that were NaN or infinite, with how often: their curves have holes."""
+    """Returns the metrics that were NaN or infinite, with how often. Their curves have gaps."""
     counts: dict[str, int] = {}
     for row in rows:
         for key, value in row.items():
@@ -202,14 +214,14 @@ def _not_numbers(rows: Sequence[Row]) -> list[str]:
 
 
 def _facts(folder: Path) -> dict[str, str]:
-    """What `provenance.json` says, in words."""
+    """Returns the entries of `provenance.json` with readable names."""
     path = folder / "provenance.json"
     if not path.exists():
         return {}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path}: cannot read it as JSON ({error}); remove it to have a page without it") from None
+        raise DataError(f"{path}: cannot read it as JSON ({error}); remove it to write the page without it") from None
     versions = ", ".join(f"{name} {version}" for name, version in record.pop("versions", {}).items())
     facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in record.items()}
     return facts | ({"versions": versions} if versions else {})

@@ -1,0 +1,1 @@
+"""The life of a training run: spec, checkpoints, resume, early failure, tracking and model card."""

@@ -1,9 +1,10 @@
-"""Checkpoints that are whole or not there, and resumes that compute what an uninterrupted run would have.
+"""Atomic checkpoints and bit-exact resume.
 
-A checkpoint is written into `.saving`, listed file by file in its `whole.json`, synced to disk and renamed: whatever dies, and
-whenever, no folder `checkpoint-N` is ever half. Beside what transformers saves (weights, optimizer, scheduler, random states of
-every rank) each rank keeps what transformers and TRL hold in memory only: the buffered generation, TRL's step counter, and the
-metrics of a logging window that is not over. The order of the data follows from (seed, epoch), which is told to the sampler.
+Invariant: a folder `checkpoint-N` is always complete, whichever process dies and whenever. A checkpoint is written into
+`.saving`, listed file by file in its `whole.json`, synced to disk and renamed. transformers saves the weights, the optimizer, the
+scheduler and every rank's random states. In addition, each rank saves what transformers and TRL keep in memory only: the buffered
+generation, TRL's step counter, and the metrics of an unfinished logging window. The order of the data depends only on
+(seed, epoch), and the sampler is given the epoch.
 """
 
 import json
@@ -41,11 +42,11 @@ COUNTERS = (
     "_globalstep_last_logged",
     "_initial_global_step",
 )
-"""What a trainer counts in memory only; those it has are kept."""
+"""Counters that a trainer keeps in memory only; those that it has are saved."""
 
 
 class ResumableMixin(Trainer):
-    """Mixed in before a transformers or TRL trainer: its checkpoints are whole, and hold all of its state."""
+    """Mixin before a transformers or TRL trainer: its checkpoints are atomic and contain all of its state."""
 
     identity: RunSpec | None = None
 
@@ -74,12 +75,12 @@ class ResumableMixin(Trainer):
         self.accelerator.wait_for_everyone()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Ours in place of TRL's, wherever one is asked for: with checkpoints, at the end, and for the Hub."""
+        """Writes our model card instead of TRL's: with checkpoints, at the end, and for the Hub."""
         if self.identity is not None and self.is_world_process_zero():
             write_card(Path(self.args.output_dir), self.identity, provenance(self.identity.data_sha256))
 
     def _finish(self, staged: Path, final: Path) -> None:
-        """From files written to a checkpoint on disk."""
+        """Turns the staged files into a checkpoint: manifest, sync to disk, rename."""
         best = self.state.best_model_checkpoint
         if best is not None and Path(best) == staged:
             self.state.best_model_checkpoint = str(final)
@@ -93,13 +94,13 @@ class ResumableMixin(Trainer):
         (staged / WHOLE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*files.values(), staged / WHOLE, *(p for p in staged.rglob("*") if p.is_dir()), staged]:
             sync(path)
-        if final.exists():  # of an earlier life of this run, passed over as broken or from behind the resume point
+        if final.exists():  # from before a resume: damaged, or later than the resume point
             shutil.rmtree(final)
         staged.rename(final)
         sync(final.parent)
 
     def _rank_state(self) -> dict[str, Any]:
-        """What this rank's trainer keeps in RAM alone, as plain values and tensors."""
+        """State that this rank's trainer keeps in RAM only, as plain values and tensors."""
         state: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
         state["_tr_loss"] = self._tr_loss.detach().cpu()
         if hasattr(self, "_metrics"):
@@ -115,13 +116,17 @@ class ResumableMixin(Trainer):
         return state
 
     def recall(self, checkpoint: Path) -> None:
-        """Put back what `_rank_state` kept of this rank."""
-        device = "cpu" if self.args.device.type == "cpu" else self.args.device  # torch knows no place called cpu:0
+        """Restores the state that `_rank_state` saved for this rank.
+
+        Raises:
+            CheckpointError: If the checkpoint has no state file for this rank.
+        """
+        device = "cpu" if self.args.device.type == "cpu" else self.args.device  # torch cannot load to a device named cpu:0
         path = checkpoint / _state_name(self.args.process_index)
         if not path.exists():
             raise CheckpointError(
-                f"{checkpoint}: no {path.name}; it was written by an rft before 2026-11-27 (commit 0f2c572 or older), which can "
-                "resume it, or by fewer processes"
+                f"{checkpoint}: no {path.name}; it was written by fewer processes, or by rft before 2026-11-27 (commit 0f2c572 "
+                "or older): resume it with as many processes, or with that version of rft"
             )
         state = torch.load(path, map_location=device, weights_only=True)
         for name in COUNTERS:
@@ -142,7 +147,7 @@ class ResumableMixin(Trainer):
 
 
 def sync(path: Path) -> None:
-    """Has a file or folder on disk before anything else happens."""
+    """Flushes a file or folder to disk and waits for it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -155,22 +160,27 @@ def _state_name(rank: int) -> str:
 
 
 class RecallCallback(TrainerCallback):
-    """Where training begins, puts back what the checkpoint keeps of the trainer's memory; where an epoch begins, tells the
-    sampler which, through whatever accelerate has wrapped around it (it forgets to, for several processes that skip batches)."""
+    """Restores the trainer's state when training begins, and sets the sampler's epoch when an epoch begins.
+
+    It reaches the sampler through accelerate's wrappers: with several processes and skipped batches, accelerate does not set the
+    epoch itself.
+    """
 
     def __init__(self, trainer: ResumableMixin, checkpoint: Path | None):
         self.trainer, self.checkpoint = trainer, checkpoint
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Restores the trainer's state."""
         if self.checkpoint is not None:
             self.trainer.recall(self.checkpoint)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Sets the epoch of every sampler in the data loader."""
         epoch = int(state.epoch or 0)
         for sampler in _samplers(train_dataloader):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-            elif isinstance(getattr(sampler, "generator", None), torch.Generator):  # TRL's, which would go on where it stopped
+            elif isinstance(getattr(sampler, "generator", None), torch.Generator):  # TRL's, which would continue where it stopped
                 sampler.generator.manual_seed(args.seed + epoch)
 
 
@@ -182,7 +192,7 @@ def _samplers(loader: Any) -> Iterator[Any]:
 
 
 def checksum(path: Path) -> str:
-    """CRC-32 of a file, hexadecimal: it finds damage, not malice."""
+    """Returns the CRC-32 of a file in hexadecimal; it detects damage, not tampering."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(2**24):
@@ -191,7 +201,7 @@ def checksum(path: Path) -> str:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder; None where it is whole."""
+    """Describes what is wrong with a checkpoint folder; None if it is complete."""
     try:
         manifest = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
         files = manifest["files"].items()
@@ -206,33 +216,41 @@ def damage(folder: Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} of {size:,} bytes"
         if checksum(path) != crc:
-            return f"{name} is not what was written (checksum)"
+            return f"{name} does not match its checksum"
     return None
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, newest first."""
+    """Lists the checkpoint folders of a run, newest first."""
     found = [p for p in run.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
 
 
 def newest_whole(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run; those that are passed over are named, with what is wrong with them."""
+    """Finds the newest complete checkpoint of a run; logs each one that it skips, with the reason."""
     for folder in checkpoints(run):
         wrong = damage(folder)
         if wrong is None:
             return folder
-        logger.warning("resume: %s is passed over: %s", folder.name, wrong)
+        logger.warning("resume: skipping %s: %s", folder.name, wrong)
     return None
 
 
 def resume_point(args: Any, identity: RunSpec) -> Path | None:
-    """The checkpoint to go on from: the one named, or with `resume_from_checkpoint: true` the newest whole one in output_dir, if
-    any. Decided on the first process, for all.
+    """Chooses the checkpoint to resume from; the first process decides for all.
+
+    Args:
+        args: the training arguments. `resume_from_checkpoint` names a folder, or is true for the newest complete checkpoint in
+            output_dir.
+        identity: the spec of this run.
+
+    Returns:
+        The checkpoint's folder; None to start from the beginning.
 
     Raises:
-        CheckpointError: it is damaged or of another run, or output_dir holds checkpoints and nothing is said of resuming.
-        RecipeError: no such folder.
+        CheckpointError: If the checkpoint is damaged or is from a different run, or if output_dir contains checkpoints and
+            `resume_from_checkpoint` is not set.
+        RecipeError: If the named folder does not exist.
     """
     decided: list[Any] = [None, None]
     if args.process_index == 0:
@@ -251,28 +269,28 @@ def _resume_point(args: Any, identity: RunSpec) -> Path | None:
     if wanted in (None, False, "false", "False"):
         if earlier := checkpoints(run):
             raise CheckpointError(
-                f"{run} holds {earlier[0].name} of an earlier run: add --resume_from_checkpoint true to go on from it, or name "
-                "another output_dir"
+                f"{run} contains {earlier[0].name} of an earlier run: add --resume_from_checkpoint true to resume from it, or "
+                "name another output_dir"
             )
         return None
     if wanted in (True, "true", "True"):
         folder = newest_whole(run)
         if folder is None:
-            logger.info("resume: no whole checkpoint in %s, so from the start", run)
+            logger.info("resume: no complete checkpoint in %s, starting from the beginning", run)
             return None
     else:
         folder = Path(wanted)
         if not folder.is_dir():
             raise RecipeError(
-                f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder or true for the newest"
+                f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder, or true for the newest one"
             )
         if wrong := damage(folder):
-            raise CheckpointError(f"{folder}: {wrong}; name another checkpoint, or true for the newest whole one")
+            raise CheckpointError(f"{folder}: {wrong}; name another checkpoint, or true for the newest complete one")
     written = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["identity"]
     if written is not None:
         if written["recipe"].get("save_only_model"):
             raise CheckpointError(
-                f"{folder} holds no optimizer (save_only_model: true), so nothing can go on from it exactly; "
+                f"{folder} contains no optimizer state (save_only_model: true), so a run cannot resume from it; "
                 f"start a new run with --model_name_or_path {folder}"
             )
         for difference in identity.check_goes_on(written, str(folder), args.allow_change):

@@ -1,9 +1,8 @@
-"""A run that cannot go on well ends at once, and says why: numbers that are none, a process that stands still, a full disk, an
+"""Ends a run at once, with the reason, if it cannot continue: NaN or infinite values, a stalled process, a full disk, or an
 output folder that another run writes to.
 
-Where a loss or gradient is not finite, all processes end together, before the optimizer's step (under DeepSpeed, which
-steps inside
-the backward pass, behind it), and before any checkpoint; the micro-batches of that step are saved.
+If a loss or gradient is not finite, all processes end together, before the optimizer's step and before any checkpoint. (DeepSpeed
+steps inside the backward pass, so there they end after the step.) The micro-batches of that step are saved.
 """
 
 import faulthandler
@@ -25,15 +24,20 @@ from rft.files import claim
 logger = logging.getLogger(__name__)
 
 STALLED = 76
-"""Exit code of a process that has stood still."""
+"""Exit code of a process that made no progress."""
 MARGIN = 1.2
-"""Free disk that is asked for, in checkpoints."""
+"""Free disk space required before a checkpoint, in checkpoint sizes."""
 
 
 class FailFastMixin(Trainer):
-    """Mixed in before a trainer: a loss or gradient that is not finite ends training."""
+    """Mixin before a trainer: a loss or gradient that is not finite ends training."""
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trains on a micro-batch.
+
+        Raises:
+            TrainingError: If its loss is not finite on some rank.
+        """
         if not hasattr(self, "_rows_of_step"):
             self._rows_of_step: list[Any] = []
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -42,7 +46,7 @@ class FailFastMixin(Trainer):
         return loss
 
     def _batch(self, inputs: Any) -> Any:
-        """The tensors of the micro-batch just trained."""
+        """The tensors of the micro-batch that was just trained on."""
         buffered = getattr(self, "_buffered_inputs", None)
         return inputs if buffered is None else buffered[(self._step - 1) % self.args.steps_per_generation]
 
@@ -66,19 +70,22 @@ class FailFastMixin(Trainer):
         self.accelerator.wait_for_everyone()
         raise TrainingError(
             f"step {step}: the {what} is not finite (rank {', '.join(map(str, ranks))}); the rows of the step are in {folder}. "
-            "Lower learning_rate or max_grad_norm, or train in bf16 or fp32, and go on from the last checkpoint"
+            "Lower learning_rate or max_grad_norm, or train in bf16 or fp32, and resume from the last checkpoint"
         )
 
 
 class StallCallback(TrainerCallback):
-    """A thread that ends this process when nothing has ended in it for `minutes`: rank and stacks on stderr, exit code 76. The
-    launcher then ends the other processes."""
+    """Ends this process if it makes no progress for `minutes`: prints its rank and stack traces, and exits with code 76.
+
+    A thread watches; progress is a finished micro-batch, step or checkpoint. The launcher then ends the other processes.
+    """
 
     def __init__(self, minutes: float):
         self.minutes = minutes
         self.moved, self.last, self.stop = time.monotonic(), "the start", threading.Event()
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Starts the watching thread; none if `minutes` is 0."""
         if self.minutes > 0:
             self.rank = f"rank {args.process_index} of {args.world_size}"
             self._move("the start")
@@ -88,15 +95,19 @@ class StallCallback(TrainerCallback):
         self.moved, self.last = time.monotonic(), what
 
     def on_substep_end(self, args, state, control, **kwargs):
+        """Counts a micro-batch as progress."""
         self._move(f"a micro-batch of step {state.global_step + 1}")
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Counts a step as progress."""
         self._move(f"step {state.global_step}")
 
     def on_save(self, args, state, control, **kwargs):
+        """Counts a checkpoint as progress."""
         self._move(f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Stops the watching thread."""
         self.stop.set()
 
     def _watch(self) -> None:
@@ -104,8 +115,8 @@ class StallCallback(TrainerCallback):
             still = time.monotonic() - self.moved
             if still > self.minutes * 60:
                 print(
-                    f"error: {self.rank} has stood still for {still:.0f} s behind {self.last} (stall_minutes {self.minutes:g}). "
-                    "The stacks show where; a collective there waits for a rank that is elsewhere.",
+                    f"error: {self.rank}: no progress for {still:.0f} s after {self.last} (stall_minutes {self.minutes:g}). "
+                    "Stack traces follow; a rank waiting in a collective is blocked by another rank.",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -114,20 +125,25 @@ class StallCallback(TrainerCallback):
 
 
 def size(count: float) -> str:
-    """Bytes in the largest unit of which there is at least one: "640.0 KiB", "7.5 GiB"."""
+    """Formats bytes in the largest unit that gives at least 1: "640.0 KiB", "7.5 GiB"."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = min(max(int(count).bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{count / 2 ** (10 * power):.{bool(power):d}f} {units[power]}"
 
 
 class DiskCallback(TrainerCallback):
-    """Ends the run before a checkpoint that the disk has no room for, so that the last one stays."""
+    """Ends the run before a checkpoint that does not fit on the disk, so that the last one survives."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.needed = 0
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Checks the free space before a checkpoint.
+
+        Raises:
+            TrainingError: If some process has too little.
+        """
         due = args.save_strategy == "steps" and args.save_steps and state.global_step % args.save_steps == 0
         if not (due or control.should_save):
             return
@@ -135,21 +151,24 @@ class DiskCallback(TrainerCallback):
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(args.output_dir).free
         full = torch.tensor(int(free < self.needed * MARGIN), device=args.device)
-        if self.trainer.accelerator.gather(full).max().item():  # all of them end
+        if self.trainer.accelerator.gather(full).max().item():  # all processes end together
             raise TrainingError(
                 f"step {state.global_step}: {args.output_dir} has {size(free)} free and a checkpoint takes about "
-                f"{size(self.needed)}; free some (or set save_total_limit) and go on with --resume_from_checkpoint true"
+                f"{size(self.needed)}; free some space (or set save_total_limit) and resume with --resume_from_checkpoint true"
             )
 
     def on_save(self, args, state, control, **kwargs):
+        """Measures the checkpoint just written: the next one needs as much."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self.needed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def checkpoint_bytes(trainer: Any) -> int:
-    """About what a first checkpoint takes: the weights that are saved, and two moments (and a float32 copy where DeepSpeed keeps
-    one) of those trained."""
+    """Estimates the size of the first checkpoint in bytes.
+
+    It contains the saved weights, and two moments of each trained weight (and its float32 copy if DeepSpeed keeps one).
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad) for p in model.parameters()]
     adapter = hasattr(model, "peft_config")
@@ -159,10 +178,15 @@ def checkpoint_bytes(trainer: Any) -> int:
 
 
 class OutputLock:
-    """One run at a time writes to an output folder. Held as long as the process lives."""
+    """Lock on an output folder, so that one run at a time writes to it. Held until the process ends."""
 
     def __init__(self, folder: Path):
-        """Raises RecipeError where another run holds it, CheckpointError where nothing can be written."""
+        """Takes the lock.
+
+        Raises:
+            RecipeError: If another run has it.
+            CheckpointError: If the folder is not writable.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.file = (folder / ".lock").open("w")

@@ -1,7 +1,7 @@
-"""What a W&B run was made from: a dataset by its hash, a checkpoint by its folder.
+"""Inputs and outputs of W&B runs: datasets by their hash, checkpoints by their folder.
 
-Invariant: the same dataset or folder gives an artifact of the same content, which W&B keeps as one; so the runs that made
-and used it are linked there. Nothing is uploaded but hashes and names.
+Invariant: the same dataset or folder always gives an artifact with the same content. W&B stores it once, and so links the runs
+that made and used it. Only hashes and names are uploaded.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def dataset(data_sha256: str) -> Any:
-    """The artifact that stands for a dataset."""
+    """Makes the artifact that represents a dataset."""
     import wandb
 
     artifact = wandb.Artifact(f"data-{data_sha256[:12]}", type="dataset", metadata={"data_sha256": data_sha256})
@@ -21,7 +21,13 @@ def dataset(data_sha256: str) -> Any:
 
 
 def checkpoint(folder: Path, run_id: str, facts: Mapping[str, Any]) -> Any:
-    """The artifact that refers to a folder of weights. run_id: of the W&B run that trained them."""
+    """Makes the artifact that refers to a folder of weights.
+
+    Args:
+        folder: the folder; its files are not uploaded.
+        run_id: id of the W&B run that trained the weights.
+        facts: metadata of the artifact.
+    """
     import wandb
 
     artifact = wandb.Artifact(f"checkpoint-{run_id}", type="model", metadata=dict(facts))
@@ -30,7 +36,7 @@ def checkpoint(folder: Path, run_id: str, facts: Mapping[str, Any]) -> Any:
 
 
 def trained_in(folder: Path) -> str | None:
-    """The id of the W&B run that trained a checkpoint: `wandb.json` lies in its folder or beside it. None where there is none."""
+    """Reads the id of the W&B run that trained a checkpoint from `wandb.json` in its folder or the parent, None without one."""
     for record in (folder / "wandb.json", folder.parent / "wandb.json"):
         if record.is_file():
             return str(json.loads(record.read_text(encoding="utf-8"))["id"])
@@ -38,6 +44,6 @@ def trained_in(folder: Path) -> str | None:
 
 
 def use(run: Any, *artifacts: Any) -> None:
-    """Name the inputs of a run. Offline W&B takes none; there the hashes in the run's config tell."""
+    """Registers the inputs of a run. Offline W&B accepts none; the hashes in the run's config identify them."""
     for artifact in () if run.offline else artifacts:
         run.use_artifact(artifact)

@@ -1,4 +1,4 @@
-"""The model card of a trained checkpoint: what it was made from, with what, and how it does; nothing that was not recorded."""
+"""Model card of a trained checkpoint: base model, data, versions and evaluation results; only recorded facts."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,14 @@ EVALUATED = ("accuracy", "ci95", "n", "unparsed_rate")
 
 
 def write_card(folder: Path, identity: RunSpec, provenance: dict[str, Any], evaluations: list[Path] | None = None) -> None:
-    """`README.md` of a checkpoint folder. evaluations: folders of `rft evaluate`, each with a summary.json (default: those in
-    `folder/evaluate`)."""
+    """Writes the `README.md` of a checkpoint folder.
+
+    Args:
+        folder: the checkpoint folder.
+        identity: the spec of the run.
+        provenance: git commit and package versions, from `tracking.provenance`.
+        evaluations: output folders of `rft evaluate`, each with a summary.json (default: those in `folder/evaluate`).
+    """
     evaluations = sorted((folder / "evaluate").glob("*")) if evaluations is None else evaluations
     base = str(identity.recipe.get("model_name_or_path", "from scratch"))
     front = {
@@ -63,7 +69,7 @@ def _table(evaluations: list[Path]) -> list[str]:
             low, high = found["ci95"]
             accuracy = f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
             rows.append(f"| {folder.name} | {accuracy} | {found['n']} | {found['unparsed_rate']:.1%} |")
-    head = ["| | accuracy [95 %] | questions | unreadable |", "|---|---|---|---|"]
+    head = ["| | accuracy [95 %] | questions | unparsed |", "|---|---|---|---|"]
     return (
         [*head, *rows] if rows else ["Not evaluated yet: `rft evaluate --model THIS_FOLDER --out THIS_FOLDER/evaluate/NAME ...`."]
     )

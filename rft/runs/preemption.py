@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 end a run at the next step's end, with a checkpoint, and with exit code 75 ("try again later").
+"""Clean stop on Ctrl-C, SIGTERM and SIGUSR1: a checkpoint after the current step, then exit code 75 ("try again later").
 
-A second signal of the same kind does what it always did. All processes decide together, so one that was told takes the others
-along. The reason is left in `interrupted.json`, since launchers turn every exit code into 1.
+A second signal of the same kind has its usual effect. All processes decide together: a signal to one of them stops all. The
+reason is written to `interrupted.json`, since launchers turn every exit code into 1.
 """
 
 import json
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopCallback(TrainerCallback):
-    """While training runs, signals are taken as a wish to stop at the end of the step."""
+    """Handles signals during training as a request to stop after the current step."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
@@ -33,27 +33,34 @@ class StopCallback(TrainerCallback):
         self.before: dict[signal.Signals, Any] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Installs the signal handlers."""
         (Path(args.output_dir) / LEFT).unlink(missing_ok=True)
         for number in SIGNALS:
             self.before[number] = signal.signal(number, self._tell)
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
         self.told = signal.Signals(number).name
-        signal.signal(number, self.before[signal.Signals(number)])  # a second one does not wait
+        signal.signal(number, self.before[signal.Signals(number)])  # a second signal acts at once
         if self.trainer.args.process_index == 0:
-            logger.warning("%s: a checkpoint at the end of this step, then the run ends. Once more ends it now.", self.told)
+            logger.warning("%s: saving a checkpoint after this step, then exiting. Send it again to exit immediately.", self.told)
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Requests a checkpoint and the end of training if any process got a signal."""
         told = torch.tensor(int(self.told is not None), device=args.device)
         if self.trainer.accelerator.gather(told).max().item() and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = self.stopped = True
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Restores the previous signal handlers."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
     def on_save(self, args, state, control, **kwargs):
-        """Leaves from here, behind the checkpoint and before anything is logged that an uninterrupted run does not log."""
+        """Ends the run after the checkpoint, before anything is logged that an uninterrupted run does not log.
+
+        Raises:
+            Interrupted: If a signal has asked for it.
+        """
         if not self.stopped:
             return
         checkpoint = f"checkpoint-{state.global_step}"
@@ -62,5 +69,5 @@ class StopCallback(TrainerCallback):
             (Path(args.output_dir) / LEFT).write_text(json.dumps(left) + "\n", encoding="utf-8")
         self.trainer.callback_handler.on_train_end(args, state, control)
         raise Interrupted(
-            f"left after step {state.global_step} with {checkpoint}; the same command with --resume_from_checkpoint true goes on"
+            f"stopped after step {state.global_step}, saved {checkpoint}; to resume, add --resume_from_checkpoint true"
         )

@@ -1,5 +1,5 @@
-"""How far a training is: a bar on a terminal; in a log file (Slurm, nohup, a pipe) a line at every logging step, so that a run of
-hours never looks like one that hangs. Only the first process speaks.
+"""Training progress: a bar on a terminal; in a log file (Slurm, nohup, a pipe) a line at every logging step, so that a long run
+never seems to hang. Only the first process prints.
 """
 
 import time
@@ -14,13 +14,14 @@ SHOWN = {"loss": "loss", "reward": "reward", "unparsed_rate": "unparsed"}
 
 
 class RichProgress(TrainerCallback):
-    """Progress in place of TRL's tables and transformers' dictionaries."""
+    """Shows progress in place of TRL's tables and transformers' dictionaries."""
 
     def __init__(self, name: str, console: Console | None = None):
         self.name, self.console = name, console or screen(stderr=True)
         self.bar: Progress | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Starts the bar, if there is a terminal."""
         self.step, self.time = state.global_step, time.monotonic()  # of the last line
         if state.is_world_process_zero and self.console.is_terminal:
             self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -29,10 +30,12 @@ class RichProgress(TrainerCallback):
             self.bar.start()
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Moves the bar."""
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Shows the metrics of `SHOWN` beside the bar, or prints a line."""
         said = " ".join(f"{name} {logs[key]:.3f}" for key, name in SHOWN.items() if isinstance((logs or {}).get(key), float))
         if not said:
             return
@@ -46,13 +49,14 @@ class RichProgress(TrainerCallback):
             print(line, file=self.console.file, flush=True)
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Removes the bar."""
         if self.bar:
             self.bar.stop()
             self.bar = None
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two largest units that matter: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Formats seconds in the one or two largest useful units: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"

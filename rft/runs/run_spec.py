@@ -1,6 +1,7 @@
-"""What a run is: its resolved recipe, its data, its number of processes. Two runs of one identity compute the same.
+"""Spec of a run: its resolved recipe, its data and its number of processes.
 
-Only what can change a number belongs to it. Where output goes, what is logged and how often a checkpoint is written do not.
+Invariant: two runs with the same spec compute the same results. Only what can change a result is compared; output folders,
+logging and the frequency of checkpoints are not.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from rft.errors import CheckpointError, RecipeError
 
-RESULT_NEUTRAL_FIELDS = {  # fields that no weight, completion or metric depends on
+RESULT_NEUTRAL_FIELDS = {  # fields that cannot affect a weight, completion or metric
     "output_dir",
     "resume_from_checkpoint",
     "allow_change",
@@ -54,11 +55,11 @@ RESULT_NEUTRAL_FIELDS = {  # fields that no weight, completion or metric depends
     "include_num_input_tokens_seen",
 }
 SECRETS = ("token", "key", "password")
-"""A field whose name ends in one of these never goes into a record."""
+"""A field whose name ends in one of these is never recorded."""
 
 
 def resolve(*parts: Any) -> dict[str, Any]:
-    """Every field of a run's dataclasses with its value, as plain JSON."""
+    """Returns every field of a run's dataclasses with its value, as plain JSON."""
     recipe: dict[str, Any] = {}
     for part in parts:
         recipe |= {f.name: getattr(part, f.name) for f in fields(part) if f.init and not f.name.endswith(SECRETS)}
@@ -66,6 +67,7 @@ def resolve(*parts: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
+    """Converts a value that JSON cannot encode: a path, an enum or another object."""
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "value"):  # an enum
@@ -75,7 +77,13 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """recipe: field -> value. data_sha256: of the split that is trained on."""
+    """Everything that determines the results of a run.
+
+    Attributes:
+        recipe: field -> value.
+        data_sha256: hash of the training split.
+        processes: number of processes.
+    """
 
     recipe: dict[str, Any]
     data_sha256: str
@@ -83,31 +91,41 @@ class RunSpec:
 
     @classmethod
     def of(cls, *parts: Any, data_sha256: str) -> "RunSpec":
-        """From a run's dataclasses, one of them the training arguments."""
+        """Makes the spec from a run's dataclasses; one of them is the training arguments."""
         processes = next(part.world_size for part in parts if hasattr(part, "world_size"))
         return cls(resolve(*parts), data_sha256, processes)
 
     @property
     def recipe_sha256(self) -> str:
+        """Hash of the recipe fields that can affect results."""
         return sha256(json.dumps(self._numbers(), sort_keys=True).encode()).hexdigest()
 
     def _numbers(self) -> dict[str, Any]:
         return {key: value for key, value in self.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
 
     def record(self) -> dict[str, Any]:
+        """Returns the spec and `recipe_sha256` as plain JSON."""
         return {**asdict(self), "recipe_sha256": self.recipe_sha256}
 
     def check_goes_on(self, written: dict[str, Any], checkpoint: str, allowed: Collection[str]) -> list[str]:
-        """Whether this run may go on from a checkpoint with the identity record `written`; the differences that are allowed.
+        """Checks that this run may resume from a checkpoint.
+
+        Args:
+            written: the record of the spec in the checkpoint.
+            checkpoint: its folder, for messages.
+            allowed: recipe fields that may differ, and "data_sha256" if the data may.
+
+        Returns:
+            The allowed differences that were found, one text each.
 
         Raises:
-            CheckpointError: the recipe, the data or the number of processes differ, and `allowed` does not name it.
-            RecipeError: `allowed` names what is no field.
+            CheckpointError: If the number of processes differs, or if a field or the data differ and are not in `allowed`.
+            RecipeError: If `allowed` names an unknown field.
         """
         known = {*self.recipe, "data_sha256"}
         if unknown := sorted(set(allowed) - known):
             raise RecipeError(
-                f"allow_change {unknown[0]}: no field of the recipe; name the field that may differ, or data_sha256"
+                f"allow_change {unknown[0]}: not a field of the recipe; name the field that may differ, or data_sha256"
             )
         if written["processes"] != self.processes:
             raise CheckpointError(
@@ -123,7 +141,7 @@ class RunSpec:
         if refused:
             shown = "; ".join(f"{key}: {found[key][0]!r} then, {found[key][1]!r} now" for key in refused)
             raise CheckpointError(
-                f"{checkpoint} is of another run ({shown}); set it back, or add --allow_change {' '.join(refused)} to go on "
-                "anyway, or name another output_dir"
+                f"{checkpoint} is from a different run ({shown}); change it back, add --allow_change {' '.join(refused)} to "
+                "resume anyway, or name another output_dir"
             )
         return [f"{key}: {was!r} -> {is_now!r}" for key, (was, is_now) in sorted(found.items())]

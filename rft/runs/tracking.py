@@ -1,6 +1,6 @@
-"""What a run is tracked with: where its code, packages and data came from, and what it logs, in W&B and in its own folder.
+"""Tracking of a run, in W&B and in its own folder: its metrics, and the versions of its code, packages and data.
 
-Nothing secret is ever collected: package versions, the git commit, hashes.
+Invariant: nothing secret is collected, only package versions, the git commit and hashes.
 """
 
 import json
@@ -20,13 +20,13 @@ from rft.runs import lineage
 
 METRICS = "metrics.jsonl"
 SAMPLES = 8
-"""Completions of a generation that go into W&B's table; all of them stand in `completions/*.parquet`."""
+"""Completions per generation in W&B's table; `completions/*.parquet` contains all of them."""
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "wandb")
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with "+" behind it where files differ; None outside of git."""
+    """Returns the commit of the checkout this package runs from, with a "+" if files differ from it; None outside of git."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -39,12 +39,12 @@ def git_commit() -> str | None:
 
 
 def provenance(data_sha256: str) -> dict[str, Any]:
-    """Git commit, package versions and data hash, as they go into the W&B config and `provenance.json`."""
+    """Returns git commit, package versions and data hash, for the W&B config and `provenance.json`."""
     return {"git_commit": git_commit(), "versions": versions(), "data_sha256": data_sha256}
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
-    """The version of each package, None where it is not installed."""
+    """Returns the version of each package; None if it is not installed."""
     found: dict[str, str | None] = dict.fromkeys(packages)
     for name in packages:
         with suppress(metadata.PackageNotFoundError):
@@ -53,23 +53,26 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
 
 
 class ProvenanceCallback(TrainerCallback):
-    """Puts `provenance` into `provenance.json` in the output folder."""
+    """Writes the record of `provenance` to `provenance.json` in the output folder."""
 
     def __init__(self, record: dict[str, Any]):
         self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Writes the file."""
         if state.is_world_process_zero:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
             write(Path(args.output_dir) / "provenance.json", self.record)
 
 
 class MetricsFile(TrainerCallback):
-    """`metrics.jsonl` in the output folder: a line for every log, with its step. What a killed run logged behind the
-    checkpoint that
-    it resumes from is dropped: it comes again."""
+    """Writes `metrics.jsonl` in the output folder: one line per log, with its step.
+
+    When a killed run resumes, the lines after its checkpoint are dropped, since those steps run again.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs):
+        """Drops the lines after the step to resume from."""
         if not state.is_world_process_zero:
             return
         self.path = Path(args.output_dir) / METRICS
@@ -77,6 +80,7 @@ class MetricsFile(TrainerCallback):
         self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Appends a line."""
         if state.is_world_process_zero and logs:
             row = {"step": state.global_step, "time": round(time.time(), 3), **logs}
             with self.path.open("a", encoding="utf-8") as file:
@@ -84,7 +88,7 @@ class MetricsFile(TrainerCallback):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`, [] where there is none; a line that a kill cut off is left out."""
+    """Reads the rows of a `metrics.jsonl`, [] if there is none; skips a line that a kill cut off."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -95,12 +99,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class WandbRun(TrainerCallback):
-    """One W&B run for an output folder, however often it is resumed: the same id, and no step twice.
+    """One W&B run per output folder, however often it is resumed: the same id, and no step twice.
 
-    `wandb.json` holds the id, and the last step that is surely with W&B: that of a process that ended well. After a kill, what
-    stands in `metrics.jsonl` behind it is sent again, to the same numbers; W&B drops the steps that it has. Samples go into one
-    table that grows. Checkpoints are artifacts that refer to their folder, with the hashes they come from; nothing is uploaded
-    but their names.
+    `wandb.json` contains the id and the last step that W&B certainly has: the last step of a process that ended normally. After a
+    kill, the later steps in `metrics.jsonl` are sent again, with the same numbers; W&B drops the steps that it has. Samples go
+    into one growing table. Checkpoints are artifacts that refer to their folder and contain the hashes they come from; their
+    files are not uploaded.
     """
 
     def __init__(self, trainer: Any, config: dict[str, Any]):
@@ -109,6 +113,7 @@ class WandbRun(TrainerCallback):
         self.newest = -1  # the last step that this process has sent
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Starts or resumes the W&B run, and sends again what a killed process may not have sent."""
         if not state.is_world_process_zero:
             return
         import wandb
@@ -125,11 +130,12 @@ class WandbRun(TrainerCallback):
         if "data_sha256" in self.config:
             lineage.use(self.run, lineage.dataset(self.config["data_sha256"]))
         self.run.define_metric("train/*", step_metric="train/global_step")
-        for row in read_metrics(Path(args.output_dir) / METRICS):  # what a killed process may have had in its buffers
+        for row in read_metrics(Path(args.output_dir) / METRICS):  # those still in the buffers of a killed process
             if self.sent["step"] < row["step"] <= state.global_step:
                 self._send({key: value for key, value in row.items() if key not in ("step", "time")}, row["step"])
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        """Sends the metrics, unless W&B has this step."""
         if self.run is not None and logs and state.global_step > self.sent["step"]:
             self._send(logs, state.global_step)
 
@@ -141,7 +147,7 @@ class WandbRun(TrainerCallback):
             self.newest = step
 
     def _table(self, args: Any, step: int) -> None:
-        """A few completions of every step so far, out of the files that TRL writes: whole again after a resume."""
+        """Logs a few completions of every step so far, from the files that TRL writes: complete after a resume too."""
         if self.newest != step:  # nothing new, or a step that was sent before
             return
         import pandas as pd
@@ -156,11 +162,13 @@ class WandbRun(TrainerCallback):
             self.run.log({"completions": wandb.Table(dataframe=pd.concat(tables))}, step=step)
 
     def on_save(self, args, state, control, **kwargs):
+        """Logs sample completions and the checkpoint's artifact."""
         if self.run is not None:
             self._table(args, state.global_step)
             self._artifact(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Ends the W&B run and records the last step that was sent."""
         if self.run is not None:
             self._table(args, state.global_step)
             self.run.finish()
@@ -174,12 +182,12 @@ class WandbRun(TrainerCallback):
 
 
 def _name(key: str) -> str:
-    """Metrics of training go under train/, those of an evaluation under eval/."""
+    """Puts metrics of training under train/ and those of an evaluation under eval/."""
     return f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """JSON, whole or not at all."""
+    """Writes JSON atomically."""
     whole = path.with_name(f".{path.name}.part")
     whole.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     whole.replace(path)

@@ -1,6 +1,6 @@
-"""The dataset card and the counts in it: what is in the folder, how it was made, and what can be guessed without reading.
+"""The dataset card and its counts: contents of the folder, settings, and what can be guessed without reading the histories.
 
-Nothing in a card depends on when or how fast the data was made, so the same data has the same card.
+Invariant: a card does not depend on when or how fast the data was made, so the same data has the same card.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ LABELS = ("pref_type", "who", "updated", "conversation_scenario")
 
 
 class Counts:
-    """Counts over the rows of a dataset, fed one row at a time."""
+    """Counts over the rows of a dataset, updated one row at a time."""
 
     def __init__(self) -> None:
         self.questions: Counter[str] = Counter()
@@ -29,7 +29,13 @@ class Counts:
         self.tokens: dict[str, list[int]] = {}
 
     def add(self, split: str, row: dict[str, Any], windows: Iterable[str]) -> None:
-        """`row`: one CSV row; those of a persona follow each other."""
+        """Counts one row. The rows of a persona must be consecutive.
+
+        Args:
+            split: name of the split that the row belongs to.
+            row: one CSV row.
+            windows: names of the windows for which histories were written.
+        """
         if str(row["persona_id"]) != self._persona:
             self._persona, self._told = str(row["persona_id"]), set()
             self.personas[split] += 1
@@ -44,6 +50,7 @@ class Counts:
         self._told.add(row["preference"])
 
     def summary(self) -> dict[str, Any]:
+        """The counts as plain JSON; tokens are [minimum, median, maximum] per window."""
         return {
             "personas": dict(self.personas), "questions": dict(self.questions), "preferences": self.preferences,
             "topics": len(self.topics), "labels": {name: dict(sorted(c.items())) for name, c in self.labels.items()},
@@ -52,7 +59,7 @@ class Counts:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each CSV, and of all histories of a window together (names and contents in order of name)."""
+    """sha256 of each CSV, and one sha256 for all histories of a window (file names and contents, sorted by name)."""
     found = {}
     for path in sorted((folder / "benchmark/text").glob("*.csv")):
         with path.open("rb") as stream:
@@ -72,7 +79,7 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def audit_table(audits: dict[str, dict[str, Any]]) -> str:
-    """Audits side by side, one column each."""
+    """A Markdown table with one column per audit."""
     columns = [lines(audit) for audit in audits.values()]
     return table(["chance 25 %", *audits], [[label, *(column[label] for column in columns)] for label in columns[0]])
 
@@ -95,12 +102,12 @@ def text(record: dict[str, Any]) -> str:
                     for value, n in values.items()])
     parts = [
         front, f"# {people:,} simulated personas",
-        f"{total:,} four-option questions about {counts['preferences']:,} preferences on {counts['topics']} topics, which chat "
-        f"histories tell only in passing; the layout and the 27 columns of PersonaMem-v2. Tokens a history ({tokens}) are those "
-        f"of the message contents by the tokenizer `{settings['tokenizer']}`.",
-        "All people and all personal items are made up; the latter come from ranges reserved for examples.",
+        f"{total:,} four-option questions about {counts['preferences']:,} preferences on {counts['topics']} topics. The chat "
+        f"histories reveal these preferences only in passing. Layout and 27 columns are those of PersonaMem-v2. Tokens per "
+        f"history ({tokens}) are counted over the message contents with the tokenizer `{settings['tokenizer']}`.",
+        "All people and all personal items are synthetic; the items come from ranges reserved for examples.",
         "## Splits (by persona)", splits, "## Labels", labels, "## Audit",
-        "What can be guessed without reading a history; fair data stays near chance in every row that is a score.",
+        "What can be guessed without reading a history. For fair data, every row that is a score is near chance.",
         audit_table(record["audit"]), "## Settings", f"```json\n{json.dumps(settings, indent=1)}\n```",
         "## Hashes (sha256)", table(["file", "sha256"], [[name, value] for name, value in record["sha256"].items()]),
     ]

@@ -1,7 +1,7 @@
-"""What a dossier must hold, whoever wrote it: the last word before anything is put on disk.
+"""Final checks of a persona record before it is written to disk, the same for every writer.
 
-Rules, not opinions: no question tells its preference, one option only uses what holds, options have nothing of a form about them,
-the evidence is in the conversations, and no personal item could be a real one.
+Invariant: no question reveals its preference, only the gold uses the preference that holds, options have no preamble, the
+evidence is in the conversations, and no personal item could be a real one. These are fixed rules; no model judges here.
 """
 
 import re
@@ -11,13 +11,13 @@ from rft.errors import DataError
 from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, PersonaRecord, Preference, QuestionItem
 from rft.simulate.topics import content_words
 
-TELLING = 12  # characters; shorter texts may stand in a query by chance
+TELLING = 12  # characters; shorter texts may occur in a query by chance
 PREAMBLE = re.compile(r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE)
-LONGEST = 800  # characters of an option
+LONGEST = 800  # maximum characters per option
 
 
 def conflict(preference: Preference, kept: list[Preference]) -> str | None:
-    """Why a preference cannot stand beside those kept, or None: it repeats one, or speaks of the same thing."""
+    """Returns why a preference conflicts with one already kept (same topic or same words), or None if it does not."""
     for other in kept:
         if preference.topic.casefold() == other.topic.casefold() and not preference.topic.startswith("Sensitive"):
             return f"same topic as {other.text!r}"
@@ -28,11 +28,12 @@ def conflict(preference: Preference, kept: list[Preference]) -> str | None:
 
 
 def mentions(keyword: str, text: str) -> bool:
+    """Whether `text` contains `keyword` as whole words, ignoring case."""
     return re.search(rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)", text.casefold()) is not None
 
 
 def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
-    """What is wrong with a question; empty if nothing."""
+    """Returns the faults of a question; empty if there are none."""
     faults, options = [], [item.gold, *item.distractors]
     query = " ".join(item.query.casefold().split())
     stated = [preference.text, preference.previous, preference.keyword]
@@ -54,6 +55,7 @@ def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
 
 
 def conversation_faults(conversation: Conversation) -> list[str]:
+    """Returns the faults of a conversation; empty if there are none."""
     roles = [message["role"] for message in conversation.messages]
     faults = [] if roles and roles[0] == "user" and len(roles) <= 12 else ["not two to twelve messages that begin with the user"]
     if any(role not in ("user", "assistant") for role in roles) or any(not m["content"].strip() for m in conversation.messages):
@@ -62,12 +64,16 @@ def conversation_faults(conversation: Conversation) -> list[str]:
 
 
 def check_dossier(dossier: PersonaRecord) -> None:
-    """Raises DataError naming the persona and the first thing that is wrong."""
+    """Checks a whole persona record.
+
+    Raises:
+        DataError: the record breaks a rule; the message names the persona and the first fault.
+    """
     where = f"persona {dossier.persona.id}"
     told: dict[int, str] = {}
     for conversation in dossier.conversations:
         if faults := conversation_faults(conversation):
-            raise DataError(f"{where}: a conversation has {faults[0]}")
+            raise DataError(f"{where}: bad conversation: {faults[0]}")
         if conversation.evidence:
             text = "\n".join(message["content"] for message in conversation.messages)
             told[conversation.about] = f"{told.get(conversation.about, '')}\n{text}"
@@ -75,12 +81,12 @@ def check_dossier(dossier: PersonaRecord) -> None:
         preference = dossier.preferences[item.about]
         if (item.about not in told) != (preference.kind == "untold"):
             many = "no conversation" if item.about not in told else "a conversation"
-            raise DataError(f"{where}: {many} tells {preference.text!r}, of kind {preference.kind}")
+            raise DataError(f"{where}: {many} reveals {preference.text!r}, of kind {preference.kind}")
         if preference.kind in SENSITIVE_KINDS and not mentions(preference.keyword, told[item.about]):
-            raise DataError(f"{where}: {preference.keyword!r} is in none of its conversations")
+            raise DataError(f"{where}: none of its conversations contains {preference.keyword!r}")
         if faults := item_faults(item, preference):
             raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
     texts = [message["content"] for conversation in dossier.conversations for message in conversation.messages]
     texts += [text for item in dossier.items for text in (item.query, item.gold, *item.distractors)]
     if found := [item for text in texts for item in plausible_items(text)]:
-        raise DataError(f"{where}: {found[0]!r} could be somebody's; personal items must come from reserved ranges")
+        raise DataError(f"{where}: {found[0]!r} could belong to a real person; personal items must come from reserved ranges")

@@ -1,8 +1,8 @@
-"""The offline writer's conversations: everyday tasks in nine scenarios, in which a preference shows only in passing.
+"""Conversations of the offline writer: everyday tasks in nine scenarios that reveal a preference only in passing.
 
-A text is made of sentences about something else, among which one gives the preference away; the assistant gives every sentence
-back in better words. Nobody describes themselves, and the tasks are never about the preference, except for knowledge queries,
-where it shows because the same person keeps asking.
+A user text consists of sentences about something else, plus one that reveals the preference; the assistant rewrites every
+sentence in better words. Users never describe themselves. The tasks are never about the preference, except in knowledge queries,
+where repeated questions reveal it.
 """
 
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ from rft.simulate.facts import NOTHING_TOLD, Fact
 from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shuffled
 from rft.simulate.persona_record import SCENARIOS, Conversation, Message, Persona, chat
 
-KNOWLEDGE_SHARE = 0.15  # of own general preferences shows by repeated questions instead
-OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]  # of open ones, for the untold ones too: so a
-# quarter of the questions about what showed in a query have the generic option as gold
+KNOWLEDGE_SHARE = 0.15  # share of "own" general preferences that are revealed by repeated questions
+OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]  # share of open ones; also makes up for the
+# untold ones, so a quarter of the questions about preferences revealed in a query have the generic option as gold
 FOLLOW_UP = 0.33
 LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
-FIXED = ("friend", "client", "who", "relname", "language")  # the same throughout one conversation
+FIXED = ("friend", "client", "who", "relname", "language")  # slots that keep their value throughout one conversation
 HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending "
              "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking "
              "cooling warming tidying planning working learning commuting measuring finding meeting beginning falling listening "
@@ -31,9 +31,9 @@ SUBJECTS = {"personal_email": "personal", "chat_message": "personal", "social_me
 
 @dataclass(frozen=True)
 class Style:
-    """How much is said around a preference."""
+    """How much text surrounds a preference."""
 
-    sentences: tuple[int, int]  # about something else, in a text
+    sentences: tuple[int, int]  # minimum and maximum of sentences about something else per text
     extras: bool  # greetings, closings, remarks, follow-up turns
 
 
@@ -42,7 +42,7 @@ SHORT = Style(sentences=(1, 1), extras=False)
 
 
 class Talk:
-    """Writes the conversations of one persona."""
+    """Writes the conversations of one persona from word lists."""
 
     def __init__(self, rng: Random, persona: Persona, style: Style):
         self.rng, self.style = rng, style
@@ -50,7 +50,7 @@ class Talk:
         self.name = str(persona.about.get("name") or "me").split()[0]
 
     def about(self, index: int, fact: Fact) -> list[Conversation]:
-        """All conversations about the preference with that index, in order of telling."""
+        """Returns all conversations about preference number `index`, in the order in which they reveal it."""
         section, doing = fact.topic.section, fact.topic.with_value(fact.first)
         habit = "_habit" if doing.split()[0] in HABITS else ""
         others = f"other{habit}" if section == "general" else f"{section}_other"
@@ -80,14 +80,14 @@ class Talk:
         return [told]
 
     def task(self, index: int, rule: str, **slots: str) -> Conversation:
-        """One conversation of a random scenario with one sentence of `rule` in it."""
+        """Returns one conversation in a random scenario that contains one sentence of `rule`."""
         scenario = self.rng.choice([s for s in SCENARIOS if s != "knowledge_query"])
         slots = {"name": self.name, **{name: draw_slot(self.rng, name) for name in FIXED}, **slots}
         write = self._trouble if scenario == "trouble_consult" else self._text
         return Conversation(write(scenario, rule, slots), scenario, index)
 
     def questions(self, index: int, doing: str) -> list[Conversation]:
-        """Two to four knowledge queries; only their repetition tells that the person cares."""
+        """Returns two to four knowledge queries; only their repetition reveals the interest."""
         most = 4 if self.style.extras else 2
         asked = several(self.rng, "know_ask", {"doing": doing}, self.rng.randint(2, most))
         talks = []
@@ -97,7 +97,7 @@ class Talk:
         return talks
 
     def open(self, index: int, fact: Fact) -> Conversation:
-        """The user lets slip that anything will do, or asks in those words."""
+        """The user mentions in passing that anything will do, or says so in a query."""
         general = fact.topic.section == "general"
         rule = "open" if general else "open_care"
         if not general or self.rng.random() >= OPEN_ASKED:
@@ -106,14 +106,14 @@ class Talk:
         return Conversation(chat(*texts), "knowledge_query", index)
 
     def forget(self, index: int, fact: Fact) -> Conversation:
-        """A query, a personalised answer, and the wish that this be forgotten, which nobody answers, as in the released data."""
+        """A query, a personalised answer, and a request to forget it, which stays unanswered as in the released data."""
         slots = {"doing": fact.topic.with_value(fact.first), "ask": fact.topic.ask, "friend": draw_slot(self.rng, "friend")}
         suffix = "" if fact.topic.section == "general" else f"_{fact.topic.section}"
         texts = [say(self.rng, rule, slots) for rule in ("forget_ask", f"forget_answer{suffix}", "forget")]
         return Conversation(chat(*texts), "knowledge_query", index)
 
     def _text(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
-        """A text of the user's to be improved, or one that somebody gave them."""
+        """The user asks to improve a text, their own or one that they were given."""
         rng, style = self.rng, self.style
         body = self._sentences(SUBJECTS[scenario], slots, rng.randint(*style.sentences))
         body.insert(rng.randint(0, len(body)), pairs(rng, rule, slots)[0])
@@ -134,7 +134,7 @@ class Talk:
         return chat(*texts, *self._follow_up(slots))
 
     def _sentences(self, rule: str, slots: dict[str, str], count: int) -> list[tuple[str, str]]:
-        """Sentences about something else; none comes up again before all of its rule have."""
+        """Sentences about something else; each is used again only after all sentences of its rule were used."""
         entries = load("grammar")[rule]
         told: list[tuple[str, str]] = []
         while len(told) < count:
@@ -144,7 +144,7 @@ class Talk:
         return told
 
     def _joined(self, sentences: list[str]) -> str:
-        """Rough sentences as one types them, now and then with a link to the one before."""
+        """Joins rough sentences as a user would type them, some with a connecting word to the sentence before."""
         joined = sentences[:1]
         for sentence in sentences[1:]:
             word = sentence.split()[0]

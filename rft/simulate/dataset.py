@@ -1,7 +1,8 @@
-"""Simulated personas as a dataset folder in the official PersonaMem-v2 layout.
+"""Mini personas as a dataset folder in the official PersonaMem-v2 layout.
 
-The folder appears whole or not at all: everything is written beside it and renamed at the end. Splits are by persona. Token
-counts in the columns count words and punctuation marks, since the mini profile comes before any tokenizer.
+Invariant: the folder is complete or absent; everything is written to a temporary folder beside it, which is renamed at the end.
+Splits are by persona. The token counts in the columns are words and punctuation marks, because the mini profile needs no
+tokenizer.
 """
 
 import csv
@@ -23,19 +24,25 @@ from rft.simulate import memory_targets, mini
 from rft.simulate.mini import STORIES
 from rft.simulate.single_writer import only_writer
 
-SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest trains
-LONG_FILLERS = 42  # filler conversations that the long history has more, so that it is more than three times as long
-FORGET_SHARE = 0.05  # as many more personas, who ask to forget half of what they said, make the split "forget"
+SHARES = {"benchmark": 0.10, "val": 0.05}  # of the personas, at least one each; the rest is the train split
+LONG_FILLERS = 42  # additional filler conversations in the long history; they make it more than three times as long
+FORGET_SHARE = 0.05  # size of the split "forget" relative to --personas: extra personas who ask to forget half of what they said
 FORGET_CATEGORIES = ("withdrawn", "withdrawn", "withdrawn", "withdrawn", "plain", "plain", "changed", "others")
 
 
 def count_tokens(text: str) -> int:
+    """Number of words and punctuation marks."""
     return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str, object]]:
-    """The questions of one persona in random order, as rows of the official columns; `long`: the persona with its long
-    history."""
+    """Returns the questions of one persona in random order, as rows of the official columns.
+
+    Args:
+        seed: seed of the dataset.
+        persona: the persona with its 32k history.
+        long: the same persona with its 128k history.
+    """
     rng = Random(f"questions-{seed}-{persona.id}")
     about = {"name": persona.name, "age": persona.age, "occupation": persona.occupation}
     out: list[dict[str, object]] = []
@@ -69,9 +76,12 @@ def rows(seed: int, persona: mini.Persona, long: mini.Persona) -> list[dict[str,
 
 
 def _labels(fact: mini.Fact) -> tuple[str, str]:
-    """`preference` and `prev_pref` of a fact's question, as in the other profiles: the preference that holds ("": none), and the
-    one that may not be used any more, or never could be, being somebody else's ("": there is none). Of what is only withdrawn,
-    and of what is only somebody else's, the official data has it in `preference`."""
+    """The columns `preference` and `prev_pref` of a fact's question, as in the other profiles.
+
+    `preference` is the preference that holds at the end ("": none). `prev_pref` is the one that must not be used: outdated,
+    withdrawn or somebody else's ("": none). As in the official data, `preference` also contains a preference that is only
+    withdrawn or only somebody else's.
+    """
     first = f"Enjoys {fact.topic.with_value(fact.first)}"
     held = f"Enjoys {fact.topic.with_value(fact.value)}" if fact.value else ""
     if fact.kind == "forget":
@@ -95,18 +105,19 @@ def _in_window(window: str, persona: mini.Persona, fact: mini.Fact) -> dict[str,
         f"total_tokens_in_chat_history_{window}": total,
         f"distance_from_related_snippet_to_query_{window}": sum(
             size for size, block in zip(sizes[evidence + 1 :], persona.blocks[evidence + 1 :], strict=True)
-            if block.fact is not fact),  # of other conversations; else what is told anew would tell itself by its distance
+            if block.fact is not fact),  # only other conversations; otherwise the distance would reveal a repetition
         f"num_persona_relevant_tokens_{window}": total - filler,
         f"num_persona_irrelevant_tokens_{window}": filler,
     }
 
 
 def history_link(persona_id: int, window: str = "32k") -> str:
+    """Path of a history file relative to the dataset folder."""
     return f"data/chat_history_{window}/chat_history_mini_persona{persona_id}.json"
 
 
 def split_personas(personas: int, seed: int) -> dict[str, list[int]]:
-    """Every persona id in exactly one split; the same for one (personas, seed)."""
+    """Assigns every persona id to exactly one split; depends only on (personas, seed)."""
     ids = list(range(personas))
     Random(f"split-{seed}").shuffle(ids)
     splits, start = {}, 0
@@ -118,7 +129,16 @@ def split_personas(personas: int, seed: int) -> dict[str, list[int]]:
 
 
 def simulate_mini(out: Path, personas: int, seed: int, console: Console | None = None) -> Counter[str]:
-    """Write `personas` mini personas to the new folder `out`; return the number of questions per split.
+    """Writes a dataset of mini personas to a new folder.
+
+    Args:
+        out: folder to create; it may exist if it is empty.
+        personas: number of personas, at least 3; the split "forget" comes on top.
+        seed: the same seed gives the same bytes.
+        console: console for the progress bar (default: stderr).
+
+    Returns:
+        The number of questions per split.
 
     Raises:
         DataError: fewer than three personas, `out` exists and is not empty, or another process writes to it.
@@ -131,7 +151,7 @@ def simulate_mini(out: Path, personas: int, seed: int, console: Console | None =
 
 def _simulate(out: Path, personas: int, seed: int, console: Console) -> Counter[str]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out}: already there and not an empty folder; nothing was changed. Name another --out or remove it")
+        raise DataError(f"{out}: already exists and is not an empty folder; nothing was changed. Use another --out or remove it")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for window in WINDOWS:
@@ -161,9 +181,9 @@ def _simulate(out: Path, personas: int, seed: int, console: Console) -> Counter[
     (partial / "README.md").write_text(
         f"# Simulated mini personas\n\n{personas} personas, seed {seed}; questions: "
         + ", ".join(f"{name} {counts[name]}" for name in counts)
-        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories are the same\n"
-        f"chats with more filler between them. {MEMORY_TARGETS} says what a memory should hold when; it is for cold\n"
-        "starts and reports, never for a prompt.\n", encoding="utf-8")
+        + ".\nOfficial PersonaMem-v2 columns; token counts are words and punctuation marks. The 128k histories contain the same\n"
+        f"chats with more filler between them. {MEMORY_TARGETS} lists what a memory should contain after each message; it is\n"
+        "for cold starts and reports, never for prompts.\n", encoding="utf-8")
     if out.exists():
         out.rmdir()
     os.replace(partial, out)

@@ -1,9 +1,9 @@
-"""Which topics the offline writer takes for a persona, and what its history will say about each.
+"""Facts of the offline writer: which topics a persona gets, and what its history says about each.
 
-A reader who sees no history is at chance by construction, in every kind of question. Every question about a topic shows three of
-its values and one generic option. The three are drawn first, by a rule that does not look at who holds what; then one is chosen
-evenly to be held. In every section exactly a quarter of the questions have the generic option as their gold, drawn without regard
-to the story: each story has an ending in which a value holds, and one in which nothing does.
+Invariant: a reader who sees no history is at chance, in every kind of question. Every question about a topic shows three of its
+values and one generic option. The three values are drawn first, independently of the persona's preferences; then one of them is
+chosen uniformly as the preference. In every section exactly a quarter of the questions have the generic option as gold, drawn
+independently of the story: each story has one ending in which a value holds, and one in which no value does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,32 +15,38 @@ from rft.errors import DataError
 from rft.simulate.persona_record import Persona
 from rft.simulate.topics import OPPOSITE, SECTIONS, Topic, content_words
 
-GENERIC_SHARE = 4  # one in so many questions
-NOTHING_TOLD = {"open": 2, "untold": 1}  # few are never told: they are in no category of scenario or distance
-STORIES = {  # story -> (kind with a value that holds, kinds without and how often each)
+GENERIC_SHARE = 4  # one in N questions has the generic option as gold
+NOTHING_TOLD = {"open": 2, "untold": 1}  # "untold" is rarer, because these questions have no scenario and no distance
+STORIES = {  # story -> (kind with a value that holds, {kind without: relative frequency})
     "told": ("own", NOTHING_TOLD),
     "changed": ("update", {"ended": 1}),
     "withdrawn": ("renewed", {"forget": 1}),
     "others": ("beside", {"others": 1}),
 }
-OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}  # of 16 questions of the general section
-OFTEN_ELSEWHERE = {"told": 8, "withdrawn": 4, "others": 4}  # therapy and health are not updated
-PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]  # of opposite archetypes
-RANKS = (1.0, 1.4, 2.15)  # how often a value typical of nobody is sought as the shortest, middle or longest of three; found are
-# then about as many of each
-DRAWS = 8  # of three values of a topic, before it is passed over for another
-MARKED = 0.75  # share of general topics with a value typical of the persona and one typical of its opposite
+OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}  # weights: of 16 questions in the general section
+OFTEN_ELSEWHERE = {"told": 8, "withdrawn": 4, "others": 4}  # therapy and health have no updates
+PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]  # pairs of opposite archetypes
+RANKS = (1.0, 1.4, 2.15)  # weights for choosing the value typical of nobody as the shortest, middle or longest of the three;
+# with these weights each length rank is found about equally often
+DRAWS = 8  # attempts to draw three values of a topic before the topic is skipped
+MARKED = 0.75  # share of general topics whose question shows a value typical of the persona and one typical of its opposite
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What a history says about one topic. `held` holds at its end (None: nothing may be used), `shown` are the three values that
-    the question offers.
+    """What a history says about one topic.
 
-    kind: "own", told in passing; "open", the user says that anything will do; "untold", never mentioned; "update", `first` told
-    and then replaced; "ended", told and given up; "renewed", told, withdrawn, and another told; "forget", told and withdrawn;
-    "beside", the user's own next to somebody else's `rival`; "others", somebody else's alone.
-    first: what is told first; of open and untold topics, what could have been told.
+    Attributes:
+        topic: the topic.
+        kind: "own": revealed in passing; "open": the user says that anything will do; "untold": never mentioned; "update":
+            `first` is revealed and then replaced; "ended": revealed and given up; "renewed": revealed, withdrawn, and another
+            one revealed; "forget": revealed and withdrawn; "beside": the user's own and somebody else's `rival`; "others": only
+            somebody else's.
+        pref_type: value of the column `pref_type`.
+        shown: the three values that the question offers.
+        first: the value revealed first; for open and untold topics, the value that could have been revealed.
+        held: the value that holds at the end of the history (None: nothing may be used).
+        rival: somebody else's value, for kind "beside".
     """
 
     topic: Topic
@@ -53,9 +59,10 @@ class Fact:
 
 
 def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: dict[str, int]) -> list[Fact]:
-    """`counts[section]` facts of each section, no two of which share a topic or a content word of their values.
+    """Draws `counts[section]` facts of each section; no two share a topic or a content word of their values.
 
-    Raises DataError where the topics do not suffice.
+    Raises:
+        DataError: there are not enough topics.
     """
     facts: list[Fact] = []
     taken: set[str] = set()
@@ -72,7 +79,7 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
         chosen += _choose(rng, persona, rest, count - wanted, taken)
         if len(chosen) < count:
             raise DataError(f"section [{section}] has {len(of_section)} topics, of which {len(chosen)} could be used together; "
-                            f"a persona needs {count} that share no words: add topics or use a smaller profile")
+                            f"a persona needs {count} that share no words. Add topics or use a smaller profile")
         rng.shuffle(chosen)
         facts += [_fact(rng, persona, topic, shown, kind) for (topic, shown), kind in zip(chosen, kinds, strict=True)]
     rng.shuffle(facts)
@@ -80,7 +87,7 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
 
 
 def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
-    """The kinds of `count` facts of one section: in a quarter of them, drawn whatever the story, nothing holds."""
+    """Draws the kinds of `count` facts of one section; in a quarter of them, independent of the story, no value holds."""
     often = OFTEN if section == "general" else OFTEN_ELSEWHERE
     stories = rng.choices(list(often), list(often.values()), k=count)
     generic = set(rng.sample(range(count), count // GENERIC_SHARE))
@@ -92,11 +99,11 @@ def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
 
 @cache
 def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
-    """By archetype: a value typical of it, one of its opposite, and one that is typical of nobody, where there are such values.
+    """Returns per archetype: a value typical of it, one typical of its opposite, and one typical of nobody, if they exist.
 
-    The kind of preference that is gold must not show in an option's form. So the three are the same for both archetypes of a pair
-    and no value is in two such threes: each is shown equally often. And the third is shorter than both others, between them, or
-    longer, as was drawn for it, for what is typical of nobody tends to be named in fewer words.
+    The form of an option must not reveal which kind of preference is gold. Therefore both archetypes of a pair share the same
+    three values, and no value is in two triples: each is shown equally often. Values typical of nobody tend to be shorter, so
+    the length rank of the third value (shortest, middle or longest) is drawn first.
     """
     if topic.section != "general":
         return {}
@@ -117,8 +124,8 @@ def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
 
 def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, taken: set[str]
             ) -> list[tuple[Topic, tuple[str, str, str]]]:
-    """The conflict and duplicate check: a topic whose values share a content word with values chosen before is passed over, so
-    nothing that is said about one topic bears on another.
+    """Chooses topics with three values each. Skips a topic whose values share a content word with values chosen before, so that
+    no statement about one topic says anything about another.
     """
     chosen: list[tuple[Topic, tuple[str, str, str]]] = []
     for topic in topics:
@@ -134,8 +141,8 @@ def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, 
 
 
 def _draws(rng: Random, topic: Topic, archetype: str) -> Iterator[list[str]]:
-    """Threes of a topic's values that a question could show: the one of `_triples`, or any that are all neither typical nor the
-    opposite, so that only neutral preferences are asked about with them."""
+    """Triples of a topic's values that a question could show: the one of `_triples`, otherwise any three values typical neither
+    of the archetype nor of its opposite, which make a question about a neutral preference."""
     if archetype in _triples(topic):
         yield list(_triples(topic)[archetype])
         return

@@ -1,4 +1,4 @@
-"""Conversations that have nothing to do with the person: mathematics, code and general knowledge, to fill a window."""
+"""Filler conversations unrelated to the persona: mathematics, code and general knowledge."""
 
 from collections.abc import Iterator
 from random import Random
@@ -8,7 +8,7 @@ from rft.simulate.persona_record import Message, chat
 
 
 def fillers(rng: Random) -> Iterator[list[Message]]:
-    """Filler conversations without end, the kinds in random order."""
+    """Yields filler conversations without end; every three are one of each kind, in random order."""
     while True:
         for write in rng.sample((_mathematics, _code, _knowledge), 3):
             yield write(rng)

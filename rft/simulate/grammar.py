@@ -1,7 +1,7 @@
-"""The offline writer's notation: `[a|b]` is one of both, `{name}` a slot, `rough => polished` one thing said twice.
+"""Notation of the offline writer: `[a|b]` is a choice, `{name}` a slot, `rough => polished` two versions of one sentence.
 
-Every draw comes from the random generator that is handed in, so the same generator writes the same text. Within one entry a slot
-keeps its value, on both sides of an arrow; slots given by the caller keep it for a whole conversation.
+Invariant: every draw uses the random generator of the caller, so the same generator writes the same text. Within one entry a
+slot keeps its value, on both sides of an arrow; slots given by the caller keep it for a whole conversation.
 """
 
 import re
@@ -24,12 +24,12 @@ Slots = Mapping[str, str]
 
 @cache
 def load(name: str) -> Any:
-    """A word file of the package; parsed once."""
+    """Loads a word file of the package; parsed once per process."""
     return yaml.safe_load((files("rft.simulate") / "words" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def draw_slot(rng: Random, name: str) -> str:
-    """A value for a slot that the caller did not fix."""
+    """Draws a value for a slot that the caller did not set."""
     if name in LISTS:
         return str(rng.choice(load("people")[LISTS[name]]))
     if name == "n":
@@ -44,7 +44,7 @@ def draw_slot(rng: Random, name: str) -> str:
 
 
 def fill(rng: Random, text: str, slots: Slots) -> str:
-    """Resolve choices, then slots; unfixed slots are drawn once each."""
+    """Resolves choices, then slots; each slot that is not in `slots` is drawn once."""
     text = CHOICE.sub(lambda found: rng.choice(found[1].split("|")), text)
     drawn: dict[str, str] = {}
 
@@ -52,7 +52,7 @@ def fill(rng: Random, text: str, slots: Slots) -> str:
         name = found[1]
         if name in slots:
             return slots[name]
-        while name not in drawn or drawn[name] in slots.values():  # nobody writes to a person about that same person
+        while name not in drawn or drawn[name] in slots.values():  # no message to a person is about that same person
             drawn[name] = draw_slot(rng, name)
         return drawn[name]
 
@@ -60,26 +60,27 @@ def fill(rng: Random, text: str, slots: Slots) -> str:
 
 
 def say(rng: Random, rule: str, slots: Slots) -> str:
-    """One entry of a rule."""
+    """Returns one random entry of a rule, filled."""
     return fill(rng, rng.choice(load("grammar")[rule]), slots)
 
 
 def pairs(rng: Random, rule: str, slots: Slots, count: int = 1) -> list[tuple[str, str]]:
-    """`count` different entries of a rule as (rough, polished)."""
+    """Returns `count` different entries of a rule as (rough, polished)."""
     return [pair(rng, entry, slots) for entry in rng.sample(load("grammar")[rule], count)]
 
 
 def several(rng: Random, rule: str, slots: Slots, count: int) -> list[str]:
-    """`count` different entries of a rule without an arrow."""
+    """Returns `count` different entries of a rule without an arrow."""
     return [fill(rng, entry, slots) for entry in rng.sample(load("grammar")[rule], count)]
 
 
 def pair(rng: Random, entry: str, slots: Slots) -> tuple[str, str]:
-    """An entry with an arrow as (rough, polished)."""
+    """Returns an entry with an arrow as (rough, polished)."""
     rough, arrow, polished = fill(rng, entry, slots).partition(" => ")
-    assert arrow, f"not a pair: {entry}"
+    assert arrow, f"entry without an arrow: {entry}"
     return rough[0].upper() + rough[1:], polished[0].upper() + polished[1:]
 
 
 def shuffled(rng: Random, items: Sequence[Any]) -> list[Any]:
+    """Returns the items in random order."""
     return rng.sample(list(items), len(items))

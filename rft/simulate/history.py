@@ -1,8 +1,9 @@
-"""One history: a persona's conversations in an order that makes sense, filled up to a token budget with what is not about it.
+"""Assembly of one history: a persona's conversations in a consistent order, filled up to a token budget.
 
-Every conversation of the dossier is in the history, whole. First ones are shuffled; what updates
-or withdraws something stands anywhere behind it. Filler stands evenly between conversations. Tokens are those of the message
-contents by the tokenizer that was named, without a chat template, as the released data counts them.
+Invariant: the history contains every conversation of the persona record, complete. Conversations with place "first" are
+shuffled; one that updates or withdraws a preference comes anywhere after the conversations that revealed it. Filler is spread
+evenly between conversations. Tokens are counted over the message contents with the given tokenizer, without a chat template, as
+in the released data.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from rft.simulate.grammar import shuffled
 from rft.simulate.persona import system_message
 from rft.simulate.persona_record import Conversation, Message, PersonaRecord
 
-BATCH = 32  # fillers written at a time
+BATCH = 32  # fillers generated at a time
 
 
 class TokenCounter:
-    """Tokens of texts by one tokenizer. Raises ModelError for a tokenizer that is not a fast one."""
+    """Counts tokens of texts with one tokenizer.
+
+    Raises:
+        ModelError: the tokenizer is not a fast tokenizer.
+    """
 
     def __init__(self, tokenizer: Any):
         self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
@@ -34,12 +39,13 @@ class TokenCounter:
         return [len(encoding) for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def of(self, messages: list[Message]) -> int:
+        """Number of tokens in the contents of the messages."""
         return sum(self([message["content"] for message in messages]))
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """A history at one window. `distance[i]`: tokens between the evidence of preference i and the end."""
+    """A history for one window. `distance[i]`: tokens between the evidence of preference i and the end of the history."""
 
     messages: list[Message]
     tokens: int
@@ -48,7 +54,7 @@ class Assembled:
 
 
 def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
-    """The conversations as a person would have had them."""
+    """Returns the conversations in random order, each "later" one after the "first" ones about the same preference."""
     told = {c.about for c in conversations if c.place == "first"}
     ordered = shuffled(rng, [c for c in conversations if c.place == "first" or c.about not in told])
     for conversation in shuffled(rng, [c for c in conversations if c.place == "later" and c.about in told]):
@@ -58,9 +64,16 @@ def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
 
 
 def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int) -> Assembled:
-    """The dossier's history at `budget` tokens; it stays below by less than one filler conversation.
+    """Assembles the history of a persona.
 
-    Raises DataError where the conversations alone are longer.
+    Args:
+        dossier: the persona record.
+        budget: maximum length in tokens; the result is shorter by less than one filler conversation.
+        count: token counter.
+        seed: seed of the dataset.
+
+    Raises:
+        DataError: the conversations alone exceed the budget.
     """
     name = f"history-{seed}-{dossier.persona.id}"
     blocks = order(Random(name), dossier.conversations)
@@ -69,7 +82,7 @@ def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int
     relevant = count.of([system]) + sum(lengths)
     if relevant > budget:
         raise DataError(f"persona {dossier.persona.id}: its {len(blocks)} conversations have {relevant} tokens, the window has "
-                        f"{budget}; give --history-tokens {relevant * 5 // 4} or more, or take a smaller profile")
+                        f"{budget}; give --history-tokens {relevant * 5 // 4} or more, or use a smaller profile")
     filler, filler_lengths = _filler(Random(f"{name}-filler"), budget - relevant, count)
     at = [round((i + 1) * len(blocks) / (len(filler) + 1)) for i in range(len(filler))]  # number of blocks before each filler
     messages, distance, left = [system], {}, relevant + sum(filler_lengths) - count.of([system])
@@ -88,8 +101,7 @@ def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int
 
 
 def evidence(dossier: PersonaRecord, about: int) -> Conversation | None:
-    """The conversation on which the question about a preference rests: the last one that is evidence for it; None where nothing
-    was told."""
+    """Returns the last conversation that is evidence for preference number `about`, or None if none reveals it."""
     return next((c for c in reversed(dossier.conversations) if c.about == about and c.evidence), None)
 
 

@@ -1,4 +1,4 @@
-"""Uploads a finished dataset to the Hugging Face Hub, only when asked to. New repositories are private."""
+"""Upload of a finished dataset to the Hugging Face Hub, only on request. New repositories are private."""
 
 from pathlib import Path
 
@@ -6,9 +6,13 @@ from rft.errors import DataError
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Create the dataset repository if it is not there, upload the folder, return its address.
+    """Uploads the folder to a dataset repository, which is created if it does not exist.
 
-    Raises DataError where the Hub refuses (no token, no right, no network).
+    Returns:
+        The URL of the repository.
+
+    Raises:
+        DataError: the upload failed (no token, no permission, no network).
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -19,6 +23,6 @@ def push(folder: Path, repo_id: str) -> str:
         api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, commit_message="Simulated personas")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{repo_id}: the Hub did not take the dataset ({reason}); it is whole in {folder}. "
-                        "Log in with `hf auth login` and give the same command again") from None
+        raise DataError(f"{repo_id}: upload to the Hub failed ({reason}); the complete dataset is in {folder}. "
+                        "Log in with `hf auth login` and rerun the same command") from None
     return str(url)

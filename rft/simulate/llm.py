@@ -1,8 +1,8 @@
-"""Structured answers from an LLM behind an OpenAI-compatible URL, each paid for once.
+"""Structured responses from an LLM behind an OpenAI-compatible URL, each paid for only once.
 
-Every answer is in a persona's journal, on the disk, before it is used; the same question of the same run is answered from there,
-also in the next process. A kill loses at most the answers that were on their way. What was paid is counted from the journals, so
-the count and the budget hold for the whole dataset, however often it was interrupted.
+Invariant: every response is written to the persona's journal on disk before it is used, and the same request of the same dataset
+is answered from the journal, also by a later process. A kill loses at most the requests in flight. Costs are summed from the
+journals, so usage and budget cover the whole dataset, however often it was interrupted.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ from rft.models.endpoint import SHORTEST_SECRET, most_tokens
 from rft.models.reply import REFUSED, Malformed, Reply, ServerSaid, Words, read, words
 from rft.simulate.profile import LlmSettings
 
-RETRIES = 2  # of the client, for a call that got no answer
-MALFORMED = "malformed"  # in place of a finish reason: what came was no answer of a chat API
+RETRIES = 2  # retries of the client for a call without a response
+MALFORMED = "malformed"  # used as finish reason if the body is not a chat completion
 FENCE = re.compile(r"^```\w*\n(.*)\n```$", re.DOTALL)
 
 logger = logging.getLogger(__name__)
 
 
 class Answer(BaseModel):
-    """The base of all forms of answers: every field is required, and there are no others."""
+    """Base class of all response forms: every field is required, extra fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,12 +43,14 @@ Form = TypeVar("Form", bound=Answer)
 
 
 class Unusable(Exception):
-    """An answer that was given and cannot be used; the message is the reason."""
+    """A response that cannot be used; the message is the reason."""
 
 
 class Ledger:
-    """What was spent by all threads and earlier processes, and what they have learned of the server. Raises ServerError
-    instead of overdrawing the budget."""
+    """Usage of all threads and earlier processes, and what they learned about the server.
+
+    Invariant: no call begins unless the budget covers it, as estimated from the most expensive call so far.
+    """
 
     def __init__(self, settings: LlmSettings):
         self.settings = settings
@@ -57,8 +59,10 @@ class Ledger:
         self._lock, self._under_way, self._largest, self._stopped = threading.Lock(), 0, 0.0, False
 
     def usage(self, entry: Mapping[str, Any]) -> dict[str, float]:
-        """What an answer counts for: its tokens as the server gives them, and USD (0 without prices), for which tokens that are
-        not given are taken for the most that they can be."""
+        """Usage of one response: tokens as reported by the server, and USD (0 without prices).
+
+        If the server does not report a token count, the cost uses the highest possible count.
+        """
         given = dict(zip(("prompt_tokens", "completion_tokens"), entry["tokens"], strict=True))
         most = entry.get("at_most", [0, 0])
         tokens = [bound if count is None else count for count, bound in zip(entry["tokens"], most, strict=True)]
@@ -67,40 +71,46 @@ class Ledger:
         return counted | ({"calls_without_usage": 1.0} if None in given.values() else {})
 
     def begin(self) -> None:
-        """Ask leave for one more call. Each call under way is reckoned with as the dearest so far."""
+        """Reserves one more call. Each call in flight is assumed to cost as much as the most expensive one so far.
+
+        Raises:
+            ServerError: the budget does not cover the call, or `stop` was called.
+        """
         budget = self.settings.budget
         with self._lock:
             if self._stopped:
                 raise ServerError("stopped")
             if budget is not None and self.spent["cost_usd"] + (self._under_way + 1) * self._largest > budget:
-                raise ServerError(f"the budget of {budget:g} USD does not cover another call: {self.told()} so far; "
-                                  "nothing is lost, the same command with a larger --llm-budget goes on from here")
+                raise ServerError(f"the budget of {budget:g} USD does not cover another call: {self.told()} so far. "
+                                  "Nothing is lost; rerun the same command with a larger --llm-budget to resume")
             self._under_way += 1
 
     def end(self, entry: Mapping[str, Any] | None = None) -> None:
-        """A call is over; entry: what it brought, None where it is not paid."""
+        """Ends a call. `entry`: its journal entry, None if the call is not charged."""
         with self._lock:
             self._under_way -= 1
         if entry is not None:
             self.book(entry)
 
     def book(self, entry: Mapping[str, Any]) -> None:
+        """Adds the usage of one journal entry."""
         with self._lock:
             used = self.usage(entry)
             self._largest = max(self._largest, used["cost_usd"])
             self.spent.update(used)  # type: ignore[arg-type]
 
     def stop(self) -> None:
-        """Let no thread begin another call."""
+        """Makes every later `begin` raise ServerError."""
         with self._lock:
             self._stopped = True
 
     def told(self) -> str:
+        """Human-readable number of calls and cost so far."""
         return f"{self.spent['calls']:.0f} calls, {self.spent['cost_usd']:.4g} USD"
 
 
 class Journal:
-    """The answers that one persona has had, in a file with one JSON object a line; a line cut short by a kill is dropped."""
+    """Responses received for one persona, as a JSON Lines file; a last line cut off by a kill is removed."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -115,6 +125,7 @@ class Journal:
             self.answers[entry["key"]] = entry
 
     def add(self, entry: dict[str, Any]) -> None:
+        """Appends an entry and flushes it to disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
@@ -124,16 +135,24 @@ class Journal:
 
 
 class Chat:
-    """Asks on behalf of one persona; `paid` sums up what its answers cost, whenever they were bought."""
+    """Sends the requests of one persona. `paid`: usage of all its responses, including those read from the journal."""
 
     def __init__(self, client: OpenAI, settings: LlmSettings, ledger: Ledger, journal: Journal):
         self.client, self.settings, self.ledger, self.journal = client, settings, ledger, journal
         self.paid: Counter[str] = Counter()
 
     def ask(self, form: type[Form], instruction: str, given: dict[str, Any], attempt: int) -> Form:
-        """One answer in the form of a model. `attempt` tells equal questions apart, and seeds the server's sampling.
+        """Returns one response, parsed into a pydantic model.
 
-        Raises Unusable where the answer is malformed, refused or cut off, and ServerError where there is none.
+        Args:
+            form: class of the response.
+            instruction: system prompt.
+            given: content of the user message, sent as JSON.
+            attempt: seed of the server's sampling; also distinguishes repeated requests.
+
+        Raises:
+            Unusable: the response is malformed, refused or cut off, or the request timed out.
+            ServerError: the server is not reachable or returned an error, or the budget is spent.
         """
         name = form.__name__.lower()
         request: dict[str, Any] = {
@@ -168,8 +187,8 @@ class Chat:
             except APITimeoutError:
                 raise Unusable(f"no answer within {self.settings.timeout:g} seconds") from None
             except APIConnectionError as error:
-                raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}); start the server and "
-                                  "give the same command again, nothing is lost") from None
+                raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}). Start the server and "
+                                  "rerun the same command; nothing is lost") from None
             except (APIError, ServerSaid) as error:
                 said = words(error.response.text) if isinstance(error, APIStatusError) else Words(str(error))
             finally:
@@ -180,10 +199,10 @@ class Chat:
                 self.ledger.book(entry)
                 return entry
             if not self.ledger.dialect.learn(said, body):
-                raise ServerError(f"{self.settings.base_url}: the server says: {_without_key(said.message)[:300]}")
+                raise ServerError(f"{self.settings.base_url}: server error: {_without_key(said.message)[:300]}")
 
     def _body(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request as the server takes it; one that knows no forms of answers is told the form in words."""
+        """The request body in the server's dialect. If the server refuses response_format, the prompt contains the schema."""
         dialect = self.ledger.dialect
         messages = request["messages"]
         if "response_format" in dialect.refused:
@@ -193,7 +212,7 @@ class Chat:
         return dialect.body(messages, seed=request["seed"], response_format=request["response_format"])
 
     def _post(self, body: dict[str, Any]) -> Reply | None:
-        """None where what comes is no answer. Raises what the client raises, and ServerSaid."""
+        """Returns the reply, or None if the body is malformed. Raises the exceptions of the client, and ServerSaid."""
         options = {name: value for name, value in body.items() if name != "messages"}
         response = self.client.chat.completions.with_raw_response.create(
             model=self.settings.model, messages=body["messages"], extra_body=options)
@@ -203,7 +222,7 @@ class Chat:
             return None
 
     def _entry(self, key: str, body: dict[str, Any], reply: Reply | None) -> dict[str, Any]:
-        """A line of the journal."""
+        """The journal entry for a reply."""
         found = reply or Reply("")
         content = answer_part(found.text).strip()
         finish = MALFORMED if reply is None else "stop" if found.finished else "length"
@@ -221,6 +240,6 @@ def _without_key(text: str) -> str:
 
 
 def make_client(settings: LlmSettings) -> OpenAI:
-    """The key is OPENAI_API_KEY; servers of one's own mostly want none."""
+    """Creates the client; the API key is read from OPENAI_API_KEY, which local servers usually do not need."""
     return OpenAI(base_url=settings.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=settings.timeout,
                   max_retries=RETRIES)

@@ -1,7 +1,7 @@
-"""What a good memory of a mini persona says, and when: the simulator knows, since it wrote the chats.
+"""Memory targets of mini personas: what a good memory contains after each message. The simulator knows, since it wrote the chats.
 
-A side file beside the dataset (`memory_targets.jsonl`) holds it for the cold start and for reports. Nothing of it is ever in
-a prompt.
+The targets are written to `memory_targets.jsonl` in the dataset folder, for the cold start and for reports. Invariant: no prompt
+contains any of them.
 """
 
 from dataclasses import asdict, replace
@@ -13,15 +13,22 @@ from rft.memory.text import FORGOTTEN
 from rft.simulate import mini, mini_vocabulary
 from rft.simulate.mini import STORIES, Block, Fact
 
-THEIRS = ", not the user's own"  # stands behind somebody else's preference
+THEIRS = ", not the user's own"  # comes after somebody else's preference
 
 
 def note(block: Block, message: int, about: str | None = None) -> MemoryTarget | None:
-    """The note that a block calls for at `message`; None where it calls for none (filler, or somebody else's value beside the
-    user's own, or a mere mention). `about`: by default the preference that the labels of the fact's question name.
+    """Returns the memory target of one block.
 
-    Whose a preference is stands behind it, as in the answers. What is withdrawn is written down once more to be forgotten,
-    and stored without its value.
+    A preference that is somebody else's is followed by `THEIRS`, as in the answers. A withdrawn preference is written once more
+    with "forget it", and stored without its value.
+
+    Args:
+        block: a conversation of the persona.
+        message: index of its first message in the history.
+        about: preference of the target (default: the one named by the labels of the fact's question).
+
+    Returns:
+        The target, or None for filler, a mere mention, or somebody else's value beside the user's own.
     """
     fact = block.fact
     if fact is None or fact.kind == "mention":
@@ -41,10 +48,10 @@ def note(block: Block, message: int, about: str | None = None) -> MemoryTarget |
 
 
 def notes(persona: mini.Persona) -> list[MemoryTarget]:
-    """The notes of a persona's history, in order; messages are counted from the persona message, which is 0.
+    """Returns the memory targets of a persona's history, in order. Message 0 is the system message.
 
-    Somebody else's value that comes before the user's own of the same topic is noted as theirs and replaced later: whoever reads
-    on from there cannot know that the user's own will follow.
+    If somebody else's value comes before the user's own value of the same topic, it is a target (as theirs) until the user's own
+    value replaces it, because a reader cannot know yet that the user's own will follow.
     """
     found: list[MemoryTarget] = []
     known: set[Fact] = set()
@@ -62,13 +69,13 @@ def notes(persona: mini.Persona) -> list[MemoryTarget]:
 
 
 def _theirs(fact: Fact, message: int) -> MemoryTarget:
-    """What is noted of somebody else's value of a topic of which the user has said nothing yet."""
+    """The memory target for somebody else's value of a topic on which the user has not revealed a value yet."""
     theirs = f"Enjoys {fact.topic.with_value(fact.rival or '')}"
     return MemoryTarget(message, theirs, f"{fact.topic.name}: {theirs}{THEIRS}.")
 
 
 def record(persona: mini.Persona, link: str) -> dict[str, Any]:
-    """The line of `memory_targets.jsonl` for one history: its notes, and the values that the user asks to forget."""
+    """Returns the line of `memory_targets.jsonl` for one history: its targets, and the values that the user asks to forget."""
     return {
         "history": link,
         "persona_id": persona.id,
@@ -78,8 +85,7 @@ def record(persona: mini.Persona, link: str) -> dict[str, Any]:
 
 
 def lengthen(rng: Random, persona: mini.Persona, fillers: int) -> mini.Persona:
-    """The same persona with `fillers` more filler conversations, spread evenly at block boundaries, as in the 128k
-    histories."""
+    """Returns the persona with `fillers` more filler conversations, spread evenly over block boundaries (the 128k history)."""
     blocks = list(persona.blocks)
     places = [round(i * len(blocks) / fillers) for i in range(fillers)]
     for place in reversed(places):

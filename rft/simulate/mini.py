@@ -1,8 +1,8 @@
-"""One mini persona: what it prefers, how its history reveals that, and the questions about it.
+"""Mini personas: preferences of a persona, conversations that reveal them, and options of the questions about them.
 
-Invariant: a blind reader is at chance, in every category of questions. Three options of a question name values of its topic and
-one is generic; the generic one is gold for a quarter of each category, since each has stories of both ends (`STORIES`), and among
-the three values the gold is drawn like the others. Everything follows from (seed, persona id) alone.
+Invariant: a reader without the history is at chance, in every category of questions. Three options of a question name values of
+its topic and one is generic. The generic option is gold for a quarter of each category, since each category has stories with both
+endings (`STORIES`). Among the three values the gold is drawn like the others. Everything depends only on (seed, persona id).
 """
 
 import json
@@ -13,24 +13,24 @@ from random import Random
 from rft.simulate import mini_vocabulary
 from rft.simulate.mini_vocabulary import Topic
 
-# category -> the kind of a fact at whose end a value holds, and the kind at whose end none does
+# category -> (kind of fact with a value that holds at the end, kind without)
 STORIES = {
-    "plain": ("own", "mention"),  # the user's own value; a value that comes up as nobody's
+    "plain": ("own", "mention"),  # the user's own value; a value mentioned as nobody's
     "changed": ("update", "ended"),  # given up for another value; given up for nothing
     "withdrawn": ("retold", "forget"),  # "forget it", and then another value; "forget it", and nothing more
     "others": ("contrast", "others"),  # a relative's value beside the user's own; a relative's value alone
 }
-CATEGORIES = ("plain", "plain", "plain", "changed", "changed", "withdrawn", "others", "others")  # a question each
+CATEGORIES = ("plain", "plain", "plain", "changed", "changed", "withdrawn", "others", "others")  # one question each
 GENERIC_SHARE = 4  # one question in 4 has the generic option as its gold
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What a history says about one topic. `value` is what holds at its end (None: nothing may be used)."""
+    """What a history says about one topic. `value` holds at the end of the history (None: nothing may be used)."""
 
     topic: Topic
     kind: str
-    first: str  # the value first revealed: the user's; for kind "others" the relative's, for "mention" nobody's
+    first: str  # the value revealed first: the user's; for kind "others" the relative's, for "mention" nobody's
     value: str | None
     relative: str | None = None  # whose value `first` (kind "others") or `rival` (kind "contrast") is
     rival: str | None = None
@@ -38,8 +38,16 @@ class Fact:
 
 @dataclass
 class Block:
-    """One conversation about one topic (None: filler). after: it refers to an earlier one and comes behind it. telling: it is
-    what the category of the fact's question is about (the update, the request to forget, the relative's value)."""
+    """One conversation about one fact.
+
+    Attributes:
+        messages: messages of alternating roles, the user's first.
+        fact: the fact it is about (None: filler).
+        scenario: value of the column `conversation_scenario`.
+        after: it refers to an earlier conversation and comes after it.
+        telling: it is the one that the category of the fact's question is about (the update, the request to forget, the
+            relative's value).
+    """
 
     messages: list[dict[str, str]]
     fact: Fact | None
@@ -50,6 +58,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Persona:
+    """One mini persona with its facts and its history."""
+
     id: int
     name: str
     age: int
@@ -59,17 +69,19 @@ class Persona:
 
     @property
     def system(self) -> str:
+        """The system message of the history."""
         about = {"name": self.name, "age": self.age, "occupation": self.occupation}
         return "You are an AI assistant helping a user with the following persona:\n\n" + json.dumps(about)
 
     @property
     def messages(self) -> list[dict[str, str]]:
+        """All messages of the history, the system message first."""
         turns = [message for block in self.blocks for message in block.messages]
         return [{"role": "system", "content": self.system}, *turns]
 
 
 def chat(user: str, *rest: str) -> list[dict[str, str]]:
-    """Messages of alternating roles, the user's first."""
+    """Returns messages of alternating roles, the user's first."""
     texts = (user, *rest)
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
@@ -103,7 +115,7 @@ def _update_block(rng: Random, fact: Fact) -> Block:
 
 def _forget_block(rng: Random, fact: Fact) -> Block:
     text = rng.choice(mini_vocabulary.FORGET_FRAMES).format(doing=fact.topic.with_value(fact.first))
-    return Block(chat(text), fact, "knowledge_query", after=True)  # never answered, as in the official data
+    return Block(chat(text), fact, "knowledge_query", after=True)  # without a reply, as in the official data
 
 
 def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
@@ -119,7 +131,7 @@ def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
 
 
 def _blocks(rng: Random, fact: Fact) -> tuple[list[Block], list[Block]]:
-    """The conversations about one fact: those that may come in any order, and those that come behind them in this order."""
+    """Returns the conversations about one fact: those in any order, and those that come after them in the given order."""
     if fact.kind == "mention":
         return [_mention_block(rng, fact)], []
     if fact.kind == "others":
@@ -137,19 +149,19 @@ def _blocks(rng: Random, fact: Fact) -> tuple[list[Block], list[Block]]:
 
 
 def draw_kinds(rng: Random, categories: Sequence[str]) -> tuple[str, ...]:
-    """A kind of fact for each category; one in `GENERIC_SHARE`, any of them, ends with nothing that may be used."""
+    """Draws a kind of fact for each category; one in `GENERIC_SHARE`, chosen at random, ends without a value that may be used."""
     ends = set(rng.sample(range(len(categories)), len(categories) // GENERIC_SHARE))
     return tuple(STORIES[category][i in ends] for i, category in enumerate(categories))
 
 
 def make_persona(seed: int, persona_id: int, categories: Sequence[str] = CATEGORIES, fillers: int = 2) -> Persona:
-    """Draw one persona, with a topic for each of the categories."""
+    """Draws one persona, with one topic per category."""
     rng = Random(f"mini-{seed}-{persona_id}")
     return draw_persona(rng, persona_id, draw_kinds(rng, categories), fillers)
 
 
 def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: int = 2) -> Persona:
-    """Draw one persona, with a topic for each of the kinds of facts."""
+    """Draws one persona, with one topic per kind of fact."""
     topics = rng.sample(mini_vocabulary.TOPICS, len(kinds))
     facts = tuple(_fact(rng, topic, kind) for topic, kind in zip(topics, kinds, strict=True))
     first: list[Block] = []
@@ -162,7 +174,7 @@ def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: in
     rng.shuffle(first)
     blocks = list(first)
     for then in later:
-        for block in then:  # anywhere behind the conversation it refers to
+        for block in then:  # anywhere after the conversation it refers to
             origin = max(i for i, b in enumerate(blocks) if b.fact is block.fact)
             blocks.insert(rng.randint(origin + 1, len(blocks)), block)
     about = (rng.choice(mini_vocabulary.NAMES), rng.randint(20, 79), rng.choice(mini_vocabulary.OCCUPATIONS))
@@ -170,8 +182,10 @@ def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: in
 
 
 def options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
-    """Gold and three distractors: two or three values of the topic beside the generic option. Every other value that the history
-    names is among them."""
+    """Returns gold and three distractors.
+
+    The four options are the generic option and three values of the topic, among them every value that the history names.
+    """
     hard = [v for v in (fact.first, fact.rival) if v and v != fact.value]
     others = [v for v in fact.topic.values if v not in (fact.first, fact.value, fact.rival)]
     wanted = 2 if fact.value else 3

@@ -1,7 +1,7 @@
-"""The words of the mini profile: topics, values, people and sentence frames.
+"""Vocabulary of the mini profile: topics, values, people and sentence frames.
 
-Every value belongs to exactly one topic and is a single word, so a question about a topic has one answer in a history and
-its distractors are other values of the same topic. Frames never say "I like": a preference shows in passing, inside a task.
+Invariant: every value is a single word and belongs to exactly one topic, so a question about a topic has one answer in a history,
+and its distractors are other values of the same topic. Frames never say "I like": a task reveals a preference in passing.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Topic:
-    """One thing people have a preference about. `doing` holds the value's place as `{}`; `query` names the topic and no value."""
+    """One topic of preferences. `doing` contains `{}` for the value; `query` names the topic but no value."""
 
     name: str
     doing: str
@@ -18,6 +18,7 @@ class Topic:
     pref_type: str = "neutral_preferences"
 
     def with_value(self, value: str) -> str:
+        """`doing` with the value filled in, such as "listening to jazz"."""
         return self.doing.format(value)
 
 
@@ -74,7 +75,7 @@ NAMES = ("Maya Liam Noor Otto Ines Kofi Lena Hugo Aiko Omar Vera Nils Rosa Ivan 
 OCCUPATIONS = "teacher nurse driver farmer lawyer baker pilot clerk painter plumber singer dentist welder tailor chef".split()
 RELATIVES = "sister brother uncle aunt neighbor boss cousin roommate".split()
 
-# scenario -> frames; {doing} is the preference in passing. The reply fits every frame of its scenario.
+# scenario -> frames; {doing} is the preference. The reply fits every frame of its scenario.
 OWN_FRAMES: dict[str, tuple[str, ...]] = {
     "personal_email": ("Fix this email to my friend: I spent the weekend {doing} again.",
                        "Shorten my email: sorry I missed you, I was busy {doing}."),
@@ -106,7 +107,7 @@ REPLIES: dict[str, tuple[str, ...]] = {
     "trouble_consult": ("That sounds hard.", "Be kind to yourself."),
     "knowledge_query": ("It depends on the person.", "Nobody knows for sure."),
 }
-OTHER_FRAMES: dict[str, tuple[str, ...]] = {  # whose it is follows right behind the preference
+OTHER_FRAMES: dict[str, tuple[str, ...]] = {  # the owner comes right after the preference
     "personal_email": ("Fix this email: the weekend is for {doing}, not my plan but my {who}'s.",),
     "professional_email": ("Check this email to my client: the talk is about {doing}, not my topic but my {who}'s.",),
     "chat_message": ("Reword this message: all the fuss is about {doing}, not by me but by my {who}.",),
@@ -115,7 +116,7 @@ OTHER_FRAMES: dict[str, tuple[str, ...]] = {  # whose it is follows right behind
     "trouble_consult": ("I had a bad day because of {doing}, not my idea but my {who}'s.",),
     "translation": ("Translate this for me: the song is about {doing}, not about me but about my {who}.",),
 }
-MENTION_FRAMES: dict[str, str] = {  # a value that comes up, and is nobody's preference
+MENTION_FRAMES: dict[str, str] = {  # a value that is mentioned but is nobody's preference
     "personal_email": "Fix this email: the film was about {doing}, not about me or a friend.",
     "professional_email": "Check this email to my client: the slides show {doing}, not my topic but a stock photo.",
     "chat_message": "Reword this message: the song is about {doing}, not by me but by a band.",
@@ -141,5 +142,5 @@ GENERIC_OPTION = "Something quite new."
 
 
 def option(doing: str) -> str:
-    """The text of an option that suggests something, such as "Going by train."."""
+    """The text of an option that suggests a value, such as "Going by train."."""
     return doing[0].upper() + doing[1:] + "."

@@ -1,6 +1,7 @@
-"""Who somebody is: a made-up person, or one from a file of descriptions of one's own.
+"""Personas: drawn from word lists, or completed from a file of custom descriptions.
 
-What a persona tells of itself is demographics and character; its preferences are nowhere in it. It follows from (seed, id) alone.
+Invariant: a persona contains demographics and personality, never its preferences, and depends only on (seed, persona id) and the
+description.
 """
 
 import json
@@ -15,7 +16,7 @@ from rft.simulate.topics import OPPOSITE
 
 
 def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = None) -> Persona:
-    """Draw one person; what `described` (a line of `read_personas`) says of them stays as it is."""
+    """Draws one persona; values in `described` (an entry of `read_personas`) are kept unchanged."""
     people, rng = load("people"), Random(f"persona-{seed}-{persona_id}")
     archetype = rng.choice(sorted(OPPOSITE))
     if described and "archetype" in described:
@@ -46,8 +47,13 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
 
 
 def read_personas(path: Path) -> list[dict[str, Any]]:
-    """Descriptions of people, one JSON object a line: `short_persona` is required, `archetype` may be one of the marks of the
-    topic list, anything else goes into the system message. Raises DataError naming file and line.
+    """Reads descriptions of people, one JSON object per line.
+
+    `short_persona` is required, `archetype` (optional) is one of the marks of the topic list, and all other keys are added to the
+    system message.
+
+    Raises:
+        DataError: the file cannot be read or a line is invalid; the message names file and line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -60,18 +66,19 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}: line {number}: not JSON ({error}); expected one object a line") from None
+            raise DataError(f"{path}: line {number}: not JSON ({error}); expected one JSON object per line") from None
         if not isinstance(entry, dict) or not isinstance(entry.get("short_persona"), str) or not entry["short_persona"].strip():
-            raise DataError(f"{path}: line {number}: expected an object with a text under 'short_persona'")
+            raise DataError(f"{path}: line {number}: expected a JSON object with a text under 'short_persona'")
         if entry.get("archetype", "O") not in OPPOSITE:
             raise DataError(f"{path}: line {number}: archetype {entry['archetype']!r}; expected one of {', '.join(OPPOSITE)}")
         found.append(entry)
     if not found:
-        raise DataError(f"{path}: no personas; expected one JSON object a line")
+        raise DataError(f"{path}: no personas; expected one JSON object per line")
     return found
 
 
 def system_message(persona: Persona) -> str:
+    """The system message of a persona's history."""
     about = json.dumps(persona.about, ensure_ascii=False)
     return f"You are an AI assistant helping a user with the following persona:\n\n{about}"
 

@@ -1,7 +1,7 @@
-"""Everything written about one persona, by whichever writer: the person, the preferences, the conversations, the questions.
+"""Persona record: everything a writer generates for one persona, that is person, preferences, conversations and questions.
 
-A dossier says nothing about windows or files. It turns into plain JSON and back without loss, and that JSON is the persona's file
-under `data/raw_data`.
+Invariant: a record is independent of windows and files, and converts to plain JSON and back without loss. This JSON is the
+persona's file under `data/raw_data`.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ USED_KINDS = ("own", "update", "renewed", "beside", "cleared")  # a value holds,
 SENSITIVE_KINDS = ("leaked", "cleared", "declined")
 SCENARIOS = ("personal_email", "professional_email", "creative_writing", "professional_writing", "chat_message", "translation",
              "trouble_consult", "social_media_post", "knowledge_query")
-LISTS = ("preferences", "conversations", "items")  # of a dossier
+LISTS = ("preferences", "conversations", "items")  # fields of a PersonaRecord that are lists
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Persona:
-    """`about` is what the system message tells, in order; `archetype` is the offline writer's mark, "" where there is none."""
+    """`about`: content of the system message, in order. `archetype`: mark used by the offline writer, "" if there is none."""
 
     id: int
     about: dict[str, Any]
@@ -26,16 +26,22 @@ class Persona:
 
     @property
     def short(self) -> str:
+        """One-sentence description."""
         return str(self.about["short_persona"])
 
 
 @dataclass(frozen=True)
 class Preference:
-    """What the history reveals and a question is about.
+    """A preference that the history reveals and a question asks about.
 
-    text: what holds at the end, as the dataset's `preference` column has it, or the wish to forget, or what somebody else holds;
-    empty where there is nothing; previous: what must not be used beside it: what held before, or is somebody else's;
-    keyword: the words by which it is told from others of its topic, checked for in gold, distractors and conversation.
+    Attributes:
+        topic: name of the topic.
+        text: the column `preference`: the preference that holds at the end, the request to forget, or somebody else's preference
+            (empty: none).
+        pref_type: the column `pref_type`.
+        kind: one of `KINDS`.
+        keyword: words that distinguish it from others of its topic; searched for in gold, distractors and conversations.
+        previous: the column `prev_pref`: a preference that must not be used: outdated, withdrawn or somebody else's.
     """
 
     topic: str
@@ -47,19 +53,25 @@ class Preference:
 
     @property
     def who(self) -> str:
+        """The column `who`."""
         return "others" if self.kind in ("others", "beside") else "self"
 
     @property
     def updated(self) -> bool:
+        """The column `updated`."""
         return self.kind in ("update", "ended", "renewed", "forget")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One block of a history. `about` is the index of its preference; `evidence`: it is what a question rests on.
+    """One conversation of a history.
 
-    scenario: of a request to forget, that in which was said what is to be forgotten, as in the released data.
-    place: "first" is put anywhere, "later" anywhere behind the first ones about the same preference.
+    Attributes:
+        messages: messages of alternating roles, the user's first.
+        scenario: one of `SCENARIOS`; a request to forget has the scenario that revealed the preference, as in the released data.
+        about: index of its preference.
+        evidence: whether a question depends on it.
+        place: "first" may be anywhere, "later" anywhere after the "first" ones about the same preference.
     """
 
     messages: list[Message]
@@ -71,7 +83,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class QuestionItem:
-    """One question. `about` is the index of its preference."""
+    """One question. `about`: index of its preference."""
 
     about: int
     query: str
@@ -81,19 +93,23 @@ class QuestionItem:
 
 @dataclass(frozen=True)
 class PersonaRecord:
+    """Everything generated for one persona."""
+
     persona: Persona
     preferences: list[Preference]
     conversations: list[Conversation]
     items: list[QuestionItem]
-    rejected: dict[str, int]  # reason -> how many questions were thrown away for it
-    usage: dict[str, float]  # calls, tokens and cost, of writers that pay
+    rejected: dict[str, int]  # reason -> number of questions rejected for it
+    usage: dict[str, float]  # calls, tokens and cost, for writers that use an LLM
 
     def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON; `record_from_json` is the inverse."""
         return {"persona": vars(self.persona), **{name: [vars(entry) for entry in getattr(self, name)] for name in LISTS},
                 "rejected": self.rejected, "usage": self.usage}
 
 
 def record_from_json(document: dict[str, Any]) -> PersonaRecord:
+    """Rebuilds a record from `PersonaRecord.to_json`."""
     return PersonaRecord(
         Persona(**document["persona"]),
         [Preference(**entry) for entry in document["preferences"]],
@@ -105,5 +121,5 @@ def record_from_json(document: dict[str, Any]) -> PersonaRecord:
 
 
 def chat(*texts: str) -> list[Message]:
-    """Messages of alternating roles, the user's first."""
+    """Returns messages of alternating roles, the user's first."""
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]

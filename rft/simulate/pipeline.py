@@ -1,8 +1,8 @@
-"""From settings to a dataset folder: personas in parallel, resumable after a kill, the same bytes whatever the number of workers.
+"""Pipeline from settings to a dataset folder: parallel, resumable after a kill, same bytes for any number of workers.
 
-Work goes on in `.NAME.partial` beside the output. Each persona is written by itself, from (settings, its id) alone, and counts as
-done once its rows are there; they are written last, and every file is written beside its place and renamed. The folder appears
-under its own name only when it is whole, so nothing that exists was ever half written.
+The pipeline works in `.NAME.partial` beside the output. Each persona depends only on (settings, persona id), and is done when its
+rows file exists, which is written last. Invariant: every file is written atomically, and the folder gets its final name only when
+it is complete.
 """
 
 import csv
@@ -38,12 +38,12 @@ from rft.simulate.single_writer import only_writer
 from rft.simulate.topics import read_topics, shipped
 from rft.simulate.writer_grammar import GrammarWriter
 
-RECORD = "simulation.json"  # settings of a dataset; in the partial folder from the start
+RECORD = "simulation.json"  # settings of a dataset; written to the partial folder first
 SPLITS = ("train", "val", "benchmark")
 
 
 class Job:
-    """What a worker needs to write one persona after another."""
+    """State of a worker that writes personas one after another."""
 
     def __init__(self, settings: Settings, folder: Path, write: Callable[[int], PersonaRecord] | None = None):
         self.settings, self.folder = settings, folder
@@ -51,13 +51,13 @@ class Job:
         self.write = write or grammar_writer(settings).write
 
     def do(self, persona_id: int) -> int:
-        """Write all files of one persona; its id. Does nothing where they are there."""
+        """Writes all files of one persona, unless they exist already, and returns its id."""
         done = rows_path(self.folder, persona_id)
         if done.exists():
             return persona_id
         dossier = self.write(persona_id)
         check_dossier(dossier)
-        if not dossier.items:  # an LLM that gave nothing of use; the record says why
+        if not dossier.items:  # the LLM gave no usable response; `rejected` contains the reasons
             write_json(done, {"rows": [], "rejected": dossier.rejected, "usage": dossier.usage})
             return persona_id
         histories = {window: assemble(dossier, budget, self.count, self.settings.seed)
@@ -72,11 +72,24 @@ class Job:
 
 def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = False, console: Console | None = None
              ) -> dict[str, Any]:
-    """Write the dataset to the folder `out` and return the record that is kept in it: settings, counts, audits, hashes.
+    """Writes the dataset to the folder `out`.
 
-    Raises DataError for settings that cannot be, and where `out` holds anything else than this very dataset; `overwrite` replaces
-    it, once the new one is whole. An RftError of a writer (a spent budget, a server that is gone) leaves what is done for
-    the next run.
+    If `out` already contains this dataset, nothing is written. If an RftError of a writer stops the run (budget spent, server
+    gone), the next run resumes from the finished personas.
+
+    Args:
+        settings: settings of the dataset.
+        out: output folder.
+        workers: processes; with an LLM, threads.
+        overwrite: replace another simulated dataset in `out`, after the new one is complete.
+        console: console for progress and messages (default: stderr).
+
+    Returns:
+        The record that is stored with the dataset: settings, counts, audits, hashes.
+
+    Raises:
+        DataError: the settings are invalid, or `out` contains anything but this dataset.
+        ModelError: the tokenizer cannot be used.
     """
     console = console or screen(stderr=True)
     check_settings(settings)
@@ -87,13 +100,13 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
 def _simulate(settings: Settings, out: Path, workers: int, overwrite: bool, console: Console) -> dict[str, Any]:
     identity = settings.identity()
     if (whole := _existing(out, identity, overwrite)) is not None:
-        console.print(f"{out} holds this dataset already, whole; nothing to do")
+        console.print(f"{out} already contains this dataset, complete; nothing to do")
         return whole
     partial = out.parent / f".{out.name}.partial"
     _open_partial(partial, identity, settings, overwrite)
     todo = [i for i in range(settings.personas) if not rows_path(partial, i).exists()]
     if len(todo) < settings.personas:
-        console.print(f"going on with an interrupted simulation: {settings.personas - len(todo)} of {settings.personas} are done")
+        console.print(f"resuming an interrupted simulation: {settings.personas - len(todo)} of {settings.personas} are done")
     _write_personas(settings, partial, todo, workers, console)
     record = _finish(settings, identity, partial, console)
     _publish(partial, out)
@@ -101,7 +114,12 @@ def _simulate(settings: Settings, out: Path, workers: int, overwrite: bool, cons
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises DataError or ModelError for settings that cannot be, before anything is written."""
+    """Checks settings before anything is written.
+
+    Raises:
+        DataError: a setting is invalid.
+        ModelError: the tokenizer cannot be used.
+    """
     if settings.personas < 3:
         raise DataError(f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
                         "give 3 or more")
@@ -110,40 +128,43 @@ def check_settings(settings: Settings) -> None:
         if window not in sizes:
             raise DataError(f"--window {window}: profile {settings.profile} has {', '.join(sizes)} only")
     if settings.history_tokens is not None and len(settings.windows) > 1:
-        raise DataError("--history-tokens sets the size of one window; name a single --window with it")
+        raise DataError("--history-tokens sets the size of one window; give a single --window with it")
     if settings.topics_file:
         read_topics(settings.topics_file)
     if settings.personas_file and len(read_personas(settings.personas_file)) < settings.personas:
         raise DataError(f"{settings.personas_file}: {len(read_personas(settings.personas_file))} descriptions for "
                         f"{settings.personas} personas; add some or lower --personas")
     if settings.llm and settings.llm.budget is not None and settings.llm.prices is None:
-        raise DataError("--llm-budget needs --llm-price PROMPT COMPLETION, in USD for a million tokens, to count costs with")
+        raise DataError("--llm-budget needs --llm-price PROMPT COMPLETION, in USD per million tokens, to compute costs")
     token_counter(settings)
 
 
 def token_counter(settings: Settings) -> TokenCounter:
+    """Loads the tokenizer of the settings."""
     from rft.data.check import load_tokenizer
 
     return TokenCounter(load_tokenizer(settings.tokenizer))
 
 
 def grammar_writer(settings: Settings) -> GrammarWriter:
+    """Creates the offline writer for the settings."""
     topics = read_topics(settings.topics_file) if settings.topics_file else shipped()
     people = read_personas(settings.personas_file) if settings.personas_file else None
     return GrammarWriter(settings.seed, topics, settings.facts(), PROFILES[settings.profile].style, people)
 
 
 def rows_path(folder: Path, persona_id: int) -> Path:
+    """Path of the rows file of a persona in the partial folder."""
     return folder / "rows" / f"{persona_id}.json"
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_atomic(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The record of a whole dataset of the same settings in `out`; None where there is nothing, or it may be replaced."""
+    """Returns the record if `out` contains this dataset, or None if `out` is empty or may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     record = _read_record(out)
@@ -151,10 +172,10 @@ def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str,
         return record
     if not overwrite:
         what = f"another dataset ({_differences(record['settings'], identity)})" if record else "something else"
-        raise DataError(f"{out}: holds {what}; nothing was changed. Name another --out, or give --overwrite to replace it")
+        raise DataError(f"{out}: contains {what}; nothing was changed. Use another --out, or --overwrite to replace it")
     if record is None:
-        raise DataError(f"{out}: holds something that is no simulated dataset; --overwrite does not remove that. "
-                        "Name another --out")
+        raise DataError(f"{out}: is not a simulated dataset, so --overwrite does not remove it. "
+                        "Use another --out")
     return None
 
 
@@ -164,7 +185,7 @@ def _open_partial(partial: Path, identity: dict[str, Any], settings: Settings, o
         if record is None or record["settings"] != identity:
             if not overwrite:
                 what = _differences(record["settings"], identity) if record else "no settings"
-                raise DataError(f"{partial}: an unfinished simulation of other settings ({what}); finish it with those, "
+                raise DataError(f"{partial}: an unfinished simulation with other settings ({what}); finish it with those, "
                                 "remove it, or give --overwrite")
             shutil.rmtree(partial)
     write_json(partial / RECORD, {"settings": identity})
@@ -201,7 +222,7 @@ def _write_personas(settings: Settings, partial: Path, todo: list[int], workers:
             from rft.simulate.writer_llm import LlmWriter
 
             writer = LlmWriter(settings, partial / "llm_calls")
-            pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do  # they mostly wait for a server
+            pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do  # they wait for a server
         else:
             context = multiprocessing.get_context("spawn")
             pool, work = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial)), _work
@@ -210,20 +231,20 @@ def _write_personas(settings: Settings, partial: Path, todo: list[int], workers:
                 done.result()
                 progress.update(task, advance=1, note=writer.ledger.told() if writer else "")
         except BrokenProcessPool:
-            raise DataError("a worker process died, perhaps for want of memory; run the same command again with fewer "
-                            "--workers, it goes on from here") from None
+            raise DataError("a worker process died, possibly out of memory; rerun the same command with fewer "
+                            "--workers to resume") from None
         finally:
             if writer:
                 writer.ledger.stop()
-            pool.shutdown(cancel_futures=True)  # calls under way come to their end and are kept: they are paid for
+            pool.shutdown(cancel_futures=True)  # calls in flight finish and are kept, since they are paid for
 
 
-_job: Job  # of a worker process
+_job: Job  # set in each worker process
 
 
 def _start_worker(settings: Settings, partial: Path) -> None:
     global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _job = Job(settings, partial)
 
@@ -233,7 +254,7 @@ def _work(persona_id: int) -> int:
 
 
 def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console: Console) -> dict[str, Any]:
-    """Gather the rows by split, audit them, write record and card."""
+    """Collects the rows by split, audits them, writes record and card."""
     (partial / "benchmark/text").mkdir(parents=True, exist_ok=True)
     counts = card.Counts()
     rejected: Counter[str] = Counter()
@@ -269,7 +290,7 @@ def _read_rows(partial: Path, personas: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def _publish(partial: Path, out: Path) -> None:
-    """Give the whole folder its name; a dataset that it replaces is removed after that."""
+    """Renames the complete folder to its final name, then removes the dataset that it replaces."""
     for leftover in ("rows", "llm_calls"):
         shutil.rmtree(partial / leftover, ignore_errors=True)
     for leftover_file in partial.rglob("*.tmp"):

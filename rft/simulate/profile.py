@@ -1,4 +1,4 @@
-"""How much is written about each persona: the profiles, and all settings of one simulation."""
+"""Profiles (amount of text per persona) and settings of one simulation."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -14,7 +14,13 @@ QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 
 @dataclass(frozen=True)
 class Profile:
-    """counts: questions a persona, by section of the topic list, and about sensitive items; windows: tokens by window name."""
+    """Amount of text per persona.
+
+    Attributes:
+        counts: questions per persona, by section of the topic list and for "sensitive" items.
+        style: length of the conversations.
+        windows: tokens per history, by window name.
+    """
 
     counts: dict[str, int]
     style: Style
@@ -29,7 +35,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class LlmSettings:
-    """An LLM behind an OpenAI-compatible URL. Prices in USD for a million prompt and completion tokens, budget in USD."""
+    """An LLM behind an OpenAI-compatible URL. `prices`: USD per million (prompt, completion) tokens. `budget`: USD."""
 
     base_url: str
     model: str
@@ -37,12 +43,12 @@ class LlmSettings:
     budget: float | None = None
     votes: int = 3
     attempts: int = 5
-    timeout: float = 120.0  # seconds for one answer
+    timeout: float = 120.0  # seconds per request
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what is written. `history_tokens` overrides the budget of the only window."""
+    """Everything that determines the dataset. `history_tokens` overrides the token budget of the only window."""
 
     profile: str
     personas: int
@@ -54,18 +60,19 @@ class Settings:
     personas_file: Path | None = None
     llm: LlmSettings | None = None
     license: str = "cc-by-4.0"
-    counts: dict[str, int] = field(default_factory=dict)  # overrides the profile's, for trials
+    counts: dict[str, int] = field(default_factory=dict)  # overrides the counts of the profile, for experiments
 
     def budgets(self) -> dict[str, int]:
-        """Tokens by window name."""
+        """Tokens per history, by window name."""
         sizes = PROFILES[self.profile].windows
         return {window: self.history_tokens or sizes[window] for window in self.windows}
 
     def facts(self) -> dict[str, int]:
+        """Questions per persona, by section."""
         return self.counts or PROFILES[self.profile].counts
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for two runs to write the same bytes, as plain JSON. Workers, URLs and prices are not in it."""
+        """The settings that determine the bytes of the dataset, as plain JSON; excludes workers, URLs and prices."""
         return {
             "rft": __version__, "words": _digest(*_word_files()), "profile": self.profile, "personas": self.personas,
             "seed": self.seed, "windows": self.budgets(), "tokenizer": self.tokenizer, "counts": self.facts(),

@@ -1,4 +1,4 @@
-"""A dossier and its histories as rows of the 27 official columns."""
+"""Conversion of a persona record and its histories to rows of the 27 official columns."""
 
 import json
 from random import Random
@@ -10,15 +10,17 @@ from rft.simulate.persona_record import PersonaRecord
 
 
 def history_link(window: str, persona_id: int) -> str:
+    """Path of a history file relative to the dataset folder."""
     return f"data/chat_history_{window}/chat_history_{window}_persona{persona_id}.json"
 
 
 def raw_link(persona_id: int) -> str:
+    """Path of a persona record relative to the dataset folder."""
     return f"data/raw_data/raw_data_persona{persona_id}.json"
 
 
 def history_document(dossier: PersonaRecord, assembled: Assembled) -> dict[str, Any]:
-    """What a history file holds, with the metadata of the released files."""
+    """The content of a history file, with the same metadata as the released files."""
     return {
         "metadata": {
             "total_messages": len(assembled.messages),
@@ -33,8 +35,15 @@ def history_document(dossier: PersonaRecord, assembled: Assembled) -> dict[str, 
 
 
 def rows(dossier: PersonaRecord, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
-    """The questions of one persona, in random order. `histories` by window name. A question about what was never told has no
-    snippet, scenario or distance."""
+    """Returns the questions of one persona in random order, as rows of the official columns.
+
+    A question about a preference that is never revealed has no snippet, scenario or distance.
+
+    Args:
+        dossier: the persona record.
+        histories: histories by window name.
+        seed: seed of the dataset.
+    """
     persona = dossier.persona
     found = []
     for item in dossier.items:

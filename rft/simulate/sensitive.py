@@ -1,7 +1,7 @@
-"""Personal items that cannot be anybody's: each is drawn from a range that is reserved, or that no authority issues.
+"""Synthetic personal items that cannot belong to a real person: each is drawn from a reserved or never issued range.
 
-example.com (RFC 2606), telephone numbers 555-0100 to 555-0199, social security area 000, card numbers of the unassigned industry
-digit 0, IBANs of the unassigned country XX, documents marked SPECIMEN.
+Ranges: example.com (RFC 2606), telephone numbers 555-0100 to 555-0199, social security area 000, card numbers with the unassigned
+industry digit 0, IBANs of the unassigned country XX, documents marked SPECIMEN.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ MAKERS: dict[str, Callable[[Random], str]] = {
 
 
 def draw_items(rng: Random, count: int) -> list[tuple[str, str, str]]:
-    """`count` different items as (name, a value, another value)."""
+    """Draws `count` different items as (name, a value, another value)."""
     drawn = []
     for name in rng.sample(list(MAKERS), count):
         value = other = MAKERS[name](rng)

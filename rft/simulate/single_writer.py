@@ -1,4 +1,4 @@
-"""One simulation at a time writes to an output: a second one is refused before it touches what the first has written."""
+"""Lock on an output folder: a second simulation is refused before it changes any file of the first."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from rft.files import claim
 
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
-    """Holds `.NAME.lock` beside the output folder `out`; the system lets go of it however the process ends.
+    """Locks `.NAME.lock` beside the output folder `out`; the operating system releases the lock if the process crashes.
 
     Raises:
-        DataError: another process simulates into `out`.
+        DataError: another simulation writes to `out`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
     with path.open("w") as file:
-        claim(file, DataError(f"{out}: another simulation writes to this folder; wait for it, or name another --out"))
+        claim(file, DataError(f"{out}: another simulation writes to this folder; wait for it to finish, or use another --out"))
         try:
             yield
         finally:

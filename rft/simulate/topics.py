@@ -1,7 +1,7 @@
-"""What made-up people have preferences about: topics and their values, from the shipped list or a file of one's own.
+"""Topics of preferences and their values, from the list in the package or from a custom file.
 
-A topic's values stand on a par: any of them fits `doing` and answers `ask`, and none is told by `ask`, so that a question about
-the topic can offer three of them and only the history says which one is right. Marks say of whom a value is typical.
+Invariant: the values of a topic are interchangeable. Each fits `doing` and answers `ask`, and `ask` names none, so a question can
+offer three of them and only the history shows which one is correct. A mark names the archetype that a value is typical of.
 """
 
 import re
@@ -25,7 +25,16 @@ COMMON = set("about after again along among around back best between class durin
 
 @dataclass(frozen=True)
 class Topic:
-    """One thing people have preferences about; `marks` maps a value to the archetype it is typical of."""
+    """One topic of preferences.
+
+    Attributes:
+        name: name of the topic.
+        section: one of `SECTIONS`.
+        doing: what a person does, with `{}` for the value.
+        ask: what a question asks for.
+        values: the values of the topic.
+        marks: pairs of (value, archetype that it is typical of).
+    """
 
     name: str
     section: str
@@ -35,10 +44,11 @@ class Topic:
     marks: tuple[tuple[str, str], ...] = ()
 
     def with_value(self, value: str) -> str:
+        """`doing` with the value filled in."""
         return self.doing.format(value)
 
     def mark(self, value: str) -> str:
-        """The archetype that a value is typical of, "" where there is none."""
+        """The archetype that a value is typical of, "" if there is none."""
         return self._mark_of.get(value, "")
 
     @cached_property
@@ -47,20 +57,24 @@ class Topic:
 
 
 def content_words(text: str) -> set[str]:
-    """The words of a text that say what it is about: four letters and more, a plural s dropped."""
+    """The content words of a text: at least four letters, without common words and without a final s."""
     words = re.findall(r"[^\W\d_]{4,}", text.casefold())
     return {word.removesuffix("s") for word in words} - COMMON
 
 
 @cache
 def shipped() -> tuple[Topic, ...]:
-    """The topics that come with the package."""
+    """The topics included in the package."""
     source = files("rft.simulate") / "words" / "topics.txt"
     return tuple(_parse(source.read_text(encoding="utf-8"), "the shipped topics"))
 
 
 def read_topics(path: Path) -> tuple[Topic, ...]:
-    """Topics of a file in the format of the shipped one. Raises DataError naming file and line."""
+    """Reads topics from a file in the format of words/topics.txt.
+
+    Raises:
+        DataError: the file cannot be read or a line is invalid; the message names file and line.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -81,7 +95,7 @@ def _parse(text: str, where: str) -> Iterator[Topic]:
             continue
         if line.startswith("["):
             if not line.endswith("]"):
-                raise DataError(f"{here}: a section is written [name]; this one has no ]")
+                raise DataError(f"{here}: expected a section as [name]; this one has no ]")
             name = line[1:-1].strip().lower()
             section = name if name in SECTIONS else "general"
             continue
@@ -98,7 +112,7 @@ def _topic(line: str, section: str, here: str) -> Topic:
         raise DataError(f"{here}: {len(fields)} fields; expected four, none empty: {LINE}")
     name, doing, ask, listed = fields
     if doing.count("{}") != 1 or re.search(r"[{}]", doing.replace("{}", "") + ask):
-        raise DataError(f"{here}: {doing!r} must hold the place of the value as {{}}, once, and no other braces")
+        raise DataError(f"{here}: {doing!r} must contain {{}} for the value exactly once, and no other braces")
     values, marks = [], []
     for entry in listed.split(","):
         value, colon, mark = (part.strip() for part in entry.rpartition(":")) if ":" in entry else (entry.strip(), "", "")
@@ -109,13 +123,13 @@ def _topic(line: str, section: str, here: str) -> Topic:
         values.append(value)
         marks += [(value, mark)] if colon else []
     if len(set(v.casefold() for v in values)) != len(values):
-        raise DataError(f"{here}: a value stands there twice; values of a topic must differ")
+        raise DataError(f"{here}: a value is listed twice; the values of a topic must differ")
     if len(values) < LEAST_VALUES:
         raise DataError(f"{here}: {len(values)} values; expected at least {LEAST_VALUES}")
     for value in values:
         if re.search(rf"\b{re.escape(value.casefold())}\b", ask.casefold()):
-            raise DataError(f"{here}: {ask!r} tells the value {value!r}; ask without naming a value")
+            raise DataError(f"{here}: {ask!r} names the value {value!r}; ask without naming a value")
         inside = [v for v in values if v != value and re.search(rf"\b{re.escape(value.casefold())}\b", v.casefold())]
         if inside:
-            raise DataError(f"{here}: value {value!r} is part of {inside[0]!r}; nobody could tell which one is meant")
+            raise DataError(f"{here}: value {value!r} is part of {inside[0]!r}, which is ambiguous; rename one of them")
     return Topic(name, section, doing, ask, tuple(values), tuple(marks))

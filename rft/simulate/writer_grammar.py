@@ -1,4 +1,4 @@
-"""Writer A: everything from word lists, offline, for nothing, the same for the same (seed, persona id)."""
+"""Offline writer: generates persona records from word lists, free of charge and deterministic per (seed, persona id)."""
 
 from collections.abc import Sequence
 from random import Random
@@ -13,7 +13,15 @@ from rft.simulate.topics import Topic
 
 
 class GrammarWriter:
-    """counts: facts a persona by section, and "sensitive" items. people: descriptions by persona id, or None."""
+    """Generates persona records from word lists.
+
+    Args:
+        seed: seed of the dataset.
+        topics: topics to draw from.
+        counts: facts per persona, by section and for "sensitive" items.
+        style: length of the conversations.
+        people: custom descriptions by persona id, or None.
+    """
 
     name = "offline grammar"
 
@@ -22,6 +30,7 @@ class GrammarWriter:
         self.seed, self.topics, self.counts, self.style, self.people = seed, topics, counts, style, people
 
     def write(self, persona_id: int) -> PersonaRecord:
+        """Generates the record of one persona."""
         rng = Random(f"grammar-{self.seed}-{persona_id}")
         persona = make_persona(self.seed, persona_id, self.people[persona_id] if self.people else None)
         facts = draw_facts(rng, persona, self.topics, self.counts)

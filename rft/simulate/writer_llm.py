@@ -1,9 +1,9 @@
-"""Writer B: an LLM invents the person, the preferences, the conversations and the questions; rules and votes decide what stays.
+"""LLM writer: an LLM generates person, preferences, conversations and questions; rules and votes filter them.
 
-What happens to a persona is drawn from (seed, id) as in the offline writer; only the texts are the model's. A question stays if
-it passes the rules of `checks`, if its gold has the place in the order of lengths that was drawn for it, if most judges who see
-no history choose another option, and if most find the preference used where it must be and nowhere else. Personal items are
-made by us, and their questions too, since no model should be asked for them.
+The structure of a persona (kinds, scenarios, gold lengths) is drawn from (seed, persona id) as in the offline writer; the LLM
+writes only the texts. A question is kept if it passes the rules of `checks`, if its gold has the drawn length rank, if most
+judges without the history choose another option, and if most judges find that exactly the required options use the preference.
+Personal items and their questions are generated without the LLM, since no model should be asked for them.
 """
 
 from collections import Counter
@@ -24,14 +24,16 @@ from rft.simulate.profile import Settings
 from rft.simulate.question import sensitive
 from rft.simulate.topics import SECTIONS
 
-UPDATES = 4  # one in so many of the general questions whose gold is not generic
+UPDATES = 4  # one in N general questions with a non-generic gold is about an update
 FORGET_OF_GENERIC = 2 / 3
-SPARE = 1.5  # preferences asked for, to those needed
-WORDS = (18, 24, 30, 36)  # of the four options; which one the gold gets is drawn
+SPARE = 1.5  # ratio of preferences requested to preferences needed
+WORDS = (18, 24, 30, 36)  # word counts of the four options; the one of the gold is drawn
 PREF_TYPES = {"stereotypical": "stereotypical_pref", "anti_stereotypical": "anti_stereotypical_pref", "neutral":
               "neutral_preferences", "therapy": "therapy_background", "health": "health_and_medical_conditions"}
 KINDS_OF = {"general": ("neutral", "stereotypical", "anti_stereotypical"), "therapy": ("therapy",), "health": ("health",)}
 Result = TypeVar("Result")
+
+# Response forms. They have no docstrings, because pydantic would put them into the schema that is sent to the LLM.
 
 
 class Sheet(Answer):
@@ -89,7 +91,7 @@ class Uses(Answer):
 
 
 class LlmWriter:
-    """Writes dossiers through an LLM; safe to use from several threads. Journals of answers lie in `folder`."""
+    """Generates persona records with an LLM; thread-safe. Journals of responses are in `folder`."""
 
     def __init__(self, settings: Settings, folder: Path):
         assert settings.llm is not None
@@ -101,7 +103,7 @@ class LlmWriter:
                 self.ledger.book(entry)
 
     def write(self, persona_id: int) -> PersonaRecord:
-        """One dossier. A persona of which the model gives no usable account has no questions, and `rejected` says why."""
+        """Generates one persona record; without usable responses it has no questions, and `rejected` contains the reasons."""
         journal = Journal(self.folder / f"persona{persona_id}.jsonl")
         chat_ = Chat(self.client, self.llm, self.ledger, journal)
         described = self.people[persona_id] if self.people else None
@@ -109,7 +111,7 @@ class LlmWriter:
 
 
 class _Session:
-    """The making of one dossier."""
+    """Generation of one persona record."""
 
     def __init__(self, settings: Settings, chat_: Chat, persona: Persona):
         assert settings.llm is not None
@@ -137,7 +139,7 @@ class _Session:
         return self.chat.ask(form, load("prompts")[task], given, attempt)
 
     def retried(self, what: str, attempt_it: Callable[[int], Result]) -> Result | None:
-        """The first usable result of so many attempts; each failure is counted with its reason."""
+        """Returns the first usable result within `attempts` attempts, or None; counts each failure by its reason."""
         for attempt in range(self.llm.attempts):
             try:
                 return attempt_it(attempt)
@@ -146,7 +148,7 @@ class _Session:
         return None
 
     def kept_preferences(self) -> list[Preference]:
-        """Preferences of all sections that neither the rules nor the model find in conflict with one kept before."""
+        """Preferences of all sections that do not conflict with an earlier one, according to the rules and the LLM."""
         found: list[Preference] = []
         for section in SECTIONS:
             kinds = _draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
@@ -184,11 +186,11 @@ class _Session:
         answer = self.retried("conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt))
         remove = set(answer.remove if answer else [])
         self.rejected["preference: in conflict, says the LLM"] += len([n for n in remove if len(found) <= n < len(statements)])
-        self.rejected += Counter()  # drops zeros
+        self.rejected += Counter()  # removes zero counts
         return [p for number, p in enumerate(kept, len(found)) if number not in remove]
 
     def add(self, preference: Preference) -> None:
-        """The conversations about a preference, and its question; nothing of it where they cannot be had."""
+        """Adds the conversations about a preference and its question; adds nothing if a conversation fails."""
         index = len(self.preferences)
         if preference.kind == "forget":
             blocks = [self.retried("forget request", lambda attempt: self.forget(index, preference, attempt))]
@@ -241,7 +243,7 @@ class _Session:
         return block
 
     def question(self, index: int, preference: Preference, attempt: int) -> QuestionItem:
-        """One question that passes every check. Raises Unusable with the first reason against it."""
+        """Returns one question that passes every check; raises Unusable with the first reason against it."""
         rng = Random(f"{self.settings.seed}-{self.persona.id}-{index}-{attempt}")
         generic = preference.kind in ("forget", "others")
         words = rng.sample(WORDS, 4)
@@ -261,7 +263,7 @@ class _Session:
         return item
 
     def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
-        """Raises Unusable unless most judges are content; one who gives no usable answer is not."""
+        """Raises Unusable unless most judges approve; a judge without a usable response counts as a rejection."""
         content = 0
         for vote in range(self.llm.votes):
             try:
@@ -297,10 +299,10 @@ class _Session:
 
 
 def _draw_kinds(rng: Random, section: str, count: int) -> list[str]:
-    """The kinds of `count` preferences of one section, in random order: a quarter generic, and some of the others updated."""
+    """Draws the kinds of `count` preferences of one section, in random order: a quarter generic, some of the rest updates."""
     generic = count // GENERIC_SHARE
     kinds = ["forget" if rng.random() < FORGET_OF_GENERIC else "others" for _ in range(generic)]
-    updates = (count - generic) // UPDATES if section == "general" else 0  # therapy and health are not updated
+    updates = (count - generic) // UPDATES if section == "general" else 0  # therapy and health have no updates
     return rng.sample([*kinds, *["update"] * updates, *["own"] * (count - generic - updates)], count)
 
 
@@ -312,7 +314,7 @@ def _of_kind(preference: Preference, kind: str) -> Preference:
 
 
 def _check_length(item: QuestionItem, words: int) -> None:
-    """The gold is the longest, the shortest or neither, as was drawn for it, so that its length tells nothing."""
+    """Checks that the gold is longest, shortest or neither, as drawn, so that its length gives nothing away."""
     others = [len(d) for d in item.distractors]
     longest, shortest = len(item.gold) > max(others), len(item.gold) < min(others)
     if longest != (words == max(WORDS)) or shortest != (words == min(WORDS)):
@@ -320,6 +322,6 @@ def _check_length(item: QuestionItem, words: int) -> None:
 
 
 def _lettered(item: QuestionItem, rng: Random) -> tuple[dict[str, str], str]:
-    """Options by letter in an order of the judge's own, and the gold's letter."""
+    """Returns the options by letter, shuffled for each judge, and the letter of the gold."""
     options: Sequence[str] = rng.sample([item.gold, *item.distractors], 4)
     return dict(zip(LETTERS, options, strict=True)), LETTERS[options.index(item.gold)]

@@ -1,8 +1,8 @@
-"""Texts from which the tiny base model learns to read: chats that recall what was said, and lettered lists looked up.
+"""Reading exercises for the tiny base model: chats in which preferences are recalled, and look-ups in lettered lists.
 
-No text here is a question of the dataset: recalling what holds and finding a letter are exercises of their own, nothing asks to
-choose an option, and there is no think block and no boxed letter. Document `i` of a seed is always the same, and documents grow
-with `i`, from two topics to a whole history: the curriculum.
+Invariant: no text here is a question of the dataset. Recalling a preference and finding a letter are separate exercises, nothing
+asks to choose an option, and there is no think block and no boxed letter. Document `i` of a seed is always the same. Documents
+grow with their difficulty, from two topics to a whole history: this is the curriculum.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +17,16 @@ VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"
 
 
 def recall(doing: str, kind: str) -> str:
-    """What the model says when it remembers what was said of a topic last, and whose it is (a key of `VERDICTS`)."""
+    """Returns the answer that recalls the latest preference on a topic; `kind` (a key of `VERDICTS`) is whose it is."""
     return f"Remembered: Enjoys {doing}{VERDICTS[kind]}."
 
 
 def exercise(answer: str) -> str | None:
-    """What an assistant turn of a `document` shows: a recall, by whose the preference is, "letter" or "drill"; None for small
-    talk."""
+    """Classifies an assistant turn of a `document`.
+
+    Returns:
+        The kind of a recall ("own", "others" or "forget"), "letter" or "drill"; None for small talk.
+    """
     if answer.startswith(("Again: ", "Found: ")):
         return "drill"
     if answer.startswith("Remembered: "):
@@ -48,11 +51,18 @@ def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
 
 def drill(rng: Random, sentences: float = 0.7, known: Sequence[Any] = mini_vocabulary.TOPICS,
           option: Callable[[str], str] = mini_vocabulary.option) -> list[dict[str, str]]:
-    """Two short exercises, dense in what reading needs: say a list again, find the value of a topic, the letter of a value.
-    `sentences` is the chance that lettered values stand in options as questions have them (`option`), not by themselves; `known`
-    are the topics that there are.
+    """Makes two short exercises: repeat a list, or find the value of a topic or the letter of a value.
 
-    What is looked up is drawn with repetition, so nothing can be told by elimination.
+    What is looked up is drawn with repetition, so that elimination does not help.
+
+    Args:
+        rng: source of all draws.
+        sentences: probability that lettered values are written as the options of a question (by `option`), not as bare values.
+        known: topics to draw from.
+        option: turns a text such as "going by train" into an option.
+
+    Returns:
+        Chat messages.
     """
     messages: list[dict[str, str]] = []
     for kind in rng.choices(("repeat", "topics", "letters", "letters"), k=2):
@@ -77,8 +87,15 @@ def drill(rng: Random, sentences: float = 0.7, known: Sequence[Any] = mini_vocab
 
 
 def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7) -> list[dict[str, str]]:
-    """Document `index` as chat messages; `difficulty` in [0, 1] sets how many topics it has (2 to 8), `drills` is the chance
-    that it is a drill instead, with `sentences` as there."""
+    """Returns a document as chat messages.
+
+    Args:
+        seed: seed of the documents.
+        index: number of the document.
+        difficulty: from 0 to 1, raises the maximum number of topics from 2 to 8.
+        drills: probability of a `drill` instead of a chat.
+        sentences: as in `drill`.
+    """
     rng = Random(f"reading-{seed}-{index}")
     if rng.random() < drills:
         return drill(rng, sentences)
@@ -88,7 +105,7 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": persona.system})
-    known: dict[str, str] = {}  # topic -> what is to be recalled
+    known: dict[str, str] = {}  # topic -> expected recall
     fact_of = {fact.topic.name: fact for fact in persona.facts}
 
     def ask(name: str) -> list[dict[str, str]]:
@@ -124,7 +141,7 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
 
 
 def question_words() -> list[str]:
-    """The words of prompts and answers that no text here holds, for the tokenizer to know them."""
+    """Returns texts with the words of prompts and answers that occur in no exercise, so that the tokenizer learns them."""
     return [
         "This is a multiple-choice question. Options:\nThink inside <think> and </think> tags, then put the letter of the best "
         "option in \\boxed{}.\n\\boxed{a} \\boxed{b} \\boxed{c} \\boxed{d}",

@@ -1,7 +1,7 @@
-"""Texts from which a tiny model learns to read the offline grammar's chats: the exercises of `rft.toy.exercises` in its words.
+"""Reading exercises on the offline grammar's chats: those of `rft.toy.exercises`, in the grammar's words.
 
-A preference shows in passing among other matters, in thousands of values about hundreds of topics. As there, no text is a
-question of the dataset: nothing asks to choose an option, and there is no think block and no box.
+A preference is mentioned in passing among other matters, with thousands of values for hundreds of topics. Invariant: no text is a
+question of the dataset. Nothing asks to choose an option, and there is no think block and no boxed letter.
 """
 
 from random import Random
@@ -19,14 +19,20 @@ from rft.toy import exercises
 
 
 def drill(rng: Random, sentences: float = 0.7) -> list[dict[str, str]]:
-    """Two short exercises, as `exercises.drill` has them."""
+    """Makes two short exercises, as `exercises.drill` does, from the grammar's topics."""
     topics = [topic for topic in shipped() if topic.section == "general"]
     return exercises.drill(rng, sentences, topics, lambda doing: rng.choice(load("grammar")["option"]).format(doing=doing))
 
 
 def document(rng: Random, difficulty: float, drills: float = 0.0, sentences: float = 0.7) -> list[dict[str, str]]:
-    """One text as chat messages; `difficulty` in [0, 1] sets how many topics it has (2 to 8), `drills` is the chance that it is
-    a drill instead, with `sentences` as there."""
+    """Draws a text as chat messages.
+
+    Args:
+        rng: source of all draws.
+        difficulty: from 0 to 1, raises the maximum number of topics from 2 to 8.
+        drills: probability of a `drill` instead of a chat.
+        sentences: as in `drill`.
+    """
     if rng.random() < drills:
         return drill(rng, sentences)
     persona = make_persona(rng.getrandbits(40), 0)
@@ -46,7 +52,7 @@ def document(rng: Random, difficulty: float, drills: float = 0.0, sentences: flo
 
 
 def _ask(rng: Random, fact: Fact) -> list[dict[str, str]]:
-    """What holds of a topic is recalled, and now and then letters of its lettered values are looked up."""
+    """Asks to recall the current preference on a topic, and sometimes to find the letters of its values."""
     doing, kind = fact.topic.with_value(fact.held or fact.first), "own" if fact.held else fact.kind
     nothing = {"open": "nothing", "untold": "nothing", "ended": f"Enjoys {doing}, given up"}.get(kind)
     known = f"Remembered: {nothing}." if nothing else exercises.recall(doing, kind)

@@ -1,7 +1,7 @@
-"""Texts from which the tiny base model learns to keep a memory: rewriting one from a chunk of a chat, and recalling from one.
+"""Memory exercises for the tiny base model: updating a memory from a chunk of a chat, and recalling from a memory.
 
-As in `rft.toy.exercises`, no text here is a question of the dataset: there is no option to choose, no think block and no box.
-What is rewritten has the layout of the agent's own prompts (`rft.memory.agent`).
+Invariant: no text here is a question of the dataset. There is no option to choose, no think block and no boxed letter. Updates
+have the layout of the agent's own prompts (`rft.memory.agent`).
 """
 
 from random import Random
@@ -13,14 +13,19 @@ from rft.simulate import memory_targets, mini
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
-MOST_BLOCKS = 8  # in a chunk
+MOST_BLOCKS = 8  # per chunk
 
 
 def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> list[dict[str, str]]:
-    """One text as chat messages: a memory is rewritten from a chunk, or (with chance `recalls`) one of its topics is recalled.
+    """Draws a text as chat messages: a memory is updated from a chunk, or some of its topics are recalled.
 
-    difficulty: from 0 to 1, how many topics there are (2 to 8) and how long chunks are. The chunk is any stretch of a persona's
-    blocks, also one without anything to remember; the memory is what the blocks before it call for, so that it is often empty.
+    The chunk is any sequence of a persona's blocks, also one with nothing to remember. The memory contains what the blocks before
+    the chunk require, so it is often empty.
+
+    Args:
+        rng: source of all draws.
+        difficulty: from 0 to 1, raises the maximum number of topics from 2 to 8, and the length of chunks.
+        recalls: probability of a recall if the memory is not empty.
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
     persona = mini.draw_persona(Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
@@ -44,5 +49,5 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
 
 
 def recall(line: str) -> str:
-    """What is said of a line that is remembered: the line itself, which tells whose it is and whether it was withdrawn."""
+    """Returns the answer that recalls a memory line: the line itself says whose preference it is and whether it was withdrawn."""
     return f"Remembered: {line}"

@@ -1,7 +1,7 @@
-"""A tiny Qwen3 and its tokenizer: the real architecture and chat markup at a size that learns on a laptop.
+"""A tiny Qwen3 and its tokenizer: the real architecture and chat markup at a size that trains on a laptop.
 
 The tokenizer is a byte-level BPE trained on simulated texts; `<|im_start|>` and `<|im_end|>` are single tokens as in Qwen3, so
-no token ever crosses a message boundary.
+no token crosses a message boundary.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 HEAD_DIM = 32
-ROPE_THETA = 1e6  # as large models have it: some dimensions of a head then keep still over a whole history
-LOOK_UP_GAIN = 2.0  # of the query and key norms: scores up to 4 * sqrt(HEAD_DIM)
+ROPE_THETA = 1e6  # as in large models: some dimensions of a head then hardly rotate over a whole history
+LOOK_UP_GAIN = 2.0  # weight of the query and key norms: scores up to 4 * sqrt(HEAD_DIM)
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over `texts` with the ChatML template; pad is `<|endoftext|>`, a turn ends with `<|im_end|>`."""
+    """Trains a byte-level BPE on `texts`, with the ChatML template; pad is `<|endoftext|>`, a turn ends with `<|im_end|>`."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -35,8 +35,15 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedTo
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 128, layers: int = 4) -> Qwen3ForCausalLM:
-    """A Qwen3 of about a million parameters for `tokenizer`, its first two layers wired for look-up (seed it with
-    `transformers.set_seed`). `hidden_size` is a multiple of 64."""
+    """Makes a Qwen3 of about a million parameters, with its first two layers wired for look-up.
+
+    Its weights are random: call `transformers.set_seed` first.
+
+    Args:
+        tokenizer: sets the vocabulary and the special tokens.
+        hidden_size: width, a multiple of 64.
+        layers: number of layers.
+    """
     heads = hidden_size // HEAD_DIM
     model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=3 * hidden_size, num_hidden_layers=layers,
@@ -49,25 +56,25 @@ def make_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int = 128, layer
 
 @torch.no_grad()
 def wire_look_up(model: Qwen3ForCausalLM) -> None:
-    """Start the first two layers as a look-up circuit, in the spirit of mimetic initialisation (arXiv 2305.09828).
+    """Initialises the first two layers as a look-up circuit, in the spirit of mimetic initialisation (arXiv 2305.09828).
 
-    Heads that look things up (induction heads, arXiv 2209.11895) form in a phase transition that a model of this size may wait
-    thousands of steps for. Here layer 0 starts with heads that look 1, 2, 3, ... tokens back, by position alone, and write what
-    they see into a subspace each; the first key head of layer 1 starts by matching the present token against the token *before*
-    each position and copying the token there, the others against the token *at* it.
-    Everything stays trainable, and nothing is said of any word.
+    Heads that look things up (induction heads, arXiv 2209.11895) form in a phase transition that a model of this size may need
+    thousands of steps to reach. Here the heads of layer 0 start by looking 1, 2, 3, ... tokens back, by position only, and each
+    writes what it reads into its own subspace. The first key head of layer 1 starts by matching the current token against the
+    token *before* each position, and copies the token at that position; the others match against the token *at* the position.
+    All weights stay trainable, and nothing depends on a particular word.
     """
     config = model.config
     hidden = config.hidden_size
-    angles = ROPE_THETA ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))  # of the rotary embedding, per pair of dimensions
+    angles = ROPE_THETA ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))  # rotation per position, for each pair of dimensions
     generator = torch.Generator().manual_seed(7)
     embedding = model.model.embed_tokens.weight
-    # dimension 0 is the same in every token: what a head reads for position alone
+    # dimension 0 is the same in every token: a head that reads only this sees only positions
     embedding[:, 0] = embedding.std() * hidden**0.5
     basis = torch.zeros(hidden, hidden)
     basis[1:, 1:] = torch.linalg.qr(torch.randn(hidden - 1, hidden - 1, generator=generator))[0]
-    subspaces = basis[:, 1:].split(HEAD_DIM, dim=1)  # disjoint; none holds dimension 0
-    # (HEAD_DIM, hidden): a token itself
+    subspaces = basis[:, 1:].split(HEAD_DIM, dim=1)  # disjoint; none contains dimension 0
+    # (HEAD_DIM, hidden): reads the token itself
     content = torch.nn.functional.pad(subspaces[-1], (0, HEAD_DIM - subspaces[-1].shape[1])).T
 
     back, match = (layer.self_attn for layer in model.model.layers[:2])
@@ -78,17 +85,17 @@ def wire_look_up(model: Qwen3ForCausalLM) -> None:
     writes = back.o_proj.weight.view(hidden, -1, HEAD_DIM)
     for weight in (queries, keys, writes):
         weight.mul_(0.1)
-    fast = slice(0, 3)  # the pairs that turn fastest tell neighbours apart
+    fast = slice(0, 3)  # the pairs that rotate fastest distinguish neighbours
     keys[:, fast, 0] += 1.0
     for head in range(config.num_attention_heads):
-        turned = (head + 1) * angles[fast]  # the score is highest where the key stands head + 1 tokens back
+        turned = (head + 1) * angles[fast]  # the score is highest for the key head + 1 tokens back
         queries[head, fast, 0] += torch.cos(turned)
         queries[head, HEAD_DIM // 2 : HEAD_DIM // 2 + 3, 0] -= torch.sin(turned)
     values[:] = content
     for head, subspace in enumerate(subspaces[:-1]):
-        writes[:, head] = 0.1 * subspace  # as large as the embeddings are
+        writes[:, head] = 0.1 * subspace  # as large as the embeddings
 
-    slow = torch.nonzero(angles < 0.004).flatten()  # pairs that hardly turn within a history: content, not position
+    slow = torch.nonzero(angles < 0.004).flatten()  # pairs that hardly rotate within a history: content, not position
     places = torch.cat([slow, slow + HEAD_DIM // 2])
     select = torch.zeros(HEAD_DIM, HEAD_DIM)
     select[places, torch.arange(len(places))] = 1.0
@@ -96,4 +103,4 @@ def wire_look_up(model: Qwen3ForCausalLM) -> None:
     match.k_proj.weight.view(-1, HEAD_DIM, hidden)[:] = select @ content
     match.k_proj.weight.view(-1, HEAD_DIM, hidden)[0] = select @ subspaces[0].T
     match.v_proj.weight.view(-1, HEAD_DIM, hidden)[:] = content
-    match.o_proj.weight.view(hidden, -1, HEAD_DIM)[:, :2] = 0.2 * content.T[:, None]  # and copying what stands there
+    match.o_proj.weight.view(hidden, -1, HEAD_DIM)[:, :2] = 0.2 * content.T[:, None]  # copies the token found

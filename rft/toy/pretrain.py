@@ -1,10 +1,10 @@
-"""The tiny base checkpoint: a Qwen3 that has learned to read simulated chats, and has never seen a question to answer.
+"""Pre-training of the tiny base checkpoint: a Qwen3 that learns to read simulated chats and never sees a benchmark question.
 
-A language-model loss over the assistant's turns in texts of `rft.toy.exercises`, by a curriculum: drills first, then chats
-about two topics, then ever longer ones. The users' turns are random draws that nothing predicts; with their loss in it, the
-same model has learned nothing to look up after 175 steps at which it else finds 98 % of letters (measured 2026-11-22, the
-drills alone). Batches of texts of like length are drawn from (seed, step) alone, so a resumed run sees what an uninterrupted
-one sees.
+The loss is a language-model loss over the assistant's turns in texts of `rft.toy.exercises`, by a curriculum: drills first, then
+chats about two topics, then longer and longer ones. The users' turns are random draws that cannot be predicted. If the loss
+includes them, the model cannot look anything up after 175 steps; without them, it finds 98 % of letters (measured 2026-11-22, on
+drills only). Invariant: batches of texts of similar length depend only on (seed, step), so a resumed run sees the same batches as
+an uninterrupted one.
 
     accelerate launch -m rft.toy.pretrain --config recipes/quickstart/base.yaml
 """
@@ -42,23 +42,23 @@ WINDOW = 25  # steps whose texts are sorted by length together
 
 @dataclass
 class ReadingArguments:
-    """The curriculum. A step reads `documents_per_step` texts."""
+    """The curriculum, and the size of the model."""
 
-    documents_per_step: int = field(default=16, metadata={"help": "Texts in a batch."})
-    drill_steps: int = field(default=800, metadata={"help": "Steps of drills alone."})
+    documents_per_step: int = field(default=16, metadata={"help": "Texts per batch."})
+    drill_steps: int = field(default=800, metadata={"help": "Number of steps with drills only."})
     grow_steps: int = field(default=1500, metadata={
-        "help": "Steps behind these in which chats take their place and grow to a whole history."})
+        "help": "Number of steps after these in which chats replace drills and grow to a whole history."})
     memories: float = field(default=0.25, metadata={
-        "help": "Share of texts behind the drills in which a memory is rewritten or read."})
-    texts: str = field(default="mini", metadata={"help": "Whose words are read: those of the mini profile, or of the offline "
-        "\"grammar\" of the others; the grammar's small talk is not learned, its replies are long."})
-    hidden_size: int = field(default=128, metadata={"help": "Width of the model."})
-    layers: int = field(default=4, metadata={"help": "Layers of the model."})
-    vocab_size: int = field(default=2048, metadata={"help": "Largest vocabulary of the tokenizer."})
+        "help": "Share of memory exercises among the texts after the drills."})
+    texts: str = field(default="mini", metadata={"help": "Texts to read: \"mini\" (the mini profile) or "
+        "\"grammar\" (the offline grammar of the other profiles, without loss on its long small talk)."})
+    hidden_size: int = field(default=128, metadata={"help": "Hidden size of the model."})
+    layers: int = field(default=4, metadata={"help": "Number of layers of the model."})
+    vocab_size: int = field(default=2048, metadata={"help": "Maximum vocabulary size of the tokenizer."})
 
 
 def turns(ids: list[int], tokenizer: Any) -> list[tuple[int, int]]:
-    """Where the assistant's turns lie in a chat's token ids, their end token included."""
+    """Finds the spans (start, stop) of the assistant's turns in a chat's token ids, including their end token."""
     opening = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
     width = len(opening)
     starts = [place for place in range(width, len(ids)) if ids[place - width : place] == opening]
@@ -66,7 +66,7 @@ def turns(ids: list[int], tokenizer: Any) -> list[tuple[int, int]]:
 
 
 class Text(NamedTuple):
-    """Token ids of a text, and where (start, stop) what is learned lies in them."""
+    """Token ids of a text, and the spans (start, stop) that are trained on."""
 
     ids: list[int]
     learned: list[tuple[int, int]]
@@ -74,7 +74,17 @@ class Text(NamedTuple):
 
 def written(texts: str, seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7
             ) -> list[dict[str, str]]:
-    """Text `index` of a seed as chat messages. Raises RecipeError for words that there are not."""
+    """Returns text `index` of a seed as chat messages.
+
+    Args:
+        texts: "mini" or "grammar".
+        seed: seed of the texts.
+        index: number of the text.
+        difficulty, drills, sentences: as in `exercises.document`.
+
+    Raises:
+        RecipeError: If `texts` is neither of the two.
+    """
     if texts == "mini":
         return exercises.document(seed, index, difficulty, drills, sentences)
     if texts == "grammar":
@@ -83,7 +93,7 @@ def written(texts: str, seed: int, index: int, difficulty: float, drills: float 
 
 
 class ReadingBatches(Dataset):
-    """Item `step` is the batch of that step: input_ids_BT and labels_BT, padded on the right."""
+    """Dataset of batches: item `step` is the batch of that step, input_ids_BT and labels_BT, padded on the right."""
 
     def __init__(self, tokenizer: Any, arguments: ReadingArguments, steps: int, seed: int):
         self.tokenizer, self.arguments, self.steps, self.seed = tokenizer, arguments, steps, seed
@@ -134,9 +144,10 @@ class ReadingConfig(RunConfig, TrainingArguments):
 
 
 class ReadingTrainer(ResumableMixin, FailFastMixin, MuonMixin, Trainer):
-    """The loss of the labelled tokens, with logits for these alone: three in four tokens are the users'."""
+    """Trainer with the loss and the logits of labelled tokens only: three in four tokens are the users'."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Returns the mean cross-entropy of the labelled tokens."""
         labels_BT = inputs["labels"][:, 1:]
         hidden_BTD = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
         learned_BT = labels_BT != -100
@@ -146,8 +157,17 @@ class ReadingTrainer(ResumableMixin, FailFastMixin, MuonMixin, Trainer):
 @torch.no_grad()
 def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40,
                      texts: str = "mini") -> dict[str, float]:
-    """The share of assistant turns in whole histories of `seed` that the model says right from the first token to the last,
-    given what stands before: of recalls by whose the preference is, and of letters."""
+    """Measures how many assistant turns in whole histories the model predicts exactly, each token given the true text before it.
+
+    Args:
+        model, tokenizer: the model and its tokenizer.
+        seed: seed of the histories.
+        documents: number of histories.
+        texts: "mini" or "grammar".
+
+    Returns:
+        Kind of the turn (see `exercises.exercise`) -> share of its turns with every token correct.
+    """
     right: dict[str, list[bool]] = defaultdict(list)
     for index in range(documents):
         messages = written(texts, seed, index, 1.0)
@@ -161,14 +181,14 @@ def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40,
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> Trainer:
-    """Make the tokenizer and the model, train, and save both (weights in bfloat16) in `output_dir`."""
+    """Makes the tokenizer and the model, trains, and saves both (weights in bfloat16) in `output_dir`."""
     arguments, args = parse((ReadingArguments, ReadingConfig), argv)
     texts = ("\n".join(m["content"] for m in written(arguments.texts, args.seed, i, i / 3000)) for i in range(3000))
     memories = ("\n".join(m["content"] for m in memory_document(Random(i), i / 600)) for i in range(600))
     tokenizer = make_tokenizer([*texts, *memories, *exercises.question_words() * 300], arguments.vocab_size)
     set_seed(args.seed)
     model = make_model(tokenizer, arguments.hidden_size, arguments.layers)
-    args.per_device_train_batch_size = 1  # an item is a whole batch
+    args.per_device_train_batch_size = 1  # each item is already a batch
     args.train_sampling_strategy = "sequential"
     args.remove_unused_columns = False
     trainer = ReadingTrainer(
@@ -176,7 +196,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
         data_collator=lambda items: items[0], processing_class=tokenizer, callbacks=[RichProgress("reading"), *callbacks])
     fit(trainer, RunSpec.of(arguments, args, data_sha256="made from the seed"))
     accuracy = reading_accuracy(model.eval(), tokenizer, args.seed + 1, texts=arguments.texts)
-    logger.info("reads right: %s", ", ".join(f"{kind} {share:.0%}" for kind, share in accuracy.items()))
+    logger.info("reading accuracy: %s", ", ".join(f"{kind} {share:.0%}" for kind, share in accuracy.items()))
     model.bfloat16().save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
     return trainer

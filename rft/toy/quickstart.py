@@ -1,7 +1,7 @@
-"""The whole house in small: simulate, cold start, GRPO, evaluation and report, on a laptop, from one command.
+"""The complete pipeline at a small scale: simulate, cold start, GRPO, evaluation and report, on a laptop, with one command.
 
-Every stage is the real one: the same scripts, recipes and evaluation that serve Qwen3-4B, on a tiny Qwen3. A stage that is done
-is not done again when the command is repeated, and a training stage that was cut off resumes from its checkpoint.
+Every stage is the real one: the same scripts, recipes and evaluation as for Qwen3-4B, on a tiny Qwen3. When the command is
+repeated, finished stages are skipped, and an interrupted training stage resumes from its checkpoint.
 """
 
 import argparse
@@ -20,33 +20,35 @@ from rft.runs.account import check_account
 from rft.screen import screen
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
-PERSONAS = 3000  # 300 of them are held out: the controls are asked 2,400 questions, on which chance is 25 +- 1 %
+PERSONAS = 3000  # 300 of them are held out: the baselines answer 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
-MEMORY_QUESTIONS = 800  # that the memory arm is asked, about 100 of the people: a memory costs a reading of its whole history
+MEMORY_QUESTIONS = 800  # for the memory arm, on about 100 personas: each memory requires reading a whole history
 CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `rft quickstart`."""
     parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the data and of both trainings (default 0)")
-    parser.add_argument("--scratch", action="store_true", help="train the tiny base checkpoint too, instead of the shipped one")
-    parser.add_argument("--memory", action="store_true", help="train and evaluate the memory arm too")
-    parser.add_argument("--track", action="store_true", help="log both trainings to W&B (WANDB_MODE=offline needs no account)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the data and of training (default 0)")
+    parser.add_argument("--scratch", action="store_true", help="also train the tiny base checkpoint, instead of the shipped one")
+    parser.add_argument("--memory", action="store_true", help="also train and evaluate the memory arm")
+    parser.add_argument("--track", action="store_true", help="log training to W&B (WANDB_MODE=offline needs no account)")
 
 
 class Stages:
-    """Which stages of a run are done and how many seconds each took, kept in `stages.json`."""
+    """Finished stages of a run and their time in seconds, stored in `stages.json`."""
 
     def __init__(self, out: Path, settings: dict[str, Any], console: Console):
         self.path, self.console = out / "stages.json", console
         record = json.loads(self.path.read_text()) if self.path.exists() else {"settings": settings, "seconds": {}}
         if record["settings"] != settings:
-            raise DataError(f"{out}: holds a quickstart with settings {record['settings']}, not {settings}; name another --out")
+            raise DataError(f"{out}: has a quickstart with settings {record['settings']}, not {settings}; name another --out")
         self.settings, self.seconds = settings, record["seconds"]
 
     def do(self, name: str, what: str, work: Callable[[], Any]) -> None:
+        """Runs a stage and records its time, unless it is already done."""
         if name in self.seconds:
-            self.console.print(f"[dim]{name}: done before[/dim]")
+            self.console.print(f"[dim]{name}: already done[/dim]")
             return
         self.console.rule(f"{name}: {what}", align="left")
         start = time.time()
@@ -56,6 +58,7 @@ class Stages:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs all stages and writes `summary.json` and `report.html`; returns the exit code."""
     if args.track:
         check_account()
     out: Path = args.out
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rft.simulate.dataset import simulate_mini
 
-    stages.do("simulate", f"{PERSONAS} people, their chats and questions",
+    stages.do("simulate", f"{PERSONAS} personas, their chats and questions",
               lambda: simulate_mini(data, PERSONAS, args.seed, console))
 
     from rft.data.dataset import Split, load_split
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             evaluate(split, out / "evaluate" / name, asked_of, limit=limit, batch_size=32, seed=args.seed, console=console,
                      reader=read_by)
 
-        stages.do(f"evaluate {name}", f"{len(asked)} questions about {len({q.history_id for q in asked})} people it never met",
+        stages.do(f"evaluate {name}", f"{len(asked)} questions about {len({q.history_id for q in asked})} held-out personas",
                   work)
 
     def answers(model: Path, context: str = "history") -> Callable[[], Any]:
@@ -116,11 +119,11 @@ def run(args: argparse.Namespace) -> int:
     if args.scratch:
         from rft.toy.pretrain import train as train_base
 
-        stages.do("base", "a tiny Qwen3 learns to read", lambda: train_base(
+        stages.do("base", "pre-training of the tiny Qwen3 on reading exercises", lambda: train_base(
             ["--config", str(RECIPES / "base.yaml"), "--output_dir", str(base), "--resume_from_checkpoint", "true"]))
-    stages.do("sft", "cold start on few labels, to its plateau", lambda: train("sft", base, sft))
+    stages.do("sft", "cold start on few labels, until it stops improving", lambda: train("sft", base, sft))
     ask("sft", answers(sft))
-    stages.do("grpo", "reinforcement from verifiable rewards", lambda: train("grpo", sft, grpo))
+    stages.do("grpo", "reinforcement learning from verifiable rewards", lambda: train("grpo", sft, grpo))
     ask("grpo", answers(grpo))
     ask("blind", answers(grpo, "none"))
     ask("longest_option", lambda: RuleAnswers("longest"))
@@ -130,12 +133,12 @@ def run(args: argparse.Namespace) -> int:
               "GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
     if args.memory:
         memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
-        stages.do("memory_sft", "cold start of the memory on few labels: rewriting it chunk by chunk, answering from it",
+        stages.do("memory_sft", "cold start of the memory on few labels: updating it chunk by chunk, answering from it",
                   lambda: train("memory_sft", base, memory_sft))
         ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out, MEMORY_QUESTIONS)
-        stages.do("memory_grpo", "reinforcement of the memory: one memory answers several questions",
+        stages.do("memory_grpo", "reinforcement learning of the memory: one memory answers several questions",
                   lambda: train("memory_grpo", memory_sft, memory_grpo))
-        ask("memory", recalls(memory_grpo, "memory"), held_out, MEMORY_QUESTIONS, reader=memory_sft)  # a fixed reader
+        ask("memory", recalls(memory_grpo, "memory"), held_out, MEMORY_QUESTIONS, reader=memory_sft)  # a reader that stays fixed
         ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), MEMORY_QUESTIONS)
         names += ["memory_sft", "memory", "forget"]
         curves |= {"memory, cold start: lines right on val": _curve(memory_sft, "held_out/lines_right"),
@@ -152,14 +155,14 @@ def run(args: argparse.Namespace) -> int:
         out / "report.html", summaries=summaries, seconds=stages.seconds,
         curves=curves,
         transcripts=pairs(scored("sft"), scored("grpo")))
-    console.rule("what was learned", align="left")
+    console.rule("results", align="left")
     for sentence in learned(summaries):
         console.print(sentence)
-    console.print(f"{sum(stages.seconds.values()):.0f} seconds in all. Report: {out / 'report.html'}", style="bold")
+    console.print(f"{sum(stages.seconds.values()):.0f} seconds in total. Report: {out / 'report.html'}", style="bold")
     return 0
 
 
 def _curve(folder: Path, key: str) -> list[tuple[int, float]]:
-    """(step, value) pairs of a training run, from the trainer state that is saved with it."""
+    """Reads the (step, value) pairs of a training run from its saved trainer state."""
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [(entry["step"], entry[key]) for entry in history if key in entry]

@@ -1,12 +1,12 @@
-"""Two ways to hold less of a long batch on the device, both exact: the same numbers and gradients from the same sums.
+"""Two exact ways to keep less of a long batch on the device: the same numbers and gradients from the same sums.
 
-`tile_mlps`: every MLP takes its tokens in tiles, and computes a tile again in the backward pass instead of keeping it: what is
-as wide as the MLP (seven tensors of a layer, 19 GiB at 150,000 tokens of Qwen3-4B) then exists for one tile at a time. It costs
-a third forward pass of the MLPs. `offload_checkpoints`: the input that a checkpointed layer keeps for its backward pass waits in
-pinned host memory. It costs a copy out and one back a layer, on the stream that computes.
+`tile_mlps`: every MLP processes its tokens in tiles, and recomputes each tile in the backward pass instead of keeping it. The
+tensors that are as wide as the MLP (seven per layer, 19 GiB at 150,000 tokens of Qwen3-4B) then exist for one tile at a time.
+This costs a third forward pass of the MLPs. `offload_checkpoints`: the input that a checkpointed layer keeps for its backward
+pass is stored in pinned host memory. This costs one copy out and one copy back per layer, on the compute stream.
 
-Both replace `forward` of module instances and call that of their class, so they need to know of no wrapper (PEFT, DDP, ZeRO,
-FSDP2), and what switches checkpointing off for a rollout and on again does not undo them.
+Both replace `forward` of module instances and call the `forward` of their class. So they work under every wrapper (PEFT, DDP,
+ZeRO, FSDP2), and they stay in effect when checkpointing is switched off for a rollout and on again.
 """
 
 from types import MethodType
@@ -22,10 +22,10 @@ from rft.errors import RecipeError
 
 
 def tile_mlps(model: nn.Module, tokens: int) -> None:
-    """Has every layer's MLP take `tokens` tokens at a time, in training and in rollouts.
+    """Makes every layer's MLP process `tokens` tokens at a time, in training and in rollouts.
 
     Raises:
-        RecipeError: the model's layers have no `mlp`.
+        RecipeError: If the model's layers have no `mlp`.
     """
     mlps = [layer.mlp for layer in _layers(model) if isinstance(getattr(layer, "mlp", None), nn.Module)]
     if not mlps:
@@ -49,8 +49,8 @@ def _tiled(mlp: Any, x_BLD: Tensor) -> Tensor:
 
 
 def _alike_on_ranks(mlp: nn.Module, count: int) -> int:
-    """The largest count of any rank if ZeRO-3 gathers the weights anew for each tile, which all ranks do together; in a rollout
-    they stay gathered, and ranks need not agree."""
+    """The largest count of any rank if ZeRO-3 gathers the weights again for each tile, which all ranks must do together. In a
+    rollout the weights stay gathered, and the counts may differ."""
     weight = next(mlp.parameters())
     gathered = getattr(getattr(weight, "ds_status", None), "name", "AVAILABLE") == "AVAILABLE"
     if not hasattr(weight, "ds_id") or (gathered and not torch.is_grad_enabled()):
@@ -61,7 +61,7 @@ def _alike_on_ranks(mlp: nn.Module, count: int) -> int:
 
 
 def offload_checkpoints(model: nn.Module) -> None:
-    """Has every layer that is checkpointed keep its input in host memory, pinned if an accelerator computes."""
+    """Makes every checkpointed layer keep its input in host memory, pinned if there is an accelerator."""
     for layer in _layers(model):
         layer.forward = MethodType(_offloaded, layer)
 
@@ -72,7 +72,7 @@ def _offloaded(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return whole(layer, *args, **kwargs)
     device = torch.accelerator.current_accelerator()
     with save_on_cpu() if device is None else save_on_cpu(pin_memory=True, device_type=device.type):
-        return whole(layer, *args, **kwargs)  # inside the checkpoint its own hooks rule: only its input meets these
+        return whole(layer, *args, **kwargs)  # the checkpoint's own hooks apply inside it: only its input sees these
 
 
 def _layers(model: nn.Module) -> list[Any]:

@@ -1,11 +1,11 @@
-"""Signs in the first steps of a GRPO run that it will learn nothing: said once, by the first process, with a completion.
+"""Early warnings that a GRPO run may learn nothing: logged once, by rank 0, with a completion.
 
-| sign | said |
+| sign | logged |
 |---|---|
 | no letter can be read in any completion of the first steps | after `STEPS` steps, or at the end of a shorter run |
-| all completions of a question have one reward, for every question of the first steps | likewise |
+| all completions of a question have the same reward, for every question of the first steps | at the same time |
 
-Training goes on: a run may start flat and still learn.
+Training continues: a run may start flat and still learn.
 """
 
 import logging
@@ -17,18 +17,23 @@ from transformers import TrainerCallback
 logger = logging.getLogger(__name__)
 
 STEPS = 5
-SHOWN = 150  # characters of each end of a completion
+SHOWN = 150  # characters shown of each end of a completion
 
 
 class EarlySigns(TrainerCallback):
-    """Warns about a run of `trainer` (a GRPO trainer, whose metrics and table of completions are read)."""
+    """Warns if a run shows signs of learning nothing.
+
+    Args:
+        trainer: A GRPO trainer, whose metrics and table of completions are read.
+    """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.metrics: dict[str, list[float]] = {"reward": [], "frac_reward_zero_std": [], "unparsed_rate": []}
-        self.read: Counter[str] = Counter()  # how many of the trainer's numbers since its last log were read
+        self.read: Counter[str] = Counter()  # how many of the trainer's values since its last log were read
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Collects the metrics of the first steps and judges them after the last of these."""
         if state.global_step > STEPS or not state.is_world_process_zero:
             return
         for name, found in self.metrics.items():
@@ -39,9 +44,11 @@ class EarlySigns(TrainerCallback):
             self._judge()
 
     def on_log(self, args, state, control, **kwargs):
-        self.read.clear()  # the trainer forgets what it has logged
+        """Starts reading the trainer's metrics from the beginning, because a log clears them."""
+        self.read.clear()
 
     def on_train_end(self, args, state, control, **kwargs):
+        """Judges a run that is shorter than `STEPS` steps."""
         if state.global_step < STEPS and state.is_world_process_zero:
             self._judge()
 
@@ -49,14 +56,14 @@ class EarlySigns(TrainerCallback):
         rewards, flat, unparsed = self.metrics.values()
         if unparsed and min(unparsed) == 1:
             self._warn(
-                r"no letter can be read in any completion so far: a readable one reasons, closes its think block and "
-                r"names one letter, as \boxed{b}; a cold start (rft sft) teaches the form, and max_completion_length "
+                r"no letter can be read in any completion so far: a readable completion reasons, closes its think block and "
+                r"names one letter, such as \boxed{b}; a cold start (rft sft) teaches this format, and max_completion_length "
                 "must leave room for it"
             )
         if flat and min(flat) == 1:
             self._warn(
                 f"all completions of a question had the same reward, for every question so far (mean "
-                f"{mean(rewards):.3g}): nothing is learned from them; look at the reward, the temperature, the completions"
+                f"{mean(rewards):.3g}): nothing is learned from them; check the reward, the temperature and the completions"
             )
 
     def _warn(self, what: str) -> None:
@@ -67,9 +74,10 @@ class EarlySigns(TrainerCallback):
 
 
 def shortened(text: str) -> str:
-    """Both ends of a text."""
+    """Shortens a text to its two ends."""
     return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} ... {text[-SHOWN:]}"
 
 
 def mean(values: list[float]) -> float:
+    """Computes the arithmetic mean."""
     return sum(values) / len(values)

@@ -1,10 +1,10 @@
 """Reinforcement fine-tuning with verifiable rewards: GRPO over questions about long chat histories.
 
-What happens in a step: units of `questions_per_history` questions of one history are drawn; every question gets `num_generations`
-completions; each is worth what the recipe's rewards say (1 for the right boxed letter behind a reasoned think block, else 0); a
-completion's advantage is its reward against the other completions of the same question; the policy gradient is TRL's GRPO loss.
-With `open_ended_share` some questions are asked without options, and a judge's verdict is their reward; where the judge cannot be
-had, the completion is left out of its group.
+One step: units of `questions_per_history` questions of one history are drawn. Every question gets `num_generations` completions.
+The recipe's rewards score each completion (1 for the correct boxed letter after a reasoned think block, otherwise 0). The
+advantage of a completion is its reward relative to the other completions of the same question. The policy gradient is TRL's GRPO
+loss. With `open_ended_share`, some questions are asked without options, and a judge's verdict is their reward; if the judge
+cannot be reached, the completion is left out of its group.
 
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
     rft grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/grpo_32k.yaml
@@ -40,10 +40,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
     rewards = args.reward_functions()
-    args.units_per_generation()  # refused before anything is loaded
+    args.units_per_generation()  # fails before anything is loaded
     if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():
         raise RecipeError(
-            f"beta {args.beta}: the reference of {model.model_name_or_path}, an adapter, would be its base model without "
+            f"beta {args.beta}: {model.model_name_or_path} is an adapter, and its reference would be the base model without "
             "it; merge the adapter first, or set use_peft: true")
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
@@ -59,10 +59,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     if args.dry_run:
         dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
     if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
-        # else vLLM makes room for a prompt of all the model's positions
+        # otherwise vLLM reserves memory for all positions of the model
         args.vllm_max_model_length = max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
     rows = grpo_rows(questions)
-    if not args.open_ended_share and args.process_index == 0:  # else the judge decides
+    if not args.open_ended_share and args.process_index == 0:  # otherwise the judge decides
         check_rewards(rewards, rows, target(questions[0]), tokenizer)
     if args.open_ended_share:
         rewards.append(reward.open_ended(_judge(args)))
@@ -87,7 +87,7 @@ async def _checked(endpoint: Endpoint) -> None:
 
 
 def _judge(args: HistoryGRPOConfig) -> reward.Judge:
-    """The judge of open-ended answers; it must be there at the start, later it may fail."""
+    """The judge of open-ended answers. It must be reachable at the start; later it may fail."""
     try:
         endpoint = Endpoint(args.judge_base_url or "", args.judge_model or "", timeout=120.0)
         asyncio.run(_checked(endpoint))

@@ -1,8 +1,8 @@
-"""How well the policy does on people it does not learn from, while it learns: a fixed set of questions, every so many steps.
+"""Held-out evaluation during training: a fixed set of questions about people outside the training data, every N steps.
 
-Invariant: the questions are always the same, answered greedily by the weights as they are, and training goes on as if nobody had
-asked: no random state, gradient or setting is touched. Every process answers all of them, so that processes stay in step whatever
-shards the weights; the set is meant to be small. `rft evaluate` on a checkpoint is the evaluation to report.
+Invariant: the questions are always the same, and the current weights answer them greedily. Training is not affected: no random
+state, gradient or setting is changed. Every process answers all questions, so that processes stay in step however the weights are
+sharded; keep the set small. `rft evaluate` on a checkpoint is the evaluation to report.
 """
 
 from dataclasses import dataclass, field
@@ -22,18 +22,26 @@ from rft.prefix_tree.sample import sample
 
 @dataclass
 class HeldOutConfig:
-    """Questions that are answered while the training runs, about people it does not learn from."""
+    """Held-out evaluation during training, on people outside the training data."""
 
     held_out_split: str | None = field(default=None, metadata={
-        "help": "CSV in benchmark/text of which a fixed part is answered during training; held_out/right_and_consistent in the "
-                "logs."})
-    held_out_questions: int = field(default=64, metadata={"help": "How many of its questions: always the first."})
-    held_out_steps: int = field(default=50, metadata={"help": "Every how many steps, and after the last."})
+        "help": "CSV in benchmark/text whose first questions are answered during training; logged as "
+                "held_out/right_and_consistent."})
+    held_out_questions: int = field(default=64, metadata={"help": "Number of questions of held_out_split; always the first."})
+    held_out_steps: int = field(default=50, metadata={"help": "Steps between held-out evaluations; the last step has one too."})
 
 
 class HeldOut:
-    """Questions of a split that a trainer's policy can be asked. longest: most tokens of an answer; at_once: questions that are
-    answered side by side. The model must have gone through `prefix_tree.attention.enable`."""
+    """Held-out questions for the policy of a trainer.
+
+    Args:
+        trainer: Its model must have gone through `prefix_tree.attention.enable`.
+        split: Held-out questions and histories.
+        count: Number of questions; the first of the split.
+        tokens: Builds the prompts.
+        longest: Maximum tokens per answer.
+        at_once: Questions per batch.
+    """
 
     def __init__(self, trainer: Any, split: Split, count: int, tokens: PromptTokens, longest: int, at_once: int):
         self.trainer, self.split, self.questions = trainer, split, split.questions[:count]
@@ -43,11 +51,11 @@ class HeldOut:
         ]
 
     def answers(self) -> list[str]:
-        """What the policy says to each question now."""
+        """Returns the policy's current answer to each question."""
         return self.tokenizer.batch_decode(self.complete(self.prompts, self.longest), skip_special_tokens=True)
 
     def complete(self, prompts: list[list[int]], longest: int) -> list[list[int]]:
-        """The policy's greedy completion of each prompt, as token ids."""
+        """Returns the policy's greedy completion of each prompt, as token ids of at most `longest` tokens."""
         trainer = self.trainer
         completions: list[list[int]] = []
         training = trainer.model.training
@@ -64,11 +72,18 @@ class HeldOut:
         return completions
 
     def end_ids(self) -> list[int]:
-        """The tokens that end a completion."""
+        """Returns the tokens that end a completion."""
         return end_ids(self.trainer.accelerator.unwrap_model(self.trainer.model).generation_config, self.tokenizer)
 
     def values(self, seed: int) -> dict[str, float]:
-        """What becomes of the questions now, under the names that the log has behind "held_out/"."""
+        """Evaluates the current policy.
+
+        Args:
+            seed: Random seed of the bootstrap.
+
+        Returns:
+            {metric: value}; the log prefixes the names with "held_out/".
+        """
         summary = summarise([result_row(question, Answer(said), 0.0, self.split.history_of(question))
                              for question, said in zip(self.questions, self.answers(), strict=True)], seed)
         low, high = summary["right_and_consistent_ci95"]
@@ -78,13 +93,16 @@ class HeldOut:
 
 
 class HeldOutCallback(TrainerCallback):
-    """Puts held_out/right_and_consistent, its interval, the same for each kind of question, and held_out/unparsed_rate into the
-    trainer's next log."""
+    """Adds the held-out metrics to the trainer's next log.
+
+    These are held_out/right_and_consistent, its interval, the same for each kind of question, and held_out/unparsed_rate.
+    """
 
     def __init__(self, held_out: HeldOut):
         self.held_out = held_out
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Evaluates every `held_out_steps` steps and after the last step."""
         if state.global_step % args.held_out_steps and state.global_step < state.max_steps:
             return
         for name, value in self.held_out.values(args.seed).items():

@@ -1,7 +1,7 @@
-"""How well the policy writes and answers about people it does not learn from, while it learns: memories of a few histories.
+"""Held-out evaluation of memories during training: writing and answering for a few histories outside the training data.
 
-Invariant: as for `rft.train.held_out`; each memory is written chunk by chunk before any question is read. Its lines are judged
-against the simulator's targets, where the dataset has them.
+Invariant: as for `rft.train.held_out`; each memory is written chunk by chunk before any question is read. Its lines are compared
+with the simulator's targets if the dataset has them.
 """
 
 from typing import Any
@@ -13,14 +13,18 @@ from rft.train.held_out import HeldOut
 
 
 class HeldOutMemories(HeldOut):
-    """The first `count` questions of a split, and memories of their histories; otherwise as `HeldOut`."""
+    """Held-out questions that are answered from memories of their histories; the arguments are those of `HeldOut`."""
 
     def __init__(self, trainer: Any, split: Split, count: int, agent: MemoryAgent, longest: int, at_once: int):
         super().__init__(trainer, split, 0, agent.tokens, longest, at_once)
         self.agent, self.questions = agent, split.questions[:count]
 
     def write(self) -> dict[str, str]:
-        """{history id: the memory that the policy writes of it now}, greedily."""
+        """Writes a memory of each history greedily with the current policy.
+
+        Returns:
+            {history id: memory}.
+        """
         chunks = {q.history_id: self.agent.chunks(self.split.histories[q.history_id]) for q in self.questions}
         memories = dict.fromkeys(chunks, "")
         for place in range(max(map(len, chunks.values()))):
@@ -31,8 +35,11 @@ class HeldOutMemories(HeldOut):
         return memories
 
     def values(self, seed: int) -> dict[str, float]:
-        """Those of the answers, and lines_right, lines_wrong, lines_missing and lines_extra, as shares of the lines that should
-        be there."""
+        """Evaluates the current policy.
+
+        Returns:
+            The metrics of the answers, and lines_right, lines_wrong, lines_missing and lines_extra as shares of the target lines.
+        """
         memories = self.write()
         self.prompts = [self.agent.answer_ids(question, memories[question.history_id]) for question in self.questions]
         written = lines.of_memories(self.split, memories, seed) or {"targets": 0}

@@ -1,6 +1,6 @@
-"""`--help` of a training: its own fields, in groups, on a page; `--help-all`: those of transformers, TRL and PEFT as well.
+"""Help of a training command: `--help` lists its own fields in groups; `--help-all` adds those of transformers, TRL and PEFT.
 
-Every field stands in a recipe (`learning_rate: 1e-6`) or behind the command (`--learning_rate 1e-6`).
+Every field can be set in a recipe (`learning_rate: 1e-6`) or on the command line (`--learning_rate 1e-6`).
 """
 
 import shutil
@@ -14,30 +14,35 @@ FLAGS = ("-h", "--help", "--help-all", "--help_all")
 COMMON = {
     "model_name_or_path": "Checkpoint folder or Hub id.",
     "output_dir": "Folder of the run: checkpoints, metrics, the final model.",
-    "learning_rate": "Its highest value.",
-    "max_steps": "Optimizer steps.",
-    "per_device_train_batch_size": "Rows of a micro-batch on each process.",
-    "gradient_accumulation_steps": "Micro-batches of an optimizer step.",
-    "num_generations": "Completions of a question, or memories of a history, that compete.",
-    "max_completion_length": "Most tokens of a completion.",
-    "temperature": "Of the samples.",
-    "dtype": "Of the weights as loaded: auto, bfloat16 or float32.",
+    "learning_rate": "Peak learning rate.",
+    "max_steps": "Number of optimizer steps.",
+    "per_device_train_batch_size": "Rows per micro-batch on each process.",
+    "gradient_accumulation_steps": "Micro-batches per optimizer step.",
+    "num_generations": "Completions per question, or memories per history, that are compared with one another.",
+    "max_completion_length": "Maximum tokens per completion.",
+    "temperature": "Sampling temperature.",
+    "dtype": "Data type of the loaded weights: auto, bfloat16 or float32.",
     "use_peft": "Train a LoRA adapter.",
-    "resume_from_checkpoint": "true: from the newest checkpoint of output_dir.",
-    "report_to": "none or wandb.",
+    "resume_from_checkpoint": "true: resume from the newest checkpoint in output_dir.",
+    "report_to": "Where metrics are reported: none or wandb.",
     "save_steps": "Steps between checkpoints.",
-    "seed": "Of the order of rows and of sampling.",
+    "seed": "Random seed of the row order and of sampling.",
 }
-"""Fields of others that nearly every recipe sets, in our words."""
-WIDE = 130  # columns where there is no terminal
+"""Help texts of the TRL and transformers fields that nearly every recipe sets."""
+WIDE = 130  # columns if there is no terminal
 
 
 def show(types: Sequence[type], everything: bool) -> str:
-    """The text of `--help`. types: the dataclasses that a training reads its fields into."""
+    """Returns the text of `--help`.
+
+    Args:
+        types: The dataclasses that contain the fields of a training.
+        everything: Also list all fields of transformers, TRL and PEFT.
+    """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
-    lines = ["One recipe, and fields behind it that override it:", "", "  --config RECIPE.yaml          the recipe",
+    lines = ["A recipe, and fields that override it:", "", "  --config RECIPE.yaml          path of the recipe",
              "  --launch LAYOUT               run under accelerate: one_gpu, ddp, fsdp2, zero2, zero3, zero3_offload (launch/)",
-             "  --num_processes N             with --launch", ""]
+             "  --num_processes N             number of processes, with --launch", ""]
     known: dict[str, Field[Any]] = {f.name: f for cls in types for f in fields(cls) if f.init}
     shown: set[str] = set()
     for cls in dict.fromkeys(base for kind in types for base in kind.__mro__ if base.__module__.startswith("rft.")):
@@ -46,7 +51,7 @@ def show(types: Sequence[type], everything: bool) -> str:
         if own:
             lines += [*_group((cls.__doc__ or cls.__name__).split("\n\n")[0], own, width), ""]
     common = [known[name] for name in COMMON if name in known]
-    lines += [*_group("What most recipes set of TRL's and transformers' fields", common, width), ""]
+    lines += [*_group("Fields of TRL and transformers that most recipes set", common, width), ""]
     rest = [f for f in known.values() if f.name not in shown and f.name not in COMMON]
     if everything:
         return "\n".join([*lines, *_group("All other fields of transformers, TRL and PEFT", rest, width)])
@@ -65,7 +70,7 @@ def _group(title: str, of_group: Sequence[Field[Any]], width: int) -> list[str]:
 
 
 def _default(f: Field[Any]) -> str:
-    """A field's default, as a recipe has it; "" for none that says something."""
+    """A field's default as a recipe would write it; "" if there is no informative one."""
     value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else ""
     if value is None or value == "" or value == []:
         return ""

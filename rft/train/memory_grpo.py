@@ -1,9 +1,9 @@
 """Reinforcement fine-tuning of the agentic memory: one memory of a history answers many of its questions.
 
-What happens in a step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are
-written for it side by side, each chunk by chunk, and each answers all the questions, `answers_per_memory` times. A memory's
-updates are credited with the mean reward of its answers against the other memories of the history, an answer with its own
-(`rft.train.trajectory`). Then every turn that has an advantage becomes a row; rows made are rows trained, which is checked. The
+One step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are written for it in
+parallel, each chunk by chunk. Each memory answers all the questions, `answers_per_memory` times. A memory's updates are credited
+with the mean reward of its answers relative to the other memories of the history; an answer is credited with its own reward
+(`rft.train.trajectory`). Then every turn that has an advantage becomes a row. A check makes sure that all rows are trained. The
 loss is TRL's; all turns go through the prefix tree and the shared-prefix sampler.
 
 A batch counts trajectories (memories), not rows.
@@ -49,7 +49,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     except ValueError as error:
         raise RecipeError(str(error)) from None
     rewards = args.reward_functions()
-    args.units_per_generation()  # refused before anything is loaded
+    args.units_per_generation()  # fails before anything is loaded
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
     agent = MemoryAgent(tokenizer, settings, data.token_cache)

@@ -26,16 +26,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class MemoryArguments:
-    """How a history is read into a memory."""
+    """Sizes of a memory and of the chunks that it is written from."""
 
-    chunk_tokens: int = field(default=5000, metadata={"help": "Most tokens of a chunk of a history."})
+    chunk_tokens: int = field(default=5000, metadata={"help": "Maximum tokens per history chunk."})
     memory_tokens: int = field(
-        default=2048, metadata={"help": "Most tokens of a memory, and of an update (paper 2,048, scripts 1,024)."}
+        default=2048, metadata={"help": "Maximum tokens of a memory, and of an update (paper 2,048, scripts 1,024)."}
     )
-    max_chunks: int | None = field(default=None, metadata={"help": "Only the newest so many chunks of a history are read."})
+    max_chunks: int | None = field(default=None, metadata={"help": "Read only the N most recent chunks of a history. null: all."})
 
     def settings(self) -> MemorySettings:
-        """Raises RecipeError for a size below 1."""
+        """Returns the sizes as the memory agent takes them.
+
+        Raises:
+            RecipeError: If a size is below 1.
+        """
         try:
             return MemorySettings(self.chunk_tokens, self.memory_tokens, self.max_chunks)
         except ValueError as error:
@@ -43,19 +47,28 @@ class MemoryArguments:
 
 
 def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
-    """The training split and its questions. Raises RecipeError for a limit that the memory has no use for."""
+    """Loads the training split and its questions.
+
+    Raises:
+        RecipeError: If `max_prompt_tokens` is set, which does not apply to a memory.
+    """
     if data.max_prompt_tokens is not None:
         raise RecipeError(
-            f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history in chunks, however long it is; remove "
-            "the field, and set chunk_tokens"
+            f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history of any length in chunks; remove the "
+            "field, and set chunk_tokens"
         )
     if data.context != "history":
-        logger.warning("context %s is ignored: the memory arm sees the memory alone", data.context)
+        logger.warning("context %s is ignored: the memory arm sees only the memory", data.context)
     return load_questions(data, None)
 
 
 def answer_target(question: Question, lines: Mapping[str, str]) -> str:
-    """The answer that the cold start imitates, from what the memory says of the question's topic; its letter is gold."""
+    """Returns the answer that the cold start imitates; its letter is the gold letter.
+
+    Args:
+        question: The question to answer.
+        lines: {topic: line of the memory}; the reason quotes the line on the question's topic.
+    """
     line = lines.get(about(question))
     thought = f"Remembered: {inert(line or 'nothing that may be used.')} {named(question)} is ({question.gold})."
     return f"<think>{thought}</think>{answer(question)}"
@@ -69,15 +82,25 @@ def sft_rows(
     answers_per_update: float = 1.0,
     seed: int = 0,
 ) -> Dataset:
-    """A row per update, and `answers_per_update` answers, to questions of every kind among each history's: {history_id, turn,
-    question_id, before, completion, length}; `before` is the memory that the prompt holds, `turn` the chunk of an update (-1: an
-    answer), `length` the row's characters.
+    """Builds the rows of the cold start: one per update, and `answers_per_update` answers per update.
 
-    questions: those that have targets. An update has one unless its chunk tells of what another question of the split is about
-    (`LabelArguments.hard_targets`); its memory holds that all the same, as what an earlier update wrote.
+    An update has a target unless its chunk reveals the topic of a question that has none (`LabelArguments.hard_targets`). The
+    memory that a later update starts from contains that topic all the same, as if an update had written it.
+
+    Args:
+        questions: The questions that have targets.
+        split: All questions and histories.
+        notes: {history id: targets of its memory}.
+        agent: Splits histories into chunks and counts tokens.
+        answers_per_update: Answers per update, to questions of every kind about the history.
+        seed: Random seed of the choice of questions.
+
+    Returns:
+        Rows {history_id, turn, question_id, before, completion, length}. `before` is the memory in the prompt, `turn` the chunk
+        of an update (-1: an answer), `length` the row's characters.
 
     Raises:
-        RecipeError: a target memory is larger than the budget.
+        RecipeError: If a target memory is larger than the budget.
     """
     rows: list[dict[str, Any]] = []
     budget, rng = agent.settings.memory_tokens, Random(f"answers-{seed}")
@@ -87,13 +110,13 @@ def sft_rows(
     without_target = {(q.history_id, about(q)) for q in split.questions} - {(q.history_id, about(q)) for q in questions}
     for history_id, asked in of_history.items():
         chunks, before = agent.chunks(split.histories[history_id]), ""
-        skipped = chunks[0].first - 1  # what max_chunks leaves out is not to be remembered
+        skipped = chunks[0].first - 1  # the memory must not contain what max_chunks leaves out
         held = MemoryTargets(tuple(note for note in notes[history_id].notes if note.message > skipped), ())
         for turn, chunk in enumerate(chunks):
             after = held.memory(chunk.last)
             if (tokens := agent.count(after)) > budget:
                 raise RecipeError(
-                    f"memory_tokens {budget}: the memory of {split.histories[history_id].path} should hold {tokens} tokens; "
+                    f"memory_tokens {budget}: the target memory of {split.histories[history_id].path} has {tokens} tokens; "
                     "raise memory_tokens"
                 )
             told = {(history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last}
@@ -120,8 +143,10 @@ def _row(history_id: str, turn: int, question_id: str, before: str, completion: 
 
 
 def memory_units(questions: Sequence[Question], per_memory: int, seed: int) -> Dataset:
-    """A row per unit: one history and up to `per_memory` of its questions, which one memory answers. Every question is in one
-    unit; which ones go together follows from the seed."""
+    """Builds one row per unit: a history and up to `per_memory` of its questions, which one memory answers.
+
+    Every question is in exactly one unit. The seed decides which questions are together.
+    """
     rng = Random(f"units-{seed}")
     of_history: dict[str, list[Question]] = {}
     for question in questions:

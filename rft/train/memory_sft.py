@@ -1,7 +1,7 @@
-"""The cold start of the memory: supervised fine-tuning on updates and on answers, one model for both.
+"""Cold start of the memory: supervised fine-tuning of one model on updates and on answers.
 
-A row is one turn: an update (chunk and memory -> the memory rewritten, from what the data knows that the chunk reveals,
-changes or withdraws) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
+A row is one turn: an update (chunk and memory -> the rewritten memory, built from what the chunk reveals, changes or withdraws
+according to the data) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
 
     accelerate launch -m rft.train.memory_sft --config recipes/quickstart/memory_sft.yaml
     rft memory-sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/memory_sft_32k.yaml
@@ -38,10 +38,10 @@ from rft.train.targets import load_held_out
 
 @dataclass
 class MemorySFTConfig(ColdStartConfig):
-    """The fields of a cold start and how often it answers."""
+    """Fields of the memory's cold start."""
 
     answers_per_update: float = field(default=1.0, metadata={
-        "help": "Answers for every update in the training rows, as far as a history has questions."})
+        "help": "Answer rows per update row, as far as a history has enough questions."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class MemorySFTConfig(ColdStartConfig):
 
 
 class TurnCollator:
-    """Rows of `rft.train.memory_rows.sft_rows` -> padded ids and labels; prompts are put together batch by batch."""
+    """Turns rows of `rft.train.memory_rows.sft_rows` into padded ids and labels; builds prompts batch by batch."""
 
     def __init__(self, split: Split, agent: MemoryAgent):
         self.split, self.agent = split, agent
@@ -63,20 +63,20 @@ class TurnCollator:
         )
 
     def completion(self, row: dict[str, Any]) -> str:
-        """What follows the prompt; an update thinks nothing, and closes what the chat template may have opened."""
+        """Returns the text after the prompt. An update has no thought; it closes the think block if the template opened one."""
         if row["turn"] < 0:
             return self.agent.tokens.continuation(row["completion"])
         return CLOSE + row["completion"] if self.agent.tokens.opens_thought else row["completion"]
 
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
-        """What the row's completion follows."""
+        """Returns the row's prompt as token ids."""
         if row["turn"] < 0:
             return self.agent.answer_ids(self.questions[row["question_id"]], row["before"])
         return self.agent.update_ids(self.agent.chunks(self.split.histories[row["history_id"]])[row["turn"]], row["before"])
 
 
 class MemorySFTTrainer(ColdStartTrainer):
-    """The cold start's trainer, on batches of rows of like length: an answer is less than half as long as an update."""
+    """Cold-start trainer with batches of rows of similar length: an answer is less than half as long as an update."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.questions_per_history > 1:

@@ -1,7 +1,7 @@
-"""TRL's GRPO trainer over memory trajectories: written chunk by chunk, answered from, and trained as one row a turn.
+"""TRL's GRPO trainer over memory trajectories: a memory is written chunk by chunk and answers questions; each turn is one row.
 
-Invariant: rewards and advantages are settled while a trajectory is still one record; only then is it made into rows, and rows
-made are rows trained, which is checked. The loss is TRL's; all turns go through the prefix tree and the shared-prefix sampler.
+Invariant: rewards and advantages are final while a trajectory is still one record. Only then does each turn become a row, and a
+check makes sure that all rows are trained. The loss is TRL's; all turns go through the prefix tree and the shared-prefix sampler.
 """
 
 import math
@@ -28,34 +28,34 @@ from rft.train.safe_rewards import isolate_failures
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 from rft.train.trajectory import Trajectory, Turn
 
-WEIGHTED_LOSSES = ("dapo", "cispo")  # sums over tokens by one number for the batch, so that a token's weight is what it says
+WEIGHTED_LOSSES = ("dapo", "cispo")  # sums over tokens, divided by one number per batch: token weights stay exact
 
 
 @dataclass
 class MemoryGRPOConfig(HistoryGRPOConfig):
-    """The fields of history GRPO and those of the memory. `num_generations` counts the memories of one history,
-    `max_completion_length` the tokens of an answer; a batch counts memories."""
+    """Fields of memory GRPO. `num_generations` is the number of memories per history, `max_completion_length` the maximum tokens
+    per answer; batch sizes count memories."""
 
     answers_per_memory: int = field(
         default=1,
         metadata={
-            "help": "Answers to each question from each memory; from 2 on they compete with one another, not across memories."
+            "help": "Answers per question from each memory; from 2 on, they are compared with one another, not across memories."
         },
     )
     turn_weighting: str = field(
         default="token",
         metadata={
-            "help": "What counts the same in the loss: every token, every turn, or every trajectory.",
+            "help": "Unit that has the same weight in the loss: a token, a turn or a trajectory.",
             "choices": list(trajectory.WEIGHTINGS),
         },
     )
     memory_rewards: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Rewards of the memory itself, such as reward.memory.within_budget, added to that of its answers."
+            "help": "Rewards of the memory itself, such as reward.memory.within_budget, added to the reward of its answers."
         },
     )
-    memory_reward_weights: list[float] | None = field(default=None, metadata={"help": "Their weights (default: 1 each)."})
+    memory_reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of memory_rewards. null: 1 each."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,52 +72,61 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
             value = getattr(self, key)
             value = getattr(value, "value", value)
             if value not in allowed:
-                raise RecipeError(f"{key} {value}: memory GRPO knows {', '.join(map(str, allowed))}")
+                raise RecipeError(f"{key} {value}: memory GRPO supports only {', '.join(map(str, allowed))}")
         if self.answers_per_memory < 1:
             raise RecipeError(f"answers_per_memory {self.answers_per_memory}: expected 1 or more")
         weights = self.memory_reward_weights
         if weights is not None and len(weights) != len(self.memory_rewards):
             raise RecipeError(
                 f"memory_reward_weights has {len(weights)} numbers for {len(self.memory_rewards)} memory_rewards; give one "
-                f"each"
+                f"weight per reward"
             )
 
     def units_per_generation(self, processes: int | None = None) -> int:
-        """Histories in a generation batch over all ranks: those of this run, or `processes`.
+        """Returns the number of histories in a generation batch over all ranks.
+
+        Args:
+            processes: Number of ranks; by default those of this run.
 
         Raises:
-            RecipeError: a rank's share of it does not hold all memories of a history.
+            RecipeError: If a rank's share of the batch does not contain all memories of a history.
         """
         share = self.per_device_train_batch_size * self.steps_per_generation
         if share % self.num_generations:
             raise RecipeError(
                 f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation "
                 f"{self.steps_per_generation} = "
-                f"{share} memories a rank, which is no multiple of num_generations {self.num_generations}; make the product "
+                f"{share} memories per rank, which is not a multiple of num_generations {self.num_generations}; make the product "
                 f"{max(1, round(share / self.num_generations)) * self.num_generations}, so that a history stays on one rank"
             )
         return share * (processes or self.world_size) // self.num_generations
 
     def arithmetic(self, processes: int | None = None) -> str:
-        """The batch in words, over the processes of this run or over `processes`."""
+        """Describes the batch in words, over `processes` processes or those of this run."""
         processes = processes or self.world_size
         histories, memories = self.units_per_generation(processes), self.num_generations
         optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
-        against = "the others from the same memory" if self.answers_per_memory > 1 else "those from the other memories"
+        against = "the other answers of its memory" if self.answers_per_memory > 1 else "the answers of the other memories"
         return (
             f"a generation batch: {histories} histories x {memories} memories = {histories * memories} trajectories, each "
             f"of which answers up "
             f"to {self.questions_per_history} questions x {self.answers_per_memory}; for {optimizer_steps:g} optimizer "
             f"step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation} "
             f"micro-batch{'es' * (self.steps_per_generation != 1)} of "
-            f"{self.per_device_train_batch_size} trajectories a process, over {processes} "
+            f"{self.per_device_train_batch_size} trajectories per process, over {processes} "
             f"process{'es' * (processes != 1)}. An "
-            f"update competes with the {memories} memories of its history, an answer to a question with {against}; every "
-            f"{self.turn_weighting} counts the same"
+            f"update is compared with the {memories} memories of its history, an answer to a question with {against}; every "
+            f"{self.turn_weighting} has the same weight"
         )
 
     def in_words(self, chunks: Sequence[int], units: int, processes: int | None = None) -> str:
-        """What the data makes of a batch. chunks: of each history; units: a history with the questions it is asked at once."""
+        """Describes a generation on this dataset in words.
+
+        Args:
+            chunks: Number of chunks of each history.
+            units: Number of units (a history with the questions that one memory answers).
+            processes: Number of ranks; by default those of this run.
+        """
         histories = self.units_per_generation(processes)
         memories, median = histories * self.num_generations, sorted(chunks)[len(chunks) // 2]
         answers = memories * self.questions_per_history * self.answers_per_memory
@@ -130,8 +139,16 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
 
 
 class MemoryGRPOTrainer(HistoryGRPOTrainer):
-    """GRPO over memory trajectories. `train_dataset`: rows of `memory_units`; `notes`: for `memory_rewards` that ask what was
-    withdrawn. `reward_funcs` judge answers, `memory_rewards` memories."""
+    """GRPO over memory trajectories.
+
+    Args:
+        agent: Builds the prompts of updates and answers.
+        split: Questions and histories.
+        args: Fields of the recipe.
+        notes: {history id: targets of its memory}, for `memory_rewards` that need what was withdrawn.
+        memory_rewards: Functions that score memories.
+        **kwargs: As in TRL's GRPOTrainer. `train_dataset` contains rows of `memory_units`; `reward_funcs` score answers.
+    """
 
     args: MemoryGRPOConfig
 
@@ -150,13 +167,13 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         self._memory_rewards = [isolate_failures(function, args.reward_seconds) for function in memory_rewards]
         self._memory_weights = args.memory_reward_weights or [1.0] * len(self._memory_rewards)
         self._made = self._trained = 0
-        self._from_start = False  # whether all micro-batches of the generation are trained in this process
+        self._from_start = False  # whether this process trains all micro-batches of the generation
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
-        # A row is a history with its questions, so TRL's own order keeps histories whole.
+        # A row is a history with its questions, so TRL's own order keeps histories together.
         return GRPOTrainer._get_train_sampler(self, dataset)
 
-    # Rollout: one record a trajectory.
+    # Rollout: one record per trajectory.
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
         steps = self.args.steps_per_generation
@@ -170,8 +187,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _roll_out(self, units: list[dict[str, Any]]) -> list[Trajectory]:
-        """A trajectory per unit of the batch (each history stands there `num_generations` times in a row), rewarded and
-        credited."""
+        """A trajectory per unit of the batch, with rewards and advantages. The batch contains each history `num_generations`
+        times in a row."""
         start = time.perf_counter()
         found = []
         for unit in units:
@@ -192,7 +209,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return found
 
     def _write(self, found: list[Trajectory]) -> None:
-        """All updates, chunk by chunk; the trajectories of a history share its chunk, and no question is in sight."""
+        """Draws all updates, chunk by chunk. The trajectories of a history share its chunk; no prompt contains a question."""
         longest = max(gather_object([max(len(t.chunks) for t in found)]))
         for place in range(longest):
             writing = [t for t in found if place < len(t.chunks)]
@@ -212,8 +229,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             t.answers.append(Turn(prompt, completion, logps, question=question))
 
     def _draw(self, prompts: list[list[int]], longest: int) -> list[tuple[list[int], list[float] | None]]:
-        """A completion and its log-probs for each prompt. A rank that has none to draw goes along with the others, for
-        nothing."""
+        """A completion and its log-probs for each prompt. A rank without prompts draws a dummy completion, so that ranks stay
+        in step."""
         with self._at_most(longest):
             completions, logps = self._generate_single_turn(prompts or [[self._tokenizer.pad_token_id]], None, {}, 1)
         return list(zip(completions, logps or [None] * len(completions), strict=True))[: len(prompts)]
@@ -270,7 +287,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
     def _texts(self, turns: Sequence[Turn]) -> list[str]:
         return self._tokenizer.batch_decode([turn.completion for turn in turns], skip_special_tokens=True)
 
-    # Rows: one a turn, made once everything is credited.
+    # Rows: one per turn, made after all advantages are set.
 
     def _micro_batches(self, found: list[Trajectory], steps: int) -> list[dict[str, torch.Tensor]]:
         size = len(found) // steps
@@ -300,8 +317,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         batch["tool_mask"] = batch["tool_mask"] * ended_B[:, None]
 
     def _add_logps(self, batch: dict[str, torch.Tensor]) -> None:
-        """The old log-probs, where the policy moves before they are used, and the reference's, where the loss asks for them
-        (both as TRL decides)."""
+        """Adds the old log-probs if the policy changes before they are used, and the reference's if the loss needs them (both
+        as TRL decides)."""
 
         def logps(model: Any) -> torch.Tensor:
             ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
@@ -324,12 +341,13 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return super()._compute_loss(model, inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Performs TRL's training step; after the last one of a generation, checks that all its rows were trained."""
         loss = super().training_step(*args, **kwargs)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 and self._from_start:
             due = self._made * self.num_iterations
             if self._trained != due:
                 raise RuntimeError(
-                    f"{self._trained} rows were trained of {due} that the trajectories made ({self._made} x "
+                    f"{self._trained} rows were trained, but the trajectories made {due} ({self._made} x "
                     f"{self.num_iterations} iterations): turns were lost or trained twice"
                 )
         return loss
@@ -386,7 +404,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         self._log_table(found, texts)
 
     def _log_table(self, found: list[Trajectory], texts: list[str]) -> None:
-        """One line a trajectory in TRL's table of completions: its memory and its answers."""
+        """Adds one line per trajectory to TRL's table of completions: its memory and its answers."""
         each = iter(texts)
         said = [
             "\n\n".join([t.memory, *(f"{turn.question.query}\n{next(each)}" for turn in t.answers if turn.question)])
@@ -401,15 +419,15 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
 
 
 def _with_advantage(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The rows that have an advantage; the others have no gradient and no loss, and count in its denominator, which is settled.
-    One row stays in any case, for ranks go through the model together."""
+    """The rows that have an advantage. The others have no gradient and no loss; they count only in the loss's denominator, which
+    is already computed. At least one row is kept, because all ranks must run the model together."""
     kept_B = batch["advantages"] != 0
     kept_B[0] |= not kept_B.any()
     return {key: tensor[kept_B] for key, tensor in batch.items()}
 
 
 def _weighted(weights: Sequence[float], scores: Sequence[float | None]) -> float:
-    """The weighted sum of what could be scored; NaN where nothing could."""
+    """The weighted sum of the scores that are not None; NaN if all are None."""
     known = [weight * score for weight, score in zip(weights, scores, strict=True) if score is not None]
     return math.fsum(known) if known else math.nan
 

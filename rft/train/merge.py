@@ -1,7 +1,7 @@
-"""`rft merge ADAPTER --out DIR`: a LoRA adapter and its base as one checkpoint, which plain transformers and vLLM load.
+"""`rft merge ADAPTER --out DIR`: merges a LoRA adapter and its base into one checkpoint for plain transformers and vLLM.
 
-The merged checkpoint is read back before it is called done: its config must be one that vLLM knows, its weights must be
-finite, and it must say what the base with the adapter beside it says.
+The merged checkpoint is read back and checked: vLLM must support its config, its weights must be finite, and its outputs must
+match those of the base with the adapter.
 """
 
 import argparse
@@ -13,14 +13,15 @@ from typing import Any
 from rft.errors import CheckpointError
 
 VLLM_ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM")
-"""Dense architectures with full attention that both the prefix tree and vLLM's model registry know."""
+"""Dense architectures with full attention that both the prefix tree and vLLM support."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", type=Path, help="folder of a LoRA training")
+    """Adds the arguments of `rft merge`."""
+    parser.add_argument("adapter", type=Path, help="output folder of a LoRA training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged checkpoint")
     parser.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME", help="upload it too, as a private repository (needs `hf auth login`)"
+        "--push-to-hub", metavar="OWNER/NAME", help="also upload it as a private repository (needs `hf auth login`)"
     )
 
 
@@ -30,15 +31,21 @@ PROMPTS = (
     "I have moved to Lima and gave up tennis for swimming. What should I pack?",
     "Forget what I said about my health. What is a good evening meal?",
 )
-TOKENS = 16  # of a greedy answer to each
+TOKENS = 16  # of the greedy answer to each prompt
 MOST_APART = 0.1
-"""Nats that a log-prob may differ by on average: rounding a merged weight to bfloat16 costs about a hundredth of it."""
+"""Maximum mean difference of log-probs, in nats. Rounding a merged weight to bfloat16 costs about a hundredth of it."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a merged checkpoint says what base and adapter say: greedy tokens that are the same, of how many; the mean and the
-    largest difference of their log-probs, in nats."""
+    """Agreement of a merged checkpoint with its base and adapter.
+
+    Attributes:
+        same: Number of greedy tokens that are the same.
+        tokens: Number of greedy tokens compared.
+        mean: Mean difference of their log-probs, in nats.
+        largest: Largest difference of their log-probs, in nats.
+    """
 
     same: int
     tokens: int
@@ -47,9 +54,10 @@ class Agreement:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs `rft merge` and returns its exit code."""
     found = merge(args.adapter, args.out)
-    print(f"{args.out}: merged, loads in transformers and vLLM; {found.same} of {found.tokens} greedy tokens are those of base "
-          f"and adapter, log-probs differ by {found.mean:.1g} nats on average and at most {found.largest:.1g}")
+    print(f"{args.out}: merged, loads in transformers and vLLM; {found.same} of {found.tokens} greedy tokens match base and "
+          f"adapter; log-probs differ by {found.mean:.1g} nats on average and by at most {found.largest:.1g}")
     if args.push_to_hub:
         from huggingface_hub import HfApi
 
@@ -60,8 +68,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def merge(adapter: Path, out: Path) -> Agreement:
-    """Raises CheckpointError where `adapter` holds no adapter, `out` something already, or what is merged says something else
-    than base and adapter do."""
+    """Merges an adapter into its base and checks the result.
+
+    Args:
+        adapter: Output folder of a LoRA training.
+        out: New or empty folder of the merged checkpoint.
+
+    Raises:
+        CheckpointError: If `adapter` contains no adapter, `out` is not empty, or the outputs of the merged checkpoint differ.
+    """
     import torch
 
     from rft.models.loading import load_model, load_tokenizer
@@ -69,11 +84,11 @@ def merge(adapter: Path, out: Path) -> Agreement:
     if not (adapter / "adapter_config.json").exists():
         raise CheckpointError(f"{adapter}: no adapter_config.json here; expected the output folder of a LoRA training")
     if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out}: this folder is not empty; name a new one")
+        raise CheckpointError(f"{out}: this folder is not empty; choose a new one")
     model = load_model(str(adapter))
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
-            raise CheckpointError(f"{adapter}: {name} holds numbers that are not finite")
+            raise CheckpointError(f"{adapter}: {name} contains NaN or infinite values")
     model.save_pretrained(out)
     load_tokenizer(str(adapter)).save_pretrained(out)
     for card in ("README.md", "provenance.json"):
@@ -83,14 +98,20 @@ def merge(adapter: Path, out: Path) -> Agreement:
     found = compare(load_model(str(adapter), merged=False), load_model(str(out)), load_tokenizer(str(out)))
     if found.mean > MOST_APART:
         raise CheckpointError(
-            f"{out}: does not say what {adapter} says: log-probs differ by {found.mean:.2g} nats on average, and {found.same} of "
+            f"{out}: outputs differ from {adapter}: log-probs differ by {found.mean:.2g} nats on average, and {found.same} of "
             f"{found.tokens} greedy tokens are the same; evaluate the adapter's folder instead"
         )
     return found
 
 
 def compare(adapted: Any, merged: Any, tokenizer: Any) -> Agreement:
-    """Greedy answers of `adapted` (base and adapter) to a few prompts, and the log-probs that both give their tokens."""
+    """Compares two models on the greedy answers of the first one to a few prompts.
+
+    Args:
+        adapted: Base and adapter; writes the answers.
+        merged: The merged model.
+        tokenizer: The tokenizer of both.
+    """
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,16 +137,20 @@ def compare(adapted: Any, merged: Any, tokenizer: Any) -> Agreement:
 
 
 def check_loads(folder: Path) -> None:
-    """Raises CheckpointError where plain transformers or vLLM could not load a checkpoint, from its files alone."""
+    """Checks from the files of a checkpoint that plain transformers and vLLM can load it.
+
+    Raises:
+        CheckpointError: If they cannot.
+    """
     config_file = folder / "config.json"
     if not config_file.exists() or not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder}: no config.json or no safetensors; training has not ended well")
+        raise CheckpointError(f"{folder}: no config.json or no safetensors; training did not finish")
     config = json.loads(config_file.read_text())
     if not set(config.get("architectures") or ()) & set(VLLM_ARCHITECTURES):
         raise CheckpointError(
-            f"{folder}: architectures {config.get('architectures')}; vLLM is known to load {VLLM_ARCHITECTURES}"
+            f"{folder}: architectures {config.get('architectures')}; expected one that vLLM loads: {VLLM_ARCHITECTURES}"
         )
     if "auto_map" in config or config.get("_attn_implementation") == "prefix_tree":
-        raise CheckpointError(f"{folder}: its config asks for code of ours; it must load without")
+        raise CheckpointError(f"{folder}: its config needs code of rft; it must load without it")
     if not (folder / "tokenizer_config.json").exists():
         raise CheckpointError(f"{folder}: no tokenizer here")

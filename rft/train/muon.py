@@ -1,9 +1,9 @@
-"""Muon for the matrices of the hidden layers, AdamW for all else (embeddings, norms), as one optimizer with one learning rate.
+"""Muon for the matrices of the hidden layers and AdamW for the rest (embeddings, norms): one optimizer, one learning rate.
 
-Muon (Jordan et al. 2024) takes the direction of a matrix's momentum with all its singular values made 1; scaled to the size of an
-AdamW step (Liu et al. 2025, arXiv 2502.16982) it needs no learning rate of its own. Both are torch's.
+Muon (Jordan et al. 2024) steps in the direction of a matrix's momentum with all singular values set to 1. Scaled to the size of
+an AdamW step (Liu et al. 2025, arXiv 2502.16982), it needs no learning rate of its own. Both implementations are torch's.
 
-Invariant: the two parts and this optimizer hold the same groups and states, so that a scheduler, a checkpoint and a resume see
+Invariant: the two parts and this optimizer share the same groups and states, so that a scheduler, a checkpoint and a resume see
 one optimizer.
 """
 
@@ -21,8 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """model: its trained matrices but for the embeddings (input and output) go to Muon; lr: of all; weight_decay: of matrices;
-    betas, eps: AdamW's."""
+    """Muon and AdamW as one optimizer.
+
+    Args:
+        model: Muon gets its trainable matrices except the input and output embeddings; AdamW gets the rest.
+        lr: Learning rate of all parameters.
+        weight_decay: Weight decay of all matrices.
+        betas: Betas of AdamW.
+        eps: Epsilon of AdamW.
+    """
 
     def __init__(self, model: torch.nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
         embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
@@ -49,17 +56,19 @@ class MuonAdamW(torch.optim.Optimizer):
             part.state = self.state
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of both. No closure is called."""
+        """Performs one step of both parts. Closures are not supported."""
         assert closure is None
         for part in self.parts:
             part.step()
 
 
 class MuonMixin(Trainer):
-    """Mixed in before a transformers or TRL trainer: `muon: true` in its recipe makes its optimizer a MuonAdamW.
+    """Mixin that makes MuonAdamW the optimizer of a trainer if its recipe sets `muon: true`.
+
+    List it before the transformers or TRL trainer.
 
     Raises:
-        RecipeError: `muon: true` under DeepSpeed or FSDP.
+        RecipeError: If `muon: true` is set under DeepSpeed or FSDP.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -67,11 +76,12 @@ class MuonMixin(Trainer):
         if not self.args.muon:
             return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise RecipeError("muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out; remove the field")
+            raise RecipeError("muon: true: Muon needs complete matrices, but DeepSpeed and FSDP shard them; remove the field")
         if self.args.optim != TrainingArguments.optim:
             logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Creates a MuonAdamW if `muon: true` is set, otherwise the optimizer of the trainer."""
         if not self.args.muon:
             return super().create_optimizer(model)
         if self.optimizer is None:

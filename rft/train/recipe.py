@@ -1,6 +1,6 @@
-"""A recipe: one TRL-style YAML of flat keys, each of which the command line can override.
+"""Recipes: TRL-style YAML files of flat keys, each of which the command line can override.
 
-A key that no field has is refused with the nearest field that exists; nothing in a recipe is ever ignored in silence.
+An unknown key is an error that names the nearest field. Nothing in a recipe is ignored silently.
 """
 
 import difflib
@@ -19,26 +19,26 @@ from rft.errors import RecipeError
 from rft.runs.account import check_account
 from rft.train.help import FLAGS, show
 
-NOT_FIELDS = ("config", "env")  # what TRL's parser itself takes beside the fields
+NOT_FIELDS = ("config", "env")  # keys of TRL's parser that are not fields
 
 
 @dataclass
 class DataArguments:
-    """Which questions are asked, over what context."""
+    """Training questions and their context."""
 
     data: str = field(metadata={"help": "Dataset folder in the official layout, or a Hub id."})
     data_revision: str | None = field(
         default=None, metadata={"help": f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."})
     window: str = field(default="32k", metadata={"help": "History size: 32k or 128k.", "choices": ["32k", "128k"]})
     context: str = field(default="history", metadata={
-        "help": "What the model sees of the person.", "choices": ["history", "history_no_persona", "none"]})
+        "help": "What the model sees about the person.", "choices": ["history", "history_no_persona", "none"]})
     train_split: str = field(default="train", metadata={"help": "CSV in benchmark/text to train on."})
     exclude_personas: list[str] = field(
-        default_factory=list, metadata={"help": "Personas to leave out of training, such as 78, which the benchmark has too."})
+        default_factory=list, metadata={"help": "Personas to leave out of training, such as 78, which is also in the benchmark."})
     max_prompt_tokens: int | None = field(
-        default=None, metadata={"help": "Questions with a longer prompt are left out, and counted in one line."})
+        default=None, metadata={"help": "Leave out questions with a longer prompt, in tokens; their number is logged."})
     token_cache: str | None = field(
-        default="~/.cache/rft/tokens", metadata={"help": "Folder of history token ids, kept between runs."})
+        default="~/.cache/rft/tokens", metadata={"help": "Folder that caches the token ids of histories between runs."})
 
 
 class _Parser(TrlParser):
@@ -47,11 +47,18 @@ class _Parser(TrlParser):
 
 
 def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """One instance per dataclass of `types` from `--config FILE` and overrides such as `--learning_rate 1e-6`.
+    """Parses `--config FILE` and overrides such as `--learning_rate 1e-6`.
+
+    Args:
+        types: Dataclasses whose fields the recipe may set.
+        argv: Command-line arguments; by default those of the process.
+
+    Returns:
+        One instance per dataclass of `types`.
 
     Raises:
-        RecipeError: no such file, not a YAML mapping, an unknown key (with the nearest valid name), or a value that a
-            field or TRL's own checks refuse.
+        RecipeError: If the file does not exist or is not a YAML mapping, a key is unknown (the message has the nearest valid
+            name), or a field or TRL's own checks reject a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(word in FLAGS for word in argv):
@@ -66,15 +73,15 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
             if key.removeprefix("no_") not in names and key not in (*NOT_FIELDS, *names):
                 raise RecipeError(f"--{key}: no such field{_nearest(key, names)}")
     if "use_cpu" in names and not torch.accelerator.is_available() and not any(w.startswith("--use_cpu") for w in argv):
-        argv += ["--use_cpu", "true"]  # without it transformers refuses bf16 here
+        argv += ["--use_cpu", "true"]  # without it, transformers rejects bf16 here
     try:
         parsed = _Parser(list(types), allow_abbrev=False).parse_args_and_config(argv)
     except RecipeError:
         raise
-    except (ValueError, TypeError) as error:  # a dataclass that refuses its values
+    except (ValueError, TypeError) as error:  # a dataclass rejects its values
         raise RecipeError(" ".join(str(error).split())) from error
     if any(getattr(part, "model_name_or_path", "") is None for part in parsed):
-        raise RecipeError("model_name_or_path: missing; name a checkpoint folder or a Hub id")
+        raise RecipeError("model_name_or_path: missing; set it to a checkpoint folder or a Hub id")
     if any("wandb" in getattr(part, "report_to", ()) and not getattr(part, "dry_run", False) for part in parsed):
         check_account()
     return parsed
@@ -85,19 +92,20 @@ def _config_paths(argv: Sequence[str]) -> list[Path]:
         return []
     place = argv.index("--config") + 1
     if place == len(argv):
-        raise RecipeError("--config: expected the path of a recipe behind it")
+        raise RecipeError("--config needs a value: the path of a recipe")
     return [Path(argv[place])]
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, but a key that stands twice is an error: YAML takes the last in silence."""
+    """PyYAML's safe loader, except that a duplicate key is an error; YAML silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping and rejects duplicate keys."""
         seen: dict[Any, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} stands in line {seen[key.value]} and again in line {line}; keep one")
+                raise yaml.YAMLError(f"{key.value!r} is in line {seen[key.value]} and again in line {line}; keep one")
             seen[key.value] = line
         return super().construct_mapping(node, deep)
 

@@ -1,6 +1,6 @@
-"""What every training script does beside its trainer: logging, loading the policy, guarding the run.
+"""Common parts of the training scripts: logging, loading the policy, guarding the run.
 
-A user's mistake ends in one line on stderr and exit code 2, not in a traceback; a run that was told to leave ends with 75.
+A user's mistake gives one line on stderr and exit code 2, not a traceback. An interrupted run ends with exit code 75.
 """
 
 import logging
@@ -33,34 +33,36 @@ from rft.train.malloc import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-OTHERS_WAIT = 3.0  # seconds between an error on another rank than 0 and its line
+OTHERS_WAIT = 3.0  # seconds that ranks other than 0 wait before they print an error
 
 
 def set_up_logging() -> None:
-    """Our own lines at INFO, once and not once a process, everybody else's from WARNING on. A script run with `python -m` logs as
-    `__main__`. What frightens and means nothing is left out, by its words."""
+    """Sets up logging: rft at INFO on rank 0, everything else at WARNING.
+
+    A script run with `python -m` logs as `__main__`. Known harmless warnings are left out, matched by their text.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("rft", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     leave_out_noise()
     transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")  # a CPU has nothing to pin, and nothing is lost
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")  # harmless: pinning does not apply to a CPU
     for old in ("gradient_checkpointing", "gradient_checkpointing_enable", "is_gradient_checkpointing", "all_gather_into_tensor",
-                "reduce_scatter_tensor"):  # TRL 1.16 and DeepSpeed still call them so
+                "reduce_scatter_tensor"):  # TRL 1.16 and DeepSpeed still use these names
         warnings.filterwarnings("ignore", message=rf".*{old}. is deprecated.*")
 
 
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
-    """Run a training script's `train(argv)`; its exit code."""
+    """Runs a training script's `train(argv)` and returns the exit code."""
     set_up_logging()
-    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when CUDA's first tensor is made
+    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when the first CUDA tensor is created
     try:
         train(argv)
     except (RftError, OSError) as error:
         if (said := told(error)) is None:
             raise
         if os.environ.get("RANK", "0") != "0":
-            time.sleep(OTHERS_WAIT)  # the launcher ends this process if rank 0 has said the same
+            time.sleep(OTHERS_WAIT)  # the launcher ends this process if rank 0 fails with the same error
         print(f"error: {said}", file=sys.stderr)
         return 2
     except DryRun as done:
@@ -72,34 +74,42 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
 
 
 def load_policy(model: ModelConfig) -> Any:
-    """The model to train, from a full checkpoint or an adapter (merged)."""
+    """Loads the model to train from a full checkpoint or an adapter (merged).
+
+    Raises:
+        RecipeError: If the recipe asks for a quantized model.
+    """
     if model.load_in_4bit or model.load_in_8bit:
         raise RecipeError(
-            "load_in_4bit, load_in_8bit: quantized training is not offered; remove the field and use LoRA in bfloat16")
-    assert model.model_name_or_path is not None, "the recipe's parser asks for it"
+            "load_in_4bit, load_in_8bit: quantized training is not supported; remove the field and use LoRA in bfloat16")
+    assert model.model_name_or_path is not None, "the recipe parser requires it"
     return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
                       revision=model.model_revision)
 
 
 def fit(trainer: Any, identity: RunSpec) -> None:
-    """Train, from where `resume_from_checkpoint` says, guarded, and with our progress line as the only one.
+    """Trains with all guards of a run, from the checkpoint that `resume_from_checkpoint` names.
+
+    Args:
+        trainer: A trainer with the mixins of `rft.runs`. Only rft's own progress line is shown.
+        identity: The recipe and data of the run, which a resume must match.
 
     Raises:
-        Interrupted: the run was told to leave; its checkpoint is written.
-        CheckpointError, RecipeError, TrainingError: as `rft.runs.checkpoint` and `rft.runs.failfast` say.
+        Interrupted: If a signal ended the run; its checkpoint is saved.
+        CheckpointError, RecipeError, TrainingError: As `rft.runs.checkpoint` and `rft.runs.failfast` describe.
     """
     args = trainer.args
     if args.device.type == "cpu":
         keep_freed_memory()
     if args.save_on_each_node:
-        raise RecipeError("save_on_each_node: a checkpoint is one folder on a disk that all nodes share; remove the field")
+        raise RecipeError("save_on_each_node: a checkpoint must be one folder on a disk that all nodes share; remove the field")
     lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
     trainer.identity = identity
     if args.mlp_tile_tokens:
         tile_mlps(trainer.model, args.mlp_tile_tokens)
     if args.offload_checkpoints:
         offload_checkpoints(trainer.model)
-    if getattr(trainer.model.config, "tie_word_embeddings", False):  # the head is the embedding, and is not stored twice
+    if getattr(trainer.model.config, "tie_word_embeddings", False):  # the head is the embedding, which is stored once
         leave_out("transformers.trainer", "missing keys in the checkpoint model loaded: ['lm_head.weight']")
     checkpoint = resume_point(args, identity)
     for shown in (ProgressCallback, PrinterCallback):
@@ -112,15 +122,17 @@ def fit(trainer: Any, identity: RunSpec) -> None:
         trainer.remove_callback(WandbCallback)
         args.report_to = [name for name in args.report_to if name != "wandb"]
         trainer.add_callback(WandbRun(trainer, {**identity.record(), **provenance(identity.data_sha256)}))
-    trainer.add_callback(StopCallback(trainer))  # the last that sees a checkpoint, for it leaves
+    trainer.add_callback(StopCallback(trainer))  # the last one that sees a checkpoint, because it ends the run
     trainer.add_callback(DiskCallback(trainer))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     del lock
 
 
 def finish(trainer: Any) -> None:
-    """The trained model with its tokenizer, state and card, in `output_dir`; on the Hub too where `push_to_hub` asks for it. Its
-    masters are in the checkpoints."""
+    """Saves the trained model with its tokenizer, state and card in `output_dir`, and on the Hub if `push_to_hub` is set.
+
+    The float32 masters are only in the checkpoints.
+    """
     trainer.create_model_card()
     trainer.give_up_masters()
     trainer.save_model(trainer.args.output_dir)

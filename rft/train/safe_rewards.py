@@ -1,14 +1,14 @@
-"""Rewards under guard: what goes wrong in one row is reported with the row and masked, and nothing wrong enters an advantage.
+"""Isolation of reward failures: a row whose reward fails is logged and masked, and never enters an advantage.
 
-| what a reward function does | what happens |
+| the reward function | what happens |
 |---|---|
-| raises, or does not end within `reward_seconds` | asked again row by row; rows that fail alone are None, reported, counted |
-| gives NaN, an infinity or no number for a row | that row is None, reported, counted |
-| gives more or fewer numbers than rows | the run stops: no number can be trusted to belong to its row |
-| fails in every row of two rows or more | the run stops, with the first failure |
+| raises, or is not done within `reward_seconds` | called again row by row; rows that fail alone become None, logged, counted |
+| returns NaN, an infinity or no number for a row | that row becomes None, logged, counted |
+| returns more or fewer numbers than rows | the run stops: numbers cannot be matched to rows |
+| fails in every row, of two or more | the run stops, with the first failure |
 
-None is a completion that could not be scored: TRL leaves it out of its group and gives it no advantage. A reward that compares
-rows with one another should handle its own failures, since it is asked again with one row at a time.
+None marks a completion that could not be scored: TRL leaves it out of its group and gives it no advantage. A reward that compares
+rows with one another should handle its own failures, because it is called again with one row at a time.
 """
 
 import asyncio
@@ -26,24 +26,33 @@ from rft.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 3  # failures of a batch that are reported in full
+SHOWN = 3  # failures per batch that are logged in full
 FAILED = "reward/failed_rows"
 
 
 class RewardTimeout(Exception):
-    """A reward function that was not done in time."""
+    """Timeout of a reward function."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raises RewardTimeout inside its block after so many seconds; needs the main thread, whose signals it borrows. What never
-    comes back to Python (a C extension that holds on) is left to `stall_minutes`."""
+    """Limits the time of a block.
+
+    The limit uses the signals of the main thread; in other threads there is none. Code that never returns to Python (a blocking
+    C extension) is left to `stall_minutes`.
+
+    Args:
+        seconds: Time after which the block is interrupted.
+
+    Raises:
+        RewardTimeout: Inside the block, after `seconds`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise RewardTimeout(f"not done after {seconds:g} s")
+        raise RewardTimeout(f"not finished after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -55,10 +64,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def isolate_failures(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """`function` under guard, with its name; an asynchronous function stays one.
+    """Wraps a reward function so that its failures are handled as in the table above.
 
-    Raises (when called):
-        TrainingError: as the table above says.
+    Args:
+        function: A reward function. Its name is kept, and an asynchronous function stays asynchronous.
+        seconds: Time limit of a call with all rows; a call with one row gets its share.
+
+    Returns:
+        The wrapped function. It raises TrainingError if the run must stop.
     """
     name = getattr(function, "__name__", type(function).__name__)
     if asyncio.iscoroutinefunction(function):
@@ -125,7 +138,7 @@ def _row(columns: dict[str, Any], i: int) -> dict[str, Any]:
 
 def _single(name: str, scores: Any) -> Any:
     if len(scores) != 1:
-        raise TrainingError(f"reward {name} gave {len(scores)} numbers for 1 completion; it must give one for each")
+        raise TrainingError(f"reward {name} returned {len(scores)} numbers for 1 completion; it must return one for each")
     return scores[0]
 
 
@@ -134,13 +147,13 @@ def _checked(name: str, columns: dict[str, Any], scores: Any) -> list[float | No
     if not hasattr(scores, "__len__") or len(scores) != count:
         given = f"{len(scores)} numbers" if hasattr(scores, "__len__") else repr(scores)[:80]
         raise TrainingError(
-            f"reward {name} gave {given} for {count} completions; it must give one for each, None where it cannot score"
+            f"reward {name} returned {given} for {count} completions; it must return one for each, None if it cannot score"
         )
     return _masked(name, columns, list(scores))
 
 
 def _masked(name: str, columns: dict[str, Any], found: list[Any]) -> list[float | None]:
-    """Numbers and None as they are; whatever else is reported and becomes None."""
+    """Keeps numbers and None; logs everything else and replaces it by None."""
     scores: list[float | None] = []
     wrong: list[tuple[int, Any]] = []
     for i, score in enumerate(found):
@@ -151,7 +164,7 @@ def _masked(name: str, columns: dict[str, Any], found: list[Any]) -> list[float 
     for i, what in wrong[:SHOWN]:
         _report(name, _where(columns, i), what)
     if len(wrong) > SHOWN:
-        logger.warning("reward %s: %d rows more", name, len(wrong) - SHOWN)
+        logger.warning("reward %s: %d more rows failed", name, len(wrong) - SHOWN)
     if len(wrong) == len(found) > 1:
         raise TrainingError(
             f"reward {name} failed in all {len(found)} rows ({_said(wrong[0][1])}); nothing can be learned from it"
@@ -174,7 +187,7 @@ def _where(columns: dict[str, Any], i: int) -> str:
 
 
 def _said(what: Any) -> str:
-    return f"{type(what).__name__}: {what}" if isinstance(what, Exception) else f"gave {what!r}"
+    return f"{type(what).__name__}: {what}" if isinstance(what, Exception) else f"returned {what!r}"
 
 
 def _report(name: str, where: str, what: Any) -> None:

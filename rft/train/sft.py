@@ -1,8 +1,8 @@
-"""The cold start: supervised fine-tuning that teaches the form of an answer (a short reason, then a boxed letter).
+"""Cold start: supervised fine-tuning that teaches the format of an answer (a short reason, then a boxed letter).
 
-Loss on the completion only. TRL's SFTTrainer does the training; rows hold ids, and prompts are put together batch by batch
-from the history's cached tokens. Targets reason inside think tags, since targets without reasoning (as the paper's scripts
-have them) would teach GRPO's format gate nothing.
+The loss is on the completion only. TRL's SFTTrainer does the training. Rows contain ids; prompts are built batch by batch from
+the history's cached tokens. Targets reason inside think tags: targets without reasoning (as in the paper's scripts) would not
+teach what GRPO's format gate requires.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
     rft sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/sft_32k.yaml
@@ -48,29 +48,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
-    """TRL's SFTConfig and the fields of every run."""
+    """Fields of a cold start, in addition to TRL's SFTConfig."""
 
     questions_per_history: int = field(default=1, metadata={
-        "help": "So many rows of one history stand side by side in a batch, and what they share is forwarded once. 1: rows in "
-                "any order, each by itself."})
+        "help": "Number of rows of one history placed together in a batch; the tokens they share are forwarded once. 1: rows in "
+                "any order, each forwarded by itself."})
 
     def rows_of_a_step(self) -> int:
-        """Rows of an optimizer step over all ranks.
+        """Returns the number of rows in an optimizer step over all ranks.
 
         Raises:
-            RecipeError: a batch does not hold whole units of `questions_per_history`.
+            RecipeError: If a batch does not contain complete units of `questions_per_history` rows.
         """
         together, batch = self.questions_per_history, self.per_device_train_batch_size
         if together < 1 or batch % together:
             raise RecipeError(
-                f"per_device_train_batch_size {batch} is no multiple of questions_per_history {together}, whose rows stand side "
-                f"by side; make it {max(1, round(batch / max(1, together))) * max(1, together)}")
+                f"per_device_train_batch_size {batch} is not a multiple of questions_per_history {together}, whose rows must be "
+                f"in one batch; make it {max(1, round(batch / max(1, together))) * max(1, together)}")
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
 class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, SFTTrainer):
-    """TRL's SFTTrainer, resumable exactly and guarded. With `questions_per_history` above 1 the loss goes through the prefix
-    tree: the same numbers, with the tokens that rows share forwarded once."""
+    """TRL's SFTTrainer with exact resume and run guards.
+
+    If `questions_per_history` is above 1, the loss goes through the prefix tree: the same numbers, but the tokens that rows share
+    are forwarded once.
+    """
 
     args: ColdStartConfig
 
@@ -81,7 +84,11 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
             self.enable_tree()
 
     def enable_tree(self) -> None:
-        """Let the model forward trees. Raises ModelError where it cannot."""
+        """Enables the model to forward trees.
+
+        Raises:
+            ModelError: If the model does not support it.
+        """
         bare = self.accelerator.unwrap_model(self.model)
         support.check_training(bare, self.args)
         attention.enable(bare)
@@ -96,6 +103,7 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """Computes the loss, through the prefix tree if `questions_per_history` is above 1."""
         learned_BT = inputs["labels"] != -100
         prompts_B = learned_BT.int().argmax(1)
         ends_B = prompts_B + learned_BT.sum(1)
@@ -119,8 +127,8 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
         return loss
 
     def _count_tokens(self, ends_B: torch.Tensor) -> None:
-        """`num_tokens`: the tokens of all rows so far, over all ranks; TRL counts one row of a batch without attention mask. Kept
-        in the state that a checkpoint holds, as in GRPO."""
+        """Updates `num_tokens`: the tokens of all rows so far, over all ranks. TRL counts only one row of a batch without an
+        attention mask. The count is kept in the trainer state, which is in every checkpoint, as in GRPO."""
         if self.model.training:
             self.state.num_input_tokens_seen += int(self.accelerator.gather(ends_B.sum()).sum())
             self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
@@ -128,12 +136,12 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
 
 @dataclass
 class LabelArguments:
-    """What has targets, as where labels are dear."""
+    """Selection of questions that have targets, to simulate scarce labels."""
 
     labelled_people: int | None = field(default=None, metadata={
         "help": "Only the questions about this many people (histories) have targets. null: all."})
     hard_targets: int | None = field(default=None, metadata={
-        "help": "How many targets, in all, are of questions about updated, withdrawn or other people's preferences. null: all."})
+        "help": "Total number of targets for questions about updated, withdrawn or other people's preferences. null: all."})
 
     def __post_init__(self) -> None:
         if self.labelled_people is not None and self.labelled_people < 1:
@@ -142,7 +150,7 @@ class LabelArguments:
             raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
 
     def labelled(self, questions: Sequence[Question]) -> list[Question]:
-        """Those of the questions that have targets, in their order. Of hard ones each kind comes in turn."""
+        """Returns the questions that have targets, in their order. Hard questions are drawn from each kind in turn."""
         people = set(list(dict.fromkeys(q.history_id for q in questions))[: self.labelled_people])
         asked = [q for q in questions if q.history_id in people]
         if self.hard_targets is None:
@@ -153,11 +161,11 @@ class LabelArguments:
 
 @dataclass
 class ColdStartArguments(LabelArguments):
-    """What the cold start is made of beside the data."""
+    """Composition of the cold start."""
 
     blind_share: float = field(default=0.0, metadata={
-        "help": "Share of the rows shown without their history. Their reason is that nothing is known, their letter a guess; so "
-                "the blind control of an evaluation is a model that answers in form."})
+        "help": "Share of the rows shown without their history. Their target says that nothing is known, and its letter is a "
+                "guess. So the model answers in the required format in the blind baseline of an evaluation, too."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -166,8 +174,11 @@ class ColdStartArguments(LabelArguments):
 
 
 class AnswerCollator:
-    """Rows {question_id, completion, blind} -> input_ids_BT, position_ids_BT and labels_BT (-100 but for the completion and its
-    end), padded on the right. No attention mask: no token sees what stands behind it, and the kernels are faster without one."""
+    """Turns rows {question_id, completion, blind} into a padded batch.
+
+    The batch contains input_ids_BT, position_ids_BT and labels_BT (-100 except for the completion and its end token), padded on
+    the right. It has no attention mask: no token attends to later tokens, and the kernels are faster without a mask.
+    """
 
     def __init__(self, split: Split, tokens: PromptTokens):
         self.split, self.tokens = split, tokens
@@ -188,13 +199,16 @@ class AnswerCollator:
 
 
 def completion_ids(tokenizer: Any, text: str) -> list[int]:
-    """The token ids of a completion, with its end."""
+    """Returns the token ids of a completion, with the end token."""
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """(prompt, completion) pairs as input_ids_BT, position_ids_BT and labels_BT (-100 but for the completions), padded on the
-    right."""
+    """Pads (prompt, completion) pairs on the right.
+
+    Returns:
+        input_ids_BT, position_ids_BT and labels_BT (-100 except for the completions).
+    """
     longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
     input_ids_BT = torch.full((len(pairs), longest), pad_token_id)
     labels_BT = torch.full((len(pairs), longest), -100)
@@ -214,7 +228,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     check_target(tokens)
     split, questions = load_questions(data, tokens)
     questions = cold_start.labelled(questions)
-    logger.info("%d of them have targets, %d of these about updated, withdrawn or others' preferences", len(questions),
+    logger.info("%d of them have targets; %d of these are about updated, withdrawn or others' preferences", len(questions),
                 sum(map(is_hard, questions)))
     if args.questions_per_history > 1 and len(questions) < args.rows_of_a_step():
         raise RecipeError(f"{len(questions)} targets do not fill one step of {args.rows_of_a_step()} rows; lower "

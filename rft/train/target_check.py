@@ -1,7 +1,7 @@
-r"""Before training: a correct answer survives what the tokenizer does to it, and the rewards tell it from a wrong one.
+r"""Checks before training: a correct answer survives the tokenizer, and the rewards distinguish it from a wrong one.
 
-A target is encoded, follows the template's prompt, is decoded as completions are, and must then score 1. What breaks this
-breaks a run in silence: think tags that are special tokens vanish on decoding, and no reward sees that a completion reasons.
+A target is encoded as a continuation of the prompt, decoded like a completion, and must then score 1. If it does not, a run
+would fail silently: think tags that are special tokens vanish in decoding, and no reward sees that a completion reasons.
 """
 
 import logging
@@ -21,7 +21,11 @@ TARGET = r"<think>Remembered: enjoys tea. Green tea is (b).</think>Green tea \bo
 
 
 def check_target(tokens: PromptTokens) -> None:
-    """Raises ModelError, naming the cause, where a correct answer would not score 1 behind this tokenizer's prompts."""
+    """Checks that a correct answer scores 1 after this tokenizer has encoded and decoded it.
+
+    Raises:
+        ModelError: If it does not; the message names the cause.
+    """
     tokenizer = tokens.tokenizer
     ids = tokenizer(tokens.continuation(TARGET), add_special_tokens=False)["input_ids"]
     said = tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True)
@@ -34,14 +38,18 @@ def check_target(tokens: PromptTokens) -> None:
             'completion reasons; set `"special": false` for them in tokenizer.json and tokenizer_config.json'
         )
     raise ModelError(
-        f"{name}: a correct answer, encoded and decoded by this tokenizer, is {said!r}, which scores 0; expected {TARGET!r}"
+        f"{name}: a correct answer, encoded and decoded by this tokenizer, becomes {said!r}, which scores 0; expected {TARGET!r}"
     )
 
 
 def check_rewards(rewards: Sequence[Callable[..., Any]], rows: Dataset, right: str, tokenizer: Any) -> None:
-    """Warns if the rewards give the same to a right answer, a wrong one and none: then nothing can be learned.
+    """Warns if the rewards give a correct, a wrong and an empty answer the same score: then nothing can be learned.
 
-    rows: the training rows, of which the first is asked; right: a completion that answers its question.
+    Args:
+        rewards: Reward functions.
+        rows: Training rows; only the first is used.
+        right: A completion that answers its question correctly.
+        tokenizer: Encodes the answers.
     """
     row = dict(rows[0])
     wrong = next(letter for letter in LETTERS if letter != row["answer"])
@@ -53,9 +61,9 @@ def check_rewards(rewards: Sequence[Callable[..., Any]], rows: Dataset, right: s
     for function in rewards:
         try:
             given.append(function(prompts=prompts, completions=tried, completion_ids=ids, **columns))
-        except Exception as error:  # somebody's own code, which may ask for what only a training has
-            logger.info("the rewards are not tried before the first step (%s: %s)", type(error).__name__, error)
+        except Exception as error:  # a user's own code, which may need what exists only in a training
+            logger.info("cannot check the rewards before the first step (%s: %s)", type(error).__name__, error)
             return
     if given and all(isinstance(scores, list) and len(set(scores)) == 1 for scores in given):
-        logger.warning("the rewards give a right answer, a wrong one and an empty one the same (%s): nothing can be learned from "
-                       "them; look at `rewards`", ", ".join(str(scores[0]) for scores in given))
+        logger.warning("the rewards give a correct answer, a wrong one and an empty one the same score (%s): nothing can be "
+                       "learned from them; check `rewards`", ", ".join(str(scores[0]) for scores in given))

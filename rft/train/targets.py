@@ -1,6 +1,6 @@
-"""Questions as training rows. A row names its history by id; the tokens of a history exist once, in `PromptTokens`.
+"""Training rows of questions. A row names its history by id; the tokens of a history exist once, in `PromptTokens`.
 
-What is learned from is never what is asked with: labels shape the targets of the cold start and the reports, no prompt.
+Labels are used in the targets of the cold start and in reports, never in a prompt.
 """
 
 import logging
@@ -25,15 +25,18 @@ logger = logging.getLogger(__name__)
 
 VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it", "sensitive": ", not to be repeated",
             "none": ", given up"}
-SHORT_OPTION = 8  # words up to which the reason names the option itself
+SHORT_OPTION = 8  # maximum words of an option that the reason names in full
 
 
 def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
-    """The training split and those of its questions whose prompt fits `max_prompt_tokens`; what is left out is logged.
-    `tokens` may be None where there is no such limit.
+    """Loads the training split and its questions whose prompt fits `max_prompt_tokens`; logs how many are left out.
+
+    Args:
+        data: Fields of the recipe.
+        tokens: Counts the tokens of a prompt; may be None if there is no such limit.
 
     Raises:
-        RecipeError: no question is left.
+        RecipeError: If no question is left.
     """
     split = load_split(data.data, data.train_split, data.window, revision=data.data_revision,
                        exclude_personas=data.exclude_personas)
@@ -56,26 +59,32 @@ def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Sp
 
 
 def load_held_out(data: DataArguments, split: str | None) -> Split | None:
-    """The split of `held_out_split`, read with the training split: a name that is not there is said before a model is loaded."""
+    """Loads the split of `held_out_split`, if set, with the training split: a wrong name fails before a model is loaded."""
     return load_split(data.data, split, data.window, revision=data.data_revision) if split else None
 
 
 def reasoning(question: Question, knows: bool = True) -> str:
-    """A short true reason for the gold option, from the labels: what a cold start teaches the think block to hold. `knows`: False
-    where the prompt holds no history, and nothing can be remembered.
+    """Returns a short true reason for the gold option, made from the labels: the cold start's target for the think block.
 
-    What was said comes first and then whether it may be used: that is easier to tell of a preference already named."""
+    The reason first states the preference and then whether it may be used: this is easier to decide once the preference is named.
+
+    Args:
+        question: The question to answer.
+        knows: False if the prompt contains no history, so that nothing can be remembered.
+    """
     case, held = case_and_fact(**asdict(question.labels))
     held = "something sensitive" if case == "sensitive" else held
     knows = knows and bool(held)
-    verdict = VERDICTS["others" if case == "none" and not question.labels.updated else case]  # never the user's, or no longer
+    verdict = VERDICTS["others" if case == "none" and not question.labels.updated else case]  # never the user's, or given up
     known = f"Remembered: {inert(held).rstrip('.')}{verdict}." if knows else "Remembered: nothing."
     return f"{known} {named(question)} is ({question.gold})."
 
 
 def named(question: Question) -> str:
-    """What an answer calls its gold option: the option's text, where that is short; else how the preference ends, where the
-    option says that in the same words."""
+    """Returns how an answer names its gold option.
+
+    This is the option's text if it is short; otherwise the end of the preference if the option contains it in the same words.
+    """
     option = inert(question.options[LETTERS.index(question.gold)])
     if len(option.split()) <= SHORT_OPTION:
         return option.rstrip(".")
@@ -86,23 +95,26 @@ def named(question: Question) -> str:
 
 
 def answer(question: Question) -> str:
-    """What stands behind the think block. It names the option once more, so that the letter in the box is looked up as the one in
-    the think block is: a tiny model that had to copy it from there learned that 120 to 190 steps later (2026-11-22)."""
+    """Returns the text after the think block.
+
+    It names the option once more, so that the letter in the box is looked up in the same way as the letter in the think block. A
+    tiny model that had to copy the letter from there learned this 120 to 190 steps later (2026-11-22).
+    """
     return f"{named(question)} \\boxed{{{question.gold}}}"
 
 
 def target(question: Question, knows: bool = True) -> str:
-    """The completion that the cold start imitates; `reward.personamem` gives it 1."""
+    """Returns the completion that the cold start imitates; `reward.personamem` scores it 1."""
     return f"<think>{reasoning(question, knows)}</think>{answer(question)}"
 
 
 def is_hard(question: Question) -> bool:
-    """Whether a right answer has to tell more than what was said: whether it still holds, may be used, and whose it is."""
+    """Whether a correct answer needs more than the stated preference: if it is still valid, if it may be used, whose it is."""
     return question.labels.kind != "plain"
 
 
 def of_every_kind(questions: Sequence[Question], count: int, rng: random.Random) -> list[Question]:
-    """`count` questions, or all, drawn from each kind in turn, so that few of them show what a rare kind asks for as well."""
+    """Draws `count` questions, or all if there are fewer, from each kind in turn, so that even a few include the rare kinds."""
     kinds: dict[str, list[Question]] = {}
     for question in rng.sample(questions, len(questions)):
         kinds.setdefault(question.labels.kind, []).append(question)
@@ -111,15 +123,20 @@ def of_every_kind(questions: Sequence[Question], count: int, rng: random.Random)
 
 
 def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Question]:
-    """The questions, a share of them open-ended: the same ones for the same data, as in the authors' preprocessing, which
-    shuffles the rows with seed 42."""
+    """Makes a share of the questions open-ended.
+
+    The same data gives the same choice, as in the authors' preprocessing, which shuffles the rows with seed 42.
+    """
     free = set(random.Random(42).sample(range(len(questions)), round(open_ended_share * len(questions))))
     return [replace(question, open_ended=i in free) for i, question in enumerate(questions)]
 
 
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
-    """One row per question: the final user message as `prompt` (for tables and rewards), ids, `answer` (None: open-ended),
-    what a judge is told, and labels."""
+    """Builds one row per question.
+
+    A row has the final user message as `prompt` (for tables and rewards), ids, `answer` (None: open-ended), the fields that a
+    judge sees, and labels.
+    """
     return Dataset.from_list([_row(q) for q in questions])
 
 

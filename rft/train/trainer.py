@@ -1,11 +1,13 @@
-"""TRL's GRPO trainer over histories: prompts by id, whole histories together, every shared token forwarded once.
+"""TRL's GRPO trainer over histories: prompts by id, rows of a history together, every shared token forwarded once.
 
-The loss, the advantages and the order of events are TRL's own and unchanged. What differs: a row names its question and
-history, whose token ids come from `PromptTokens` (`_tokenize_prompts`); the sampler and the split into micro-batches keep the
-rows of a history together on one rank (`_get_train_sampler`, `_prepare_inputs`); rollouts and all log-probs (policy, old,
-reference) go through the prefix tree (`_generate_single_turn`, `_get_per_token_logps_and_entropies`), in parts of at most
-`max_tree_tokens`, each with its own backward pass (`compute_loss`); rewards are accompanied by format, letter and per-category
-metrics (`_calculate_rewards`).
+The loss, the advantages and the order of events are TRL's own and unchanged. These parts differ:
+
+- A row names its question and history, whose token ids come from `PromptTokens` (`_tokenize_prompts`).
+- The sampler and the split into micro-batches keep the rows of a history together on one rank (`_get_train_sampler`,
+  `_prepare_inputs`).
+- Rollouts and all log-probs (policy, old, reference) go through the prefix tree (`_generate_single_turn`,
+  `_get_per_token_logps_and_entropies`), in parts of at most `max_tree_tokens`, each with its own backward pass (`compute_loss`).
+- Format, letter and per-category metrics are logged with the rewards (`_calculate_rewards`).
 """
 
 import inspect
@@ -45,14 +47,14 @@ from rft.train.safe_rewards import isolate_failures
 
 logger = logging.getLogger(__name__)
 
-ADDITIVE = ("cispo", "dapo", "vespo")  # losses divided by the tokens of the whole batch: those of its parts add up
+ADDITIVE = ("cispo", "dapo", "vespo")  # losses divided by the tokens of the complete batch: the losses of its parts add up
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
-OFF_POLICY = 0.01  # share of sampled tokens that may lie outside the clip range before the first update
+OFF_POLICY = 0.01  # share of sampled tokens that may be outside the clip range before the first update
 
 
 @dataclass
 class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
-    """TRL's GRPOConfig and the fields of this trainer. A batch counts completions, as TRL does."""
+    """Fields of GRPO over histories, in addition to TRL's GRPOConfig. Batch sizes count completions, as in TRL."""
 
     questions_per_history: int = field(
         default=4, metadata={"help": "Questions of one history that are drawn together, each with num_generations completions."})
@@ -60,32 +62,32 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
         "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
 
     consistency_gate: str = field(default="contradiction", metadata={
-        "help": "When reward.personamem pays nothing for the gold letter: if the words of the answer or of the thought name "
-                "another option (contradiction); also if the words of the answer do not name its option (naming: for options of "
-                "a few words); off.", "choices": list(GATES)})
+        "help": "When reward.personamem gives 0 despite the gold letter. contradiction: if words of the answer or of the thought "
+                "name another option. naming: also if the words of the answer do not name its option (for options of a few "
+                "words). off: never.", "choices": list(GATES)})
     min_thought_words: int = field(default=3, metadata={
-        "help": "reward.personamem pays nothing for a thought of fewer different words (single letters are none)."})
+        "help": "reward.personamem gives 0 if the thought has fewer different words than this (single letters do not count)."})
     reward_seconds: float = field(default=600.0, metadata={
-        "help": "Longest that a reward may take over a rank's generation batch; rows it cannot score in time are masked."})
+        "help": "Time limit of a reward over a rank's generation batch, in seconds; rows not scored in time are masked."})
     blind_share: float = field(default=0.0, metadata={
-        "help": "Share of the histories of a generation whose questions are asked without them. What can be known without "
-                "reading is then learned too, and the blind control of an evaluation is a fair one."})
+        "help": "Share of the histories of a generation whose questions are asked without the history. The model then also "
+                "learns what can be known without reading, so that the blind baseline of an evaluation is fair."})
     max_tree_tokens: int | None = field(default=None, metadata={
-        "help": "Most tokens of a tree that is forwarded at once; a larger micro-batch is split, between questions first."})
+        "help": "Maximum tokens of a tree that is forwarded at once; a larger micro-batch is split, between questions first."})
     prefix_sharing: str = field(default="on", metadata={
-        "help": "Forward every token that rows share once, in training and in rollouts (on), or row by row as TRL does (off).",
+        "help": "on: forward every token that rows share once, in training and in rollouts. off: row by row, as TRL does.",
         "choices": ["on", "off"]})
 
     open_ended_share: float = field(default=0.0, metadata={
         "help": "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs judge_base_url and "
-                "judge_model; the judge's key comes from the environment, OPENAI_API_KEY."})
+                "judge_model; the judge's API key is read from the environment variable OPENAI_API_KEY."})
     judge_base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."})
-    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that URL."})
+    judge_model: str | None = field(default=None, metadata={"help": "Name of the judge model at that URL."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_thought_words < 1:
-            raise RecipeError(f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 asks for any thought at all")
+            raise RecipeError(f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 accepts any thought")
         if not 0 <= self.open_ended_share <= 1:
             raise RecipeError(f"open_ended_share {self.open_ended_share}: expected a share from 0 to 1")
         if self.open_ended_share and not (self.judge_base_url and self.judge_model):
@@ -100,7 +102,7 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
             for key, plain in (("repetition_penalty", 1.0), ("generation_kwargs", None), ("cache_implementation", None)):
                 if getattr(self, key) != plain:
                     raise RecipeError(
-                        f"{key} {getattr(self, key)}: shared rollouts know temperature, top_p, top_k and min_p alone; "
+                        f"{key} {getattr(self, key)}: shared rollouts support only temperature, top_p, top_k and min_p; "
                         f"remove {key}, or set `prefix_sharing: off`")
         if self.use_transformers_continuous_batching:
             raise RecipeError("use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its "
@@ -112,19 +114,19 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
 
     def _check_split(self) -> None:
         if self.prefix_sharing == "off":
-            raise RecipeError("max_tree_tokens is a budget of shared trees; remove it, or set `prefix_sharing: on`")
+            raise RecipeError("max_tree_tokens limits shared trees; remove it, or set `prefix_sharing: on`")
         if self.max_tree_tokens < 1:
-            raise RecipeError(f"max_tree_tokens {self.max_tree_tokens}: expected at least one token")
+            raise RecipeError(f"max_tree_tokens {self.max_tree_tokens}: expected 1 or more")
         if self.top_entropy_quantile < 1.0 or self.entropy_coef or self.use_adaptive_entropy:
             raise RecipeError(
-                "max_tree_tokens splits a micro-batch, and top_entropy_quantile and the entropy bonus look at all of it at once; "
+                "max_tree_tokens splits a micro-batch, but top_entropy_quantile and the entropy bonus need all of it at once; "
                 "remove one of them, or lower per_device_train_batch_size instead")
 
     def reward_functions(self) -> list[Callable[..., Any]]:
-        """The functions that `rewards` names; those that take the settings of the gates get them.
+        """Loads the functions that `rewards` names, and passes the gate settings to those that take them.
 
         Raises:
-            RecipeError: a name that cannot be loaded.
+            RecipeError: If a name cannot be loaded.
         """
         try:
             return [self._with_gates(reward.load(name)) for name in self.rewards]
@@ -137,10 +139,10 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
         return update_wrapper(partial(function, **taken), function) if taken else function
 
     def units_per_generation(self) -> int:
-        """Units (the Q questions of one history) in a generation batch over all ranks.
+        """Returns the number of units (the Q questions of one history) in a generation batch over all ranks.
 
         Raises:
-            RecipeError: a rank's share of a generation batch does not hold whole units.
+            RecipeError: If a rank's share of a generation batch does not contain complete units.
         """
         unit = self.questions_per_history * self.num_generations
         share = self.per_device_train_batch_size * self.steps_per_generation
@@ -148,13 +150,13 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
             whole = max(unit, round(share / unit) * unit)
             raise RecipeError(
                 f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation "
-                f"{self.steps_per_generation} = {share} completions a rank, which is no multiple of questions_per_history "
+                f"{self.steps_per_generation} = {share} completions per rank, which is not a multiple of questions_per_history "
                 f"{self.questions_per_history} x num_generations {self.num_generations} = {unit}; make the product {whole}, "
                 "so that a history stays on one rank")
         return share * self.world_size // unit
 
     def arithmetic(self) -> str:
-        """The batch in words."""
+        """Describes the batch in words."""
         units, questions, per_question = self.units_per_generation(), self.questions_per_history, self.num_generations
         optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
         return (f"a generation batch: {units} histories x {questions} questions x {per_question} completions = "
@@ -163,7 +165,15 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
 
 
 class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTrainer):
-    """GRPO where a history is shared by `questions_per_history` questions. `split` holds the histories of the dataset's rows."""
+    """GRPO in which `questions_per_history` questions share a history.
+
+    Args:
+        model: The policy.
+        split: Questions and histories of the dataset's rows.
+        tokens: Builds the prompts.
+        args: Fields of the recipe.
+        **kwargs: As in TRL's GRPOTrainer.
+    """
 
     args: HistoryGRPOConfig
 
@@ -182,7 +192,7 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         rewards = [isolate_failures(function, args.reward_seconds) for function in kwargs.pop("reward_funcs")]
         super().__init__(args=args, model=model, reward_funcs=rewards, **kwargs)
         if self.shares:
-            support.check_training(self.accelerator.unwrap_model(self.model), args)  # once more, with its adapter
+            support.check_training(self.accelerator.unwrap_model(self.model), args)  # again, with its adapter
             if self.ref_model is not None:
                 attention.enable(self.accelerator.unwrap_model(self.ref_model))
 
@@ -198,14 +208,14 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
             first=self._longest(dataset["history_id"]))
 
     def _longest(self, history_ids: Sequence[str]) -> str:
-        """The history with most characters: where memory runs out, it runs out in the first step."""
+        """The history with the most characters: if memory runs out, it runs out in the first step."""
         histories = self._split.histories
         return max(sorted(set(history_ids)), key=lambda name: sum(len(message.content) for message in histories[name].messages))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         for row in inputs:
             row["blind"] = self._mode == "train" and self._asks_blind(row["history_id"])
-        self._rows = inputs  # TRL hands only the prompt column to _tokenize_prompts
+        self._rows = inputs  # TRL passes only the prompt column to _tokenize_prompts
         return super()._generate_and_score_completions(inputs)
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
@@ -214,11 +224,11 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
                 for q, blind in asked], None, {}
 
     def _asks_blind(self, history_id: str) -> bool:
-        """The same for all rows of a history in a generation, on every rank, and in a resumed run."""
+        """Whether a history is left out; the same for all its rows in a generation, on every rank, and in a resumed run."""
         return Random(f"{self.args.seed}-{self.state.global_step}-{history_id}").random() < self.args.blind_share
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, but for the shuffling of a generation batch between its micro-batches, which would tear histories apart."""
+        """Like TRL's, but without the shuffling of a generation batch between its micro-batches, which would split histories."""
         if not self.model.training:
             return self._generate_and_score_completions(generation_batch)
         steps = self.args.steps_per_generation
@@ -230,7 +240,7 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         self, prompt_ids: list, images: Any, fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> Any:
         if not self.shares or self.use_vllm:
-            # generate() of a PEFT model passes by the forward that accelerate has wrapped in autocast
+            # generate() of a PEFT model bypasses the forward that accelerate has wrapped in autocast
             with nullcontext() if self.use_vllm else self.accelerator.autocast():
                 return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
         with unwrap_model_for_generation(
@@ -261,7 +271,7 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
     def _shared_logps(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, compute_entropy: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probs and entropies through one tree; row by row where sharing cannot pay on any rank."""
+        """Log-probs and entropies through one tree; row by row if sharing does not pay on any rank."""
         tree = Tree.from_padded(input_ids, attention_mask, logits_to_keep)
         pays = support.pays(self.accelerator.gather(torch.tensor(tree.token_ratio, device=input_ids.device)).max().item())
         metrics = self._metrics[self._mode]
@@ -274,7 +284,7 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
             model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy)[:2]
 
     def _parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int) -> list[torch.Tensor]:
-        """Rows of a batch in parts whose trees fit in `max_tree_tokens`; as many on every rank, for each is a forward pass."""
+        """Rows of a batch in parts whose trees fit in `max_tree_tokens`. Every rank has the same number of forward passes."""
         budget = self.args.max_tree_tokens
         if budget is None:
             return [torch.arange(len(input_ids), device=input_ids.device)]
@@ -288,8 +298,10 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         return [torch.tensor(group, device=input_ids.device) for group in groups]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """TRL's loss. A batch over `max_tree_tokens` is computed part by part: the gradients of all but the last are taken here,
-        those of the last by the trainer, as always."""
+        """Computes TRL's loss, part by part if a batch is larger than `max_tree_tokens`.
+
+        The backward passes of all parts but the last run here; the trainer runs the last one, as usual.
+        """
         if not (self.shares and self.args.max_tree_tokens and torch.is_grad_enabled()):
             return super().compute_loss(model, inputs, *args, **kwargs)
         input_ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
@@ -310,7 +322,7 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         return share * super().compute_loss(model, part, *args, **kwargs) + total
 
     def _part(self, inputs: dict[str, Any], rows_P: torch.Tensor) -> tuple[dict[str, Any], float]:
-        """Some rows of a batch, and the factor by which their loss enters the batch's."""
+        """Some rows of a batch, and the factor of their loss in the loss of the batch."""
         batch = len(inputs["completion_ids"])
         part = {key: value[rows_P] if isinstance(value, torch.Tensor) and value.dim() and len(value) == batch else value
                 for key, value in inputs.items()}
@@ -323,9 +335,9 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
 
     @contextmanager
     def _uneven_rows(self) -> Iterator[None]:
-        """TRL gathers a number per row for its logs, and ranks differ in their rows, as histories do in their chunks and trees in
-        their parts: a collective of unequal tensors fails or hangs. They are filled up with NaN, which TRL's minima and maxima
-        pass over."""
+        """Pads what TRL gathers for its logs, one number per row, with NaN, which TRL's minima and maxima ignore. Ranks have
+        different numbers of rows, because histories differ in chunks and trees in parts; a collective of unequal tensors fails
+        or hangs."""
         gather = self.accelerator.gather
 
         def filled(tensor: torch.Tensor) -> torch.Tensor:
@@ -345,8 +357,8 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         return loss
 
     def _compare_with_sampling(self, inputs: dict[str, Any]) -> None:
-        """How far the log-probs that tokens are trained at lie from those they were sampled at, and a warning, once, if tokens
-        count as off-policy, their ratio outside the clip range, that no update has moved."""
+        """Logs the difference between the log-probs in training and in sampling. Warns once if tokens are off-policy (their ratio
+        is outside the clip range) although no update has changed the policy."""
         off_BC = (self._logps_BC - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
         outside = (off_BC > math.log1p(self.args.epsilon)).sum()
         of_rank = torch.stack([x.float() for x in (off_BC.max(), outside, inputs["completion_mask"].sum())])
@@ -356,9 +368,9 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         self._metrics["train"]["sampling/off_policy"].append(share)
         if share > OFF_POLICY and not self._warned and self.accelerator.is_main_process:
             logger.warning(
-                "step %d: %.1f %% of the sampled tokens have another probability in training than when they were drawn, by more "
-                "than the clip range (epsilon %g), though no update lies between: rollouts are off-policy. See whether a few "
-                "steps with dtype: float32 and bf16: false have them too; then it is not rounding",
+                "step %d: for %.1f %% of the sampled tokens, the probability in training differs from that in sampling by more "
+                "than the clip range (epsilon %g), although there was no update in between: rollouts are off-policy. Try a few "
+                "steps with dtype: float32 and bf16: false; if the warning stays, the cause is not rounding",
                 self.state.global_step + 1, 100 * share, self.args.epsilon)
             self._warned = True
 

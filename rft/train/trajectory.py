@@ -1,14 +1,14 @@
-"""One memory trajectory and what each of its turns is credited with.
+"""Memory trajectories and the advantages of their turns.
 
-Invariant: rewards and advantages are settled while a trajectory is one record; only then are its turns expanded to rows, each
+Invariant: rewards and advantages are final while a trajectory is one record. Only then are its turns expanded to rows, each
 turn to exactly one.
 
     history ── update c1 ── update c2 ── ... ── update cT ── memory ─┬─ answer q1 (A times)
                                                                      └─ answer qQ (A times)
 
 A memory serves all its questions, so an update is credited with the mean reward of all answers (and the memory's own
-rewards), against the other trajectories of the same history. An answer is credited with its own reward: against the other
-answers to the same question from the same memory where there are several (A > 1), else against those from the other memories.
+rewards), relative to the other trajectories of the same history. An answer is credited with its own reward: relative to the
+other answers to the same question from the same memory if there are several (A > 1), otherwise to those from the other memories.
 """
 
 import math
@@ -24,13 +24,22 @@ from rft.memory.chunks import Chunk
 from rft.memory.text import Update
 
 WEIGHTINGS = ("token", "turn", "trajectory")
-EPSILON = 1e-4  # beside a group's deviation, as TRL has it
+EPSILON = 1e-4  # added to a group's deviation, as in TRL
 
 
 @dataclass
 class Turn:
-    """One prompt and what the model wrote, as token ids, with the sampler's log-probs. `question` is None for an update,
-    `update` for an answer. `reward` of an answer may be NaN: it could not be scored."""
+    """One prompt and its completion.
+
+    Attributes:
+        prompt: Token ids.
+        completion: Token ids.
+        logps: Log-probs of the completion's tokens in the sampler.
+        question: The question of an answer; None for an update.
+        update: The result of an update; None for an answer.
+        reward: Reward of an answer; NaN if it could not be scored.
+        advantage: Advantage of every token of the completion.
+    """
 
     prompt: list[int]
     completion: list[int]
@@ -43,7 +52,7 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """All turns over one history. `bonus` is the weighted sum of the memory's own rewards."""
+    """All turns over one history. `bonus` is the weighted sum of the rewards of the memory itself."""
 
     history: History
     chunks: list[Chunk]
@@ -55,18 +64,21 @@ class Trajectory:
 
     @property
     def turns(self) -> list[Turn]:
+        """All updates, then all answers."""
         return [*self.updates, *self.answers]
 
     @property
     def reward(self) -> float:
-        """The mean reward of the answers that could be scored, plus the bonus; NaN where none could."""
+        """The mean reward of the answers that could be scored, plus the bonus; NaN if there are none."""
         scored = [turn.reward for turn in self.answers if not math.isnan(turn.reward)]
         return sum(scored) / len(scored) + self.bonus if scored else math.nan
 
 
 def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
-    """Rewards of a group less their mean, divided by their deviation (n - 1, plus `EPSILON`) if `scale`. NaN counts for
-    nothing and gets 0."""
+    """Computes the rewards of a group minus their mean, divided by their deviation (n - 1, plus `EPSILON`) if `scale`.
+
+    A NaN reward is left out of the mean and the deviation; its advantage is 0.
+    """
     scored = [reward for reward in rewards if not math.isnan(reward)]
     if len(scored) < 2:
         return [0.0] * len(rewards)
@@ -76,8 +88,8 @@ def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
 
 
 def assign_advantages(group: Sequence[Trajectory], scale: bool) -> None:
-    """Set the advantage of every turn of the trajectories over one history that answer the same questions."""
-    assert len({trajectory.history.id for trajectory in group}) == 1, "one history a group"
+    """Sets the advantage of every turn in a group: trajectories over one history that answer the same questions."""
+    assert len({trajectory.history.id for trajectory in group}) == 1, "one history per group"
     for trajectory, advantage in zip(group, advantages([t.reward for t in group], scale), strict=True):
         for turn in trajectory.updates:
             turn.advantage = advantage
@@ -90,8 +102,14 @@ def assign_advantages(group: Sequence[Trajectory], scale: bool) -> None:
 
 
 def token_weight(trajectory: Trajectory, turn: Turn, weighting: str) -> float:
-    """The weight of each token of a turn in the loss, which is divided by the sum of all weights: every token counts the same
-    ("token"), every turn ("turn"), or every trajectory, and in it every turn ("trajectory")."""
+    """Returns the weight of each token of a turn in the loss, which is divided by the sum of all weights.
+
+    Args:
+        trajectory: The trajectory of the turn.
+        turn: The turn.
+        weighting: What has the same weight: every token ("token"), every turn ("turn"), or every trajectory and, within it,
+            every turn ("trajectory").
+    """
     if weighting == "token":
         return 1.0
     return 1.0 / len(turn.completion) / (1 if weighting == "turn" else len(trajectory.turns))
@@ -100,9 +118,9 @@ def token_weight(trajectory: Trajectory, turn: Turn, weighting: str) -> float:
 def rows(
     trajectories: Sequence[Trajectory], weighting: str, pad_token_id: int, device: Any = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """The turns as rows in TRL's form: prompts padded on the left, completions on the right (B rows, P and C columns).
+    """Expands the turns to rows in TRL's format: prompts padded on the left, completions on the right (B rows, P and C columns).
 
-    `tool_mask` holds each token's weight: TRL multiplies its mask of completion tokens with it, in the loss and in every
+    `tool_mask` contains each token's weight: TRL multiplies its mask of completion tokens by it, in the loss and in every
     mean.
     """
     pairs = [(trajectory, turn) for trajectory in trajectories for turn in trajectory.turns]

@@ -338,12 +338,12 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "a limit that is too large": Peculiarity(
         lambda call: call.refuse("max_completion_tokens is too large: 64. This model supports at most 32 completion tokens."),
         2,
-        "does not write such long answers .* --max-new-tokens",
+        "does not support answers of this length .* --max-new-tokens",
         judge=1,
     ),
     # parameters that are ignored
     "ignores max_completion_tokens": Peculiarity(
-        heedless("max_tokens"), said="wrote 50,000 tokens where 64 were allowed", has=RIGHT
+        heedless("max_tokens"), said="wrote 50,000 tokens but only 64 were allowed", has=RIGHT
     ),
     "ignores every limit": Peculiarity(heedless(), said="it ignores max_completion_tokens", has=RIGHT),
     "stop at the very limit": Peculiarity(
@@ -352,7 +352,7 @@ PECULIARITIES: dict[str, Peculiarity] = {
     ),
     "cuts prompts without a word": Peculiarity(
         lambda call: call.answer(usage={"prompt_tokens": 9, "completion_tokens": 7}),
-        said="cut long prompts without a word",
+        said="truncate long prompts silently",
         has=RIGHT,
     ),
     # messages that are refused
@@ -452,7 +452,7 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "connection reset": Peculiarity(once(Call.reset), has={"usage.failures.connection": 4}),
     # nothing works
     "moved, and asks again": Peculiarity(moved(307), has=RIGHT),
-    "moved, and forgets what was asked": Peculiarity(moved(301), 2, "the server has moved to .*/new/v1; give that", judge=1),
+    "moved, and forgets what was asked": Peculiarity(moved(301), 2, "the server has moved to .*/new/v1; use that", judge=1),
     "unknown model": Peculiarity(lambda call: call.refuse("The model does not exist", 404), 2, "no model 'played'", judge=1),
     "wrong key": Peculiarity(
         lambda call: call.refuse("no", 401), 2, "refuses the key in the environment variable MY_KEY", judge=1
@@ -464,6 +464,6 @@ PECULIARITIES: dict[str, Peculiarity] = {
         "no call has worked \\(refused: No, Bearer \\*\\*\\*",
         judge=1,
     ),
-    "pages of HTML only": Peculiarity(pages, 2, "no answer of an OpenAI-compatible API", judge=1),
+    "pages of HTML only": Peculiarity(pages, 2, "not from an OpenAI-compatible API", judge=1),
     "tells the key": Peculiarity(echo_key, has={"format_rate": 1}, judge=1),
 }

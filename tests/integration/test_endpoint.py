@@ -17,7 +17,7 @@ import pytest
 from served import serve
 
 from rft.data.dataset import load_split
-from rft.errors import DataError, ModelError
+from rft.errors import DataError
 from rft.evaluate.command import add_arguments, run
 from rft.evaluate.context import FullHistoryContext
 from rft.evaluate.endpoint import EndpointAnswers
@@ -198,14 +198,14 @@ def test_a_hard_budget_is_never_exceeded_and_survives_a_restart(split, tmp_path)
             to = answers(server, price=(1000.0, 1000.0), budget=budget)
             return evaluate(split, tmp_path / "out", to), budget
 
-        with pytest.raises(ModelError, match=r"the budget of \$\d+ does not allow another call: .* raise --budget"):
+        with pytest.raises(EndpointError, match=r"the budget of \$\d+ does not allow another call: .* raise --budget"):
             once(6)
         rows = read_rows(tmp_path / "out")
         spent = sum(row["cost"] for row in rows)
         probe = (len(PROBE[0]["content"].split()) + 7) / 1000  # dollars: is the limit on answers heeded?
         assert 0 < len(rows) < 32 and len(rows) == len(server.requests) - 1
         assert Budget(6, ledger).spent == pytest.approx(spent + probe) and spent + probe <= 6
-        with pytest.raises(ModelError, match="raise --budget"):
+        with pytest.raises(EndpointError, match="raise --budget"):
             once(6)
         assert len(server.requests) <= len(rows) + 2  # what was spent before counts
         probes = len(server.requests) - len(rows)
@@ -237,7 +237,7 @@ def test_the_key_is_sent_and_nowhere_else(data, tmp_path, monkeypatch, caplog, c
         assert command(*words, "--out", tmp_path / "out") == 0
         assert server.keys == {f"Bearer {KEY}"}
         server.trouble = lambda number: (400, {})
-        with pytest.raises(ModelError, match=r"no call has worked \(refused: .*no luck with Bearer \*\*\*"):
+        with pytest.raises(EndpointError, match=r"no call has worked \(refused: .*no luck with Bearer \*\*\*"):
             command(*words, "--out", tmp_path / "other")
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     said = capsys.readouterr()
@@ -247,25 +247,25 @@ def test_the_key_is_sent_and_nowhere_else(data, tmp_path, monkeypatch, caplog, c
 def test_what_cannot_work_is_told_at_once(data, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     base = ["--model", "played", "--data", data, "--out", tmp_path / "out", "--limit", 4, "--attempts", 2]
-    with pytest.raises(ModelError, match="the environment variable NO_SUCH_KEY is not set"):
+    with pytest.raises(EndpointError, match="the environment variable NO_SUCH_KEY is not set"):
         command(*base, "--base-url", "http://127.0.0.1:1/v1", "--api-key-env", "NO_SUCH_KEY")
-    with pytest.raises(ModelError, match="nothing answers there"):
+    with pytest.raises(EndpointError, match="nothing answers there"):
         command(*base, "--base-url", "http://127.0.0.1:1/v1")
-    with pytest.raises(ModelError, match="expected the base URL of an OpenAI-compatible API"):
+    with pytest.raises(EndpointError, match="expected the base URL of an OpenAI-compatible API"):
         command(*base, "--base-url", "localhost:8000")
-    with pytest.raises(ModelError, match="would be written to result files"):
+    with pytest.raises(EndpointError, match="would be written to result files"):
         command(*base, "--base-url", f"http://me:{KEY}@localhost/v1")
-    with pytest.raises(ModelError, match="a budget needs prices"):
+    with pytest.raises(EndpointError, match="a budget needs prices"):
         command(*base, "--base-url", "http://localhost:1/v1", "--budget", 5)
     with serve(answer) as server:
         server.trouble = lambda number: (404, {})
-        with pytest.raises(ModelError, match="no model 'played' or no chat API there"):
+        with pytest.raises(EndpointError, match="no model 'played' or no chat API there"):
             command(*base, "--base-url", server.url)
         server.trouble = lambda number: (401, {})
-        with pytest.raises(ModelError, match="wants a key; put it into the environment variable OPENAI_API_KEY"):
+        with pytest.raises(EndpointError, match="requires a key; put it into the environment variable OPENAI_API_KEY"):
             command(*base, "--base-url", server.url)
         server.trouble = lambda number: "html"
-        with pytest.raises(ModelError, match="no answer of an OpenAI-compatible API"):
+        with pytest.raises(EndpointError, match="not from an OpenAI-compatible API"):
             command(*base, "--base-url", server.url)
     assert not (tmp_path / "out" / "summary.json").exists()
 
@@ -334,7 +334,7 @@ def test_options_that_do_nothing_or_clash_are_told(data, tmp_path, caplog):
             command(*words[:-1], tmp_path / "b", "--samples", 3)
         with pytest.raises(DataError, match="there are no options to rotate"):
             command(*words[:-1], tmp_path / "c", "--open-ended", "--option-orders", 4)
-        with pytest.raises(DataError, match="answers are read by a judge"):
+        with pytest.raises(DataError, match="answers are scored by a judge"):
             command(*words[:-1], tmp_path / "d", "--open-ended")
 
 
@@ -349,7 +349,7 @@ def test_samples_go_out_with_their_own_seeds(data, tmp_path):
 
 def test_answering_through_a_url_needs_no_torch(split, tmp_path):
     code = (
-        "import sys; from rft.evaluate import endpoint, retrieval, judging, run, report, statistics, compare; "
+        "import sys; from rft.evaluate import endpoint, retrieval, judging, run, statistics, comparison; "
         "import reward; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

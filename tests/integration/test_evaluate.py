@@ -277,7 +277,7 @@ def test_weights_make_the_fingerprint(checkpoint, model, tmp_path):
 
 
 def test_prompts_longer_than_the_model_are_refused(model, split, tmp_path):
-    with pytest.raises(ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new ones"):
+    with pytest.raises(ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new tokens"):
         evaluate(split, tmp_path, ModelAnswers(model, "history", max_new_tokens=4000))
 
 
@@ -327,7 +327,7 @@ def test_ctrl_c_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(RuleAnswers, "answer", interrupted)
         assert command(*words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert len(read_rows(tmp_path)) == 10 and not (tmp_path / "summary.json").exists()
     assert command(*words) == 0 and len(read_rows(tmp_path)) == 32
 
@@ -475,7 +475,7 @@ def test_vllm_that_is_not_installed_is_told(checkpoint, data, tmp_path):
 @pytest.mark.parametrize(("gpus", "used"), [(0, 1), (1, 1), (3, 2), (4, 4), (7, 4), (8, 8), (16, 8)])
 def test_vllm_takes_as_many_gpus_as_share_the_heads(caplog, gpus, used):
     assert tensor_parallel(Qwen3Config(num_attention_heads=32, num_key_value_heads=8), gpus) == used  # Qwen3-4B's
-    assert (f"{used} of {gpus} GPUs are used" in caplog.text) == (used < gpus)
+    assert (f"using {used} of {gpus} GPUs" in caplog.text) == (used < gpus)
 
 
 def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkeypatch):
@@ -511,5 +511,5 @@ def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkey
     assert len({s.seed for s in asked[4:]}) == 4
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="vLLM takes full checkpoints"):
+    with pytest.raises(CheckpointError, match="--vllm needs a full checkpoint"):
         VLLMModel(tmp_path / "adapter")

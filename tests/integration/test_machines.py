@@ -75,7 +75,7 @@ def test_wandb_without_a_key_is_said_first(command, repository, mini_data, tmp_p
         "quickstart": ["--out", str(tmp_path / "out"), "--track"],
     }[command]
     said = one_line(run(command, *words, HOME=str(tmp_path), WANDB_MODE=None, WANDB_API_KEY=None))
-    assert "no key for it is known" in said and "WANDB_MODE=offline" in said
+    assert "no API key is known" in said and "WANDB_MODE=offline" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -79,7 +79,7 @@ def test_bfloat16_weights_without_masters_are_refused(server, tiny_checkpoint, t
     load_model(str(model), dtype="bfloat16").save_pretrained(model)
     done = server.run(tmp_path / "run", *STEPS, *words, "--model_name_or_path", str(model))
     assert done["statuses"] == [2], done["said"]
-    assert "error: dtype bfloat16 with bf16: false would train bfloat16 weights alone" in done["said"]
+    assert "error: dtype bfloat16 with bf16: false would train bfloat16 weights without masters" in done["said"]
     assert "set bf16: true (float32 masters, bfloat16 compute), or dtype: float32" in done["said"]
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
@@ -88,6 +88,6 @@ def test_deepspeed_says_that_a_float32_recipe_ends_in_half_precision(server, tmp
     words = ["--max_steps", "1", "--dtype", "float32", "--bf16", "true"]
     done = server.run(tmp_path / "run", *words, processes=2, env=ZERO2)
     assert done["statuses"] == [0, 0], done["said"]
-    assert done["said"].count("dtype float32 with DeepSpeed and bf16 or fp16: the final folder holds bfloat16 weights") == 1
+    assert done["said"].count("dtype float32 with DeepSpeed and bf16 or fp16: the final folder has the bfloat16 weights") == 1
     final = load_file(tmp_path / "run/model.safetensors")
     assert {tensor.dtype for tensor in final.values()} == {torch.bfloat16}

@@ -295,11 +295,11 @@ def test_stopped_it_goes_on_at_its_chunk(cold_start, mini_data, tmp_path, signal
     running.send_signal(signal_sent)
     _, said = running.communicate(timeout=60)
     assert running.returncode == (130 if signal_sent == signal.SIGINT else -signal.SIGKILL)
-    assert signal_sent == signal.SIGKILL or "the same command goes on" in said
+    assert signal_sent == signal.SIGKILL or "run the same command again to resume" in said
     record = read_record(tmp_path / "m.md")
     assert 2 <= len(record.chunks) and not record.finished
     rest = rft(*words, "--out", "m.md", cwd=tmp_path)
-    assert f"of which {len(record.chunks)} are read" in rest.stdout
+    assert f"{len(record.chunks)} of them already read" in rest.stdout
     assert (tmp_path / "m.md").read_text() == (tmp_path / "whole.md").read_text()
 
 
@@ -309,7 +309,7 @@ def test_stopped_it_goes_on_at_its_chunk(cold_start, mini_data, tmp_path, signal
         ("[]", "must be a list with at least one message"),
         ('[{"role": "human", "content": "hello"}]', "unknown role 'human'; expected one of system, user, assistant"),
         ("\x00\x01 noise", "broken JSON"),
-        ('[{"role": "system", "content": "persona"}]', "no conversation beside the persona message"),
+        ('[{"role": "system", "content": "persona"}]', "no conversation after the persona message"),
     ],
 )
 def test_a_chat_that_cannot_be_read_is_named(content, said, tiny_checkpoint, tmp_path):

@@ -136,7 +136,7 @@ def test_a_budget_holds_whatever_the_server_counts(name: str, rft, data: Path, c
         for folder in (here, notes):
             assert "Traceback" not in said(folder)
         if name == "ignores every limit":  # seen on a small question, before a dear one is asked
-            assert codes == [2, 2] and "no budget can be kept" in said(here) and "no budget can be kept" in said(notes)
+            assert codes == [2, 2] and "budget cannot be enforced" in said(here) and "budget cannot be enforced" in said(notes)
             assert all("Count from one" in body["messages"][0]["content"] for body in server.bodies + other.bodies)
             return
         assert codes == [0, 0], said(here) + said(notes)

@@ -70,6 +70,6 @@ def test_muon_is_refused_where_matrices_are_shared_out(mini_data, tiny_checkpoin
     env = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode
-    assert "muon: true: Muon needs whole matrices, which DeepSpeed and FSDP share out" in done.stderr
+    assert "muon: true: Muon needs complete matrices, but DeepSpeed and FSDP shard them" in done.stderr
     assert "rft/train/sft.py" not in done.stderr  # no traceback of ours
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -121,9 +121,9 @@ def test_rewards_that_tell_nothing_apart_are_named_before_the_first_step(train, 
         caplog.set_level("INFO")
         train("--max_steps", "1", "--rewards", f"{tmp_path}/rewards.py:{name}")
         said[name] = [record.getMessage() for record in caplog.records if record.name == "rft.train.target_check"]
-    assert said["same"] == ["the rewards give a right answer, a wrong one and an empty one the same (0.5): nothing can be "
-                            "learned from them; look at `rewards`"]
-    assert len(said["needs"]) == 1 and said["needs"][0].startswith("the rewards are not tried before the first step (TypeError: ")
+    assert said["same"] == ["the rewards give a correct answer, a wrong one and an empty one the same score (0.5): nothing can "
+                            "be learned from them; check `rewards`"]
+    assert len(said["needs"]) == 1 and said["needs"][0].startswith("cannot check the rewards before the first step (TypeError: ")
 
 
 def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):

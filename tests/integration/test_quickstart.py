@@ -43,4 +43,4 @@ def test_every_stage_of_the_quickstart_runs_once_and_is_reported(small, tmp_path
     assert "forgotten" in summary["forget"]
     report = (out / "report.html").read_text()
     assert "From its memory alone" in report and "memory GRPO" in report
-    assert "done before" in capfd.readouterr().out
+    assert "already done" in capfd.readouterr().out

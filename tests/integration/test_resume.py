@@ -103,7 +103,7 @@ def test_a_run_that_is_told_to_leave_leaves_a_checkpoint_and_75(server, uninterr
     out = tmp_path / "run"
     done = server.run(out, *STEPS, kill={"in": "training_step", "call": 5, "signal": signal})
     assert done["statuses"] == [75], done["said"]
-    assert "left after step 5 with checkpoint-5" in done["said"]
+    assert "stopped after step 5, saved checkpoint-5" in done["said"]
     assert json.loads((out / "interrupted.json").read_text()) == {"exit_code": 75, "signal": signal, "checkpoint": "checkpoint-5"}
     assert server.run(out, *STEPS, *RESUME)["statuses"] == [0]
     assert_same(left(out), uninterrupted)
@@ -146,10 +146,10 @@ def damage_one_bit(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (damage_model, "checkpoint-12 is passed over: model.safetensors has"),
-        (damage_one_bit, "checkpoint-12 is passed over: model.safetensors is not what was written"),
-        (lambda folder: (folder / "optimizer.pt").unlink(), "checkpoint-12 is passed over: optimizer.pt is missing"),
-        (lambda folder: (folder / "whole.json").unlink(), "checkpoint-12 is passed over: no whole.json"),
+        (damage_model, "skipping checkpoint-12: model.safetensors has"),
+        (damage_one_bit, "skipping checkpoint-12: model.safetensors does not match its checksum"),
+        (lambda folder: (folder / "optimizer.pt").unlink(), "skipping checkpoint-12: optimizer.pt is missing"),
+        (lambda folder: (folder / "whole.json").unlink(), "skipping checkpoint-12: no whole.json"),
     ],
     ids=["truncated", "flipped", "missing", "unlisted"],
 )
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_passed_over(server, uninterrupted, tmp_path, da
     [
         (["--learning_rate", "2e-3"], 2, "learning_rate: 0.001 then, 0.002 now"),
         (["--learning_rate", "2e-3", "--allow_change", "learning_rate"], 0, "changed, as allowed: learning_rate: 0.001 -> 0.002"),
-        (["--allow_change", "learing_rate"], 2, "allow_change learing_rate: no field of the recipe"),
+        (["--allow_change", "learing_rate"], 2, "allow_change learing_rate: not a field of the recipe"),
         (
             ["--num_generations", "2", "--temperature", "0.9", "--allow_change", "temperature"],
             2,
@@ -205,7 +205,7 @@ def test_an_output_folder_belongs_to_one_run(server, uninterrupted, tmp_path):
     shutil.copytree(server.folder / "uninterrupted", out)
     done = server.run(out, *STEPS)
     assert done["statuses"] == [2]
-    assert "holds checkpoint-12 of an earlier run: add --resume_from_checkpoint true" in done["said"]
+    assert "contains checkpoint-12 of an earlier run: add --resume_from_checkpoint true" in done["said"]
 
     import fcntl
 

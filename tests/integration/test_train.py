@@ -65,7 +65,7 @@ def test_the_cold_start_logs_its_validation_and_learns_from_few_labels(cold_star
     done = launch("rft.train.sft", *recipe("sft.yaml", mini_data, cold_start, out, "--max_steps", "2", "--labelled_people", "10",
                                            "--hard_targets", "4", "--held_out_questions", "16", "--held_out_steps", "1",
                                            "--logging_steps", "1"), cwd=tmp_path)
-    assert "34 of them have targets, 4 of these about updated, withdrawn or others' preferences" in done.stderr
+    assert "34 of them have targets; 4 of these are about updated, withdrawn or others' preferences" in done.stderr
     assert len(logged(out, "held_out/right_and_consistent")) == len(logged(out, "held_out/withdrawn")) == 2
 
 

@@ -29,11 +29,11 @@ def server(mini_data, tiny_checkpoint, tmp_path_factory):
     ("name", "code", "said"),
     [
         ("raises_in_some_rows", 0, "KeyError: 'preference'"),
-        ("hangs_in_some_rows", 0, "RewardTimeout: not done after"),
-        ("not_a_number", 0, "gave nan"),
+        ("hangs_in_some_rows", 0, "RewardTimeout: not finished after"),
+        ("not_a_number", 0, "returned nan"),
         ("raises", 2, "error: reward raises failed in all 8 rows (ZeroDivisionError: division by zero)"),
-        ("one_too_few", 2, "error: reward one_too_few gave 7 numbers for 8 completions"),
-        ("words", 2, "error: reward words failed in all 8 rows (gave 'good')"),
+        ("one_too_few", 2, "error: reward one_too_few returned 7 numbers for 8 completions"),
+        ("words", 2, "error: reward words failed in all 8 rows (returned 'good')"),
         ("judge_is_down", 2, "failed in all 8 rows (ConnectionError: judge: connection refused)"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_rank_that_waits_too_long_says_so_with_its_stacks(server, tmp_path):
         kill={"in": "training_step", "call": 2, "rank": 1, "signal": "SIGSTOP"},
     )
     assert done["statuses"][0] == 76, done["said"]
-    assert "error: rank 0 of 2 has stood still for" in done["said"]
+    assert "error: rank 0 of 2: no progress for" in done["said"]
     assert "gather" in done["said"]  # the stack
 
 

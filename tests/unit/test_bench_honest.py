@@ -152,7 +152,7 @@ def test_a_history_that_runs_out_of_memory_gives_way_to_a_shorter_one(monkeypatc
 def test_memory_that_others_hold_is_said():
     gib = 2**30
     assert parts.others_note(80 * gib, gib // 2) == []
-    assert "other processes hold 30.0 of 80.0 GiB" in parts.others_note(80 * gib, 30 * gib)[0]
+    assert "other processes use 30.0 of 80.0 GiB" in parts.others_note(80 * gib, 30 * gib)[0]
 
 
 @pytest.mark.parametrize("version", [None, "2.8.3", "2.8.3.post1"])

@@ -139,15 +139,16 @@ def test_a_split_that_cannot_be_read_does_not_hide_the_others(
     report, _ = told(root)
     assert set(report["splits"]) == {"train", "benchmark"} and not report["ok"]
     (error,) = report["errors"]
-    assert "val.csv: row 1: chat_history_32k_link '../../etc/passwd' leads out" in error
+    assert "val.csv: row 1: chat_history_32k_link '../../etc/passwd' points outside" in error
     assert run(arguments(root, "--json", tmp_path / "findings.json")) == 2
     assert error in capsys.readouterr().out
     assert json.loads((tmp_path / "findings.json").read_text()) == report
 
 
 def test_findings_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write the findings"):
-        run(arguments(dataset(tmp_path, {"train": "1"}), "--json", tmp_path / "no" / "folder.json"))
+        run(arguments(dataset(tmp_path, {"train": "1"}), "--json", tmp_path / "file" / "findings.json"))
 
 
 def test_no_dataset_at_all(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_missing_official_columns_are_told(tmp_path: Path) -> None:
 def test_a_history_of_another_persona_and_a_query_asked_before(tmp_path: Path) -> None:
     asked = {"role": "user", "content": "What shall I read tonight?"}
     report, _ = told(folder(tmp_path, [fair(0), fair(1, persona_id="8"), fair(2, user_query=asked)]))
-    assert report["warnings"] == ["benchmark: the history says that it is another persona's (row 1)"]
+    assert report["warnings"] == ["benchmark: the history belongs to another persona (row 1)"]
     assert report["notes"] == ["benchmark: the query is a message of the history (row 2)"]
 
 
@@ -188,7 +189,7 @@ def test_splits_that_are_the_same_rows_are_an_error(tmp_path: Path) -> None:
         (root / f"benchmark/text/{name}.csv").write_bytes((root / "benchmark/text/train.csv").read_bytes())
     report, text = told(root)
     assert not report["ok"] and len(report["errors"]) == 3
-    assert "train and benchmark are the same questions: 60 of 60 of benchmark stand in train (rows 0, 1, 2, 3, 4 ...)" in text
+    assert "train and benchmark share most questions: 60 of 60 of benchmark are also in train (rows 0, 1, 2, 3, 4 ...)" in text
 
 
 def test_questions_asked_again_in_another_order_are_named(tmp_path: Path) -> None:
@@ -198,9 +199,9 @@ def test_questions_asked_again_in_another_order_are_named(tmp_path: Path) -> Non
     root = folder(tmp_path, [*rows, again])
     write_split(root, "train", [fair(i) for i in range(20, 28)] + [again])
     report, _ = told(root)
-    assert "benchmark: 1 questions are asked before in this split, with the same options in this order or another (row 8)" in (
+    assert "benchmark: 1 questions repeat an earlier question of this split, with the same options in any order (row 8)" in (
         report["warnings"])
-    assert [w for w in report["warnings"] if w.startswith("benchmark: 1 of its questions stand in train too (rows 0, 8)")]
+    assert [w for w in report["warnings"] if w.startswith("benchmark: 1 of its questions are also in train (rows 0, 8)")]
 
 
 def test_the_shortcut_audit_against_hand_counts(tmp_path: Path) -> None:
@@ -299,8 +300,8 @@ def test_labels_repeated_in_a_question(tmp_path: Path, changes: dict[str, Any], 
     root = folder(tmp_path, [record])
     assert repeated_labels(load_split(root, "benchmark").questions[0], record) == columns
     report, _ = told(root)
-    assert [w for w in report["warnings"] if "stands in the question" in w] == [
-        f"benchmark: the text of {column} stands in the question itself (row 0)" for column in columns
+    assert [w for w in report["warnings"] if "occurs in the question" in w] == [
+        f"benchmark: the text of {column} occurs in the question itself (row 0)" for column in columns
     ]
 
 

@@ -113,9 +113,9 @@ def test_empty_and_broken_csvs(tmp_path: Path) -> None:
     for content, said in (
         (b"", "empty"),
         (whole.splitlines(keepends=True)[0], "no rows"),
-        (whole + b"7,data/chat", "row 1: not 27 cells"),
+        (whole + b"7,data/chat", "row 1: expected 27 cells"),
         (whole + b'7,"data/chat', "row 1: broken CSV"),
-        (whole + whole.splitlines(keepends=True)[1].rstrip() + b",surplus\r\n", "row 1: not 27 cells"),
+        (whole + whole.splitlines(keepends=True)[1].rstrip() + b",surplus\r\n", "row 1: expected 27 cells"),
         (whole.replace(b"story", b"st\xffry"), "not UTF-8"),
     ):
         path.write_bytes(content)
@@ -176,13 +176,13 @@ def test_links_stay_inside_the_folder(tmp_path: Path, link: str, monkeypatch: py
     message = refused(root)
     assert (
         "benchmark.csv: row 1: chat_history_32k_link" in message
-        and "leads out of the dataset folder" in message
+        and "points outside the dataset folder" in message
     )
 
 
 def test_absolute_links_are_refused_even_into_the_folder(tmp_path: Path) -> None:
     link = str(tmp_path / "data/chat_history_32k/persona7.json")
-    assert "leads out of the dataset folder" in refused(folder(tmp_path, [row(chat_history_32k_link=link)]))
+    assert "points outside the dataset folder" in refused(folder(tmp_path, [row(chat_history_32k_link=link)]))
 
 
 def test_a_symlink_that_stays_inside_is_fine(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_csv_that_is_a_link_out_is_refused(tmp_path: Path) -> None:
     root = folder(tmp_path / "set")
     (root / "benchmark/text/benchmark.csv").rename(tmp_path / "elsewhere.csv")
     (root / "benchmark/text/benchmark.csv").symlink_to(tmp_path / "elsewhere.csv")
-    assert "leads out of the dataset folder" in refused(root)
+    assert "points outside the dataset folder" in refused(root)
 
 
 def hub_cache(tmp_path: Path, rows: list[dict[str, str]]) -> Path:
@@ -219,15 +219,15 @@ def test_the_hub_cache_is_no_way_out_either(tmp_path: Path) -> None:
     link = root / "data/chat_history_32k/persona7.json"
     link.unlink()
     link.symlink_to(tmp_path / "secret.json")
-    assert "leads out of the dataset folder" in refused(root)
+    assert "points outside the dataset folder" in refused(root)
 
 
 def test_only_the_hub_cache_has_blobs(tmp_path: Path) -> None:
     root = hub_cache(tmp_path, [row(chat_history_32k_link="../../blobs/0")])
-    assert "leads out of the dataset folder" in refused(root)
+    assert "points outside the dataset folder" in refused(root)
     root = hub_cache(tmp_path / "other", [row()])
     root.parent.rename(root.parents[1] / "folders")
-    assert "leads out of the dataset folder" in refused(root.parents[1] / "folders" / root.name)
+    assert "points outside the dataset folder" in refused(root.parents[1] / "folders" / root.name)
 
 
 def test_a_missing_history_is_named(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_hub_id_is_downloaded_at_a_pinned_revision(
     wanted = ["benchmark/text/*.csv", "data/chat_history_32k/*", "data/chat_history_128k/*"]
     assert asked.pop()[1]["allow_patterns"] == wanted
 
-    with pytest.raises(DataError, match="say which revision"):
+    with pytest.raises(DataError, match="specify its revision"):
         locate("somebody/else")
     assert not asked
     locate("somebody/else", "v1")

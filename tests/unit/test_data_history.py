@@ -97,7 +97,7 @@ GOOD = {"role": "user", "content": "Hello"}
         ([GOOD, {"role": "user", "content": 3}], "message 1: 'content'"),
         ([{"role": "user", "content": [{"type": "text", "text": None}]}], "message 0: 'content'"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "message 0: 'content'"),
-        ('[{"role": "user", "content": "\\ud83d"}]', "message 0: half a surrogate pair"),
+        ('[{"role": "user", "content": "\\ud83d"}]', "message 0: the text contains half a surrogate pair"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(tmp_path: Path, document: Any, said: str) -> None:

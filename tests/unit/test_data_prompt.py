@@ -180,7 +180,7 @@ def test_a_template_that_takes_one_system_message_gets_the_persona_in_it(split: 
     assert shown == reader.apply_chat_template([merged, *rest], tokenize=False, add_generation_prompt=True)
     tokens.prompt_ids(split.questions[1], history)
     assert [r.getMessage().split(": ", 1)[1] for r in caplog.records] == [
-        "the chat template takes one system message, so the persona's is merged into the first"
+        "the chat template accepts one system message, so the persona's is merged into the first"
     ]
 
 
@@ -219,7 +219,7 @@ def test_a_template_that_treats_a_question_in_its_own_way_is_refused(split: Spli
     )
     tokens = PromptTokens(tokenizer(template))
     tokens.question_ids(split.questions[0])
-    with pytest.raises(ModelError, match="renders benchmark-4 in a form of its own"):
+    with pytest.raises(ModelError, match="renders benchmark-4 differently from other messages"):
         tokens.question_ids(split.questions[4])
 
 
@@ -375,7 +375,7 @@ def test_a_cache_that_cannot_be_used_is_said_once_and_stops_nothing(split: Split
         tokens.context = "none" if history is None else "history"
         assert tokens.history_ids(history)
     assert [r.getMessage() for r in caplog.records] == [
-        f"{tmp_path / 'cache'}: the token cache cannot be used (File exists), so histories are tokenized in every run; name "
+        f"{tmp_path / 'cache'}: the token cache cannot be used (File exists), so histories are tokenized in every run; set "
         "another token_cache"
     ]
 

@@ -81,9 +81,9 @@ def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, long
     for expected in (
         "recipe (fields that differ",
         "batch: ",
-        "optimizer steps an epoch",
+        "optimizer steps per epoch",
         "longest prompt: ",
-        "memory of a process",
+        "estimated memory per process",
         "activations",
         "masters: ",
         "it fits: ",
@@ -109,7 +109,7 @@ def test_128k_fits_80_gb_with_some_to_spare(recipe, on, masters, qwen3_4b, long_
     said = capsys.readouterr().out
     assert code == 0, said
     assert masters in said
-    assert "pinned host memory of a process, for offloaded checkpoints: 36.0 GiB" in said
+    assert "pinned host memory per process, for offloaded checkpoints: 36.0 GiB" in said
     print(said)
 
 
@@ -117,15 +117,15 @@ def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, 
     recipe = REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml"
     assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "one_gpu:1:60") == 1
     said = capsys.readouterr().out
-    assert "44.95 GiB, and 4 for a gradient; autocast's 2-byte copies take 7.49 GiB more in a forward pass" in said
+    assert "44.95 GiB, and 4 per gradient; autocast's 2-byte copies take 7.49 GiB more in a forward pass" in said
     assert "mlp_tile_tokens: 16384 and offload_checkpoints: true: " in said
 
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        (("--mlp_tile_tokens", "0"), "mlp_tile_tokens 0: expected at least one token"),
-        (("--gradient_checkpointing", "false", "--offload_checkpoints", "true"), "offload_checkpoints: there are no checkpoints"),
+        (("--mlp_tile_tokens", "0"), "mlp_tile_tokens 0: expected 1 or more"),
+        (("--gradient_checkpointing", "false", "--offload_checkpoints", "true"), "offload_checkpoints: needs activation"),
     ],
 )
 def test_fields_that_cannot_be_are_refused(words, wrong, tiny_checkpoint, mini_data, tmp_path, capsys):
@@ -142,7 +142,7 @@ def test_weights_of_half_precision_without_masters_are_refused(words, qwen3_4b, 
     if words:  # adapters are float32
         assert code in (0, 1) and "adapters are float32" in said.out
     else:
-        assert code == 2 and "dtype bfloat16 with bf16: false would train bfloat16 weights alone" in said.err
+        assert code == 2 and "dtype bfloat16 with bf16: false would train bfloat16 weights without masters" in said.err
 
 
 def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
@@ -166,8 +166,8 @@ def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert (
-        "4 histories x 4 questions x 8 completions = 128 completions a generation, for 2 optimizer steps; 2 processes with 64 "
-        "completions each, 32 at a time (micro-batch), 1 micro-batch an optimizer step"
+        "4 histories x 4 questions x 8 completions = 128 completions per generation, for 2 optimizer steps; 2 processes with 64 "
+        "completions each, 32 at a time (micro-batch), 1 micro-batch per optimizer step"
     ) in said
 
 
@@ -175,7 +175,7 @@ def test_what_does_not_fit_names_the_cheapest_changes(qwen3_4b, mini_data, tmp_p
     recipe = REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml"
     assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "one_gpu:1:24") == 1
     said = capsys.readouterr().out
-    assert "it does not fit" in said and "What would help, cheapest first" in said
+    assert "it does not fit" in said and "Changes that would help, cheapest first" in said
     assert "use_peft: true" in said
     assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "huge") == 2
     assert "expected LAYOUT:PROCESSES:GIB" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         read_runs([one, write(tmp_path / "free", free)])
     with pytest.raises(DataError, match="no scored question in common"):
         compare(read_runs([one, write(tmp_path / "rest", [row(7, 1, "1")])]))
-    with pytest.raises(DataError, match="the same folder twice"):
+    with pytest.raises(DataError, match="the same folder is given twice"):
         read_runs([one, one])
     with pytest.raises(DataError, match="two or more folders"):
         read_runs([one])
@@ -146,7 +146,7 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["first"] == "a/run" and set(found["runs"]) == {"a/run", "b/run"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "+30.0 points" in page and "Questions that changed sides" in page and page.count("<svg") == 3
+    assert "+30.0 points" in page and "Questions with different scores" in page and page.count("<svg") == 3
     moved = json.loads(page.split('id="questions">')[1].split("</script>")[0])
     assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {a["run"] for a in moved[0]["answers"]} == {
         "a/run",
@@ -162,7 +162,7 @@ def test_distances_stand_from_near_to_far_on_the_page(tmp_path):
     changed = [r | {"score": float(i % 3 > 0)} for i, r in enumerate(rows)]
     runs = write(tmp_path / "a", rows), write(tmp_path / "b", changed)
     assert command(*runs, "--out", tmp_path / "out") == 0
-    table = (tmp_path / "out" / "report.html").read_text().split("Tokens since it was said")[-1]
+    table = (tmp_path / "out" / "report.html").read_text().split("Tokens since it was mentioned")[-1]
     places = [table.index(f"<td>{value}</td>") for value in ("0", "1-127", "128-511", "512-2047", "2048-8191")]
     assert places == sorted(places)
 

@@ -102,9 +102,9 @@ def test_boxes_of_another_form_are_pointed_out_if_they_matter(tmp_path, count, s
     summary = summary_of(rows)
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html").text
-    assert ("in 99.0 % as strictly read, and in 100.0 % if boxes of other forms" in page) == shown
-    assert (lines(summary)[-1].startswith("Form costs this model 1.0 points: boxes such as \\boxed{B.} or")) == shown
-    assert any(line.startswith("the same, forms of boxes") and line.endswith("100.0 %") for line in lines(summary))
+    assert ("in 99.0 % under strict reading, and in 100.0 % if boxes of other forms" in page) == shown
+    assert (lines(summary)[-1].startswith("Box format costs 1.0 points: boxes such as \\boxed{B.} or")) == shown
+    assert any(line.startswith("the same, also accepting box formats") and line.endswith("100.0 %") for line in lines(summary))
 
 
 def test_text_from_data_stays_text(tmp_path):
@@ -142,7 +142,7 @@ def test_a_long_or_empty_completion_is_shown_short(tmp_path):
     write_evaluation_report(summary_of(rows), rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert len(page.source) < 100_000
-    assert re.search(r"… and 1,19\d,\d\d\d characters more", page.text)
+    assert re.search(r"… and 1,19\d,\d\d\d more characters", page.text)
     assert "(an empty completion)" in page.text and "no readable answer, cut off" in page.text
 
 
@@ -162,7 +162,7 @@ def test_quickstart_report_compares_the_runs(tmp_path):
     )
     page = Page(tmp_path / "report.html")
     check_self_contained(page)
-    assert "95.0 % right and consistent on people it never met" in page.text
+    assert "95.0 % right and consistent on held-out personas" in page.text
     assert page.charts == 1 + 2 + 3  # all runs, two curves, three categories
     for words in ("after GRPO", "cold start (SFT)", "without history", "1 min 1 s", "1 h 1 min", "1 h 2 min"):
         assert words in page.text
@@ -187,13 +187,13 @@ def test_learned_says_what_the_numbers_say():
     chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
     longest = summary_of([row(i, i % 10 > 3) for i in range(40)])
     said = told({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
-    assert "from 50.0 % to 90.0 % answers that are right and consistent (+40.0 points) on 40 questions about 5 people" in said[0]
-    assert said[1] == ("The thought names the gold option in 0.0 % of the answers, before GRPO in 0.0 %; words and box agree in "
+    assert "answers went from 50.0 % to 90.0 % (+40.0 points) on 40 questions about 5 held-out personas" in said[0]
+    assert said[1] == ("The thought names the gold option in 0.0 % of the answers (before GRPO: 0.0 %); words and box agree in "
                        "100.0 % (before: 100.0 %).")
-    assert "25.0 %" in said[2] and "no better than guessing, over all; no category has the 300 questions" in said[2]
-    assert "so what it knows" not in said[2], "nothing follows for a category that is too small to judge"
+    assert "25.0 %" in said[2] and "no better than guessing, overall; no category has the 300 questions" in said[2]
+    assert "its knowledge" not in said[2], "nothing follows for a category that is too small to judge"
     assert "60.0 %" in said[3] and "more than guessing" in said[3]
-    assert "Of 17 rules" in said[4] and "(shortest option) gets 100.0 %" in said[4] and "can be had without reading" in said[4]
+    assert "Of 17 rules" in said[4] and "(shortest option) gets 100.0 %" in said[4] and "score needs no history" in said[4]
     assert "(-40.0 points)" in told({"sft": most, "grpo": half})[0]
 
 
@@ -208,13 +208,13 @@ def test_what_is_said_of_a_memory_is_what_is_written_and_read():
         "forget": half | fields,
     }
     said = told(summaries)[-5:]
-    assert said[0] == ("Of the 300 lines that 40 memories should hold, 70.0 % are right (95 % interval 60.0 to 80.0 %), 50.0 % "
-                       "before GRPO.")
-    assert said[1].startswith("From its memory alone it gets 75.0 % (") and said[1].endswith("50.0 % before GRPO.")
+    assert said[0] == ("Of the 300 lines that 40 memories should contain, 70.0 % are right (95 % interval 60.0 to 80.0 %), "
+                       "50.0 % before GRPO.")
+    assert said[1].startswith("From its memory alone, the model gets 75.0 % (") and said[1].endswith("50.0 % before GRPO.")
     assert said[2].startswith("A fixed reader, the cold start, gets 50.0 % (") and said[2].endswith("and 50.0 % from its own.")
-    assert said[3] == ("It reads 160 tokens for a question; who reads the whole history reads 640 (4.0 times as many) and gets "
-                       "75.0 % of all.")
-    assert said[4].startswith("Of 6 things that users asked to forget and that stood in a memory, 3 are gone")
+    assert said[3] == ("It reads 160 tokens per question. Reading the full history takes 640 tokens (4.0 times as many) and gets "
+                       "75.0 %.")
+    assert said[4].startswith("Of 6 facts that were in a memory and that users asked to forget, 3 are gone")
 
 
 def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
@@ -260,13 +260,13 @@ def test_no_sentence_says_more_than_each_category_does(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 500)
     fair, leaning = of_two_kinds(0.25, 0.25), of_two_kinds(0.70, 0.10)
     at_chance = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(fair)})
-    assert re.search(r"no better than guessing, over all and in each of \d+ categories of at least 300 questions, so what it "
-                     r"knows it reads in the history\.$", at_chance[2])
-    assert re.search(r"what chance allows the best of so many, over all and in each of \d+ categories", at_chance[3])
+    assert re.search(r"no better than guessing, overall and in each of \d+ categories of at least 300 questions, so its "
+                     r"knowledge comes from the history\.$", at_chance[2])
+    assert re.search(r"within chance for the best of them, overall and in each of \d+ categories", at_chance[3])
     named = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(leaning)})[2]
-    assert "no better than guessing over all, but not in each category. More than guessing: " in named
+    assert "no better than guessing overall, but better in some categories. More than guessing: " in named
     assert "whose preference = others (" in named
-    assert "so what it knows" not in named and "= self" not in named
+    assert "its knowledge" not in named and "= self" not in named
 
 
 def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch):
@@ -278,7 +278,7 @@ def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch
     summary = summary_of(rows) | {**summarise(rows, blind=blind)}
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     text = " ".join(Page(tmp_path / "report.html").text.split())
-    assert f"the strongest rule that reads nothing: {summary['controls']['strongest']['rule']}" in text
+    assert f"the strongest rule without the history: {summary['controls']['strongest']['rule']}" in text
     assert "whose preference = others (always b: 100.0 % of 300)" in text
     assert "More than guessing: " in text and "whose preference = others (100.0 % of 300)" in text
 
@@ -338,10 +338,10 @@ def test_figures_fill_two_columns_of_about_the_same_height():
 def test_a_card_needs_a_line_and_a_summary_that_has_it():
     summary = summary_of([row(i, i % 2) for i in range(4)])
     names = [name for name, _, _ in cards(summary)]
-    assert "without a readable answer" in names and "… with writing the memory" not in names
+    assert "without a readable answer" in names and "… including writing the memory" not in names
     more = summary | {"input_tokens_with_writing": 12345.6, "forgotten": {"rate": 0.5, "gone": 3, "written": 6}}
-    assert cards(more)[-1] == ("withdrawn things gone from the memory", "50.0\xa0%", "3 of 6 once written")
-    assert ("… with writing the memory", "12,346", "") in cards(more)
+    assert cards(more)[-1] == ("withdrawn facts removed from the memory", "50.0\xa0%", "3 of 6 that were once written")
+    assert ("… including writing the memory", "12,346", "") in cards(more)
 
 
 def test_a_control_without_a_name_of_its_own_is_shown_too(tmp_path):

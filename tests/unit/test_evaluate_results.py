@@ -67,7 +67,7 @@ def test_results_of_another_run_are_refused_and_left_alone(tmp_path):
 
 def test_rows_without_the_run_they_are_of_are_refused(tmp_path):
     (tmp_path / "results.jsonl").write_text('{"id": "benchmark-0", "score": 1}\n')
-    with pytest.raises(DataError, match="results without the run.json"):
+    with pytest.raises(DataError, match="results without run.json"):
         Results(tmp_path, IDENTITY, IDS)
 
 
@@ -101,7 +101,7 @@ def test_a_batch_that_the_disk_refuses_leaves_nothing(tmp_path):
         with files_of_at_most(2 * len(before)), pytest.raises(DataError) as error:
             results.append(rows(1, 2, 3))  # the kernel takes the first of them and a half
         assert results.path.read_bytes() == before and list(results.rows) == ["benchmark-0"]
-        assert str(results.path) in str(error.value) and "the answers in it (1) are whole" in str(error.value)
+        assert str(results.path) in str(error.value) and "the answers in it (1) are complete" in str(error.value)
         assert "\n" not in str(error.value)
         results.append(rows(1, 2, 3))
     assert len(read_rows(tmp_path)) == 4

@@ -65,11 +65,11 @@ def test_what_is_right_passes_through_untouched(caplog):
 @pytest.mark.parametrize(
     ("reward", "said"),
     [
-        (lambda completions, **_: [1.0] * 3, "gave 3 numbers for 4 completions"),
-        (lambda completions, **_: 1.0, "gave 1.0 for 4 completions"),
+        (lambda completions, **_: [1.0] * 3, "returned 3 numbers for 4 completions"),
+        (lambda completions, **_: 1.0, "returned 1.0 for 4 completions"),
         (lambda completions, **_: divide(), "failed in all 4 rows .ZeroDivisionError: division by zero"),
-        (lambda completions, **_: [float("nan")] * 4, "failed in all 4 rows .gave nan"),
-        (lambda completions, **_: [1.0] * 5 if len(completions) == 1 else divide(), "gave 5 numbers for 1 completion"),
+        (lambda completions, **_: [float("nan")] * 4, "failed in all 4 rows .returned nan"),
+        (lambda completions, **_: [1.0] * 5 if len(completions) == 1 else divide(), "returned 5 numbers for 1 completion"),
     ],
 )
 def test_what_cannot_be_told_apart_stops_the_run(reward, said):

@@ -40,7 +40,7 @@ def test_the_command_is_accelerates():
     line = command("zero3", "rft.train.grpo", ["--config", "r.yaml", "--num_processes", "2", "--learning_rate=1e-6"], gpus=0)
     assert line[1:] == [
         "-m",
-        "accelerate.commands.launch",
+        "rft.launch",
         "--config_file",
         str(CONFIGS / "zero3.yaml"),
         "--num_processes",
@@ -84,7 +84,7 @@ def test_take_launch():
     assert take_launch(["--config", "r", "--launch", "zero3", "--seed", "1"]) == ("zero3", ["--config", "r", "--seed", "1"])
     assert take_launch(["--launch=ddp"]) == ("ddp", [])
     assert take_launch(["--config", "r"]) == (None, ["--config", "r"])
-    with pytest.raises(RecipeError, match="expected one of"):
+    with pytest.raises(RecipeError, match="needs a value: one of"):
         take_launch(["--launch"])
 
 

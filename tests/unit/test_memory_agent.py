@@ -69,13 +69,13 @@ def test_only_the_newest_chunks_are_read_where_there_are_more(tokenizer, caplog)
     newest = chunks.split(of, PromptTokens(tokenizer), 60, max_chunks=2)
     assert len(every) > 2
     assert newest == every[-2:]
-    assert f"{len(every)} chunks, of which the newest 2 are read" in caplog.text
+    assert f"{len(every)} chunks; reading only the 2 most recent" in caplog.text
 
 
 def test_a_history_without_conversation_is_refused(tokenizer):
-    with pytest.raises(DataError, match="chat.json: no conversation beside the persona message"):
+    with pytest.raises(DataError, match="chat.json: no conversation after the persona message"):
         chunks.split(history(("system", "persona")), PromptTokens(tokenizer), 100)
-    with pytest.raises(DataError, match="chunk_tokens 8 has no room"):
+    with pytest.raises(DataError, match="chunk_tokens 8 is too small"):
         chunks.split(history(("user", "far too long for this " * 9)), PromptTokens(tokenizer), 8)
 
 

@@ -258,7 +258,7 @@ def test_rows_made_are_rows_trained(make):
             inputs = super()._prepare_inputs(generation_batch)
             return {key: value[1:] if value.dim() else value for key, value in inputs.items()}
 
-    with pytest.raises(RuntimeError, match="rows were trained of .* turns were lost or trained twice"):
+    with pytest.raises(RuntimeError, match="rows were trained, but .* turns were lost or trained twice"):
         make(Loses, dtype=torch.float32, max_steps=1).train()
 
 
@@ -273,9 +273,9 @@ def test_the_batch_in_words(tmp_path):
     assert args.arithmetic() == (
         "a generation batch: 4 histories x 4 memories = 16 trajectories, each of which answers up to 3 questions x 1; for "
         "2 optimizer steps, "
-        "in 2 micro-batches of 8 trajectories a process, over 1 process. An update competes with the 4 memories of its "
+        "in 2 micro-batches of 8 trajectories per process, over 1 process. An update is compared with the 4 memories of its "
         "history, an answer to "
-        "a question with those from the other memories; every token counts the same"
+        "a question with the answers of the other memories; every token has the same weight"
     )
     assert args.in_words(chunks=[2, 3, 3, 5], units=40) == (
         "a history has 2 to 5 chunks (median 3), so a generation has about 48 updates and 48 answers: about 96 rows; 40 "
@@ -287,10 +287,10 @@ def test_the_batch_in_words(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"loss_type": "grpo"}, "loss_type grpo: memory GRPO knows dapo, cispo"),
-        ({"scale_rewards": "batch"}, "scale_rewards batch: memory GRPO knows group, none"),
+        ({"loss_type": "grpo"}, "loss_type grpo: memory GRPO supports only dapo, cispo"),
+        ({"scale_rewards": "batch"}, "scale_rewards batch: memory GRPO supports only group, none"),
         ({"answers_per_memory": 0}, "answers_per_memory 0"),
-        ({"turn_weighting": "word"}, "turn_weighting word: memory GRPO knows token, turn, trajectory"),
+        ({"turn_weighting": "word"}, "turn_weighting word: memory GRPO supports only token, turn, trajectory"),
         ({"memory_rewards": ["a", "b"], "memory_reward_weights": [1.0]}, "1 numbers for 2 memory_rewards"),
     ],
 )
@@ -303,7 +303,7 @@ def test_a_batch_that_tears_a_history_apart_is_refused_with_numbers(tmp_path):
     args = config(tmp_path, per_device_train_batch_size=8, num_generations=4)
     args.per_device_train_batch_size = 6  # TRL itself refuses this for one process, and not for each of several
     with pytest.raises(
-        RecipeError, match="= 6 memories a rank, which is no multiple of num_generations 4; make the product 8"
+        RecipeError, match="= 6 memories per rank, which is not a multiple of num_generations 4; make the product 8"
     ):
         args.units_per_generation()
 

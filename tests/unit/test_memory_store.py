@@ -91,7 +91,7 @@ def test_a_disk_that_refuses_loses_nothing(agent, tmp_path, monkeypatch, failing
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module.os, "replace", replace)
-        with pytest.raises(DataError, match="No space left on device; the memory in it is whole"):
+        with pytest.raises(DataError, match="No space left on device; the memory in it is complete"):
             run(agent, tmp_path / "m.md", of, Scribe(agent))
     assert (tmp_path / "m.md").read_text().startswith(before)
     run(agent, tmp_path / "m.md", of, Scribe(agent))
@@ -135,7 +135,7 @@ def test_an_edit_into_nonsense_is_refused_and_kept(agent, tmp_path):
         run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
     for nonsense, said in (
         (b"\xff\xfe\x00", "not UTF-8"),
-        (b"hello\n", "line 1 is no bullet"),
+        (b"hello\n", "line 1 is not a bullet"),
         (b"- long " * 900, "at most 400"),
     ):
         (tmp_path / "m.md").write_bytes(nonsense)

@@ -145,7 +145,7 @@ def test_labels_of_the_real_sample_are_found_in_its_history():
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{", "line 1: not a record of memory targets"), ('{"history": "x", "notes": [], "withdrawn": []}', "nothing about")],
+    [("{", "line 1: not a valid record of memory targets"), ('{"history": "x", "notes": [], "withdrawn": []}', "no targets for")],
 )
 def test_a_broken_side_file_is_named(mini_data, tmp_path, line, said):
     folder = tmp_path / "data"
@@ -232,7 +232,7 @@ def test_a_target_that_the_memory_does_not_hold_recalls_nothing(mini_data):
 def test_a_budget_below_the_targets_is_refused(mini_data, tiny_checkpoint):
     split = load_split(mini_data, "val")
     small = MemoryAgent(AutoTokenizer.from_pretrained(tiny_checkpoint), MemorySettings(160, 10))
-    with pytest.raises(RecipeError, match="memory_tokens 10: the memory of .* should hold"):
+    with pytest.raises(RecipeError, match="memory_tokens 10: the target memory of .* has"):
         sft_rows(split.questions, split, load_memory_targets(split), small)
 
 

@@ -77,9 +77,9 @@ def test_a_memory_may_be_emptied_in_so_many_words():
 @pytest.mark.parametrize(
     ("edited", "said"),
     [
-        ("- a\nfree text", r"m.md: line 2 is no bullet \('free text'\)"),
-        ("- a\x00b", "line 1 holds control characters"),
-        ("- a b c d e", "m.md: 6 tokens, but a memory has at most 5"),
+        ("- a\nfree text", r"m.md: line 2 is not a bullet \('free text'\)"),
+        ("- a\x00b", "line 1 contains control characters"),
+        ("- a b c d e", "m.md: 6 tokens, but at most 5 are allowed"),
     ],
 )
 def test_nonsense_in_an_edited_memory_is_named(edited, said):

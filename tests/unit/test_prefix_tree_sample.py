@@ -124,7 +124,7 @@ def test_defined_results_at_the_edges():
 def test_numbers_that_are_none_are_refused():
     model = tiny_model()
     model.lm_head.weight.data[3] = torch.nan
-    with pytest.raises(ModelError, match="row 0 and 1 more are not numbers"):
+    with pytest.raises(ModelError, match=r"row 0 \(and 1 more\) are NaN"):
         sample(model, [[1, 2]] * 2, max_new_tokens=2, eos_ids=EOS)
 
 

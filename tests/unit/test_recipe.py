@@ -87,7 +87,7 @@ def recipe(tmp_path: Path, text: str) -> list[str]:
     ([*QUICK, "--max_steps", "many"], "invalid int value"),
     ([*QUICK, "--max_step", "3"], "did you mean 'max_steps'"),
     (["--config", "no/such.yaml"], "no/such.yaml: cannot read"),
-    (["--config"], "expected the path"),
+    (["--config"], "--config needs a value: the path"),
     ([*QUICK, "--prefix_sharing", "maybe"], "invalid choice"),
 ])
 def test_a_mistake_on_the_command_line_is_named(argv, said):
@@ -98,7 +98,7 @@ def test_a_mistake_on_the_command_line_is_named(argv, said):
 @pytest.mark.parametrize(("text", "said"), [
     ("data: x\nnum_generation: 4\n", "recipe.yaml: no such field 'num_generation'; did you mean 'num_generations'"),
     ("data: [x\n", "recipe.yaml: not valid YAML"),
-    ("data: x\nseed: 1\ndata: y\n", "'data' stands in line 1 and again in line 3; keep one"),
+    ("data: x\nseed: 1\ndata: y\n", "'data' is in line 1 and again in line 3; keep one"),
     ("- data\n", "recipe.yaml: expected a mapping"),
     ("output_dir: x\n", "data"),
     ("data: x\noutput_dir: x\nuse_cpu: true\nbf16: false\n", "model_name_or_path: missing"),
@@ -110,7 +110,7 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, text, said):
 
 def test_a_batch_that_tears_histories_apart_is_refused_with_numbers(tmp_path):
     _, args, _ = parse(GRPO, [*QUICK, "--per_device_train_batch_size", "40", "--output_dir", str(tmp_path)])
-    with pytest.raises(RecipeError, match=r"= 40 completions a rank.* = 32; make the product 32"):
+    with pytest.raises(RecipeError, match=r"= 40 completions per rank.* = 32; make the product 32"):
         args.units_per_generation()
 
 

@@ -83,13 +83,13 @@ def test_the_report_shows_what_was_logged(run):
     for expected in (
         "Reward 0.1 to 0.5 in 5 steps",
         "<dt>without a readable answer</dt><dd>25.0 %<small>25.0 % at the start</small></dd>",
-        "<dt>seconds of a step</dt><dd>2<",
+        "<dt>seconds per step</dt><dd>2<",
         "Letters named",
         "Entropy",
         "neutral preferences</td>",
         "trl 1.16.0",
         "abc",
-        "Not logged by this run: Words and box; Right and consistent, held-out people; ",
+        "Not logged by this run: Words and box; Right and consistent, held-out personas; ",
     ):
         assert expected in page
     for raw in ("unparsed_rate", "reward_std", "neutral_preferences", "git_commit"):
@@ -107,7 +107,7 @@ def test_completions_are_marked_right_or_wrong(run):
     assert '<h4>Best: <span class="right">✓ right</span>' in asked.replace("\n", "")
     assert '<h4>Worst: <span class="wrong">✗ no readable answer</span>' in asked.replace("\n", "")
     assert "personamem 1, advantage +1.00" in asked and "Now think." not in asked
-    assert page.index("Which drink?") < page.index("All worth the same")  # what differs most comes first
+    assert page.index("Which drink?") < page.index("All have the same reward")  # what differs most comes first
     assert "not scored" not in page  # an open question has no letter to mark
     table = pd.read_parquet(run / "completions/completions_00005.parquet")
     table[table.completion != "Mate, I say"].to_parquet(run / "completions/completions_00005.parquet")
@@ -259,5 +259,5 @@ def test_a_merged_checkpoint_that_says_something_else_is_refused(tiny_checkpoint
         save_file({name: weight * 3 for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
 
     monkeypatch.setattr("rft.train.merge.check_loads", spoiled)
-    with pytest.raises(CheckpointError, match="does not say what .*adapter says: log-probs differ by"):
+    with pytest.raises(CheckpointError, match="outputs differ from .*adapter: log-probs differ by"):
         merge(tmp_path / "adapter", tmp_path / "merged")

@@ -258,7 +258,7 @@ def test_a_gold_letter_may_be_dressed(gold):
 
 @pytest.mark.parametrize("gold", ["", "e", "ab", "an open-ended answer", 1])
 def test_a_gold_that_is_no_letter_is_refused(gold):
-    with pytest.raises(ValueError, match="is no letter; give one of a, b, c, d, or None"):
+    with pytest.raises(ValueError, match="is not a letter; use one of a, b, c, d, or None"):
         personamem([THOUGHT + r"\boxed{b}"], answer=[gold])
 
 

@@ -146,7 +146,7 @@ def test_a_decay_longer_than_the_run_is_told(tmp_path, caplog):
 
 
 def test_a_batch_that_does_not_hold_whole_units_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="per_device_train_batch_size 6 is no multiple of questions_per_history 4"):
+    with pytest.raises(RecipeError, match="per_device_train_batch_size 6 is not a multiple of questions_per_history 4"):
         ColdStartConfig(output_dir=str(tmp_path), per_device_train_batch_size=6, questions_per_history=4, use_cpu=True,
                         bf16=False, report_to="none").rows_of_a_step()
 

@@ -212,20 +212,20 @@ def test_another_dataset_is_only_replaced_when_told_to(
     assert main(command(settings, out)) == 0
     before = digest(out)
     assert main(command(settings, out, "--license", "mit")) == 2
-    assert "holds another dataset (license cc-by-4.0, not mit)" in capsys.readouterr().err and digest(out) == before
+    assert "contains another dataset (license cc-by-4.0, not mit)" in capsys.readouterr().err and digest(out) == before
     assert main(command(settings, out, "--license", "mit", "--overwrite")) == 0
     assert "license: mit" in (out / "README.md").read_text() and [p.name for p in tmp_path.iterdir()] == ["data"]
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note.txt").write_text("mine")
     assert main(command(settings, tmp_path / "mine", "--overwrite")) == 2
-    assert "no simulated dataset" in capsys.readouterr().err and (tmp_path / "mine/note.txt").read_text() == "mine"
+    assert "is not a simulated dataset" in capsys.readouterr().err and (tmp_path / "mine/note.txt").read_text() == "mine"
 
 
 def test_an_unfinished_run_of_other_settings(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".data.partial").mkdir()
     (tmp_path / ".data.partial/simulation.json").write_text(json.dumps({"settings": {**settings.identity(), "seed": 9}}))
-    with pytest.raises(DataError, match=r"unfinished simulation of other settings \(seed 9, not 1\)"):
+    with pytest.raises(DataError, match=r"unfinished simulation with other settings \(seed 9, not 1\)"):
         simulate(settings, tmp_path / "data")
 
 
@@ -233,11 +233,11 @@ def test_an_unfinished_run_of_other_settings(settings: Settings, tmp_path: Path,
     ("words", "complaint"),
     [
         (["--profile", "middle", "--window", "128k"], "profile middle has 32k only"),
-        (["--profile", "paper", "--window", "32k", "128k", "--history-tokens", "9"], "name a single --window"),
+        (["--profile", "paper", "--window", "32k", "128k", "--history-tokens", "9"], "give a single --window"),
         (["--profile", "paper", "--personas", "2"], "give 3 or more"),
         (["--profile", "paper", "--workers", "0"], "--workers 0"),
-        (["--profile", "paper", "--llm-model", "m"], "go together"),
-        (["--profile", "mini", "--window", "32k"], "--window has no meaning for --profile mini"),
+        (["--profile", "paper", "--llm-model", "m"], "needed together"),
+        (["--profile", "mini", "--window", "32k"], "--window does not apply to --profile mini"),
         (["--profile", "paper", "--llm-model", "m", "--llm-base-url", "http://x", "--llm-budget", "1"], "needs --llm-price"),
         (["--profile", "paper", "--tokenizer", "/no/such/folder"], "/no/such/folder"),
     ],

@@ -266,10 +266,10 @@ GOOD = "Tea | drinking {} | something warm | chai, mint, sencha, rooibos"
     ("line", "complaint"),
     [
         ("Tea | drinking {} | something warm", "3 fields"),
-        ("Tea | drinking tea | something warm | chai, mint, sencha, rooibos", "must hold the place of the value"),
+        ("Tea | drinking tea | something warm | chai, mint, sencha, rooibos", "for the value exactly once"),
         ("Tea | drinking {} | something warm | chai, mint, sencha", "3 values; expected at least 4"),
-        ("Tea | drinking {} | something warm | chai, mint, Mint, rooibos", "stands there twice"),
-        ("Tea | drinking {} | a mint drink | chai, mint, sencha, rooibos", "tells the value 'mint'"),
+        ("Tea | drinking {} | something warm | chai, mint, Mint, rooibos", "is listed twice"),
+        ("Tea | drinking {} | a mint drink | chai, mint, sencha, rooibos", "names the value 'mint'"),
         ("Tea | drinking {} | something warm | chai, iced chai, sencha, rooibos", "is part of 'iced chai'"),
         ("Tea | drinking {} | something warm | chai:Q, mint, sencha, rooibos", "has the mark 'Q'"),
         ("Tea | drinking {} | something warm | chai,, mint, sencha, rooibos", "an empty value"),

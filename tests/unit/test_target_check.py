@@ -57,7 +57,7 @@ def test_our_own_tokenizers_pass(tiny_checkpoint, repository):
 def test_a_tokenizer_that_loses_what_the_box_holds_is_named(tiny_checkpoint):
     tokenizer = load_tokenizer(str(tiny_checkpoint))
     tokenizer.decode = lambda ids, **words: "<think>Remembered: enjoys tea.</think>Green tea boxed"
-    with pytest.raises(ModelError, match="is '<think>Remembered.*boxed', which scores 0; expected '<think>"):
+    with pytest.raises(ModelError, match="becomes '<think>Remembered.*boxed', which scores 0; expected '<think>"):
         check_target(PromptTokens(tokenizer, "none"))
 
 

@@ -120,7 +120,7 @@ def test_evaluation_without_a_kernel_takes_the_plain_path(dtype, size, why, tiny
         local = LocalModel(tmp_path)
         assert len(local.generate([[1, 2, 3], [1, 2, 4]], 4)) == 2
     assert not ran and not local.shares
-    (line,) = [record.message for record in caplog.records if "prefilled by itself" in record.message]
+    (line,) = [record.message for record in caplog.records if "prefilled separately" in record.message]
     assert why in line and "\n" not in line
 
 

@@ -146,7 +146,7 @@ def test_the_first_batch_holds_the_longest_history(make):
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"max_tree_tokens": 0}, "at least one token"),
+    ({"max_tree_tokens": 0}, "max_tree_tokens 0: expected 1 or more"),
     ({"max_tree_tokens": 100, "prefix_sharing": "off"}, "remove it"),
     ({"max_tree_tokens": 100, "top_entropy_quantile": 0.5}, "top_entropy_quantile"),
     ({"blind_share": 1.0}, "blind_share 1.0"),
