@@ -40,7 +40,7 @@ def test_the_command_is_accelerates():
     line = command("zero3", "rft.train.grpo", ["--config", "r.yaml", "--num_processes", "2", "--learning_rate=1e-6"], gpus=0)
     assert line[1:] == [
         "-m",
-        "accelerate.commands.launch",
+        "rft.launch",
         "--config_file",
         str(CONFIGS / "zero3.yaml"),
         "--num_processes",
