@@ -1,0 +1,23 @@
+"""The `rft` command: what it lists, and how it refuses."""
+
+import pytest
+
+from rft.cli import COMMANDS, TRAINING, main
+
+
+def test_every_command_is_listed(capsys):
+    assert main([]) == main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name} " in listed for name in {**COMMANDS, **TRAINING})
+
+
+@pytest.mark.parametrize("words", [["data"], ["data", "--help"], ["data", "-h"]])
+def test_a_group_lists_its_commands(words, capsys):
+    assert main(words) == 0
+    assert "rft data check" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["data", "nothing"]])
+def test_an_unknown_command_is_an_error(words, capsys):
+    assert main(words) == 2
+    assert f"error: no such command: {' '.join(words)}" in capsys.readouterr().err
