@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(name, what, import_module(module), words[len(name.split()) :])
     group = {name: what for name, (_, what) in COMMANDS.items() if name.startswith(f"{words[0]} ")}
     if group and (len(words) == 1 or words[1] in ("-h", "--help")):
-        print("\n".join([f"usage: rft {words[0]} COMMAND ...", "", *(f"  rft {name:<12} {what}" for name, what in group.items())]))
+        lines = (f"  rft {name:<12} {what}" for name, what in group.items())
+        print("\n".join([f"usage: rft {words[0]} COMMAND ...", "", *lines]))
         return 0
     print(f"error: no such command: {' '.join(words[:2])}\n\n{_help()}", file=sys.stderr)
     return 2
