@@ -9,7 +9,8 @@ trajectories, None if there is nothing to score. The columns describe the trajec
     empty      whether each update wrote no bullet, so that the previous memory was kept
     withdrawn  phrases that the user asked to forget
 
-Invariant: an empty memory earns nothing, so forgetting everything never increases a reward. The spelling of a phrase (case,
+Invariant: an empty memory earns nothing, so forgetting everything never increases a reward; `within_budget` alone also pays
+an update that says that nothing is to be remembered. The spelling of a phrase (case,
 punctuation, spacing, invisible characters) makes no difference.
 """
 
