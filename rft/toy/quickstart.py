@@ -19,7 +19,7 @@ from rft.files import write_whole
 from rft.runs.account import check_account
 from rft.screen import screen
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
 PERSONAS = 3000  # 300 of them are held out: the baselines answer 2,400 questions, on which chance is 25 +- 1 %
 ANSWER_TOKENS = 48
 MEMORY_QUESTIONS = 800  # for the memory arm, on about 100 personas: each memory requires reading a whole history

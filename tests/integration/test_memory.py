@@ -233,7 +233,8 @@ def test_the_command_answers_from_memories_in_every_order(cold_start, mini_data,
     assert summary["n"] == 4 and len(rows) == 8 and "blind" in summary["controls"]
     writing = {row["history_id"]: row["writing_tokens"] for row in rows}
     assert summary["input_tokens_with_writing"] - summary["input_tokens_per_question"] == pytest.approx(sum(writing.values()) / 4)
-    assert summary["settings"]["chunk_tokens"] == 160 and "How each memory grew" in (tmp_path / "out" / "report.html").read_text()
+    assert summary["settings"]["chunk_tokens"] == 160
+    assert "Growth of each memory" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "memory.html").exists()
     with pytest.raises(DataError, match="memories are written by a model on this machine"):
         evaluate_by_hand(*words, "--base-url", "http://localhost:9/v1")

@@ -7,9 +7,9 @@ import multiprocessing
 import pytest
 from transformers import AutoTokenizer
 
+from rft import files
 from rft.data.history import History, Message, history_id
 from rft.errors import DataError
-from rft.memory import store as store_module
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.store import MemoryStore, read_record
 from rft.memory.write import write
@@ -81,7 +81,7 @@ def test_a_disk_that_refuses_loses_nothing(agent, tmp_path, monkeypatch, failing
     of = history(40)
     with pytest.raises(KeyboardInterrupt):
         run(agent, tmp_path / "m.md", of, Scribe(agent, stop=2))
-    before, calls, real = (tmp_path / "m.md").read_text(), [], store_module.os.replace
+    before, calls, real = (tmp_path / "m.md").read_text(), [], files.os.replace
 
     def replace(source, target):
         calls.append(target)
@@ -90,7 +90,7 @@ def test_a_disk_that_refuses_loses_nothing(agent, tmp_path, monkeypatch, failing
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "replace", replace)
+        patch.setattr(files.os, "replace", replace)
         with pytest.raises(DataError, match="No space left on device; the memory in it is complete"):
             run(agent, tmp_path / "m.md", of, Scribe(agent))
     assert (tmp_path / "m.md").read_text().startswith(before)
