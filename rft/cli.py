@@ -24,6 +24,7 @@ COMMANDS = {
     "memory": ("rft.memory.command", "write a memory from a chat, show it, or answer from it (write|show|answer)"),
     "report": ("rft.report.training", "write the curves and samples of a training run as one page"),
     "merge": ("rft.train.merge", "merge a LoRA adapter and its base model into one checkpoint"),
+    "gguf": ("rft.models.gguf", "make a checkpoint that can be trained from a GGUF file"),
     "bench": ("rft.bench.command", "measure the time, memory and exactness of the prefix tree; benchmark a GPU (bench gpu)"),
 }
 TRAINING = {
