@@ -1,7 +1,7 @@
 """`rft gguf`: makes a checkpoint that can be trained from a GGUF file.
 
-Invariant: the output folder contains a complete checkpoint (safetensors, tokenizer, chat template) or does not exist. The weights are
-those of the GGUF file, dequantized; they differ from the original model by the rounding of its quantization.
+Invariant: the output folder contains a complete checkpoint (safetensors, tokenizer, chat template) or does not exist. The
+weights are those of the GGUF file, dequantized; they differ from the original model by the rounding of its quantization.
 """
 
 import argparse
