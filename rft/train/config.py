@@ -69,9 +69,9 @@ class RunConfig:
     def _warn_of_a_decay_longer_than_the_run(self) -> None:
         """transformers would start such a decay before the first step."""
         steps, kwargs = self.max_steps, self.lr_scheduler_kwargs or {}  # type: ignore[attr-defined]
-        decay = kwargs.get("num_decay_steps", 0)
-        if steps > 0 and decay + self.get_warmup_steps(steps) > steps:  # type: ignore[attr-defined]
+        decay, warmup = kwargs.get("num_decay_steps", 0), self.get_warmup_steps(steps)  # type: ignore[attr-defined]
+        if steps > 0 and decay + warmup > steps:
             logger.warning(
-                "lr_scheduler_kwargs: num_decay_steps %d and the warm-up are longer than max_steps %d: learning_rate is never "
-                "reached; lower num_decay_steps", decay, steps,
+                "warmup_steps %d and num_decay_steps %d are together more than max_steps %d: learning_rate is never reached; "
+                "lower them", warmup, decay, steps,
             )  # fmt: skip

@@ -142,7 +142,7 @@ def test_a_decay_longer_than_the_run_is_told(tmp_path, caplog):
     ColdStartConfig(output_dir=str(tmp_path), max_steps=11, use_cpu=True, bf16=False, **decay)
     assert not caplog.text
     ColdStartConfig(output_dir=str(tmp_path), max_steps=10, use_cpu=True, bf16=False, **decay)
-    assert "num_decay_steps 8 and the warm-up are longer than max_steps 10" in caplog.text
+    assert "warmup_steps 3 and num_decay_steps 8 are together more than max_steps 10" in caplog.text
 
 
 def test_a_batch_that_does_not_hold_whole_units_is_refused(tmp_path):
