@@ -54,6 +54,14 @@ class ResumableMixin(Trainer):
         folder = super()._get_output_dir(trial)
         return str(Path(folder) / STAGING) if self.__dict__.get("_saving") else folder
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Trains an epoch, but no step beyond the last: transformers takes one more if a finished run is resumed."""
+        if self.state.global_step >= self.state.max_steps:
+            logger.info("step %d of %d: nothing is left to train", self.state.global_step, self.state.max_steps)
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(super()._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"

@@ -70,7 +70,7 @@ class RunConfig:
         """transformers would start such a decay before the first step."""
         steps, kwargs = self.max_steps, self.lr_scheduler_kwargs or {}  # type: ignore[attr-defined]
         decay, warmup = kwargs.get("num_decay_steps", 0), self.get_warmup_steps(steps)  # type: ignore[attr-defined]
-        if steps > 0 and decay + warmup > steps:
+        if steps > 0 and decay + warmup > steps and self.process_index == 0:  # type: ignore[attr-defined]
             logger.warning(
                 "warmup_steps %d and num_decay_steps %d are together more than max_steps %d: learning_rate is never reached; "
                 "lower them", warmup, decay, steps,

@@ -169,6 +169,11 @@ def test_a_resumed_cold_start_with_shared_histories_goes_on_where_it_was(mini_da
     assert resumed.state.global_step == 7
     for name, p in resumed.model.named_parameters():
         assert torch.equal(p, weights[name]), name
+    (tmp_path / "run" / "model.safetensors").unlink()  # killed after the last checkpoint
+    finished = train([*words, "--resume_from_checkpoint", "true"])
+    assert finished.state.global_step == 7 and (tmp_path / "run" / "model.safetensors").exists()
+    for name, p in finished.model.named_parameters():
+        assert torch.equal(p, weights[name]), name
 
 
 def test_an_optimizer_that_muon_replaces_is_told(mini_data, tiny_checkpoint, tmp_path, caplog):
