@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rft.evaluate.answer import Answerer, StreamingAnswerer
     from rft.evaluate.memory import MemoryAnswers
     from rft.evaluate.model_answers import ModelAnswers
-    from rft.models.endpoint import Budget, Endpoint
+    from rft.models.budget import Budget
+    from rft.models.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -368,7 +369,7 @@ def _endpoint(url: str, model: str, settings: dict[str, Any], budget: "Budget | 
 
 
 def _budget(args: argparse.Namespace, folder: Path) -> "Budget | None":
-    from rft.models.endpoint import Budget
+    from rft.models.budget import Budget
 
     if not (args.base_url or args.judge_base_url):
         if args.budget is not None:

@@ -18,8 +18,9 @@ from rft.evaluate.answer import Answer, Unanswered
 from rft.evaluate.context import Context
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.variants import seed_of
-from rft.models.endpoint import BudgetSpent, Endpoint, TooLong
-from rft.models.endpoint import Unanswered as CallFailed
+from rft.models.endpoint import Endpoint
+from rft.models.failures import BudgetSpent, TooLong
+from rft.models.failures import Unanswered as CallFailed
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reward.judge import Judge, case_and_fact, majority
 from reward.mcq import has_reasoning
-from rft.models.endpoint import EndpointError
+from rft.models.failures import EndpointError
 
 if TYPE_CHECKING:
     from rich.console import Console

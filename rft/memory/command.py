@@ -189,7 +189,8 @@ def _settings(args: argparse.Namespace) -> MemorySettings:
 def _there(args: argparse.Namespace) -> "EndpointAgent":
     """Returns the agent behind --base-url, after checking that the endpoint answers."""
     from rft.memory.endpoint import EndpointAgent
-    from rft.models.endpoint import Budget, Endpoint
+    from rft.models.budget import Budget
+    from rft.models.endpoint import Endpoint
 
     settings, price, limit = _settings(args), getattr(args, "price", None), getattr(args, "budget", None)
     if args.dtype != "auto":

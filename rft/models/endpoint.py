@@ -14,15 +14,24 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from reward.judge import CallFailed, Unreachable
-from rft.errors import ServerError
+from rft.models.budget import Budget
 from rft.models.dialect import CAPS, Dialect, cap_too_large, filtered, too_long
+from rft.models.failures import (
+    FILTERED,
+    REFUSED,
+    TOO_LONG,
+    UNFINISHED,
+    BudgetSpent,
+    EndpointError,
+    TooLong,
+    Trouble,
+    Unanswered,
+)
 from rft.models.reply import Malformed, Reply, ServerSaid, Words, read, words
 
 logger = logging.getLogger(__name__)
@@ -38,87 +47,6 @@ PROBE = ({"role": "user", "content": "Count from one to two hundred, every numbe
 PROBE_TOKENS = 16  # far fewer than the full answer needs
 UNFINISHED_ANSWER = re.compile(r"could not finish|output limit was reached", re.IGNORECASE)
 STRIKES = 3  # after that many failed calls and no success, the endpoint counts as broken
-
-
-class EndpointError(ServerError, Unreachable):
-    """No call to this endpoint can succeed until the user fixes what the message says."""
-
-
-class BudgetSpent(EndpointError):
-    """The next call could cost more than the remaining budget."""
-
-
-class Unanswered(CallFailed):
-    """One call failed after all retries. `failures` is {kind: count}."""
-
-    def __init__(self, message: str, failures: Mapping[str, int]):
-        super().__init__(message)
-        self.failures = dict(failures)
-
-
-class TooLong(Unanswered):
-    """The prompt is too long for the server."""
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Why a call got no reply.
-
-    Attributes:
-        kind: one of the constants below, "timeout", "connection", "malformed", or an HTTP status.
-        said: the error message of the server.
-        wait: seconds that the server asks to wait (None: not given).
-        billed: whether the call may be billed anyway.
-    """
-
-    kind: str
-    said: Words
-    wait: float | None = None
-    billed: bool = False
-
-
-FILTERED, UNFINISHED, TOO_LONG, REFUSED = "filtered", "unfinished", "too long", "refused"
-
-
-class Budget:
-    """A budget in dollars, which several endpoints may share. Use it from one event loop at a time.
-
-    Args:
-        limit: maximum dollars to spend (None: no limit).
-        ledger: file with one line per amount spent, so that a killed and restarted run stays within the same budget.
-    """
-
-    def __init__(self, limit: float | None = None, ledger: Path | None = None):
-        self.limit, self.ledger = limit, ledger
-        self.spent, self.set_aside = _spent_before(ledger), 0.0
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def reserve(self, cost: float) -> None:
-        """Reserves `cost`; waits while other calls have reserved too much. Raises BudgetSpent if it does not fit."""
-        while self.limit is not None and self.spent + self.set_aside + cost > self.limit:
-            if not self.set_aside:
-                raise BudgetSpent(
-                    f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} is spent and the "
-                    f"next call may cost ${cost:.4f}; raise --budget and run the same command again to resume"
-                )
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
-        self.set_aside += cost
-
-    def settle(self, reserved: float, spent: float) -> None:
-        """Releases the reservation of a call and records its actual cost."""
-        left = self.set_aside - reserved
-        self.set_aside = left if left > 1e-12 else 0.0  # rounding errors of float sums
-        self.spent += spent
-        if spent and self.ledger is not None:
-            self.ledger.parent.mkdir(parents=True, exist_ok=True)
-            with self.ledger.open("a", encoding="ascii") as file:
-                file.write(f"{spent:.9f}\n")
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 class Endpoint:
@@ -426,15 +354,6 @@ class Endpoint:
             f"{self.base_url}: the response is not from an OpenAI-compatible API; expected its base URL, such as "
             "http://localhost:8000/v1"
         )
-
-
-def _spent_before(ledger: Path | None) -> float:
-    if ledger is None or not ledger.exists():
-        return 0.0
-    lines = ledger.read_text(encoding="ascii", errors="replace").splitlines()
-    return sum(
-        float(line) for line in lines if re.fullmatch(r"\d+\.\d{9}", line)
-    )  # skip an incomplete line: that run was killed while writing
 
 
 def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:

@@ -22,7 +22,8 @@ from trl import ModelConfig, get_peft_config
 import reward
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
-from rft.models.endpoint import Endpoint, EndpointError
+from rft.models.endpoint import Endpoint
+from rft.models.failures import EndpointError
 from rft.models.loading import load_tokenizer
 from rft.plan.dry_run import dry_run, grpo_batch, prompt_lengths
 from rft.runs.progress import RichProgress

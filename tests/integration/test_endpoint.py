@@ -23,7 +23,9 @@ from rft.evaluate.context import FullHistoryContext
 from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
-from rft.models.endpoint import PROBE, Budget, BudgetSpent, Endpoint, EndpointError, Unanswered
+from rft.models.budget import Budget
+from rft.models.endpoint import PROBE, Endpoint
+from rft.models.failures import BudgetSpent, EndpointError, Unanswered
 from rft.simulate.dataset import simulate_mini
 
 KEY = "sk-very-secret-0123456789"
