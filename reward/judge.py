@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,9 +97,12 @@ class Reply(Protocol):
         ending: why there is no usable text; "" if there is.
     """
 
-    text: str
-    finished: bool
-    ending: str
+    @property
+    def text(self) -> str: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def ending(self) -> str: ...
 
 
 class Endpoint(Protocol):
@@ -107,8 +110,13 @@ class Endpoint(Protocol):
 
     base_url: str
     model: str
+    concurrency: int
 
-    async def chat(self, messages: list[dict[str, str]], max_tokens: int) -> Reply:
+    async def close(self) -> None:
+        """Closes its connections."""
+        ...
+
+    async def chat(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> Reply:
         """Returns the model's reply. Raises CallFailed, Unreachable."""
         ...
 
@@ -121,7 +129,7 @@ class Judge:
         cache: folder for the verdicts (None: not cached).
     """
 
-    def __init__(self, endpoint: Any, cache: Path | str | None = None):
+    def __init__(self, endpoint: Endpoint, cache: Path | str | None = None):
         self.endpoint = endpoint
         self.cache = Path(cache).expanduser() if cache is not None else None
 

