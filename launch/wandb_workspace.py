@@ -17,7 +17,9 @@ def main(entity: str, project: str) -> None:
         ws.Section(
             name=section,
             is_open=True,
-            panels=[wr.LinePlot(title=p.title, x="train/global_step", **_metrics(list(p.metrics))) for p in panels],
+            panels=[
+                wr.LinePlot(title=p.title, x="train/global_step", **_metrics(list(p.metrics))) for p in panels
+            ],
         )
         for section, panels in PANELS.items()
     ]

@@ -1,4 +1,5 @@
-"""Rewards in pure Python, from text to numbers: verifiable rewards, and a judge for answers that no rule can check.
+"""Rewards in pure Python, from text to numbers: verifiable rewards, and a judge for answers that no rule can
+check.
 
 A reward is a function `reward(completions, **columns) -> list[float | None]`, as TRL calls it: one number per
 completion, None (never 0) if it could not be scored.
@@ -10,5 +11,16 @@ from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, re
 from reward.metrics import reading_metrics
 from reward.selfcheck import self_check
 
-__all__ = ["Judge", "Reading", "has_reasoning", "load", "mcq_letter", "open_ended", "paper", "personamem", "read",
-           "reading_metrics", "self_check"]
+__all__ = [
+    "Judge",
+    "Reading",
+    "has_reasoning",
+    "load",
+    "mcq_letter",
+    "open_ended",
+    "paper",
+    "personamem",
+    "read",
+    "reading_metrics",
+    "self_check",
+]

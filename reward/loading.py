@@ -1,7 +1,7 @@
 """Loading the reward function that a recipe names.
 
-Invariant: a name is a plain Python import and nothing else. It resolves to a callable, or raises a ValueError that says what is
-missing.
+Invariant: a name is a plain Python import and nothing else. It resolves to a callable, or raises a ValueError
+that says what is missing.
 """
 
 import importlib
@@ -41,7 +41,9 @@ def _module(where: str, spec: str) -> ModuleType:
 
 def _file(path: Path, spec: str) -> ModuleType:
     if not path.is_file():
-        raise ValueError(f'reward "{spec}": no file {path.absolute()}; give its path relative to the current folder')
+        raise ValueError(
+            f'reward "{spec}": no file {path.absolute()}; give its path relative to the current folder'
+        )
     found = importlib.util.spec_from_file_location(path.stem, path)
     assert found is not None and found.loader is not None  # a .py file always has a loader
     module = importlib.util.module_from_spec(found)

@@ -1,18 +1,19 @@
 r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict.
 
 Invariant: a completion scores 1 only if it reasons inside think tags, closes every think block, and then
-names one letter, the gold one, in a box (\boxed{b}). An unreadable answer is wrong; nothing is guessed. With a
-consistency gate, words that name another option than the box score 0 as well. Every step takes time linear in
-the length of the text, for any text.
+names one letter, the gold one, in a box (\boxed{b}). An unreadable answer is wrong; nothing is guessed. With
+a consistency gate, words that name another option than the box score 0 as well. Every step takes time linear
+in the length of the text, for any text.
 
 How a completion is read (`read`):
 - The answer part is the text after the last `</think>`. Nothing before it counts. If a block is still open,
   there is no answer part.
 - If the first tag is `</think>`, it closes a block that the chat template opened at the end of the prompt.
-- A box in the answer part names a letter if it contains one letter a-d, bare, in parentheses or in \text{}. All
-  boxes count equally, in any order: boxes with other content are ignored, two different letters are a
+- A box in the answer part names a letter if it contains one letter a-d, bare, in parentheses or in \text{}.
+  All boxes count equally, in any order: boxes with other content are ignored, two different letters are a
   contradiction, and a box that does not close before the next one or the end makes the answer unreadable.
-- The words of the answer are the answer part without its boxes; `reward.naming` decides which option they name.
+- The words of the answer are the answer part without its boxes; `reward.naming` decides which option they
+  name.
 """
 
 import re
@@ -44,12 +45,14 @@ class Reading:
     Attributes:
         letter: the letter in the box, read strictly (None: unreadable).
         lenient: same, but box formats of other models count as well.
-        answer_names: letter of the one option that the words of the answer name, without the box (None: none or several).
+        answer_names: letter of the one option that the words of the answer name, without the box (None: none
+            or several).
         answer_quotes: same, only if the answer names the option by its words and not just by its letter.
         answer_denies: letters of the options that the answer denies and never names ("not tea").
         thought_names: letter of the one option that the words of the thought name (None: none or several).
         thought_letter: the one letter in parentheses in the thought.
-        mislabels: whether a sentence of the answer or thought has the words of one option and the letter of another.
+        mislabels: whether a sentence of the answer or thought has the words of one option and the letter of
+            another.
         thought_words: number of words in the thought.
         thought_vocabulary: number of different words in the thought, without single Latin letters.
         reasons: whether the completion passes the format gate.
@@ -77,8 +80,8 @@ class Reading:
     def consistent(self) -> bool:
         """Whether the box names a letter and the words agree with it.
 
-        They disagree if the answer or the thought names another option or gives an option the letter of another, or if the
-        answer denies the option of the box.
+        They disagree if the answer or the thought names another option or gives an option the letter of
+        another, or if the answer denies the option of the box.
         """
         if self.letter is None or self.mislabels or self.letter in self.answer_denies:
             return False
@@ -86,7 +89,8 @@ class Reading:
 
 
 def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
-    """Parses `completion` (a string or list of messages). Without `options`, only letters in parentheses name an option."""
+    """Parses `completion` (a string or list of messages). Without `options`, only letters in parentheses name
+    an option."""
     thought, answer = _thought_and_answer(_text(completion) or "")
     said = without_boxes(answer)
     shown = options or ("",) * len(LETTERS)
@@ -110,8 +114,8 @@ def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
 def mcq_letter(completion: Any) -> str | None:
     r"""Returns the letter ("a" to "d") in the box of the answer part of `completion`, or None.
 
-    This reads only the answer; `has_reasoning` is the gate. A text without think tags is all answer, so that models that do
-    not think can be measured too.
+    This reads only the answer; `has_reasoning` is the gate. A text without think tags is all answer, so that
+    models that do not think can be measured too.
     """
     answer = answer_part(completion)
     boxes = [_box(piece) for piece in answer.split(r"\boxed")[1:]]
@@ -126,8 +130,8 @@ def mcq_letter(completion: Any) -> str | None:
 def lenient_letter(completion: Any) -> str | None:
     r"""Returns the letter in the box of the answer part; box formats of other models count as well.
 
-    These are \boxed{B.}, \boxed{\textbf{b}}, \boxed b and \boxed{(b) text}. Two different letters give None. For evaluation
-    only: the reward is strict.
+    These are \boxed{B.}, \boxed{\textbf{b}}, \boxed b and \boxed{(b) text}. Two different letters give None.
+    For evaluation only: the reward is strict.
     """
     if strict := mcq_letter(completion):
         return strict
@@ -163,7 +167,8 @@ def answer_part(completion: Any) -> str:
 
 
 def has_reasoning(completion: Any) -> bool:
-    """Returns whether `completion` passes the format gate: words inside closed think tags, and words in the answer part."""
+    """Returns whether `completion` passes the format gate: words inside closed think tags, and words in the
+    answer part."""
     thought, answer = _thought_and_answer(_text(completion) or "")
     return bool(_WORD.search(thought) and _WORD.search(answer))
 
@@ -183,20 +188,23 @@ def personamem(
         completions: N completions, each a string or a list of messages; the last message is scored.
         answer: N gold letters in any case, also as "(b)" or "b." (None: an open-ended question).
         options: N lists of options, for the consistency gate.
-        consistency_gate: "off": only the box counts. "contradiction": score 0 if the words of the answer or of the thought name
-            one option and the box another, if the answer denies the option of the box, or if a sentence has the words of one
-            option and the letter of another. "naming": also score 0 if the words of the answer do not name the option of the box
-            (its letter alone is not enough); for options short enough that an answer repeats them.
-        min_thought_words: score 0 if the thought has fewer different words; from 2 on, single letters are not words.
-        finished: whether each completion ended by itself. With a consistency gate, a completion that was cut off scores 0,
-            because the rest of its text is unknown.
+        consistency_gate: "off": only the box counts. "contradiction": score 0 if the words of the answer or
+            of the thought name one option and the box another, if the answer denies the option of the box, or
+            if a sentence has the words of one option and the letter of another. "naming": also score 0 if the
+            words of the answer do not name the option of the box (its letter alone is not enough); for
+            options short enough that an answer repeats them.
+        min_thought_words: score 0 if the thought has fewer different words; from 2 on, single letters are not
+            words.
+        finished: whether each completion ended by itself. With a consistency gate, a completion that was cut
+            off scores 0, because the rest of its text is unknown.
         columns: all other columns from the trainer; ignored.
 
     Returns:
         N rewards; None for a row without a gold letter (an open-ended question) or without text.
 
     Raises:
-        ValueError: `completions`, `answer` and `options` differ in length, a gold is not a letter, or the gate has no options.
+        ValueError: `completions`, `answer` and `options` differ in length, a gold is not a letter, or the
+            gate has no options.
     """
     if len(completions) != len(answer):
         raise ValueError(
@@ -204,13 +212,18 @@ def personamem(
             "pass one gold letter per completion"
         )
     if consistency_gate not in GATES:
-        raise ValueError(f"reward.personamem: consistency_gate {consistency_gate!r}: expected one of {', '.join(GATES)}")
+        raise ValueError(
+            f"reward.personamem: consistency_gate {consistency_gate!r}: expected one of {', '.join(GATES)}"
+        )
     if consistency_gate != "off" and options is None:
-        raise ValueError("reward.personamem: the consistency gate compares words with options; pass the column `options`")
+        raise ValueError(
+            "reward.personamem: the consistency gate compares words with options; pass the column `options`"
+        )
     shown = options if options is not None else [None] * len(completions)
     if len(shown) != len(completions):
         raise ValueError(
-            f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one per completion"
+            f"reward.personamem: {len(completions)} completions but {len(shown)} lists of options; pass one"
+            " per completion"
         )
     scores = [
         _reward(completion, gold_letter(gold), of_row, consistency_gate, min_thought_words)
@@ -222,7 +235,8 @@ def personamem(
 
 
 def paper(completions: Sequence[Any], answer: Sequence[str | None], **columns: Any) -> list[float | None]:
-    """The reward of the paper: `personamem` without the consistency gate and without a minimum number of words."""
+    """The reward of the paper: `personamem` without the consistency gate and without a minimum number of
+    words."""
     return personamem(completions, answer)
 
 
@@ -237,13 +251,15 @@ def gold_letter(gold: Any) -> str | None:
     letter = gold.strip().strip("().").strip().lower() if isinstance(gold, str) else ""
     if letter not in LETTERS:
         raise ValueError(
-            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS)}, or None for an open-ended "
-            "question"
+            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS)}, or None"
+            " for an open-ended question"
         )
     return letter
 
 
-def _reward(completion: Any, gold: str | None, options: Sequence[str] | None, gate: str, floor: int) -> float | None:
+def _reward(
+    completion: Any, gold: str | None, options: Sequence[str] | None, gate: str, floor: int
+) -> float | None:
     if gold is None or _text(completion) is None:
         return None
     if mcq_letter(completion) != gold or not has_reasoning(completion):
@@ -256,10 +272,11 @@ def _reward(completion: Any, gold: str | None, options: Sequence[str] | None, ga
 
 
 def _text(completion: Any) -> str | None:
-    """Returns the text of a completion with think tags; None if it is neither a string nor a list of messages.
+    """Returns the text of a completion with think tags; None if it is neither a string nor a list of
+    messages.
 
-    A message may contain its reasoning separately in `reasoning_content`, as parsers of chat responses do. It is put back in
-    front of a closing tag, as in a completion whose think block was opened in the prompt.
+    A message may contain its reasoning separately in `reasoning_content`, as parsers of chat responses do. It
+    is put back in front of a closing tag, as in a completion whose think block was opened in the prompt.
     """
     if isinstance(completion, str):
         return completion
@@ -287,7 +304,8 @@ def _thought_and_answer(text: str) -> tuple[str, str]:
 
 
 def _box(piece: str) -> str | None:
-    r"""Returns the braces right after a \boxed with their content; None if they never close, "" if there are none."""
+    r"""Returns the braces right after a \boxed with their content; None if they never close, "" if there are
+    none."""
     piece = piece.lstrip()
     depth = 0
     for i, char in enumerate(piece):

@@ -1,7 +1,8 @@
-"""Metrics of completions to multiple-choice questions that separate skill from format, which the mean reward mixes.
+"""Metrics of completions to multiple-choice questions that separate skill from format, which the mean reward
+mixes.
 
-Invariant: everything is computed from readings (`reward.mcq.read`) and gold letters. Every completion counts once in
-`answer_letters`, whose shares add up to 1.
+Invariant: everything is computed from readings (`reward.mcq.read`) and gold letters. Every completion counts
+once in `answer_letters`, whose shares add up to 1.
 """
 
 from collections import Counter

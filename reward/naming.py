@@ -1,18 +1,20 @@
 r"""Finds the option that the words of a text name.
 
-Invariant: the reward's consistency gate, every metric and every report use this one definition. A text names an option if it
-contains the option's words in their order, as whole words, and does not deny it. An ambiguous text names nothing: one that names
-several options, or options that are equal. Every step takes time linear in the length of the text, for any text.
+Invariant: the reward's consistency gate, every metric and every report use this one definition. A text names
+an option if it contains the option's words in their order, as whole words, and does not deny it. An ambiguous
+text names nothing: one that names several options, or options that are equal. Every step takes time linear in
+the length of the text, for any text.
 
 How a text is compared:
 - Case, punctuation, white space, character width and invisible characters make no difference.
 - An option inside another one ("tea" in "green tea") is named only in places where the longer one is not.
-- Scripts that are written without spaces (Chinese, Japanese, Thai, ...) are compared without regard to word boundaries.
-- A sentence that ends in the middle of an option names it if it contains at least half of the option and at least two words, and
-  no other option begins the same way: "Something quite" for "Something quite new".
-- A denial (`DENIALS`) applies to the options after it in its clause; otherwise to those before it in its clause; otherwise to
-  those of the nearest clause before it in its sentence: "not jazz", "jazz is not for you", "jazz, forget it". Words inside an
-  option are never denials.
+- Scripts that are written without spaces (Chinese, Japanese, Thai, ...) are compared without regard to word
+  boundaries.
+- A sentence that ends in the middle of an option names it if it contains at least half of the option and at
+  least two words, and no other option begins the same way: "Something quite" for "Something quite new".
+- A denial (`DENIALS`) applies to the options after it in its clause; otherwise to those before it in its
+  clause; otherwise to those of the nearest clause before it in its sentence: "not jazz", "jazz is not for
+  you", "jazz, forget it". Words inside an option are never denials.
 - If the words name no single option, a letter in parentheses, such as "(b)", does, if it is the only one.
 """
 
@@ -26,16 +28,42 @@ from functools import lru_cache
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DENIALS = (
-    "not", "no", "never", "nor", "neither", "without", "forget", "forgets", "forgot", "forgotten", "avoid", "instead of",
-    "rather than", "except", "unlike", "anymore", "cannot", "withdrew", "withdrawn", "stopped", "quit", "gave up", "given up",
-    "giving up", "done with", r"\w+n t",
+    "not",
+    "no",
+    "never",
+    "nor",
+    "neither",
+    "without",
+    "forget",
+    "forgets",
+    "forgot",
+    "forgotten",
+    "avoid",
+    "instead of",
+    "rather than",
+    "except",
+    "unlike",
+    "anymore",
+    "cannot",
+    "withdrew",
+    "withdrawn",
+    "stopped",
+    "quit",
+    "gave up",
+    "given up",
+    "giving up",
+    "done with",
+    r"\w+n t",
 )
 _DENIAL = re.compile(rf"\b(?:{'|'.join(DENIALS)})\b")
-_ASSENT = re.compile(r"\b(?:no doubt|without (?:a )?doubt|why not|not only|no wonder|(?:\w+n t|not|never) forget)\b")
+_ASSENT = re.compile(
+    r"\b(?:no doubt|without (?:a )?doubt|why not|not only|no wonder|(?:\w+n t|not|never) forget)\b"
+)
 _SENTENCE_END, _CLAUSE_END = ".!?。؟।;\n", ",:、—–"
 _SPACED = str.maketrans(dict.fromkeys(_SENTENCE_END + _CLAUSE_END, " "))
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
-_MARK = "\ue000"  # marks a letter in parentheses in a folded text; a private-use character, removed from every input
+# marks a letter in parentheses in a folded text; a private-use character, removed from every input
+_MARK = "\ue000"
 _MARKED = re.compile(rf"{_MARK}([a-z])\b")
 _BLANK_FILLERS = "\u115f\u1160\u3164\uffa0"
 _MOST_ACCENTS = 4  # per character; more are decoration, and slow to normalize
@@ -65,17 +93,20 @@ class Mentions:
 
     @property
     def option(self) -> str | None:
-        """The letter of the one option that is named, by its words or otherwise by its letter (None: none or several)."""
+        """The letter of the one option that is named, by its words or otherwise by its letter (None: none or
+        several)."""
         return self.quoted or (next(iter(self.letters)) if len(self.letters) == 1 else None)
 
 
 def named_option(text: str, options: Sequence[str]) -> str | None:
-    """Returns the letter of the one option that `text` names ("a" for the first); None if it names none or several."""
+    """Returns the letter of the one option that `text` names ("a" for the first); None if it names none or
+    several."""
     return mentions(text, options).option
 
 
 def named_letter(text: str, count: int = 4) -> str | None:
-    """Returns the one letter in parentheses, such as "(b)", among the first `count`; None if there is none or several."""
+    """Returns the one letter in parentheses, such as "(b)", among the first `count`; None if there is none or
+    several."""
     letters = {letter.lower() for letter in _LETTER.findall(text)} & set(LETTERS[:count])
     return letters.pop() if len(letters) == 1 else None
 
@@ -125,7 +156,8 @@ Clause = tuple[int, int, int]  # start and stop in a plain text, number of the s
 
 
 def _clauses(text: str) -> tuple[str, list[Clause]]:
-    """Returns the words of a text with single spaces in between, and its clauses; clauses without words are left out."""
+    """Returns the words of a text with single spaces in between, and its clauses; clauses without words are
+    left out."""
     pieces, clauses, start = [], [], 0
     for number, sentence in enumerate(re.split(f"[{re.escape(_SENTENCE_END)}]+", _fold(text))):
         for clause in re.split(rf"[{_CLAUSE_END}]+|\s(?=(?:but|so)\s)", sentence):
@@ -189,7 +221,8 @@ def _without(plain: str, spans: Sequence[Span]) -> str:
 
 
 def _denied(masked: str, clauses: Sequence[Clause], spans: Sequence[Span]) -> tuple[set[Span], set[Span]]:
-    """Returns the (sorted) spans that are denied in their own clause, and those that a later clause denies."""
+    """Returns the (sorted) spans that are denied in their own clause, and those that a later clause
+    denies."""
     starts = [start for start, _, _ in clauses]
     beginning, ending, denials = defaultdict(list), defaultdict(list), defaultdict(list)  # by clause
     for span in spans:
@@ -228,7 +261,8 @@ def _unspaced(character: str) -> bool:
 
 @lru_cache(maxsize=64)  # all completions of a question share its options, and a thought is read twice
 def _fold(text: str) -> str:
-    """Unifies compatibility forms, folds case, and replaces everything except words and ends of clauses by a space."""
+    """Unifies compatibility forms, folds case, and replaces everything except words and ends of clauses by a
+    space."""
     accents = 0
     kept = []
     for character in text:
@@ -244,10 +278,13 @@ class _Kept(dict[int, str | None]):
 
     def __missing__(self, code: int) -> str | None:
         character, category = chr(code), unicodedata.category(chr(code))
-        if category == "Cf" or character in _BLANK_FILLERS or "\ufe00" <= character <= "\ufe0f":  # last: variation selectors
+        # last: variation selectors
+        if category == "Cf" or character in _BLANK_FILLERS or "\ufe00" <= character <= "\ufe0f":
             self[code] = None
         else:  # remaining marks ("M") are accents and vowel signs, which belong to a word
-            is_kept = character.isalnum() or category[0] == "M" or character in _MARK + _SENTENCE_END + _CLAUSE_END
+            is_kept = (
+                character.isalnum() or category[0] == "M" or character in _MARK + _SENTENCE_END + _CLAUSE_END
+            )
             self[code] = character if is_kept else " "
         return self[code]
 

@@ -1,7 +1,7 @@
 r"""Self-check of the reward on each question before training.
 
-Invariant: a reward that passes gives 1 for the gold letter, and 0 for every other letter, for an empty completion, and for a
-gold answer that is cut off inside the think block or before its box closes.
+Invariant: a reward that passes gives 1 for the gold letter, and 0 for every other letter, for an empty
+completion, and for a gold answer that is cut off inside the think block or before its box closes.
 """
 
 from collections.abc import Callable

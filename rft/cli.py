@@ -1,7 +1,8 @@
-"""The `rft` command. Every subcommand is thin and is imported only when it is called, so that `rft --help` is fast.
+"""The `rft` command. Every subcommand is thin and is imported only when it is called, so that `rft --help` is
+fast.
 
-Exit codes: 0 success; 1 a check failed; 2 user error (one line on stderr); 75 training interrupted by a signal after saving a
-checkpoint; 130 interrupted by Ctrl-C.
+Exit codes: 0 success; 1 a check failed; 2 user error (one line on stderr); 75 training interrupted by a
+signal after saving a checkpoint; 130 interrupted by Ctrl-C.
 """
 
 import argparse
@@ -18,27 +19,47 @@ from rft.screen import leave_out_noise
 COMMANDS = {
     "quickstart": ("rft.toy.quickstart", "train a tiny model from scratch and write a report, on a laptop"),
     "simulate": ("rft.simulate.command", "generate a dataset of synthetic personas"),
-    "data check": ("rft.data.check", "check a dataset: contents, errors, and answers that can be guessed without the history"),
+    "data check": (
+        "rft.data.check",
+        "check a dataset: contents, errors, and answers that can be guessed without the history",
+    ),
     "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
     "compare": ("rft.evaluate.comparison", "compare evaluations of the same questions by paired differences"),
-    "memory": ("rft.memory.command", "write a memory from a chat, show it, or answer from it (write|show|answer)"),
+    "memory": (
+        "rft.memory.command",
+        "write a memory from a chat, show it, or answer from it (write|show|answer)",
+    ),
     "report": ("rft.report.training", "write the curves and samples of a training run as one page"),
     "merge": ("rft.train.merge", "merge a LoRA adapter and its base model into one checkpoint"),
     "gguf": ("rft.models.gguf", "make a checkpoint that can be trained from a GGUF file"),
-    "bench": ("rft.bench.command", "measure the time, memory and exactness of the prefix tree; benchmark a GPU (bench gpu)"),
+    "bench": (
+        "rft.bench.command",
+        "measure the time, memory and exactness of the prefix tree; benchmark a GPU (bench gpu)",
+    ),
 }
 TRAINING = {
     "base": ("rft.toy.pretrain", "pretrain the tiny base checkpoint from scratch"),
     "sft": ("rft.train.sft", "supervised fine-tuning (cold start)"),
     "grpo": ("rft.train.grpo", "reinforcement fine-tuning with verifiable rewards"),
-    "memory-sft": ("rft.train.memory_sft", "supervised fine-tuning of memory updates and answers (cold start)"),
-    "memory-grpo": ("rft.train.memory_grpo", "reinforcement fine-tuning of the memory; one memory answers many questions"),
+    "memory-sft": (
+        "rft.train.memory_sft",
+        "supervised fine-tuning of memory updates and answers (cold start)",
+    ),
+    "memory-grpo": (
+        "rft.train.memory_grpo",
+        "reinforcement fine-tuning of the memory; one memory answers many questions",
+    ),
 }  # each module has train(argv) and its own TRL-style parser
 
 
 def _help() -> str:
-    lines = ["usage: rft COMMAND ...", "", "Reinforcement fine-tuning for personalization over long chat histories.", "",
-             "commands (details: rft COMMAND --help; training commands accept --launch LAYOUT, see launch/):"]
+    lines = [
+        "usage: rft COMMAND ...",
+        "",
+        "Reinforcement fine-tuning for personalization over long chat histories.",
+        "",
+        "commands (details: rft COMMAND --help; training commands accept --launch LAYOUT, see launch/):",
+    ]
     lines += [f"  {name:<12} {what}" for name, (_, what) in {**COMMANDS, **TRAINING}.items()]
     return "\n".join(lines)
 

@@ -1,13 +1,23 @@
 """Errors the user can fix.
 
-Every error of this hierarchy has a one-line message that names the place (file, row or key), what was expected and how to fix it.
-The command line prints the message without a traceback and exits with 2. Any other exception is a bug in rft.
+Every error of this hierarchy has a one-line message that names the place (file, row or key), what was
+expected and how to fix it. The command line prints the message without a traceback and exits with 2. Any
+other exception is a bug in rft.
 """
 
 import errno
 
-MACHINE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
-           errno.ENAMETOOLONG}
+MACHINE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+}
 """Operating system errors the user can fix: permissions, a read-only or full disk, an invalid path."""
 
 
@@ -16,13 +26,16 @@ class RftError(Exception):
 
 
 def told(error: Exception) -> str | None:
-    """Returns the one-line message for the user: of an RftError, or of an operating system error about a named file; None for any
-    other error, which is a bug in rft.
+    """Returns the one-line message for the user: of an RftError, or of an operating system error about a
+    named file; None for any other error, which is a bug in rft.
     """
     if isinstance(error, RftError):
         return str(error)
     if isinstance(error, OSError) and error.errno in MACHINE and error.filename:
-        return f"{error.filename}: {error.strerror}; choose another folder, free space, or change its permissions"
+        return (
+            f"{error.filename}: {error.strerror}; choose another folder, free space, or change its"
+            " permissions"
+        )
     return None
 
 

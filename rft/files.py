@@ -1,7 +1,7 @@
 """Atomic file writes, and file locks held by one process.
 
-Invariant: a reader of a path written here sees the old content or the new content, never a part. A failed write leaves no
-temporary file.
+Invariant: a reader of a path written here sees the old content or the new content, never a part. A failed
+write leaves no temporary file.
 """
 
 import contextlib
@@ -50,7 +50,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def claim(file: IO[Any], refused: RftError) -> None:
-    """Locks an open file until it is closed. The operating system also releases the lock if the process crashes.
+    """Locks an open file until it is closed. The operating system also releases the lock if the process
+    crashes.
 
     Raises:
         RftError: `refused`, if another process holds the lock.

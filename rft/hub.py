@@ -1,7 +1,8 @@
 """A two-second test of whether the Hugging Face Hub is reachable.
 
-The client of the Hub retries for 23 to 49 seconds if there is no network. Therefore every request first calls `local_only`:
-without a network, cached files are used immediately, and a missing file is an error immediately.
+The client of the Hub retries for 23 to 49 seconds if there is no network. Therefore every request first calls
+`local_only`: without a network, cached files are used immediately, and a missing file is an error
+immediately.
 """
 
 import os
@@ -16,7 +17,8 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def local_only(name: str) -> bool:
-    """Returns the value for `local_files_only`: whether to look for `name`, a folder or a Hub id, only on this machine."""
+    """Returns the value for `local_files_only`: whether to look for `name`, a folder or a Hub id, only on
+    this machine."""
     return Path(name).expanduser().exists() or not reachable()
 
 
@@ -27,7 +29,8 @@ def out_of_reach(name: str) -> bool:
 
 @cache
 def reachable() -> bool:
-    """Returns whether the port of the Hub is reachable; assumed to be if a proxy is configured. Tested once per process."""
+    """Returns whether the port of the Hub is reachable; assumed to be if a proxy is configured. Tested once
+    per process."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -55,6 +58,6 @@ def unreachable(name: str) -> str:
     from huggingface_hub import constants
 
     return (
-        f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} does not answer; pass a "
-        "local folder, or download it on a machine with a network (hf download)"
+        f"{name}: no such folder, not in the cache ({constants.HF_HUB_CACHE}), and {constants.ENDPOINT} does"
+        " not answer; pass a local folder, or download it on a machine with a network (hf download)"
     )

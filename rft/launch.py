@@ -1,10 +1,11 @@
 """The `--launch` flag: `rft grpo --launch zero3 ...` is short for
 `accelerate launch --config_file launch/zero3.yaml -m rft.train.grpo ...`. The full command is printed.
 
-`accelerate launch` exits on the first signal and kills its workers after 30 seconds. This is too short to finish a step, which
-can take minutes, and to save a checkpoint. Therefore this module catches Ctrl-C, SIGTERM and SIGUSR1 and forwards them to the
-workers as SIGUSR1 (a repeated signal as SIGTERM); the launcher is set to ignore SIGUSR1. The launcher also replaces the exit code
-of an interrupted run (75) by 1, so the code is read from the run's `interrupted.json`.
+`accelerate launch` exits on the first signal and kills its workers after 30 seconds. This is too short to
+finish a step, which can take minutes, and to save a checkpoint. Therefore this module catches Ctrl-C, SIGTERM
+and SIGUSR1 and forwards them to the workers as SIGUSR1 (a repeated signal as SIGTERM); the launcher is set to
+ignore SIGUSR1. The launcher also replaces the exit code of an interrupted run (75) by 1, so the code is read
+from the run's `interrupted.json`.
 """
 
 import json
@@ -22,7 +23,14 @@ from typing import Any
 from rft.errors import RecipeError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "launch"
-OF_LAUNCHER = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
+OF_LAUNCHER = (
+    "num_processes",
+    "num_machines",
+    "machine_rank",
+    "main_process_ip",
+    "main_process_port",
+    "gpu_ids",
+)
 """Flags of the launcher; all other flags belong to the script."""
 SEGMENTS = "expandable_segments:True"
 LEFT = "interrupted.json"
@@ -41,7 +49,9 @@ def take_launch(words: list[str]) -> tuple[str | None, list[str]]:
     for i, word in enumerate(words):
         if word == "--launch" or word.startswith("--launch="):
             name, rest = (
-                (word.partition("=")[2], words[i + 1 :]) if "=" in word else ("".join(words[i + 1 : i + 2]), words[i + 2 :])
+                (word.partition("=")[2], words[i + 1 :])
+                if "=" in word
+                else ("".join(words[i + 1 : i + 2]), words[i + 2 :])
             )
             if not name or name.startswith("-"):
                 raise RecipeError(f"--launch needs a value: one of {', '.join(layouts())}")
@@ -82,7 +92,9 @@ def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[s
             for_script.append(word)
     if not any(re.match(r"--num[-_]processes", word) for word in for_launcher):
         if not gpus and layout != "one_gpu":
-            raise RecipeError(f"--launch {layout}: no GPU here; add --num_processes N to run N processes on the CPU")
+            raise RecipeError(
+                f"--launch {layout}: no GPU here; add --num_processes N to run N processes on the CPU"
+            )
         for_launcher += ["--num_processes", str(1 if layout == "one_gpu" else gpus)]
     port = _value(for_launcher, "main_process_port")
     machines = _value(for_launcher, "num_machines") or "1"
@@ -111,16 +123,18 @@ def check_port(port: int) -> None:
             probe.bind(("", port))
         except OSError:
             raise RecipeError(
-                f"--main_process_port {port}: in use by another program (another run?); omit the flag to use a "
-                "free port, or choose another port"
+                f"--main_process_port {port}: in use by another program (another run?); omit the flag to use"
+                " a free port, or choose another port"
             ) from None
 
 
 def allocator(words: Sequence[str]) -> dict[str, str]:
-    """Returns the environment variables that set the CUDA allocator of a training run: memory in expandable segments.
+    """Returns the environment variables that set the CUDA allocator of a training run: memory in expandable
+    segments.
 
-    Prefix trees differ in size from batch to batch, and segments of fixed size would fragment the memory. Returns {} if the
-    user has configured the allocator, or if vLLM's sleep mode is on, which does not support expandable segments.
+    Prefix trees differ in size from batch to batch, and segments of fixed size would fragment the memory.
+    Returns {} if the user has configured the allocator, or if vLLM's sleep mode is on, which does not support
+    expandable segments.
     """
     sleeps = str(_field(words, "vllm_enable_sleep_mode")).lower() == "true"
     chosen = any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"))
@@ -128,7 +142,8 @@ def allocator(words: Sequence[str]) -> dict[str, str]:
 
 
 def launch(layout: str, module: str, words: list[str]) -> int:
-    """Runs a training module under a layout. Returns its exit code: 75 if it was interrupted and saved a checkpoint."""
+    """Runs a training module under a layout. Returns its exit code: 75 if it was interrupted and saved a
+    checkpoint."""
     import psutil
     import torch
 
@@ -143,11 +158,14 @@ def launch(layout: str, module: str, words: list[str]) -> int:
 
     def hand_on(number: int, frame: object) -> None:
         told.append(number)
-        for child in psutil.Process(process.pid).children(recursive=True):  # torchrun starts each worker in its own session
+        # torchrun starts each worker in its own session
+        for child in psutil.Process(process.pid).children(recursive=True):
             if module in child.cmdline():
                 child.send_signal(signal.SIGUSR1 if len(told) == 1 else signal.SIGTERM)
 
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {
+        number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    }
     try:
         code = process.wait()
     finally:
@@ -160,7 +178,8 @@ def launch(layout: str, module: str, words: list[str]) -> int:
 
 
 def main() -> int:
-    """Runs `accelerate launch`, without its traceback if a process ended with a user error and has already printed it.
+    """Runs `accelerate launch`, without its traceback if a process ended with a user error and has already
+    printed it.
 
     Returns:
         The exit code of the process that failed first.
@@ -181,7 +200,8 @@ def main() -> int:
 
 
 def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
-    """Returns the words of a dry run for the layout, which needs only one process; None if the words contain no `--dry_run`."""
+    """Returns the words of a dry run for the layout, which needs only one process; None if the words contain
+    no `--dry_run`."""
     import torch
 
     if not any(re.match(r"--dry[-_]run(=|$)", word) for word in words):

@@ -1,7 +1,8 @@
 """Console output of commands.
 
-Output has the width of the terminal. In a pipe or a log file the width is `WIDTH`, or COLUMNS if that is larger, so that lines
-can be read and searched. Misleading log lines of libraries are filtered out by their text.
+Output has the width of the terminal. In a pipe or a log file the width is `WIDTH`, or COLUMNS if that is
+larger, so that lines can be read and searched. Misleading log lines of libraries are filtered out by their
+text.
 """
 
 import logging

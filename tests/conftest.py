@@ -1,4 +1,5 @@
-"""What many tests share: real data where it is, a simulated dataset, a tiny tokenizer and model, each made once a session."""
+"""What many tests share: real data where it is, a simulated dataset, a tiny tokenizer and model, each made
+once a session."""
 
 import os
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test files at a time: more threads only wait for one another
+# two test files at a time: more threads only wait for one another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

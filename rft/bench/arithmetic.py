@@ -1,9 +1,10 @@
 """Arithmetic cost of the work, and the ceiling that it sets for a speedup.
 
-An update computes matrix products three times (once forward, twice backward) and attention three and a half times (the flash
-backward recomputes the scores). A rollout runs forward once over the prompts and once more per token. Each token reads the
-weights and all earlier keys and values; if that is the bottleneck, the saving is in bytes. If operations and bytes each cost
-time at a fixed rate, the same for both sides, no speedup can be above the larger of the two ratios.
+An update computes matrix products three times (once forward, twice backward) and attention three and a half
+times (the flash backward recomputes the scores). A rollout runs forward once over the prompts and once more
+per token. Each token reads the weights and all earlier keys and values; if that is the bottleneck, the saving
+is in bytes. If operations and bytes each cost time at a fixed rate, the same for both sides, no speedup can
+be above the larger of the two ratios.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,21 @@ def update_flops(setting: Setting, tree: Tree) -> float:
 
 
 def questions_flops(setting: Setting) -> float:
-    """Returns the floating-point operations for a batch of questions over one history, without building the batch."""
+    """Returns the floating-point operations for a batch of questions over one history, without building the
+    batch."""
     history, question, completion = setting.prompt_tokens, setting.question_tokens, setting.completion_tokens
     behind = setting.questions * question + setting.rows * completion
     pairs = history * (history + 1) // 2 + history * behind
-    pairs += setting.questions * (question * (question + 1) // 2 + question * setting.generations * completion)
+    pairs += setting.questions * (
+        question * (question + 1) // 2 + question * setting.generations * completion
+    )
     pairs += setting.rows * (completion * (completion + 1) // 2)
     return _update(setting, history + behind, pairs, setting.rows * completion)
 
 
 def rows_flops(setting: Setting, rows: Sequence[Sequence[int]], labels: int) -> float:
-    """Returns the floating-point operations of an update over separate rows, with `labels` scored positions in total."""
+    """Returns the floating-point operations of an update over separate rows, with `labels` scored positions
+    in total."""
     return _update(setting, sum(map(len, rows)), sum(len(row) * (len(row) + 1) // 2 for row in rows), labels)
 
 
@@ -44,21 +49,33 @@ def rollout_ceiling(setting: Setting, tree: Tree, micro_batches: int) -> float:
         tree: the tree of the prompts.
         micro_batches: number of micro-batches in which the separate rows are generated.
     """
-    prompt, completion, rows = setting.prompt_tokens + setting.question_tokens, setting.completion_tokens, setting.rows
+    prompt, completion, rows = (
+        setting.prompt_tokens + setting.question_tokens,
+        setting.completion_tokens,
+        setting.rows,
+    )
     steps = completion - 1  # forward passes after the prefill
     pairs = rows * (steps * prompt + steps * (steps + 1) // 2)
-    stock = _forward(setting, rows * (prompt + steps), rows * prompt * (prompt + 1) // 2 + pairs, rows * completion)
+    stock = _forward(
+        setting, rows * (prompt + steps), rows * prompt * (prompt + 1) // 2 + pairs, rows * completion
+    )
     shared = _forward(setting, len(tree.tokens_T) + rows * steps, _pairs(tree) + pairs, rows * completion)
-    kept = steps * (setting.prompt_tokens + setting.questions * setting.question_tokens) + rows * steps * (steps + 1) / 2
+    kept = (
+        steps * (setting.prompt_tokens + setting.questions * setting.question_tokens)
+        + rows * steps * (steps + 1) / 2
+    )
     row_bytes = micro_batches * (steps + 1) * weight_bytes(setting) + token_bytes(setting) * pairs
     shared_bytes = (steps + 1) * weight_bytes(setting) + token_bytes(setting) * kept
     return max(stock / shared, row_bytes / shared_bytes)
 
 
 def decode_bytes(setting: Setting) -> float:
-    """Returns the bytes that a decode step reads through the tree when its suffixes have half their final length."""
+    """Returns the bytes that a decode step reads through the tree when its suffixes have half their final
+    length."""
     shared = setting.prompt_tokens + setting.questions * setting.question_tokens
-    return weight_bytes(setting) + token_bytes(setting) * (shared + setting.rows * setting.completion_tokens / 2)
+    return weight_bytes(setting) + token_bytes(setting) * (
+        shared + setting.rows * setting.completion_tokens / 2
+    )
 
 
 def weight_bytes(setting: Setting) -> float:
@@ -74,7 +91,8 @@ def token_bytes(setting: Setting) -> int:
 
 
 def speedup(figures: dict[str, Any], name: str, slow: float, fast: float, ceiling: float) -> None:
-    """Stores the ratio in `figures` under `name`. Above its ceiling, stores None there and the ratio under "noise"."""
+    """Stores the ratio in `figures` under `name`. Above its ceiling, stores None there and the ratio under
+    "noise"."""
     ratio = slow / fast
     figures[name] = ratio if ratio <= ceiling else None
     if ratio > ceiling:
@@ -82,7 +100,8 @@ def speedup(figures: dict[str, Any], name: str, slow: float, fast: float, ceilin
 
 
 def peak_flops(card: str, dtype: str) -> float | None:
-    """Returns the card's peak as its vendor states it. None if it is unknown, or if TRL, which has the table, is missing."""
+    """Returns the card's peak as its vendor states it. None if it is unknown, or if TRL, which has the table,
+    is missing."""
     try:
         from trl.trainer.utils import get_peak_flops
     except ImportError:

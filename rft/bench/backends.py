@@ -1,9 +1,9 @@
-"""Speed of attention kernels in the two calls that do nearly all of an update's attention: the history attending itself, and
-everything after the history attending it.
+"""Speed of attention kernels in the two calls that do nearly all of an update's attention: the history
+attending itself, and everything after the history attending it.
 
-A backend can replace ours only if it returns log-sum-exps and its backward accepts merged ones. Before a backend is timed, this
-is checked against float64, over keys in two halves. FlashAttention 3 and 4 are included if PyTorch can activate them
-(`torch.nn.attention.activate_flash_attention_impl`).
+A backend can replace ours only if it returns log-sum-exps and its backward accepts merged ones. Before a
+backend is timed, this is checked against float64, over keys in two halves. FlashAttention 3 and 4 are
+included if PyTorch can activate them (`torch.nn.attention.activate_flash_attention_impl`).
 """
 
 import statistics
@@ -31,21 +31,33 @@ class Ours:
 
     name = "as in training"
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor, Any]:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Any]:
         """Returns the output, the log-sum-exps, and what the backward pass needs."""
         one = call([(0, len(q))], [(0, len(k))], causal, q.device)
         out, lse = one.forward(q, k, v, scale)
         return out, lse, one
 
     def backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kept: Any, causal: bool, scale: float
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        kept: Any,
+        causal: bool,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the gradients of q, k and v."""
         return kept.backward(dout, q, k, v, out, lse, scale)
 
 
 class Cudnn:
-    """cuDNN's dense attention on one batch entry, with keys repeated per query head if `repeated`, otherwise grouped."""
+    """cuDNN's dense attention on one batch entry, with keys repeated per query head if `repeated`, otherwise
+    grouped."""
 
     name = "cuDNN"
 
@@ -55,9 +67,13 @@ class Cudnn:
 
     def _dense(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
         groups = q.shape[1] // k.shape[1] if self.repeated else 1
-        return [x.repeat_interleave(n, 1).transpose(0, 1)[None] for x, n in ((q, 1), (k, groups), (v, groups))]
+        return [
+            x.repeat_interleave(n, 1).transpose(0, 1)[None] for x, n in ((q, 1), (k, groups), (v, groups))
+        ]
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor, Any]:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
+    ) -> tuple[Tensor, Tensor, Any]:
         """Returns the output, the log-sum-exps, and what the backward pass needs."""
         out, lse, *kept = torch.ops.aten._scaled_dot_product_cudnn_attention(
             *self._dense(q, k, v), None, True, 0.0, causal, False, scale=scale
@@ -65,21 +81,44 @@ class Cudnn:
         return out[0].transpose(0, 1), lse.reshape(q.shape[1], len(q)).T, (kept, lse.shape)
 
     def backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kept: Any, causal: bool, scale: float
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        kept: Any,
+        causal: bool,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the gradients of q, k and v."""
         (cu_q, cu_k, max_q, max_k, seed, offset, _), lse_shape = kept
         dense = self._dense(q, k, v)
         dout_, out_ = (x.transpose(0, 1)[None] for x in (dout, out))
         dq, dk, dv = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            dout_, *dense, out_, lse.T.contiguous().reshape(lse_shape), seed, offset, None, cu_q, cu_k, max_q, max_k,
-            0.0, causal, scale=scale,
-        )  # fmt: skip
+            dout_,
+            *dense,
+            out_,
+            lse.T.contiguous().reshape(lse_shape),
+            seed,
+            offset,
+            None,
+            cu_q,
+            cu_k,
+            max_q,
+            max_k,
+            0.0,
+            causal,
+            scale=scale,
+        )
         shares = [x[0].transpose(0, 1) for x in (dq, dk, dv)]
         return shares[0], *(x.unflatten(1, (k.shape[1], -1)).sum(2) for x in shares[1:])
 
 
-def backends(setting: Setting, say: Say = lambda figures: None, fits: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+def backends(
+    setting: Setting, say: Say = lambda figures: None, fits: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
     """Measures errors and operations per second of every available backend.
 
     Args:
@@ -88,8 +127,10 @@ def backends(setting: Setting, say: Say = lambda figures: None, fits: Callable[[
         fits: returns whether there is time left.
 
     Returns:
-        {"backends": [{backend, error, right: whether its error is at most `MOST` times ours, forward_flops_per_second: {call:
-        rate}, backward...} or {backend, refused}], "own_calls": seconds of each node attending itself, in one call and with
+        {"backends": [{backend, error, right: whether its error is at most `MOST` times ours,
+        forward_flops_per_second: {call:
+        rate}, backward...} or {backend, refused}], "own_calls": seconds of each node attending itself, in one
+        call and with
         long and short nodes in separate calls}.
     """
     figures: dict[str, Any] = {"backends": []}
@@ -129,7 +170,10 @@ def _active(name: str) -> Iterator[None]:
         yield
         return
     if flash_attn() is not None:
-        raise ModelError("the flash_attn package is installed and takes precedence; remove it to measure this implementation")
+        raise ModelError(
+            "the flash_attn package is installed and takes precedence; remove it to measure this"
+            " implementation"
+        )
     torch.nn.attention.activate_flash_attention_impl(name)
     try:
         yield
@@ -141,24 +185,35 @@ def _operands(setting: Setting, queries: int, keys: int) -> tuple[Tensor, Tensor
     """Returns random q, k, v and gradient of the output."""
     torch.manual_seed(0)
     m, dtype = setting.shape, getattr(torch, setting.dtype)
-    heads = (queries, m["num_attention_heads"]), (keys, m["num_key_value_heads"]), (keys, m["num_key_value_heads"])
+    heads = (
+        (queries, m["num_attention_heads"]),
+        (keys, m["num_key_value_heads"]),
+        (keys, m["num_key_value_heads"]),
+    )
     q, k, v = (torch.randn(*size, m["head_dim"], device=setting.device).to(dtype) for size in heads)
     return q, k, v, torch.randn(q.shape, device=setting.device).to(dtype)
 
 
 def merged_error(backend: Any, setting: Setting) -> float:
-    """Returns the largest relative error of outputs and gradients, with keys attended in two halves merged by log-sum-exp."""
+    """Returns the largest relative error of outputs and gradients, with keys attended in two halves merged by
+    log-sum-exp."""
     tokens = min(MERGED, setting.prompt_tokens)
     q, k, v, dout = _operands(setting, tokens, tokens)
     scale, half = setting.shape["head_dim"] ** -0.5, tokens // 2
-    parts = [backend.forward(q, k[part], v[part], False, scale) for part in (slice(None, half), slice(half, None))]
+    parts = [
+        backend.forward(q, k[part], v[part], False, scale) for part in (slice(None, half), slice(half, None))
+    ]
     lse = torch.logaddexp(parts[0][1].float(), parts[1][1].float())
     out = sum(out.float() * (one.float() - lse).exp()[..., None] for out, one, _ in parts).to(q.dtype)  # type: ignore[union-attr]
     shares = [
         backend.backward(dout, q, k[part], v[part], out, lse, kept, False, scale)
         for part, (_, _, kept) in zip((slice(None, half), slice(half, None)), parts, strict=True)
     ]
-    found = out, shares[0][0].float() + shares[1][0], *(torch.cat([a, b]) for a, b in list(zip(*shares, strict=True))[1:])
+    found = (
+        out,
+        shares[0][0].float() + shares[1][0],
+        *(torch.cat([a, b]) for a, b in list(zip(*shares, strict=True))[1:]),
+    )
     q, k, v = (x.double().requires_grad_() for x in (q, k, v))
     exact, _ = attention(q, k, v, None, scale)
     truth = exact.detach(), *torch.autograd.grad(exact, (q, k, v), dout.double())
@@ -166,7 +221,8 @@ def merged_error(backend: Any, setting: Setting) -> float:
 
 
 def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
-    """Returns operations per second, forward and backward, of the history over itself and of the rest over the history."""
+    """Returns operations per second, forward and backward, of the history over itself and of the rest over
+    the history."""
     history, m = setting.prompt_tokens, setting.shape
     behind = setting.questions * (setting.question_tokens + setting.generations * setting.completion_tokens)
     scale = m["head_dim"] ** -0.5
@@ -194,7 +250,8 @@ def _seconds(backend: Any, setting: Setting, queries: int, causal: bool, scale: 
 
 
 def own_calls(setting: Setting) -> dict[str, float]:
-    """Returns the median seconds of each node attending itself: in one call, and with long and short nodes in two calls."""
+    """Returns the median seconds of each node attending itself: in one call, and with long and short nodes in
+    two calls."""
     sizes = [setting.prompt_tokens]
     for _ in range(setting.questions):
         sizes += [setting.question_tokens, *[setting.completion_tokens] * setting.generations]

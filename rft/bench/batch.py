@@ -22,8 +22,8 @@ def questions(setting: Setting) -> Batch:
 def trajectories(setting: Setting) -> Batch:
     """Returns G memory trajectories over one history.
 
-    Each trajectory has a row per chunk (the chunk, the memory before it, the rewritten memory) and a row per question (the last
-    memory, the question, an answer).
+    Each trajectory has a row per chunk (the chunk, the memory before it, the rewritten memory) and a row per
+    question (the last memory, the question, an answer).
     """
     tokens = _tokens(setting)
     rows: list[list[int]] = []
@@ -41,7 +41,8 @@ def trajectories(setting: Setting) -> Batch:
 
 
 def some(count: int, wanted: int) -> list[int]:
-    """Chooses `wanted` of `count` row indices, half from each end, so that some share a question and all a history; 0: all."""
+    """Chooses `wanted` of `count` row indices, half from each end, so that some share a question and all a
+    history; 0: all."""
     if not 0 < wanted < count:
         return list(range(count))
     first = wanted - wanted // 2

@@ -1,9 +1,9 @@
-"""`rft bench update|rollout|memory` measures what prefix sharing saves, and checks that it changes no result, in one process on
-one batch. `rft bench gpu` measures everything about a card in a given time.
+"""`rft bench update|rollout|memory` measures what prefix sharing saves, and checks that it changes no result,
+in one process on one batch. `rft bench gpu` measures everything about a card in a given time.
 
-`update` times the log-probs, entropies and gradients of one GRPO batch (Q questions over one history, G completions each).
-`rollout` times sampling the same batch. `memory` times an update on memory trajectories: G memories of a history, each written
-from T chunks of P tokens, answer Q questions.
+`update` times the log-probs, entropies and gradients of one GRPO batch (Q questions over one history, G
+completions each). `rollout` times sampling the same batch. `memory` times an update on memory trajectories: G
+memories of a history, each written from T chunks of P tokens, answer Q questions.
 """
 
 import argparse
@@ -21,19 +21,39 @@ WHAT = {
     "update": "one training update",
     "rollout": "sampling its completions",
     "memory": "an update on memory trajectories",
-    "gpu": "everything about a card within --minutes: kernels, updates, rollouts, memory, a small training run",
+    "gpu": (
+        "everything about a card within --minutes: kernels, updates, rollouts, memory, a small training run"
+    ),
 }
-SETTING = ("prompt_tokens", "questions", "question_tokens", "generations", "completion_tokens", "model", "checkpointing", "lora")
+SETTING = (
+    "prompt_tokens",
+    "questions",
+    "question_tokens",
+    "generations",
+    "completion_tokens",
+    "model",
+    "checkpointing",
+    "lora",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `rft bench`."""
-    what = parser.add_subparsers(dest="what", required=True, metavar="WHAT", help="; ".join(f"{k}: {v}" for k, v in WHAT.items()))
+    what = parser.add_subparsers(
+        dest="what", required=True, metavar="WHAT", help="; ".join(f"{k}: {v}" for k, v in WHAT.items())
+    )
     for name in ("update", "rollout", "memory"):
         _add_setting(what.add_parser(name, help=WHAT[name]), name)
     gpu = what.add_parser("gpu", help=WHAT["gpu"])
-    gpu.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder for gpu.json and log.txt")
-    gpu.add_argument("--minutes", type=float, default=8.0, help="total time, divided among the parts (default: %(default)g)")
+    gpu.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="output folder for gpu.json and log.txt"
+    )
+    gpu.add_argument(
+        "--minutes",
+        type=float,
+        default=8.0,
+        help="total time, divided among the parts (default: %(default)g)",
+    )
     gpu.add_argument("--rehearse", action="store_true", help="run the same code on a CPU, at toy sizes")
 
 
@@ -43,7 +63,11 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
     def number(name: str, letter: str, words: str) -> None:
         default = getattr(plain, name)
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=default, metavar=letter, help=f"{words} (default: {default})"
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=default,
+            metavar=letter,
+            help=f"{words} (default: {default})",
         )
 
     number("prompt_tokens", "P", "tokens per history chunk" if what == "memory" else "tokens in the history")
@@ -54,22 +78,48 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
     if what == "memory":
         number("chunks", "T", "chunks per history")
         number("memory_tokens", "M", "tokens per memory")
-    parser.add_argument("--model", choices=sorted(MODELS), default="tiny", help="model shape; weights are random (default: tiny)")
     parser.add_argument(
-        "--device", choices=["cpu", "cuda"], default="cpu", help="cpu uses float32, cuda bfloat16 (default: %(default)s)"
+        "--model",
+        choices=sorted(MODELS),
+        default="tiny",
+        help="model shape; weights are random (default: tiny)",
     )
-    parser.add_argument("--checkpointing", action="store_true", help="use gradient checkpointing on every path")
-    parser.add_argument("--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights")
-    parser.add_argument("--tree-only", action="store_true", help="skip the baselines and measure only the tree")
     parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="repeats per path; the median counts (default: %(default)s)"
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cpu uses float32, cuda bfloat16 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="use gradient checkpointing on every path"
+    )
+    parser.add_argument(
+        "--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights"
+    )
+    parser.add_argument(
+        "--tree-only", action="store_true", help="skip the baselines and measure only the tree"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        metavar="N",
+        help="repeats per path; the median counts (default: %(default)s)",
     )
     if what != "rollout":
         parser.add_argument(
-            "--baseline-rows", type=int, default=4, metavar="N",
-            help="rows on which baselines are timed, to extrapolate to all rows; 0 for all (default: %(default)s)",
-        )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file, as they are measured")
+            "--baseline-rows",
+            type=int,
+            default=4,
+            metavar="N",
+            help=(
+                "rows on which baselines are timed, to extrapolate to all rows; 0 for all (default:"
+                " %(default)s)"
+            ),
+        )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file, as they are measured"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,9 +142,13 @@ def run(args: argparse.Namespace) -> int:
     from rft.train.malloc import keep_freed_memory
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device cuda, but torch sees no CUDA device: use --device cpu, or a CUDA build of torch")
+        raise ModelError(
+            "--device cuda, but torch sees no CUDA device: use --device cpu, or a CUDA build of torch"
+        )
     if args.repeats < (1 if args.tree_only else LEAST):
-        raise ModelError(f"--repeats {args.repeats}: a comparison needs at least {LEAST}; --tree-only needs only one")
+        raise ModelError(
+            f"--repeats {args.repeats}: a comparison needs at least {LEAST}; --tree-only needs only one"
+        )
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rft.bench").setLevel(logging.INFO)

@@ -13,7 +13,11 @@ import torch
 
 def name(device: str) -> str:
     """Returns the name of the card, or the processor and its number of threads."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
 
 
 def wait(device: str) -> None:

@@ -1,4 +1,5 @@
-"""Peak memory of an update by the estimate of `--dry-run`, without the optimizer, since benchmarks have none."""
+"""Peak memory of an update by the estimate of `--dry-run`, without the optimizer, since benchmarks have
+none."""
 
 from typing import Any
 
@@ -16,5 +17,7 @@ def estimated_bytes(setting: Setting, model: Any, tokens: int, scored: int) -> i
         scored: number of positions with logits.
     """
     work = Workload(tokens, scored, setting.checkpointing, accumulates=True)
-    parts = estimate(ModelShape.of(model, half=setting.lora and setting.dtype == "bfloat16"), Parallelism(), work)["update"]
+    parts = estimate(
+        ModelShape.of(model, half=setting.lora and setting.dtype == "bfloat16"), Parallelism(), work
+    )["update"]
     return int(sum(size for name, size in parts.items() if name != "optimizer"))

@@ -1,7 +1,8 @@
 """`rft bench gpu`: measures everything about a card in one command and a given time.
 
-Invariant: everything measured is on disk. `gpu.json` is written after every part and whenever a part has new figures. If a part
-fails, hangs or dies, only that part is lost. The parts share the time by their weights; time that one leaves goes to the others.
+Invariant: everything measured is on disk. `gpu.json` is written after every part and whenever a part has new
+figures. If a part fails, hangs or dies, only that part is lost. The parts share the time by their weights;
+time that one leaves goes to the others.
 """
 
 import json
@@ -32,7 +33,8 @@ Outcome = tuple[str, dict[str, Any], str]
 class Worker:
     """The process in which parts run.
 
-    It is replaced after a failure or a stop, because a device that failed once may keep failing in that process.
+    It is replaced after a failure or a stop, because a device that failed once may keep failing in that
+    process.
     """
 
     def __init__(self, out: Path, rehearse: bool, target: Work):
@@ -40,7 +42,12 @@ class Worker:
         self.process: Any = None
 
     def run(
-        self, part: str, seconds: float, limit: float, done: dict[str, Any], say: Callable[[dict[str, Any]], None]
+        self,
+        part: str,
+        seconds: float,
+        limit: float,
+        done: dict[str, Any],
+        say: Callable[[dict[str, Any]], None],
     ) -> Outcome:
         """Runs a part that should take `seconds`, and stops it after `limit` seconds."""
         end = time.monotonic() + limit
@@ -60,7 +67,11 @@ class Worker:
                 say(figures)
         except OSError as error:  # the other end of the pipe is closed
             status, why = "failed", str(error)
-        return self._replaced(status, figures, why) if status in ("failed", "stopped") else (status, figures, why)
+        return (
+            self._replaced(status, figures, why)
+            if status in ("failed", "stopped")
+            else (status, figures, why)
+        )
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -76,7 +87,11 @@ class Worker:
             return self.pipe.recv()
         except EOFError:
             self.process.join(5)
-            return "failed", {}, f"its process died (exit code {self.process.exitcode}); log.txt contains its last output"
+            return (
+                "failed",
+                {},
+                f"its process died (exit code {self.process.exitcode}); log.txt contains its last output",
+            )
 
     def _replaced(self, *outcome: Any) -> Outcome:
         self.end()
@@ -91,7 +106,9 @@ class Worker:
             self.process = None
 
 
-def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work) -> int:
+def gpu(
+    out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work
+) -> int:
     """Measures, and prints one line per part and a table at the end.
 
     Args:
@@ -108,12 +125,15 @@ def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(
         ModelError: there is no CUDA device.
     """
     start = time.monotonic()
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # read when a worker initializes CUDA
+    # read when a worker initializes CUDA
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not rehearse:
         import torch
 
         if not torch.cuda.is_available():
-            raise ModelError("torch sees no CUDA device here: --rehearse runs the same code on a CPU, at toy sizes")
+            raise ModelError(
+                "torch sees no CUDA device here: --rehearse runs the same code on a CPU, at toy sizes"
+            )
     out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "what": "gpu",
@@ -142,7 +162,9 @@ def gpu(out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(
             entry["status"], figures, why = outcome
             entry |= {"seconds": round(time.monotonic() - began, 1)} | ({"why": why} if why else {})
             keep(figures)
-            print(f"{part}: {entry['status']}, {entry['seconds']:.0f} s{f': {why}' if why else ''}", flush=True)
+            print(
+                f"{part}: {entry['status']}, {entry['seconds']:.0f} s{f': {why}' if why else ''}", flush=True
+            )
     finally:
         worker.end()
     show_gpu(result)

@@ -1,8 +1,9 @@
-"""Checks of the attention calls in training and sampling against float64: outputs, log-sum-exps and gradients, in the shapes in
-which kernels differ (spans of one token, few queries over a long history, strided operands, every head size).
+"""Checks of the attention calls in training and sampling against float64: outputs, log-sum-exps and
+gradients, in the shapes in which kernels differ (spans of one token, few queries over a long history, strided
+operands, every head size).
 
-The yardstick is the error of plain attention in the same dtype: a call is right if its error is at most `MOST` times as large.
-A shape or dtype that no kernel of this device supports is reported separately.
+The yardstick is the error of plain attention in the same dtype: a call is right if its error is at most
+`MOST` times as large. A shape or dtype that no kernel of this device supports is reported separately.
 """
 
 import math
@@ -57,7 +58,8 @@ def kernels(
     """Measures the error of every case in every dtype.
 
     Returns:
-        {"cases": [{case, dtype, error, yardstick, right} or {case, dtype, refused}], "wrong": number of wrong cases, "skipped":
+        {"cases": [{case, dtype, error, yardstick, right} or {case, dtype, refused}], "wrong": number of wrong
+        cases, "skipped":
         their names}.
     """
     figures: dict[str, Any] = {"cases": [], "wrong": 0, "skipped": []}
@@ -80,12 +82,14 @@ def kernels(
 
 
 def judged(found: Tensors, exact: Tensors, plain: Tensors) -> dict[str, Any]:
-    """Returns the largest relative error over outputs, log-sum-exps and gradients, with the error of plain attention."""
+    """Returns the largest relative error over outputs, log-sum-exps and gradients, with the error of plain
+    attention."""
     worst: dict[str, Any] = {"error": 0.0, "yardstick": 0.0, "right": True, "of": "out"}
     sizes = {name: truth.norm().item() / truth.numel() ** 0.5 for name, truth in exact.items()}
     gradients = max((size for name, size in sizes.items() if name in GRADIENTS), default=0.0)
     for name, truth in exact.items():
-        size = gradients if name in GRADIENTS else sizes[name]  # the gradient of a query alone may be 0: it has a single key
+        # the gradient of a query alone may be 0: it has a single key
+        size = gradients if name in GRADIENTS else sizes[name]
         error, yardstick = (_error(x[name], truth, size) for x in (found, plain))
         right = error <= max(MOST * yardstick, LEAST)
         if (not right, error) > (not worst["right"], worst["error"]):
@@ -98,7 +102,9 @@ def _error(x: Tensor, truth: Tensor, size: float) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def attention(q_LHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_LS: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def attention(
+    q_LHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_LS: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     """Plain attention, with scores and softmax in at least float32.
 
     Returns:
@@ -106,21 +112,33 @@ def attention(q_LHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, seen_LS: Tensor | Non
     """
     groups = q_LHD.shape[1] // k_SKD.shape[1]
     k, v = (x.repeat_interleave(groups, 1) for x in (k_SKD, v_SKD))
-    scores_HLS = torch.einsum("lhd,shd->hls", q_LHD, k).to(torch.promote_types(q_LHD.dtype, torch.float32)) * scale
+    scores_HLS = (
+        torch.einsum("lhd,shd->hls", q_LHD, k).to(torch.promote_types(q_LHD.dtype, torch.float32)) * scale
+    )
     if seen_LS is not None:
         scores_HLS = scores_HLS.masked_fill(~seen_LS, -torch.inf)
     return torch.einsum("hls,shd->lhd", scores_HLS.softmax(-1).to(q_LHD.dtype), v), scores_HLS.logsumexp(-1).T
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[str, Callable[[torch.device, torch.dtype], tuple[Tensors, Tensors, Tensors]]]]:
+def cases(
+    sizes: Sizes,
+) -> Iterator[tuple[str, Callable[[torch.device, torch.dtype], tuple[Tensors, Tensors, Tensors]]]]:
     """Yields the name of each case, and a function from device and dtype to (found, exact, plain)."""
     rng = random.Random(0)
     ones = [(i, i + 1) for i in range(sizes.rows)]
-    uneven = spans_of([1, 1, 37, *(rng.randrange(1, max(2, sizes.short // 4)) for _ in range(4)), sizes.short])
+    uneven = spans_of(
+        [1, 1, 37, *(rng.randrange(1, max(2, sizes.short // 4)) for _ in range(4)), sizes.short]
+    )
     last = uneven[-1][1]
     parents, children = [uneven[2], uneven[-1]], [(last, last + 1), (last + 1, last + 40)]
 
-    def spans(queries: list[Span], keys: list[Span], causal: bool, size: int = sizes.head_size, strided: bool = False) -> Any:
+    def spans(
+        queries: list[Span],
+        keys: list[Span],
+        causal: bool,
+        size: int = sizes.head_size,
+        strided: bool = False,
+    ) -> Any:
         return lambda device, dtype: _call(sizes, queries, keys, causal, size, strided, device, dtype)
 
     yield "uneven spans, causal", spans(uneven, uneven, True)
@@ -132,7 +150,10 @@ def cases(sizes: Sizes) -> Iterator[tuple[str, Callable[[torch.device, torch.dty
     for size in sizes.head_sizes:
         yield f"head size {size}", spans(uneven, uneven, True, size)
     yield "decode, own suffix", lambda device, dtype: _decode(sizes, sizes.rows, 75, 128, device, dtype)
-    yield "decode, over the history", lambda device, dtype: _decode(sizes, 1, sizes.long, sizes.long, device, dtype)
+    yield (
+        "decode, over the history",
+        lambda device, dtype: _decode(sizes, 1, sizes.long, sizes.long, device, dtype),
+    )
     yield "a tree", lambda device, dtype: _tree(sizes, device, dtype)
 
 
@@ -204,7 +225,11 @@ def _tree(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tenso
     rng, size = random.Random(1), sizes.head_size
     root = [rng.randrange(99) for _ in range(sizes.short)]
     asked = [root + [rng.randrange(99) for _ in range(n)] for n in (40, 64, 33)]
-    rows = [prompt + [rng.randrange(99) for _ in range(rng.randrange(1, 40))] for prompt in asked for _ in range(3)]
+    rows = [
+        prompt + [rng.randrange(99) for _ in range(rng.randrange(1, 40))]
+        for prompt in asked
+        for _ in range(3)
+    ]
     tree = Tree(rows, [len(prompt) for prompt in asked for _ in range(3)], device=device)
     total = len(tree.tokens_T)
     q = _random(device, dtype, total, sizes.heads, size)

@@ -1,5 +1,5 @@
-"""The longest history whose update fits. Lengths are tried from the longest down. Those whose estimated memory or time is too
-large are skipped by name. The first one that runs is measured, in one pass.
+"""The longest history whose update fits. Lengths are tried from the longest down. Those whose estimated
+memory or time is too large are skipped by name. The first one that runs is measured, in one pass.
 """
 
 import time
@@ -33,7 +33,8 @@ def longest(
         say: called with the figures so far.
 
     Returns:
-        {"lengths": [{prompt_tokens, tokens, estimated_bytes, expected_seconds, then bytes and seconds, or why_not}], and for the
+        {"lengths": [{prompt_tokens, tokens, estimated_bytes, expected_seconds, then bytes and seconds, or
+        why_not}], and for the
         length that ran "prompt_tokens", "bytes", "estimated_bytes", "seconds"}.
     """
     end = time.monotonic() + seconds
@@ -50,23 +51,35 @@ def longest(
         }
         figures["lengths"].append(entry)
         if needed > USABLE * free:
-            entry["why_not"] = f"needs about {needed / 2**30:.1f} GiB by estimate, {free / 2**30:.1f} GiB are free"
+            entry["why_not"] = (
+                f"needs about {needed / 2**30:.1f} GiB by estimate, {free / 2**30:.1f} GiB are free"
+            )
         elif time.monotonic() + entry["expected_seconds"] > end:
-            entry["why_not"] = f"takes about {entry['expected_seconds']:.0f} s, {max(0.0, end - time.monotonic()):.0f} s are left"
+            entry["why_not"] = (
+                f"takes about {entry['expected_seconds']:.0f} s, {max(0.0, end - time.monotonic()):.0f} s are"
+                " left"
+            )
         else:
             try:
                 entry |= measured(one)
             except RuntimeError as error:  # usually out of memory
                 entry["why_not"] = device.one_line(error)
         if "seconds" in entry:
-            return figures | {key: entry.get(key) for key in ("prompt_tokens", "tokens", "bytes", "estimated_bytes", "seconds")}
+            return figures | {
+                key: entry.get(key)
+                for key in ("prompt_tokens", "tokens", "bytes", "estimated_bytes", "seconds")
+            }
         say(figures)
     return figures
 
 
 def tokens(setting: Setting) -> int:
     """Returns the number of tokens in the batch's tree."""
-    return setting.prompt_tokens + setting.questions * setting.question_tokens + setting.rows * setting.completion_tokens
+    return (
+        setting.prompt_tokens
+        + setting.questions * setting.question_tokens
+        + setting.rows * setting.completion_tokens
+    )
 
 
 def needed_bytes(setting: Setting) -> int:
@@ -81,4 +94,8 @@ def measured(setting: Setting) -> dict[str, Any]:
     work.warm_up()
     seconds, (beyond, _) = once(setting.device, lambda: device.peak(setting.device, work.shared))
     found = memory(setting, work.model, work.tree(work.all), beyond)
-    return {"seconds": seconds, "bytes": found.get("update_bytes"), "flops_per_second": questions_flops(setting) / seconds}
+    return {
+        "seconds": seconds,
+        "bytes": found.get("update_bytes"),
+        "flops_per_second": questions_flops(setting) / seconds,
+    }

@@ -1,5 +1,5 @@
-"""The parts of `rft bench gpu`, and the process that runs them one after the other, each separately, so that an error in one
-does not affect the others. A part without enough memory or time is skipped, with the reason.
+"""The parts of `rft bench gpu`, and the process that runs them one after the other, each separately, so that
+an error in one does not affect the others. A part without enough memory or time is skipped, with the reason.
 """
 
 import math
@@ -16,7 +16,8 @@ from rft.bench.setting import Setting
 
 GIB = 2**30
 OURS = 2 * GIB  # the driver and the context of this process take at most this much of a card's memory
-PACE = 0.25  # expected rate of an update before it is measured, as a share of the rate of a large matrix product
+# expected rate of an update before it is measured, as a share of the rate of a large matrix product
+PACE = 0.25
 
 
 class Skipped(Exception):
@@ -121,7 +122,10 @@ class Job:
         if size > free:
             raise Skipped(f"needs about {size / GIB:.1f} GiB, {free / GIB:.1f} GiB are free on this card")
         if seconds > self.seconds:
-            raise Skipped(f"takes about {seconds:.0f} s, but its share of the time is {self.seconds:.0f} s; raise --minutes")
+            raise Skipped(
+                f"takes about {seconds:.0f} s, but its share of the time is {self.seconds:.0f} s; raise"
+                " --minutes"
+            )
 
 
 def card(job: Job) -> dict[str, Any]:
@@ -133,7 +137,11 @@ def card(job: Job) -> dict[str, Any]:
     from rft.runs.tracking import PACKAGES, versions
 
     side, on, dtype = job.scale.product, job.on, torch.bfloat16
-    figures: dict[str, Any] = {"name": device.name(on), "versions": versions((*PACKAGES, "flash-attn")), "notes": []}
+    figures: dict[str, Any] = {
+        "name": device.name(on),
+        "versions": versions((*PACKAGES, "flash-attn")),
+        "notes": [],
+    }
     if on == "cuda":
         free, total = torch.cuda.mem_get_info()
         figures |= {
@@ -162,8 +170,8 @@ def others_note(total: int, taken: int) -> list[str]:
     if taken <= OURS:
         return []
     return [
-        f"other processes use {taken / GIB:.1f} of {total / GIB:.1f} GiB of this card: times may be worse than on an idle card, "
-        "and parts that need more than the free memory are skipped"
+        f"other processes use {taken / GIB:.1f} of {total / GIB:.1f} GiB of this card: times may be worse"
+        " than on an idle card, and parts that need more than the free memory are skipped"
     ]
 
 
@@ -175,7 +183,10 @@ def flash_attn_note(installed: str | None) -> list[str]:
 
     if installed is None or parse(installed) >= parse(FLASH_ATTN):
         return []
-    return [f"flash-attn {installed}: expected {FLASH_ATTN} or newer; it is ignored, and PyTorch's own kernels are measured"]
+    return [
+        f"flash-attn {installed}: expected {FLASH_ATTN} or newer; it is ignored, and PyTorch's own kernels"
+        " are measured"
+    ]
 
 
 def kernels(job: Job) -> dict[str, Any]:
@@ -184,8 +195,11 @@ def kernels(job: Job) -> dict[str, Any]:
     from rft.bench.kernels import kernels as measure
 
     shape = job.scale.setting.shape
-    sizes = Sizes(job.scale.long, job.scale.short, 8, 2, shape["head_dim"], job.scale.head_sizes, job.scale.setting.rows)
-    job.needs(8 * 8 * 8 * max(128 * sizes.long, sizes.short**2))  # scores of 8 heads in float64, several copies
+    sizes = Sizes(
+        job.scale.long, job.scale.short, 8, 2, shape["head_dim"], job.scale.head_sizes, job.scale.setting.rows
+    )
+    # scores of 8 heads in float64, several copies
+    job.needs(8 * 8 * 8 * max(128 * sizes.long, sizes.short**2))
     return measure(job.on, sizes, job.say, lambda: time.monotonic() < job.end)
 
 
@@ -252,7 +266,9 @@ def training(job: Job) -> dict[str, Any]:
     from rft.train.runner import set_up_logging
 
     set_up_logging()
-    return measure(job.out / "training", job.on, job.scale.personas, job.scale.words, job.end - time.monotonic(), job.say)
+    return measure(
+        job.out / "training", job.on, job.scale.personas, job.scale.words, job.end - time.monotonic(), job.say
+    )
 
 
 PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
@@ -270,7 +286,8 @@ PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
 def work(pipe: Connection, out: Path, rehearse: bool) -> None:
     """Runs the parts that arrive through the pipe as (name, seconds, done).
 
-    It answers with ("figures", ...) during a part and (status, figures, why) at its end. All output goes to log.txt in `out`.
+    It answers with ("figures", ...) during a part and (status, figures, why) at its end. All output goes to
+    log.txt in `out`.
     """
     log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -288,7 +305,13 @@ def work(pipe: Connection, out: Path, rehearse: bool) -> None:
         except EOFError:
             return
         print(f"--- {name}", file=sys.stderr, flush=True)
-        job = Job(TOY if rehearse else PAPER, out, seconds, done, lambda figures: pipe.send(("figures", figures, "")))
+        job = Job(
+            TOY if rehearse else PAPER,
+            out,
+            seconds,
+            done,
+            lambda figures: pipe.send(("figures", figures, "")),
+        )
         try:
             pipe.send(("done", PARTS[name][1](job), ""))
         except Skipped as why:

@@ -1,5 +1,5 @@
-"""A model with random weights that runs as in training: adapter products in bfloat16 under autocast, and no input cast to float32
-before autocast casts it back."""
+"""A model with random weights that runs as in training: adapter products in bfloat16 under autocast, and no
+input cast to float32 before autocast casts it back."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,10 +12,18 @@ from rft.prefix_tree.attention import enable
 
 
 def policy(setting: Setting) -> Any:
-    """Returns the setting's model in training mode. Its gradients exist as zeros, so no measurement includes their creation."""
+    """Returns the setting's model in training mode. Its gradients exist as zeros, so no measurement includes
+    their creation."""
     torch.manual_seed(0)
-    longest = setting.prompt_tokens + setting.question_tokens + setting.completion_tokens + 2 * setting.memory_tokens
-    config = Qwen3Config(**setting.shape, tie_word_embeddings=True, max_position_embeddings=max(40960, longest))
+    longest = (
+        setting.prompt_tokens
+        + setting.question_tokens
+        + setting.completion_tokens
+        + 2 * setting.memory_tokens
+    )
+    config = Qwen3Config(
+        **setting.shape, tie_word_embeddings=True, max_position_embeddings=max(40960, longest)
+    )
     with torch.device(setting.device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, setting.dtype))
     enable(model)
@@ -37,7 +45,8 @@ def policy(setting: Setting) -> Any:
 
 
 def precision(setting: Setting) -> AbstractContextManager:
-    """Returns autocast if adapters in float32 are used with weights in bfloat16, otherwise a context without effect."""
+    """Returns autocast if adapters in float32 are used with weights in bfloat16, otherwise a context without
+    effect."""
     if setting.lora and setting.dtype == "bfloat16":
         return torch.autocast(setting.device, torch.bfloat16)
     return nullcontext()

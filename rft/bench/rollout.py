@@ -1,7 +1,9 @@
-"""Sampling a batch's completions: through the tree, and by transformers' generate with as many rows at a time as fit.
+"""Sampling a batch's completions: through the tree, and by transformers' generate with as many rows at a time
+as fit.
 
-generate is timed on one micro-batch. If there are several, the others are assumed to take as long (`baseline_extrapolated`).
-With fewer rows than fit it would look slower than it is, so if there is not enough time for the full micro-batch it is not timed.
+generate is timed on one micro-batch. If there are several, the others are assumed to take as long
+(`baseline_extrapolated`). With fewer rows than fit it would look slower than it is, so if there is not enough
+time for the full micro-batch it is not timed.
 """
 
 import math
@@ -78,40 +80,57 @@ def rollout(
         stock(1, 2)
         alone, _ = once(on, lambda: stock(1, 1))
         longer, (one, _) = once(on, lambda: device.peak(on, lambda: stock(1)))
-        size = len(prompts) if not one else min(len(prompts), max(1, int(SHARE * device.free_bytes(on) / one)))
+        size = (
+            len(prompts) if not one else min(len(prompts), max(1, int(SHARE * device.free_bytes(on) / one)))
+        )
         expected = size * alone + GROWTH * (longer - alone)
         if repeats * (whole + brief + expected) <= end - time.monotonic():
             figures["stock_micro_batch"] = size
             works["stock"] = lambda: stock(size)
         else:
-            figures["skipped"] = [f"transformers generate: not enough time for {repeats} repeats of {size} rows at once"]
+            figures["skipped"] = [
+                f"transformers generate: not enough time for {repeats} repeats of {size} rows at once"
+            ]
     times, others = in_turns(on, works, repeats)
     figures |= others | times["tree"].figures("tree", on) | times["prefill"].figures("tree_prefill", on)
     figures["tree_tokens_per_second"] = len(prompts) * count / figures["tree_seconds"]
     if count > 1:
-        figures["tree_token_seconds"] = (figures["tree_seconds"] - figures["tree_prefill_seconds"]) / (count - 1)
+        figures["tree_token_seconds"] = (figures["tree_seconds"] - figures["tree_prefill_seconds"]) / (
+            count - 1
+        )
         figures["tree_token_bytes"] = decode_bytes(setting)
     if "stock" in works:
         micro_batches = math.ceil(len(prompts) / size)
         figures["stock_peak_bytes"], _ = device.peak(on, lambda: stock(size, 2))
         if micro_batches > 1:
-            figures["baseline_extrapolated"] = f"from {size} of {len(prompts)} rows at once, {micro_batches} times as long"
+            figures["baseline_extrapolated"] = (
+                f"from {size} of {len(prompts)} rows at once, {micro_batches} times as long"
+            )
         figures |= times["stock"].figures("stock", on, len(prompts) / size)
         figures["ceiling"] = rollout_ceiling(setting, tree, micro_batches)
         speedup(figures, "speedup", figures["stock_seconds"], figures["tree_seconds"], figures["ceiling"])
         if on == "cpu":
-            speedup(figures, "speedup_cpu", figures["stock_cpu_seconds"], figures["tree_cpu_seconds"], figures["ceiling"])
+            speedup(
+                figures,
+                "speedup_cpu",
+                figures["stock_cpu_seconds"],
+                figures["tree_cpu_seconds"],
+                figures["ceiling"],
+            )
     say(figures)
     if count > 4:
         try:
-            figures["tree_token_operations"] = (operations(on, lambda: shared(4)) - operations(on, lambda: shared(1))) / 3
+            figures["tree_token_operations"] = (
+                operations(on, lambda: shared(4)) - operations(on, lambda: shared(1))
+            ) / 3
         except RuntimeError as error:  # the profiler is not allowed here
             figures.setdefault("skipped", []).append(f"operations per token: {device.one_line(error)}")
     return figures
 
 
 def operations(on: str, work: Callable[[], Any]) -> int:
-    """Counts the kernels that the work launches on a GPU, or the operators that it calls on a CPU, including nested ones."""
+    """Counts the kernels that the work launches on a GPU, or the operators that it calls on a CPU, including
+    nested ones."""
     kinds = [torch.profiler.ProfilerActivity.CPU, *[torch.profiler.ProfilerActivity.CUDA] * (on == "cuda")]
     with torch.profiler.profile(activities=kinds) as profile:
         work()

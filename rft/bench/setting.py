@@ -42,7 +42,8 @@ class Setting:
     Attributes:
         model: name of the shape in MODELS.
         device: "cpu" or "cuda".
-        dtype: dtype of the weights. With bfloat16 weights, LoRA's adapters are float32 and run under autocast.
+        dtype: dtype of the weights. With bfloat16 weights, LoRA's adapters are float32 and run under
+            autocast.
         prompt_tokens: tokens in the history, or per history chunk of memory trajectories.
         questions: questions per history.
         question_tokens: tokens per question.

@@ -21,7 +21,8 @@ SHARE = 2 / 3  # maximum share of the free memory
 
 
 class StockTRL:
-    """The update of a batch by TRL's own path. Without a tree, a forward pass uses transformers' sdpa, as in stock TRL."""
+    """The update of a batch by TRL's own path. Without a tree, a forward pass uses transformers' sdpa, as in
+    stock TRL."""
 
     def __init__(self, work: Update):
         self.work, self.on = work, work.setting.device
@@ -36,7 +37,12 @@ class StockTRL:
             ids_BL = torch.tensor([self.work.rows[i] for i in part], device=self.on)
             with precision(self.work.setting):
                 logps_BC, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
-                    self.trainer, self.work.model, ids_BL, torch.ones_like(ids_BL), self.work.width, compute_entropy=True
+                    self.trainer,
+                    self.work.model,
+                    ids_BL,
+                    torch.ones_like(ids_BL),
+                    self.work.width,
+                    compute_entropy=True,
                 )
             self.work.backward(logps_BC, part)
 

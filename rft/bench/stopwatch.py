@@ -1,8 +1,8 @@
-"""Timing of works that are compared: they take turns, so that a slow period of the machine affects all of them, and the median
-of their times counts.
+"""Timing of works that are compared: they take turns, so that a slow period of the machine affects all of
+them, and the median of their times counts.
 
-On a CPU, the CPU seconds of this process and the share of the machine used by others are recorded as well as the wall-clock
-seconds. If others used some of it, compare CPU seconds.
+On a CPU, the CPU seconds of this process and the share of the machine used by others are recorded as well as
+the wall-clock seconds. If others used some of it, compare CPU seconds.
 """
 
 import logging
@@ -30,7 +30,8 @@ class Times:
     result: Any = None
 
     def figures(self, name: str, on: str, factor: float = 1.0) -> dict[str, Any]:
-        """Returns medians and all repeats, by figure. `factor` scales times measured on a part of the batch."""
+        """Returns medians and all repeats, by figure. `factor` scales times measured on a part of the
+        batch."""
         found: dict[str, Any] = {f"{name}_seconds": factor * statistics.median(self.seconds)}
         if on == "cpu":
             found[f"{name}_cpu_seconds"] = factor * statistics.median(self.cpu_seconds)
@@ -46,11 +47,14 @@ def once(on: str, work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def in_turns(on: str, works: Mapping[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, Times], dict[str, float]]:
+def in_turns(
+    on: str, works: Mapping[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, Times], dict[str, float]]:
     """Runs each work `repeats` times, in turns, and logs each time.
 
     Returns:
-        The times by work, and on a CPU {"others_cpu_share": share of the machine's CPU time used by other processes}.
+        The times by work, and on a CPU {"others_cpu_share": share of the machine's CPU time used by other
+        processes}.
     """
     times = {name: Times() for name in works}
     start, others = time.perf_counter(), _others_seconds()

@@ -33,15 +33,22 @@ BUSY = 0.05  # share of the machine's CPU time above which other work is reporte
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints the figures of `rft bench update`, `rollout` or `memory`: one line per path, then the conclusions."""
-    title = "{what}: P={prompt_tokens} Q={questions} q={question_tokens} G={generations} C={completion_tokens}".format(**result)
+    """Prints the figures of `rft bench update`, `rollout` or `memory`: one line per path, then the
+    conclusions."""
+    title = "{what}: P={prompt_tokens} Q={questions} q={question_tokens} G={generations} ".format(**result)
+    title += "C={completion_tokens}".format(**result)
     if result["what"] == "memory":
         title += " T={chunks} M={memory_tokens}".format(**result)
     columns = ["path", "seconds", "peak memory", ""]
     table = Table(*columns, title=f"{title}, {result['model']} on {result['device_name']}")
     for key, name in PATHS.items():
         if f"{key}_seconds" in result:
-            table.add_row(name, f"{result[f'{key}_seconds']:.2f}", memory(result.get(f"{key}_peak_bytes")), note(result, key))
+            table.add_row(
+                name,
+                f"{result[f'{key}_seconds']:.2f}",
+                memory(result.get(f"{key}_peak_bytes")),
+                note(result, key),
+            )
     console = screen()
     console.print(table)
     for line in sayings(result):
@@ -66,11 +73,15 @@ def sayings(figures: dict[str, Any]) -> Iterator[str]:
             yield f"{figures[key]:>10.4g}  {meaning}"
         elif key in figures.get("noise", {}):
             yield (
-                f"{'noise':>10}  {figures['noise'][key]:.3g} {meaning}: above the ceiling of {figures['ceiling']:.3g}, so not a "
-                "speedup; repeat it on an idle machine, or with longer rows"
+                f"{'noise':>10}  {figures['noise'][key]:.3g} {meaning}: above the ceiling of"
+                f" {figures['ceiling']:.3g}, so not a speedup; repeat it on an idle machine, or with longer"
+                " rows"
             )
     if figures.get("others_cpu_share", 0.0) > BUSY:
-        yield f"{figures['others_cpu_share']:>10.0%}  of the machine's CPU time went to other work: compare CPU times"
+        yield (
+            f"{figures['others_cpu_share']:>10.0%}  of the machine's CPU time went to other work: compare CPU"
+            " times"
+        )
     if figures.get("update_bytes", 0) > SEEN:
         yield estimate(figures["update_bytes"], figures["update_estimated_bytes"])
     for line in figures.get("skipped", []):
@@ -85,15 +96,17 @@ def memory(size: float | None) -> str:
 def estimate(measured: float, estimated: float) -> str:
     """Formats a measured peak with its estimate."""
     return (
-        f"{measured / GIB:>10.4g}  GiB peak of an update without its optimizer; --dry-run estimates {estimated / GIB:.4g} GiB "
-        f"({estimated / measured - 1:+.0%})"
+        f"{measured / GIB:>10.4g}  GiB peak of an update without its optimizer; --dry-run estimates"
+        f" {estimated / GIB:.4g} GiB ({estimated / measured - 1:+.0%})"
     )
 
 
 def show_gpu(result: dict[str, Any]) -> None:
     """Prints the figures of `rft bench gpu` by part, with the reason if a part has none."""
     card = result["parts"].get("card", {}).get("figures", {})
-    title = f"{'rehearsal on ' if result['rehearsal'] else ''}{card.get('name', 'this device')}, {result['date']}"
+    title = (
+        f"{'rehearsal on ' if result['rehearsal'] else ''}{card.get('name', 'this device')}, {result['date']}"
+    )
     table = Table("part", "figure", "", title=title)
     for name, part in result["parts"].items():
         rows = list(SUMMARIES[name](part["figures"], card)) if part["figures"] else []
@@ -112,7 +125,10 @@ def _card(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
     versions = figures["versions"]
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     if "bytes" in figures:
-        yield "memory", f"{figures['bytes'] / GIB:.1f} GiB, CUDA {figures['cuda']}, capability {figures['capability']}"
+        yield (
+            "memory",
+            f"{figures['bytes'] / GIB:.1f} GiB, CUDA {figures['cuda']}, capability {figures['capability']}",
+        )
     yield "a large product", f"{figures['product_flops_per_second'] / TERA:.4g} TFLOP/s in bfloat16"
     yield "a copy", f"{figures['copy_bytes_per_second'] / TERA:.3g} TB/s, reads and writes"
     for line in figures["notes"]:
@@ -128,15 +144,22 @@ def _kernels(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             yield (
                 dtype,
                 (
-                    f"{sum(case['right'] for case in ran)} of {len(ran)} shapes right; largest error, and plain attention's: "
-                    f"{worst['error']:.2g}, {worst['yardstick']:.2g} ({worst['case']}, {worst['of']})"
+                    f"{sum(case['right'] for case in ran)} of {len(ran)} shapes right; largest error, and"
+                    f" plain attention's: {worst['error']:.2g}, {worst['yardstick']:.2g} ({worst['case']},"
+                    f" {worst['of']})"
                 ),
             )
         for case in cases:
             if "refused" in case:
                 yield "refused", f"{case['case']}, {dtype}: {case['refused']}"
             elif not case["right"]:
-                yield "WRONG", f"{case['case']}, {dtype}: {case['of']} error {case['error']:.2g}, plain {case['yardstick']:.2g}"
+                yield (
+                    "WRONG",
+                    (
+                        f"{case['case']}, {dtype}: {case['of']} error {case['error']:.2g}, plain"
+                        f" {case['yardstick']:.2g}"
+                    ),
+                )
     for line in figures["skipped"]:
         yield "skipped", line
 
@@ -151,10 +174,16 @@ def _backends(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             for call, rate in entry["backward_flops_per_second"].items()
         ]
         verdict = "" if entry["right"] else ", WRONG: its results cannot be merged"
-        yield entry["backend"], f"TFLOP/s forward and backward: {'; '.join(ways)}; merged error {entry['error']:.2g}{verdict}"
+        yield (
+            entry["backend"],
+            f"TFLOP/s forward and backward: {'; '.join(ways)}; merged error {entry['error']:.2g}{verdict}",
+        )
     if "own_calls" in figures:
         one, apart = figures["own_calls"].values()
-        yield "own attention", f"{1e3 * one:.3g} ms in one call, {1e3 * apart:.3g} ms with long and short nodes in two calls"
+        yield (
+            "own attention",
+            f"{1e3 * one:.3g} ms in one call, {1e3 * apart:.3g} ms with long and short nodes in two calls",
+        )
 
 
 def _paths(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
@@ -168,7 +197,10 @@ def _paths(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
         yield "arithmetic", f"{rate / TERA:.4g} TFLOP/s, {rate / product:.0%} of the rate of a large product"
     if card.get("copy_bytes_per_second") and "tree_token_bytes" in figures:
         bound = figures["tree_token_bytes"] / card["copy_bytes_per_second"]
-        yield "a token", f"{1e3 * figures['tree_token_seconds']:.3g} ms; its memory reads alone take {1e3 * bound:.3g} ms"
+        yield (
+            "a token",
+            f"{1e3 * figures['tree_token_seconds']:.3g} ms; its memory reads alone take {1e3 * bound:.3g} ms",
+        )
     for line in sayings(figures):
         figure, _, said = line.strip().partition("  ")
         yield figure, said.strip()
@@ -180,7 +212,10 @@ def _longest(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
     for entry in figures["lengths"]:
         name = f"{entry['prompt_tokens']:,} tokens"
         if "seconds" in entry:
-            how = f"one update with LoRA in {entry['seconds']:.4g} s (one pass, {entry['flops_per_second'] / TERA:.4g} TFLOP/s)"
+            how = (
+                f"one update with LoRA in {entry['seconds']:.4g} s (one pass,"
+                f" {entry['flops_per_second'] / TERA:.4g} TFLOP/s)"
+            )
             yield name, how
             if (entry["bytes"] or 0) > SEEN:
                 yield "", estimate(entry["bytes"], entry["estimated_bytes"]).strip()
@@ -197,7 +232,10 @@ def _training(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             if key in found:
                 said.append(f"{key} {found[key]['first']:.3g} -> {found[key]['last']:.3g}")
         if "sampling/logp_difference_max" in found:
-            said.append(f"sampled and trained log-probs differ by at most {found['sampling/logp_difference_max']['largest']:.2g}")
+            said.append(
+                "sampled and trained log-probs differ by at most"
+                f" {found['sampling/logp_difference_max']['largest']:.2g}"
+            )
         yield name, ", ".join(said)
 
 

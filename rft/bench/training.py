@@ -1,5 +1,6 @@
-"""A small real training run: the quickstart's cold start and GRPO, with the scripts and recipes that a user runs, within the
-available time. It shows that rewards rise on this device, and how long a step takes. `rft quickstart` shows how far they rise.
+"""A small real training run: the quickstart's cold start and GRPO, with the scripts and recipes that a user
+runs, within the available time. It shows that rewards rise on this device, and how long a step takes. `rft
+quickstart` shows how far they rise.
 """
 
 import time
@@ -30,7 +31,12 @@ class Deadline(TrainerCallback):
 
 
 def training(
-    out: Path, on: str, personas: int, words: dict[str, list[str]], seconds: float, say: Say = lambda figures: None
+    out: Path,
+    on: str,
+    personas: int,
+    words: dict[str, list[str]],
+    seconds: float,
+    say: Say = lambda figures: None,
 ) -> dict[str, Any]:
     """Runs the cold start and GRPO.
 
@@ -53,10 +59,20 @@ def training(
     common = ["--data", str(out / "data"), "--token_cache", str(out / "tokens"), "--save_strategy", "no"]
     common += ["--use_cpu", "true"] if on == "cpu" else []
     figures: dict[str, Any] = {}
-    for name, script, model, share in (("sft", sft, RECIPES / "base", SHARE), ("grpo", grpo, out / "sft", 1.0)):
+    for name, script, model, share in (
+        ("sft", sft, RECIPES / "base", SHARE),
+        ("grpo", grpo, out / "sft", 1.0),
+    ):
         left = share * (end - time.monotonic())
         script.train(
-            ["--config", str(RECIPES / f"{name}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(out / name)]
+            [
+                "--config",
+                str(RECIPES / f"{name}.yaml"),
+                "--model_name_or_path",
+                str(model),
+                "--output_dir",
+                str(out / name),
+            ]
             + common
             + words[name],
             callbacks=[Deadline(left)],
@@ -67,7 +83,8 @@ def training(
 
 
 def learned(out: Path) -> dict[str, Any]:
-    """Returns steps, median seconds per step, and the first and last means of loss, reward and held-out accuracy."""
+    """Returns steps, median seconds per step, and the first and last means of loss, reward and held-out
+    accuracy."""
     rows = read_metrics(out / METRICS)
     logs = [row for row in rows if "loss" in row]
     gaps = [
@@ -78,7 +95,13 @@ def learned(out: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"steps": max((row["step"] for row in rows), default=0)}
     if gaps:
         figures["step_seconds"] = median(gaps)
-    for key in ("loss", "reward", "held_out/right_and_consistent", "sampling/logp_difference_max", "time/rollout"):
+    for key in (
+        "loss",
+        "reward",
+        "held_out/right_and_consistent",
+        "sampling/logp_difference_max",
+        "time/rollout",
+    ):
         found = [row[key] for row in rows if isinstance(row.get(key), float)]
         if found:
             figures[key] = {"first": mean(found[:EDGE]), "last": mean(found[-EDGE:]), "largest": max(found)}

@@ -1,5 +1,6 @@
-"""One training update (log-probs, entropies and gradients of GRPO's loss) in three ways: through the tree; by plain rows, one at
-a time with logits for the completion only, which is the fair baseline of `speedup`; and by stock TRL.
+"""One training update (log-probs, entropies and gradients of GRPO's loss) in three ways: through the tree; by
+plain rows, one at a time with logits for the completion only, which is the fair baseline of `speedup`; and by
+stock TRL.
 
 The baselines are timed on a few rows and extrapolated to all of them by arithmetic (`baseline_extrapolated`).
 """
@@ -48,9 +49,15 @@ def update(
     work = Update(setting, batch)
     tree = work.tree(work.all)
     total, whole = update_flops(setting, tree), work.flops(work.all)
-    figures: dict[str, Any] = {"tokens": len(tree.tokens_T), "token_ratio": tree.token_ratio, "ceiling": whole / total}
+    figures: dict[str, Any] = {
+        "tokens": len(tree.tokens_T),
+        "token_ratio": tree.token_ratio,
+        "ceiling": whole / total,
+    }
     work.warm_up()
-    first, (figures["tree_peak_bytes"], _) = once(setting.device, lambda: device.peak(setting.device, work.shared))
+    first, (figures["tree_peak_bytes"], _) = once(
+        setting.device, lambda: device.peak(setting.device, work.shared)
+    )
     figures |= memory(setting, work.model, tree, figures["tree_peak_bytes"])
     say(figures)
 
@@ -66,7 +73,9 @@ def update(
         if "trl" in names:
             paths |= _stock_path(work, few, figures)
     times, others = in_turns(setting.device, paths, repeats)
-    figures |= others | times["tree"].figures("tree", setting.device) | rates(setting, total, times["tree"].seconds)
+    figures |= (
+        others | times["tree"].figures("tree", setting.device) | rates(setting, total, times["tree"].seconds)
+    )
     factor = whole / work.flops(few)
     if len(few) < len(work.rows) and len(paths) > 1:
         figures["baseline_extrapolated"] = f"from {len(few)} of {len(work.rows)} rows, by arithmetic"
@@ -106,7 +115,10 @@ def affordable(
         each = pace * work.flops(rows) * 1.3  # the baselines are slower per operation than the tree
         for count in range(len(names), 0, -1):
             if pace * total * repeats + each * (repeats + 1) * count <= left:
-                late = [f"{name}: needs {each * (repeats + 1):.0f} s, more than the time left" for name in names[count:]]
+                late = [
+                    f"{name}: needs {each * (repeats + 1):.0f} s, more than the time left"
+                    for name in names[count:]
+                ]
                 return rows, names[:count], late
     return few, [], [f"{name}: not enough time for {repeats} repeats" for name in names]
 
@@ -134,7 +146,9 @@ def memory(setting: Setting, model: Any, tree: Tree, beyond: int | None) -> dict
         tree: the tree of the batch.
         beyond: measured peak bytes beyond weights and gradients (None: not measured).
     """
-    found = {"update_estimated_bytes": estimated_bytes(setting, model, len(tree.tokens_T), len(tree.labels_N))}
+    found = {
+        "update_estimated_bytes": estimated_bytes(setting, model, len(tree.tokens_T), len(tree.labels_N))
+    }
     return found if beyond is None else found | {"update_bytes": held_bytes(model) + beyond}
 
 

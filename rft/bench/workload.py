@@ -14,20 +14,25 @@ from rft.prefix_tree.logprobs import plain_logps, tree_logps
 
 
 class Update:
-    """The update of a batch on a model. `shared`, `plain` and `backward` return the log-probs (B, C) of the completions."""
+    """The update of a batch on a model. `shared`, `plain` and `backward` return the log-probs (B, C) of the
+    completions."""
 
     def __init__(self, setting: Setting, batch: Batch):
         self.setting, (self.rows, self.prompts) = setting, batch
         self.model = policy(setting)
         self.width = max(len(row) - prompt for row, prompt in zip(self.rows, self.prompts, strict=True))
-        self.advantages_B = torch.randn(len(self.rows), generator=torch.Generator().manual_seed(0)).to(setting.device)
+        self.advantages_B = torch.randn(len(self.rows), generator=torch.Generator().manual_seed(0)).to(
+            setting.device
+        )
         self.all = list(range(len(self.rows)))
 
     def warm_up(self) -> None:
         """Runs a short update, so that no measurement includes one-time work."""
         rows = [row[-64:] for row in self.rows[:2]]
         with precision(self.setting):
-            logps_BC, _ = tree_logps(self.model, Tree(rows, [len(row) // 2 for row in rows], device=self.setting.device))
+            logps_BC, _ = tree_logps(
+                self.model, Tree(rows, [len(row) // 2 for row in rows], device=self.setting.device)
+            )
         logps_BC.sum().backward()
 
     def backward(self, logps_BC: Tensor, numbers: Sequence[int]) -> Tensor:
@@ -50,13 +55,18 @@ class Update:
         for i in numbers:
             with precision(self.setting):
                 logps_1C, _ = plain_logps(self.model, [self.rows[i]], [self.prompts[i]], compute_entropy=True)
-            found.append(torch.nn.functional.pad(self.backward(logps_1C, [i]), (0, self.width - logps_1C.shape[1])))
+            found.append(
+                torch.nn.functional.pad(self.backward(logps_1C, [i]), (0, self.width - logps_1C.shape[1]))
+            )
         return torch.cat(found)
 
     def tree(self, numbers: Sequence[int]) -> Tree:
         """Returns the tree of these rows."""
         return Tree(
-            [self.rows[i] for i in numbers], [self.prompts[i] for i in numbers], width=self.width, device=self.setting.device
+            [self.rows[i] for i in numbers],
+            [self.prompts[i] for i in numbers],
+            width=self.width,
+            device=self.setting.device,
         )
 
     def flops(self, numbers: Sequence[int]) -> float:

@@ -1,9 +1,9 @@
 """Audit of dataset shortcuts: how far questions can be answered without the history.
 
-Invariant: a prompt depends only on query, options and history, and a rule that does not read the history scores at chance in
-every category of questions. The first part is verified for our prompts. The second part is a property of the data and is only
-measured: released PersonaMem-v2 violates it (the gold is too often the longest option), so every accuracy must be compared with
-these numbers.
+Invariant: a prompt depends only on query, options and history, and a rule that does not read the history
+scores at chance in every category of questions. The first part is verified for our prompts. The second part
+is a property of the data and is only measured: released PersonaMem-v2 violates it (the gold is too often the
+longest option), so every accuracy must be compared with these numbers.
 """
 
 import json
@@ -42,12 +42,12 @@ TELLING = 12  # minimum length in characters; a shorter label ("Tea") may occur 
 
 
 def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
-    """Scores the rules of `rft.data.rules`, over all questions and in each category with at least `rules.LEAST` questions.
+    """Scores the rules of `rft.data.rules`, over all questions and in each category with at least
+    `rules.LEAST` questions.
 
     Returns:
-        A dict with these keys:
-            n: number of questions.
-            gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest: share of questions whose gold
+        A dict with these keys: n: number of questions. gold_longest_alone, gold_longest (ties included),
+            gold_shortest_alone, gold_shortest: share of questions whose gold
                 has this length among the options, in characters.
             letters: number of questions per gold letter.
             rules: {rule: score}.
@@ -67,7 +67,10 @@ def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
     report["rules"] = everything.pop("rules")
     report["strongest"] = everything
     report["by"] = {
-        name: {value: _cell(found, rows) for value, rows in rules.cells([value_of(known) for known in labels]).items()}
+        name: {
+            value: _cell(found, rows)
+            for value, rows in rules.cells([value_of(known) for known in labels]).items()
+        }
         for name, value_of in OF_LABELS.items()
     }
     return report
@@ -85,10 +88,16 @@ def lines(audit: Mapping[str, Any]) -> dict[str, str]:
     shown.setdefault(f"score of: {rules.PROBE}", "too few rows")
     shown["strongest of these"] = _told(audit["strongest"])
     for category, cells in audit["by"].items():
-        value, cell = max(cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"], default=("", None))
-        shown[f"strongest by {category}"] = f"{value}: {_told(cell)}" if cell else f"no value with {rules.LEAST} questions"
+        value, cell = max(
+            cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"], default=("", None)
+        )
+        shown[f"strongest by {category}"] = (
+            f"{value}: {_told(cell)}" if cell else f"no value with {rules.LEAST} questions"
+        )
     if "evidence" in audit:
-        shown["evidence found in the history"] = "no evidence given" if audit["evidence"] is None else f"{audit['evidence']:.1%}"
+        shown["evidence found in the history"] = (
+            "no evidence given" if audit["evidence"] is None else f"{audit['evidence']:.1%}"
+        )
         shown["questions without evidence"] = f"{audit['never_told']:,}"
         shown["personal items outside reserved ranges"] = f"{audit['personal_items']:,}"
     return shown
@@ -99,15 +108,19 @@ def _told(cell: Mapping[str, Any]) -> str:
 
 
 def telling_rules(audit: Mapping[str, Any]) -> list[str]:
-    """Describes the scores that chance does not explain (see `rules.bar`): the rules over the complete split, and the strongest
-    rule of each category value."""
+    """Describes the scores that chance does not explain (see `rules.bar`): the rules over the complete split,
+    and the strongest rule of each category value."""
     bar = audit["strongest"]["bar"]
     telling = {rule: score for rule, score in audit["rules"].items() if score > bar}
-    found = [f"{rule} scores {telling[rule]:.1%}" for rule in sorted(telling, key=lambda rule: -telling[rule])]
+    found = [
+        f"{rule} scores {telling[rule]:.1%}" for rule in sorted(telling, key=lambda rule: -telling[rule])
+    ]
     for category, cells in audit["by"].items():
         beyond = {value: cell for value, cell in cells.items() if cell["telling"]}
         if beyond:
-            said = ", ".join(f"{value} ({_told(cell).removesuffix(', telling')})" for value, cell in beyond.items())
+            said = ", ".join(
+                f"{value} ({_told(cell).removesuffix(', telling')})" for value, cell in beyond.items()
+            )
             found.append(f"by {category}: {said}")
     return found
 
@@ -151,7 +164,8 @@ def told(evident: Sequence[bool], n: int) -> dict[str, Any]:
         n: number of questions.
 
     Returns:
-        evidence: share of `evident` that is true (None if empty); never_told: number of questions without a snippet.
+        evidence: share of `evident` that is true (None if empty); never_told: number of questions without a
+            snippet.
     """
     return {"evidence": sum(evident) / len(evident) if evident else None, "never_told": n - len(evident)}
 
@@ -171,7 +185,8 @@ def prove_label_free(question: Question, history: History) -> None:
     """Builds the question's prompt in every context, with its labels and without them.
 
     Raises:
-        DataError: if the two prompts differ, that is, if anything but query, options and history reaches the model.
+        DataError: if the two prompts differ, that is, if anything but query, options and history reaches the
+            model.
     """
     bare = replace(question, id="", row=0, persona_id="", gold=LETTERS[0], labels=NO_LABELS)
     for context in CONTEXTS:
@@ -184,23 +199,22 @@ def prove_label_free(question: Question, history: History) -> None:
 def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
     """Returns the label columns whose text occurs verbatim in the part that a prompt adds to the history.
 
-    Options may repeat the preference they are about, and a query may be a message of the history (some are). Otherwise neither
-    descriptions of the person nor evidence may occur there.
+    Options may repeat the preference they are about, and a query may be a message of the history (some are).
+    Otherwise neither descriptions of the person nor evidence may occur there.
     """
     added = _fold(SYSTEM + "\n" + final_message(question))
     asked = _fold(question.query)
     found = [c for c in ("preference", "prev_pref") if _stands(record.get(c, ""), asked)]
     found += [c for c in ("short_persona", "expanded_persona") if _stands(record.get(c, ""), added)]
-    evidence = [
-        text for text in _evidence(record.get(SNIPPET, "")) if _fold(text) != asked
-    ]
+    evidence = [text for text in _evidence(record.get(SNIPPET, "")) if _fold(text) != asked]
     if any(_stands(text, added) for text in evidence):
         found.append(SNIPPET)
     return found
 
 
 def _evidence(snippet: str) -> list[str]:
-    """The messages of a snippet (a JSON list of role and content); the snippet itself if it has another format."""
+    """The messages of a snippet (a JSON list of role and content); the snippet itself if it has another
+    format."""
     try:
         return [text_of(message["content"]) or "" for message in json.loads(snippet)]
     except (ValueError, TypeError, KeyError):

@@ -1,7 +1,7 @@
 """Question categories by which metrics are broken down. They depend only on the labels.
 
-Invariant: a category assigns exactly one value to every question. `nameless` values stand for a missing label: a question about
-something that is not in the history has no scenario and no distance.
+Invariant: a category assigns exactly one value to every question. `nameless` values stand for a missing
+label: a question about something that is not in the history has no scenario and no distance.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,11 @@ from rft.data.question import kind
 
 DISTANCES = (0, 1, 128, 512, 2048, 8192, 32768)  # lower edges of the distance buckets, in tokens
 UNKNOWN = "unknown"
-BUCKETS = ["0", *(f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTANCES[2:], strict=False)), f"{DISTANCES[-1]}+"]
+BUCKETS = [
+    "0",
+    *(f"{low}-{high - 1}" for low, high in zip(DISTANCES[1:], DISTANCES[2:], strict=False)),
+    f"{DISTANCES[-1]}+",
+]
 
 
 def distance_bucket(distance: int | None) -> str:

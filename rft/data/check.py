@@ -1,8 +1,9 @@
 """`rft data check`: all checks of a dataset that need no GPU.
 
-Invariant: the printed report and the returned dict agree, and the dict is plain JSON. An error means that the data cannot be used
-as it is. A warning means that results on the data can be misleading; with `--strict` it makes the check fail. A note is for
-information only. If one split cannot be read, the other splits are still reported.
+Invariant: the printed report and the returned dict agree, and the dict is plain JSON. An error means that the
+data cannot be used as it is. A warning means that results on the data can be misleading; with `--strict` it
+makes the check fail. A note is for information only. If one split cannot be read, the other splits are still
+reported.
 """
 
 import argparse
@@ -67,12 +68,15 @@ def check(
         window: "32k" or "128k", the histories to read.
         revision: revision of a Hub dataset.
         strict: whether warnings make the check fail.
-        exclude_personas: personas to skip in train and val, as in a recipe; benchmark is always read completely.
-        tokenizer: tokenizer folder, Hub id or object that counts prompt tokens; None: prompt tokens are not counted.
+        exclude_personas: personas to skip in train and val, as in a recipe; benchmark is always read
+            completely.
+        tokenizer: tokenizer folder, Hub id or object that counts prompt tokens; None: prompt tokens are not
+            counted.
         console: rich console; standard output by default.
 
     Returns:
-        A dict with `splits`, `shared_personas`, `notes`, `warnings`, `errors` and `ok`, which is False if there is an error or,
+        A dict with `splits`, `shared_personas`, `notes`, `warnings`, `errors` and `ok`, which is False if
+        there is an error or,
         with `strict`, a warning.
 
     Raises:
@@ -115,8 +119,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="exclude these personas from train and val",
     )
-    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer folder or Hub id, to count prompt tokens")
-    parser.add_argument("--revision", metavar="R", help="revision of a Hub dataset (default: the pinned revision)")
+    parser.add_argument(
+        "--tokenizer", metavar="PATH", help="tokenizer folder or Hub id, to count prompt tokens"
+    )
+    parser.add_argument(
+        "--revision", metavar="R", help="revision of a Hub dataset (default: the pinned revision)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,7 +170,9 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
     rows = 0
     evident: list[bool] = []
     texts = {id: texts_of(history) for id, history in split.histories.items()}
-    personal = {item for h in split.histories.values() for m in h.turns for item in plausible_items(m.content)}
+    personal = {
+        item for h in split.histories.values() for m in h.turns for item in plausible_items(m.content)
+    }
     for row, record in read_rows(csv_path(split.root, split.name)):
         rows += 1
         if row == 0 and (missing := [column for column in COLUMNS if column not in record]):
@@ -189,9 +199,14 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         report["notes" if finding == ASKED_BEFORE else "warnings"].append(
             f"{split.name}: {finding} ({_some(where)})"
         )
-    audit = {**shortcuts(split.questions), **told(evident, len(split.questions)), "personal_items": len(personal)}
+    audit = {
+        **shortcuts(split.questions),
+        **told(evident, len(split.questions)),
+        "personal_items": len(personal),
+    }
     report["warnings"] += [
-        f"{split.name}: a rule that reads no history beats chance ({CHANCE:.0%}): {rule}; report its score with every accuracy"
+        f"{split.name}: a rule that reads no history beats chance ({CHANCE:.0%}): {rule}; report its score"
+        " with every accuracy"
         for rule in telling_rules(audit)
     ]
     labels = {key: Counter(str(getattr(q.labels, key)) for q in split.questions) for key in LABELS}
@@ -210,8 +225,8 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
 
 
 def _tokens(split: Split, authors: Iterable[str], tokenizer: Any) -> dict[str, Any]:
-    """Lengths in tokens as [minimum, median, maximum]: of histories as counted by the authors of the dataset, of prompts and
-    their parts as counted by the tokenizer."""
+    """Lengths in tokens as [minimum, median, maximum]: of histories as counted by the authors of the dataset,
+    of prompts and their parts as counted by the tokenizer."""
     counts = [int(float(text)) for text in authors if re.fullmatch(r"\d+(\.\d*)?", text.strip())]
     tokens: dict[str, Any] = {"history, authors": _spread(counts)}
     if tokenizer is not None:
@@ -225,8 +240,8 @@ def _tokens(split: Split, authors: Iterable[str], tokenizer: Any) -> dict[str, A
 
 
 def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report: dict[str, Any]) -> None:
-    """Reports personas shared by splits. A persona in benchmark must be in neither train nor val. In the released data, train and
-    val share personas by design."""
+    """Reports personas shared by splits. A persona in benchmark must be in neither train nor val. In the
+    released data, train and val share personas by design."""
     rows = {name: Counter(q.persona_id for q in split.questions) for name, split in splits.items()}
     trained = [name for name in TRAINING if name in rows]
     if "benchmark" in rows:
@@ -256,16 +271,16 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
 
 
 def _question_overlap(splits: dict[str, Split], report: dict[str, Any]) -> None:
-    """Reports questions that occur twice in a split or in two splits, in any order of their options. Two splits that share most
-    of their questions are an error."""
+    """Reports questions that occur twice in a split or in two splits, in any order of their options. Two
+    splits that share most of their questions are an error."""
     asked: dict[str, dict[Any, list[int]]] = {name: {} for name in splits}
     for name, split in splits.items():
         for q in split.questions:
             asked[name].setdefault((q.history_id, q.query, frozenset(q.options)), []).append(q.row)
         if twice := [row for rows in asked[name].values() for row in rows[1:]]:
             report["warnings"].append(
-                f"{name}: {len(twice)} questions repeat an earlier question of this split, with the same options in any order "
-                f"({_some(sorted(twice))})"
+                f"{name}: {len(twice)} questions repeat an earlier question of this split, with the same"
+                f" options in any order ({_some(sorted(twice))})"
             )
     for one, other in combinations(splits, 2):
         shared = asked[one].keys() & asked[other].keys()
@@ -273,11 +288,13 @@ def _question_overlap(splits: dict[str, Split], report: dict[str, Any]) -> None:
         rows = sorted(row for key in shared for row in asked[other][key])
         if share > MOST_SHARED:
             report["errors"].append(
-                f"{one} and {other} share most questions: {len(shared)} of {len(asked[other])} of {other} are also in {one} "
-                f"({_some(rows)}); do not train on one and evaluate on the other"
+                f"{one} and {other} share most questions: {len(shared)} of {len(asked[other])} of {other} are"
+                f" also in {one} ({_some(rows)}); do not train on one and evaluate on the other"
             )
         elif shared:
-            report["warnings"].append(f"{other}: {len(shared)} of its questions are also in {one} ({_some(rows)})")
+            report["warnings"].append(
+                f"{other}: {len(shared)} of its questions are also in {one} ({_some(rows)})"
+            )
 
 
 def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
@@ -325,14 +342,20 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         table("Tokens (minimum, median, maximum)", tokens)
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
-        table(f"Shortcuts (chance {CHANCE:.0%})", {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]})
-        line(
-            f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is furthest above chance. "
-            f"'telling' means significantly above chance: at least {100 * POINTS:.0f} points above {CHANCE:.0%}, and above the "
-            f"threshold of {ERRORS} standard errors after a Bonferroni correction for the number of rules."
+        table(
+            f"Shortcuts (chance {CHANCE:.0%})",
+            {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]},
         )
-        line("Verified for every split: prompts contain no labels, links stay inside the dataset folder, and every question "
-            "passes the reward self-check.")
+        line(
+            f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is"
+            f" furthest above chance. 'telling' means significantly above chance: at least {100 * POINTS:.0f}"
+            f" points above {CHANCE:.0%}, and above the threshold of {ERRORS} standard errors after a"
+            " Bonferroni correction for the number of rules."
+        )
+        line(
+            "Verified for every split: prompts contain no labels, links stay inside the dataset folder, and"
+            " every question passes the reward self-check."
+        )
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
         for text in report[kind]:
             line(f"{kind[:-1]}: {text}", style=style)

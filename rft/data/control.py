@@ -1,9 +1,9 @@
 """Neutralizes control markup in dataset text, so that tokenizers and chat templates read it as plain text.
 
-A tokenizer turns `<|im_start|>` inside a chat into the token that opens a message, so a chat could forge a system message.
-Qwen3's chat template drops the text before a `</think>` in earlier messages. Therefore, prompts and targets contain such a mark
-with a space after its first character ("< |im_start|>"), which people and models can still read. Histories and questions keep
-their original text.
+A tokenizer turns `<|im_start|>` inside a chat into the token that opens a message, so a chat could forge a
+system message. Qwen3's chat template drops the text before a `</think>` in earlier messages. Therefore,
+prompts and targets contain such a mark with a space after its first character ("< |im_start|>"), which people
+and models can still read. Histories and questions keep their original text.
 """
 
 import re
@@ -13,7 +13,8 @@ MARKUP = re.compile(
     r"|<\uff5c[^\s<>\uff5c]{1,64}\uff5c>"  # DeepSeek
     r"|</?(?:think|s|unk|pad|bos|eos|mask|tool_call|tool_response)>"
     r"|<(?:start|end)_of_turn>"  # Gemma
-    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]|<</?SYS>>"  # Mistral, Llama 2
+    # Mistral, Llama 2
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]|<</?SYS>>"
 )
 """Control marks of common chat template families."""
 

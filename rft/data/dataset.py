@@ -1,9 +1,9 @@
 """Loads a split of a dataset folder: its questions, and each of their histories once.
 
-Invariant: every row of the CSV becomes either a question or a `Skip` with a reason, and no file outside the dataset folder is
-ever opened, whatever a link contains. A structural fault (a missing column or file, a link out of the folder, a truncated row)
-is an error, not a skip, and its message names the file and row. Rows are counted from 0, as in question ids and for the option
-order.
+Invariant: every row of the CSV becomes either a question or a `Skip` with a reason, and no file outside the
+dataset folder is ever opened, whatever a link contains. A structural fault (a missing column or file, a link
+out of the folder, a truncated row) is an error, not a skip, and its message names the file and row. Rows are
+counted from 0, as in question ids and for the option order.
 """
 
 import csv
@@ -25,19 +25,39 @@ HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
 WINDOWS = ("32k", "128k")
 TEXT_FOLDER = "benchmark/text"
-MEMORY_TARGETS = "memory_targets.jsonl"  # in simulated datasets only: the lines a memory should contain, for training and reports
+# in simulated datasets only: the lines a memory should contain, for training and reports
+MEMORY_TARGETS = "memory_targets.jsonl"
 
 # Columns of the official CSV, in order. Reading questions requires only `required_columns`.
 COLUMNS = (
-    "persona_id", "chat_history_32k_link", "chat_history_128k_link", "raw_persona_file", "short_persona",
-    "expanded_persona", "user_query", "correct_answer", "incorrect_answers", "topic_query", "preference",
-    "topic_preference", "conversation_scenario", "pref_type", "related_conversation_snippet", "who",
-    "updated", "prev_pref", "sensitive_info", "total_tokens_in_chat_history_32k",
-    "total_tokens_in_chat_history_128k", "distance_from_related_snippet_to_query_32k",
-    "distance_from_related_snippet_to_query_128k", "num_persona_relevant_tokens_32k",
-    "num_persona_irrelevant_tokens_32k", "num_persona_relevant_tokens_128k",
+    "persona_id",
+    "chat_history_32k_link",
+    "chat_history_128k_link",
+    "raw_persona_file",
+    "short_persona",
+    "expanded_persona",
+    "user_query",
+    "correct_answer",
+    "incorrect_answers",
+    "topic_query",
+    "preference",
+    "topic_preference",
+    "conversation_scenario",
+    "pref_type",
+    "related_conversation_snippet",
+    "who",
+    "updated",
+    "prev_pref",
+    "sensitive_info",
+    "total_tokens_in_chat_history_32k",
+    "total_tokens_in_chat_history_128k",
+    "distance_from_related_snippet_to_query_32k",
+    "distance_from_related_snippet_to_query_128k",
+    "num_persona_relevant_tokens_32k",
+    "num_persona_irrelevant_tokens_32k",
+    "num_persona_relevant_tokens_128k",
     "num_persona_irrelevant_tokens_128k",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,8 @@ def load_split(
         exclude_personas: personas whose rows are skipped.
 
     Raises:
-        DataError: if the data is invalid; the message names the file, row or column, what was expected and how to fix it.
+        DataError: if the data is invalid; the message names the file, row or column, what was expected and
+            how to fix it.
     """
     root = locate(source, revision, split=split, window=window)
     path = csv_path(root, split)
@@ -139,9 +160,11 @@ def load_split(
 def locate(
     source: str | Path, revision: str | None = None, *, split: str | None = None, window: str | None = None
 ) -> Path:
-    """Returns the dataset folder: `source` itself, or the Hub dataset with that id, downloaded at a pinned revision.
+    """Returns the dataset folder: `source` itself, or the Hub dataset with that id, downloaded at a pinned
+    revision.
 
-    Only the text CSVs (of `split`, or all) and the histories of `window` (or both) of a Hub dataset are downloaded.
+    Only the text CSVs (of `split`, or all) and the histories of `window` (or both) of a Hub dataset are
+    downloaded.
 
     Raises:
         DataError: if there is neither such a folder nor such a dataset.
@@ -158,14 +181,16 @@ def locate(
     if revision is None:
         if str(source) != HUB_ID:
             raise DataError(
-                f"{source}: no such folder; for a dataset on the Hub, specify its revision (--revision COMMIT)"
+                f"{source}: no such folder; for a dataset on the Hub, specify its revision (--revision"
+                " COMMIT)"
             )
         revision = PINNED_REVISION
     return _download(str(source), revision, split, window)
 
 
 def split_names(root: Path) -> list[str]:
-    """Returns the split names of a dataset folder, the official three first. Raises DataError if there are none."""
+    """Returns the split names of a dataset folder, the official three first. Raises DataError if there are
+    none."""
     names = {path.stem for path in (root / TEXT_FOLDER).glob("*.csv")}
     if not names:
         raise DataError(f"{root}: no {TEXT_FOLDER}/*.csv; expected a folder in the layout of PersonaMem-v2")
@@ -174,7 +199,8 @@ def split_names(root: Path) -> list[str]:
 
 
 def csv_path(root: Path, split: str) -> Path:
-    """Returns the path of the CSV of a split. Raises DataError, which lists the existing splits, if there is none."""
+    """Returns the path of the CSV of a split. Raises DataError, which lists the existing splits, if there is
+    none."""
     names = split_names(root)
     if split not in names:
         raise DataError(f"{root}: no split {split!r}; {TEXT_FOLDER} has {', '.join(names)}")
@@ -206,8 +232,8 @@ def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, 
         columns: columns that the CSV must have.
 
     Raises:
-        DataError: if the file is empty, a column is missing, a row has too few or too many cells, the quoting is invalid, or the
-            bytes are not UTF-8.
+        DataError: if the file is empty, a column is missing, a row has too few or too many cells, the quoting
+            is invalid, or the bytes are not UTF-8.
     """
     try:
         stream = path.open(encoding="utf-8-sig", newline="")
@@ -239,9 +265,7 @@ def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, 
                     )
                 yield row, record
         except csv.Error as error:
-            raise DataError(
-                f"{path}: row {row}: broken CSV ({error}); the file may be incomplete"
-            ) from None
+            raise DataError(f"{path}: row {row}: broken CSV ({error}); the file may be incomplete") from None
         except UnicodeDecodeError:
             raise DataError(f"{path}: near row {row}: not UTF-8; write the CSV as UTF-8") from None
 
@@ -271,8 +295,8 @@ def history_path(root: Path, link: str, where: str, column: str) -> Path:
 
 
 def _inside(path: Path, root: Path) -> bool:
-    """Whether a file, with symlinks resolved, is inside the folder. In the Hub cache, the files of a snapshot are links into the
-    `blobs` folder next to `snapshots`, which is allowed."""
+    """Whether a file, with symlinks resolved, is inside the folder. In the Hub cache, the files of a snapshot
+    are links into the `blobs` folder next to `snapshots`, which is allowed."""
     target, home = path.resolve(), root.resolve()
     if target.is_relative_to(home):
         return True
@@ -306,7 +330,11 @@ def _download(repo: str, revision: str, split: str | None, window: str | None) -
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repo, repo_type="dataset", revision=revision, allow_patterns=patterns, local_files_only=not reachable()
+                repo,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=patterns,
+                local_files_only=not reachable(),
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -1,9 +1,9 @@
 """Reads a chat history unchanged, message by message.
 
-Invariant: no message is dropped, merged or reordered. Two consecutive user messages stay two messages, a history may end with a
-user message, and the text of a message keeps all its white space. Only multimodal content is converted to its text. A history
-that cannot be read this way is an error. Its `id` is a hash of roles and contents, so equal ids mean equal conversations, even in
-files with different paths.
+Invariant: no message is dropped, merged or reordered. Two consecutive user messages stay two messages, a
+history may end with a user message, and the text of a message keeps all its white space. Only multimodal
+content is converted to its text. A history that cannot be read this way is an error. Its `id` is a hash of
+roles and contents, so equal ids mean equal conversations, even in files with different paths.
 """
 
 import hashlib
@@ -62,7 +62,8 @@ def read_history(path: Path | str) -> History:
     `metadata` is optional. A plain list of messages is also accepted.
 
     Raises:
-        DataError: if the file has another format; the message names the file, and the chat message by its index (from 0).
+        DataError: if the file has another format; the message names the file, and the chat message by its
+            index (from 0).
     """
     path = Path(path)
     try:
@@ -99,8 +100,8 @@ def read_history(path: Path | str) -> History:
 
 
 def text_of(content: Any) -> str | None:
-    """Returns the text of a message's content: a string unchanged, multimodal parts as their texts, one per line; None for any
-    other type."""
+    """Returns the text of a message's content: a string unchanged, multimodal parts as their texts, one per
+    line; None for any other type."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -131,5 +132,7 @@ def _message(item: Any, where: str) -> Message:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"{where}: the text contains half a surrogate pair; write the complete character") from None
+        raise DataError(
+            f"{where}: the text contains half a surrogate pair; write the complete character"
+        ) from None
     return Message(role, text)

@@ -2,8 +2,9 @@
 
 The items are telephone numbers, e-mail addresses, social security, card and account numbers, and API keys.
 
-Items in ranges reserved for examples belong to nobody and are not reported: example.com, 555-0100 to 555-0199, social security
-areas 000, 666 and 900 and above, cards with industry digit 0, IBANs of country XX, keys that contain EXAMPLE.
+Items in ranges reserved for examples belong to nobody and are not reported: example.com, 555-0100 to
+555-0199, social security areas 000, 666 and 900 and above, cards with industry digit 0, IBANs of country XX,
+keys that contain EXAMPLE.
 """
 
 import re
@@ -14,8 +15,11 @@ SOCIAL = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 CARD = re.compile(r"(?<![\w-])(?:\d{4}[ -]){3}\d{4}(?![\w-])")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: [A-Z0-9]{4}){3,}")
 KEY = re.compile(r"\bsk-[\w-]{12,}")
-NUMBERS = re.compile(r"\d{2}[ .-]\d{4}|\d{2} [A-Z0-9]{4}")  # every telephone, account or card number contains a match of this
-RESERVED_DOMAIN = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net|edu)|[\w-]+\.(?:example|test|invalid))$", re.IGNORECASE)
+# every telephone, account or card number contains a match of this
+NUMBERS = re.compile(r"\d{2}[ .-]\d{4}|\d{2} [A-Z0-9]{4}")
+RESERVED_DOMAIN = re.compile(
+    r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net|edu)|[\w-]+\.(?:example|test|invalid))$", re.IGNORECASE
+)
 
 
 def plausible_items(text: str) -> list[str]:
@@ -40,4 +44,7 @@ def _numbers(text: str) -> list[str]:
 
 def _luhn(card: str) -> bool:
     digits = [int(d) for d in card if d.isdigit()]
-    return sum(d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(reversed(digits))) % 10 == 0
+    return (
+        sum(d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(reversed(digits))) % 10
+        == 0
+    )

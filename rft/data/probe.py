@@ -1,9 +1,11 @@
 """A small trained probe that predicts the gold from the four options alone.
 
-Invariant: the probe never sees the query, the history or a label, and it is scored only on people it was not trained on. On fair
-data it stays at chance for any number of questions. Any policy can learn a score above chance without the history.
+Invariant: the probe never sees the query, the history or a label, and it is scored only on people it was not
+trained on. On fair data it stays at chance for any number of questions. Any policy can learn a score above
+chance without the history.
 
-Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), trained by Adam with an L2 penalty.
+Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), trained by Adam with
+an L2 penalty.
 """
 
 import re
@@ -20,7 +22,8 @@ STEPS, RATE, PENALTY = 150, 0.05, 1e-3
 
 
 class Asked(NamedTuple):
-    """The parts of a question that a rule may use; `gold`, an index into `options`, is used only for scoring."""
+    """The parts of a question that a rule may use; `gold`, an index into `options`, is used only for
+    scoring."""
 
     persona_id: str
     query: str
@@ -29,14 +32,16 @@ class Asked(NamedTuple):
 
 
 def folds(personas: Sequence[str]) -> list[int]:
-    """Returns the fold of each question: by persona if there are at least as many personas as folds, otherwise by question."""
+    """Returns the fold of each question: by persona if there are at least as many personas as folds,
+    otherwise by question."""
     number = {persona: i for i, persona in enumerate(sorted(set(personas)))}
     by_persona = len(number) >= FOLDS
     return [(number[persona] if by_persona else i) % FOLDS for i, persona in enumerate(personas)]
 
 
 def choices(questions: "Sequence[Asked]") -> list[int] | None:
-    """Returns the option (0 to 3) chosen for each question, by the probe trained on the other folds; None below 20 questions."""
+    """Returns the option (0 to 3) chosen for each question, by the probe trained on the other folds; None
+    below 20 questions."""
     if len(questions) < FEWEST:
         return None
     import numpy as np
@@ -48,8 +53,13 @@ def choices(questions: "Sequence[Asked]") -> list[int] | None:
     spread_F[spread_F == 0] = 1
     features_B4F = (features_B4F - mean_F) / spread_F
     gold_B, fold_B = np.array([question.gold for question in questions[thinned]]), fold[thinned]
-    weights_FK = np.stack([_train(features_B4F[kept], gold_B[kept])
-                           for kept in (fold_B != held_out for held_out in range(FOLDS))], axis=1)
+    weights_FK = np.stack(
+        [
+            _train(features_B4F[kept], gold_B[kept])
+            for kept in (fold_B != held_out for held_out in range(FOLDS))
+        ],
+        axis=1,
+    )
     chosen: list[int] = []
     for start in range(0, len(questions), BLOCK):
         block = questions[start : start + BLOCK]
@@ -90,11 +100,19 @@ def _form(options: Sequence[str], index: int) -> list[float]:
     lengths = [len(option) for option in options]
     words = re.findall(r"\w+", text.casefold())
     form = [
-        len(text) / (sum(lengths) / 4), len(text) == max(lengths), len(text) == min(lengths), len(words),
-        len(re.findall(r"[.!?](?:\s|$)", text)), text.count(","), text.count("?") + text.count("!"),
-        len(re.findall(r"\d", text)), len(re.findall(r"[A-Z]", text)), len(re.findall(r"[—–\-()\"“”‘’':;\[\]]", text)),
-        sum(map(len, words)) / max(len(words), 1), *(index == i for i in range(4)),
-    ]  # fmt: skip
+        len(text) / (sum(lengths) / 4),
+        len(text) == max(lengths),
+        len(text) == min(lengths),
+        len(words),
+        len(re.findall(r"[.!?](?:\s|$)", text)),
+        text.count(","),
+        text.count("?") + text.count("!"),
+        len(re.findall(r"\d", text)),
+        len(re.findall(r"[A-Z]", text)),
+        len(re.findall(r"[—–\-()\"“”‘’':;\[\]]", text)),
+        sum(map(len, words)) / max(len(words), 1),
+        *(index == i for i in range(4)),
+    ]
     hashed = [0.0] * WORDS
     for word in words:
         hashed[zlib.crc32(word.encode()) % WORDS] = 1.0
@@ -105,5 +123,6 @@ def _likeness(options: Sequence[str]) -> list[float]:
     """Mean vocabulary overlap (Jaccard) of each option with the other three."""
     words = [set(re.findall(r"\w+", option.casefold())) for option in options]
     return [
-        sum(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1) for j in range(4) if j != i) / 3 for i in range(4)
+        sum(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1) for j in range(4) if j != i) / 3
+        for i in range(4)
     ]

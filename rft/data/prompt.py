@@ -1,10 +1,11 @@
 r"""Prompt layouts and prompt token ids, computed once per history.
 
-Invariant: `PromptTokens.history_ids(h) + PromptTokens.question_ids(q)` equals the chat template's rendering of the complete
-conversation, token for token. The prompt is cut before the special token that opens the final user message. A tokenizer never
-merges across a special token, so both parts can be tokenized and cached separately. The equality is verified for each history
-when its ids are computed; a template that cannot be cut this way is rejected. A prompt contains no labels of a question, and no
-dataset text acts as markup (`rft.data.control`).
+Invariant: `PromptTokens.history_ids(h) + PromptTokens.question_ids(q)` equals the chat template's rendering
+of the complete conversation, token for token. The prompt is cut before the special token that opens the final
+user message. A tokenizer never merges across a special token, so both parts can be tokenized and cached
+separately. The equality is verified for each history when its ids are computed; a template that cannot be cut
+this way is rejected. A prompt contains no labels of a question, and no dataset text acts as markup
+(`rft.data.control`).
 """
 
 import hashlib
@@ -27,11 +28,13 @@ SYSTEM = "You are a helpful assistant who personalizes answers from the conversa
 PROBE = "a question that nobody asks"
 OPEN, CLOSE = "<think>", "</think>"
 RENDERING = 2
-"""Version of the rendering in `_before` and `_compute`; part of cache file names, so files of other versions are not read."""
+"""Version of the rendering in `_before` and `_compute`; part of cache file names, so files of other versions
+are not read."""
 
 
 def final_message(question: Question) -> str:
-    """Returns the final user message: query, lettered options (unless the question is open-ended), and the answer format."""
+    """Returns the final user message: query, lettered options (unless the question is open-ended), and the
+    answer format."""
     query = inert(question.query)
     if question.open_ended:
         return f"{query}\n\nThink inside <think> and </think> tags, then answer."
@@ -66,11 +69,12 @@ class PromptTokens:
     Args:
         tokenizer: fast tokenizer of transformers with a chat template.
         context: one of CONTEXTS.
-        cache_dir: folder that keeps history ids between runs, one file per hash of tokenizer, context and history; None keeps
-            them in RAM only.
+        cache_dir: folder that keeps history ids between runs, one file per hash of tokenizer, context and
+            history; None keeps them in RAM only.
 
     Raises:
-        ModelError: if the tokenizer is not fast, or if its template cannot be cut before the final user message.
+        ModelError: if the tokenizer is not fast, or if its template cannot be cut before the final user
+            message.
     """
 
     def __init__(self, tokenizer: Any, context: str = "history", cache_dir: Path | str | None = None):
@@ -88,7 +92,8 @@ class PromptTokens:
         self._one_system, self._merged = self._takes_one_system_message(), False
 
     def history_ids(self, history: History | None) -> list[int]:
-        """Returns the ids before the final user message, as a new list. `history` may be None in context "none"."""
+        """Returns the ids before the final user message, as a new list. `history` may be None in context
+        "none"."""
         key = history.id if history is not None and self.context != "none" else ""
         if key not in self._histories:
             self._histories[key] = self._load(key, history)
@@ -101,7 +106,8 @@ class PromptTokens:
         return list(self._questions[question])
 
     def final_ids(self, text: str, name: str = "this message") -> list[int]:
-        """Returns the ids that follow `history_ids`: `text` as the final user message, and the generation prompt.
+        """Returns the ids that follow `history_ids`: `text` as the final user message, and the generation
+        prompt.
 
         Args:
             text: content of the message.
@@ -109,12 +115,14 @@ class PromptTokens:
         """
         rendered = self._render([*self._short, {"role": "user", "content": text}])
         if not rendered.startswith(self._head + self._opening):
-            raise ModelError(f"{self._name}: the chat template renders {name} differently from other messages")
+            raise ModelError(
+                f"{self._name}: the chat template renders {name} differently from other messages"
+            )
         return self._tokenize(rendered[len(self._head) :])
 
     def continuation(self, target: str) -> str:
-        """Returns `target` (a completion that opens its think block) as it follows a prompt: without the opening tag if the chat
-        template ends a prompt with one."""
+        """Returns `target` (a completion that opens its think block) as it follows a prompt: without the
+        opening tag if the chat template ends a prompt with one."""
         return target.removeprefix(OPEN) if self.opens_thought else target
 
     @property
@@ -125,10 +133,13 @@ class PromptTokens:
     def message_tokens(self, role: str, text: str) -> int:
         """Returns the number of tokens that one message adds to a conversation, including its markup."""
         with_it = [*self._short, {"role": role, "content": inert(text)}, {"role": "user", "content": PROBE}]
-        return len(self._tokenize(self._render(with_it))) - len(self._tokenize(self._render([with_it[0], with_it[-1]])))
+        return len(self._tokenize(self._render(with_it))) - len(
+            self._tokenize(self._render([with_it[0], with_it[-1]]))
+        )
 
     def prompt_ids(self, question: Question, history: History | None) -> list[int]:
-        """Returns the ids of the complete prompt: the chat template's rendering of `messages(question, history, context)`."""
+        """Returns the ids of the complete prompt: the chat template's rendering of `messages(question,
+        history, context)`."""
         _same_history(question, history)
         return self.history_ids(history) + self.question_ids(question)
 
@@ -145,15 +156,17 @@ class PromptTokens:
             )
         except TemplateError as error:
             raise ModelError(
-                f"{self._name}: the chat template refuses this conversation ({error}); histories can have two consecutive "
-                "user messages and can end with a user message, so use a template that allows both"
+                f"{self._name}: the chat template refuses this conversation ({error}); histories can have two"
+                " consecutive user messages and can end with a user message, so use a template that allows"
+                " both"
             ) from None
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _cut(self) -> tuple[str, str, str]:
-        """Returns the rendered text before the final user message, from there to its content, and after its content."""
+        """Returns the rendered text before the final user message, from there to its content, and after its
+        content."""
         text = self._render([*self._short, {"role": "user", "content": PROBE}])
         before, probe, closing = text.rpartition(PROBE)
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
@@ -177,8 +190,12 @@ class PromptTokens:
             if ids is None:
                 _write_ids(path, ids := np.array(self._compute(history), dtype=np.int32))
         except OSError as error:  # continue without the cache
-            logger.warning("%s: the token cache cannot be used (%s), so histories are tokenized in every run; set another "
-                           "token_cache", self.cache_dir, error.strerror or error)
+            logger.warning(
+                "%s: the token cache cannot be used (%s), so histories are tokenized in every run; set"
+                " another token_cache",
+                self.cache_dir,
+                error.strerror or error,
+            )
             self.cache_dir, ids = None, np.array(self._compute(history), dtype=np.int32)
         return ids
 
@@ -191,14 +208,20 @@ class PromptTokens:
             return True
 
     def _as_taken(self, before: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The messages before the final one. If the template accepts only one system message, the persona's system message
-        becomes the second paragraph of the first."""
+        """The messages before the final one. If the template accepts only one system message, the persona's
+        system message becomes the second paragraph of the first."""
         if not self._one_system or len(before) < 2 or before[1]["role"] != "system":
             return before
         if not self._merged:
-            logger.info("%s: the chat template accepts one system message, so the persona's is merged into the first", self._name)
+            logger.info(
+                "%s: the chat template accepts one system message, so the persona's is merged into the first",
+                self._name,
+            )
             self._merged = True
-        return [{"role": "system", "content": f"{before[0]['content']}\n\n{before[1]['content']}"}, *before[2:]]
+        return [
+            {"role": "system", "content": f"{before[0]['content']}\n\n{before[1]['content']}"},
+            *before[2:],
+        ]
 
     def _compute(self, history: History | None) -> list[int]:
         conversation = [*self._as_taken(_before(history, self.context)), {"role": "user", "content": PROBE}]
@@ -218,8 +241,8 @@ class PromptTokens:
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """Returns 16 hex digits of a hash over everything that determines token ids: vocabulary, merges, added tokens, normalizer and
-    chat template.
+    """Returns 16 hex digits of a hash over everything that determines token ids: vocabulary, merges, added
+    tokens, normalizer and chat template.
 
     Raises:
         ModelError: if the tokenizer is not fast or has no chat template.
@@ -240,7 +263,8 @@ def fingerprint(tokenizer: Any) -> str:
 def _same_history(question: Question, history: History | None) -> None:
     if history is not None and history.id != question.history_id:
         raise DataError(
-            f"question {question.id} is about history {question.history_id}, not {history.id}; pass its own history"
+            f"question {question.id} is about history {question.history_id}, not {history.id}; pass its own"
+            " history"
         )
 
 
@@ -262,7 +286,8 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
 
 
 def _read_ids(path: Path) -> Any | None:
-    """The ids of a cache file; None if it is absent, truncated or altered. Raises OSError if it cannot be read.
+    """The ids of a cache file; None if it is absent, truncated or altered. Raises OSError if it cannot be
+    read.
 
     The file contains the ids as 4-byte little-endian integers, followed by the CRC-32 of these bytes.
     """

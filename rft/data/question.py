@@ -1,7 +1,8 @@
 """Reads a four-option question about a person from one row of a dataset CSV.
 
-Invariant: a `Question` has a query and four different options in display order, and exactly one option is gold. The order depends
-only on the index of the row in its file, so the letters are the same in every run. Labels are for reports only.
+Invariant: a `Question` has a query and four different options in display order, and exactly one option is
+gold. The order depends only on the index of the row in its file, so the letters are the same in every run.
+Labels are for reports only.
 """
 
 import ast
@@ -29,7 +30,8 @@ class UnusableRow(Exception):
 class Labels:
     """Annotations of a question. They are never part of a prompt.
 
-    distance: tokens between the evidence and the end of the history, as counted by the authors; None if not given.
+    distance: tokens between the evidence and the end of the history, as counted by the authors; None if not
+    given.
     """
 
     pref_type: str
@@ -49,10 +51,11 @@ class Labels:
 
 
 def kind(pref_type: str, who: str, updated: bool, sensitive: bool = False, **others: Any) -> str:
-    """Returns the kind of a question with these labels: what a correct answer must recognize about the preference.
+    """Returns the kind of a question with these labels: what a correct answer must recognize about the
+    preference.
 
-    "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is another person's;
-    "changed": it was updated; "plain": none of these.
+    "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is
+    another person's; "changed": it was updated; "plain": none of these.
     """
     if pref_type == "ask_to_forget":
         return "withdrawn"
@@ -83,7 +86,8 @@ class Question:
     open_ended: bool = False
 
     def check(self) -> None:
-        """Verifies the reward of sample answers: gold 1, each other letter 0, an empty or truncated completion 0.
+        """Verifies the reward of sample answers: gold 1, each other letter 0, an empty or truncated
+        completion 0.
 
         Raises:
             DataError: if the reward differs, or if two options have the same text.
@@ -147,8 +151,8 @@ def persona_id(record: Mapping[str, str]) -> str:
 
 
 def _query(literal: str) -> str:
-    """The text of `user_query`, a Python dict literal with role and content. It is not JSON: an apostrophe in the text changes
-    its quotes."""
+    """The text of `user_query`, a Python dict literal with role and content. It is not JSON: an apostrophe in
+    the text changes its quotes."""
     try:
         message: Any = ast.literal_eval(literal.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

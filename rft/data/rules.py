@@ -1,12 +1,14 @@
 """Rules that answer a question from its query and options alone, and their scores.
 
-Invariant: no rule sees a history or a label. No rule is scored on its training data: the trained rules (on the words of the
-options, and on their full texts) are scored on people whose questions they were not trained on. On fair data each rule stays at
-chance in every category of questions. A policy can reach the same score without reading the history.
+Invariant: no rule sees a history or a label. No rule is scored on its training data: the trained rules (on
+the words of the options, and on their full texts) are scored on people whose questions they were not trained
+on. On fair data each rule stays at chance in every category of questions. A policy can reach the same score
+without reading the history.
 
-The best of many rules is above chance by luck. Therefore a score counts as telling (significantly above chance) only above `bar`:
-at least three points above chance, and above a Bonferroni-corrected threshold. With this threshold, guessing puts the best of all
-rules above the bar at most as often as it puts a single rule three standard errors above chance.
+The best of many rules is above chance by luck. Therefore a score counts as telling (significantly above
+chance) only above `bar`: at least three points above chance, and above a Bonferroni-corrected threshold. With
+this threshold, guessing puts the best of all rules above the bar at most as often as it puts a single rule
+three standard errors above chance.
 """
 
 import re
@@ -52,14 +54,16 @@ def asked(question: Question) -> Asked:
 def bar(n: int, tried: int) -> float:
     """Returns the score on n questions above which chance does not explain the best of `tried` rules.
 
-    Bonferroni correction: the probability that one guess is three standard errors too high is divided among the rules.
+    Bonferroni correction: the probability that one guess is three standard errors too high is divided among
+    the rules.
     """
     errors = NormalDist().inv_cdf(1 - NormalDist().cdf(-ERRORS) / tried)
     return CHANCE + max(POINTS, errors * (CHANCE * (1 - CHANCE) / n) ** 0.5)
 
 
 def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
-    """Returns {rule: its score on each question}: 1 or 0, or the expected score if the rule ranks several options first.
+    """Returns {rule: its score on each question}: 1 or 0, or the expected score if the rule ranks several
+    options first.
 
     The probe is omitted if there are too few questions to train it.
     """
@@ -70,15 +74,25 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
         found[least] = [_taken(v, q.gold, min) for v, q in zip(values, questions, strict=True)]
     common = Counter(option for question in questions for option in question.options)
     often = [[common[option] for option in question.options] for question in questions]
-    found["the most common option text"] = [_taken(v, q.gold, max) for v, q in zip(often, questions, strict=True)]
-    found["the least common option text"] = [_taken(v, q.gold, min) for v, q in zip(often, questions, strict=True)]
+    found["the most common option text"] = [
+        _taken(v, q.gold, max) for v, q in zip(often, questions, strict=True)
+    ]
+    found["the least common option text"] = [
+        _taken(v, q.gold, min) for v, q in zip(often, questions, strict=True)
+    ]
     rates = _gold_rates(questions)
-    found["the option text most often gold"] = [_taken(v, q.gold, max) for v, q in zip(rates, questions, strict=True)]
-    found["the option text least often gold"] = [_taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)]
+    found["the option text most often gold"] = [
+        _taken(v, q.gold, max) for v, q in zip(rates, questions, strict=True)
+    ]
+    found["the option text least often gold"] = [
+        _taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)
+    ]
     for place, letter in enumerate(LETTERS):
         found[f"always {letter}"] = [float(question.gold == place) for question in questions]
     if (chosen := choices(questions)) is not None:
-        found[PROBE] = [float(choice == question.gold) for choice, question in zip(chosen, questions, strict=True)]
+        found[PROBE] = [
+            float(choice == question.gold) for choice, question in zip(chosen, questions, strict=True)
+        ]
     return found
 
 
@@ -110,8 +124,8 @@ def _taken(values: Sequence[float], gold: int, extreme: Callable[[Sequence[float
 
 
 def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
-    """For each option, how often its text is gold when shown, in the questions of the other folds, smoothed so that a text
-    that is new there is at chance."""
+    """For each option, how often its text is gold when shown, in the questions of the other folds, smoothed
+    so that a text that is new there is at chance."""
     fold = folds([question.persona_id for question in questions])
     shown: Counter[tuple[int | None, str]] = Counter()
     right: Counter[tuple[int | None, str]] = Counter()
@@ -125,7 +139,10 @@ def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
         seen, gold = shown[None, text] - shown[fold, text], right[None, text] - right[fold, text]
         return (gold + 1) / (seen + len(LETTERS))
 
-    return [[rate(option, held_out) for option in question.options] for question, held_out in zip(questions, fold, strict=True)]
+    return [
+        [rate(option, held_out) for option in question.options]
+        for question, held_out in zip(questions, fold, strict=True)
+    ]
 
 
 def _words(text: str) -> set[str]:
@@ -143,7 +160,10 @@ def _shared_with_query(question: Asked) -> list[float]:
 
 def _shared_with_others(question: Asked) -> list[float]:
     words = [_words(option) for option in question.options]
-    return [sum(len(mine & other) / max(len(mine | other), 1) for other in words if other is not mine) for mine in words]
+    return [
+        sum(len(mine & other) / max(len(mine | other), 1) for other in words if other is not mine)
+        for mine in words
+    ]
 
 
 def _marks(question: Asked) -> list[float]:

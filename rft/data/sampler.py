@@ -1,13 +1,14 @@
 """Order of training rows: several questions of one history together, each question `repeats` times.
 
-Every question occurs exactly once per epoch (except those of the last, incomplete batch). A unit of Q questions of one history is
-never split, so a rank that takes complete units has all rows of these Q questions:
+Every question occurs exactly once per epoch (except those of the last, incomplete batch). A unit of Q
+questions of one history is never split, so a rank that takes complete units has all rows of these Q
+questions:
 
     unit (history A)            unit (history B)
     q1 q1 q1 q2 q2 q2 | ...     q7 q7 q7 q8 q8 q8       Q = 2 questions, 3 repeats (completions per question)
 
-A batch of units is yielded `passes` times in a row, once per micro-batch made from it, as TRL's trainer expects. The order
-depends only on (seed, epoch).
+A batch of units is yielded `passes` times in a row, once per micro-batch made from it, as TRL's trainer
+expects. The order depends only on (seed, epoch).
 """
 
 import logging
@@ -60,9 +61,11 @@ class HistorySampler(Sampler[int]):
         most = max(map(len, self.rows_of.values()), default=0)
         if most < questions:
             logger.warning(
-                "questions_per_history %d: no history has more than %d questions; units combine several histories and share "
-                "less", questions, most,
-            )  # fmt: skip
+                "questions_per_history %d: no history has more than %d questions; units combine several"
+                " histories and share less",
+                questions,
+                most,
+            )
         self._length = len(self._units()) // units * units * questions * repeats * passes
 
     def set_epoch(self, epoch: int) -> None:
@@ -104,8 +107,8 @@ class HistorySampler(Sampler[int]):
 class LengthSampler(Sampler[int]):
     """Samples row indices so that the rows of a batch have similar lengths and little padding.
 
-    Rows are shuffled, sorted by length within groups of `WINDOW` batches, and the batches of each group are shuffled, so lengths
-    and rows have no fixed order. Every row occurs once per epoch.
+    Rows are shuffled, sorted by length within groups of `WINDOW` batches, and the batches of each group are
+    shuffled, so lengths and rows have no fixed order. Every row occurs once per epoch.
 
     Args:
         lengths: length of each row, in any unit.

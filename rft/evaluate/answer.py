@@ -26,7 +26,8 @@ class Answer:
         cost: dollars.
         failures: calls that failed before this one, by kind.
         read: a summary for people of what the context showed the model, if that is not obvious.
-        writing_tokens: tokens read to write the history's memory (the same number for all questions of the history).
+        writing_tokens: tokens read to write the history's memory (the same number for all questions of the
+            history).
         ending: why there is no answer (refusal, content_filter, tool_calls, empty); "" if there is one.
         adapted: changes made to the request because the server rejected its settings.
     """
@@ -93,7 +94,9 @@ class StreamingAnswerer(Protocol):
     context: str
     settings: dict[str, Any]
 
-    def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[tuple[Question, Answer | Unanswered, float]]:
+    def stream(
+        self, asked: Iterable[tuple[Question, History | None]]
+    ) -> Iterator[tuple[Question, Answer | Unanswered, float]]:
         """Yields (question, its answer, seconds it took) for every question, in the order of the answers."""
         ...
 

@@ -1,6 +1,7 @@
 """`rft evaluate`: its options, and the model, context and judge that they select.
 
-Invariant: an option that has no effect is reported as ignored. API keys are read from the environment, never from an option.
+Invariant: an option that has no effect is reported as ignored. API keys are read from the environment, never
+from an option.
 """
 
 import argparse
@@ -39,7 +40,13 @@ ASKING: dict[str, Any] = {
     "no_controls": False,
 }
 ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
-ENDPOINT: dict[str, Any] = {"concurrency": 8, "attempts": 6, "timeout": 600.0, "api_key_env": None, "price": None}
+ENDPOINT: dict[str, Any] = {
+    "concurrency": 8,
+    "attempts": 6,
+    "timeout": 600.0,
+    "api_key_env": None,
+    "price": None,
+}
 RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
 MEMORY: dict[str, Any] = asdict(MemorySettings())
 JUDGE: dict[str, Any] = {
@@ -57,58 +64,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--model",
         metavar="PATH|NAME",
-        help="checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
-        "--base-url; or a quoted pattern such as 'out/checkpoint-*': every match is evaluated",
+        help=(
+            "checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
+            "--base-url; or a quoted pattern such as 'out/checkpoint-*': every match is evaluated"
+        ),
     )
-    who.add_argument("--rule", choices=RULES, help="answer by a rule; none reads the query, only 'mentioned' reads the history")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder of results.jsonl, summary.json and report.html; rerun to resume"
+    who.add_argument(
+        "--rule",
+        choices=RULES,
+        help="answer by a rule; none reads the query, only 'mentioned' reads the history",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling and the bootstrap (default: 0)")
     parser.add_argument(
-        "--track", action="store_true", help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no account)"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder of results.jsonl, summary.json and report.html; rerun to resume",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for sampling and the bootstrap (default: 0)"
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no account)",
     )
 
     data = parser.add_argument_group("questions")
     data.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
     data.add_argument("--revision", help="commit of a dataset on the Hub")
-    data.add_argument("--split", default="benchmark", help="name of a CSV file in benchmark/text (default: benchmark)")
+    data.add_argument(
+        "--split", default="benchmark", help="name of a CSV file in benchmark/text (default: benchmark)"
+    )
     data.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
     data.add_argument("--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out")
     data.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions of the split")
 
     asking = parser.add_argument_group("how the questions are asked")
-    asking.add_argument("--context", choices=CONTEXTS, help="what the model sees of the history (default: history)")
-    asking.add_argument("--max-new-tokens", type=_positive, metavar="N", help="maximum tokens per completion (default: 1024)")
-    asking.add_argument("--temperature", type=_temperature, help="0: greedy; 'server': left to the endpoint (default: 0)")
     asking.add_argument(
-        "--samples", type=_positive, metavar="N", help="completions per prompt, for mean, majority and pass@N (default: 1)"
+        "--context", choices=CONTEXTS, help="what the model sees of the history (default: history)"
     )
     asking.add_argument(
-        "--option-orders", type=int, choices=range(1, 5), help="option rotations, for consistency and position bias (default: 1)"
+        "--max-new-tokens", type=_positive, metavar="N", help="maximum tokens per completion (default: 1024)"
     )
-    asking.add_argument("--open-ended", action="store_true", default=None, help="ask without options; a judge scores the answers")
-    asking.add_argument("--no-controls", action="store_true", default=None, help="do not also ask the model without the history")
+    asking.add_argument(
+        "--temperature", type=_temperature, help="0: greedy; 'server': left to the endpoint (default: 0)"
+    )
+    asking.add_argument(
+        "--samples",
+        type=_positive,
+        metavar="N",
+        help="completions per prompt, for mean, majority and pass@N (default: 1)",
+    )
+    asking.add_argument(
+        "--option-orders",
+        type=int,
+        choices=range(1, 5),
+        help="option rotations, for consistency and position bias (default: 1)",
+    )
+    asking.add_argument(
+        "--open-ended",
+        action="store_true",
+        default=None,
+        help="ask without options; a judge scores the answers",
+    )
+    asking.add_argument(
+        "--no-controls",
+        action="store_true",
+        default=None,
+        help="do not also ask the model without the history",
+    )
 
     here = parser.add_argument_group("a model on this machine")
     here.add_argument("--vllm", action="store_true", help="use vLLM instead of the shared-prefix sampler")
-    here.add_argument("--batch-size", type=_positive, metavar="N", help="questions per batch, of one history (default: 8)")
     here.add_argument(
-        "--token-cache", metavar="DIR", help=f"folder of tokenized histories (default: {ON_THIS_MACHINE['token_cache']})"
+        "--batch-size", type=_positive, metavar="N", help="questions per batch, of one history (default: 8)"
+    )
+    here.add_argument(
+        "--token-cache",
+        metavar="DIR",
+        help=f"folder of tokenized histories (default: {ON_THIS_MACHINE['token_cache']})",
     )
 
     there = parser.add_argument_group("a model served at an OpenAI-compatible URL")
-    there.add_argument("--base-url", metavar="URL", help="URL of the server, such as http://localhost:8000/v1")
     there.add_argument(
-        "--api-key-env", metavar="NAME", help="environment variable that contains the key (default: OPENAI_API_KEY, if set)"
+        "--base-url", metavar="URL", help="URL of the server, such as http://localhost:8000/v1"
     )
-    there.add_argument("--concurrency", type=_positive, metavar="N", help="maximum calls in flight (default: 8)")
-    there.add_argument("--attempts", type=_positive, metavar="N", help="maximum attempts per call (default: 6)")
-    there.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="timeout per attempt, in seconds (default: 600)")
     there.add_argument(
-        "--price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million input and output tokens"
+        "--api-key-env",
+        metavar="NAME",
+        help="environment variable that contains the key (default: OPENAI_API_KEY, if set)",
     )
-    parser.add_argument("--budget", type=_dollars, metavar="DOLLARS", help="maximum total spending for --out, judge included")
+    there.add_argument(
+        "--concurrency", type=_positive, metavar="N", help="maximum calls in flight (default: 8)"
+    )
+    there.add_argument(
+        "--attempts", type=_positive, metavar="N", help="maximum attempts per call (default: 6)"
+    )
+    there.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="timeout per attempt, in seconds (default: 600)"
+    )
+    there.add_argument(
+        "--price",
+        type=_dollars,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="dollars per million input and output tokens",
+    )
+    parser.add_argument(
+        "--budget", type=_dollars, metavar="DOLLARS", help="maximum total spending for --out, judge included"
+    )
 
     retrieval = parser.add_argument_group("context retrieval")
     retrieval.add_argument(
@@ -117,29 +181,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K|fit",
         help="passages of 6 messages to show; 'fit': as many as fit into the model, at most 10 (default: 10)",
     )
-    retrieval.add_argument("--embedding-model", metavar="NAME", help="use dense embeddings of this model instead of BM25")
-    retrieval.add_argument("--embedding-base-url", metavar="URL", help="URL that serves this model (default: --base-url)")
+    retrieval.add_argument(
+        "--embedding-model", metavar="NAME", help="use dense embeddings of this model instead of BM25"
+    )
+    retrieval.add_argument(
+        "--embedding-base-url", metavar="URL", help="URL that serves this model (default: --base-url)"
+    )
 
     memory = parser.add_argument_group("context memory")
-    memory.add_argument("--chunk-tokens", type=_positive, metavar="N", help="tokens per history chunk (default: 5000)")
-    memory.add_argument("--memory-tokens", type=_positive, metavar="N", help="maximum tokens of a memory (default: 2048)")
-    memory.add_argument("--max-chunks", type=_positive, metavar="N", help="read only the N most recent chunks (default: all)")
     memory.add_argument(
-        "--reader", metavar="PATH", help="a second model that also answers from the memories; with one fixed reader for all "
-        "writers, differences in accuracy come from the memories alone"
+        "--chunk-tokens", type=_positive, metavar="N", help="tokens per history chunk (default: 5000)"
+    )
+    memory.add_argument(
+        "--memory-tokens", type=_positive, metavar="N", help="maximum tokens of a memory (default: 2048)"
+    )
+    memory.add_argument(
+        "--max-chunks", type=_positive, metavar="N", help="read only the N most recent chunks (default: all)"
+    )
+    memory.add_argument(
+        "--reader",
+        metavar="PATH",
+        help=(
+            "a second model that also answers from the memories; with one fixed reader for all "
+            "writers, differences in accuracy come from the memories alone"
+        ),
     )
 
     judge = parser.add_argument_group("the judge of open-ended answers")
     judge.add_argument("--judge-model", metavar="NAME")
     judge.add_argument("--judge-base-url", metavar="URL")
     judge.add_argument(
-        "--judge-api-key-env", metavar="NAME", help="environment variable that contains the key (default: OPENAI_API_KEY, if set)"
+        "--judge-api-key-env",
+        metavar="NAME",
+        help="environment variable that contains the key (default: OPENAI_API_KEY, if set)",
     )
     judge.add_argument(
-        "--judge-price", type=_dollars, nargs=2, metavar=("IN", "OUT"), help="dollars per million input and output tokens"
+        "--judge-price",
+        type=_dollars,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="dollars per million input and output tokens",
     )
     judge.add_argument(
-        "--judge-cache", metavar="DIR", help=f"folder of verdicts, kept between runs (default: {JUDGE['judge_cache']})"
+        "--judge-cache",
+        metavar="DIR",
+        help=f"folder of verdicts, kept between runs (default: {JUDGE['judge_cache']})",
     )
 
 
@@ -157,7 +243,9 @@ def run(args: argparse.Namespace) -> int:
             check_account()
         folder = Path(args.out).expanduser()
         budget = _budget(args, folder)
-        split = load_split(args.data, args.split, args.window, revision=args.revision, exclude_personas=args.exclude_personas)
+        split = load_split(
+            args.data, args.split, args.window, revision=args.revision, exclude_personas=args.exclude_personas
+        )
         for skip in split.skipped[:5]:
             logger.warning("%s row %d skipped: %s", split.name, skip.row, skip.reason)
         names = _checkpoints(args)
@@ -191,7 +279,10 @@ def run(args: argparse.Namespace) -> int:
 
             write_sweep(summaries, folder)
     except KeyboardInterrupt:
-        print(f"\nstopped; the answers so far are in {args.out}; run the same command again to resume", file=sys.stderr)
+        print(
+            f"\nstopped; the answers so far are in {args.out}; run the same command again to resume",
+            file=sys.stderr,
+        )
         return 130
     if budget is not None and budget.spent:
         print(f"spent: ${budget.spent:.4f}")
@@ -200,14 +291,20 @@ def run(args: argparse.Namespace) -> int:
     if lost:
         too_long = sum(summary["too_long"] for summary in summaries.values())
         said = f" ({too_long} too long for the model: see above)" if too_long else ""
-        print(f"{lost} answers are missing or not scored{said}; run the same command again to retry them", file=sys.stderr)
+        print(
+            f"{lost} answers are missing or not scored{said}; run the same command again to retry them",
+            file=sys.stderr,
+        )
     return 1 if lost else 0
 
 
 def headline(summary: dict[str, Any]) -> str:
     """One line: accuracy with its interval, sample sizes, and the accuracy of the controls."""
     if summary["accuracy"] is None:
-        return f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them scored"
+        return (
+            f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them"
+            " scored"
+        )
     low, high = summary["ci95"]
     beside = [
         f"{name}{_rule_of(summary['controls'][name])} {summary['controls'][name]['accuracy']:.1%}"
@@ -243,16 +340,21 @@ def _answerers(
     for context, keys in (("retrieval", RETRIEVAL), ("memory", MEMORY)):
         for key in keys:
             if settings["context"] != context and getattr(args, key) is not None:
-                logger.warning("--%s is ignored: the context is %s", key.replace("_", "-"), settings["context"])
+                logger.warning(
+                    "--%s is ignored: the context is %s", key.replace("_", "-"), settings["context"]
+                )
     for key in JUDGE:
         if not settings["open_ended"] and getattr(args, key) is not None:
             logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
     if settings["samples"] > 1 and settings["temperature"] == 0:
         raise DataError(
-            f"--samples {settings['samples']}: at temperature 0 all samples are the same; set --temperature, for example to 1"
+            f"--samples {settings['samples']}: at temperature 0 all samples are the same; set --temperature,"
+            " for example to 1"
         )
     if settings["open_ended"] and settings["option_orders"] > 1:
-        raise DataError("--option-orders with --open-ended: there are no options to rotate; omit one of the two")
+        raise DataError(
+            "--option-orders with --open-ended: there are no options to rotate; omit one of the two"
+        )
     blind = settings["context"] != "none" and not settings["no_controls"]
     generation = {key: settings[key] for key in ("max_new_tokens", "temperature")} | {"seed": args.seed}
     if args.base_url:
@@ -262,22 +364,32 @@ def _answerers(
             logger.warning("--vllm is ignored: the model is served at a URL")
         if settings["context"] == "memory":
             raise DataError(
-                "--context memory: memories are written by a model on this machine; omit --base-url and name a checkpoint"
+                "--context memory: memories are written by a model on this machine; omit --base-url and name"
+                " a checkpoint"
             )
         endpoint = _endpoint(args.base_url, name, settings, budget)
         there = EndpointAnswers(endpoint, _context(args, settings), **generation)
-        return there, EndpointAnswers(endpoint, FullHistoryContext("none"), **generation) if blind else None, settings
+        return (
+            there,
+            EndpointAnswers(endpoint, FullHistoryContext("none"), **generation) if blind else None,
+            settings,
+        )
     from rft.evaluate.model_answers import ModelAnswers
 
     here = _on_this_machine(args, name, out, settings, generation)
     generation["token_cache"] = settings["token_cache"]
-    return here, ModelAnswers(here.model, FullHistoryContext("none"), **generation) if blind else None, settings
+    return (
+        here,
+        ModelAnswers(here.model, FullHistoryContext("none"), **generation) if blind else None,
+        settings,
+    )
 
 
 def _on_this_machine(
     args: argparse.Namespace, name: str, out: Path, settings: dict[str, Any], generation: dict[str, Any]
 ) -> "ModelAnswers":
-    """A checkpoint in the selected context; errors about the context are raised before the model is loaded."""
+    """A checkpoint in the selected context; errors about the context are raised before the model is
+    loaded."""
     from rft.evaluate.model_answers import ModelAnswers
     from rft.models.local import LocalModel
 
@@ -303,7 +415,8 @@ def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -
     """The answerer of --reader, whose model answers from the memories of `answerer`."""
     if args.reader is None:
         return None
-    from rft.evaluate.memory import MemoryAnswers  # imports torch (four seconds), which an endpoint does not need
+    # imports torch (four seconds), which an endpoint does not need
+    from rft.evaluate.memory import MemoryAnswers
 
     if not isinstance(answerer, MemoryAnswers):
         logger.warning("--reader is ignored: it answers from memories; set --context memory")
@@ -348,8 +461,12 @@ def _judge(args: argparse.Namespace, settings: dict[str, Any], budget: "Budget |
     from reward import Judge
 
     if not (args.judge_model and args.judge_base_url):
-        raise DataError("--open-ended: answers are scored by a judge; set --judge-base-url URL --judge-model NAME")
-    about = ENDPOINT | settings | {"api_key_env": settings["judge_api_key_env"], "price": settings["judge_price"]}
+        raise DataError(
+            "--open-ended: answers are scored by a judge; set --judge-base-url URL --judge-model NAME"
+        )
+    about = (
+        ENDPOINT | settings | {"api_key_env": settings["judge_api_key_env"], "price": settings["judge_price"]}
+    )
     return Judge(_endpoint(args.judge_base_url, args.judge_model, about, budget), settings["judge_cache"])
 
 

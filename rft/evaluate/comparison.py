@@ -1,8 +1,8 @@
 """`rft compare`: paired differences between evaluation runs, overall and per category.
 
-Invariant: only answers to the same questions are compared, question by question. Chance is measured over personas:
-intervals resample personas, and the permutation test swaps the two runs persona by persona. Runs on different data
-are never compared.
+Invariant: only answers to the same questions are compared, question by question. Chance is measured over
+personas: intervals resample personas, and the permutation test swaps the two runs persona by persona. Runs on
+different data are never compared.
 """
 
 import argparse
@@ -21,12 +21,17 @@ PERMUTATIONS = 10_000
 SAME = ("data_sha256", "split", "window")
 
 
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rft compare`."""
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="folders of `rft evaluate`; each is compared with the first")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for comparison.json and report.html")
-    parser.add_argument("--seed", type=int, default=0, help="random seed for bootstrap and permutations (default: 0)")
+    parser.add_argument(
+        "runs", nargs="+", metavar="DIR", help="folders of `rft evaluate`; each is compared with the first"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for comparison.json and report.html"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for bootstrap and permutations (default: 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     for name, found in comparison["against"].items():
         low, high = found["all"]["ci95"]
         print(
-            f"{name} against {comparison['first']}: {100 * found['all']['difference']:+.1f} points "
-            f"(95 % interval {100 * low:+.1f} to "
-            f"{100 * high:+.1f}; permutation test p = {found['all']['p']:.2g}; {found['all']['n']} questions); "
-            f"{found['answers']['same']} of {found['answers']['n']} answers are the same word for word"
+            f"{name} against {comparison['first']}: {100 * found['all']['difference']:+.1f} points (95 %"
+            f" interval {100 * low:+.1f} to {100 * high:+.1f}; permutation test p = {found['all']['p']:.2g};"
+            f" {found['all']['n']} questions); {found['answers']['same']} of {found['answers']['n']} answers"
+            " are the same word for word"
         )
     print(f"report: {out / 'report.html'}")
     return 0
@@ -55,7 +60,8 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], 
     """Reads two or more finished runs.
 
     Returns:
-        {name: (summary, rows)}; a name is the shortest end of the folder's path that is unique among the runs.
+        {name: (summary, rows)}; a name is the shortest end of the folder's path that is unique among the
+        runs.
 
     Raises:
         DataError: a folder is not a finished run, or the runs differ in their data or kind of question.
@@ -73,11 +79,14 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, tuple[dict[str, Any], 
         for key in SAME:
             if summary.get(key) != about.get(key):
                 raise DataError(
-                    f"{first} and {name} are runs on different data ({key}: {about.get(key)} and {summary.get(key)}); "
-                    "compare runs of the same dataset, split and window"
+                    f"{first} and {name} are runs on different data ({key}: {about.get(key)} and"
+                    f" {summary.get(key)}); compare runs of the same dataset, split and window"
                 )
         if bool(rows[0].get("open_ended")) != bool(theirs[0].get("open_ended")):
-            raise DataError(f"{first} and {name}: one is open-ended and one multiple choice; their scores cannot be compared")
+            raise DataError(
+                f"{first} and {name}: one is open-ended and one multiple choice; their scores cannot be"
+                " compared"
+            )
     return runs
 
 
@@ -87,13 +96,13 @@ def compare(runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Row]]], seed: i
     Returns:
         first: name of the first run.
         runs: {name: {model, context, accuracy, ci95, n, settings}}.
-        against: {name: {all: cell, by: {category: {value: cell}}, answers: {same, n}}}; answers counts completions that
-            are the same word for word.
+        against: {name: {all: cell, by: {category: {value: cell}}, answers: {same, n}}}; answers counts
+            completions that are the same word for word.
 
-        A cell contains: difference (mean over the questions answered in both runs; positive if the first run is worse),
-        ci95, p (two-sided permutation test over personas), p_holm (p corrected for the values of its category by Holm's
-        method), n, personas, accuracy and first_accuracy on these questions, better and worse (number of questions on
-        which the run scores more or less than the first).
+        A cell contains: difference (mean over the questions answered in both runs; positive if the first run
+        is worse), ci95, p (two-sided permutation test over personas), p_holm (p corrected for the values of
+        its category by Holm's method), n, personas, accuracy and first_accuracy on these questions, better
+        and worse (number of questions on which the run scores more or less than the first).
 
     Raises:
         DataError: two runs have no scored question in common.
@@ -122,13 +131,16 @@ def _against(first: str, before: Sequence[Row], name: str, after: Sequence[Row],
     by: dict[str, dict[str, Any]] = {}
     for category, value_of in CATEGORIES.items():
         values = sorted({value_of(row) for row, _, _ in pairs})
-        by[category] = {value: _cell([pair for pair in pairs if value_of(pair[0]) == value], seed) for value in values}
+        by[category] = {
+            value: _cell([pair for pair in pairs if value_of(pair[0]) == value], seed) for value in values
+        }
         _correct(by[category])
     return {"all": _cell(pairs, seed), "by": by, "answers": _same_answers(before, after)}
 
 
 def _same_answers(before: Sequence[Row], after: Sequence[Row]) -> dict[str, int]:
-    """Counts equal completions among the shared rows: shows what another engine, batch or dtype changes for one model."""
+    """Counts equal completions among the shared rows: shows what another engine, batch or dtype changes for
+    one model."""
     then = {row["id"]: row["completion"] for row in before}
     both = [row["completion"] == then[row["id"]] for row in after if row["id"] in then]
     return {"same": sum(both), "n": len(both)}
@@ -138,7 +150,9 @@ def _cell(pairs: Sequence[tuple[Row, float, float]], seed: int) -> dict[str, Any
     from rft.evaluate.statistics import by_persona, interval_of_ratio
 
     differences = [now - then for _, then, now in pairs]
-    total_P, count_P = by_persona([(row["persona_id"], d) for (row, _, _), d in zip(pairs, differences, strict=True)])
+    total_P, count_P = by_persona(
+        [(row["persona_id"], d) for (row, _, _), d in zip(pairs, differences, strict=True)]
+    )
     n = len(pairs)
     return {
         "difference": sum(differences) / n,
@@ -156,8 +170,8 @@ def _cell(pairs: Sequence[tuple[Row, float, float]], seed: int) -> dict[str, Any
 def permutation_test(total_P: Any, seed: int = 0) -> float:
     """The two-sided p-value of the hypothesis that the two runs are interchangeable for every persona.
 
-    All swaps are tried if there are at most 10,000. Otherwise 10,000 are drawn at random, and p also counts the observed
-    assignment (Phipson and Smyth, 2010).
+    All swaps are tried if there are at most 10,000. Otherwise 10,000 are drawn at random, and p also counts
+    the observed assignment (Phipson and Smyth, 2010).
 
     Args:
         total_P: sum of the differences of each of the P personas.
@@ -189,7 +203,9 @@ def _summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror or error}; expected the folder of a finished `rft evaluate`") from None
+        raise DataError(
+            f"{file}: {error.strerror or error}; expected the folder of a finished `rft evaluate`"
+        ) from None
     except ValueError as error:
         raise DataError(f"{file}: broken JSON ({error}); run the evaluation again to rewrite it") from None
     if not isinstance(summary, dict) or not summary.get("data_sha256"):

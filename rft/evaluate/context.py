@@ -1,7 +1,7 @@
 """Contexts: the messages that a model reads, including the question.
 
-Invariant: a context builds the conversation from one question and its history only. Its `settings` contain everything
-else that its messages depend on.
+Invariant: a context builds the conversation from one question and its history only. Its `settings` contain
+everything else that its messages depend on.
 """
 
 from dataclasses import dataclass, field
@@ -39,7 +39,8 @@ class Context(Protocol):
 
 @dataclass(frozen=True)
 class FullHistoryContext:
-    """The layouts of `rft.data.prompt`: the whole history, with or without the persona message, or no history."""
+    """The layouts of `rft.data.prompt`: the whole history, with or without the persona message, or no
+    history."""
 
     name: str = "history"
     settings: dict[str, Any] = field(default_factory=dict)

@@ -1,8 +1,9 @@
 """Answers of a model that is served at an OpenAI-compatible URL.
 
-Invariant: questions are sent in the given order, so that those of one history follow each other and hit the server's
-prefix cache. At most `concurrency` calls are in flight, and only their prompts are in memory. Each answer is yielded as
-soon as it arrives. The settings contain the server's URL and the request parameters, never the key.
+Invariant: questions are sent in the given order, so that those of one history follow each other and hit the
+server's prefix cache. At most `concurrency` calls are in flight, and only their prompts are in memory. Each
+answer is yielded as soon as it arrives. The settings contain the server's URL and the request parameters,
+never the key.
 """
 
 import asyncio
@@ -26,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 Asked = tuple[Question, Answer | Unanswered, float]
 
-SHORTER = "choose --context retrieval (with --passages fit) or memory, a shorter --window, or a server with a longer context"
+SHORTER = (
+    "choose --context retrieval (with --passages fit) or memory, a shorter --window, or a server with a"
+    " longer context"
+)
 EMBEDDED_AT_ONCE = 32  # texts per call; servers reject calls that are too large
 
 
@@ -42,7 +46,12 @@ class EndpointAnswers:
     """
 
     def __init__(
-        self, endpoint: Endpoint, context: Context, max_new_tokens: int = 1024, temperature: float | None = 0.0, seed: int = 0
+        self,
+        endpoint: Endpoint,
+        context: Context,
+        max_new_tokens: int = 1024,
+        temperature: float | None = 0.0,
+        seed: int = 0,
     ):
         self.endpoint, self._context = endpoint, context
         self.name, self.context = endpoint.model, context.name
@@ -60,8 +69,8 @@ class EndpointAnswers:
         """Yields (question, its answer, seconds it took) as the answers arrive.
 
         Raises:
-            EndpointError: no call to the endpoint can succeed, or the budget is spent. When the budget is spent, the
-                answers of the calls in flight are yielded first.
+            EndpointError: no call to the endpoint can succeed, or the budget is spent. When the budget is
+                spent, the answers of the calls in flight are yielded first.
         """
         with asyncio.Runner() as runner:
             answers = self._answers(iter(asked))
@@ -76,7 +85,11 @@ class EndpointAnswers:
         calls: set[asyncio.Task[Asked]] = set()
         stop: BudgetSpent | None = None
         while True:
-            while stop is None and len(calls) < self.endpoint.concurrency and (pair := next(asked, None)) is not None:
+            while (
+                stop is None
+                and len(calls) < self.endpoint.concurrency
+                and (pair := next(asked, None)) is not None
+            ):
                 calls.add(asyncio.create_task(self._ask(*pair)))
             if not calls:
                 break
@@ -98,7 +111,9 @@ class EndpointAnswers:
         start = time.perf_counter()
         seed = seed_of(self.seed, [question]) if self.temperature != 0 else None
         ways = self._context.ways(question, history) if isinstance(self._context, Retrieval) else None
-        for messages, shown in ways or [(self._context.messages(question, history), self._context.read(question, history))]:
+        for messages, shown in ways or [
+            (self._context.messages(question, history), self._context.read(question, history))
+        ]:
             read = shown
             try:
                 reply = await self.endpoint.chat(
@@ -108,13 +123,23 @@ class EndpointAnswers:
             except TooLong as failed:
                 reason = failed
             except CallFailed as failed:
-                logger.warning("question %s: not answered (%s); run the same command again to retry it", question.id, failed)
+                logger.warning(
+                    "question %s: not answered (%s); run the same command again to retry it",
+                    question.id,
+                    failed,
+                )
                 return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
         else:
             if not self._too_long_told:  # logged once; the others are only counted
                 self._too_long_told = True
-                logger.warning("question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER)
-            return question, Unanswered(f"too long: {reason}", reason.failures, too_long=True), time.perf_counter() - start
+                logger.warning(
+                    "question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER
+                )
+            return (
+                question,
+                Unanswered(f"too long: {reason}", reason.failures, too_long=True),
+                time.perf_counter() - start,
+            )
         answer = Answer(
             completion=reply.text,
             input_tokens=reply.input_tokens,
@@ -141,7 +166,10 @@ def embedder(endpoint: Endpoint) -> Any:
     import openai
 
     client = openai.OpenAI(
-        base_url=endpoint.base_url, api_key=endpoint.key(), max_retries=endpoint.attempts - 1, timeout=endpoint.timeout
+        base_url=endpoint.base_url,
+        api_key=endpoint.key(),
+        max_retries=endpoint.attempts - 1,
+        timeout=endpoint.timeout,
     )
 
     def embed(texts: Sequence[str]) -> list[list[float]]:
@@ -150,13 +178,19 @@ def embedder(endpoint: Endpoint) -> Any:
             for start in range(0, len(texts), EMBEDDED_AT_ONCE):
                 asked = list(texts[start : start + EMBEDDED_AT_ONCE])
                 answer = client.embeddings.create(model=endpoint.model, input=asked, encoding_format="float")
-                vectors = [[float(x) for x in item.embedding] for item in sorted(answer.data, key=lambda item: item.index)]
+                vectors = [
+                    [float(x) for x in item.embedding]
+                    for item in sorted(answer.data, key=lambda item: item.index)
+                ]
                 if len(vectors) != len(asked) or len({len(vector) for vector in [*found, *vectors]}) != 1:
-                    raise ValueError(f"{len(vectors)} vectors for {len(asked)} texts, or vectors of different lengths")
+                    raise ValueError(
+                        f"{len(vectors)} vectors for {len(asked)} texts, or vectors of different lengths"
+                    )
                 found += vectors
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise ModelError(
-                f"{endpoint.base_url}: no embeddings from {endpoint.model} ({endpoint.clean(error)}); check --embedding-model"
+                f"{endpoint.base_url}: no embeddings from {endpoint.model} ({endpoint.clean(error)}); check"
+                " --embedding-model"
             ) from None
         return found
 

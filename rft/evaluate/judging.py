@@ -1,7 +1,8 @@
 """Scores for open-ended answers: a second pass over rows that are already on disk.
 
-Invariant: an answer is judged only by what its row contains, and a row that has a score keeps it. If the judge cannot be
-reached, rows stay without a score; the next run of the same command retries them and pays for no verdict twice.
+Invariant: an answer is judged only by what its row contains, and a row that has a score keeps it. If the
+judge cannot be reached, rows stay without a score; the next run of the same command retries them and pays for
+no verdict twice.
 """
 
 import asyncio
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console | None" = None) -> list[dict[str, Any]]:
+def judge_rows(
+    rows: Sequence[dict[str, Any]], judge: Judge, console: "Console | None" = None
+) -> list[dict[str, Any]]:
     """Judges the rows that have no score.
 
     Returns:
-        All rows, with `votes` (three of true, false, null) and `score`: 1.0 if most votes are true and the completion
+        All rows, with `votes` (three of true, false, null) and `score`: 1.0 if most votes are true and the
+        completion
         reasoned before it answered; None if the votes give no verdict.
     """
     from rich.progress import Progress
@@ -52,7 +56,11 @@ def judge_rows(rows: Sequence[dict[str, Any]], judge: Judge, console: "Console |
                 for row in waiting:
                     tasks.create_task(one(row))
         except* EndpointError as errors:
-            logger.warning("judge %s: %s; answers without a verdict are not scored", judge.endpoint.model, errors.exceptions[0])
+            logger.warning(
+                "judge %s: %s; answers without a verdict are not scored",
+                judge.endpoint.model,
+                errors.exceptions[0],
+            )
         finally:
             await judge.endpoint.close()
 

@@ -1,8 +1,8 @@
 """Quality of written memories: their lines, compared with the lines that the simulator expects.
 
-Invariant: every line of a memory and every expected line is counted once. Both are matched by topic, the words before the
-first colon. A line is right if it equals the expected line up to letter case, spacing and closing punctuation. Answers are
-not used.
+Invariant: every line of a memory and every expected line is counted once. Both are matched by topic, the
+words before the first colon. A line is right if it equals the expected line up to letter case, spacing and
+closing punctuation. Answers are not used.
 """
 
 import math
@@ -38,9 +38,12 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]
         targets: {preference: expected line}, as from `MemoryTargets.lines`.
 
     Returns:
-        A list of {verdict, about, line, target}, one for each target and each extra line. Verdicts: right (the memory has
-        the line), wrong (it has another line about the topic), missing (it has no line about the topic; line is None),
-        extra (a line about a topic without a target, or a second line about a topic; about and target are None).
+        A list of {verdict, about, line, target}, one for each target and each extra line. Verdicts: right
+        (the memory has
+        the line), wrong (it has another line about the topic), missing (it has no line about the topic; line
+        is None),
+        extra (a line about a topic without a target, or a second line about a topic; about and target are
+        None).
     """
     lines = [line.removeprefix("- ") for line in memory.splitlines() if line.strip()]
     left = list(lines)
@@ -60,7 +63,9 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]
     return found + [{"verdict": "extra", "about": None, "line": line, "target": None} for line in left]
 
 
-def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]) -> list[dict[str, Any]]:
+def verdicts(
+    split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]
+) -> list[dict[str, Any]]:
     """The verdicts of `judge` for several memories.
 
     Args:
@@ -69,7 +74,8 @@ def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, Memo
         notes: {history id: its targets}.
 
     Returns:
-        The dicts of `judge` with `persona_id`, `history_id` and `kind`: `Labels.kind` of the question about the same
+        The dicts of `judge` with `persona_id`, `history_id` and `kind`: `Labels.kind` of the question about
+        the same
         preference, or "other" if there is no such question.
     """
     kinds = {(q.history_id, about(q)): q.labels.kind for q in split.questions}
@@ -108,22 +114,31 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any
 
 def _of_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts = Counter(row["verdict"] for row in rows)
-    return {"targets": len(rows), **{verdict: counts[verdict] for verdict in VERDICTS[:3]},
-            "right_rate": counts["right"] / len(rows)}
+    return {
+        "targets": len(rows),
+        **{verdict: counts[verdict] for verdict in VERDICTS[:3]},
+        "right_rate": counts["right"] / len(rows),
+    }
 
 
 def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dict[str, Any] | None:
     """The summary of {history id: memory}.
 
     Returns:
-        The entries of `summarise` and: memories (their number), withdrawn (number of values that users ask to forget),
-        withdrawn_present (how many of these the memories still mention). None without memories, or if the dataset has no
+        The entries of `summarise` and: memories (their number), withdrawn (number of values that users ask to
+        forget),
+        withdrawn_present (how many of these the memories still mention). None without memories, or if the
+        dataset has no
         memory targets: question labels do not cover everything that a memory may contain.
     """
     if not memories or not has_targets(split):
         return None
     notes = load_memory_targets(split)
-    withdrawn = [speaks_of(memory, phrase) for history, memory in memories.items() for phrase in notes[history].withdrawn]
+    withdrawn = [
+        speaks_of(memory, phrase)
+        for history, memory in memories.items()
+        for phrase in notes[history].withdrawn
+    ]
     return {
         **summarise(verdicts(split, memories, notes), seed),
         "memories": len(memories),

@@ -1,7 +1,8 @@
-"""The context "memory": notes that a model wrote while reading a history in chunks, one file on disk per history.
+"""The context "memory": notes that a model wrote while reading a history in chunks, one file on disk per
+history.
 
-Invariant: a conversation contains the memory and the question, never the history. A memory is written once per history,
-before and independently of any question, and is reused when the run is resumed.
+Invariant: a conversation contains the memory and the question, never the history. A memory is written once
+per history, before and independently of any question, and is reused when the run is resumed.
 """
 
 import hashlib
@@ -71,7 +72,8 @@ class Memory:
         """The conversation: system prompt, then memory and question. Writes a missing memory first.
 
         Raises:
-            DataError: as `prepare`, or the memory was edited so that it is no longer valid or exceeds its budget.
+            DataError: as `prepare`, or the memory was edited so that it is no longer valid or exceeds its
+                budget.
             ModelError: as `prepare`.
         """
         memory = self._of(history)
@@ -89,8 +91,8 @@ class Memory:
         """Writes the memories that do not exist yet, `batch_size` histories at a time.
 
         Raises:
-            DataError: a memory comes from another model or other settings, another process is writing it, or the disk
-                cannot be written.
+            DataError: a memory comes from another model or other settings, another process is writing it, or
+                the disk cannot be written.
             ModelError: a chunk with its memory does not fit into the model.
         """
         from rich.progress import track
@@ -98,12 +100,16 @@ class Memory:
         todo = [history for history in histories if not self._is_finished(history)]
         self._check_length(todo)
         if todo:
-            logger.info("memories: reading %d of %d histories into %s", len(todo), len(histories), self.folder)
+            logger.info(
+                "memories: reading %d of %d histories into %s", len(todo), len(histories), self.folder
+            )
         starts = range(0, len(todo), self.batch_size)
         for start in track(starts, "writing memories", transient=True, disable=not todo):
             together = todo[start : start + self.batch_size]
             with ExitStack() as held:
-                stores = [held.enter_context(MemoryStore(self._path(history), self.writer)) for history in together]
+                stores = [
+                    held.enter_context(MemoryStore(self._path(history), self.writer)) for history in together
+                ]
                 for _ in write(self.agent, self._generate, self.model.end_ids, together, stores):
                     pass
 
@@ -135,8 +141,8 @@ class Memory:
         record = self._record(history)
         if record is not None and record.writer != json.loads(json.dumps(self.writer)):
             raise DataError(
-                f"{self._path(history)}: written by another model or with other settings ({record.writer}, not {self.writer}); "
-                "name another --out, or remove the folder"
+                f"{self._path(history)}: written by another model or with other settings ({record.writer},"
+                f" not {self.writer}); name another --out, or remove the folder"
             )
         return record is not None and record.finished
 
@@ -146,8 +152,9 @@ class Memory:
             needed = longest + 2 * self.agent.settings.memory_tokens
             if self.model.longest is not None and needed > self.model.longest:
                 raise ModelError(
-                    f"{history.path}: a chunk, the memory and its update may take {needed} tokens, more than the "
-                    f"{self.model.longest} positions of {self.model.name}; choose smaller --chunk-tokens or --memory-tokens"
+                    f"{history.path}: a chunk, the memory and its update may take {needed} tokens, more than"
+                    f" the {self.model.longest} positions of {self.model.name}; choose smaller --chunk-tokens"
+                    " or --memory-tokens"
                 )
 
 
@@ -183,8 +190,17 @@ class MemoryAnswers(ModelAnswers):
     def read_by(self, reader: Generator) -> "MemoryAnswers":
         """An answerer with the same memories in which `reader` answers."""
         memory = self.memory
-        return MemoryAnswers(memory.model, self.folder, memory.agent.settings, self.max_new_tokens, self.temperature, self.seed,
-                             memory.agent.tokens.cache_dir, memory.batch_size, reader)
+        return MemoryAnswers(
+            memory.model,
+            self.folder,
+            memory.agent.settings,
+            self.max_new_tokens,
+            self.temperature,
+            self.seed,
+            memory.agent.tokens.cache_dir,
+            memory.batch_size,
+            reader,
+        )
 
     def prepare(self, histories: Sequence[History]) -> None:
         """Writes the memories that do not exist yet; see `Memory.prepare`."""

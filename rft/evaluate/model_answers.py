@@ -1,7 +1,7 @@
 """Answers of a model on this machine, which reads each question in one context.
 
-Invariant: if a prompt does not fit into the model, or a batch does not fit on the device, the error says what would fit.
-Nothing is truncated silently.
+Invariant: if a prompt does not fit into the model, or a batch does not fit on the device, the error says what
+would fit. Nothing is truncated silently.
 """
 
 from collections.abc import Sequence
@@ -65,11 +65,13 @@ class ModelAnswers:
         """
         prompts, shown = zip(*(self._prompt(question, history) for question in questions), strict=True)
         try:
-            completions = self.model.generate(list(prompts), self.max_new_tokens, self.temperature, seed_of(self.seed, questions))
+            completions = self.model.generate(
+                list(prompts), self.max_new_tokens, self.temperature, seed_of(self.seed, questions)
+            )
         except torch.cuda.OutOfMemoryError:
             raise ModelError(
-                f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit on "
-                "the device; choose a smaller --batch-size (the answers so far are kept)"
+                f"{self.name}: {len(questions)} prompts of up to {max(map(len, prompts))} tokens do not fit"
+                " on the device; choose a smaller --batch-size (the answers so far are kept)"
             ) from None
         return [
             Answer(
@@ -83,12 +85,15 @@ class ModelAnswers:
         ]
 
     def _prompt(self, question: Question, history: History | None) -> tuple[list[int], str]:
-        """(token ids, summary of what the context shows). Raises ModelError if they do not fit into the model."""
+        """(token ids, summary of what the context shows). Raises ModelError if they do not fit into the
+        model."""
         context = self._context
         if isinstance(context, FullHistoryContext):
             ids = self.tokens.prompt_ids(question, history)
             if not self._fits(ids):
-                raise self._too_long(question, len(ids), "choose --context retrieval, a shorter --window, --context none,")
+                raise self._too_long(
+                    question, len(ids), "choose --context retrieval, a shorter --window, --context none,"
+                )
             return ids, context.read(question, history)
         if not isinstance(context, Retrieval):
             ids = self._ids(context.messages(question, history))
@@ -99,18 +104,32 @@ class ModelAnswers:
             ids = self._ids(context.messages(question, history, passages))
             if self._fits(ids):
                 return ids, context.read(question, history, passages)
-        room = next((n for n in range(passages - 1, 0, -1) if self._fits(self._ids(context.messages(question, history, n)))), 0)
-        ways = f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit per question,"
-        raise self._too_long(question, len(ids), ways if room else "not even one passage fits: choose --context none")
+        room = next(
+            (
+                n
+                for n in range(passages - 1, 0, -1)
+                if self._fits(self._ids(context.messages(question, history, n)))
+            ),
+            0,
+        )
+        ways = (
+            f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit per"
+            " question,"
+        )
+        raise self._too_long(
+            question, len(ids), ways if room else "not even one passage fits: choose --context none"
+        )
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
-        return self.model.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        return self.model.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.model.longest is None or len(ids) + self.max_new_tokens <= self.model.longest
 
     def _too_long(self, question: Question, length: int, ways: str) -> ModelError:
         return ModelError(
-            f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new tokens exceed the "
-            f"{self.model.longest} positions of {self.name}; {ways} or fewer --max-new-tokens"
+            f"question {question.id}: {length} prompt tokens and up to {self.max_new_tokens} new tokens"
+            f" exceed the {self.model.longest} positions of {self.name}; {ways} or fewer --max-new-tokens"
         )

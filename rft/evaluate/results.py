@@ -1,8 +1,8 @@
 """The results of one run on disk: `run.json` describes the run, `results.jsonl` has one row per answer.
 
-Invariant: every row of `results.jsonl` that ends in a newline is complete and belongs to the run that `run.json`
-describes. Each batch of rows is appended atomically, so a killed run loses at most the batch in flight. An incomplete
-last line is dropped when the run is resumed.
+Invariant: every row of `results.jsonl` that ends in a newline is complete and belongs to the run that
+`run.json` describes. Each batch of rows is appended atomically, so a killed run loses at most the batch in
+flight. An incomplete last line is dropped when the run is resumed.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ SETTINGS, ROWS = "run.json", "results.jsonl"
 
 
 class Results:
-    """The answers of one run, including those already on disk; a context manager that locks the file for one writer.
+    """The answers of one run, including those already on disk; a context manager that locks the file for one
+    writer.
 
     Attributes:
         rows: {question id: row}.
@@ -34,8 +35,8 @@ class Results:
         ids: ids of all questions of the run.
 
     Raises:
-        DataError: the results belong to another run, a row is broken, another process is writing, or the folder cannot
-            be written. The message names the file.
+        DataError: the results belong to another run, a row is broken, another process is writing, or the
+            folder cannot be written. The message names the file.
     """
 
     def __init__(self, folder: Path | str, identity: Mapping[str, Any], ids: Collection[str]):
@@ -46,7 +47,9 @@ class Results:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
         except OSError as error:
-            raise DataError(f"{self.path}: cannot write results: {error.strerror or error}; choose another --out") from None
+            raise DataError(
+                f"{self.path}: cannot write results: {error.strerror or error}; choose another --out"
+            ) from None
         try:
             self._lock()
             self._claim(dict(identity))
@@ -58,7 +61,9 @@ class Results:
     def __enter__(self) -> "Results":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -73,8 +78,8 @@ class Results:
             if not isinstance(error, OSError):
                 raise
             raise DataError(
-                f"{self.path}: cannot write results: {error.strerror or error}; the answers "
-                f"in it ({len(self.rows)}) are complete; free disk space and run the same command again to resume"
+                f"{self.path}: cannot write results: {error.strerror or error}; the answers in it"
+                f" ({len(self.rows)}) are complete; free disk space and run the same command again to resume"
             ) from None
         self.rows.update((row["id"], row) for row in rows)
 
@@ -120,14 +125,18 @@ class Results:
         whole, end = self.path.read_bytes(), 0
         for number, line in enumerate(whole.splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):
-                logger.warning("%s: line %d was cut short and is dropped; its question is asked again", self.path, number)
+                logger.warning(
+                    "%s: line %d was cut short and is dropped; its question is asked again", self.path, number
+                )
                 os.ftruncate(self._file.fileno(), end)
                 break
             end += len(line)
             row = _row(line)
             if row is None or row["id"] not in ids or row["id"] in self.rows:
                 what = "not a result row" if row is None else f"unexpected question {row['id']!r}"
-                raise DataError(f"{self.path}: line {number}: {what}; remove that line and run again to resume")
+                raise DataError(
+                    f"{self.path}: line {number}: {what}; remove that line and run again to resume"
+                )
             self.rows[row["id"]] = row
 
 

@@ -1,10 +1,10 @@
 """The retrieval baseline: the passages of a history that best match the query, in chronological order.
 
-Invariant: every passage is a run of complete messages of the history, each message is shown at most once, and messages
-stay in chronological order. The persona message is not part of the conversation and is never shown.
+Invariant: every passage is a run of complete messages of the history, each message is shown at most once, and
+messages stay in chronological order. The persona message is not part of the conversation and is never shown.
 
-Same protocol as the authors' retrieval baseline: passages of 6 messages that overlap by 2; the query alone selects the
-10 best, by BM25 (Robertson and Zaragoza, 2009) or by the cosine of embeddings.
+Same protocol as the authors' retrieval baseline: passages of 6 messages that overlap by 2; the query alone
+selects the 10 best, by BM25 (Robertson and Zaragoza, 2009) or by the cosine of embeddings.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,15 +36,23 @@ class Retrieval:
 
     name = "retrieval"
 
-    def __init__(self, passages: int | str = PASSAGES, embed: Embed | None = None, embedding_model: str | None = None):
+    def __init__(
+        self, passages: int | str = PASSAGES, embed: Embed | None = None, embedding_model: str | None = None
+    ):
         self.fits, self.embed = passages == FIT, embed
         self.passages = PASSAGES if passages == FIT else int(passages)
-        self.settings: dict[str, Any] = {"passages": passages, "passage_messages": WINDOW, "passage_overlap": OVERLAP}
+        self.settings: dict[str, Any] = {
+            "passages": passages,
+            "passage_messages": WINDOW,
+            "passage_overlap": OVERLAP,
+        }
         self.settings["retriever"] = f"embeddings: {embedding_model}" if embed else "bm25"
         self._index: tuple[str, Any] = ("", None)  # (history id, index) of the last history
         self._found: tuple[tuple[str, str], list[range]] = (("", ""), [])
 
-    def messages(self, question: Question, history: History | None, passages: int | None = None) -> list[dict[str, str]]:
+    def messages(
+        self, question: Question, history: History | None, passages: int | None = None
+    ) -> list[dict[str, str]]:
         """The conversation: system prompt, the chosen messages, then the question.
 
         Args:
@@ -67,13 +75,15 @@ class Retrieval:
         return f"messages {', '.join(f'{run[0] + 1}-{run[-1] + 1}' for run in runs)} of {total}"
 
     def counts(self, question: Question, history: History | None) -> range:
-        """The numbers of passages to try, largest first: down to one with "fit", otherwise only the configured number."""
+        """The numbers of passages to try, largest first: down to one with "fit", otherwise only the
+        configured number."""
         self._search(question, history, None)
         most = min(self.passages, len(self._found[1]))
         return range(most, 0 if self.fits else most - 1, -1)
 
     def ways(self, question: Question, history: History | None) -> list[tuple[list[dict[str, str]], str]]:
-        """(messages, text of `read`) for each of `counts`, longest first: try the next if one does not fit into the model."""
+        """(messages, text of `read`) for each of `counts`, longest first: try the next if one does not fit
+        into the model."""
         return [
             (self.messages(question, history, count), self.read(question, history, count))
             for count in self.counts(question, history)

@@ -1,9 +1,10 @@
-"""Answers without a model: always the longest, shortest or first option, or the option that the history mentions most.
+"""Answers without a model: always the longest, shortest or first option, or the option that the history
+mentions most.
 
-Invariant: the first three rules see only the displayed options, so any score above chance comes from a bias of the data.
-"mentioned" takes the option with the longest run of words that occurs in the history: it always personalises, whoever said
-the words and whether or not they may be used. On ties a rule takes the option displayed first; the display order is shuffled
-for each row, so this favours no option.
+Invariant: the first three rules see only the displayed options, so any score above chance comes from a bias
+of the data. "mentioned" takes the option with the longest run of words that occurs in the history: it always
+personalises, whoever said the words and whether or not they may be used. On ties a rule takes the option
+displayed first; the display order is shuffled for each row, so this favours no option.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Evaluation runs: asks every question once, stores every answer and summarises them.
 
-Invariant: an interrupted and resumed run ends with the same summary as an uninterrupted one. The summary is computed
-from the rows on disk, whichever process wrote them.
+Invariant: an interrupted and resumed run ends with the same summary as an uninterrupted one. The summary is
+computed from the rows on disk, whichever process wrote them.
 """
 
 import json
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")  # omitted from a row if empty
+# omitted from a row if empty
+SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")
 BLIND = "blind"
 """The subfolder with the answers of the same model without the history."""
 READER = "reader"
@@ -81,8 +82,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Asks the questions of a split and writes `results.jsonl`, `summary.json` and `report.html` to `out`.
 
-    If the answerer writes memories, `memory.html` is written too. Questions that are already answered in `out` are not
-    asked again. limit and batch_size may differ between the runs that fill one folder.
+    If the answerer writes memories, `memory.html` is written too. Questions that are already answered in
+    `out` are not asked again. limit and batch_size may differ between the runs that fill one folder.
 
     Args:
         split: the questions and their histories.
@@ -94,8 +95,8 @@ def evaluate(
         option_orders: rotations of the options in which each question is asked, 1 to 4.
         judge: if given, questions are asked without options, and the judge scores the answers.
         blind: the control: the same model in context "none"; its answers go to `out/blind`.
-        reader: answers each question once from the memories of `answerer`, which separates the quality of writing from the
-            quality of answering; its answers go to `out/reader`.
+        reader: answers each question once from the memories of `answerer`, which separates the quality of
+            writing from the quality of answering; its answers go to `out/reader`.
         seed: random seed of the bootstrap.
         console: shows the progress; None: standard error.
 
@@ -103,8 +104,8 @@ def evaluate(
         The summary, as in `summary.json`.
 
     Raises:
-        DataError: `out` contains results of another run or cannot be written, or no question was answered. Errors of the
-            answerer pass through; answers received before are kept.
+        DataError: `out` contains results of another run or cannot be written, or no question was answered.
+            Errors of the answerer pass through; answers received before are kept.
     """
     from rft.evaluate import lines
     from rft.evaluate.statistics import summarise
@@ -116,8 +117,8 @@ def evaluate(
     rows, unanswered, too_long = _collect(split, out, answerer, asking, judge, console)
     if not rows:
         raise DataError(
-            f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model); see "
-            "the log above, then run the same command again"
+            f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model);"
+            " see the log above, then run the same command again"
         )
     blind_rows: list[dict[str, Any]] = []
     if blind is not None:
@@ -132,7 +133,9 @@ def evaluate(
         read_by = {"reader": {"model": reader.name, **summarise(reader_rows, seed)}} if reader_rows else {}
     written = None
     if isinstance(answerer, WritesMemories):
-        written = lines.of_memories(split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed)
+        written = lines.of_memories(
+            split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed
+        )
     summary = {
         "model": answerer.name,
         **_about(split, answerer),
@@ -153,7 +156,12 @@ def evaluate(
 
 
 def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, Any]:
-    return {"context": answerer.context, "split": split.name, "window": split.window, "data_sha256": split.sha256}
+    return {
+        "context": answerer.context,
+        "split": split.name,
+        "window": split.window,
+        "data_sha256": split.sha256,
+    }
 
 
 def _identity(asking: EvaluationSettings, judge: "Judge | None") -> dict[str, Any]:
@@ -169,15 +177,20 @@ def _collect(
     judge: "Judge | None",
     console: "Console | None",
 ) -> tuple[list[dict[str, Any]], int, int]:
-    """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were too long."""
+    """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were
+    too long."""
     asked = asking.asks(split.questions[: asking.limit])
     identity = dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
     with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
         todo = [ask for ask in asked if ask.id not in results.rows]
         if len(todo) < len(asked):
-            logger.info("%s: %d of %d answers are already in this folder", out, len(asked) - len(todo), len(asked))
+            logger.info(
+                "%s: %d of %d answers are already in this folder", out, len(asked) - len(todo), len(asked)
+            )
         if isinstance(answerer, WritesMemories):
-            answerer.prepare([split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)])
+            answerer.prepare(
+                [split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)]
+            )
         too_long = _answer_all(todo, split, answerer, asking.batch_size, results, console)
         if judge is not None:
             from rft.evaluate.judging import judge_rows
@@ -211,7 +224,9 @@ def _answer_all(
     scores: list[float] = []
     failed = too_long = 0
     with Progress(*columns, console=console or screen(stderr=True)) as progress:
-        task = progress.add_task(f"asking {escape(answerer.name)}, context {escape(answerer.context)}", total=len(todo), said="")
+        task = progress.add_task(
+            f"asking {escape(answerer.name)}, context {escape(answerer.context)}", total=len(todo), said=""
+        )
         for answered in _answers(batches(todo, answerer.context, batch_size), split, answerer):
             rows = [
                 result_row(ask, answer, seconds, split.history_of(ask))
@@ -231,7 +246,8 @@ def _answer_all(
 def _answers(
     batched: Iterable[list[Question]], split: Split, answerer: Answerer | StreamingAnswerer
 ) -> Iterator[list[tuple[Question, Answer | Unanswered, float]]]:
-    """Yields lists of (ask, its answer, seconds): one list per batch, or one per answer of a streaming answerer."""
+    """Yields lists of (ask, its answer, seconds): one list per batch, or one per answer of a streaming
+    answerer."""
 
     def history_of(ask: Question) -> History | None:
         return None if answerer.context == "none" else split.history_of(ask)
@@ -248,7 +264,8 @@ def _answers(
 
 
 def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[list[Question]]:
-    """Yields batches of at most `size` questions of similar length; in a context with history, all of one history."""
+    """Yields batches of at most `size` questions of similar length; in a context with history, all of one
+    history."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault("" if context == "none" else question.history_id, []).append(question)
@@ -259,7 +276,8 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
 
 
 def result_row(ask: Question, answer: Answer, seconds: float, history: History) -> dict[str, Any]:
-    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer not yet judged)."""
+    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer not
+    yet judged)."""
     from reward import mcq_letter, personamem
     from reward.mcq import answer_part
 
@@ -271,7 +289,10 @@ def result_row(ask: Question, answer: Answer, seconds: float, history: History) 
             "votes": [],
         }
     else:
-        found = {"answered": mcq_letter(answer.completion), "score": personamem([answer.completion], [ask.gold])[0]}
+        found = {
+            "answered": mcq_letter(answer.completion),
+            "score": personamem([answer.completion], [ask.gold])[0],
+        }
     return {
         "id": ask.id,
         "question": question,

@@ -1,7 +1,7 @@
 """Skill measures: compares the words of an answer with the letter in its box, to separate skill from format.
 
-Invariant: every measure depends only on a row's completion, options and gold letter, so that old and new results are
-measured in the same way.
+Invariant: every measure depends only on a row's completion, options and gold letter, so that old and new
+results are measured in the same way.
 """
 
 import math
@@ -22,7 +22,14 @@ NAMES = {
     "answer_right": "the answer's words name the gold option",
 }
 """{measure: its label on the terminal}."""
-SHARES = ("right", "right_and_consistent", "thought_right", "thought_letter_right", "answer_right", "right_leniently")
+SHARES = (
+    "right",
+    "right_and_consistent",
+    "thought_right",
+    "thought_letter_right",
+    "answer_right",
+    "right_leniently",
+)
 
 
 def with_skill(row: Row) -> dict[str, Any]:
@@ -31,8 +38,8 @@ def with_skill(row: Row) -> dict[str, Any]:
     Returns:
         The row and:
         right: 1 if the box names the gold letter.
-        consistent: 1 if neither the words of the answer nor the thought name another option than the box (None: the box
-            names no letter).
+        consistent: 1 if neither the words of the answer nor the thought name another option than the box
+            (None: the box names no letter).
         right_and_consistent: 1 if both hold.
         thought_right, answer_right: 1 if the thought, or the words of the answer, name the gold option.
         thought_letter_right: 1 if the only letter in parentheses in the thought is the gold letter.
@@ -68,8 +75,8 @@ def skill(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         The means of `SHARES` and thought_words.
         consistent: mean over the rows whose box names a letter (None if there are none).
-        most_common_answer: {text, share}: the most frequent answer text and its share of the rows; a share near 1 reveals
-            a policy that gives the same answer to everything.
+        most_common_answer: {text, share}: the most frequent answer text and its share of the rows; a share
+            near 1 reveals a policy that gives the same answer to everything.
     """
     readable = [row["consistent"] for row in rows if row["consistent"] is not None]
     text, count = Counter(row["said"] for row in rows).most_common(1)[0]
@@ -82,7 +89,8 @@ def skill(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """The skill measures of a summary as terminal lines, one per measure; [] if its questions had no options."""
+    """The skill measures of a summary as terminal lines, one per measure; [] if its questions had no
+    options."""
     if "right_and_consistent" not in summary:
         return []
     low, high = summary["right_and_consistent_ci95"]
@@ -99,7 +107,10 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 
 def _cost_of_form(summary: Mapping[str, Any]) -> str:
     points = 100 * (summary["right_leniently"] - summary["right"])
-    return rf"Box format costs {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as unreadable."
+    return (
+        rf"Box format costs {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as"
+        r" unreadable."
+    )
 
 
 def mean(values: Sequence[float]) -> float:

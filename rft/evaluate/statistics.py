@@ -1,8 +1,9 @@
 """Statistics of result rows, with bootstrap intervals over personas.
 
-Invariant: a summary depends only on the set of rows, not on their order or on the number of runs that collected
-them. The unit of resampling is the persona, because the questions of one persona share a history and are not
-independent. A row without a score (the judge could not be reached) is counted and never treated as wrong.
+Invariant: a summary depends only on the set of rows, not on their order or on the number of runs that
+collected them. The unit of resampling is the persona, because the questions of one persona share a history
+and are not independent. A row without a score (the judge could not be reached) is counted and never treated
+as wrong.
 """
 
 import math
@@ -25,8 +26,8 @@ from rft.models.reply import REFUSED
 from rft.report.row import Row, is_open, question_of
 
 RESAMPLES = 10_000
-LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)  # lower edges of history lengths, in tokens of 4 characters
-
+# lower edges of history lengths, in tokens of 4 characters
+LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
 def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> dict[str, Any]:
@@ -42,11 +43,12 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
     Returns:
         accuracy: mean of `score`, the gated reward (None if no row has a score).
         ci95: 95 % interval of the accuracy over personas (None if no row has a score).
-        accuracy_without_gate: share that names the gold letter (or satisfies the judge), with or without reasoning.
+        accuracy_without_gate: share that names the gold letter (or satisfies the judge), with or without
+            reasoning.
         n, personas, asked: number of scored questions, of personas and of rows.
         not_scored: number of rows without a score.
-        unparsed_rate: share whose box names no letter (open-ended: empty answers); refused answers count only in
-            refused_rate.
+        unparsed_rate: share whose box names no letter (open-ended: empty answers); refused answers count only
+            in refused_rate.
         format_rate: share that reasons before the answer.
         answer_letters: how many answers name each letter.
         (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions)
@@ -54,16 +56,16 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         endings: number of missing answers, by reason.
         adapted: number of answers for which the server rejected a setting, by the change made instead.
         cut_off_rate: share of completions that reached the length limit.
-        input_tokens_per_question, output_tokens_per_question: means over the answers whose tokens the server reports (None
-            if it reports none).
-        input_tokens_with_writing: input_tokens_per_question plus the tokens read to write the memories, divided over
-            the questions (only with memories).
+        input_tokens_per_question, output_tokens_per_question: means over the answers whose tokens the server
+            reports (None if it reports none).
+        input_tokens_with_writing: input_tokens_per_question plus the tokens read to write the memories,
+            divided over the questions (only with memories).
         by: {category: {value: {accuracy, ci95, n, accuracy_without_gate, right_and_consistent, consistent,
             thought_right, right_and_consistent_ci95}}}.
-        controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}. explains: share of the right answers
-            that the control gets right too; a control at chance explains 25 %. strongest also has {rule, tried, bar,
-            telling} (see `rft.data.rules.Strongest`). blind and strongest also have by: the same for each category value
-            with at least 300 rows.
+        controls: {blind, longest, shortest, strongest: {accuracy, ci95, n, explains}}. explains: share of the
+            right answers that the control gets right too; a control at chance explains 25 %. strongest also
+            has {rule, tried, bar, telling} (see `rft.data.rules.Strongest`). blind and strongest also have
+            by: the same for each category value with at least 300 rows.
         explained_by_shortcut: the largest explains of all controls (None without right answers).
         samples, option_orders: see `of_samples` and `of_orders` (only if questions were asked several times).
         usage: tokens, dollars and failed calls by kind, summed over all rows.
@@ -80,10 +82,16 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         "personas": len({row["persona_id"] for row in rows}),
         "asked": len(rows),
         "not_scored": sum(row["score"] is None for row in rows),
-        "unparsed_rate": mean([row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]),
+        "unparsed_rate": mean(
+            [row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]
+        ),
         "format_rate": mean([has_reasoning(row["completion"]) for row in rows]),
         "answer_letters": {letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
-        **({} if asked_freely else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}),
+        **(
+            {}
+            if asked_freely
+            else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}
+        ),
         "refused_rate": mean(refused),
         "endings": _counted([row["ending"]] if row.get("ending") else [] for row in rows),
         "adapted": _counted(row.get("adapted", ()) for row in rows),
@@ -93,7 +101,9 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         "output_tokens_per_question": _mean_known(rows, "output_tokens"),
         "by": {name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
         "controls": controls,
-        "explained_by_shortcut": max((c["explains"] for c in controls.values() if c["explains"] is not None), default=None),
+        "explained_by_shortcut": max(
+            (c["explains"] for c in controls.values() if c["explains"] is not None), default=None
+        ),
         **({"samples": of_samples(rows)} if any(row.get("sample") for row in rows) else {}),
         **({"option_orders": of_orders(rows)} if any(row.get("order") for row in rows) else {}),
         "usage": _usage(rows),
@@ -107,7 +117,11 @@ def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
     if not written:
         return {}
     questions = len({question_of(row) for row in rows})
-    return {"input_tokens_with_writing": (_mean_known(rows, "input_tokens") or 0.0) + sum(written.values()) / questions}
+    return {
+        "input_tokens_with_writing": (
+            (_mean_known(rows, "input_tokens") or 0.0) + sum(written.values()) / questions
+        )
+    }
 
 
 def ungated(row: Row) -> float | None:
@@ -118,9 +132,9 @@ def ungated(row: Row) -> float | None:
 def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
     """The accuracy that controls reach without the history.
 
-    The controls are the same model without the history, the longest and the shortest option, and the strongest of all rules
-    of `rft data check` (`rft.data.rules`, including the trained probe). Each is scored on the asks of `rows`. If a rule
-    ranks several options first, each counts with an equal share.
+    The controls are the same model without the history, the longest and the shortest option, and the
+    strongest of all rules of `rft data check` (`rft.data.rules`, including the trained probe). Each is scored
+    on the asks of `rows`. If a rule ranks several options first, each counts with an equal share.
 
     Returns:
         `controls` of `summarise`; only blind, if given, for open-ended questions.
@@ -132,12 +146,17 @@ def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dic
         controls["blind"] = _control(rows, scores, seed) | {"by": _blind_by(rows, scores, seed)}
     if is_open(rows[0]):
         return controls
-    asked = [Asked(row["persona_id"], row.get("query", ""), row["options"], LETTERS.index(row["gold"])) for row in rows]
+    asked = [
+        Asked(row["persona_id"], row.get("query", ""), row["options"], LETTERS.index(row["gold"]))
+        for row in rows
+    ]
     found = rules.scores(asked)
     for name in ("longest", "shortest"):
         controls[name] = _control(rows, found[f"{name} option"], seed)
     best = rules.strongest(found, range(len(rows)))
-    controls["strongest"] = _of_rule(best) | _control(rows, found[best.rule], seed) | {"by": _strongest_by(rows, found, seed)}
+    controls["strongest"] = (
+        _of_rule(best) | _control(rows, found[best.rule], seed) | {"by": _strongest_by(rows, found, seed)}
+    )
     return controls
 
 
@@ -149,7 +168,8 @@ def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> 
 
 
 def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, dict[str, Any]]:
-    """{category: {value: {accuracy, ci95, n, explains}}} of the model without the history, for large cells."""
+    """{category: {value: {accuracy, ci95, n, explains}}} of the model without the history, for large
+    cells."""
     known = [{**row, "blind": score} for row, score in zip(rows, scores, strict=True) if score is not None]
     return {
         name: {
@@ -160,14 +180,19 @@ def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) ->
     }
 
 
-def _strongest_by(rows: Sequence[Row], found: Mapping[str, Sequence[float]], seed: int) -> dict[str, dict[str, Any]]:
-    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of each large cell."""
+def _strongest_by(
+    rows: Sequence[Row], found: Mapping[str, Sequence[float]], seed: int
+) -> dict[str, dict[str, Any]]:
+    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of
+    each large cell."""
     by: dict[str, dict[str, Any]] = {}
     for name, value_of in CATEGORIES.items():
         by[name] = {}
         for value, cell in rules.cells([value_of(row) for row in rows]).items():
             best = rules.strongest(found, cell)
-            by[name][value] = _of_rule(best) | _control([rows[i] for i in cell], [found[best.rule][i] for i in cell], seed)
+            by[name][value] = _of_rule(best) | _control(
+                [rows[i] for i in cell], [found[best.rule][i] for i in cell], seed
+            )
     return by
 
 
@@ -181,12 +206,15 @@ def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         count: smallest number of samples per prompt.
         mean: mean score.
-        majority: share of prompts whose most frequent readable, reasoned answer is right (on ties the first one counts);
-            for open-ended answers, share of prompts with more than half of the samples right.
-        pass_at: {k: unbiased probability that at least one of k samples is right} (Chen et al., arXiv 2107.03374,
-            equation 1).
+        majority: share of prompts whose most frequent readable, reasoned answer is right (on ties the first
+            one counts); for open-ended answers, share of prompts with more than half of the samples right.
+        pass_at: {k: unbiased probability that at least one of k samples is right} (Chen et al., arXiv
+            2107.03374, equation 1).
     """
-    groups = [sorted(group, key=lambda row: row["sample"]) for group in _groups(rows, lambda r: (question_of(r), r["order"]))]
+    groups = [
+        sorted(group, key=lambda row: row["sample"])
+        for group in _groups(rows, lambda r: (question_of(r), r["order"]))
+    ]
     groups = [group for group in groups if all(row["score"] is not None for row in group)]
     if not groups:
         return {"count": 0, "mean": None, "majority": None, "pass_at": {}}
@@ -197,7 +225,10 @@ def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
         "mean": mean([mean([row["score"] for row in group]) for group in groups]),
         "majority": mean([_majority_is_right(group) for group in groups]),
         "pass_at": {
-            str(k): mean([_pass_at(k, len(group), sum(row["score"] > 0 for row in group)) for group in groups]) for k in sizes
+            str(k): mean(
+                [_pass_at(k, len(group), sum(row["score"] > 0 for row in group)) for group in groups]
+            )
+            for k in sizes
         },
     }
 
@@ -208,8 +239,8 @@ def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         count: largest number of orders per question.
         consistency: share of questions (each sample separately) with the same option chosen in every order.
-        position_bias: half the sum over letters of |share of readable answers - 1/4| (0: no bias; 0.75: always the same
-            letter).
+        position_bias: half the sum over letters of |share of readable answers - 1/4| (0: no bias; 0.75:
+            always the same letter).
         accuracy_at: {letter: accuracy if the gold option is at this letter}.
     """
     groups = [g for g in _groups(rows, lambda r: (question_of(r), r["sample"])) if len(g) > 1]
@@ -219,8 +250,12 @@ def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
     at = {letter: [row["score"] for row in rows if row["gold"] == letter] for letter in LETTERS}
     return {
         "count": max(map(len, groups), default=1),
-        "consistency": mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None,
-        "position_bias": sum(abs(letters[x] / total - 1 / len(LETTERS)) for x in LETTERS) / 2 if total else None,
+        "consistency": (
+            mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None
+        ),
+        "position_bias": (
+            sum(abs(letters[x] / total - 1 / len(LETTERS)) for x in LETTERS) / 2 if total else None
+        ),
         "accuracy_at": {letter: mean(scores) for letter, scores in at.items() if scores},
     }
 
@@ -255,7 +290,9 @@ def _usage(rows: Sequence[Row]) -> dict[str, Any]:
         "input_tokens": _total(rows, "input_tokens"),
         "cached_tokens": _total(rows, "cached_tokens"),
         "output_tokens": _total(rows, "output_tokens"),
-        "answers_without_usage": sum(row["input_tokens"] is None or row["output_tokens"] is None for row in rows),
+        "answers_without_usage": sum(
+            row["input_tokens"] is None or row["output_tokens"] is None for row in rows
+        ),
         "cost": math.fsum(row.get("cost", 0.0) for row in rows),
         "failures": dict(sorted(failures.items())),
     }
@@ -281,7 +318,8 @@ def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
 
 
 def interval(rows: Sequence[Row], seed: int = 0, of: str = "score") -> list[float]:
-    """The 95 % interval [low, high] of the mean of a row entry, over resampled personas; see `interval_of_ratio`."""
+    """The 95 % interval [low, high] of the mean of a row entry, over resampled personas; see
+    `interval_of_ratio`."""
     scores_P, asked_P = by_persona([(row["persona_id"], row[of]) for row in rows])
     return interval_of_ratio(scores_P, asked_P, 0.0, 1.0, seed)
 
@@ -293,14 +331,17 @@ def by_persona(values: Sequence[tuple[str, float]]) -> tuple[Any, Any]:
     return np.bincount(who, weights=[value for _, value in values]), np.bincount(who)
 
 
-def interval_of_ratio(total_P: Any, count_P: Any, lowest: float, highest: float, seed: int = 0) -> list[float]:
+def interval_of_ratio(
+    total_P: Any, count_P: Any, lowest: float, highest: float, seed: int = 0
+) -> list[float]:
     """The 95 % interval [low, high] of sum(total) / sum(count) over resampled personas.
 
-    Personas are resampled with replacement. The percentiles are widened for few personas (the expanded percentile
-    interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015). If all
-    personas have the same mean, for example if every answer is right, all resamples are equal. Then the bounds are those
-    for P personas of which none differs (for all right or all wrong, the exact bounds of Clopper and Pearson, 1934). A
-    single persona says nothing about others: the interval is [lowest, highest], unless its mean is one of these bounds.
+    Personas are resampled with replacement. The percentiles are widened for few personas (the expanded
+    percentile interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The American
+    Statistician 69, 2015). If all personas have the same mean, for example if every answer is right, all
+    resamples are equal. Then the bounds are those for P personas of which none differs (for all right or all
+    wrong, the exact bounds of Clopper and Pearson, 1934). A single persona says nothing about others: the
+    interval is [lowest, highest], unless its mean is one of these bounds.
 
     Args:
         total_P: sum of the values of each of the P personas.
@@ -325,8 +366,8 @@ def interval_of_ratio(total_P: Any, count_P: Any, lowest: float, highest: float,
 def t_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t distribution, for probability > 0.5.
 
-    With t = sqrt(degrees) * tan(angle), the density over the angle is proportional to cos(angle) ** (degrees - 1). It is
-    integrated by the trapezoid rule.
+    With t = sqrt(degrees) * tan(angle), the density over the angle is proportional to cos(angle) ** (degrees
+    - 1). It is integrated by the trapezoid rule.
     """
     angle = np.linspace(0, math.pi / 2, 200_001)
     density = np.cos(angle) ** (degrees - 1)
@@ -383,7 +424,8 @@ def _skill_cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
         return {}
     of_rows = skill(rows)
     return {key: of_rows[key] for key in ("right_and_consistent", "consistent", "thought_right")} | {
-        "right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}
+        "right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")
+    }
 
 
 def _rank(value: str) -> tuple[int, str]:

@@ -22,7 +22,11 @@ def memory_path(folder: Path, history_id: str) -> Path:
 def last_memories(folder: Path, histories: Iterable[str]) -> dict[str, str]:
     """{history id: its last memory} for the histories that have a memory in the folder."""
     records = {history: read_record(memory_path(folder, history)) for history in dict.fromkeys(histories)}
-    return {history: record.turns[-1]["memory"] for history, record in records.items() if record is not None and record.turns}
+    return {
+        history: record.turns[-1]["memory"]
+        for history, record in records.items()
+        if record is not None and record.turns
+    }
 
 
 def forgotten(split: Split, folder: Path) -> dict[str, Any]:

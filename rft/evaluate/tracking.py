@@ -10,7 +10,8 @@ from typing import Any
 
 from rft.runs import lineage
 
-FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")  # the last only with memories
+# the last only with memories
+FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")
 ABOUT = ("model", "context", "split", "window", "data_sha256", "settings")
 
 
@@ -34,11 +35,19 @@ def track(summary: Mapping[str, Any], out: Path) -> None:
         columns: list[str | int] = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
         for category, table in summary["by"].items():
             rows = [
-                [value, cell["accuracy"], *(cell["ci95"] or (None, None)), cell["n"], cell["accuracy_without_gate"]]
+                [
+                    value,
+                    cell["accuracy"],
+                    *(cell["ci95"] or (None, None)),
+                    cell["n"],
+                    cell["accuracy_without_gate"],
+                ]
                 for value, cell in table.items()
             ]
             run.log({f"by/{category}": wandb.Table(columns=columns, data=rows)})
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", f"evaluation-{name}")[:128], type="evaluation", metadata=config)
+        artifact = wandb.Artifact(
+            re.sub(r"[^\w.-]+", "-", f"evaluation-{name}")[:128], type="evaluation", metadata=config
+        )
         for path in (out / file for file in FILES):
             if path.exists():
                 artifact.add_file(str(path))

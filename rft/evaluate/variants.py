@@ -1,8 +1,8 @@
 """Variants of a question (asks): rotated options, several samples, or without options.
 
-Invariant: an ask is a separate `Question` whose id encodes the question, option order and sample. The plain variant
-(displayed order, first sample) keeps the question's id. Over four orders each option appears once in each position, so a
-model that considers only positions is correct a quarter of the time.
+Invariant: an ask is a separate `Question` whose id encodes the question, option order and sample. The plain
+variant (displayed order, first sample) keeps the question's id. Over four orders each option appears once in
+each position, so a model that considers only positions is correct a quarter of the time.
 """
 
 import hashlib
@@ -12,7 +12,9 @@ from dataclasses import replace
 from rft.data.question import LETTERS, Question
 
 
-def asks(questions: Sequence[Question], *, orders: int = 1, samples: int = 1, open_ended: bool = False) -> list[Question]:
+def asks(
+    questions: Sequence[Question], *, orders: int = 1, samples: int = 1, open_ended: bool = False
+) -> list[Question]:
     """All variants of each question; the variants of one question are consecutive.
 
     Args:

@@ -1,1 +1,2 @@
-"""Agentic memory: the model reads a history chunk by chunk into one readable memory and answers questions from it."""
+"""Agentic memory: the model reads a history chunk by chunk into one readable memory and answers questions
+from it."""

@@ -1,14 +1,16 @@
-"""The memory agent: builds the prompts for memory updates and for answers. Training, evaluation and the command line share it.
+"""The memory agent: builds the prompts for memory updates and for answers. Training, evaluation and the
+command line share it.
 
-Invariant: an update depends only on one chunk and the memory before it. Its prompt never contains a question, an option or
-another chunk: this module does not see questions when it builds an update prompt. An answer depends only on the memory and
-the question.
+Invariant: an update depends only on one chunk and the memory before it. Its prompt never contains a question,
+an option or another chunk: this module does not see questions when it builds an update prompt. An answer
+depends only on the memory and the question.
 
-    update   system · chunk's messages · user: how to rewrite, the memory so far        -> the memory, rewritten
-    answer   system · user: the memory, the question                                    -> the answer
+    update   system · chunk's messages · user: how to rewrite, the memory so far        -> the memory,
+    rewritten answer   system · user: the memory, the question                                    -> the
+    answer
 
-The chunk comes before the memory, and the memory before the question, so that rows with the same chunk or memory share a
-prefix.
+The chunk comes before the memory, and the memory before the question, so that rows with the same chunk or
+memory share a prefix.
 """
 
 from collections.abc import Sequence
@@ -25,9 +27,10 @@ from rft.memory.chunks import Chunk
 from rft.memory.text import EMPTY, Update
 
 REWRITE = (
-    "Above is a part of the user's conversations. Below is the memory about the user so far. Rewrite the memory: keep what "
-    'still holds, in order; replace what has changed; end with "forget it" what the user asks to forget; add what is new at '
-    'the end. Write nothing but lines such as "- topic: what is known", or (empty).'
+    "Above is a part of the user's conversations. Below is the memory about the user so far. Rewrite the"
+    ' memory: keep what still holds, in order; replace what has changed; end with "forget it" what the user'
+    ' asks to forget; add what is new at the end. Write nothing but lines such as "- topic: what is known",'
+    " or (empty)."
 )
 HEADING = "Memory about the user:"
 

@@ -1,7 +1,8 @@
 """Splitting a history into chunks.
 
-Invariant: the concatenated chunks are the conversation without the persona message, in order and complete. A message is split
-only if it is too long for one chunk; marks show where it continues. No chunk exceeds its token limit.
+Invariant: the concatenated chunks are the conversation without the persona message, in order and complete. A
+message is split only if it is too long for one chunk; marks show where it continues. No chunk exceeds its
+token limit.
 """
 
 import logging
@@ -49,14 +50,17 @@ class Tokens(Protocol):
 def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int | None = None) -> list[Chunk]:
     """Splits `history` into chunks of at most `chunk_tokens` tokens each, as rendered by the chat template.
 
-    If there are more than `max_chunks` chunks, only the most recent ones are returned and a warning is logged: later messages
-    override earlier ones.
+    If there are more than `max_chunks` chunks, only the most recent ones are returned and a warning is
+    logged: later messages override earlier ones.
 
     Raises:
-        DataError: the history has only the persona message, or `chunk_tokens` is too small for a message's markup.
+        DataError: the history has only the persona message, or `chunk_tokens` is too small for a message's
+            markup.
     """
     if not history.turns:
-        raise DataError(f"{history.path}: no conversation after the persona message, so there is nothing to remember")
+        raise DataError(
+            f"{history.path}: no conversation after the persona message, so there is nothing to remember"
+        )
     size = _Sizes(tokens)
     offset = len(history.messages) - len(history.turns)
     pieces = [
@@ -74,7 +78,12 @@ def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int |
         groups[-1].append((index, piece))
         room -= needed
     if max_chunks is not None and len(groups) > max_chunks:
-        logger.warning("%s: %d chunks; reading only the %d most recent (max_chunks)", history.path, len(groups), max_chunks)
+        logger.warning(
+            "%s: %d chunks; reading only the %d most recent (max_chunks)",
+            history.path,
+            len(groups),
+            max_chunks,
+        )
         groups = groups[-max_chunks:]
     return [_chunk(history, group) for group in groups]
 
@@ -87,7 +96,8 @@ def _chunk(history: History, group: list[tuple[int, Message]]) -> Chunk:
 
 
 class _Sizes:
-    """Tokens of a message as rendered by the chat template. No token spans a message boundary, so sizes add up."""
+    """Tokens of a message as rendered by the chat template. No token spans a message boundary, so sizes add
+    up."""
 
     def __init__(self, tokens: Tokens):
         self.tokens = tokens
@@ -100,7 +110,9 @@ class _Sizes:
 
     def content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text alone, and the characters (start, end) of each token."""
-        encoded = self.tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = self.tokens.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         return encoded["input_ids"], encoded["offset_mapping"]
 
 
@@ -111,7 +123,8 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
     room = most - size(Message(message.role, "")) - marks - 2
     if room < 1:
         raise DataError(
-            f"{history.path}: chunk_tokens {most} is too small for a message and its markup; use at least {most - room + 16}"
+            f"{history.path}: chunk_tokens {most} is too small for a message and its markup; use at least"
+            f" {most - room + 16}"
         )
     text, pieces, start = message.content, [], 0
     ends = [end for _, end in size.content(text)[1]]
@@ -131,6 +144,7 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
 
 
 def _word_end(text: str, start: int, end: int) -> int:
-    """Returns the end of the last complete word before `end`, or `end` if that would drop more than a quarter."""
+    """Returns the end of the last complete word before `end`, or `end` if that would drop more than a
+    quarter."""
     space = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
     return space + 1 if space + 1 > start + (end - start) * 3 // 4 else end

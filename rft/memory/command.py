@@ -1,4 +1,5 @@
-"""`rft memory write|show|answer`: writes a readable memory from a chat file, shows it, and answers questions from it.
+"""`rft memory write|show|answer`: writes a readable memory from a chat file, shows it, and answers questions
+from it.
 
 `write` stores the memory after every chunk. After Ctrl-C, the same command resumes at the next chunk.
 """
@@ -36,30 +37,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answering = commands.add_parser("answer", help="answer a question from a memory alone")
     for command in (writing, answering):
         command.add_argument(
-            "--model", required=True, metavar="PATH|NAME", help="checkpoint folder or Hub id, or the model's name at --base-url"
+            "--model",
+            required=True,
+            metavar="PATH|NAME",
+            help="checkpoint folder or Hub id, or the model's name at --base-url",
         )
-        command.add_argument("--base-url", metavar="URL", help="URL of an OpenAI-compatible API, e.g. http://localhost:8000/v1")
         command.add_argument(
-            "--api-key-env", metavar="NAME", help="environment variable with the API key (default: OPENAI_API_KEY, if set)"
+            "--base-url", metavar="URL", help="URL of an OpenAI-compatible API, e.g. http://localhost:8000/v1"
         )
-        command.add_argument("--dtype", default="auto", help="dtype of the weights: float32 or bfloat16 (default: as stored)")
-        command.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0, greedy)")
+        command.add_argument(
+            "--api-key-env",
+            metavar="NAME",
+            help="environment variable with the API key (default: OPENAI_API_KEY, if set)",
+        )
+        command.add_argument(
+            "--dtype", default="auto", help="dtype of the weights: float32 or bfloat16 (default: as stored)"
+        )
+        command.add_argument(
+            "--temperature", type=float, default=0.0, help="sampling temperature (default: 0, greedy)"
+        )
         command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     writing.add_argument(
         "--history", required=True, type=Path, metavar="FILE", help="chat as a JSON list of {role, content}"
     )
     writing.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="memory file, e.g. memory.md; continued if it exists"
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="memory file, e.g. memory.md; continued if it exists",
     )
-    writing.add_argument("--chunk-tokens", type=int, default=5000, help="maximum tokens per history chunk (default: %(default)s)")
-    writing.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million input, output tokens")
-    writing.add_argument("--budget", type=float, metavar="DOLLARS", help="maximum dollars to spend on --out; needs --price")
+    writing.add_argument(
+        "--chunk-tokens",
+        type=int,
+        default=5000,
+        help="maximum tokens per history chunk (default: %(default)s)",
+    )
+    writing.add_argument(
+        "--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million input, output tokens"
+    )
+    writing.add_argument(
+        "--budget", type=float, metavar="DOLLARS", help="maximum dollars to spend on --out; needs --price"
+    )
     writing.add_argument("--max-chunks", type=int, help="read only the N most recent chunks (default: all)")
     for command in (showing, answering):
         command.add_argument("--memory", required=True, type=Path, metavar="FILE", help="memory file to read")
     for command in (writing, answering):
-        command.add_argument("--memory-tokens", type=int, default=2048, help="token budget of the memory (default: %(default)s)")
-    answering.add_argument("--max-new-tokens", type=int, default=1024, help="maximum tokens of the answer (default: %(default)s)")
+        command.add_argument(
+            "--memory-tokens",
+            type=int,
+            default=2048,
+            help="token budget of the memory (default: %(default)s)",
+        )
+    answering.add_argument(
+        "--max-new-tokens", type=int, default=1024, help="maximum tokens of the answer (default: %(default)s)"
+    )
     answering.add_argument("question", help="question of the user")
 
 
@@ -71,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
     except KeyboardInterrupt:
-        print("\nstopped; every chunk read so far is stored; run the same command again to resume", file=sys.stderr)
+        print(
+            "\nstopped; every chunk read so far is stored; run the same command again to resume",
+            file=sys.stderr,
+        )
         return 130
 
 
@@ -92,7 +127,9 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
 
     with store.MemoryStore(args.out, {"model": args.model, "model_fingerprint": model.fingerprint}) as kept:
         _check_length(model, agent, agent.chunks(history), args.memory_tokens)
-        return _read(args, console, history, agent, kept, write(agent, generate, model.end_ids, [history], [kept]))
+        return _read(
+            args, console, history, agent, kept, write(agent, generate, model.end_ids, [history], [kept])
+        )
 
 
 def _read(
@@ -113,7 +150,10 @@ def _read(
         markup=False,
     )
     if kept.edited:
-        console.print(f"{args.out}: the file has changed since the last update; continuing from the edited file", markup=False)
+        console.print(
+            f"{args.out}: the file has changed since the last update; continuing from the edited file",
+            markup=False,
+        )
     for turn in reading:
         print_turn(turn, agent.count(turn.update.memory), console)
     record = kept.record
@@ -121,9 +161,9 @@ def _read(
     read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
     cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
     console.print(
-        f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after {len(record.turns)} chunks; "
-        f"{cut} updates too long and cut, {empty} empty; tokens read: {read}, written: {written}; "
-        f"{len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
+        f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after"
+        f" {len(record.turns)} chunks; {cut} updates too long and cut, {empty} empty; tokens read: {read},"
+        f" written: {written}; {len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
         markup=False,
     )
     return 0
@@ -134,7 +174,10 @@ def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
     said = ["too long, cut after the last complete bullet"] * turn.update.cut + [
         "no bullet written, memory unchanged"
     ] * turn.update.empty
-    console.rule(f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said), align="left")
+    console.rule(
+        f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said),
+        align="left",
+    )
     print_changes(turn.before, turn.update.memory, console)
 
 
@@ -173,7 +216,9 @@ def _answer(args: argparse.Namespace, console: "Console") -> int:
         console.print(there.answer(args.question, memory, args.max_new_tokens), markup=False)
         return 0
     model, agent = _load(args)
-    prompt = agent.say_ids(inert(args.question), store.read_memory(args.memory, args.memory_tokens, agent.count))
+    prompt = agent.say_ids(
+        inert(args.question), store.read_memory(args.memory, args.memory_tokens, agent.count)
+    )
     completion = model.generate([prompt], args.max_new_tokens, args.temperature, args.seed)[0]
     console.print(agent.tokenizer.decode(completion, skip_special_tokens=True), markup=False)
     return 0
@@ -181,7 +226,9 @@ def _answer(args: argparse.Namespace, console: "Console") -> int:
 
 def _settings(args: argparse.Namespace) -> MemorySettings:
     try:
-        return MemorySettings(getattr(args, "chunk_tokens", 5000), args.memory_tokens, getattr(args, "max_chunks", None))
+        return MemorySettings(
+            getattr(args, "chunk_tokens", 5000), args.memory_tokens, getattr(args, "max_chunks", None)
+        )
     except ValueError as error:
         raise DataError(f"--{str(error).replace('_', '-')}") from None
 
@@ -197,7 +244,11 @@ def _there(args: argparse.Namespace) -> "EndpointAgent":
         logger.warning("--dtype is ignored: the model is behind a URL")
     budget = Budget(limit, args.out.with_name(f".{args.out.name}.spent")) if limit is not None else None
     endpoint = Endpoint(
-        args.base_url, args.model, key_variable=args.api_key_env, price=(price[0], price[1]) if price else None, budget=budget
+        args.base_url,
+        args.model,
+        key_variable=args.api_key_env,
+        price=(price[0], price[1]) if price else None,
+        budget=budget,
     )
     agent = EndpointAgent(endpoint, settings, args.temperature, args.seed)
     agent.check()
@@ -217,6 +268,6 @@ def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget:
     needed = max(len(agent.update_ids(chunk, "")) for chunk in chunks) + 2 * budget
     if model.longest is not None and needed > model.longest:
         raise DataError(
-            f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest} positions of "
-            f"{model.name}; use a smaller --chunk-tokens or --memory-tokens"
+            f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest}"
+            f" positions of {model.name}; use a smaller --chunk-tokens or --memory-tokens"
         )

@@ -1,7 +1,8 @@
-"""The memory agent for a model behind a URL: the prompts of `MemoryAgent` as messages, for when there is no tokenizer.
+"""The memory agent for a model behind a URL: the prompts of `MemoryAgent` as messages, for when there is no
+tokenizer.
 
-Invariant: as in `MemoryAgent`, an update depends only on one chunk and the memory before it. Four characters count as one
-token, both in chunks and in budgets.
+Invariant: as in `MemoryAgent`, an update depends only on one chunk and the memory before it. Four characters
+count as one token, both in chunks and in budgets.
 """
 
 import asyncio
@@ -36,7 +37,10 @@ class Characters:
     def __call__(self, content: str, **options: Any) -> dict[str, Any]:
         """Returns the pseudo-tokens of a text, and the characters (start, end) of each."""
         starts = range(0, len(content), CHARACTERS_A_TOKEN)
-        return {"input_ids": list(starts), "offset_mapping": [(i, min(i + CHARACTERS_A_TOKEN, len(content))) for i in starts]}
+        return {
+            "input_ids": list(starts),
+            "offset_mapping": [(i, min(i + CHARACTERS_A_TOKEN, len(content))) for i in starts],
+        }
 
     def message_tokens(self, role: str, content: str) -> int:
         """Returns the number of tokens that one message adds to a conversation."""
@@ -53,7 +57,9 @@ class EndpointAgent:
         seed: random seed for sampling; not sent when the temperature is 0.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: MemorySettings, temperature: float | None = 0.0, seed: int = 0):
+    def __init__(
+        self, endpoint: Endpoint, settings: MemorySettings, temperature: float | None = 0.0, seed: int = 0
+    ):
         self.endpoint, self.settings, self.temperature = endpoint, settings, temperature
         self.seed = seed if temperature != 0 else None
         self.tokens = Characters()
@@ -82,7 +88,11 @@ class EndpointAgent:
             DataError: the prompt is too long for the model.
             ServerError: this call failed.
         """
-        reply = self._chat([{"role": "user", "content": answer_message(memory, inert(question))}], max_new_tokens, "the question")
+        reply = self._chat(
+            [{"role": "user", "content": answer_message(memory, inert(question))}],
+            max_new_tokens,
+            "the question",
+        )
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
     async def _closing(self, call: Awaitable[Any]) -> Any:
@@ -95,22 +105,30 @@ class EndpointAgent:
         said = list(map(as_said, chunk.history.messages))
         where = f"messages {chunk.first} to {chunk.last}"
         reply = self._chat(
-            [*said, {"role": "user", "content": update_message(memory)}], self.settings.memory_tokens, f"the chunk of {where}"
+            [*said, {"role": "user", "content": update_message(memory)}],
+            self.settings.memory_tokens,
+            f"the chunk of {where}",
         )
         if reply.ending:
-            logger.warning("%s: no update received (%s); the memory is unchanged", where, reply.ending.replace("_", " "))
+            logger.warning(
+                "%s: no update received (%s); the memory is unchanged", where, reply.ending.replace("_", " ")
+            )
         update = text.accept(reply.text, memory, reply.finished, self.settings.memory_tokens, self.count)
         return Proposal(update, reply.input_tokens, reply.output_tokens)
 
     def _chat(self, said: list[dict[str, str]], longest: int, what: str) -> Reply:
         messages = [{"role": "system", "content": SYSTEM}, *said]
         try:
-            call = self.endpoint.chat(messages, max_tokens=longest, temperature=self.temperature, seed=self.seed)
+            call = self.endpoint.chat(
+                messages, max_tokens=longest, temperature=self.temperature, seed=self.seed
+            )
             return asyncio.run(self._closing(call))
         except TooLong as error:
             raise DataError(
-                f"{what} is too long for {self.endpoint.model} ({error}); use a smaller --chunk-tokens or --memory-tokens, and "
-                "another file for the memory"
+                f"{what} is too long for {self.endpoint.model} ({error}); use a smaller --chunk-tokens or"
+                " --memory-tokens, and another file for the memory"
             ) from None
         except Unanswered as error:
-            raise ServerError(f"{what} got no answer ({error}); nothing is lost; run the same command again to resume") from None
+            raise ServerError(
+                f"{what} got no answer ({error}); nothing is lost; run the same command again to resume"
+            ) from None

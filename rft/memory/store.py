@@ -1,9 +1,10 @@
 """A memory on disk: one Markdown file that its user can read, edit and delete.
 
-Invariant: writes are atomic, so the file always contains a complete memory: the last version or the one before. Only one
-process at a time can write a memory. Next to `memory.md` are `memory.previous.md`, the version before the last write, and
-`.memory.md.json`, the record of the chunks read and of each update. The Markdown file takes precedence: if the user edits it,
-the next update starts from the edited text; if the user deletes it, reading starts over with an empty memory.
+Invariant: writes are atomic, so the file always contains a complete memory: the last version or the one
+before. Only one process at a time can write a memory. Next to `memory.md` are `memory.previous.md`, the
+version before the last write, and `.memory.md.json`, the record of the chunks read and of each update. The
+Markdown file takes precedence: if the user edits it, the next update starts from the edited text; if the user
+deletes it, reading starts over with an empty memory.
 """
 
 import hashlib
@@ -67,7 +68,10 @@ class MemoryStore:
                 f"{self.path}: cannot write a memory here: {error.strerror or error}; choose another file"
             ) from None
         try:
-            taken = f"{self.path}: another process is writing this memory; wait for it to finish, or choose another file"
+            taken = (
+                f"{self.path}: another process is writing this memory; wait for it to finish, or choose"
+                " another file"
+            )
             claim(self._lock, DataError(taken))
             self.record = read_record(self.path) or Record(self.writer)
             if not self.path.exists():  # deleted by the user, or new
@@ -79,36 +83,51 @@ class MemoryStore:
     def __enter__(self) -> "MemoryStore":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lock.close()
 
     def read(self, budget: int, count: Count) -> str:
-        """Returns the memory, "" if there is no file. Raises DataError if the file is not a memory or exceeds the budget."""
+        """Returns the memory, "" if there is no file. Raises DataError if the file is not a memory or exceeds
+        the budget."""
         return read_memory(self.path, budget, count)
 
     @property
     def edited(self) -> bool:
         """Whether somebody has changed the file since the last update."""
-        return self.path.exists() and bool(self.record.memory_sha) and _sha(self.path.read_bytes()) != self.record.memory_sha
+        return (
+            self.path.exists()
+            and bool(self.record.memory_sha)
+            and _sha(self.path.read_bytes()) != self.record.memory_sha
+        )
 
     def unread(self, chunks: Sequence[Chunk]) -> int:
-        """Returns the index of the first unread chunk. If the conversation has grown, this may be the last chunk read, if
-        that chunk has grown too.
+        """Returns the index of the first unread chunk. If the conversation has grown, this may be the last
+        chunk read, if that chunk has grown too.
 
         Raises:
             DataError: the memory was written from another history or with other chunk settings.
         """
         ids, done = [chunk.history.id for chunk in chunks], self.record.chunks
-        same = next((i for i, (a, b) in enumerate(zip(done, ids, strict=False)) if a != b), min(len(done), len(ids)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(done, ids, strict=False)) if a != b), min(len(done), len(ids))
+        )
         if same < len(done) - 1 or len(ids) < len(done):
             raise DataError(
-                f"{self.path}: was written from another history or with other chunks (the first {same} of {len(done)} are "
-                "the same); choose another file, or remove this one to start over"
+                f"{self.path}: was written from another history or with other chunks (the first {same} of"
+                f" {len(done)} are the same); choose another file, or remove this one to start over"
             )
         return same
 
     def append(
-        self, place: int, chunk: Chunk, update: Update, input_tokens: int | None, output_tokens: int | None, finished: bool
+        self,
+        place: int,
+        chunk: Chunk,
+        update: Update,
+        input_tokens: int | None,
+        output_tokens: int | None,
+        finished: bool,
     ) -> None:
         """Stores the memory after a chunk. The version before is kept in `memory.previous.md`.
 
@@ -121,7 +140,8 @@ class MemoryStore:
             finished: whether this was the last chunk.
 
         Raises:
-            DataError: writing failed; the memory file is complete, and the chunk is read again on the next run.
+            DataError: writing failed; the memory file is complete, and the chunk is read again on the next
+                run.
         """
         record = Record(
             self.writer,
@@ -136,31 +156,40 @@ class MemoryStore:
             if self.path.exists():
                 previous = self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
                 write_atomic(previous, self.path.read_bytes(), durable=True)
-            # The file first: if killed in between, the chunk is read again, starting from a memory that already includes it.
+            # The file first: if killed in between, the chunk is read again, starting from a memory that
+            # already includes it.
             write_atomic(self.path, update.memory.encode() + b"\n", durable=True)
-            write_atomic(record_path(self.path), json.dumps(asdict(record), ensure_ascii=False, indent=1).encode(), durable=True)
+            write_atomic(
+                record_path(self.path),
+                json.dumps(asdict(record), ensure_ascii=False, indent=1).encode(),
+                durable=True,
+            )
         except OSError as error:
             raise DataError(
-                f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is complete; free some space and run "
-                "the same command again to resume at this chunk"
+                f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is complete; free"
+                " some space and run the same command again to resume at this chunk"
             ) from None
         self.record = record
 
 
 def read_memory(path: Path, budget: int, count: Count) -> str:
-    """Returns the memory in a file, "" if there is no file. Raises DataError if it is not a memory or exceeds the budget."""
+    """Returns the memory in a file, "" if there is no file. Raises DataError if it is not a memory or exceeds
+    the budget."""
     try:
         return text.read(path.read_bytes().decode("utf-8"), str(path), budget, count)
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; a memory must be plain text in UTF-8") from None
+        raise DataError(
+            f"{path}: not UTF-8 at byte {error.start}; a memory must be plain text in UTF-8"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot read this memory: {error.strerror or error}") from None
 
 
 def read_record(path: Path) -> Record | None:
-    """Returns the record of a memory file, None if there is none. Raises DataError if the record is broken."""
+    """Returns the record of a memory file, None if there is none. Raises DataError if the record is
+    broken."""
     beside = record_path(path)
     try:
         return Record(**json.loads(beside.read_text(encoding="utf-8")))
@@ -168,7 +197,8 @@ def read_record(path: Path) -> Record | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{beside}: cannot read the record of this memory ({error}); remove it to read the history again from the start"
+            f"{beside}: cannot read the record of this memory ({error}); remove it to read the history again"
+            " from the start"
         ) from None
 
 

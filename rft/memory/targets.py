@@ -1,7 +1,9 @@
-"""Memory targets: what a memory should contain after each message of a history. Used for the cold start and in reports.
+"""Memory targets: what a memory should contain after each message of a history. Used for the cold start and
+in reports.
 
-They come from the simulator's side file if the dataset has one, otherwise from the labels of the split's own questions: the
-snippet that reveals a preference is looked up in the history. Prompts never contain memory targets.
+They come from the simulator's side file if the dataset has one, otherwise from the labels of the split's own
+questions: the snippet that reveals a preference is looked up in the history. Prompts never contain memory
+targets.
 """
 
 import json
@@ -29,10 +31,11 @@ class MemoryTarget:
 
     Attributes:
         message: index of the message from which on the target applies.
-        about: the preference as first revealed, such as "Enjoys listening to jazz"; see `about()` for that of a question.
+        about: the preference as first revealed, such as "Enjoys listening to jazz"; see `about()` for that of
+            a question.
         line: the line that the memory should contain (None: no line).
-        written: what the model should write in the update, if it differs from the stored line: a line that ends in
-            "forget it".
+        written: what the model should write in the update, if it differs from the stored line: a line that
+            ends in "forget it".
     """
 
     message: int
@@ -43,13 +46,15 @@ class MemoryTarget:
 
 @dataclass(frozen=True)
 class MemoryTargets:
-    """The memory targets of one history, in the order of its messages, and the phrases that the user asks to forget."""
+    """The memory targets of one history, in the order of its messages, and the phrases that the user asks to
+    forget."""
 
     notes: tuple[MemoryTarget, ...]
     withdrawn: tuple[str, ...]
 
     def lines(self, last: int) -> dict[str, str]:
-        """Returns {preference: line} after message `last`, in the order of first mention; a change keeps its place."""
+        """Returns {preference: line} after message `last`, in the order of first mention; a change keeps its
+        place."""
         held: dict[str, str] = {}
         for note in self.notes:
             if note.message <= last and note.line is not None:
@@ -93,11 +98,14 @@ def _from_side_file(split: Split) -> dict[str, MemoryTargets]:
             by_file[str(split.root / record["history"])] = MemoryTargets(notes, tuple(record["withdrawn"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}: line {number}: not a valid record of memory targets ({error!r}); simulate the dataset again"
+                f"{path}: line {number}: not a valid record of memory targets ({error!r}); simulate the"
+                " dataset again"
             ) from None
     for history in split.histories.values():
         if history.path not in by_file:
-            raise DataError(f"{path}: no targets for {history.path}; simulate the dataset again, or remove the file")
+            raise DataError(
+                f"{path}: no targets for {history.path}; simulate the dataset again, or remove the file"
+            )
     return {history.id: by_file[history.path] for history in split.histories.values()}
 
 
@@ -111,7 +119,8 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
         if question is None:
             continue
         case, _ = case_and_fact(**asdict(question.labels))
-        if case in ("others", "sensitive") or not about(question):  # empty: no preference, or anything is fine
+        # empty: no preference, or anything is fine
+        if case in ("others", "sensitive") or not about(question):
             continue
         place = _place(record[SNIPPET], split.history_of(question))
         if place is None:
@@ -123,7 +132,8 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
             withdrawn[question.history_id].append(about(question))
     if lost:
         logger.info(
-            "%s: %d of %d questions refer to a snippet that is not in the history; they give no memory target",
+            "%s: %d of %d questions refer to a snippet that is not in the history; they give no memory"
+            " target",
             split.name,
             lost,
             len(questions),
@@ -135,13 +145,16 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
 
 
 def _place(snippet: str, history: History) -> int | None:
-    """Returns the index of the last message of the history that the snippet contains; None if it contains none."""
+    """Returns the index of the last message of the history that the snippet contains; None if it contains
+    none."""
     try:
         said: Any = json.loads(snippet)
     except ValueError:
         return None
     texts = [text_of(m.get("content")) for m in said if isinstance(m, dict)] if isinstance(said, list) else []
-    places = [i for text in texts if text for i in _same(text, [message.content for message in history.messages])]
+    places = [
+        i for text in texts if text for i in _same(text, [message.content for message in history.messages])
+    ]
     return max(places, default=None)
 
 

@@ -1,7 +1,7 @@
 """The text of a memory: a short plain text of bullets, one fact about the user per line.
 
-Invariant: every line of a memory begins with "- ", and a memory never exceeds its token budget. Model output either becomes
-such a text or leaves the previous memory unchanged; think blocks are never stored.
+Invariant: every line of a memory begins with "- ", and a memory never exceeds its token budget. Model output
+either becomes such a text or leaves the previous memory unchanged; think blocks are never stored.
 """
 
 import re
@@ -11,7 +11,8 @@ from typing import Literal
 
 from rft.errors import DataError
 
-EMPTY = "(empty)"  # shown to the model for an empty memory; the model writes it if there is nothing to remember
+# shown to the model for an empty memory; the model writes it if there is nothing to remember
+EMPTY = "(empty)"
 FORGOTTEN = "forgotten"  # written after the topic of a withdrawn preference
 TOPIC_WORDS = 3  # text before the colon with more words is not a topic
 FORGET = re.compile(r"[,.;]?\s*forget (?:it|that|this)\W*$", re.IGNORECASE)
@@ -36,7 +37,8 @@ class Update:
 
 
 def bullets(text: str) -> list[str]:
-    """Returns the bullets of a model output, without think blocks and without other lines such as headings."""
+    """Returns the bullets of a model output, without think blocks and without other lines such as
+    headings."""
     found = [BULLET.match(line.strip()) for line in _said(text).splitlines()]
     return [" ".join(match[1].split()) for match in found if match]
 
@@ -56,7 +58,8 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
     lines = bullets(written)
     if not finished and lines:
         lines.pop()
-    stored = [line for line in dict.fromkeys(map(without_forgotten, lines)) if line]  # duplicates are stored once
+    # duplicates are stored once
+    stored = [line for line in dict.fromkeys(map(without_forgotten, lines)) if line]
     kept = _longest_that_fits(stored, budget, count)
     if not kept and (stored or not lines):
         return Update(previous, cut=bool(lines) or not finished, empty=True)
@@ -66,8 +69,8 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
 def without_forgotten(line: str) -> str:
     """Returns a bullet as it is stored.
 
-    A bullet that ends in "forget it" marks a preference the user has withdrawn. If it names a topic before a colon, only the
-    topic is stored ("music: forgotten."), otherwise nothing ("").
+    A bullet that ends in "forget it" marks a preference the user has withdrawn. If it names a topic before a
+    colon, only the topic is stored ("music: forgotten."), otherwise nothing ("").
     """
     if not FORGET.search(line):
         return line
@@ -98,12 +101,20 @@ def read(text: str, where: str, budget: int, count: Count) -> str:
     lines = text.replace("\r\n", "\n").split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.startswith("- "):
-            raise DataError(f'{where}: line {number} is not a bullet ({line[:40]!r}); every line of a memory begins with "- "')
+            raise DataError(
+                f"{where}: line {number} is not a bullet ({line[:40]!r}); every line of a memory begins with"
+                ' "- "'
+            )
         if any(ord(character) < 32 and character != "\t" for character in line):
-            raise DataError(f"{where}: line {number} contains control characters; a memory must be plain text")
+            raise DataError(
+                f"{where}: line {number} contains control characters; a memory must be plain text"
+            )
     memory = "\n".join(line.rstrip() for line in lines if line.strip())
     if (tokens := count(memory)) > budget:
-        raise DataError(f"{where}: {tokens} tokens, but at most {budget} are allowed; remove some lines or raise the budget")
+        raise DataError(
+            f"{where}: {tokens} tokens, but at most {budget} are allowed; remove some lines or raise the"
+            " budget"
+        )
     return memory
 
 

@@ -1,7 +1,8 @@
-"""Writing memories: reads the chunks of each history in order, several histories in parallel, and stores every update.
+"""Writing memories: reads the chunks of each history in order, several histories in parallel, and stores
+every update.
 
-Invariant: an interrupted and resumed run ends with the same memories as an uninterrupted one (at temperature 0). A chunk whose
-update is stored is never read again.
+Invariant: an interrupted and resumed run ends with the same memories as an uninterrupted one (at temperature
+0). A chunk whose update is stored is never read again.
 """
 
 from collections.abc import Callable, Iterator, Sequence

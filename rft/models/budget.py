@@ -1,7 +1,8 @@
 """A limit on what calls may cost.
 
-Invariant: the money spent never exceeds the limit. Before a call the most that it can cost is reserved, and a call is made only
-if that fits; what was spent is in a ledger on disk, so that a restarted run stays within the same budget.
+Invariant: the money spent never exceeds the limit. Before a call the most that it can cost is reserved, and a
+call is made only if that fits; what was spent is in a ledger on disk, so that a restarted run stays within
+the same budget.
 """
 
 import asyncio
@@ -16,7 +17,8 @@ class Budget:
 
     Args:
         limit: maximum dollars to spend (None: no limit).
-        ledger: file with one line per amount spent, so that a killed and restarted run stays within the same budget.
+        ledger: file with one line per amount spent, so that a killed and restarted run stays within the same
+            budget.
     """
 
     def __init__(self, limit: float | None = None, ledger: Path | None = None):
@@ -25,12 +27,14 @@ class Budget:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def reserve(self, cost: float) -> None:
-        """Reserves `cost`; waits while other calls have reserved too much. Raises BudgetSpent if it does not fit."""
+        """Reserves `cost`; waits while other calls have reserved too much. Raises BudgetSpent if it does not
+        fit."""
         while self.limit is not None and self.spent + self.set_aside + cost > self.limit:
             if not self.set_aside:
                 raise BudgetSpent(
-                    f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} is spent and the "
-                    f"next call may cost ${cost:.4f}; raise --budget and run the same command again to resume"
+                    f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} is spent"
+                    f" and the next call may cost ${cost:.4f}; raise --budget and run the same command again"
+                    " to resume"
                 )
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)

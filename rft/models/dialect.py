@@ -1,7 +1,9 @@
-"""Adapts requests to one server: options that it refuses are left out or sent in another form, and each change is logged once.
+"""Adapts requests to one server: options that it refuses are left out or sent in another form, and each
+change is logged once.
 
-Invariant: a request contains everything that was asked for, or as much as the server accepts; `adapted` lists every difference.
-An option is left out only after the server has refused or ignored it. Each change is made only once, so adapting terminates.
+Invariant: a request contains everything that was asked for, or as much as the server accepts; `adapted` lists
+every difference. An option is left out only after the server has refused or ignored it. Each change is made
+only once, so adapting terminates.
 """
 
 import re
@@ -15,27 +17,34 @@ CAPS = ("max_completion_tokens", "max_tokens")
 
 OPTIONAL = (*CAPS, "temperature", "seed", "stream_options", "response_format")
 CONTEXT = re.compile(
-    r"context[ _-]?(length|size|window|limit)|maximum (context|input|prompt)|n_ctx|reduce the length|`?inputs`? tokens"
+    r"context[ _-]?(length|size|window|limit)|maximum (context|input|prompt)|n_ctx|reduce the"
+    r" length|`?inputs`? tokens"
     r"|too many (input |prompt )?tokens|context_length|exceed_context|string_above_max_length",
     re.IGNORECASE,
 )
 PROMPT_TOO_LONG = re.compile(
-    r"\b(prompt|input|request|messages?|conversation|payload|entity|string)\b.{0,60}\b(too (long|large)|longer than)"
+    r"\b(prompt|input|request|messages?|conversation|payload|entity|string)\b.{0,60}\b(too"
+    r" (long|large)|longer than)"
     r"|\b(prompt|input|messages?|tokens?)\b.{0,60}\bexceed.{0,60}(token|length|maximum)",
     re.IGNORECASE,
 )
 FILTERED = re.compile(
-    r"content[ _]?(filter|management|policy)|usage policy|safety system|moderation|flagged|responsible_?ai|data_?inspection"
+    r"content[ _]?(filter|management|policy)|usage policy|safety"
+    r" system|moderation|flagged|responsible_?ai|data_?inspection"
     r"|inappropriate content",
     re.IGNORECASE,
 )
-CAP_TOO_LARGE = re.compile(r"too (large|high|big)|at most|maximum|less than|smaller|exceed|<=|above", re.IGNORECASE)
+CAP_TOO_LARGE = re.compile(
+    r"too (large|high|big)|at most|maximum|less than|smaller|exceed|<=|above", re.IGNORECASE
+)
 STREAM = re.compile(
     r"\bstream\w*\b.{0,40}\b(only|must|required?|enabled?|true)\b|\b(only|must|requires?|enable)\b.{0,40}\bstream|non-?stream",
     re.IGNORECASE,
 )
 SYSTEM = re.compile(r"system (message|role|prompt)", re.IGNORECASE)
-NO_SYSTEM = re.compile(r"system (message|role|prompt)s?\b.{0,20}\b(not|un)\s?(be )?(supported|allowed)", re.IGNORECASE)
+NO_SYSTEM = re.compile(
+    r"system (message|role|prompt)s?\b.{0,20}\b(not|un)\s?(be )?(supported|allowed)", re.IGNORECASE
+)
 ALTERNATE = re.compile(r"roles? must alternate|must alternate|consecutive|same role", re.IGNORECASE)
 
 Messages = Sequence[Mapping[str, str]]
@@ -52,7 +61,9 @@ def too_long(said: Words, status: int) -> bool:
 
 def cap_too_large(said: Words) -> bool:
     """Returns whether an error means that the requested maximum answer length is too large."""
-    return any(name in f"{said.param} {said.message}" for name in CAPS) and bool(CAP_TOO_LARGE.search(said.message))
+    return any(name in f"{said.param} {said.message}" for name in CAPS) and bool(
+        CAP_TOO_LARGE.search(said.message)
+    )
 
 
 def filtered(said: Words) -> bool:
@@ -105,7 +116,9 @@ class Dialect:
             Whether something was learned, so that the same request should be sent again in another form.
         """
         roles = [message["role"] for message in sent["messages"]]
-        if (SYSTEM.search(said.message) or ALTERNATE.search(said.message)) and self._learn_roles(said.message, roles):
+        if (SYSTEM.search(said.message) or ALTERNATE.search(said.message)) and self._learn_roles(
+            said.message, roles
+        ):
             return True
         if STREAM.search(said.message) and "stream_options" not in said.message and "stream" not in sent:
             self._note("the server only streams", "streamed", streams=True)
@@ -134,12 +147,18 @@ class Dialect:
 
     def _learn_roles(self, message: str, roles: Sequence[str]) -> bool:
         if NO_SYSTEM.search(message) and "system" in roles:
-            self._note("the server accepts no system message", "system message put into the user's", no_system=True)
+            self._note(
+                "the server accepts no system message", "system message put into the user's", no_system=True
+            )
         elif ALTERNATE.search(message) and any(a == b for a, b in zip(roles, roles[1:], strict=False)):
             roles_merged = ("system", "user", "assistant")
-            self._note("the server requires alternating roles", "messages of one role merged", merged=roles_merged)
+            self._note(
+                "the server requires alternating roles", "messages of one role merged", merged=roles_merged
+            )
         elif roles[:2] == ["system", "system"]:
-            self._note("the server accepts only one system message", "system messages merged", merged=("system",))
+            self._note(
+                "the server accepts only one system message", "system messages merged", merged=("system",)
+            )
         else:
             return False
         return True

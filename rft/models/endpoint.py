@@ -1,9 +1,10 @@
 """Calls to an OpenAI-compatible server, with limited concurrency, retries, a count of failures, and a budget.
 
-Invariant: a call ends in a reply, in `Unanswered` (this call failed) or in `EndpointError` (no call can succeed until the user
-fixes something). Before each call its maximum cost is reserved, and the call is made only if that fits into the budget. Under a
-budget, a small test question first checks that the server respects a limit on the answer length. The key is read from the
-environment and used only in the request: no message, setting or file contains it, and it is removed from server responses.
+Invariant: a call ends in a reply, in `Unanswered` (this call failed) or in `EndpointError` (no call can
+succeed until the user fixes something). Before each call its maximum cost is reserved, and the call is made
+only if that fits into the budget. Under a budget, a small test question first checks that the server respects
+a limit on the answer length. The key is read from the environment and used only in the request: no message,
+setting or file contains it, and it is removed from server responses.
 """
 
 import asyncio
@@ -83,17 +84,22 @@ class Endpoint:
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise EndpointError(
-                f"{base_url!r}: expected the base URL of an OpenAI-compatible API, such as http://localhost:8000/v1"
+                f"{base_url!r}: expected the base URL of an OpenAI-compatible API, such as"
+                " http://localhost:8000/v1"
             )
         if address.username or address.password or address.query:
             raise EndpointError(
-                f"{address.hostname}: a base URL with a user, password or query would be written to result files; "
-                f"give the key in the environment variable {key_variable or KEY_VARIABLE}"
+                f"{address.hostname}: a base URL with a user, password or query would be written to result"
+                f" files; give the key in the environment variable {key_variable or KEY_VARIABLE}"
             )
         if key_variable and not os.environ.get(key_variable):
-            raise EndpointError(f"the environment variable {key_variable} is not set; put the key of {base_url} there")
+            raise EndpointError(
+                f"the environment variable {key_variable} is not set; put the key of {base_url} there"
+            )
         if budget and budget.limit is not None and price is None:
-            raise EndpointError(f"a budget needs prices: give the dollars per million tokens of {model} (0 0 if it is free)")
+            raise EndpointError(
+                f"a budget needs prices: give the dollars per million tokens of {model} (0 0 if it is free)"
+            )
         self.base_url, self.model = base_url.rstrip("/"), model
         self.key_variable = key_variable or KEY_VARIABLE
         self.concurrency, self.attempts, self.timeout = concurrency, attempts, timeout
@@ -122,8 +128,8 @@ class Endpoint:
             return  # busy: calls are retried
         except openai.APIConnectionError as error:
             raise EndpointError(
-                f"{self.base_url}: nothing answers there ({self.clean(error.__cause__ or error)}); start the server "
-                "or correct the URL"
+                f"{self.base_url}: nothing answers there ({self.clean(error.__cause__ or error)}); start the"
+                " server or correct the URL"
             ) from None
         except openai.APIStatusError as error:
             if error.status_code != 403:  # a key may allow chats but not the list of models
@@ -167,13 +173,16 @@ class Endpoint:
         return self.budget.limit is not None and any(self.price)
 
     async def _prove(self, options: Mapping[str, Any]) -> None:
-        """Checks with a small question that the server respects a limit on the answer length, as a budget depends on it."""
+        """Checks with a small question that the server respects a limit on the answer length, as a budget
+        depends on it."""
         while not self._proven:
             cap = self.dialect.cap
             await self._ask(PROBE, PROBE_TOKENS, options)
             self._proven = self.dialect.cap == cap
 
-    async def _ask(self, messages: Sequence[Mapping[str, str]], max_tokens: int, options: Mapping[str, Any]) -> Reply:
+    async def _ask(
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int, options: Mapping[str, Any]
+    ) -> Reply:
         failures: Counter[str] = Counter()
         while True:
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
@@ -207,48 +216,64 @@ class Endpoint:
             if trouble.wait is not None:
                 self._resume_at = max(self._resume_at, time.monotonic() + trouble.wait)
             else:
-                await asyncio.sleep(min(60.0, self.back_off * 2 ** (failures.total() - 1)) * random.uniform(0.5, 1))
+                await asyncio.sleep(
+                    min(60.0, self.back_off * 2 ** (failures.total() - 1)) * random.uniform(0.5, 1)
+                )
 
     async def _post(self, body: Mapping[str, Any]) -> str:
         """Returns the body of the response, with the key masked."""
         response = await self._client.chat.completions.with_raw_response.create(
-            model=self.model, messages=body["messages"], extra_body={k: v for k, v in body.items() if k != "messages"}
+            model=self.model,
+            messages=body["messages"],
+            extra_body={k: v for k, v in body.items() if k != "messages"},
         )
         self._refuse_detour(response.http_response)
         text = response.content.decode("utf-8", "replace")
         return text.replace(self.key(), "***") if len(self.key()) >= SHORTEST_SECRET else text
 
     def _most(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> float:
-        """Returns the maximum cost of a call in dollars. Raises BudgetSpent if the cost has no upper bound."""
+        """Returns the maximum cost of a call in dollars. Raises BudgetSpent if the cost has no upper
+        bound."""
         if self._counts_money and self.dialect.cap is None:
             raise BudgetSpent(
-                f"{self.base_url}: {self.model} respects no limit on the answer length, so a budget cannot be enforced; "
-                f"${self.budget.spent:.4f} is spent; leave out --budget, or use a server that supports max_tokens"
+                f"{self.base_url}: {self.model} respects no limit on the answer length, so a budget cannot be"
+                f" enforced; ${self.budget.spent:.4f} is spent; leave out --budget, or use a server that"
+                " supports max_tokens"
             )
         return self._cost(most_tokens(messages), max_tokens)
 
     def _priced(self, reply: Reply, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Reply:
-        """Adds the cost to a reply. A missing token count is replaced by its upper bound: a token has at least one byte."""
+        """Adds the cost to a reply. A missing token count is replaced by its upper bound: a token has at
+        least one byte."""
         wrote, size = reply.output_tokens, _bytes(reply.text)
         if wrote is None:
             wrote = max_tokens if size <= BYTES_A_TOKEN * max_tokens else size  # more than was allowed
         read_in = most_tokens(messages) if reply.input_tokens is None else reply.input_tokens
-        at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK  # some servers report "stop" here
+        # some servers report "stop" here
+        at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK
         return replace(reply, cost=self._cost(read_in, wrote), finished=reply.finished and not at_the_limit)
 
     def _watch(self, reply: Reply, body: Mapping[str, Any], max_tokens: int) -> None:
         """Detects a server that silently ignores the limit on the answer length or a part of the prompt."""
-        wrote = reply.output_tokens if reply.output_tokens is not None else _bytes(reply.text) // BYTES_A_TOKEN
+        wrote = (
+            reply.output_tokens if reply.output_tokens is not None else _bytes(reply.text) // BYTES_A_TOKEN
+        )
         if (cap := next((name for name in CAPS if name in body), None)) and wrote > max_tokens + SLACK:
-            self.dialect.drop(cap, f"wrote {wrote:,} tokens but only {max_tokens:,} were allowed, so it ignores")
+            self.dialect.drop(
+                cap, f"wrote {wrote:,} tokens but only {max_tokens:,} were allowed, so it ignores"
+            )
         sent = sum(_bytes(message["content"]) for message in body["messages"])
         known = (reply.input_tokens or 0) + (reply.cached_tokens or 0)
         if known and sent > max(LONG_TEXT, BYTES_A_TOKEN * known) and not self._prompts_cut:
             self._prompts_cut = True
             logger.warning(
-                "%s, %s: a prompt of %d bytes was read as %d tokens; the server seems to truncate long prompts silently "
-                "(Ollama: raise num_ctx)", self.base_url, self.model, sent, known
-            )  # fmt: skip
+                "%s, %s: a prompt of %d bytes was read as %d tokens; the server seems to truncate long"
+                " prompts silently (Ollama: raise num_ctx)",
+                self.base_url,
+                self.model,
+                sent,
+                known,
+            )
 
     def _enter(self) -> None:
         """Creates a client for the running event loop."""
@@ -257,7 +282,9 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._slots, self._proving = loop, asyncio.Semaphore(self.concurrency), asyncio.Lock()
-            self._client = AsyncOpenAI(base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=self.timeout)
+            self._client = AsyncOpenAI(
+                base_url=self.base_url, api_key=self.key(), max_retries=0, timeout=self.timeout
+            )
 
     async def close(self) -> None:
         """Closes the connections of the running event loop. Call it before the loop ends."""
@@ -278,7 +305,8 @@ class Endpoint:
         return (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
 
     def _trouble(self, error: Exception) -> "Trouble":
-        """Classifies the error of a call. Raises EndpointError if no call can succeed; re-raises errors of other kinds."""
+        """Classifies the error of a call. Raises EndpointError if no call can succeed; re-raises errors of
+        other kinds."""
         import openai
 
         if isinstance(error, (TimeoutError, openai.APITimeoutError)):
@@ -314,10 +342,16 @@ class Endpoint:
         if response is not None:
             self._refuse_detour(response)
         if status in (401, 403):
-            what = "refuses the key in" if os.environ.get(self.key_variable) else "requires a key; put it into"
-            raise EndpointError(f"{self.base_url} {what} the environment variable {self.key_variable} ({status})") from None
+            what = (
+                "refuses the key in" if os.environ.get(self.key_variable) else "requires a key; put it into"
+            )
+            raise EndpointError(
+                f"{self.base_url} {what} the environment variable {self.key_variable} ({status})"
+            ) from None
         if status == 402 or (status == 429 and "insufficient_quota" in said.code):
-            raise EndpointError(f"{self.base_url}: the account's quota is used up ({status}); top it up and run again") from None
+            raise EndpointError(
+                f"{self.base_url}: the account's quota is used up ({status}); top it up and run again"
+            ) from None
         if status == 404 and response is not None and "chat" in str(response.request.url):
             raise EndpointError(
                 f"{self.base_url}: no model {self.model!r} or no chat API there (404: {message}); check the "
@@ -325,16 +359,22 @@ class Endpoint:
             ) from None
         if cap_too_large(said):
             raise EndpointError(
-                f"{self.base_url}: {self.model} does not support answers of this length ({message}); allow fewer tokens, as with "
-                "--max-new-tokens"
+                f"{self.base_url}: {self.model} does not support answers of this length ({message}); allow"
+                " fewer tokens, as with --max-new-tokens"
             ) from None
 
     def _refuse_detour(self, response: Any) -> None:
         """Raises EndpointError if a redirect has dropped the body of a request."""
-        moved = next((hop for hop in [*response.history, response] if hop.status_code in (301, 302, 303)), None)
+        moved = next(
+            (hop for hop in [*response.history, response] if hop.status_code in (301, 302, 303)), None
+        )
         if moved is not None and moved.request.method == "POST":
-            there = urljoin(str(moved.request.url), moved.headers.get("location", "")).removesuffix("/chat/completions")
-            raise EndpointError(f"{self.base_url}: the server has moved to {self.clean(there)}; use that as the base URL")
+            there = urljoin(str(moved.request.url), moved.headers.get("location", "")).removesuffix(
+                "/chat/completions"
+            )
+            raise EndpointError(
+                f"{self.base_url}: the server has moved to {self.clean(there)}; use that as the base URL"
+            )
 
     def _given_up(self, trouble: "Trouble", failures: Mapping[str, int]) -> Exception:
         """Returns the error of one call, or of the endpoint if no call has succeeded yet."""
@@ -346,13 +386,14 @@ class Endpoint:
         if trouble.kind == "malformed":
             return self._not_an_api()
         return EndpointError(
-            f"{self.base_url}: no call has worked ({trouble.kind}: {reason}); check the URL, the model name and the server"
+            f"{self.base_url}: no call has worked ({trouble.kind}: {reason}); check the URL, the model name"
+            " and the server"
         )
 
     def _not_an_api(self) -> EndpointError:
         return EndpointError(
-            f"{self.base_url}: the response is not from an OpenAI-compatible API; expected its base URL, such as "
-            "http://localhost:8000/v1"
+            f"{self.base_url}: the response is not from an OpenAI-compatible API; expected its base URL, such"
+            " as http://localhost:8000/v1"
         )
 
 

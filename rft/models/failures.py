@@ -1,4 +1,5 @@
-"""How a call to an endpoint fails: nothing can work (`EndpointError`), one call did not (`Unanswered`), and why (`Trouble`)."""
+"""How a call to an endpoint fails: nothing can work (`EndpointError`), one call did not (`Unanswered`), and
+why (`Trouble`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

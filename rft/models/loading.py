@@ -1,6 +1,7 @@
 """Loading the tokenizer and the causal language model of a checkpoint folder or Hub id.
 
-Only safetensors are read, and no code from a checkpoint is run. One log line names the chosen attention kernel and the reason.
+Only safetensors are read, and no code from a checkpoint is run. One log line names the chosen attention
+kernel and the reason.
 """
 
 import json
@@ -22,7 +23,8 @@ def attention(requested: str | None) -> str:
         requested: name of the implementation (None: no preference).
 
     Returns:
-        `flash_attention_2` if it is requested (or None) and available, otherwise `sdpa`. Any other name is returned unchanged.
+        `flash_attention_2` if it is requested (or None) and available, otherwise `sdpa`. Any other name is
+        returned unchanged.
     """
     if requested not in (None, "flash_attention_2"):
         logger.info("attention: %s, as set in the recipe", requested)
@@ -49,27 +51,43 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
     from transformers import AutoTokenizer
 
     folder = _folder(name)
-    if folder.is_dir() and not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")):
-        raise CheckpointError(f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
-                              "chat_template.jinja from its base model")
+    if folder.is_dir() and not any(
+        (folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")
+    ):
+        raise CheckpointError(
+            f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
+            "chat_template.jinja from its base model"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False,
-                                                  local_files_only=local_only(name))
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=False, local_files_only=local_only(name)
+        )
     except (OSError, ValueError) as error:
         if out_of_reach(name):
             raise CheckpointError(unreachable(name)) from None
-        raise CheckpointError(f"{name}: cannot load a tokenizer ({_first_line(error)}); expected a checkpoint folder or a Hub id "
-                              "that this machine can reach") from None
+        raise CheckpointError(
+            f"{name}: cannot load a tokenizer ({_first_line(error)}); expected a checkpoint folder or a Hub"
+            " id that this machine can reach"
+        ) from None
     if not tokenizer.chat_template:
-        raise CheckpointError(f"{name}: the tokenizer has no chat template; add chat_template.jinja to its folder")
+        raise CheckpointError(
+            f"{name}: the tokenizer has no chat template; add chat_template.jinja to its folder"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | None = None, revision: str | None = None,
-               merged: bool = True) -> Any:
-    """Loads the causal language model of `name`. For a LoRA adapter folder, loads the base model and the adapter.
+def load_model(
+    name: str,
+    *,
+    dtype: Any = "auto",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    merged: bool = True,
+) -> Any:
+    """Loads the causal language model of `name`. For a LoRA adapter folder, loads the base model and the
+    adapter.
 
     Args:
         name: checkpoint folder or Hub id.
@@ -84,17 +102,29 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
     import torch
     from transformers import AutoModelForCausalLM
 
-    kwargs = {"dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
-              "attn_implementation": attention(attn_implementation), "trust_remote_code": False, "use_safetensors": True,
-              "local_files_only": local_only(name)}
+    kwargs = {
+        "dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
+        "attn_implementation": attention(attn_implementation),
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "local_files_only": local_only(name),
+    }
     folder = _folder(name)
-    if folder.exists() and not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-        raise CheckpointError(f"{name}: contains neither config.json nor adapter_config.json; expected a checkpoint folder")
+    if (
+        folder.exists()
+        and not (folder / "config.json").exists()
+        and not (folder / "adapter_config.json").exists()
+    ):
+        raise CheckpointError(
+            f"{name}: contains neither config.json nor adapter_config.json; expected a checkpoint folder"
+        )
     try:
         if (folder / "adapter_config.json").exists():
             from peft import AutoPeftModelForCausalLM
 
-            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get(
+                "base_model_name_or_path"
+            )
             kwargs["local_files_only"] = local_only(base or name)
             adapted = AutoPeftModelForCausalLM.from_pretrained(name, **kwargs)
             return _runnable(adapted.merge_and_unload()) if merged else adapted
@@ -103,12 +133,14 @@ def load_model(name: str, *, dtype: Any = "auto", attn_implementation: str | Non
         if out_of_reach(name):
             raise CheckpointError(unreachable(name)) from None
         raise CheckpointError(
-            f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with safetensors "
-            "or a Hub id that this machine can reach") from None
+            f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with"
+            " safetensors or a Hub id that this machine can reach"
+        ) from None
 
 
 def end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
-    """Returns the tokens that end a completion: those of the generation config (None: there is none) and of the tokenizer."""
+    """Returns the tokens that end a completion: those of the generation config (None: there is none) and of
+    the tokenizer."""
     ids = generation_config.eos_token_id if generation_config is not None else None
     ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     if tokenizer.eos_token_id is not None:
@@ -121,8 +153,14 @@ def _runnable(model: Any) -> Any:
     from rft.prefix_tree.kernels import flash_takes
     from rft.prefix_tree.support import head_size
 
-    if model.config._attn_implementation == "flash_attention_2" and not flash_takes(model.dtype, head_size(model)):
-        logger.info("attention: sdpa instead, since flash-attn lacks %s with head size %d", model.dtype, head_size(model))
+    if model.config._attn_implementation == "flash_attention_2" and not flash_takes(
+        model.dtype, head_size(model)
+    ):
+        logger.info(
+            "attention: sdpa instead, since flash-attn lacks %s with head size %d",
+            model.dtype,
+            head_size(model),
+        )
         model.set_attn_implementation("sdpa")
     return model
 
@@ -131,7 +169,9 @@ def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):  # not a valid Hub id
         raise CheckpointError(
-            f"{name}: no such folder; expected a checkpoint folder or a Hub id such as Qwen/Qwen3-4B-Instruct-2507")
+            f"{name}: no such folder; expected a checkpoint folder or a Hub id such as"
+            " Qwen/Qwen3-4B-Instruct-2507"
+        )
     return folder
 
 

@@ -1,8 +1,9 @@
-"""Models on this machine: a checkpoint run by transformers (`LocalModel`), and the interface of any such model (`Generator`).
+"""Models on this machine: a checkpoint run by transformers (`LocalModel`), and the interface of any such
+model (`Generator`).
 
-Invariant: completions depend only on the weights, the prompt and the generation settings given here. Of a checkpoint's
-`generation_config.json` only the end tokens are used, not the sampling settings. Greedy answers do not depend on which
-questions share a batch, up to rounding.
+Invariant: completions depend only on the weights, the prompt and the generation settings given here. Of a
+checkpoint's `generation_config.json` only the end tokens are used, not the sampling settings. Greedy answers
+do not depend on which questions share a batch, up to rounding.
 """
 
 import hashlib
@@ -41,7 +42,9 @@ class Generator(Protocol):
     fingerprint: str
     dtype: str
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
         """Returns the completion of each prompt as token ids, including the end token."""
         ...
 
@@ -49,8 +52,8 @@ class Generator(Protocol):
 class LocalModel:
     """A causal language model and its tokenizer, loaded from a folder or Hub id (full or LoRA adapter).
 
-    `fingerprint` is 16 hex digits over every weight and everything that determines token ids; it does not depend on the path
-    of the checkpoint.
+    `fingerprint` is 16 hex digits over every weight and everything that determines token ids; it does not
+    depend on the path of the checkpoint.
 
     Args:
         name: checkpoint folder or Hub id.
@@ -69,16 +72,20 @@ class LocalModel:
         self.dtype = str(self.model.dtype).removeprefix("torch.")
         self.end_ids = end_ids(self.model.generation_config, self.tokenizer)
         self.longest = getattr(self.model.config, "max_position_embeddings", None)
-        self.model.generation_config = GenerationConfig(eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id)
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=self.end_ids, pad_token_id=self.tokenizer.pad_token_id
+        )
         self.shares = self._can_share()
         self.fingerprint = _fingerprint(self.model, self.tokenizer)
 
     @torch.inference_mode()
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
         """Returns the completion of each prompt as token ids, including the end token.
 
-        Shared prefixes of prompts are prefilled only once if the model supports it. Temperature 0 is greedy; otherwise
-        completions are sampled with `seed`. The global random state does not change.
+        Shared prefixes of prompts are prefilled only once if the model supports it. Temperature 0 is greedy;
+        otherwise completions are sampled with `seed`. The global random state does not change.
         """
         if self.shares:
             generator = torch.Generator(self.device).manual_seed(seed)
@@ -111,7 +118,11 @@ class LocalModel:
         try:
             support.check_model(self.model)
         except ModelError as reason:
-            logger.warning("%s: every prompt is prefilled separately, because %s", self.name, str(reason).rsplit(";", 1)[0])
+            logger.warning(
+                "%s: every prompt is prefilled separately, because %s",
+                self.name,
+                str(reason).rsplit(";", 1)[0],
+            )
             return False
         attention.enable(self.model)
         return True

@@ -1,8 +1,8 @@
 """Parses the responses of an OpenAI-compatible chat API.
 
-Invariant: every response body becomes a `Reply`, a `ServerSaid` (the server's error message) or `Malformed`; nothing is guessed.
-A count that the server does not report is None, never 0. A body may be one JSON object or server-sent events; reasoning,
-refusals and content parts are found in all the places where servers put them.
+Invariant: every response body becomes a `Reply`, a `ServerSaid` (the server's error message) or `Malformed`;
+nothing is guessed. A count that the server does not report is None, never 0. A body may be one JSON object or
+server-sent events; reasoning, refusals and content parts are found in all the places where servers put them.
 """
 
 import json
@@ -13,12 +13,14 @@ from typing import Any
 REFUSED = ("refusal", "content_filter")
 """Values of `Reply.ending` if the model or the server refused to answer."""
 
-FILTERED = ("content_filter", "safety", "prohibited_content", "recitation", "blocklist")  # finish reasons, in lower case
+# finish reasons, in lower case
+FILTERED = ("content_filter", "safety", "prohibited_content", "recitation", "blocklist")
 CUT_OFF = ("length", "max_tokens", "max_length", "model_length", "max_output_tokens")
 BROKEN = ("error", "abort", "malformed_function_call")
 REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 TEXT_OF_PART = ("text", "refusal", "thinking", "reasoning", "summary", "content")
-MESSAGES = ("message", "msg", "detail", "error", "title", "reason", "loc", "param", "code", "type")  # keys of an error's text
+# keys of an error's text
+MESSAGES = ("message", "msg", "detail", "error", "title", "reason", "loc", "param", "code", "type")
 MOST_TOKENS = 10**9  # a larger count is treated as missing
 LONGEST_SAID = 1000  # maximum characters of an error message that are kept
 
@@ -45,7 +47,8 @@ class Reply:
         cached_tokens: prompt tokens read from the server's cache (None: not reported).
         output_tokens: as counted by the server (None: not reported).
         finished: False if the text was cut off at the maximum length.
-        ending: "" for an answer, otherwise the reason why there is none: refusal, content_filter, tool_calls, empty.
+        ending: "" for an answer, otherwise the reason why there is none: refusal, content_filter, tool_calls,
+            empty.
         cost: dollars.
         failures: number of failed attempts before this reply, by kind.
         adapted: how the request was changed because the server did not accept it.
@@ -75,7 +78,11 @@ def read(body: str) -> Reply:
         value = _from_events(body)
     if not isinstance(value, Mapping):
         raise Malformed("no JSON object in the response")
-    choices = [c for c in value.get("choices") or [] if isinstance(c, Mapping)] if _is_list(value.get("choices")) else []
+    choices = (
+        [c for c in value.get("choices") or [] if isinstance(c, Mapping)]
+        if _is_list(value.get("choices"))
+        else []
+    )
     if not choices:
         if value.get("error"):
             code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
@@ -161,7 +168,8 @@ def _is_thought(part: Any) -> bool:
 
 
 def _joined(value: Any) -> str:
-    """Returns the text of a string, a part, or a list of them; "" if there is none (an image, redacted reasoning)."""
+    """Returns the text of a string, a part, or a list of them; "" if there is none (an image, redacted
+    reasoning)."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -199,7 +207,11 @@ def _from_events(body: str) -> dict[str, Any]:
         return {"error": whole["error"]}
     if reason is None and "[DONE]" not in events:
         raise Malformed("the stream ended early")
-    return {"choices": [{"message": message, "finish_reason": reason}], "usage": whole.get("usage")} if message else {}
+    return (
+        {"choices": [{"message": message, "finish_reason": reason}], "usage": whole.get("usage")}
+        if message
+        else {}
+    )
 
 
 def _longer(before: Any, more: Any) -> Any:

@@ -1,7 +1,7 @@
 """vLLM as an offline backend, for full checkpoints on GPUs. Requires vLLM to be installed.
 
-Invariant: this backend gets the same token ids as the local backend and decodes by the same rule (greedy, or plain sampling at a
-temperature), so answers differ only by rounding.
+Invariant: this backend gets the same token ids as the local backend and decodes by the same rule (greedy, or
+plain sampling at a temperature), so answers differ only by rounding.
 """
 
 import hashlib
@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 class VLLMModel:
     """A checkpoint folder or Hub id in vLLM, with prefix caching.
 
-    It uses as many visible GPUs as evenly divide the attention heads, and accepts prompts as long as fit into GPU memory. The
-    float32 weights of a training checkpoint run in bfloat16; vLLM's own "auto" would choose float16. `fingerprint` is 16 hex
-    digits over the tokenizer and every weight file, or over the name for a Hub id.
+    It uses as many visible GPUs as evenly divide the attention heads, and accepts prompts as long as fit into
+    GPU memory. The float32 weights of a training checkpoint run in bfloat16; vLLM's own "auto" would choose
+    float16. `fingerprint` is 16 hex digits over the tokenizer and every weight file, or over the name for a
+    Hub id.
 
     Args:
         name: checkpoint folder or Hub id.
@@ -40,15 +41,17 @@ class VLLMModel:
             import vllm
         except ImportError as error:
             raise ModelError(
-                f"--vllm: vLLM cannot be imported ({error}); pip install 'rft[vllm]' on a machine with a GPU, or leave --vllm "
-                "out for the local backend"
+                f"--vllm: vLLM cannot be imported ({error}); pip install 'rft[vllm]' on a machine with a GPU,"
+                " or leave --vllm out for the local backend"
             ) from None
         import torch
         from transformers import AutoConfig
 
         self.name = str(name)
         if (Path(name).expanduser() / "adapter_config.json").exists():
-            raise CheckpointError(f"{name}: is an adapter, but --vllm needs a full checkpoint; merge it, or leave --vllm out")
+            raise CheckpointError(
+                f"{name}: is an adapter, but --vllm needs a full checkpoint; merge it, or leave --vllm out"
+            )
         self.tokenizer = load_tokenizer(self.name)
         config = AutoConfig.from_pretrained(self.name, local_files_only=local_only(self.name))
         self.dtype = "bfloat16" if dtype == "auto" and config.dtype == torch.float32 else dtype
@@ -58,14 +61,17 @@ class VLLMModel:
             dtype=self.dtype,
             enable_prefix_caching=True,
             tensor_parallel_size=tensor_parallel(config, torch.cuda.device_count()),
-            max_model_len=-1,  # as long as fits; the model's own 262,144 positions would need a KV cache of 36 GiB
+            # as long as fits; the model's own 262,144 positions would need a KV cache of 36 GiB
+            max_model_len=-1,
             generation_config="vllm",  # ignore the sampling settings of the checkpoint
         )
         self.longest = self._llm.llm_engine.model_config.max_model_len
         self.end_ids = _end_ids(self.name, self.tokenizer)
         self.fingerprint = _fingerprint(self.name, self.tokenizer)
 
-    def generate(self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+    def generate(
+        self, prompts: list[list[int]], max_new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[list[int]]:
         """Returns the completion of each prompt as token ids, including the end token."""
         settings = [
             self._vllm.SamplingParams(
@@ -87,15 +93,23 @@ class VLLMModel:
 
 
 def tensor_parallel(config: Any, gpus: int) -> int:
-    """Returns the largest number of GPUs, up to `gpus`, that evenly divides both the query and the key/value heads of a model.
+    """Returns the largest number of GPUs, up to `gpus`, that evenly divides both the query and the key/value
+    heads of a model.
 
     Logs a warning if GPUs are left idle.
     """
     text = config.get_text_config()
-    heads = math.gcd(text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    heads = math.gcd(
+        text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    )
     most = max((n for n in range(1, gpus + 1) if heads % n == 0), default=1)
     if most < gpus:
-        logger.warning("vLLM: using %d of %d GPUs, because %d heads cannot be divided evenly among more", most, gpus, heads)
+        logger.warning(
+            "vLLM: using %d of %d GPUs, because %d heads cannot be divided evenly among more",
+            most,
+            gpus,
+            heads,
+        )
     return most
 
 

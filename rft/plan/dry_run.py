@@ -1,7 +1,8 @@
-"""`--dry-run`: prints what a recipe would do, without running it: its fields, its batch in words, and whether it fits in memory.
+"""`--dry-run`: prints what a recipe would do, without running it: its fields, its batch in words, and whether
+it fits in memory.
 
-Nothing is trained and no weights are loaded: the model's shape comes from its config. `--dry_run_on zero3:8:80` describes a
-machine other than this one: layout, number of processes, GiB per device.
+Nothing is trained and no weights are loaded: the model's shape comes from its config. `--dry_run_on
+zero3:8:80` describes a machine other than this one: layout, number of processes, GiB per device.
 """
 
 import json
@@ -18,7 +19,17 @@ from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.hub import local_only, out_of_reach, unreachable
 from rft.memory.agent import MemoryAgent
-from rft.plan.memory_estimate import GIB, MASTERS, ModelShape, Parallelism, Workload, autocast_copies, estimate, host, peak
+from rft.plan.memory_estimate import (
+    GIB,
+    MASTERS,
+    ModelShape,
+    Parallelism,
+    Workload,
+    autocast_copies,
+    estimate,
+    host,
+    peak,
+)
 from rft.runs.masters import check_masters
 from rft.runs.run_spec import SECRETS, plain
 
@@ -51,14 +62,19 @@ class DryRun(Exception):
 
 
 def machine(args: Any) -> tuple[Parallelism, float]:
-    """Returns the layout and the bytes per device to plan for: those of `dry_run_on`, or those of this process.
+    """Returns the layout and the bytes per device to plan for: those of `dry_run_on`, or those of this
+    process.
 
     Raises:
         RecipeError: `dry_run_on` does not have the form layout:processes:GiB.
     """
     import torch
 
-    vllm = args.vllm_gpu_memory_utilization if getattr(args, "use_vllm", False) and args.vllm_mode == "colocate" else 0.0
+    vllm = (
+        args.vllm_gpu_memory_utilization
+        if getattr(args, "use_vllm", False) and args.vllm_mode == "colocate"
+        else 0.0
+    )
     if torch.cuda.is_available():
         here = float(torch.cuda.get_device_properties(0).total_memory)
     else:
@@ -68,20 +84,27 @@ def machine(args: Any) -> tuple[Parallelism, float]:
     if args.dry_run_on:
         name, _, rest = args.dry_run_on.partition(":")
         count, _, gib = rest.partition(":")
-        if name not in LAYOUTS or not (count or "1").isdigit() or not (gib or "1").replace(".", "", 1).isdigit():
+        if (
+            name not in LAYOUTS
+            or not (count or "1").isdigit()
+            or not (gib or "1").replace(".", "", 1).isdigit()
+        ):
             raise RecipeError(
-                f"dry_run_on {args.dry_run_on}: expected LAYOUT:PROCESSES:GIB such as zero3:8:80, with a layout from "
-                f"{', '.join(LAYOUTS)}"
+                f"dry_run_on {args.dry_run_on}: expected LAYOUT:PROCESSES:GIB such as zero3:8:80, with a"
+                f" layout from {', '.join(LAYOUTS)}"
             )
         return replace(LAYOUTS[name], processes=int(count or 1), vllm=vllm), float(gib) * GIB if gib else here
     plugin = getattr(args, "deepspeed_plugin", None)
-    return Parallelism(
-        args.world_size,
-        plugin.zero_stage if plugin else 0,
-        "fsdp" in str(args.distributed_state.distributed_type).lower(),
-        offload=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
-        vllm=vllm,
-    ), here
+    return (
+        Parallelism(
+            args.world_size,
+            plugin.zero_stage if plugin else 0,
+            "fsdp" in str(args.distributed_state.distributed_type).lower(),
+            offload=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
+            vllm=vllm,
+        ),
+        here,
+    )
 
 
 def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, words: str) -> None:
@@ -98,12 +121,26 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     longest = max(prompts, key=lambda name: prompts[name])
     say = print if args.process_index == 0 else (lambda *_: None)
     say("recipe (fields that differ from their defaults):")
-    say("  " + yaml.safe_dump(changed(parts), sort_keys=True, allow_unicode=True).replace("\n", "\n  ").rstrip())
+    say(
+        "  "
+        + yaml.safe_dump(changed(parts), sort_keys=True, allow_unicode=True).replace("\n", "\n  ").rstrip()
+    )
     say(f"batch: {words}")
-    say(f"longest prompt: {prompts[longest]:,} tokens ({longest}); median {sorted(prompts.values())[len(prompts) // 2]:,}")
+    say(
+        f"longest prompt: {prompts[longest]:,} tokens ({longest}); median"
+        f" {sorted(prompts.values())[len(prompts) // 2]:,}"
+    )
     shape = shape_of(model, args)
     found = estimate(shape, layout, work)
-    kind = f"ZeRO-{layout.zero}" if layout.zero else "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
+    kind = (
+        f"ZeRO-{layout.zero}"
+        if layout.zero
+        else "FSDP"
+        if layout.fsdp
+        else "one process"
+        if layout.processes == 1
+        else "DDP"
+    )
     say(
         f"estimated memory per process ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
         f"{work.update:,} tokens forwarded at once):"
@@ -114,13 +151,19 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
             say(f"  {phase}: {sum(by_part.values()) / GIB:.2f} GiB ({shown})")
     say(masters(shape, layout))
     if pinned := host(shape, layout, work):
-        say(f"pinned host memory per process, for offloaded checkpoints: {pinned / GIB:.1f} GiB, in power-of-two blocks")
+        say(
+            f"pinned host memory per process, for offloaded checkpoints: {pinned / GIB:.1f} GiB, in"
+            " power-of-two blocks"
+        )
     free = memory * (1 - layout.vllm)
     share = f", of which vLLM takes {layout.vllm:.0%}" if layout.vllm else ""
     if peak(found) <= free:
         say(f"it fits: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}")
         raise DryRun(0)
-    say(f"it does not fit: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. Changes that would help, cheapest first:")
+    say(
+        f"it does not fit: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. Changes that would help,"
+        " cheapest first:"
+    )
     for change, smaller in changes(shape, layout, work, args):
         need = peak(estimate(*smaller))
         say(f"  {change}: {need / GIB:.2f} GiB{', fits' if need <= free else ''}")
@@ -129,27 +172,42 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
 
 def masters(shape: ModelShape, layout: Parallelism) -> str:
     """Describes the memory that the trained weights need."""
-    count = f"{shape.trained / 1e9:.2f} billion weights" if shape.trained >= 1e8 else f"{shape.trained / 1e6:.1f} million weights"
+    count = (
+        f"{shape.trained / 1e9:.2f} billion weights"
+        if shape.trained >= 1e8
+        else f"{shape.trained / 1e6:.1f} million weights"
+    )
     of = " of adapters" if not shape.full else ""
     shares = layout.processes if layout.zero or layout.fsdp else 1
-    each = f", {shape.trained * MASTERS / shares / GIB:.2f} GiB on each of {shares} processes" if shares > 1 else ""
+    each = (
+        f", {shape.trained * MASTERS / shares / GIB:.2f} GiB on each of {shares} processes"
+        if shares > 1
+        else ""
+    )
     whole = f"{shape.trained * MASTERS / GIB:.2f} GiB"
     if layout.zero:
-        where = f"in host memory: {whole}{each.replace(' on ', ' for ')}" if layout.offload else f"{whole}{each}"
+        where = (
+            f"in host memory: {whole}{each.replace(' on ', ' for ')}" if layout.offload else f"{whole}{each}"
+        )
         return (
-            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes each, next to the "
-            f"weights used to compute; {where}"
+            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes"
+            f" each, next to the weights used to compute; {where}"
         )
     copies = autocast_copies(shape, layout)
-    beside = f"; autocast's {shape.width}-byte copies take {copies / GIB:.2f} GiB more in a forward pass" if copies else ""
+    beside = (
+        f"; autocast's {shape.width}-byte copies take {copies / GIB:.2f} GiB more in a forward pass"
+        if copies
+        else ""
+    )
     return (
-        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and 4 per gradient"
-        f"{beside}"
+        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and"
+        f" 4 per gradient{beside}"
     )
 
 
 def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -> list[tuple[str, Setting]]:
-    """Returns changes to a recipe that reduce memory, and the setting after each. Those that cost least time come first."""
+    """Returns changes to a recipe that reduce memory, and the setting after each. Those that cost least time
+    come first."""
     found: list[tuple[str, Setting]] = []
     checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
     if not work.checkpointing:
@@ -158,7 +216,9 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
     if work.update > TILE:
         smaller_activations |= {
             f"mlp_tile_tokens: {TILE}": replace(work, tile=TILE, checkpointing=True),
-            f"mlp_tile_tokens: {TILE} and offload_checkpoints: true": replace(work, tile=TILE, offload=True, checkpointing=True),
+            f"mlp_tile_tokens: {TILE} and offload_checkpoints: true": replace(
+                work, tile=TILE, offload=True, checkpointing=True
+            ),
         }
     for fields_, less in smaller_activations.items():
         if less.tile >= work.tile and less.offload >= work.offload and less != work:
@@ -166,31 +226,61 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
     longest_row = work.prefix + work.completion
     if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
         budget = max(longest_row, work.update // 4)
-        smaller = replace(work, update=budget, scored=work.scored * budget // work.update, checkpointing=True, accumulates=True)
-        found.append((f"gradient_checkpointing: true and max_tree_tokens: {budget}", (shape, layout, smaller)))
+        smaller = replace(
+            work,
+            update=budget,
+            scored=work.scored * budget // work.update,
+            checkpointing=True,
+            accumulates=True,
+        )
+        found.append(
+            (f"gradient_checkpointing: true and max_tree_tokens: {budget}", (shape, layout, smaller))
+        )
     if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
         found.append(("--launch zero3", (shape, replace(layout, zero=3), replace(work, checkpointing=True))))
     if shape.trained == shape.parameters:
         adapter = replace(shape, trained=shape.parameters // 60, trained_width=4, frozen_width=shape.width)
-        found.append(("use_peft: true (LoRA, rank 32, all linear layers)", (adapter, layout, replace(work, checkpointing=True))))
+        found.append(
+            (
+                "use_peft: true (LoRA, rank 32, all linear layers)",
+                (adapter, layout, replace(work, checkpointing=True)),
+            )
+        )
     if not layout.offload:
         found.append(
-            ("--launch zero3_offload", (shape, replace(layout, zero=3, offload=True), replace(work, checkpointing=True)))
+            (
+                "--launch zero3_offload",
+                (shape, replace(layout, zero=3, offload=True), replace(work, checkpointing=True)),
+            )
         )
     if work.rows > 1:
         half = replace(
-            work, rows=work.rows // 2, update=max(longest_row, work.update // 2), scored=work.scored // 2, checkpointing=True
+            work,
+            rows=work.rows // 2,
+            update=max(longest_row, work.update // 2),
+            scored=work.scored // 2,
+            checkpointing=True,
         )
-        found.append(("half of per_device_train_batch_size and twice gradient_accumulation_steps", (shape, layout, half)))
+        found.append(
+            (
+                "half of per_device_train_batch_size and twice gradient_accumulation_steps",
+                (shape, layout, half),
+            )
+        )
     return found
 
 
 def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTokens) -> dict[str, int]:
     """Returns the number of tokens of each question's prompt with its history."""
-    return {f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q))) for q in questions}
+    return {
+        f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q)))
+        for q in questions
+    }
 
 
-def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens) -> tuple[Workload, str]:
+def grpo_batch(
+    args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens
+) -> tuple[Workload, str]:
     """Returns the largest batch of a GRPO run, and the batch in words."""
     layout, _ = machine(args)
     per_history: dict[str, list[int]] = {}
@@ -198,7 +288,9 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
         per_history.setdefault(q.history_id, []).append(len(tokens.question_ids(q)))
     prefix = {h: len(tokens.history_ids(split.histories[h])) for h in per_history}
     asked, each, completion = args.questions_per_history, args.num_generations, args.max_completion_length
-    trees = sorted((prefix[h] + sum(sorted(lengths)[-asked:]) for h, lengths in per_history.items()), reverse=True)
+    trees = sorted(
+        (prefix[h] + sum(sorted(lengths)[-asked:]) for h, lengths in per_history.items()), reverse=True
+    )
     unit = asked * each
     share = args.per_device_train_batch_size * args.steps_per_generation
     units = share // unit
@@ -214,32 +306,43 @@ def grpo_batch(args: Any, split: Split, questions: Sequence[Question], tokens: P
     optimizer_steps = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
     histories = units * layout.processes
     order = HistorySampler(
-        [q.history_id for q in questions], asked, histories, each, args.num_iterations * args.steps_per_generation
+        [q.history_id for q in questions],
+        asked,
+        histories,
+        each,
+        args.num_iterations * args.steps_per_generation,
     )
     per_epoch = len(order) / (histories * unit) / args.gradient_accumulation_steps
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions per generation, for "
-        f"{optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)}; {layout.processes} "
-        f"process{'es' * (layout.processes != 1)} with {share} completions each, {args.per_device_train_batch_size} at a time "
-        f"(micro-batch), {args.gradient_accumulation_steps} micro-batch{'es' * (args.gradient_accumulation_steps != 1)} "
-        f"per optimizer step; at most {drawn + share * completion:,} tokens per process and generation; {per_epoch:g} optimizer "
-        f"steps per epoch, {steps:g} in total"
+        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions per"
+        f" generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
+        f" {layout.processes} process{'es' * (layout.processes != 1)} with {share} completions each,"
+        f" {args.per_device_train_batch_size} at a time (micro-batch), {args.gradient_accumulation_steps}"
+        f" micro-batch{'es' * (args.gradient_accumulation_steps != 1)} per optimizer step; at most"
+        f" {drawn + share * completion:,} tokens per process and generation; {per_epoch:g} optimizer steps"
+        f" per epoch, {steps:g} in total"
     )
     if histories * unit > len(questions) * each:
-        words += f"\ntoo little data for one generation: it needs {histories * asked} questions, and there are {len(questions)}"
-    return Workload(
-        update=update,
-        scored=min(update, args.per_device_train_batch_size * completion),
-        checkpointing=args.gradient_checkpointing,
-        accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
-        tile=args.mlp_tile_tokens or 0,
-        offload=args.offload_checkpoints,
-        call=call,
-        prefix=drawn,
-        rows=share,
-        completion=completion,
-    ), words
+        words += (
+            f"\ntoo little data for one generation: it needs {histories * asked} questions, and there are"
+            f" {len(questions)}"
+        )
+    return (
+        Workload(
+            update=update,
+            scored=min(update, args.per_device_train_batch_size * completion),
+            checkpointing=args.gradient_checkpointing,
+            accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+            tile=args.mlp_tile_tokens or 0,
+            offload=args.offload_checkpoints,
+            call=call,
+            prefix=drawn,
+            rows=share,
+            completion=completion,
+        ),
+        words,
+    )
 
 
 def memory_batch(
@@ -261,7 +364,8 @@ def memory_batch(
     groups = -(-together // args.num_generations)
 
     def turns(chunks: Sequence[int]) -> int:
-        """Tokens in the tree of a micro-batch. Chunks are shared; each trajectory has its own memories, updates and answers."""
+        """Tokens in the tree of a micro-batch. Chunks are shared; each trajectory has its own memories,
+        updates and answers."""
         own = len(chunks) * 2 * memory + memory + args.questions_per_history * asked + answers * completion
         return groups * sum(chunks) + together * own
 
@@ -272,8 +376,16 @@ def memory_batch(
     share = together * args.steps_per_generation
     chunk = max(max(chunks) for chunks in read.values())
     phases = [  # of a rollout: writing the updates of one chunk, and answering
-        {"prefix": share // args.num_generations * chunk + share * memory, "rows": share, "completion": memory},
-        {"prefix": share * (memory + args.questions_per_history * asked), "rows": share * answers, "completion": completion},
+        {
+            "prefix": share // args.num_generations * chunk + share * memory,
+            "rows": share,
+            "completion": memory,
+        },
+        {
+            "prefix": share * (memory + args.questions_per_history * asked),
+            "rows": share * answers,
+            "completion": completion,
+        },
     ]
     widest = max(phases, key=lambda phase: phase["prefix"] + phase["rows"] * phase["completion"])
     prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
@@ -282,18 +394,23 @@ def memory_batch(
     per_epoch = len(units) // args.units_per_generation(processes) * each_generation
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{args.arithmetic(processes)}; {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; "
-        f"{per_epoch:g} optimizer steps per epoch, {steps:g} in total"
+        f"{args.arithmetic(processes)};"
+        f" {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; {per_epoch:g}"
+        f" optimizer steps per epoch, {steps:g} in total"
     )
-    return prompts, Workload(
-        update=update,
-        scored=min(update, scored),
-        checkpointing=args.gradient_checkpointing,
-        accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
-        tile=args.mlp_tile_tokens or 0,
-        offload=args.offload_checkpoints,
-        **widest,
-    ), words
+    return (
+        prompts,
+        Workload(
+            update=update,
+            scored=min(update, scored),
+            checkpointing=args.gradient_checkpointing,
+            accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+            tile=args.mlp_tile_tokens or 0,
+            offload=args.offload_checkpoints,
+            **widest,
+        ),
+        words,
+    )
 
 
 def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:
@@ -313,18 +430,21 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     per_epoch = -(-count // together)
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{together} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps} micro-batches "
-        f"x {layout.processes} process{'es' * (layout.processes != 1)}; at most {at_once:,} tokens at a time; "
-        f"{per_epoch:g} optimizer steps per epoch, {steps:g} in total"
+        f"{together} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps}"
+        f" micro-batches x {layout.processes} process{'es' * (layout.processes != 1)}; at most {at_once:,}"
+        f" tokens at a time; {per_epoch:g} optimizer steps per epoch, {steps:g} in total"
     )
-    return Workload(
-        update=at_once,
-        scored=rows * longest if shared == 1 or own is None else rows * own,
-        checkpointing=args.gradient_checkpointing,
-        accumulates=args.gradient_accumulation_steps > 1,
-        tile=args.mlp_tile_tokens or 0,
-        offload=args.offload_checkpoints,
-    ), words
+    return (
+        Workload(
+            update=at_once,
+            scored=rows * longest if shared == 1 or own is None else rows * own,
+            checkpointing=args.gradient_checkpointing,
+            accumulates=args.gradient_accumulation_steps > 1,
+            tile=args.mlp_tile_tokens or 0,
+            offload=args.offload_checkpoints,
+        ),
+        words,
+    )
 
 
 def shape_of(model: Any, args: Any) -> ModelShape:
@@ -339,14 +459,18 @@ def shape_of(model: Any, args: Any) -> ModelShape:
     from trl import get_peft_config
 
     try:
-        config = AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision,
-                                            local_files_only=local_only(model.model_name_or_path))
+        config = AutoConfig.from_pretrained(
+            model.model_name_or_path,
+            revision=model.model_revision,
+            local_files_only=local_only(model.model_name_or_path),
+        )
     except (OSError, ValueError) as error:
         if out_of_reach(model.model_name_or_path):
             raise RecipeError(f"model_name_or_path {unreachable(model.model_name_or_path)}") from None
         raise RecipeError(
-            f"model_name_or_path {model.model_name_or_path}: cannot load its config ({str(error).splitlines()[0][:150]}); "
-            "name a checkpoint folder, or a Hub id that this machine can reach"
+            f"model_name_or_path {model.model_name_or_path}: cannot load its config"
+            f" ({str(error).splitlines()[0][:150]}); name a checkpoint folder, or a Hub id that this machine"
+            " can reach"
         ) from None
     dtype = getattr(torch, model.dtype or "", None) or config.dtype or torch.float32
     with torch.device("meta"):
@@ -366,7 +490,11 @@ def changed(parts: Sequence[Any]) -> dict[str, Any]:
     for part in parts:
         for f in fields(part):
             default = (
-                f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else MISSING
+                f.default
+                if f.default is not MISSING
+                else f.default_factory()
+                if f.default_factory is not MISSING
+                else MISSING
             )
             value = getattr(part, f.name)
             if f.init and value != default and not f.name.endswith(SECRETS):

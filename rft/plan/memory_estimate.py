@@ -1,24 +1,28 @@
-"""Estimate of the memory that a process needs, by part, before anything is loaded, and of changes that would reduce it.
+"""Estimate of the memory that a process needs, by part, before anything is loaded, and of changes that would
+reduce it.
 
-The memory of an update follows from the model's shape, the longest batch and the layout of processes. It was counted tensor
-by tensor in transformers' Qwen3, PEFT's LoRA and `prefix_tree.attention`. Tests compare it with simulations of Qwen3-4B's full
-shape and with measured peaks. A is the width of the queries, K that of the keys, F of the MLP, D of the model, T the tokens
-forwarded at once, N the number of scored positions, V the vocabulary, L the layers; b is the bytes per number in computation,
-s the bytes per number in the residual stream. For its backward pass a layer keeps, per token:
+The memory of an update follows from the model's shape, the longest batch and the layout of processes. It was
+counted tensor by tensor in transformers' Qwen3, PEFT's LoRA and `prefix_tree.attention`. Tests compare it
+with simulations of Qwen3-4B's full shape and with measured peaks. A is the width of the queries, K that of
+the keys, F of the MLP, D of the model, T the tokens forwarded at once, N the number of scored positions, V
+the vocabulary, L the layers; b is the bytes per number in computation, s the bytes per number in the residual
+stream. For its backward pass a layer keeps, per token:
 
     two norms: input, normalised, output                2 x (4 + s + b) D    the input in float32
     queries and keys: projected, normalised, rotated    (4 + b + b) (A + K)  the first in float32
     values, attention's output                          b (K + A)
     gate, silu(gate), up, their product                 4 b F
 
-The normalised values are kept only for the gradient of the norm's weight, so not with LoRA. With checkpointing a layer keeps
-only its input, s D (with offloading: nothing), and the rest exists for the one layer that is recomputed. The estimate is the
-largest of these moments: a layer's forward pass, the scores of a chunk of positions, the backward pass of an MLP, that of an
-attention, and the end, when all gradients exist.
+The normalised values are kept only for the gradient of the norm's weight, so not with LoRA. With
+checkpointing a layer keeps only its input, s D (with offloading: nothing), and the rest exists for the one
+layer that is recomputed. The estimate is the largest of these moments: a layer's forward pass, the scores of
+a chunk of positions, the backward pass of an MLP, that of an attention, and the end, when all gradients
+exist.
 
-Trained weights are float32 masters (4 bytes, 4 more for the gradient, 8 for AdamW), and computation is in bfloat16: autocast
-keeps a copy of each weight during a forward pass, and the stream is then float32, s = 4. FSDP2 gathers bfloat16 copies of
-float32 shards, s = 2. DeepSpeed computes with bfloat16 weights and keeps the masters with its optimizer.
+Trained weights are float32 masters (4 bytes, 4 more for the gradient, 8 for AdamW), and computation is in
+bfloat16: autocast keeps a copy of each weight during a forward pass, and the stream is then float32, s = 4.
+FSDP2 gathers bfloat16 copies of float32 shards, s = 2. DeepSpeed computes with bfloat16 weights and keeps the
+masters with its optimizer.
 """
 
 from dataclasses import dataclass
@@ -172,7 +176,8 @@ def estimate(shape: ModelShape, layout: Parallelism, work: Workload) -> dict[str
 
 
 def held(shape: ModelShape, layout: Parallelism) -> tuple[Parts, float]:
-    """Returns what is on the device throughout an update, by part, and the bytes of all gradients after it."""
+    """Returns what is on the device throughout an update, by part, and the bytes of all gradients after
+    it."""
     frozen = shape.parameters - shape.trained
     if layout.zero:
         share = layout.processes if layout.zero == 3 else 1
@@ -185,13 +190,15 @@ def held(shape: ModelShape, layout: Parallelism) -> tuple[Parts, float]:
         return parts, shape.trained * shape.width / kept if kept else 0.0
     share = layout.processes if layout.fsdp else 1
     parts = {"weights": (frozen * shape.frozen_width + shape.trained * shape.trained_width) / share}
-    if share > 1:  # two layers and the embedding, and a layer's float32 gradients before they are reduced to their shards
+    # two layers and the embedding, and a layer's float32 gradients before they are reduced to their shards
+    if share > 1:
         parts["gathered weights"] = (2 * shape.a_layer + shape.embedding) * shape.width
         if shape.full:
             parts["gathered weights"] += shape.a_layer * FLOAT32
     parts["optimizer"] = 2 * shape.trained * shape.trained_width / share
     gradients = shape.trained * shape.trained_width / share
-    return parts, gradients * (2 if layout.processes > 1 and not layout.fsdp else 1)  # DDP keeps them in its buckets too
+    # DDP keeps them in its buckets too
+    return parts, gradients * (2 if layout.processes > 1 and not layout.fsdp else 1)
 
 
 def autocast_copies(shape: ModelShape, layout: Parallelism) -> float:
@@ -201,18 +208,21 @@ def autocast_copies(shape: ModelShape, layout: Parallelism) -> float:
 
 
 def stream(shape: ModelShape, layout: Parallelism) -> int:
-    """Returns the bytes per number in the residual stream: the width in which the embedding is stored or gathered."""
+    """Returns the bytes per number in the residual stream: the width in which the embedding is stored or
+    gathered."""
     if layout.zero or (layout.fsdp and shape.full):
         return shape.width
     return shape.trained_width if shape.full else shape.frozen_width
 
 
 def moments(shape: ModelShape, layout: Parallelism, work: Workload) -> list[Parts]:
-    """Returns the memory at five moments of an update: forward, scores, backward of the last and of the first layer, the end."""
+    """Returns the memory at five moments of an update: forward, scores, backward of the last and of the first
+    layer, the end."""
     base, all_gradients = held(shape, layout)
     a = activations(shape, layout, work)
     sharded = bool(layout.zero or layout.fsdp)
-    before = all_gradients if work.accumulates or layout.zero else 0.0  # DeepSpeed allocates its gradients at the start
+    # DeepSpeed allocates its gradients at the start
+    before = all_gradients if work.accumulates or layout.zero else 0.0
     head = 0.0  # the gradient of the output head comes first, and is kept until that of the tied embedding
     if shape.full:
         head = shape.embedding * (shape.width if sharded else shape.trained_width)
@@ -265,8 +275,10 @@ def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activ
     gates = 4 * b * F if whole else 0
     layer = T * ((attention_norm + mlp_norm) * D + heads + gates)
 
-    mlp = layer + T * 2 * b * F if whole else layer + tile * 6 * b * F  # plus the gradients of gate, up and their product
-    # dout; dq, dk and dv in float32, as a call returns them; inside the kernel dq in float32, dk and dv per query head
+    # plus the gradients of gate, up and their product
+    mlp = layer + T * 2 * b * F if whole else layer + tile * 6 * b * F
+    # dout; dq, dk and dv in float32, as a call returns them; inside the kernel dq in float32, dk and dv per
+    # query head
     call = min(work.call or T, T) * (b * (A + 2 * K) + (FLOAT32 + 2 * b) * A)
     attention = layer - T * (mlp_norm * D + gates) + T * (b * A + FLOAT32 * (A + 2 * K)) + call
     forward = one_forward(shape, layout, T, tile)
@@ -276,16 +288,19 @@ def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activ
     backward = a_stream + max(mlp, attention)  # including the gradient of the stream
     if not work.checkpointing:
         return Activations(shape.layers * layer + a_stream, layer, forward, backward - layer, final)
-    if work.offload:  # this layer's input is back on the device; with LoRA the embedding's output is a leaf, so it stays there
+    # this layer's input is back on the device; with LoRA the embedding's output is a leaf, so it stays there
+    if work.offload:
         kept = a_stream * (1 if shape.full else 2)
         return Activations(kept, kept, forward, backward, final)
     return Activations(shape.layers * a_stream, a_stream, forward, backward, final)
 
 
 def one_forward(shape: ModelShape, layout: Parallelism, tokens: int, tile: int) -> float:
-    """Returns the bytes of a layer in a forward pass, with its input stream: the larger of its MLP and its attention."""
+    """Returns the bytes of a layer in a forward pass, with its input stream: the larger of its MLP and its
+    attention."""
     b, s, A, K = shape.width, stream(shape, layout), shape.queries, shape.keys
-    # q, k, v; the merged output in float32, a call's output and its float32 copy; autocast: float32 rotated queries and keys
+    # q, k, v; the merged output in float32, a call's output and its float32 copy; autocast: float32 rotated
+    # queries and keys
     attends = b * (A + 2 * K) + (2 * FLOAT32 + b) * A + (FLOAT32 * (A + K) if s > b else 0)
     gates = (3 if shape.full else 4) * b * shape.mlp  # LoRA adds its product to the product of the weights
     return tokens * (2 * s + b) * shape.model + max(tile * gates, tokens * attends)
@@ -294,11 +309,14 @@ def one_forward(shape: ModelShape, layout: Parallelism, tokens: int, tile: int) 
 def scores(shape: ModelShape, work: Workload) -> float:
     """Returns the bytes of logits and their softmax, computed for a chunk of positions at a time."""
     positions = min(work.scored, max(1, CHUNK_LOGITS // shape.vocabulary))
-    return positions * shape.vocabulary * (shape.width + 4 * FLOAT32) + work.scored * shape.model * shape.width
+    return (
+        positions * shape.vocabulary * (shape.width + 4 * FLOAT32) + work.scored * shape.model * shape.width
+    )
 
 
 def rollout(shape: ModelShape, layout: Parallelism, work: Workload) -> Parts:
-    """Returns the memory while completions are sampled. Empty if there is no rollout, or if vLLM samples them."""
+    """Returns the memory while completions are sampled. Empty if there is no rollout, or if vLLM samples
+    them."""
     if not work.rows or layout.vllm:
         return {}
     base, all_gradients = held(shape, layout)

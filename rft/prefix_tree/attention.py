@@ -1,20 +1,21 @@
-"""Attention over a packed tree: every query attends its own path from the root, in partial attentions that are merged
-exactly.
+"""Attention over a packed tree: every query attends its own path from the root, in partial attentions that
+are merged exactly.
 
-A query attends causally the tokens of its own node and fully the tokens of every node above it. Each node's keys thus
-meet two kinds of queries: its own, causally, and those of all its descendants, one contiguous slice. Two partial
-attentions of one query with outputs o1, o2 and log-sum-exps l1, l2 merge to (ring attention,
-https://arxiv.org/abs/2310.01889):
+A query attends causally the tokens of its own node and fully the tokens of every node above it. Each node's
+keys thus meet two kinds of queries: its own, causally, and those of all its descendants, one contiguous
+slice. Two partial attentions of one query with outputs o1, o2 and log-sum-exps l1, l2 merge to (ring
+attention, https://arxiv.org/abs/2310.01889):
 
     l = logaddexp(l1, l2),  o = o1 * exp(l1 - l) + o2 * exp(l2 - l)
 
-and the flash backward of each part, given the merged o and l, is that part's exact share of the gradients. All nodes
-of a level share a call, so the calls of a layer grow with the depth of the tree; no key is copied per row and no mask
-is built.
+and the flash backward of each part, given the merged o and l, is that part's exact share of the gradients.
+All nodes of a level share a call, so the calls of a layer grow with the depth of the tree; no key is copied
+per row and no mask is built.
 
-`enable(model)` registers it with transformers as "prefix_tree". A forward with the keyword `prefix_tree=Plan(tree)`
-then runs over the tree; a forward without it is transformers' own sdpa. The plan travels as a keyword, so whatever
-replays a layer (gradient checkpointing) or wraps the model (DDP, ZeRO, FSDP, PEFT) needs to know nothing about it.
+`enable(model)` registers it with transformers as "prefix_tree". A forward with the keyword
+`prefix_tree=Plan(tree)` then runs over the tree; a forward without it is transformers' own sdpa. The plan
+travels as a keyword, so whatever replays a layer (gradient checkpointing) or wraps the model (DDP, ZeRO,
+FSDP, PEFT) needs to know nothing about it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Plan:
         device = tree.device
         self.own = [
             call(spans, spans, True, device)
-            for spans in ([(n.start, n.end) for n in nodes] for nodes in alike(tree.nodes, device, own_length))
+            for spans in (
+                [(n.start, n.end) for n in nodes] for nodes in alike(tree.nodes, device, own_length)
+            )
         ]
         self.above = []
         for level in range(1 + max((n.level for n in tree.nodes), default=-1)):
@@ -68,9 +71,9 @@ def own_length(node: Node) -> int:
 
 
 def alike(nodes: Iterable[Node], device: torch.device, *sizes: Callable[[Node], int]) -> list[list[Node]]:
-    """Groups nodes that may share a call. On CPU their sizes are within a factor of two, since a call pads every span to
-    its longest; on CUDA within a factor of eight, since it launches as many blocks for every span as for the longest,
-    and most of them have nothing to do."""
+    """Groups nodes that may share a call. On CPU their sizes are within a factor of two, since a call pads
+    every span to its longest; on CUDA within a factor of eight, since it launches as many blocks for every
+    span as for the longest, and most of them have nothing to do."""
     least, doublings = (BLOCK, 3) if device.type == "cuda" else (1, 1)
     groups: dict[tuple[int, ...], list[Node]] = defaultdict(list)
     for node in nodes:
@@ -82,7 +85,9 @@ def merge_(out_THD: Tensor, lse_TH: Tensor, rows: Rows, part_NHD: Tensor, part_l
     """Merges the partial attention of some queries into `out_THD` and `lse_TH`, in place."""
     out, lse = out_THD[rows], lse_TH[rows]
     merged = torch.logaddexp(lse, part_lse_NH)
-    out = out.mul_((lse - merged).exp_()[..., None]).addcmul_(part_NHD.to(out.dtype), (part_lse_NH - merged).exp_()[..., None])
+    out = out.mul_((lse - merged).exp_()[..., None]).addcmul_(
+        part_NHD.to(out.dtype), (part_lse_NH - merged).exp_()[..., None]
+    )
     lse_TH[rows] = merged
     if not isinstance(rows, slice):
         out_THD[rows] = out
@@ -91,7 +96,8 @@ def merge_(out_THD: Tensor, lse_TH: Tensor, rows: Rows, part_NHD: Tensor, part_l
 class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:
-        exact = torch.promote_types(q.dtype, torch.float32)  # partial outputs are merged in no less than float32
+        # partial outputs are merged in no less than float32
+        exact = torch.promote_types(q.dtype, torch.float32)
         out, lse = torch.empty_like(q, dtype=exact), q.new_empty(q.shape[:2], dtype=exact)
         for part in plan.own:
             for total, share in zip((out, lse), part.forward(*_operands(part, q, k, v), scale), strict=True):
@@ -108,7 +114,11 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         exact = lse.dtype
-        dq, dk, dv = torch.empty_like(q, dtype=exact), torch.empty_like(k, dtype=exact), torch.empty_like(v, dtype=exact)
+        dq, dk, dv = (
+            torch.empty_like(q, dtype=exact),
+            torch.empty_like(k, dtype=exact),
+            torch.empty_like(v, dtype=exact),
+        )
         for parts, store in ((ctx.plan.own, _put), (ctx.plan.above, _add)):
             for part in parts:
                 rows, keys = part.query_rows, part.key_rows
@@ -144,13 +154,21 @@ def tree_attention_forward(
     """The attention function given to transformers: over the tree if the forward has a plan, otherwise sdpa.
 
     Raises:
-        ModelError: If the attention has dropout, a window, a soft cap or sinks: then paths do not merge as above.
+        ModelError: If the attention has dropout, a window, a soft cap or sinks: then paths do not merge as
+            above.
     """
     if prefix_tree is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    for name, used in {"dropout": dropout, **{x: kwargs.get(x) for x in ("sliding_window", "softcap", "s_aux")}}.items():
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    for name, used in {
+        "dropout": dropout,
+        **{x: kwargs.get(x) for x in ("sliding_window", "softcap", "s_aux")},
+    }.items():
         if used:
-            raise ModelError(f"prefix sharing cannot treat attention with {name} exactly: set `prefix_sharing: off`")
+            raise ModelError(
+                f"prefix sharing cannot treat attention with {name} exactly: set `prefix_sharing: off`"
+            )
     if torch.is_autocast_enabled(query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(query.device.type)) for x in (query, key, value))
     check(query)
@@ -160,16 +178,16 @@ def tree_attention_forward(
 
 
 def enable(model: PreTrainedModel) -> None:
-    """Sets the model's attention to "prefix_tree" permanently; forwards without a plan behave as under sdpa. Call it on
-    the model itself or a PEFT model, before it is wrapped for training."""
+    """Sets the model's attention to "prefix_tree" permanently; forwards without a plan behave as under sdpa.
+    Call it on the model itself or a PEFT model, before it is wrapped for training."""
     AttentionInterface.register(NAME, tree_attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
 
 
 def forward_kwargs(tokens_T: Tensor, positions_T: Tensor, plan: Any) -> dict[str, Any]:
-    """The keywords of a forward of packed tokens. The mask of one cell is four-dimensional, so that no model builds
-    its own."""
+    """The keywords of a forward of packed tokens. The mask of one cell is four-dimensional, so that no model
+    builds its own."""
     return {
         "input_ids": tokens_T[None],
         "position_ids": positions_T[None],

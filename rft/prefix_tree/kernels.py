@@ -1,14 +1,15 @@
-"""One attention call over several spans of a packed row: query span i attends key span i, and nothing else. A call
-returns outputs with their log-sum-exp, so that calls over different keys can be merged, and its backward takes the
-MERGED output and log-sum-exp, which makes it return exactly this call's share of the gradients.
+"""One attention call over several spans of a packed row: query span i attends key span i, and nothing else. A
+call returns outputs with their log-sum-exp, so that calls over different keys can be merged, and its backward
+takes the MERGED output and log-sum-exp, which makes it return exactly this call's share of the gradients.
 
-On CPU the spans are one padded batch of PyTorch's flash kernel. On CUDA they are one call of a kernel over variable
-lengths: FlashAttention in half precision (flash_attn's if it is installed, otherwise PyTorch's own), and PyTorch's
-memory-efficient attention in float32. The kernels support grouped-query attention, except the memory-efficient one,
-for which keys and values are repeated per query head. `refusal` names what no kernel takes.
+On CPU the spans are one padded batch of PyTorch's flash kernel. On CUDA they are one call of a kernel over
+variable lengths: FlashAttention in half precision (flash_attn's if it is installed, otherwise PyTorch's own),
+and PyTorch's memory-efficient attention in float32. The kernels support grouped-query attention, except the
+memory-efficient one, for which keys and values are repeated per query head. `refusal` names what no kernel
+takes.
 
-Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head size, n
-spans of at most L.
+Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head
+size, n spans of at most L.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ LSE_STEP = 32
 
 Span = tuple[int, int]
 Lengths = tuple[Tensor | None, int | None, Tensor | None, int | None]
-"""For queries, then keys: int32 offsets of the spans (each start, and the last end) and the longest span; None: a dense batch."""
+"""For queries, then keys: int32 offsets of the spans (each start, and the last end) and the longest span;
+None: a dense batch."""
 
 Rows = slice | Tensor
-"""Slots of the packed row: a slice if they are contiguous (indexing with it is a view), otherwise their indices."""
+"""Slots of the packed row: a slice if they are contiguous (indexing with it is a view), otherwise their
+indices."""
 
 
 def rows_of(spans: Sequence[Span], device: torch.device) -> Rows:
@@ -51,10 +54,15 @@ def rows_of(spans: Sequence[Span], device: torch.device) -> Rows:
 
 
 def flash(
-    q_nHLD: Tensor, k_nKSD: Tensor, v_nKSD: Tensor, scale: float, causal: bool = False, bias: Tensor | None = None
+    q_nHLD: Tensor,
+    k_nKSD: Tensor,
+    v_nKSD: Tensor,
+    scale: float,
+    causal: bool = False,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of a dense batch: outputs (n, H, L, D) and log-sum-exps (n, H, L). `bias` is added to the scores, on
-    CPU only."""
+    """Attention of a dense batch: outputs (n, H, L, D) and log-sum-exps (n, H, L). `bias` is added to the
+    scores, on CPU only."""
     if q_nHLD.device.type == "cuda":
         q, k, v = (x.transpose(1, 2) for x in (q_nHLD, k_nKSD, v_nKSD))
         if q.dtype == torch.float32:
@@ -72,10 +80,12 @@ def flash(
 def efficient_forward(
     q_nLHD: Tensor, k_nSKD: Tensor, v_nSKD: Tensor, lengths: Lengths, scale: float, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Memory-efficient attention on CUDA: of a dense batch, or, given `lengths`, of the spans of a batch of one.
+    """Memory-efficient attention on CUDA: of a dense batch, or, given `lengths`, of the spans of a batch of
+    one.
 
     Returns:
-        Outputs (n, L, H, D), and log-sum-exps (spans, H, the longest rounded up to LSE_STEP): garbage after a span.
+        Outputs (n, L, H, D), and log-sum-exps (spans, H, the longest rounded up to LSE_STEP): garbage after a
+        span.
     """
     k, v = (per_query_head(x, q_nLHD.shape[2]) for x in (k_nSKD, v_nSKD))
     cu_q, max_q, cu_k, max_k = lengths
@@ -85,17 +95,40 @@ def efficient_forward(
 
 
 def efficient_backward(
-    dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_nHL: Tensor, lengths: Lengths,
-    scale: float, causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """dq (N, H, D), dk and dv (M, K, D) of spans. The kernel also reads `lse_nHL` after the end of a span: it must be
-    infinite there, so that the probabilities are 0."""
+    dout_NHD: Tensor,
+    q_NHD: Tensor,
+    k_MKD: Tensor,
+    v_MKD: Tensor,
+    out_NHD: Tensor,
+    lse_nHL: Tensor,
+    lengths: Lengths,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq (N, H, D), dk and dv (M, K, D) of spans. The kernel also reads `lse_nHL` after the end of a span: it
+    must be infinite there, so that the probabilities are 0."""
     dout, q, k, v, out = (x[None] for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
     k, v = (per_query_head(x, q.shape[2]) for x in (k, v))
     cu_q, max_q, cu_k, max_k = lengths
     unused = torch.empty((), dtype=torch.int64, device=q.device)  # the state of a dropout that is 0
     dq, dk, dv = torch.ops.aten._efficient_attention_backward(
-        dout, q, k, v, None, out, cu_q, cu_k, max_q, max_k, lse_nHL, 0.0, unused, unused, int(causal), False, scale=scale
+        dout,
+        q,
+        k,
+        v,
+        None,
+        out,
+        cu_q,
+        cu_k,
+        max_q,
+        max_k,
+        lse_nHL,
+        0.0,
+        unused,
+        unused,
+        int(causal),
+        False,
+        scale=scale,
     )[:3]
     groups = (k_MKD.shape[1], -1)
     return dq.squeeze(0), dk.squeeze(0).unflatten(1, groups).sum(2), dv.squeeze(0).unflatten(1, groups).sum(2)
@@ -107,8 +140,8 @@ def per_query_head(x_nSKD: Tensor, heads: int) -> Tensor:
 
 
 class Batch:
-    """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view if the spans are
-    equally long and adjacent, otherwise a copy padded with zeros."""
+    """Spans of a packed row as the (n, heads, L, ...) batch that the dense kernels take: a view if the spans
+    are equally long and adjacent, otherwise a copy padded with zeros."""
 
     def __init__(self, spans: Sequence[Span], device: torch.device):
         sizes = [end - start for start, end in spans]
@@ -138,8 +171,13 @@ class DenseCall:
     def __init__(self, queries: Sequence[Span], keys: Sequence[Span], causal: bool, device: torch.device):
         self.queries, self.keys, self.causal = Batch(queries, device), Batch(keys, device), causal
         self.query_rows, self.key_rows = self.queries.rows, self.keys.rows
-        hidden = None if causal else self.keys.valid_nL  # causal spans are padded after their last query: nothing to hide
-        self.bias = None if hidden is None else torch.zeros(hidden.shape).masked_fill_(~hidden, -torch.inf)[:, None, None]
+        # causal spans are padded after their last query: nothing to hide
+        hidden = None if causal else self.keys.valid_nL
+        self.bias = (
+            None
+            if hidden is None
+            else torch.zeros(hidden.shape).masked_fill_(~hidden, -torch.inf)[:, None, None]
+        )
 
     def _bias(self, like: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.to(like)
@@ -151,15 +189,30 @@ class DenseCall:
         return self.queries.unpack(out), self.queries.unpack(lse)
 
     def backward(
-        self, dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_NH: Tensor, scale: float
+        self,
+        dout_NHD: Tensor,
+        q_NHD: Tensor,
+        k_MKD: Tensor,
+        v_MKD: Tensor,
+        out_NHD: Tensor,
+        lse_NH: Tensor,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """This call's share of dq (N, H, D), dk and dv (M, K, D), given the merged `out_NHD` and `lse_NH` of its
-        queries."""
+        """This call's share of dq (N, H, D), dk and dv (M, K, D), given the merged `out_NHD` and `lse_NH` of
+        its queries."""
         pack = self.queries.pack
         dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            pack(dout_NHD), pack(q_NHD), self.keys.pack(k_MKD), self.keys.pack(v_MKD), pack(out_NHD), pack(lse_NH),
-            0.0, self.causal, attn_mask=self._bias(q_NHD), scale=scale,
-        )  # fmt: skip
+            pack(dout_NHD),
+            pack(q_NHD),
+            self.keys.pack(k_MKD),
+            self.keys.pack(v_MKD),
+            pack(out_NHD),
+            pack(lse_NH),
+            0.0,
+            self.causal,
+            attn_mask=self._bias(q_NHD),
+            scale=scale,
+        )
         return self.queries.unpack(dq), self.keys.unpack(dk), self.keys.unpack(dv)
 
 
@@ -181,7 +234,12 @@ class VarlenCall:
     def cells_N(self) -> Tensor:
         """Indices of the queries' log-sum-exps in the memory-efficient kernel's flattened table."""
         sizes_n = self.lengths[0].diff()
-        return (torch.arange(self.lse_shape[1], device=sizes_n.device) < sizes_n[:, None]).flatten().nonzero().squeeze(1)
+        return (
+            (torch.arange(self.lse_shape[1], device=sizes_n.device) < sizes_n[:, None])
+            .flatten()
+            .nonzero()
+            .squeeze(1)
+        )
 
     def _lse_table(self, lse_NH: Tensor) -> Tensor:
         """(N, H) -> (n, H, `lse_shape[1]`), infinite after each span."""
@@ -207,21 +265,48 @@ class VarlenCall:
         return out, lse.transpose(0, 1)
 
     def backward(
-        self, dout_NHD: Tensor, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, out_NHD: Tensor, lse_NH: Tensor, scale: float
+        self,
+        dout_NHD: Tensor,
+        q_NHD: Tensor,
+        k_MKD: Tensor,
+        v_MKD: Tensor,
+        out_NHD: Tensor,
+        lse_NH: Tensor,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `DenseCall.backward`."""
         cu_q, max_q, cu_k, max_k = self.lengths
         dout, q, k, v, out = (x.contiguous() for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
         if q.dtype == torch.float32:
-            return efficient_backward(dout, q, k, v, out, self._lse_table(lse_NH), self.lengths, scale, self.causal)
+            return efficient_backward(
+                dout, q, k, v, out, self._lse_table(lse_NH), self.lengths, scale, self.causal
+            )
         lse = lse_NH.transpose(0, 1).contiguous()
         if (flash := flash_attn()) is not None:
             dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
             flash._flash_attn_varlen_backward(
-                dout, q, k, v, out, lse, dq, dk, dv, cu_q, cu_k, max_q, max_k, dropout_p=0.0, softmax_scale=scale,
-                causal=self.causal, window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None,
+                dout,
+                q,
+                k,
+                v,
+                out,
+                lse,
+                dq,
+                dk,
+                dv,
+                cu_q,
+                cu_k,
+                max_q,
+                max_k,
+                dropout_p=0.0,
+                softmax_scale=scale,
+                causal=self.causal,
+                window_size_left=-1,
+                window_size_right=-1,
+                softcap=0.0,
+                alibi_slopes=None,
                 deterministic=False,
-            )  # fmt: skip
+            )
             return dq, dk, dv
         unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of a dropout that is 0
         return torch.ops.aten._flash_attention_backward(
@@ -248,8 +333,8 @@ def check(q: Tensor) -> None:
 
 
 def refusal(q: Tensor) -> str | None:
-    """Says why no kernel of their device takes queries of this dtype and head size (the last dimension); None if one
-    does."""
+    """Says why no kernel of their device takes queries of this dtype and head size (the last dimension); None
+    if one does."""
     size = q.shape[-1]
     if q.device.type not in ("cpu", "cuda"):
         return f"it runs on cpu and cuda, not {q.device.type}"
@@ -277,6 +362,8 @@ def flash_attn() -> ModuleType | None:
         return None
     installed = getattr(package, "__version__", FLASH_ATTN)
     if version.parse(installed) < version.parse(FLASH_ATTN):
-        logger.warning("flash-attn %s is older than %s: PyTorch's own FlashAttention runs instead", installed, FLASH_ATTN)
+        logger.warning(
+            "flash-attn %s is older than %s: PyTorch's own FlashAttention runs instead", installed, FLASH_ATTN
+        )
         return None
     return flash_attn_interface

@@ -1,7 +1,8 @@
-"""The layout of a tree of rows: every token of a prefix that rows share is stored once, and following a row's path
-from its root gives exactly that row.
+"""The layout of a tree of rows: every token of a prefix that rows share is stored once, and following a row's
+path from its root gives exactly that row.
 
-Nodes are packed depth-first, so a node's descendants are one contiguous slice of the packed tokens (T of them):
+Nodes are packed depth-first, so a node's descendants are one contiguous slice of the packed tokens (T of
+them):
 
     rows                       tree                                    packed
     h h h q q a a              h h h ─┬─ q q ─┬─ a a                   h h h q q a a b b b r r c
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 
 MIN_SAVING = 32
-"""Tokens a shared node must save to be worth a level of its own: a level costs a few kernel calls in every layer."""
+"""Tokens a shared node must save to be worth a level of its own: a level costs a few kernel calls in every
+layer."""
 
 
 TokenRows = Sequence[Sequence[int] | np.ndarray]
@@ -29,9 +31,9 @@ TokenRows = Sequence[Sequence[int] | np.ndarray]
 
 @dataclass(frozen=True)
 class Node:
-    """Own tokens are the packed slots [start, end), its descendants' the slots [end, stop). `first` is the position
-    of its first token in any row through it, `parent` the index of the node before it (-1: none), `level` the number
-    of nodes above it."""
+    """Own tokens are the packed slots [start, end), its descendants' the slots [end, stop). `first` is the
+    position of its first token in any row through it, `parent` the index of the node before it (-1: none),
+    `level` the number of nodes above it."""
 
     start: int
     end: int
@@ -45,18 +47,21 @@ class Tree:
     """Rows of token ids as a packed tree.
 
     Args:
-        rows: one sequence of token ids per row, prompt and completion together, in any order; duplicates and empty
-            rows allowed.
-        prompt_lengths: how many of each row's tokens are its prompt, at least 1 if a completion follows, since each
-            completion token is predicted from the token before it. None: the rows are prompts only.
-        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share everything).
+        rows: one sequence of token ids per row, prompt and completion together, in any order; duplicates and
+            empty rows allowed.
+        prompt_lengths: how many of each row's tokens are its prompt, at least 1 if a completion follows,
+            since each completion token is predicted from the token before it. None: the rows are prompts
+            only.
+        min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share
+            everything).
         width: columns of the tables of log-probs, at least the longest completion (the default).
         device: device of the tensors.
 
     Attributes:
         nodes: the `Node`s, depth-first.
         tokens_T, positions_T: the packed token ids and their position in their rows.
-        slots_N, labels_N: for every completion token, row after row, the slot that predicts it, and the token.
+        slots_N, labels_N: for every completion token, row after row, the slot that predicts it, and the
+            token.
         rows_N, columns_N: for every completion token its row and its place in the completion.
         leaves: for every row the index of its last node (-1 for an empty row).
     """
@@ -74,7 +79,9 @@ class Tree:
         lengths = [len(array) for array in arrays]
         prompts = lengths if prompt_lengths is None else [int(length) for length in prompt_lengths]
         assert len(prompts) == len(arrays), "one prompt length per row"
-        assert all(p <= n and (p > 0 or n == 0) for p, n in zip(prompts, lengths, strict=True)), "prompts of 1..len(row) tokens"
+        assert all(p <= n and (p > 0 or n == 0) for p, n in zip(prompts, lengths, strict=True)), (
+            "prompts of 1..len(row) tokens"
+        )
 
         order, shared = sort_rows(arrays)
         self.nodes, owners, leaves = grow([lengths[r] for r in order], shared, min_saving)
@@ -85,7 +92,10 @@ class Tree:
         owned = [(arrays[order[owner]], node) for owner, node in zip(owners, self.nodes, strict=True)]
         tokens = [array[node.first : node.first + node.end - node.start] for array, node in owned]
         positions = [np.arange(node.first, node.first + node.end - node.start) for node in self.nodes]
-        pairs = [self._pairs(array, prompt, leaf) for array, prompt, leaf in zip(arrays, prompts, self.leaves, strict=True)]
+        pairs = [
+            self._pairs(array, prompt, leaf)
+            for array, prompt, leaf in zip(arrays, prompts, self.leaves, strict=True)
+        ]
         completions = [n - p for n, p in zip(lengths, prompts, strict=True)]
 
         self.shape = (len(arrays), max(completions, default=0) if width is None else width)
@@ -102,14 +112,19 @@ class Tree:
 
     @classmethod
     def from_padded(
-        cls, ids_BL: torch.Tensor, mask_BL: torch.Tensor, completion_columns: int, *, min_saving: int = MIN_SAVING
+        cls,
+        ids_BL: torch.Tensor,
+        mask_BL: torch.Tensor,
+        completion_columns: int,
+        *,
+        min_saving: int = MIN_SAVING,
     ) -> Tree:
         """The tree of padded rows, prompts left-padded and completions right-padded, as in TRL's trainers.
 
         Args:
             ids_BL, mask_BL: token ids, and 1 where a token counts.
-            completion_columns: number of columns of completions, the last ones (TRL's `logits_to_keep`); also the
-                tree's `width`.
+            completion_columns: number of columns of completions, the last ones (TRL's `logits_to_keep`); also
+                the tree's `width`.
         """
         rows, prompts = unpad(ids_BL, mask_BL, completion_columns)
         return cls(rows, prompts, min_saving=min_saving, width=completion_columns, device=ids_BL.device)
@@ -120,8 +135,8 @@ class Tree:
         return self.row_tokens / max(1, len(self.tokens_T))
 
     def _pairs(self, row: np.ndarray, prompt: int, leaf: int) -> tuple[np.ndarray, np.ndarray]:
-        """The slots that predict the row's completion, and the completion, by walking from the row's last node
-        upwards."""
+        """The slots that predict the row's completion, and the completion, by walking from the row's last
+        node upwards."""
         first, last = max(prompt - 1, 0), len(row) - 1  # the positions that predict: [first, last)
         slots = [np.empty(0, dtype=np.int64)]
         while leaf >= 0:
@@ -135,10 +150,14 @@ class Tree:
         return np.concatenate(slots[::-1]), row[prompt:]
 
     def _tensor(self, parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)).to(self.device)
+        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)).to(
+            self.device
+        )
 
 
-def unpad(ids_BL: torch.Tensor, mask_BL: torch.Tensor, completion_columns: int) -> tuple[list[np.ndarray], list[int]]:
+def unpad(
+    ids_BL: torch.Tensor, mask_BL: torch.Tensor, completion_columns: int
+) -> tuple[list[np.ndarray], list[int]]:
     """The rows and prompt lengths of padded rows; arguments as `Tree.from_padded`'s."""
     ids, mask = ids_BL.cpu().numpy(), mask_BL.cpu().numpy().astype(bool)
     split = ids.shape[1] - completion_columns
@@ -150,10 +169,12 @@ def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
     """Rows in lexicographic order, so that rows with a common prefix are neighbours.
 
     Returns:
-        The row numbers in that order, and for each place the length of the prefix that the row there has in common
+        The row numbers in that order, and for each place the length of the prefix that the row there has in
+        common
         with the one before (0 for the first).
     """
-    keys = [row.astype(">i4").tobytes() for row in rows]  # big-endian: the order of the bytes is the order of the token ids
+    # big-endian: the order of the bytes is the order of the token ids
+    keys = [row.astype(">i4").tobytes() for row in rows]
     order = sorted(range(len(rows)), key=keys.__getitem__)
     shared = [0] * min(1, len(order))
     for before, after in zip(order, order[1:], strict=False):
@@ -163,12 +184,15 @@ def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
     return order, shared
 
 
-def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SAVING) -> tuple[list[Node], list[int], list[int]]:
-    """The nodes of sorted rows, from their lengths and the prefix each shares with the row before; no token is looked
-    at.
+def grow(
+    lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SAVING
+) -> tuple[list[Node], list[int], list[int]]:
+    """The nodes of sorted rows, from their lengths and the prefix each shares with the row before; no token
+    is looked at.
 
     Returns:
-        The nodes depth-first, for each node a row (by its place in the order) that owns its tokens, and for each row
+        The nodes depth-first, for each node a row (by its place in the order) that owns its tokens, and for
+        each row
         its last node.
     """
     spans: list[tuple[int, int, int, int]] = []  # first, length, parent, level
@@ -180,7 +204,8 @@ def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SA
         agree = min([lengths[low], *shared[low + 1 : high]])
         cuts = [i for i in range(low + 1, high) if shared[i] == agree]
         groups = list(zip([low, *cuts], [*cuts, high], strict=True))
-        ended = [a for a, b in groups if lengths[a] == agree]  # sorted: each such row is a group of its own, in front
+        # sorted: each such row is a group of its own, in front
+        ended = [a for a, b in groups if lengths[a] == agree]
         groups = groups[len(ended) :]
         branches = len(groups) + bool(ended)
         own = agree - first
@@ -188,7 +213,8 @@ def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SA
             spans.append((first, own, parent, level))
             owners.append(low)
             first, parent, level = agree, len(spans) - 1, level + 1
-        elif own and ended:  # not worth a node: the branches repeat it, and the rows that end here get it for themselves
+        # not worth a node: the branches repeat it, and the rows that end here get it for themselves
+        elif own and ended:
             spans.append((first, own, parent, level))
             owners.append(low)
             leaves[ended[0]] = len(spans) - 1
@@ -201,5 +227,8 @@ def grow(lengths: Sequence[int], shared: Sequence[int], min_saving: int = MIN_SA
     for node in reversed(range(len(spans))):
         if spans[node][2] >= 0:
             stops[spans[node][2]] = max(stops[spans[node][2]], stops[node])
-    nodes = [Node(starts[i], starts[i + 1], stops[i], first, parent, level) for i, (first, _, parent, level) in enumerate(spans)]
+    nodes = [
+        Node(starts[i], starts[i + 1], stops[i], first, parent, level)
+        for i, (first, _, parent, level) in enumerate(spans)
+    ]
     return nodes, owners, leaves

@@ -1,10 +1,10 @@
-"""Log-probs of every completion of a tree: the same numbers and gradients as one row at a time, with each shared
-token forwarded once and logits only where a completion token is predicted, a chunk at a time.
+"""Log-probs of every completion of a tree: the same numbers and gradients as one row at a time, with each
+shared token forwarded once and logits only where a completion token is predicted, a chunk at a time.
 
-The model runs its ordinary forward (of whatever wraps it: DDP, DeepSpeed, FSDP, PEFT), with the positions that
-predict as its `logits_to_keep`. For the time of that call its output head returns two numbers per position, log-prob
-and entropy, instead of the vocabulary; a chunk's logits are computed again in the backward pass, so the table of
-positions x vocabulary never exists.
+The model runs its ordinary forward (of whatever wraps it: DDP, DeepSpeed, FSDP, PEFT), with the positions
+that predict as its `logits_to_keep`. For the time of that call its output head returns two numbers per
+position, log-prob and entropy, instead of the vocabulary; a chunk's logits are computed again in the backward
+pass, so the table of positions x vocabulary never exists.
 
 Shapes: N pairs of (position, label), V vocabulary, B rows, C completion columns.
 """
@@ -27,11 +27,16 @@ from rft.prefix_tree.attention import Plan, forward_kwargs
 from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_rows
 
 CHUNK_LOGITS = 2**27
-"""Logits that exist at a time: half a GiB in float32, the scores of 883 positions under a vocabulary of 151,936."""
+"""Logits that exist at a time: half a GiB in float32, the scores of 883 positions under a vocabulary of
+151,936."""
 
 
 def tree_logps(
-    model: nn.Module, tree: Tree, temperature: float = 1.0, compute_entropy: bool = False, chunk: int | None = None
+    model: nn.Module,
+    tree: Tree,
+    temperature: float = 1.0,
+    compute_entropy: bool = False,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs, and entropies if asked, of the completion tokens of a tree.
 
@@ -43,8 +48,10 @@ def tree_logps(
         chunk: number of positions whose logits exist at a time; by default `CHUNK_LOGITS` / vocabulary.
 
     Returns:
-        (logps_BC, entropies_BC), row b's completion from column 0, zeros after it, C the tree's width; the shape of
-        TRL's `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a float64
+        (logps_BC, entropies_BC), row b's completion from column 0, zeros after it, C the tree's width; the
+        shape of
+        TRL's `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a
+        float64
         model).
 
     Raises:
@@ -58,22 +65,33 @@ def tree_logps(
 
 
 def _scored(
-    model: nn.Module, bare: Any, tree: Tree, kwargs: dict[str, Any], temperature: float, entropy: bool, chunk: int | None
+    model: nn.Module,
+    bare: Any,
+    tree: Tree,
+    kwargs: dict[str, Any],
+    temperature: float,
+    entropy: bool,
+    chunk: int | None,
 ) -> list[Tensor]:
     """The tables (B, C) of log-probs and, if asked, entropies, from a forward with these keywords."""
     chunk = chunk or max(1, CHUNK_LOGITS // bare.config.get_text_config().vocab_size)
     with _scoring_head(bare.get_output_embeddings(), tree.labels_N, temperature, entropy, chunk):
         scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits.squeeze(0)
-    tables = [x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)]
+    tables = [
+        x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)
+    ]
     support.check_finite(tables[0])
     return tables
 
 
 @contextmanager
-def _scoring_head(head: nn.Module, labels_N: Tensor, temperature: float, entropy: bool, chunk: int) -> Iterator[None]:
+def _scoring_head(
+    head: nn.Module, labels_N: Tensor, temperature: float, entropy: bool, chunk: int
+) -> Iterator[None]:
     """Makes the output head return (1, N, 1 or 2) scores of these labels: log-prob, and entropy if asked.
 
-    The head module itself is still called, so hooks on it (ZeRO-3 and FSDP gather its weight in one) run as always.
+    The head module itself is still called, so hooks on it (ZeRO-3 and FSDP gather its weight in one) run as
+    always.
     """
     project, replaced = head.forward, head.__dict__.get("forward")
 
@@ -98,8 +116,8 @@ def _scoring_head(head: nn.Module, labels_N: Tensor, temperature: float, entropy
 
 
 class _Scores(torch.autograd.Function):
-    """Log-probs and entropies of labels under softmax(logits / temperature), without a vocabulary-sized graph: one
-    such tensor is kept, the log-probs of all tokens."""
+    """Log-probs and entropies of labels under softmax(logits / temperature), without a vocabulary-sized
+    graph: one such tensor is kept, the log-probs of all tokens."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor, temperature: float, entropy: bool) -> Tensor:
@@ -135,8 +153,10 @@ def plain_logps(
     compute_entropy: bool = False,
     chunk: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Computes what `tree_logps` returns, one row at a time with nothing shared: the path for rows whose sharing cannot
-    pay, and the reference for tests and benchmarks of the tree. Arguments, result and errors as in `tree_logps`."""
+    """Computes what `tree_logps` returns, one row at a time with nothing shared: the path for rows whose
+    sharing cannot pay, and the reference for tests and benchmarks of the tree. Arguments, result and errors
+    as in `tree_logps`.
+    """
     bare: Any = extract_model_from_parallel(model)
     width = max((len(row) - prompt for row, prompt in zip(rows, prompt_lengths, strict=True)), default=0)
     tables = []
@@ -150,8 +170,9 @@ def plain_logps(
 
 
 def split(rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
-    """Splits row numbers into groups whose trees have at most `max_tree_tokens` tokens each: one group if all fit,
-    otherwise cut between questions (rows of the same prompt), and inside a question only if it is too large by itself.
+    """Splits row numbers into groups whose trees have at most `max_tree_tokens` tokens each: one group if all
+    fit, otherwise cut between questions (rows of the same prompt), and inside a question only if it is too
+    large by itself.
 
     Raises:
         RecipeError: If a single row has more tokens than the budget.
@@ -161,8 +182,8 @@ def split(rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int) 
     lengths = [len(arrays[r]) for r in order]
     if lengths and max(lengths) > max_tree_tokens:
         raise RecipeError(
-            f"max_tree_tokens is {max_tree_tokens}, but one row (history, question and completion) has {max(lengths)} tokens: "
-            "raise max_tree_tokens, or shorten prompts or completions"
+            f"max_tree_tokens is {max_tree_tokens}, but one row (history, question and completion) has"
+            f" {max(lengths)} tokens: raise max_tree_tokens, or shorten prompts or completions"
         )
 
     def fits(low: int, high: int) -> bool:

@@ -1,12 +1,13 @@
-"""Sampling with the keys and values of a shared prefix stored once: the prompts are prefilled as a tree, and every row
-keeps only the keys and values of what it has sampled itself.
+"""Sampling with the keys and values of a shared prefix stored once: the prompts are prefilled as a tree, and
+every row keeps only the keys and values of what it has sampled itself.
 
-A decode step is one forward of all living rows, one token each, packed like the tokens of a tree. Its attention is
-again partial and merged by log-sum-exp (cascade inference): the rows under a node attend the node's keys in one dense
-call, and each row its own suffix. The trainer's forward is the same function of the same tokens, so the log-probs
-returned here are the trainer's.
+A decode step is one forward of all living rows, one token each, packed like the tokens of a tree. Its
+attention is again partial and merged by log-sum-exp (cascade inference): the rows under a node attend the
+node's keys in one dense call, and each row its own suffix. The trainer's forward is the same function of the
+same tokens, so the log-probs returned here are the trainer's.
 
-Shapes: R living rows, T tokens of the prompts' tree, H query heads in K groups of g, D head size, V vocabulary.
+Shapes: R living rows, T tokens of the prompts' tree, H query heads in K groups of g, D head size, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from rft.prefix_tree.kernels import Span, call, flash, rows_of
 from rft.prefix_tree.layout import TokenRows, Tree
 
 LONG = 1024
-"""Nodes of at least this many tokens are attended in place; the keys of shorter ones are copied side by side, for one
-call per level."""
+"""Nodes of at least this many tokens are attended in place; the keys of shorter ones are copied side by side,
+for one call per level."""
 
 
 @torch.no_grad()
@@ -56,16 +57,19 @@ def sample(
         generator: draws the tokens; torch's global one by default.
 
     Returns:
-        (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature) before
+        (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature)
+        before
         top-p, top-k and min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
 
     Raises:
-        ModelError: If a prompt with its completion can be longer than the model's positions, or a log-prob is NaN.
+        ModelError: If a prompt with its completion can be longer than the model's positions, or a log-prob is
+            NaN.
     """
     bare: Any = extract_model_from_parallel(model)
     support.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
     tree = Tree(prompts, device=next(bare.parameters()).device)
-    rows = torch.tensor(sorted(range(len(prompts)), key=tree.leaves.__getitem__))  # rows under a node: one slice
+    # rows under a node: one slice
+    rows = torch.tensor(sorted(range(len(prompts)), key=tree.leaves.__getitem__))
     tokens_BC = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long)
     logps_BC = torch.zeros(len(prompts), max_new_tokens)
     lengths_B = torch.zeros(len(prompts), dtype=torch.long)
@@ -74,7 +78,9 @@ def sample(
 
     prefill = Prefill(tree)
     last_R = torch.tensor([tree.nodes[tree.leaves[row]].end - 1 for row in rows.tolist()], device=tree.device)
-    logits_RV = model(**forward_kwargs(tree.tokens_T, tree.positions_T, prefill), logits_to_keep=last_R).logits[0]
+    logits_RV = model(
+        **forward_kwargs(tree.tokens_T, tree.positions_T, prefill), logits_to_keep=last_R
+    ).logits[0]
     positions_R = tree.positions_T[last_R]
     decode = Decode(prefill, [tree.leaves[row] for row in rows.tolist()], max_new_tokens)
     processors = _processors(top_p, top_k, min_p)
@@ -98,20 +104,24 @@ def sample(
         logits_RV = model(**forward_kwargs(tokens_R, positions_R, decode)).logits[0]
         decode.length += 1
     ends_B = lengths_B.tolist()
-    return [tokens_BC[b, :n].tolist() for b, n in enumerate(ends_B)], [logps_BC[b, :n].tolist() for b, n in enumerate(ends_B)]
+    return [tokens_BC[b, :n].tolist() for b, n in enumerate(ends_B)], [
+        logps_BC[b, :n].tolist() for b, n in enumerate(ends_B)
+    ]
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    """Whether a forward waits for the other processes, since each holds a part of the weights (FSDP2, ZeRO-3)."""
+    """Whether a forward waits for the other processes, since each holds a part of the weights (FSDP2,
+    ZeRO-3)."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return several and (
-        any(isinstance(module, FSDPModule) for module in model.modules()) or any(hasattr(p, "ds_id") for p in model.parameters())
+        any(isinstance(module, FSDPModule) for module in model.modules())
+        or any(hasattr(p, "ds_id") for p in model.parameters())
     )
 
 
 def _everywhere(done: bool, in_step: bool, device: torch.device) -> bool:
-    """Whether this process has no row left, or, if processes run in step, whether none of them has. A process that ends
-    before the others continues to forward its last rows with them, and discards what it draws."""
+    """Whether this process has no row left, or, if processes run in step, whether none of them has. A process
+    that ends before the others continues to forward its last rows with them, and discards what it draws."""
     if not in_step:
         return done
     everyone = torch.tensor(int(done), device=device)
@@ -160,12 +170,12 @@ class Prefill(Plan):
 
 
 class Decode:
-    """The plan of a decode step: rows sorted by their leaves, over a prefilled tree and the suffix that each row has
-    grown.
+    """The plan of a decode step: rows sorted by their leaves, over a prefilled tree and the suffix that each
+    row has grown.
 
-    Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for all its
-    query heads. `length` is how many tokens each suffix has; every layer of the next forward appends one.
-    `most` is the maximum length of a suffix; no more room is allocated.
+    Grouped queries are folded into rows, (R, H, D) -> (R * g, K, D), so that a shared key is read once for
+    all its query heads. `length` is how many tokens each suffix has; every layer of the next forward appends
+    one. `most` is the maximum length of a suffix; no more room is allocated.
     """
 
     def __init__(self, prefill: Prefill, leaves: list[int], most: int):
@@ -175,7 +185,8 @@ class Decode:
 
     def keep(self, living_R: Tensor) -> None:
         """Drops the rows that have ended."""
-        living_N = living_R.nonzero().squeeze(1)  # the GPU syncs once; every indexing by booleans would count again
+        # the GPU syncs once; every indexing by booleans would count again
+        living_N = living_R.nonzero().squeeze(1)
         self.leaves = [self.leaves[row] for row in living_N.tolist()]
         self.suffixes = {
             layer: (keys.index_select(0, living_N), values.index_select(0, living_N))
@@ -195,7 +206,10 @@ class Decode:
         q_FKD, out_FKD, lse_FK = _fold(q_RKgD), _fold(out_RKgD).to(exact), _fold(lse_RKg)
         for part in self.parts:
             merge_(
-                out_FKD, lse_FK, part.query_rows, *part.forward(q_FKD[part.query_rows], layer, *self.prefill.cache[layer], scale)
+                out_FKD,
+                lse_FK,
+                part.query_rows,
+                *part.forward(q_FKD[part.query_rows], layer, *self.prefill.cache[layer], scale),
             )
         return out_FKD.unflatten(0, (-1, groups)).transpose(1, 2).flatten(1, 2).to(q_RHD.dtype)
 
@@ -218,12 +232,19 @@ class Decode:
             under = [r for r, start in enumerate(starts) if node.start <= start < node.stop]
             if under:
                 spans[node] = (under[0] * groups, (under[-1] + 1) * groups)
-        padded = () if tree.device.type == "cuda" else (own_length,)  # few queries, no backward: on CUDA only the calls cost
+        # few queries, no backward: on CUDA only the calls cost
+        padded = () if tree.device.type == "cuda" else (own_length,)
         for level in sorted({node.level for node in spans}):
             nodes = [node for node in spans if node.level == level]
             short = alike([node for node in nodes if own_length(node) < LONG], tree.device, *padded)
             for together in [[node] for node in nodes if own_length(node) >= LONG] + short:
-                parts.append(Part([spans[node] for node in together], [(node.start, node.end) for node in together], tree.device))
+                parts.append(
+                    Part(
+                        [spans[node] for node in together],
+                        [(node.start, node.end) for node in together],
+                        tree.device,
+                    )
+                )
         return parts
 
 
@@ -237,7 +258,9 @@ class Part:
         self.key_rows = rows_of(keys, device)
         self.copies: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def forward(self, q_NKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, q_NKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
         """Outputs (N, K, D) and log-sum-exps (N, K)."""
         if self.call is not None:
             if layer not in self.copies:

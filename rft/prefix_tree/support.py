@@ -1,5 +1,5 @@
-"""Refuses what the tree cannot treat exactly, before any work, with the reason and a remedy; nothing falls back
-silently."""
+"""Refuses what the tree cannot treat exactly, before any work, with the reason and a remedy; nothing falls
+back silently."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OFF = "set `prefix_sharing: off` to train without it"
 
 
 def check_model(model: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies, and one whose
-    attention no kernel of the device takes.
+    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies, and
+    one whose attention no kernel of the device takes.
 
     Args:
         model: a transformers model, or a PEFT model around one.
@@ -43,20 +43,37 @@ def _reasons(model: Any) -> list[str]:
     found = []
     layers = getattr(config, "layer_types", None)
     if others := sorted(set(layers or ()) - {"full_attention"}):
-        found.append(f"it has layers of {', '.join(others)} (layer_types), and only full attention merges path by path")
-    if layers is None and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        found.append(
+            f"it has layers of {', '.join(others)} (layer_types), and only full attention merges path by path"
+        )
+    if (
+        layers is None
+        and getattr(config, "sliding_window", None)
+        and getattr(config, "use_sliding_window", True)
+    ):
         found.append(f"its attention slides over a window of {config.sliding_window} tokens (sliding_window)")
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, key, None):
-            found.append(f"it has {getattr(config, key)} experts ({key}), whose routing loss counts every copy of a token")
-    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier"):
+            found.append(
+                f"it has {getattr(config, key)} experts ({key}), whose routing loss counts every copy of a"
+                " token"
+            )
+    for key in (
+        "final_logit_softcapping",
+        "logit_scale",
+        "logits_scaling",
+        "output_multiplier",
+        "lm_head_multiplier",
+    ):
         if getattr(config, key, None) is not None:
             found.append(f"it changes its logits after the output head ({key})")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") in ("dynamic", "longrope"):
         found.append(f"its rotary angles depend on the length of the batch (rope_type {rope['rope_type']})")
     if not getattr(model, "_supports_attention_backend", False):
-        found.append(f"{type(model).__name__} does not take its attention from transformers' AttentionInterface")
+        found.append(
+            f"{type(model).__name__} does not take its attention from transformers' AttentionInterface"
+        )
     if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
         found.append("its PEFT adapter puts virtual tokens in front of every row")
     return found + _dropout(model, config)
@@ -92,8 +109,8 @@ def check_length(model: Any, longest_row: int) -> None:
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if most is not None and longest_row > most:
         raise ModelError(
-            f"a row of {longest_row} tokens is longer than the model's {most} positions (max_position_embeddings): shorten "
-            "prompts or completions, or load the model with RoPE scaling"
+            f"a row of {longest_row} tokens is longer than the model's {most} positions"
+            " (max_position_embeddings): shorten prompts or completions, or load the model with RoPE scaling"
         )
 
 
@@ -106,8 +123,9 @@ def check_finite(logps_BC: Tensor) -> None:
     bad = torch.isnan(logps_BC).any(1)
     if bad.any():
         raise ModelError(
-            f"log-probs of row {int(bad.nonzero()[0])} (and {int(bad.sum()) - 1} more) are NaN: the weights or activations "
-            "have overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
+            f"log-probs of row {int(bad.nonzero()[0])} (and {int(bad.sum()) - 1} more) are NaN: the weights"
+            " or activations have overflowed; lower the learning rate, clip gradients, or train in bf16 or"
+            " fp32 rather than fp16"
         )
 
 

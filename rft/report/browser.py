@@ -1,7 +1,8 @@
 """The question browser of a report: every question with its answers, as data that a fixed script shows.
 
-Invariant: the data is inert (JSON in a block that no browser runs, with every `<`, `>` and `&` escaped), and the script
-puts it on the page as text only. The page's policy allows this one script, by its hash, and no other.
+Invariant: the data is inert (JSON in a block that no browser runs, with every `<`, `>` and `&` escaped), and
+the script puts it on the page as text only. The page's policy allows this one script, by its hash, and no
+other.
 """
 
 import base64
@@ -23,7 +24,8 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 def status(row: Mapping[str, Any]) -> str:
-    """Returns right, wrong, unparsed (no readable answer), refused, or unscored (no verdict from the judge)."""
+    """Returns right, wrong, unparsed (no readable answer), refused, or unscored (no verdict from the
+    judge)."""
     if row["score"]:
         return "right"
     if row.get("ending") in REFUSED:
@@ -61,7 +63,10 @@ def entries(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
             "gold": row["gold"],
             "kind": readable(labels["pref_type"]),
             "facts": [f"{key}: {labels[key]}" for key in ("preference", "prev_pref") if labels.get(key)],
-            "labels": f"{labels['who']}, {readable(labels['scenario'])}" + (", changed later" if labels["updated"] else ""),
+            "labels": (
+                f"{labels['who']}, {readable(labels['scenario'])}"
+                + (", changed later" if labels["updated"] else "")
+            ),
             "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
         }
     return list(found.values())

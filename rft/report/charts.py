@@ -1,8 +1,9 @@
 """Charts as inline SVG that takes its colours from the page.
 
-Invariant: a chart is a self-contained SVG without links, scripts or fonts of its own. Its text is real text, with every
-character escaped, and its colours are CSS variables of the page, so that it follows light, dark and print. Series differ in
-marker and in colour. Their names are in a list above the chart, which wraps at any width and covers nothing.
+Invariant: a chart is a self-contained SVG without links, scripts or fonts of its own. Its text is real text,
+with every character escaped, and its colours are CSS variables of the page, so that it follows light, dark
+and print. Series differ in marker and in colour. Their names are in a list above the chart, which wraps at
+any width and covers nothing.
 """
 
 import io
@@ -28,7 +29,9 @@ MARKERS = {  # matplotlib's marker: its outline for the list of series, 8 units 
     "^": "M0,-3.6L3.6,3.4h-7.2z",
     "v": "M0,3.6L3.6,-3.4h-7.2z",
     "P": "M-1.3,-3.7h2.6v2.4h2.4v2.6h-2.4v2.4h-2.6v-2.4h-2.4v-2.6h2.4z",
-    "X": "M-3.6,-1.8L-1.8,-3.6L0,-1.8L1.8,-3.6L3.6,-1.8L1.8,0L3.6,1.8L1.8,3.6L0,1.8L-1.8,3.6L-3.6,1.8L-1.8,0z",
+    "X": (
+        "M-3.6,-1.8L-1.8,-3.6L0,-1.8L1.8,-3.6L3.6,-1.8L1.8,0L3.6,1.8L1.8,3.6L0,1.8L-1.8,3.6L-3.6,1.8L-1.8,0z"
+    ),
 }
 COLOURS = 5  # the page defines --series-1 to --series-5; with 7 markers they distinguish 35 series
 LABEL = 20  # characters per line of a label
@@ -52,22 +55,27 @@ _STYLE: Any = {
     "grid.color": _STAND_INS["grid"],
     "grid.linewidth": 0.6,
 }
-_NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)  # ids that nothing refers to
+# ids that nothing refers to
+_NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)
 
 
-def intervals(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True) -> Markup:
+def intervals(
+    series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True
+) -> Markup:
     """Draws accuracies with 95 % intervals: one row per value, with one mark per series.
 
     Args:
-        series: {name of the series: {value: {accuracy, ci95, n}}}. The values of all series are shown, in order of first
-            appearance.
+        series: {name of the series: {value: {accuracy, ci95, n}}}. The values of all series are shown, in
+            order of first appearance.
         title: the text for screen readers.
         chance: draw the accuracy of guessing a letter.
     """
     with _style():
         figure, axes = _marks(series, "accuracy")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], _percents("25\N{NO-BREAK SPACE}%\nguessing" if chance else ""))
+        axes.set_xticks(
+            [0, 0.25, 0.5, 0.75, 1], _percents("25\N{NO-BREAK SPACE}%\nguessing" if chance else "")
+        )
         if chance:
             axes.axvline(CHANCE, **_reference())
         return _key(series) + _svg(figure, title)
@@ -93,12 +101,17 @@ def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: st
 
 
 def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "tuple[Figure, Axes]":
-    """Draws one row per value with its marks and intervals. A row is as high as its marks and its label need."""
+    """Draws one row per value with its marks and intervals. A row is as high as its marks and its label
+    need."""
     sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
     labels = {value: _wrapped(f"{readable(value)} ({size:,})") for value, size in sizes.items()}
-    heights = [max(0.22 + 0.15 * len(series), 0.1 + LINE * (label.count("\n") + 1)) for label in labels.values()]
+    heights = [
+        max(0.22 + 0.15 * len(series), 0.1 + LINE * (label.count("\n") + 1)) for label in labels.values()
+    ]
     bottoms = list(itertools.accumulate(heights))
-    centres = {value: bottom - height / 2 for value, bottom, height in zip(labels, bottoms, heights, strict=True)}
+    centres = {
+        value: bottom - height / 2 for value, bottom, height in zip(labels, bottoms, heights, strict=True)
+    }
     figure, axes = _axes(0.55 + sum(heights))
     for i, (name, table) in enumerate(series.items()):
         offset = 0.15 * (i - (len(series) - 1) / 2)
@@ -127,13 +140,17 @@ def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "
 
 
 def curves(
-    series: Mapping[str, Sequence[tuple[float, float]]], title: str, *, share: bool = False, chance: bool = False
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    *,
+    share: bool = False,
+    chance: bool = False,
 ) -> Markup:
     """Draws quantities over training steps: every point, or a moving average if there are many.
 
     Args:
-        series: {name: [(step, value), ...]} with at least one point each. If there are at most two series, the single steps
-            are drawn too, as thin lines behind the averages.
+        series: {name: [(step, value), ...]} with at least one point each. If there are at most two series,
+            the single steps are drawn too, as thin lines behind the averages.
         title: the text for screen readers.
         share: the quantities are between 0 and 1, and are shown in percent.
         chance: draw the accuracy of guessing a letter.
@@ -162,7 +179,9 @@ def curves(
             )
         if share:
             axes.set_ylim(-0.03, 1.03)
-            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], _percents("guessing\n25\N{NO-BREAK SPACE}%" if chance else ""))
+            axes.set_yticks(
+                [0, 0.25, 0.5, 0.75, 1], _percents("guessing\n25\N{NO-BREAK SPACE}%" if chance else "")
+            )
         else:
             low, high = axes.get_ylim()
             lowest = min(y for points in series.values() for _, y in points)
@@ -200,7 +219,10 @@ def readable(value: str) -> str:
 
 def _moving_average(values: Sequence[float], window: int) -> list[float]:
     """Returns the centred moving average. Its window is shorter at both ends."""
-    return [sum(near) / len(near) for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))]
+    return [
+        sum(near) / len(near)
+        for near in (values[max(0, i - window) : i + window + 1] for i in range(len(values)))
+    ]
 
 
 def _style() -> Any:
@@ -228,14 +250,16 @@ def _marker(i: int) -> str:
 
 
 def _key(names: Collection[str]) -> Markup:
-    """Returns the list of series above a chart, with marker and name of each. A single series needs no list."""
+    """Returns the list of series above a chart, with marker and name of each. A single series needs no
+    list."""
     if len(names) < 2:
         return Markup("")
     return Markup('<ul class="key">{}</ul>').format(
         Markup("").join(
-            Markup('<li><svg viewBox="-4 -4 8 8" aria-hidden="true"><path d="{}" fill="var(--series-{})"/></svg>{}</li>').format(
-                MARKERS[_marker(i)], i % COLOURS + 1, escape(name)
-            )
+            Markup(
+                '<li><svg viewBox="-4 -4 8 8" aria-hidden="true"><path d="{}"'
+                ' fill="var(--series-{})"/></svg>{}</li>'
+            ).format(MARKERS[_marker(i)], i % COLOURS + 1, escape(name))
             for i, name in enumerate(names)
         )
     )

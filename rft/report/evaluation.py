@@ -1,7 +1,7 @@
 """The evaluation reports: one self-contained HTML page each, for a screen, a phone or paper.
 
-Invariant: a page is made from summaries and rows only, so it can be rebuilt from a results folder. `rft.report.pages` renders
-and saves it.
+Invariant: a page is made from summaries and rows only, so it can be rebuilt from a results folder.
+`rft.report.pages` renders and saves it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -44,11 +44,13 @@ CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key in the
 )
 
 
-def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str) -> None:
+def write_evaluation_report(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str
+) -> None:
     """Writes the page of one evaluation.
 
-    It contains the headline with its controls and the published figures, a chart and a table per category, the tokens used,
-    and every question to search and filter.
+    It contains the headline with its controls and the published figures, a chart and a table per category,
+    the tokens used, and every question to search and filter.
 
     Args:
         summary: as in `summary.json`.
@@ -75,20 +77,29 @@ def write_evaluation_report(summary: Mapping[str, Any], rows: Sequence[Mapping[s
         is_open=is_open,
         controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
         on_controls=[] if is_open else on_controls(summary),
-        beside=charts.intervals({"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=not is_open)
-        if beside
-        else "",
+        beside=(
+            charts.intervals(
+                {"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=not is_open
+            )
+            if beside
+            else ""
+        ),
         published=[(name, values[is_open]) for name, *values in published.OVERALL],
         published_by={key: [row[1:] for row in published.BY_CATEGORY if row[0] == key] for key in CATEGORIES},
         note=published.NOTE,
-        categories=[_category(name, {"": summary["by"][name]}, chance=not is_open) for name in shown if summary["n"]],
+        categories=[
+            _category(name, {"": summary["by"][name]}, chance=not is_open) for name in shown if summary["n"]
+        ],
         gold_letters={letter: sum(row["gold"] == letter for row in rows) for letter in LETTERS},
         transcripts=_sample(rows),
     )
 
 
-def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[str, Any]], path: Path | str) -> None:
-    """Writes the memory page: a timeline per history with what each chunk added and removed, next to the questions.
+def write_memory_report(
+    summary: Mapping[str, Any], timelines: Iterable[Mapping[str, Any]], path: Path | str
+) -> None:
+    """Writes the memory page: a timeline per history with what each chunk added and removed, next to the
+    questions.
 
     Args:
         summary: as in `summary.json`.
@@ -106,21 +117,33 @@ def write_memory_report(summary: Mapping[str, Any], timelines: Iterable[Mapping[
 def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
     """Returns the numbers at the top of a page.
 
-    They are those of CARDS that the summary has (only `keys`, if given), then how much was forgotten, how many memory lines
-    are right, and the accuracy of a fixed reader.
+    They are those of CARDS that the summary has (only `keys`, if given), then how much was forgotten, how
+    many memory lines are right, and the accuracy of a fixed reader.
     """
     shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
-    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]  # shown only if there was one
+    # shown only if there was one
+    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]
     found = [(name, write(summary[key]), "") for name, key, write in shown]
     forgotten = summary.get("forgotten", {})
     if forgotten.get("rate") is not None:
         note = f"{forgotten['gone']} of {forgotten['written']} that were once written"
         found.append(("withdrawn facts removed from the memory", percent(forgotten["rate"]), note))
     if "lines" in summary:
-        found.append(("lines of the memory right", percent(summary["lines"]["right_rate"]), span(summary["lines"]["ci95"])))
+        found.append(
+            (
+                "lines of the memory right",
+                percent(summary["lines"]["right_rate"]),
+                span(summary["lines"]["ci95"]),
+            )
+        )
     if "reader" in summary:
-        found.append(("right, answered by the fixed reader", percent(summary["reader"]["accuracy"]),
-                      span(summary["reader"]["ci95"])))
+        found.append(
+            (
+                "right, answered by the fixed reader",
+                percent(summary["reader"]["accuracy"]),
+                span(summary["reader"]["ci95"]),
+            )
+        )
     return found
 
 
@@ -129,7 +152,8 @@ def write_comparison_report(
     runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
     path: Path | str,
 ) -> None:
-    """Writes the page of `rft compare`: paired differences overall and per category, and the questions with changed scores.
+    """Writes the page of `rft compare`: paired differences overall and per category, and the questions with
+    changed scores.
 
     Args:
         comparison: the result of `rft.evaluate.comparison.compare` for `runs`.
@@ -148,7 +172,9 @@ def write_comparison_report(
         for entry in browser.entries({name: rows for name, (_, rows) in runs.items()})
         if len({score.get(entry["id"]) for score in scores}) > 1
     ]
-    overall = {name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()}
+    overall = {
+        name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()
+    }
     shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())))]
     categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
     write_page(
@@ -158,11 +184,7 @@ def write_comparison_report(
         comparison=comparison,
         overall=charts.differences({"": overall}, f"Differences from the first run, with {INTERVAL}s"),
         categories=[
-            {
-                "title": title,
-                "chart": charts.differences(tables, f"{title}: differences"),
-                "tables": tables,
-            }
+            {"title": title, "chart": charts.differences(tables, f"{title}: differences"), "tables": tables}
             for title, tables in categories.items()
             if any(len(table) > 1 for table in tables.values())
         ],
@@ -175,7 +197,10 @@ def _in_order(
     """Returns a category's table of each compared run, with values in the order of the first run's page."""
     order = next(iter(runs.values()))[0]["by"].get(key, {})
     tables = {name: found["by"][key] for name, found in against.items()}
-    return {name: {value: table[value] for value in (*order, *table) if value in table} for name, table in tables.items()}
+    return {
+        name: {value: table[value] for value in (*order, *table) if value in table}
+        for name, table in tables.items()
+    }
 
 
 def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) -> None:
@@ -195,13 +220,21 @@ def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) ->
         "sweep.html.jinja",
         points=points,
         best=max(known, key=lambda point: point["accuracy"], default=None),
-        curve=charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True) if len(stepped) > 1 else None,
-        overall=charts.intervals({"": {p["folder"]: p for p in known}}, f"Accuracy of each checkpoint with its {INTERVAL}"),
+        curve=(
+            charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True)
+            if len(stepped) > 1
+            else None
+        ),
+        overall=charts.intervals(
+            {"": {p["folder"]: p for p in known}}, f"Accuracy of each checkpoint with its {INTERVAL}"
+        ),
     )
 
 
 def _beside(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    shown = {"this run": summary} | {_control_name(key, cell): cell for key, cell in summary["controls"].items()}
+    shown = {"this run": summary} | {
+        _control_name(key, cell): cell for key, cell in summary["controls"].items()
+    }
     return {name: cell for name, cell in shown.items() if cell["accuracy"] is not None}
 
 
@@ -232,7 +265,8 @@ def write_quickstart_report(
     Args:
         path: the page to write.
         summaries: evaluation summaries, with the keys of RUNS; "sft" and "grpo" are required.
-        curves: {label: [(step, value), ...]}. A label that ends in "reward" or "val" is a share, drawn in percent.
+        curves: {label: [(step, value), ...]}. A label that ends in "reward" or "val" is a share, drawn in
+            percent.
         transcripts: (row before, row after) of one question each, see `pairs`.
         seconds: {stage: seconds}.
 
@@ -245,13 +279,16 @@ def write_quickstart_report(
     write_page(
         path,
         "quickstart.html.jinja",
-        cards=[(label, percent(summary["accuracy"]), span(summary["ci95"])) for label, summary in runs.items()],
+        cards=[
+            (label, percent(summary["accuracy"]), span(summary["ci95"])) for label, summary in runs.items()
+        ],
         headline=percent(summaries["grpo"]["accuracy"]),
         data_sha256=summaries["grpo"]["data_sha256"],
         findings=learned(summaries),
         overall=charts.intervals({"": runs}, f"Right and consistent: each run with its {INTERVAL}"),
         curves=[
-            (label, charts.curves({"": points}, label, share=is_share, chance=is_share)) for label, points, is_share in drawn
+            (label, charts.curves({"": points}, label, share=is_share, chance=is_share))
+            for label, points, is_share in drawn
         ],
         categories=[
             _category(name, {label: summary["by"][name] for label, summary in runs.items()})
@@ -267,7 +304,8 @@ def pairs(
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Returns (row before, row after) of `count` questions to read side by side.
 
-    Most of them changed from wrong to right. One is wrong after GRPO, if there is one. The kinds vary as much as possible.
+    Most of them changed from wrong to right. One is wrong after GRPO, if there is one. The kinds vary as much
+    as possible.
     """
     then = {row["id"]: row for row in before}
     both = [(then[row["id"]], row) for row in sorted(after, key=_order) if row["id"] in then]
@@ -314,9 +352,11 @@ def _order(row: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: bool = True) -> dict[str, Any]:
-    """Returns a category with its chart and, for each value, the cell of each run (None if the run has none)."""
+    """Returns a category with its chart and, for each value, the cell of each run (None if the run has
+    none)."""
     tables = {
-        run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None} for run, table in tables.items()
+        run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None}
+        for run, table in tables.items()
     }
     values = list(dict.fromkeys(value for table in tables.values() for value in table))
     title = CATEGORIES[name]

@@ -1,7 +1,8 @@
 """HTML report pages: rendering, number formats and saving.
 
-Invariant: a page loads nothing and runs no script except the question browser's (its policy contains the hash of that script).
-It is written atomically. Everything that comes from data is escaped. A number and its unit stay on one line.
+Invariant: a page loads nothing and runs no script except the question browser's (its policy contains the hash
+of that script). It is written atomically. Everything that comes from data is escaped. A number and its unit
+stay on one line.
 """
 
 import re
@@ -25,7 +26,9 @@ Card = tuple[str, str, str]
 """A number at the top of a page: its name, the formatted number, and a note ("" for none)."""
 
 
-def write_page(path: Path | str, template: str, found: Sequence[Mapping[str, Any]] = (), **values: Any) -> None:
+def write_page(
+    path: Path | str, template: str, found: Sequence[Mapping[str, Any]] = (), **values: Any
+) -> None:
     """Writes a page from one of the templates.
 
     Args:
@@ -47,7 +50,8 @@ def write_page(path: Path | str, template: str, found: Sequence[Mapping[str, Any
         lstrip_blocks=True,
     )
     pages.filters |= {
-        "count": count, "percent": percent,
+        "count": count,
+        "percent": percent,
         "span": span,
         "points": points,
         "duration": duration,
@@ -57,7 +61,11 @@ def write_page(path: Path | str, template: str, found: Sequence[Mapping[str, Any
     }
     script, policy = browser.script() if found else ("", "")
     page = pages.get_template(template).render(
-        letters=LETTERS, questions=browser.data(found) if found else "", script=script, script_policy=policy, **values
+        letters=LETTERS,
+        questions=browser.data(found) if found else "",
+        script=script,
+        script_policy=policy,
+        **values,
     )
     write_whole(Path(path), page)
 
@@ -92,7 +100,8 @@ def duration(seconds: float) -> str:
 
 
 def shown(completion: str) -> Iterator[tuple[str, str]]:
-    """Yields (CSS class, text) for the thought and the answer of a completion, which is cut if it is very long."""
+    """Yields (CSS class, text) for the thought and the answer of a completion, which is cut if it is very
+    long."""
     cut = len(completion) - LONGEST_COMPLETION
     text = completion[:LONGEST_COMPLETION]
     thought, tag, answer = text.rpartition("</think>")
@@ -108,7 +117,8 @@ def shown(completion: str) -> Iterator[tuple[str, str]]:
 def columns(figures: str) -> Markup:
     """Arranges the figures of a page in two columns of about the same height.
 
-    The highest figures are placed first, each in the shorter column. Within a column they keep the given order.
+    The highest figures are placed first, each in the shorter column. Within a column they keep the given
+    order.
 
     Args:
         figures: HTML, a sequence of `<figure class="card">` elements.
@@ -129,4 +139,9 @@ def _height(card: str) -> float:
     pictures = re.findall(r'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"', open_part)
     high = sum(CARD_WIDTH * float(height) / float(width) for width, height in pictures)
     items = re.findall("<li>(.*?)</li>", re.sub("<svg.*?</svg>", "", open_part, flags=re.S), flags=re.S)
-    return 100 + high + 36 * len(re.findall("<tr", open_part)) + sum(12 + LINE * (len(item) // CHARACTERS) for item in items)
+    return (
+        100
+        + high
+        + 36 * len(re.findall("<tr", open_part))
+        + sum(12 + LINE * (len(item) // CHARACTERS) for item in items)
+    )

@@ -1,7 +1,7 @@
 """Published PersonaMem-v2 results, for reference next to a run. None of them was measured here.
 
-Source: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k histories. Values are shares
-between 0 and 1; None if not stated.
+Source: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k histories.
+Values are shares between 0 and 1; None if not stated.
 """
 
 NOTE = "published, not measured here"

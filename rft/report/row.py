@@ -18,7 +18,8 @@ def is_open(row: Row) -> bool:
 
 
 def mean_scores(rows: Sequence[Row]) -> dict[str, float]:
-    """Returns {question id: mean score over its option orders and samples}, without the questions that have no score."""
+    """Returns {question id: mean score over its option orders and samples}, without the questions that have
+    no score."""
     scores: dict[str, list[float]] = {}
     for row in rows:
         if row["score"] is not None:

@@ -1,6 +1,7 @@
 """Results of an evaluation or a quickstart in plain sentences.
 
-Invariant: a sentence claims no more than its numbers support, overall and in each category that is large enough to judge.
+Invariant: a sentence claims no more than its numbers support, overall and in each category that is large
+enough to judge.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,19 +25,28 @@ CATEGORIES = {
 
 
 def consistently(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the summary with the share of right and consistent answers as its accuracy, in every category too.
+    """Returns the summary with the share of right and consistent answers as its accuracy, in every category
+    too.
 
     A summary of questions without options is returned unchanged.
     """
     if "right_and_consistent" not in summary:
         return dict(summary)
-    by = {name: {value: consistently(cell) for value, cell in table.items()} for name, table in summary.get("by", {}).items()}
-    found = {**summary, "accuracy": summary["right_and_consistent"], "ci95": summary["right_and_consistent_ci95"]}
+    by = {
+        name: {value: consistently(cell) for value, cell in table.items()}
+        for name, table in summary.get("by", {}).items()
+    }
+    found = {
+        **summary,
+        "accuracy": summary["right_and_consistent"],
+        "ci95": summary["right_and_consistent_ci95"],
+    }
     return found | ({"by": by} if by else {})
 
 
 def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Describes the results of a quickstart in a few sentences, for the end of the terminal output and for the report.
+    """Describes the results of a quickstart in a few sentences, for the end of the terminal output and for
+    the report.
 
     Args:
         summaries: as for `write_quickstart_report`.
@@ -44,15 +54,24 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     before, after = consistently(summaries["sft"]), consistently(summaries["grpo"])
     gain = after["accuracy"] - before["accuracy"]
     said = [
-        f"With GRPO, right and consistent answers went from {percent(before['accuracy'])} to {percent(after['accuracy'])} "
-        f"({100 * gain:+.1f} points) on {after['n']} questions about {after['personas']} held-out personas "
-        f"({INTERVAL} {span(after['ci95'])}, before {span(before['ci95'])}). Guessing gives 25{NBSP}%.",
+        (
+            f"With GRPO, right and consistent answers went from {percent(before['accuracy'])} to"
+            f" {percent(after['accuracy'])} ({100 * gain:+.1f} points) on {after['n']} questions about"
+            f" {after['personas']} held-out personas ({INTERVAL} {span(after['ci95'])}, before"
+            f" {span(before['ci95'])}). Guessing gives 25{NBSP}%."
+        ),
         *_on_words(before, after),
     ]
     if "blind" in summaries:
-        said.append(_on_control(summaries["blind"], "Without the history, the same model gets", "the history"))
+        said.append(
+            _on_control(summaries["blind"], "Without the history, the same model gets", "the history")
+        )
     if "longest_option" in summaries:
-        said.append(_on_control(summaries["longest_option"], "Always choosing the longest option gets", "reading the options"))
+        said.append(
+            _on_control(
+                summaries["longest_option"], "Always choosing the longest option gets", "reading the options"
+            )
+        )
     if "strongest" in after["controls"]:
         said.append(_on_rules(after["controls"]["strongest"]))
     said += _on_kinds(_by_kind(before, after))
@@ -65,15 +84,22 @@ def _on_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Describes how often the words name the gold option and agree with the box."""
     if "thought_right" not in after:
         return []
-    said = f"The thought names the gold option in {percent(after['thought_right'])} of the answers (before GRPO: "
+    said = (
+        f"The thought names the gold option in {percent(after['thought_right'])} of the answers (before"
+        " GRPO: "
+    )
     said += f"{percent(before['thought_right'])})"
     if after["consistent"] is not None:
-        said += f"; words and box agree in {percent(after['consistent'])} (before: {percent(before['consistent'])})"
+        said += (
+            f"; words and box agree in {percent(after['consistent'])} (before:"
+            f" {percent(before['consistent'])})"
+        )
     return [said + "."]
 
 
 def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
-    """Names the kind that gained most, the kind that lost most, and the kind with the lowest accuracy after GRPO.
+    """Names the kind that gained most, the kind that lost most, and the kind with the lowest accuracy after
+    GRPO.
 
     A kind is named at most once. A gain or loss of zero is not reported, and equal kinds have no lowest one.
 
@@ -87,7 +113,8 @@ def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
     is_lowest = lowest[2] < max(high for _, _, high in moved)
     told = [("gain", gained)] * (gained[2] > gained[1]) + [("loss", lost)] * (lost[2] < lost[1])
     said = [
-        f"The largest {change} is on {_moved(item)}{', still the lowest' if is_lowest and item is lowest else ''}."
+        f"The largest {change} is on"
+        f" {_moved(item)}{', still the lowest' if is_lowest and item is lowest else ''}."
         for change, item in told
     ]
     if is_lowest and all(item is not lowest for _, item in told):
@@ -101,40 +128,53 @@ def _moved(item: tuple[str, float, float]) -> str:
 
 
 def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Describes the memories: correct lines, accuracy of the writer and of a fixed reader, and tokens read per question."""
+    """Describes the memories: correct lines, accuracy of the writer and of a fixed reader, and tokens read
+    per question."""
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
     memory, before = summaries["memory"], summaries.get("memory_sft")
     found = []
     if written := memory.get("lines"):
-        said = (f"Of the {written['targets']:,} lines that {written['memories']} memories should contain, "
-                f"{percent(written['right_rate'])} are right ({INTERVAL} {span(written['ci95'])})")
+        said = (
+            f"Of the {written['targets']:,} lines that {written['memories']} memories should contain, "
+            f"{percent(written['right_rate'])} are right ({INTERVAL} {span(written['ci95'])})"
+        )
         found.append(f"{said}{_before(before and before.get('lines'), 'right_rate')}.")
-    said = f"From its memory alone, the model gets {percent(memory['accuracy'])} ({INTERVAL} {span(memory['ci95'])})"
+    said = (
+        f"From its memory alone, the model gets {percent(memory['accuracy'])} ({INTERVAL}"
+        f" {span(memory['ci95'])})"
+    )
     found.append(f"{said}{_before(before, 'accuracy')}.")
     if before and memory.get("reader"):
         read = consistently(memory["reader"])
-        found.append(f"A fixed reader, the cold start, gets {percent(read['accuracy'])} ({INTERVAL} {span(read['ci95'])}) from "
-                     f"the same memories and {percent(before['accuracy'])} from its own.")
+        found.append(
+            f"A fixed reader, the cold start, gets {percent(read['accuracy'])} ({INTERVAL}"
+            f" {span(read['ci95'])}) from the same memories and {percent(before['accuracy'])} from its own."
+        )
     if "grpo" in summaries:
         read, all_of_it = memory["input_tokens_per_question"], summaries["grpo"]["input_tokens_per_question"]
-        found.append(f"It reads {read:,.0f} tokens per question. Reading the full history takes {all_of_it:,.0f} tokens "
-                     f"({all_of_it / read:.1f} times as many) and gets {percent(summaries['grpo']['accuracy'])}.")
+        found.append(
+            f"It reads {read:,.0f} tokens per question. Reading the full history takes {all_of_it:,.0f}"
+            f" tokens ({all_of_it / read:.1f} times as many) and gets"
+            f" {percent(summaries['grpo']['accuracy'])}."
+        )
     if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
         gone = summaries["forget"]["forgotten"]
         found.append(
-            f"Of {gone['written']} facts that were in a memory and that users asked to forget, {gone['gone']} are gone "
-            f"({percent(gone['rate'])})."
+            f"Of {gone['written']} facts that were in a memory and that users asked to forget, {gone['gone']}"
+            f" are gone ({percent(gone['rate'])})."
         )
     return found
 
 
 def _before(summary: Mapping[str, Any] | None, key: str) -> str:
-    """Returns the same number of the cold start, to append to that of the run; "" if there is no cold start."""
+    """Returns the same number of the cold start, to append to that of the run; "" if there is no cold
+    start."""
     return f", {percent(summary[key])} before GRPO" if summary else ""
 
 
 def on_controls(summary: Mapping[str, Any]) -> list[str]:
-    """Describes what the controls of an evaluation show, overall and in each category that is large enough to judge."""
+    """Describes what the controls of an evaluation show, overall and in each category that is large enough to
+    judge."""
     said = []
     if (blind := summary["controls"].get("blind")) is not None and blind["accuracy"] is not None:
         said.append(_on_control(blind, "Without the history, the same model gets", "the history"))
@@ -144,10 +184,11 @@ def on_controls(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
-    """Describes a control: at chance, if that holds overall and in each large category; otherwise names the categories above.
+    """Describes a control: at chance, if that holds overall and in each large category; otherwise names the
+    categories above.
 
-    `rules.bar` defines when a category is above chance. It depends on how many categories there are, since the best of many is
-    above chance by luck.
+    `rules.bar` defines when a category is above chance. It depends on how many categories there are, since
+    the best of many is above chance by luck.
     """
     low, high = summary["ci95"]
     cells = _cells(summary["by"])
@@ -163,7 +204,11 @@ def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
     elif above:
         verdict = "no better than guessing overall, but better in some categories"
     else:
-        follows = "its knowledge comes from the history" if source == "the history" else f"{source} cannot explain its results"
+        follows = (
+            "its knowledge comes from the history"
+            if source == "the history"
+            else f"{source} cannot explain its results"
+        )
         verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
     found = f"{does} {percent(summary['accuracy'])} ({INTERVAL} {span(summary['ci95'])}): {verdict}."
     return found + (f" More than guessing: {'; '.join(above)}." if above else "")
@@ -172,8 +217,8 @@ def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
 def _on_rules(best: Mapping[str, Any]) -> str:
     """Describes the strongest of the rules that read neither the history nor the labels."""
     found = (
-        f"Of {best['tried']} rules that read only the question and its options, the strongest ({best['rule']}) gets "
-        f"{percent(best['accuracy'])} ({INTERVAL} {span(best['ci95'])})"
+        f"Of {best['tried']} rules that read only the question and its options, the strongest"
+        f" ({best['rule']}) gets {percent(best['accuracy'])} ({INTERVAL} {span(best['ci95'])})"
     )
     cells = _cells(best["by"])
     telling = [

@@ -29,7 +29,12 @@ def write_sweep(summaries: Mapping[str, Mapping[str, Any]], out: Path) -> None:
 
     keys = ("accuracy", "ci95", "n", "accuracy_without_gate", "format_rate", "unparsed_rate", "controls")
     points = [
-        {"checkpoint": name, "folder": Path(name).name, "step": step_of(name), **{key: summary[key] for key in keys}}
+        {
+            "checkpoint": name,
+            "folder": Path(name).name,
+            "step": step_of(name),
+            **{key: summary[key] for key in keys},
+        }
         for name, summary in summaries.items()
     ]
     write_whole(out / "sweep.json", json.dumps(points, indent=1, ensure_ascii=False) + "\n")

@@ -1,7 +1,8 @@
-"""`rft report RUN_DIR`: curves and samples of a training run as one self-contained page, from the files in its output folder.
+"""`rft report RUN_DIR`: curves and samples of a training run as one self-contained page, from the files in
+its output folder.
 
-Invariant: everything comes from `metrics.jsonl`, `provenance.json` and `completions/`, nothing from W&B. The page is rendered
-like the evaluation pages.
+Invariant: everything comes from `metrics.jsonl`, `provenance.json` and `completions/`, nothing from W&B. The
+page is rendered like the evaluation pages.
 """
 
 import argparse
@@ -54,7 +55,9 @@ def write_report(folder: Path, page: Path) -> None:
     logged = read_metrics(folder / METRICS)
     rows = [row for row in logged if any(key in row for key in HEADLINES)]
     if not rows:
-        raise DataError(f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training run")
+        raise DataError(
+            f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training run"
+        )
     headline = next(key for key in HEADLINES if any(key in row for row in rows))
     values = find(rows, {headline: headline}).get(headline)
     if not values:
@@ -101,7 +104,10 @@ def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
             names |= {key: charts.readable(key.removeprefix(wanted)) for key in others}
         elif wanted in logged:
             names[wanted] = name
-    series = {name: [(row["step"], row[key]) for row in rows if _is_number(row.get(key))] for key, name in names.items()}
+    series = {
+        name: [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+        for key, name in names.items()
+    }
     return {name: points for name, points in series.items() if points}
 
 
@@ -111,7 +117,13 @@ def cards(rows: Sequence[Row]) -> list[Card]:
     for metric, (name, share) in CARDS.items():
         for points in find(rows, {metric: name}).values():
             start, end = _ends(points)
-            found.append((name, _written(end, share), f"{_written(start, share)} at the start" if len(points) > 1 else ""))
+            found.append(
+                (
+                    name,
+                    _written(end, share),
+                    f"{_written(start, share)} at the start" if len(points) > 1 else "",
+                )
+            )
     return found
 
 
@@ -157,7 +169,9 @@ def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
     from reward import mcq_letter, personamem
 
     gold = _gold(row)
-    worth = [f"{charts.readable(key)} {charts.number(row[key])}" for key in rewards if _is_number(row.get(key))]
+    worth = [
+        f"{charts.readable(key)} {charts.number(row[key])}" for key in rewards if _is_number(row.get(key))
+    ]
     return {
         "name": name,
         "worth": ", ".join([*worth, f"advantage {row['advantage']:+.2f}"]),
@@ -179,7 +193,10 @@ def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, Any]:
         "title": panel.title,
         "hint": panel.hint,
         "chart": charts.curves(series, panel.title, share=panel.share, chance=panel.chance),
-        "numbers": [(name, *(_written(value, panel.share) for value in _ends(points))) for name, points in series.items()],
+        "numbers": [
+            (name, *(_written(value, panel.share) for value in _ends(points)))
+            for name, points in series.items()
+        ],
     }
 
 
@@ -191,7 +208,8 @@ def _ends(points: Points) -> tuple[float, float]:
 
 
 def _window(count: int) -> int:
-    """Returns how many of `count` logged values are averaged for the start and the end of a curve: a tenth."""
+    """Returns how many of `count` logged values are averaged for the start and the end of a curve: a
+    tenth."""
     return max(1, count // 10)
 
 
@@ -221,7 +239,9 @@ def _facts(folder: Path) -> dict[str, str]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path}: cannot read it as JSON ({error}); remove it to write the page without it") from None
+        raise DataError(
+            f"{path}: cannot read it as JSON ({error}); remove it to write the page without it"
+        ) from None
     versions = ", ".join(f"{name} {version}" for name, version in record.pop("versions", {}).items())
     facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in record.items()}
     return facts | ({"versions": versions} if versions else {})

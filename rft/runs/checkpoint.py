@@ -1,10 +1,11 @@
 """Atomic checkpoints and bit-exact resume.
 
-Invariant: a folder `checkpoint-N` is always complete, whichever process dies and whenever. A checkpoint is written into
-`.saving`, listed file by file in its `whole.json`, synced to disk and renamed. transformers saves the weights, the optimizer, the
-scheduler and every rank's random states. In addition, each rank saves what transformers and TRL keep in memory only: the buffered
-generation, TRL's step counter, and the metrics of an unfinished logging window. The order of the data depends only on
-(seed, epoch), and the sampler is given the epoch.
+Invariant: a folder `checkpoint-N` is always complete, whichever process dies and whenever. A checkpoint is
+written into `.saving`, listed file by file in its `whole.json`, synced to disk and renamed. transformers
+saves the weights, the optimizer, the scheduler and every rank's random states. In addition, each rank saves
+what transformers and TRL keep in memory only: the buffered generation, TRL's step counter, and the metrics of
+an unfinished logging window. The order of the data depends only on (seed, epoch), and the sampler is given
+the epoch.
 """
 
 import json
@@ -55,9 +56,12 @@ class ResumableMixin(Trainer):
         return str(Path(folder) / STAGING) if self.__dict__.get("_saving") else folder
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Trains an epoch, but no step beyond the last: transformers takes one more if a finished run is resumed."""
+        """Trains an epoch, but no step beyond the last: transformers takes one more if a finished run is
+        resumed."""
         if self.state.global_step >= self.state.max_steps:
-            logger.info("step %d of %d: nothing is left to train", self.state.global_step, self.state.max_steps)
+            logger.info(
+                "step %d of %d: nothing is left to train", self.state.global_step, self.state.max_steps
+            )
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -117,7 +121,9 @@ class ResumableMixin(Trainer):
             generation = self.args.steps_per_generation * self.num_iterations
             state["_buffered_inputs"] = self._buffered_inputs if self._step % generation else None
             state["_logs"] = {
-                name: {key: list(rows) for key, rows in kept.items()} if isinstance(kept, dict) else list(kept)
+                name: (
+                    {key: list(rows) for key, rows in kept.items()} if isinstance(kept, dict) else list(kept)
+                )
                 for name, kept in self._logs.items()
                 if name != "images"
             }
@@ -129,12 +135,14 @@ class ResumableMixin(Trainer):
         Raises:
             CheckpointError: If the checkpoint has no state file for this rank.
         """
-        device = "cpu" if self.args.device.type == "cpu" else self.args.device  # torch cannot load to a device named cpu:0
+        # torch cannot load to a device named cpu:0
+        device = "cpu" if self.args.device.type == "cpu" else self.args.device
         path = checkpoint / _state_name(self.args.process_index)
         if not path.exists():
             raise CheckpointError(
-                f"{checkpoint}: no {path.name}; it was written by fewer processes, or by rft before 2026-11-27 (commit 0f2c572 "
-                "or older): resume it with as many processes, or with that version of rft"
+                f"{checkpoint}: no {path.name}; it was written by fewer processes, or by rft before"
+                " 2026-11-27 (commit 0f2c572 or older): resume it with as many processes, or with that"
+                " version of rft"
             )
         state = torch.load(path, map_location=device, weights_only=True)
         for name in COUNTERS:
@@ -170,8 +178,8 @@ def _state_name(rank: int) -> str:
 class RecallCallback(TrainerCallback):
     """Restores the trainer's state when training begins, and sets the sampler's epoch when an epoch begins.
 
-    It reaches the sampler through accelerate's wrappers: with several processes and skipped batches, accelerate does not set the
-    epoch itself.
+    It reaches the sampler through accelerate's wrappers: with several processes and skipped batches,
+    accelerate does not set the epoch itself.
     """
 
     def __init__(self, trainer: ResumableMixin, checkpoint: Path | None):
@@ -188,7 +196,8 @@ class RecallCallback(TrainerCallback):
         for sampler in _samplers(train_dataloader):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-            elif isinstance(getattr(sampler, "generator", None), torch.Generator):  # TRL's, which would continue where it stopped
+            # TRL's, which would continue where it stopped
+            elif isinstance(getattr(sampler, "generator", None), torch.Generator):
                 sampler.generator.manual_seed(args.seed + epoch)
 
 
@@ -230,7 +239,9 @@ def damage(folder: Path) -> str | None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Lists the checkpoint folders of a run, newest first."""
-    found = [p for p in run.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    found = [
+        p for p in run.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
+    ]
     return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
 
 
@@ -248,16 +259,16 @@ def resume_point(args: Any, identity: RunSpec) -> Path | None:
     """Chooses the checkpoint to resume from; the first process decides for all.
 
     Args:
-        args: the training arguments. `resume_from_checkpoint` names a folder, or is true for the newest complete checkpoint in
-            output_dir.
+        args: the training arguments. `resume_from_checkpoint` names a folder, or is true for the newest
+            complete checkpoint in output_dir.
         identity: the spec of this run.
 
     Returns:
         The checkpoint's folder; None to start from the beginning.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged or is from a different run, or if output_dir contains checkpoints and
-            `resume_from_checkpoint` is not set.
+        CheckpointError: If the checkpoint is damaged or is from a different run, or if output_dir contains
+            checkpoints and `resume_from_checkpoint` is not set.
         RecipeError: If the named folder does not exist.
     """
     decided: list[Any] = [None, None]
@@ -277,8 +288,8 @@ def _resume_point(args: Any, identity: RunSpec) -> Path | None:
     if wanted in (None, False, "false", "False"):
         if earlier := checkpoints(run):
             raise CheckpointError(
-                f"{run} contains {earlier[0].name} of an earlier run: add --resume_from_checkpoint true to resume from it, or "
-                "name another output_dir"
+                f"{run} contains {earlier[0].name} of an earlier run: add --resume_from_checkpoint true to"
+                " resume from it, or name another output_dir"
             )
         return None
     if wanted in (True, "true", "True"):
@@ -290,16 +301,19 @@ def _resume_point(args: Any, identity: RunSpec) -> Path | None:
         folder = Path(wanted)
         if not folder.is_dir():
             raise RecipeError(
-                f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder, or true for the newest one"
+                f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder, or true for"
+                " the newest one"
             )
         if wrong := damage(folder):
-            raise CheckpointError(f"{folder}: {wrong}; name another checkpoint, or true for the newest complete one")
+            raise CheckpointError(
+                f"{folder}: {wrong}; name another checkpoint, or true for the newest complete one"
+            )
     written = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["identity"]
     if written is not None:
         if written["recipe"].get("save_only_model"):
             raise CheckpointError(
-                f"{folder} contains no optimizer state (save_only_model: true), so a run cannot resume from it; "
-                f"start a new run with --model_name_or_path {folder}"
+                f"{folder} contains no optimizer state (save_only_model: true), so a run cannot resume from"
+                f" it; start a new run with --model_name_or_path {folder}"
             )
         for difference in identity.check_goes_on(written, str(folder), args.allow_change):
             logger.warning("resume: changed, as allowed: %s", difference)

@@ -1,8 +1,9 @@
-"""Ends a run at once, with the reason, if it cannot continue: NaN or infinite values, a stalled process, a full disk, or an
-output folder that another run writes to.
+"""Ends a run at once, with the reason, if it cannot continue: NaN or infinite values, a stalled process, a
+full disk, or an output folder that another run writes to.
 
-If a loss or gradient is not finite, all processes end together, before the optimizer's step and before any checkpoint. (DeepSpeed
-steps inside the backward pass, so there they end after the step.) The micro-batches of that step are saved.
+If a loss or gradient is not finite, all processes end together, before the optimizer's step and before any
+checkpoint. (DeepSpeed steps inside the backward pass, so there they end after the step.) The micro-batches of
+that step are saved.
 """
 
 import faulthandler
@@ -69,15 +70,18 @@ class FailFastMixin(Trainer):
             torch.save(self._rows_of_step, folder / f"rank_{self.args.process_index}.pt")
         self.accelerator.wait_for_everyone()
         raise TrainingError(
-            f"step {step}: the {what} is not finite (rank {', '.join(map(str, ranks))}); the rows of the step are in {folder}. "
-            "Lower learning_rate or max_grad_norm, or train in bf16 or fp32, and resume from the last checkpoint"
+            f"step {step}: the {what} is not finite (rank {', '.join(map(str, ranks))}); the rows of the step"
+            f" are in {folder}. Lower learning_rate or max_grad_norm, or train in bf16 or fp32, and resume"
+            " from the last checkpoint"
         )
 
 
 class StallCallback(TrainerCallback):
-    """Ends this process if it makes no progress for `minutes`: prints its rank and stack traces, and exits with code 76.
+    """Ends this process if it makes no progress for `minutes`: prints its rank and stack traces, and exits
+    with code 76.
 
-    A thread watches; progress is a finished micro-batch, step or checkpoint. The launcher then ends the other processes.
+    A thread watches; progress is a finished micro-batch, step or checkpoint. The launcher then ends the other
+    processes.
     """
 
     def __init__(self, minutes: float):
@@ -115,8 +119,9 @@ class StallCallback(TrainerCallback):
             still = time.monotonic() - self.moved
             if still > self.minutes * 60:
                 print(
-                    f"error: {self.rank}: no progress for {still:.0f} s after {self.last} (stall_minutes {self.minutes:g}). "
-                    "Stack traces follow; a rank waiting in a collective is blocked by another rank.",
+                    f"error: {self.rank}: no progress for {still:.0f} s after {self.last} (stall_minutes"
+                    f" {self.minutes:g}). Stack traces follow; a rank waiting in a collective is blocked by"
+                    " another rank.",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -153,8 +158,9 @@ class DiskCallback(TrainerCallback):
         full = torch.tensor(int(free < self.needed * MARGIN), device=args.device)
         if self.trainer.accelerator.gather(full).max().item():  # all processes end together
             raise TrainingError(
-                f"step {state.global_step}: {args.output_dir} has {size(free)} free and a checkpoint takes about "
-                f"{size(self.needed)}; free some space (or set save_total_limit) and resume with --resume_from_checkpoint true"
+                f"step {state.global_step}: {args.output_dir} has {size(free)} free and a checkpoint takes"
+                f" about {size(self.needed)}; free some space (or set save_total_limit) and resume with"
+                " --resume_from_checkpoint true"
             )
 
     def on_save(self, args, state, control, **kwargs):
@@ -167,10 +173,13 @@ class DiskCallback(TrainerCallback):
 def checkpoint_bytes(trainer: Any) -> int:
     """Estimates the size of the first checkpoint in bytes.
 
-    It contains the saved weights, and two moments of each trained weight (and its float32 copy if DeepSpeed keeps one).
+    It contains the saved weights, and two moments of each trained weight (and its float32 copy if DeepSpeed
+    keeps one).
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad) for p in model.parameters()]
+    sizes = [
+        (getattr(p, "ds_numel", p.numel()), p.element_size(), p.requires_grad) for p in model.parameters()
+    ]
     adapter = hasattr(model, "peft_config")
     weights = sum(n * width for n, width, trained in sizes if trained or not adapter)
     moments = 12 if trainer.is_deepspeed_enabled else None
@@ -192,6 +201,12 @@ class OutputLock:
             self.file = (folder / ".lock").open("w")
         except OSError as error:
             raise CheckpointError(
-                f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or change its permissions"
+                f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or"
+                " change its permissions"
             ) from None
-        claim(self.file, RecipeError(f"{folder}: another run writes to this folder; wait for it, or name another output_dir"))
+        claim(
+            self.file,
+            RecipeError(
+                f"{folder}: another run writes to this folder; wait for it, or name another output_dir"
+            ),
+        )

@@ -1,7 +1,7 @@
 """Inputs and outputs of W&B runs: datasets by their hash, checkpoints by their folder.
 
-Invariant: the same dataset or folder always gives an artifact with the same content. W&B stores it once, and so links the runs
-that made and used it. Only hashes and names are uploaded.
+Invariant: the same dataset or folder always gives an artifact with the same content. W&B stores it once, and
+so links the runs that made and used it. Only hashes and names are uploaded.
 """
 
 import json
@@ -14,7 +14,9 @@ def dataset(data_sha256: str) -> Any:
     """Makes the artifact that represents a dataset."""
     import wandb
 
-    artifact = wandb.Artifact(f"data-{data_sha256[:12]}", type="dataset", metadata={"data_sha256": data_sha256})
+    artifact = wandb.Artifact(
+        f"data-{data_sha256[:12]}", type="dataset", metadata={"data_sha256": data_sha256}
+    )
     with artifact.new_file("data.json") as file:
         json.dump({"data_sha256": data_sha256}, file)
     return artifact
@@ -36,7 +38,8 @@ def checkpoint(folder: Path, run_id: str, facts: Mapping[str, Any]) -> Any:
 
 
 def trained_in(folder: Path) -> str | None:
-    """Reads the id of the W&B run that trained a checkpoint from `wandb.json` in its folder or the parent, None without one."""
+    """Reads the id of the W&B run that trained a checkpoint from `wandb.json` in its folder or the parent,
+    None without one."""
     for record in (folder / "wandb.json", folder.parent / "wandb.json"):
         if record.is_file():
             return str(json.loads(record.read_text(encoding="utf-8"))["id"])
@@ -44,6 +47,7 @@ def trained_in(folder: Path) -> str | None:
 
 
 def use(run: Any, *artifacts: Any) -> None:
-    """Registers the inputs of a run. Offline W&B accepts none; the hashes in the run's config identify them."""
+    """Registers the inputs of a run. Offline W&B accepts none; the hashes in the run's config identify
+    them."""
     for artifact in () if run.offline else artifacts:
         run.use_artifact(artifact)

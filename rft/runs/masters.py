@@ -1,9 +1,10 @@
 """Float32 master weights for training in half precision.
 
-Invariant: no weight is trained in half precision only. A bfloat16 number has eight significant bits, so a step of less than 1/512
-of a weight is rounded away: at the learning rates of fine-tuning (1e-6 to 1e-5) nearly all steps are. The trained weights are
-therefore float32 (the masters), and autocast computes in half precision from them; DeepSpeed keeps its own masters. A checkpoint
-contains the masters; the final folder has the dtype that the model was loaded in.
+Invariant: no weight is trained in half precision only. A bfloat16 number has eight significant bits, so a
+step of less than 1/512 of a weight is rounded away: at the learning rates of fine-tuning (1e-6 to 1e-5)
+nearly all steps are. The trained weights are therefore float32 (the masters), and autocast computes in half
+precision from them; DeepSpeed keeps its own masters. A checkpoint contains the masters; the final folder has
+the dtype that the model was loaded in.
 """
 
 import logging
@@ -24,8 +25,8 @@ HALF = (torch.bfloat16, torch.float16)
 def sharding_precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
     """Returns FSDP2's precision: float32 shards, gathered and computed with in `dtype`.
 
-    Gradients are summed over the processes in float32, and the model's outputs keep their dtype. accelerate would round both, and
-    with them the log-probs.
+    Gradients are summed over the processes in float32, and the model's outputs keep their dtype. accelerate
+    would round both, and with them the log-probs.
     """
     return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
 
@@ -38,8 +39,10 @@ def check_masters(trained: str, args: TrainingArguments) -> None:
     """
     if trained in {str(dtype).removeprefix("torch.") for dtype in HALF} and not (args.bf16 or args.fp16):
         raise RecipeError(
-            f"dtype {trained} with bf16: false would train {trained} weights without masters: most steps of learning_rate "
-            f"{args.learning_rate:g} are rounded away; set bf16: true (float32 masters, bfloat16 compute), or dtype: float32")
+            f"dtype {trained} with bf16: false would train {trained} weights without masters: most steps of"
+            f" learning_rate {args.learning_rate:g} are rounded away; set bf16: true (float32 masters,"
+            " bfloat16 compute), or dtype: float32"
+        )
 
 
 class MastersMixin(Trainer):
@@ -53,15 +56,22 @@ class MastersMixin(Trainer):
         super().__init__(*args, **kwargs)
         model: Any = self.model
         self.loaded_dtype: torch.dtype = model.dtype
-        trained = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad and p.dtype in HALF}
+        trained = {
+            str(p.dtype).removeprefix("torch.")
+            for p in model.parameters()
+            if p.requires_grad and p.dtype in HALF
+        }
         if trained:
             check_masters(min(trained), self.args)
         computes_in_half = self.args.bf16 or self.args.fp16
         if computes_in_half and self.is_deepspeed_enabled and self.loaded_dtype == torch.float32:
             half = "bfloat16" if self.args.bf16 else "float16"
             if self.accelerator.is_main_process:
-                logger.warning("dtype float32 with DeepSpeed and bf16 or fp16: the final folder has the %s weights that "
-                               "DeepSpeed computes with; the float32 masters stay in checkpoint-N", half)
+                logger.warning(
+                    "dtype float32 with DeepSpeed and bf16 or fp16: the final folder has the %s weights that "
+                    "DeepSpeed computes with; the float32 masters stay in checkpoint-N",
+                    half,
+                )
         if computes_in_half and not self.is_deepspeed_enabled:
             make_masters(model)
             spare_input_casts(model)
@@ -71,10 +81,13 @@ class MastersMixin(Trainer):
         super().create_accelerator_and_postprocess()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.fsdp_version == 2 and self.accelerator.mixed_precision != "no":
-            plugin.mixed_precision_policy = sharding_precision(torch.bfloat16 if self.args.bf16 else torch.float16)
+            plugin.mixed_precision_policy = sharding_precision(
+                torch.bfloat16 if self.args.bf16 else torch.float16
+            )
 
     def give_up_masters(self) -> None:
-        """Casts the weights to the dtype that the model was loaded in, at the end of training. Adapters stay float32."""
+        """Casts the weights to the dtype that the model was loaded in, at the end of training. Adapters stay
+        float32."""
         bare: Any = self.accelerator.unwrap_model(self.model)
         if not self.is_deepspeed_enabled and not isinstance(bare, PeftModel):
             bare.to(self.loaded_dtype)
@@ -90,8 +103,8 @@ def make_masters(model: torch.nn.Module) -> None:
 def spare_input_casts(model: torch.nn.Module) -> None:
     """Stops LoRA layers from casting their input.
 
-    PEFT casts it to the adapter's float32 and autocast casts it back. The numbers are the same without the cast, and each layer
-    no longer keeps a copy of its input for the backward pass.
+    PEFT casts it to the adapter's float32 and autocast casts it back. The numbers are the same without the
+    cast, and each layer no longer keeps a copy of its input for the backward pass.
     """
     module: Any
     for module in model.modules():

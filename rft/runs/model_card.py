@@ -1,4 +1,5 @@
-"""Model card of a trained checkpoint: base model, data, versions and evaluation results; only recorded facts."""
+"""Model card of a trained checkpoint: base model, data, versions and evaluation results; only recorded
+facts."""
 
 import json
 from pathlib import Path
@@ -11,14 +12,17 @@ from rft.runs.run_spec import RunSpec
 EVALUATED = ("accuracy", "ci95", "n", "unparsed_rate")
 
 
-def write_card(folder: Path, identity: RunSpec, provenance: dict[str, Any], evaluations: list[Path] | None = None) -> None:
+def write_card(
+    folder: Path, identity: RunSpec, provenance: dict[str, Any], evaluations: list[Path] | None = None
+) -> None:
     """Writes the `README.md` of a checkpoint folder.
 
     Args:
         folder: the checkpoint folder.
         identity: the spec of the run.
         provenance: git commit and package versions, from `tracking.provenance`.
-        evaluations: output folders of `rft evaluate`, each with a summary.json (default: those in `folder/evaluate`).
+        evaluations: output folders of `rft evaluate`, each with a summary.json (default: those in
+            `folder/evaluate`).
     """
     evaluations = sorted((folder / "evaluate").glob("*")) if evaluations is None else evaluations
     base = str(identity.recipe.get("model_name_or_path", "from scratch"))
@@ -30,7 +34,9 @@ def write_card(folder: Path, identity: RunSpec, provenance: dict[str, Any], eval
     }
     if "/" in base and not Path(base).exists():
         front["base_model"] = base
-    recipe = yaml.safe_dump({k: v for k, v in identity.recipe.items() if v not in (None, [], {})}, allow_unicode=True)
+    recipe = yaml.safe_dump(
+        {k: v for k, v in identity.recipe.items() if v not in (None, [], {})}, allow_unicode=True
+    )
     lines = [
         "---",
         yaml.safe_dump(front).rstrip(),
@@ -71,5 +77,7 @@ def _table(evaluations: list[Path]) -> list[str]:
             rows.append(f"| {folder.name} | {accuracy} | {found['n']} | {found['unparsed_rate']:.1%} |")
     head = ["| | accuracy [95 %] | questions | unparsed |", "|---|---|---|---|"]
     return (
-        [*head, *rows] if rows else ["Not evaluated yet: `rft evaluate --model THIS_FOLDER --out THIS_FOLDER/evaluate/NAME ...`."]
+        [*head, *rows]
+        if rows
+        else ["Not evaluated yet: `rft evaluate --model THIS_FOLDER --out THIS_FOLDER/evaluate/NAME ...`."]
     )

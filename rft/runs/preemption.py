@@ -1,7 +1,8 @@
-"""Clean stop on Ctrl-C, SIGTERM and SIGUSR1: a checkpoint after the current step, then exit code 75 ("try again later").
+"""Clean stop on Ctrl-C, SIGTERM and SIGUSR1: a checkpoint after the current step, then exit code 75 ("try
+again later").
 
-A second signal of the same kind has its usual effect. All processes decide together: a signal to one of them stops all. The
-reason is written to `interrupted.json`, since launchers turn every exit code into 1.
+A second signal of the same kind has its usual effect. All processes decide together: a signal to one of them
+stops all. The reason is written to `interrupted.json`, since launchers turn every exit code into 1.
 """
 
 import json
@@ -42,7 +43,10 @@ class StopCallback(TrainerCallback):
         self.told = signal.Signals(number).name
         signal.signal(number, self.before[signal.Signals(number)])  # a second signal acts at once
         if self.trainer.args.process_index == 0:
-            logger.warning("%s: saving a checkpoint after this step, then exiting. Send it again to exit immediately.", self.told)
+            logger.warning(
+                "%s: saving a checkpoint after this step, then exiting. Send it again to exit immediately.",
+                self.told,
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         """Requests a checkpoint and the end of training if any process got a signal."""
@@ -56,7 +60,8 @@ class StopCallback(TrainerCallback):
             signal.signal(number, handler)
 
     def on_save(self, args, state, control, **kwargs):
-        """Ends the run after the checkpoint, before anything is logged that an uninterrupted run does not log.
+        """Ends the run after the checkpoint, before anything is logged that an uninterrupted run does not
+        log.
 
         Raises:
             Interrupted: If a signal has asked for it.
@@ -69,5 +74,6 @@ class StopCallback(TrainerCallback):
             (Path(args.output_dir) / LEFT).write_text(json.dumps(left) + "\n", encoding="utf-8")
         self.trainer.callback_handler.on_train_end(args, state, control)
         raise Interrupted(
-            f"stopped after step {state.global_step}, saved {checkpoint}; to resume, add --resume_from_checkpoint true"
+            f"stopped after step {state.global_step}, saved {checkpoint}; to resume, add"
+            " --resume_from_checkpoint true"
         )

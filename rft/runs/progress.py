@@ -1,5 +1,5 @@
-"""Training progress: a bar on a terminal; in a log file (Slurm, nohup, a pipe) a line at every logging step, so that a long run
-never seems to hang. Only the first process prints.
+"""Training progress: a bar on a terminal; in a log file (Slurm, nohup, a pipe) a line at every logging step,
+so that a long run never seems to hang. Only the first process prints.
 """
 
 import time
@@ -24,9 +24,17 @@ class RichProgress(TrainerCallback):
         """Starts the bar, if there is a terminal."""
         self.step, self.time = state.global_step, time.monotonic()  # of the last line
         if state.is_world_process_zero and self.console.is_terminal:
-            self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                TextColumn("{task.fields[said]}"), TimeRemainingColumn(), console=self.console)
-            self.task = self.bar.add_task(self.name, total=state.max_steps, completed=state.global_step, said="")
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[said]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self.task = self.bar.add_task(
+                self.name, total=state.max_steps, completed=state.global_step, said=""
+            )
             self.bar.start()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -36,7 +44,11 @@ class RichProgress(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Shows the metrics of `SHOWN` beside the bar, or prints a line."""
-        said = " ".join(f"{name} {logs[key]:.3f}" for key, name in SHOWN.items() if isinstance((logs or {}).get(key), float))
+        said = " ".join(
+            f"{name} {logs[key]:.3f}"
+            for key, name in SHOWN.items()
+            if isinstance((logs or {}).get(key), float)
+        )
         if not said:
             return
         if self.bar:
@@ -45,7 +57,10 @@ class RichProgress(TrainerCallback):
             each = (time.monotonic() - self.time) / (state.global_step - self.step)
             self.step, self.time = state.global_step, time.monotonic()
             left = duration(each * (state.max_steps - state.global_step))
-            line = f"{self.name} step {state.global_step}/{state.max_steps} {said}, {each:.3g} s a step, {left} left"
+            line = (
+                f"{self.name} step {state.global_step}/{state.max_steps} {said}, {each:.3g} s a step, {left}"
+                " left"
+            )
             print(line, file=self.console.file, flush=True)
 
     def on_train_end(self, args, state, control, **kwargs):

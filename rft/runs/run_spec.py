@@ -1,7 +1,7 @@
 """Spec of a run: its resolved recipe, its data and its number of processes.
 
-Invariant: two runs with the same spec compute the same results. Only what can change a result is compared; output folders,
-logging and the frequency of checkpoints are not.
+Invariant: two runs with the same spec compute the same results. Only what can change a result is compared;
+output folders, logging and the frequency of checkpoints are not.
 """
 
 import json
@@ -62,7 +62,9 @@ def resolve(*parts: Any) -> dict[str, Any]:
     """Returns every field of a run's dataclasses with its value, as plain JSON."""
     recipe: dict[str, Any] = {}
     for part in parts:
-        recipe |= {f.name: getattr(part, f.name) for f in fields(part) if f.init and not f.name.endswith(SECRETS)}
+        recipe |= {
+            f.name: getattr(part, f.name) for f in fields(part) if f.init and not f.name.endswith(SECRETS)
+        }
     return json.loads(json.dumps(recipe, default=plain, sort_keys=True))
 
 
@@ -119,29 +121,36 @@ class RunSpec:
             The allowed differences that were found, one text each.
 
         Raises:
-            CheckpointError: If the number of processes differs, or if a field or the data differ and are not in `allowed`.
+            CheckpointError: If the number of processes differs, or if a field or the data differ and are not
+                in `allowed`.
             RecipeError: If `allowed` names an unknown field.
         """
         known = {*self.recipe, "data_sha256"}
         if unknown := sorted(set(allowed) - known):
             raise RecipeError(
-                f"allow_change {unknown[0]}: not a field of the recipe; name the field that may differ, or data_sha256"
+                f"allow_change {unknown[0]}: not a field of the recipe; name the field that may differ, or"
+                " data_sha256"
             )
         if written["processes"] != self.processes:
             raise CheckpointError(
-                f"{checkpoint} was written by {written['processes']} processes and this run has {self.processes}: each has its "
-                f"own random state; launch {written['processes']}, or start a new run with --model_name_or_path {checkpoint}"
+                f"{checkpoint} was written by {written['processes']} processes and this run has"
+                f" {self.processes}: each has its own random state; launch {written['processes']}, or start a"
+                f" new run with --model_name_or_path {checkpoint}"
             )
         before = {key: value for key, value in written["recipe"].items() if key not in RESULT_NEUTRAL_FIELDS}
         now = self._numbers()
-        found = {key: (before.get(key), now.get(key)) for key in {**before, **now} if before.get(key) != now.get(key)}
+        found = {
+            key: (before.get(key), now.get(key))
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        }
         if written["data_sha256"] != self.data_sha256:
             found["data_sha256"] = (written["data_sha256"][:12], self.data_sha256[:12])
         refused = sorted(set(found) - set(allowed))
         if refused:
             shown = "; ".join(f"{key}: {found[key][0]!r} then, {found[key][1]!r} now" for key in refused)
             raise CheckpointError(
-                f"{checkpoint} is from a different run ({shown}); change it back, add --allow_change {' '.join(refused)} to "
-                "resume anyway, or name another output_dir"
+                f"{checkpoint} is from a different run ({shown}); change it back, add --allow_change"
+                f" {' '.join(refused)} to resume anyway, or name another output_dir"
             )
         return [f"{key}: {was!r} -> {is_now!r}" for key, (was, is_now) in sorted(found.items())]

@@ -1,4 +1,5 @@
-"""Tracking of a run, in W&B and in its own folder: its metrics, and the versions of its code, packages and data.
+"""Tracking of a run, in W&B and in its own folder: its metrics, and the versions of its code, packages and
+data.
 
 Invariant: nothing secret is collected, only package versions, the git commit and hashes.
 """
@@ -26,14 +27,19 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "w
 
 
 def git_commit() -> str | None:
-    """Returns the commit of the checkout this package runs from, with a "+" if files differ from it; None outside of git."""
+    """Returns the commit of the checkout this package runs from, with a "+" if files differ from it; None
+    outside of git."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -101,10 +107,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class WandbRun(TrainerCallback):
     """One W&B run per output folder, however often it is resumed: the same id, and no step twice.
 
-    `wandb.json` contains the id and the last step that W&B certainly has: the last step of a process that ended normally. After a
-    kill, the later steps in `metrics.jsonl` are sent again, with the same numbers; W&B drops the steps that it has. Samples go
-    into one growing table. Checkpoints are artifacts that refer to their folder and contain the hashes they come from; their
-    files are not uploaded.
+    `wandb.json` contains the id and the last step that W&B certainly has: the last step of a process that
+    ended normally. After a kill, the later steps in `metrics.jsonl` are sent again, with the same numbers;
+    W&B drops the steps that it has. Samples go into one growing table. Checkpoints are artifacts that refer
+    to their folder and contain the hashes they come from; their files are not uploaded.
     """
 
     def __init__(self, trainer: Any, config: dict[str, Any]):
@@ -124,15 +130,23 @@ class WandbRun(TrainerCallback):
         write(self.path, self.sent)
         offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "rft"), id=self.sent["id"], name=args.run_name, job_type="train",
-            resume=None if offline else "allow", reinit="finish_previous",
-            config={**self.config, "model": model.config.to_dict() if model is not None else None})
+            project=os.environ.get("WANDB_PROJECT", "rft"),
+            id=self.sent["id"],
+            name=args.run_name,
+            job_type="train",
+            resume=None if offline else "allow",
+            reinit="finish_previous",
+            config={**self.config, "model": model.config.to_dict() if model is not None else None},
+        )
         if "data_sha256" in self.config:
             lineage.use(self.run, lineage.dataset(self.config["data_sha256"]))
         self.run.define_metric("train/*", step_metric="train/global_step")
-        for row in read_metrics(Path(args.output_dir) / METRICS):  # those still in the buffers of a killed process
+        # those still in the buffers of a killed process
+        for row in read_metrics(Path(args.output_dir) / METRICS):
             if self.sent["step"] < row["step"] <= state.global_step:
-                self._send({key: value for key, value in row.items() if key not in ("step", "time")}, row["step"])
+                self._send(
+                    {key: value for key, value in row.items() if key not in ("step", "time")}, row["step"]
+                )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Sends the metrics, unless W&B has this step."""
@@ -147,7 +161,8 @@ class WandbRun(TrainerCallback):
             self.newest = step
 
     def _table(self, args: Any, step: int) -> None:
-        """Logs a few completions of every step so far, from the files that TRL writes: complete after a resume too."""
+        """Logs a few completions of every step so far, from the files that TRL writes: complete after a
+        resume too."""
         if self.newest != step:  # nothing new, or a step that was sent before
             return
         import pandas as pd
@@ -177,8 +192,13 @@ class WandbRun(TrainerCallback):
 
     def _artifact(self, folder: Path, step: int) -> None:
         facts: dict[str, Any] = {
-            key: self.config[key] for key in ("git_commit", "data_sha256", "recipe_sha256") if key in self.config}
-        self.run.log_artifact(lineage.checkpoint(folder, self.sent["id"], {**facts, "step": step}), aliases=[f"step-{step}"])
+            key: self.config[key]
+            for key in ("git_commit", "data_sha256", "recipe_sha256")
+            if key in self.config
+        }
+        self.run.log_artifact(
+            lineage.checkpoint(folder, self.sent["id"], {**facts, "step": step}), aliases=[f"step-{step}"]
+        )
 
 
 def _name(key: str) -> str:

@@ -1,4 +1,5 @@
-"""The dataset card and its counts: contents of the folder, settings, and what can be guessed without reading the histories.
+"""The dataset card and its counts: contents of the folder, settings, and what can be guessed without reading
+the histories.
 
 Invariant: a card does not depend on when or how fast the data was made, so the same data has the same card.
 """
@@ -52,14 +53,18 @@ class Counts:
     def summary(self) -> dict[str, Any]:
         """The counts as plain JSON; tokens are [minimum, median, maximum] per window."""
         return {
-            "personas": dict(self.personas), "questions": dict(self.questions), "preferences": self.preferences,
-            "topics": len(self.topics), "labels": {name: dict(sorted(c.items())) for name, c in self.labels.items()},
+            "personas": dict(self.personas),
+            "questions": dict(self.questions),
+            "preferences": self.preferences,
+            "topics": len(self.topics),
+            "labels": {name: dict(sorted(c.items())) for name, c in self.labels.items()},
             "tokens": {window: [min(n), median(n), max(n)] for window, n in self.tokens.items()},
         }
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each CSV, and one sha256 for all histories of a window (file names and contents, sorted by name)."""
+    """sha256 of each CSV, and one sha256 for all histories of a window (file names and contents, sorted by
+    name)."""
     found = {}
     for path in sorted((folder / "benchmark/text").glob("*.csv")):
         with path.open("rb") as stream:
@@ -81,38 +86,80 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 def audit_table(audits: dict[str, dict[str, Any]]) -> str:
     """A Markdown table with one column per audit."""
     columns = [lines(audit) for audit in audits.values()]
-    return table(["chance 25 %", *audits], [[label, *(column[label] for column in columns)] for label in columns[0]])
+    return table(
+        ["chance 25 %", *audits], [[label, *(column[label] for column in columns)] for label in columns[0]]
+    )
 
 
 def text(record: dict[str, Any]) -> str:
     """The README.md of a simulated dataset."""
     settings, counts = record["settings"], record["counts"]
-    front = "\n".join([
-        "---", f"license: {settings['license']}", "language: [en]", "task_categories: [question-answering]",
-        "tags: [synthetic, personalization, long-context]", "configs:", "- config_name: default", "  data_files:",
-        *(f"  - {{split: {'validation' if s == 'val' else 'test' if s == 'benchmark' else s}, path: benchmark/text/{s}.csv}}"
-          for s in counts["questions"]), "---"])
+    front = "\n".join(
+        [
+            "---",
+            f"license: {settings['license']}",
+            "language: [en]",
+            "task_categories: [question-answering]",
+            "tags: [synthetic, personalization, long-context]",
+            "configs:",
+            "- config_name: default",
+            "  data_files:",
+            *(
+                f"  - {{split: {'validation' if s == 'val' else 'test' if s == 'benchmark' else s}, path:"
+                f" benchmark/text/{s}.csv}}"
+                for s in counts["questions"]
+            ),
+            "---",
+        ]
+    )
     total, people = sum(counts["questions"].values()), sum(counts["personas"].values())
-    tokens = "; ".join(f"{window}: {low} to {high}, median {middle:g}"
-                       for window, (low, middle, high) in counts["tokens"].items())
-    splits = table(["split", "personas", "questions"], [[s, f"{counts['personas'][s]:,}", f"{n:,}"]
-                                                        for s, n in counts["questions"].items()])
-    labels = table(["label", "value", "questions", "share"],
-                   [[label, value, f"{n:,}", f"{n / total:.1%}"] for label, values in counts["labels"].items()
-                    for value, n in values.items()])
+    tokens = "; ".join(
+        f"{window}: {low} to {high}, median {middle:g}"
+        for window, (low, middle, high) in counts["tokens"].items()
+    )
+    splits = table(
+        ["split", "personas", "questions"],
+        [[s, f"{counts['personas'][s]:,}", f"{n:,}"] for s, n in counts["questions"].items()],
+    )
+    labels = table(
+        ["label", "value", "questions", "share"],
+        [
+            [label, value, f"{n:,}", f"{n / total:.1%}"]
+            for label, values in counts["labels"].items()
+            for value, n in values.items()
+        ],
+    )
     parts = [
-        front, f"# {people:,} simulated personas",
-        f"{total:,} four-option questions about {counts['preferences']:,} preferences on {counts['topics']} topics. The chat "
-        f"histories reveal these preferences only in passing. Layout and 27 columns are those of PersonaMem-v2. Tokens per "
-        f"history ({tokens}) are counted over the message contents with the tokenizer `{settings['tokenizer']}`.",
+        front,
+        f"# {people:,} simulated personas",
+        (
+            f"{total:,} four-option questions about {counts['preferences']:,} preferences on"
+            f" {counts['topics']} topics. The chat histories reveal these preferences only in passing. Layout"
+            f" and 27 columns are those of PersonaMem-v2. Tokens per history ({tokens}) are counted over the"
+            f" message contents with the tokenizer `{settings['tokenizer']}`."
+        ),
         "All people and all personal items are synthetic; the items come from ranges reserved for examples.",
-        "## Splits (by persona)", splits, "## Labels", labels, "## Audit",
-        "What can be guessed without reading a history. For fair data, every row that is a score is near chance.",
-        audit_table(record["audit"]), "## Settings", f"```json\n{json.dumps(settings, indent=1)}\n```",
-        "## Hashes (sha256)", table(["file", "sha256"], [[name, value] for name, value in record["sha256"].items()]),
+        "## Splits (by persona)",
+        splits,
+        "## Labels",
+        labels,
+        "## Audit",
+        (
+            "What can be guessed without reading a history. For fair data, every row that is a score is near"
+            " chance."
+        ),
+        audit_table(record["audit"]),
+        "## Settings",
+        f"```json\n{json.dumps(settings, indent=1)}\n```",
+        "## Hashes (sha256)",
+        table(["file", "sha256"], [[name, value] for name, value in record["sha256"].items()]),
     ]
     if record["usage"]:
         reasons = [[reason, str(times)] for reason, times in record["rejected"].items()]
         thrown = table(["rejected because", "times"], reasons or [["-", "0"]])
-        parts[-4:-4] = ["## Written by an LLM", f"```json\n{json.dumps(record['usage'], indent=1)}\n```", thrown]
+        parts[-4:-4] = [
+            "## Written by an LLM",
+            f"```json\n{json.dumps(record['usage'], indent=1)}\n```",
+            thrown,
+        ]
     return "\n\n".join(parts) + "\n"

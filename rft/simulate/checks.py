@@ -1,25 +1,38 @@
 """Final checks of a persona record before it is written to disk, the same for every writer.
 
-Invariant: no question reveals its preference, only the gold uses the preference that holds, options have no preamble, the
-evidence is in the conversations, and no personal item could be a real one. These are fixed rules; no model judges here.
+Invariant: no question reveals its preference, only the gold uses the preference that holds, options have no
+preamble, the evidence is in the conversations, and no personal item could be a real one. These are fixed
+rules; no model judges here.
 """
 
 import re
 
 from rft.data.private import plausible_items
 from rft.errors import DataError
-from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, PersonaRecord, Preference, QuestionItem
+from rft.simulate.persona_record import (
+    SENSITIVE_KINDS,
+    USED_KINDS,
+    Conversation,
+    PersonaRecord,
+    Preference,
+    QuestionItem,
+)
 from rft.simulate.topics import content_words
 
 TELLING = 12  # characters; shorter texts may occur in a query by chance
-PREAMBLE = re.compile(r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE)
+PREAMBLE = re.compile(
+    r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE
+)
 LONGEST = 800  # maximum characters per option
 
 
 def conflict(preference: Preference, kept: list[Preference]) -> str | None:
-    """Returns why a preference conflicts with one already kept (same topic or same words), or None if it does not."""
+    """Returns why a preference conflicts with one already kept (same topic or same words), or None if it does
+    not."""
     for other in kept:
-        if preference.topic.casefold() == other.topic.casefold() and not preference.topic.startswith("Sensitive"):
+        if preference.topic.casefold() == other.topic.casefold() and not preference.topic.startswith(
+            "Sensitive"
+        ):
             return f"same topic as {other.text!r}"
         mine, theirs = content_words(preference.keyword), content_words(other.keyword)
         if mine and theirs and len(mine & theirs) / min(len(mine), len(theirs)) > 0.5:
@@ -37,8 +50,9 @@ def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
     faults, options = [], [item.gold, *item.distractors]
     query = " ".join(item.query.casefold().split())
     stated = [preference.text, preference.previous, preference.keyword]
-    if any(len(text) >= TELLING and " ".join(text.casefold().split()) in query for text in stated) or \
-            mentions(preference.keyword, item.query):
+    if any(
+        len(text) >= TELLING and " ".join(text.casefold().split()) in query for text in stated
+    ) or mentions(preference.keyword, item.query):
         faults.append("the query tells the preference")
     if len(item.distractors) != 3 or len({" ".join(o.casefold().split()) for o in options}) != 4:
         faults.append("not four different options")
@@ -57,8 +71,14 @@ def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
 def conversation_faults(conversation: Conversation) -> list[str]:
     """Returns the faults of a conversation; empty if there are none."""
     roles = [message["role"] for message in conversation.messages]
-    faults = [] if roles and roles[0] == "user" and len(roles) <= 12 else ["not two to twelve messages that begin with the user"]
-    if any(role not in ("user", "assistant") for role in roles) or any(not m["content"].strip() for m in conversation.messages):
+    faults = (
+        []
+        if roles and roles[0] == "user" and len(roles) <= 12
+        else ["not two to twelve messages that begin with the user"]
+    )
+    if any(role not in ("user", "assistant") for role in roles) or any(
+        not m["content"].strip() for m in conversation.messages
+    ):
         faults.append("an empty message, or one by nobody")
     return faults
 
@@ -86,7 +106,12 @@ def check_dossier(dossier: PersonaRecord) -> None:
             raise DataError(f"{where}: none of its conversations contains {preference.keyword!r}")
         if faults := item_faults(item, preference):
             raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
-    texts = [message["content"] for conversation in dossier.conversations for message in conversation.messages]
+    texts = [
+        message["content"] for conversation in dossier.conversations for message in conversation.messages
+    ]
     texts += [text for item in dossier.items for text in (item.query, item.gold, *item.distractors)]
     if found := [item for text in texts for item in plausible_items(text)]:
-        raise DataError(f"{where}: {found[0]!r} could belong to a real person; personal items must come from reserved ranges")
+        raise DataError(
+            f"{where}: {found[0]!r} could belong to a real person; personal items must come from reserved"
+            " ranges"
+        )

@@ -13,36 +13,92 @@ from rft.screen import screen
 
 PROFILES = ("mini", "middle", "paper")
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
-ONLY_LARGE = {"window": None, "tokenizer": None, "history_tokens": None, "topics": None, "persona_file": None,
-              "llm_base_url": None, "push_to_hub": None, "overwrite": False}  # not for mini; with their defaults
+ONLY_LARGE = {
+    "window": None,
+    "tokenizer": None,
+    "history_tokens": None,
+    "topics": None,
+    "persona_file": None,
+    # not for mini; with their defaults
+    "llm_base_url": None,
+    "push_to_hub": None,
+    "overwrite": False,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rft simulate` to the parser."""
-    parser.add_argument("--profile", choices=PROFILES, default="mini",
-                        help="size of each persona. mini (default): about 450 tokens, 8 questions; middle: about 2,700 tokens, "
-                        "8 questions; paper: 32k or 128k tokens, 27 questions of all types")
+    parser.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default="mini",
+        help=(
+            "size of each persona. mini (default): about 450 tokens, 8 questions; middle: about 2,700 tokens,"
+            " 8 questions; paper: 32k or 128k tokens, 27 questions of all types"
+        ),
+    )
     parser.add_argument("--personas", type=int, default=1000, help="number of personas (default 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed; the same seed gives the same bytes (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="new output folder; rerun an interrupted command to resume it")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing simulated dataset in --out")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed; the same seed gives the same bytes (default 0)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="new output folder; rerun an interrupted command to resume it"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing simulated dataset in --out"
+    )
     large = parser.add_argument_group("profiles middle and paper")
-    large.add_argument("--window", nargs="+", choices=("32k", "128k"), help="history sizes to write (default 32k)")
-    large.add_argument("--tokenizer", help=f"folder or Hub id of the tokenizer that counts history tokens (default {QWEN})")
-    large.add_argument("--history-tokens", type=int, help="tokens per history, instead of the default of the window")
-    large.add_argument("--topics", type=Path, help="custom topic list in the format of rft/simulate/words/topics.txt")
-    large.add_argument("--persona-file", type=Path, help="custom people: JSON Lines with short_persona and any other keys")
-    large.add_argument("--workers", type=int, default=2, help="worker processes, or concurrent personas with an LLM (default 2)")
-    large.add_argument("--license", default="cc-by-4.0", help="license named in the dataset card (default cc-by-4.0)")
-    large.add_argument("--push-to-hub", metavar="REPO_ID", help="upload the finished dataset to this Hub dataset repository")
+    large.add_argument(
+        "--window", nargs="+", choices=("32k", "128k"), help="history sizes to write (default 32k)"
+    )
+    large.add_argument(
+        "--tokenizer", help=f"folder or Hub id of the tokenizer that counts history tokens (default {QWEN})"
+    )
+    large.add_argument(
+        "--history-tokens", type=int, help="tokens per history, instead of the default of the window"
+    )
+    large.add_argument(
+        "--topics", type=Path, help="custom topic list in the format of rft/simulate/words/topics.txt"
+    )
+    large.add_argument(
+        "--persona-file", type=Path, help="custom people: JSON Lines with short_persona and any other keys"
+    )
+    large.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="worker processes, or concurrent personas with an LLM (default 2)",
+    )
+    large.add_argument(
+        "--license", default="cc-by-4.0", help="license named in the dataset card (default cc-by-4.0)"
+    )
+    large.add_argument(
+        "--push-to-hub", metavar="REPO_ID", help="upload the finished dataset to this Hub dataset repository"
+    )
     llm = parser.add_argument_group("text written by an LLM")
-    llm.add_argument("--llm-base-url", help="OpenAI-compatible URL, such as http://localhost:8000/v1; key in OPENAI_API_KEY")
+    llm.add_argument(
+        "--llm-base-url",
+        help="OpenAI-compatible URL, such as http://localhost:8000/v1; key in OPENAI_API_KEY",
+    )
     llm.add_argument("--llm-model", help="model name on that server")
-    llm.add_argument("--llm-price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="USD per million tokens")
-    llm.add_argument("--llm-budget", type=float, help="stop before spending more than this many USD; needs --llm-price")
-    llm.add_argument("--llm-votes", type=int, default=3, help="judge votes per check of a question (default 3)")
-    llm.add_argument("--llm-timeout", type=float, default=120.0, help="timeout per request in seconds (default 120)")
-    llm.add_argument("--llm-attempts", type=int, default=5, help="maximum attempts per question and per response (default 5)")
+    llm.add_argument(
+        "--llm-price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="USD per million tokens"
+    )
+    llm.add_argument(
+        "--llm-budget", type=float, help="stop before spending more than this many USD; needs --llm-price"
+    )
+    llm.add_argument(
+        "--llm-votes", type=int, default=3, help="judge votes per check of a question (default 3)"
+    )
+    llm.add_argument(
+        "--llm-timeout", type=float, default=120.0, help="timeout per request in seconds (default 120)"
+    )
+    llm.add_argument(
+        "--llm-attempts",
+        type=int,
+        default=5,
+        help="maximum attempts per question and per response (default 5)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,12 +107,16 @@ def run(args: argparse.Namespace) -> int:
     if args.profile == "mini":
         for name, default in ONLY_LARGE.items():
             if getattr(args, name) != default:
-                raise DataError(f"--{name.replace('_', '-')} does not apply to --profile mini; use middle or paper")
+                raise DataError(
+                    f"--{name.replace('_', '-')} does not apply to --profile mini; use middle or paper"
+                )
         from rft.simulate.dataset import simulate_mini
 
         counts = simulate_mini(args.out, args.personas, args.seed)
-        console.print(f"{args.out}: {args.personas} personas; questions: "
-                      + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        console.print(
+            f"{args.out}: {args.personas} personas; questions: "
+            + ", ".join(f"{name} {count}" for name, count in counts.items())
+        )
         return 0
     from rft.data.audit import lines
     from rft.simulate.pipeline import simulate
@@ -66,19 +126,46 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("--llm-base-url and --llm-model are needed together; give both or neither")
     if args.workers < 1:
         raise DataError(f"--workers {args.workers}: expected 1 or more")
-    llm = LlmSettings(args.llm_base_url, args.llm_model, tuple(args.llm_price) if args.llm_price else None, args.llm_budget,
-                      args.llm_votes, args.llm_attempts, args.llm_timeout) if args.llm_model else None
-    settings = Settings(args.profile, args.personas, args.seed, tuple(args.window or ["32k"]), args.tokenizer or QWEN,
-                        args.history_tokens, args.topics, args.persona_file, llm, args.license)
+    llm = (
+        LlmSettings(
+            args.llm_base_url,
+            args.llm_model,
+            tuple(args.llm_price) if args.llm_price else None,
+            args.llm_budget,
+            args.llm_votes,
+            args.llm_attempts,
+            args.llm_timeout,
+        )
+        if args.llm_model
+        else None
+    )
+    settings = Settings(
+        args.profile,
+        args.personas,
+        args.seed,
+        tuple(args.window or ["32k"]),
+        args.tokenizer or QWEN,
+        args.history_tokens,
+        args.topics,
+        args.persona_file,
+        llm,
+        args.license,
+    )
     record = simulate(settings, args.out, args.workers, args.overwrite, screen(stderr=True))
     counts = record["counts"]
-    console.print(f"{args.out}: {sum(counts['personas'].values()):,} personas, {counts['preferences']:,} preferences, "
-                  f"{counts['topics']} topics; questions: " + ", ".join(f"{s} {n:,}" for s, n in counts["questions"].items()))
+    console.print(
+        f"{args.out}: {sum(counts['personas'].values()):,} personas, {counts['preferences']:,} preferences, "
+        f"{counts['topics']} topics; questions: "
+        + ", ".join(f"{s} {n:,}" for s, n in counts["questions"].items())
+    )
     for window, (low, middle, high) in counts["tokens"].items():
         console.print(f"tokens per history at {window}: {low:,} to {high:,}, median {middle:,.0f}")
     if record["usage"]:
-        console.print("LLM: " + ", ".join(f"{name} {value:,.6g}" for name, value in record["usage"].items())
-                      + f"; {sum(record['rejected'].values())} questions rejected")
+        console.print(
+            "LLM: "
+            + ", ".join(f"{name} {value:,.6g}" for name, value in record["usage"].items())
+            + f"; {sum(record['rejected'].values())} questions rejected"
+        )
     table = Table("audit (chance 25 %)", *record["audit"], title_justify="left")
     columns = [lines(audit) for audit in record["audit"].values()]
     for label in columns[0]:

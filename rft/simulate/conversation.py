@@ -1,8 +1,9 @@
-"""Conversations of the offline writer: everyday tasks in nine scenarios that reveal a preference only in passing.
+"""Conversations of the offline writer: everyday tasks in nine scenarios that reveal a preference only in
+passing.
 
-A user text consists of sentences about something else, plus one that reveals the preference; the assistant rewrites every
-sentence in better words. Users never describe themselves. The tasks are never about the preference, except in knowledge queries,
-where repeated questions reveal it.
+A user text consists of sentences about something else, plus one that reveals the preference; the assistant
+rewrites every sentence in better words. Users never describe themselves. The tasks are never about the
+preference, except in knowledge queries, where repeated questions reveal it.
 """
 
 from dataclasses import dataclass, replace
@@ -13,20 +14,31 @@ from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shu
 from rft.simulate.persona_record import SCENARIOS, Conversation, Message, Persona, chat
 
 KNOWLEDGE_SHARE = 0.15  # share of "own" general preferences that are revealed by repeated questions
-OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]  # share of open ones; also makes up for the
-# untold ones, so a quarter of the questions about preferences revealed in a query have the generic option as gold
+# share of open ones; also makes up for the untold ones, so a quarter of the questions about preferences
+# revealed in a query have the generic option as gold
+OPEN_ASKED = KNOWLEDGE_SHARE * sum(NOTHING_TOLD.values()) / NOTHING_TOLD["open"]
 FOLLOW_UP = 0.33
 LINKS = 0.25
 LOWERED = set("The My Can Did There It We Is A Our Please Somebody They If Your In On".split())
-FIXED = ("friend", "client", "who", "relname", "language")  # slots that keep their value throughout one conversation
-HABITS = set("wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending spending "
-             "passing keeping going looking drying storing lighting heating covering decorating hanging setting greeting waking "
-             "cooling warming tidying planning working learning commuting measuring finding meeting beginning falling listening "
-             "taking "
-             "drinking having eating seasoning spreading buying saving writing personalising showing logging napping recovering "
-             "bathing furnishing cleaning welcoming opening holding illustrating using posting calling charting staying".split())
-SUBJECTS = {"personal_email": "personal", "chat_message": "personal", "social_media_post": "post", "translation": "personal",
-            "professional_email": "work", "professional_writing": "bio", "creative_writing": "story"}
+# slots that keep their value throughout one conversation
+FIXED = ("friend", "client", "who", "relname", "language")
+HABITS = set(
+    "wearing carrying dressing sleeping sitting walking living paying travelling flying starting ending"
+    " spending passing keeping going looking drying storing lighting heating covering decorating hanging"
+    " setting greeting waking cooling warming tidying planning working learning commuting measuring finding"
+    " meeting beginning falling listening taking drinking having eating seasoning spreading buying saving"
+    " writing personalising showing logging napping recovering bathing furnishing cleaning welcoming opening"
+    " holding illustrating using posting calling charting staying".split()
+)
+SUBJECTS = {
+    "personal_email": "personal",
+    "chat_message": "personal",
+    "social_media_post": "post",
+    "translation": "personal",
+    "professional_email": "work",
+    "professional_writing": "bio",
+    "creative_writing": "story",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,10 @@ class Talk:
         if fact.kind == "others":
             return [self.task(index, others, doing=doing)]
         if fact.kind == "renewed":
-            withdrawn, new = self.forget(index, fact), self.task(index, own, doing=fact.topic.with_value(fact.held or ""))
+            withdrawn, new = (
+                self.forget(index, fact),
+                self.task(index, own, doing=fact.topic.with_value(fact.held or "")),
+            )
             return [replace(withdrawn, evidence=False), replace(new, place="later")]
         if fact.kind == "own" and section == "general" and self.rng.random() < KNOWLEDGE_SHARE:
             return self.questions(index, doing)
@@ -73,7 +88,10 @@ class Talk:
             new = self.task(index, "update", old=doing, new=fact.topic.with_value(fact.held or ""))
             return [replace(told, evidence=False), replace(new, place="later")]
         if fact.kind == "ended":
-            return [replace(told, evidence=False), replace(self.task(index, "ended", old=doing), place="later")]
+            return [
+                replace(told, evidence=False),
+                replace(self.task(index, "ended", old=doing), place="later"),
+            ]
         if fact.rival:
             rival = self.task(index, others, doing=fact.topic.with_value(fact.rival))
             return [told, replace(rival, evidence=False)]
@@ -106,8 +124,13 @@ class Talk:
         return Conversation(chat(*texts), "knowledge_query", index)
 
     def forget(self, index: int, fact: Fact) -> Conversation:
-        """A query, a personalised answer, and a request to forget it, which stays unanswered as in the released data."""
-        slots = {"doing": fact.topic.with_value(fact.first), "ask": fact.topic.ask, "friend": draw_slot(self.rng, "friend")}
+        """A query, a personalised answer, and a request to forget it, which stays unanswered as in the
+        released data."""
+        slots = {
+            "doing": fact.topic.with_value(fact.first),
+            "ask": fact.topic.ask,
+            "friend": draw_slot(self.rng, "friend"),
+        }
         suffix = "" if fact.topic.section == "general" else f"_{fact.topic.section}"
         texts = [say(self.rng, rule, slots) for rule in ("forget_ask", f"forget_answer{suffix}", "forget")]
         return Conversation(chat(*texts), "knowledge_query", index)
@@ -121,7 +144,11 @@ class Talk:
         rough = gap.join(self._joined([r for r, _ in part]) for part in (body[:middle], body[middle:]))
         polished = gap.join(" ".join(p for _, p in part) for part in (body[:middle], body[middle:]))
         if style.extras and scenario in ("personal_email", "professional_email", "translation"):
-            greet, close = ("greeting_work", "closing_work") if scenario == "professional_email" else ("greeting", "closing")
+            greet, close = (
+                ("greeting_work", "closing_work")
+                if scenario == "professional_email"
+                else ("greeting", "closing")
+            )
             (hi, dear), (bye, regards) = pairs(rng, greet, slots)[0], pairs(rng, close, slots)[0]
             rough, polished = f"{hi}\n\n{rough}\n\n{bye}", f"{dear}\n\n{polished}\n\n{regards}"
         if not style.extras:
@@ -129,12 +156,15 @@ class Talk:
         if scenario == "social_media_post":
             polished += "\n\n" + say(rng, "hashtags", slots).replace(" # ", " #")
         remark = say(rng, "story_end" if scenario == "creative_writing" else "tail", slots)
-        texts = [f"{say(rng, f'request_{scenario}', slots)}\n\n{rough.strip()}",
-                 f"{say(rng, 'here_is', slots)}\n\n{polished.strip()}\n\n{remark}"]
+        texts = [
+            f"{say(rng, f'request_{scenario}', slots)}\n\n{rough.strip()}",
+            f"{say(rng, 'here_is', slots)}\n\n{polished.strip()}\n\n{remark}",
+        ]
         return chat(*texts, *self._follow_up(slots))
 
     def _sentences(self, rule: str, slots: dict[str, str], count: int) -> list[tuple[str, str]]:
-        """Sentences about something else; each is used again only after all sentences of its rule were used."""
+        """Sentences about something else; each is used again only after all sentences of its rule were
+        used."""
         entries = load("grammar")[rule]
         told: list[tuple[str, str]] = []
         while len(told) < count:
@@ -144,7 +174,8 @@ class Talk:
         return told
 
     def _joined(self, sentences: list[str]) -> str:
-        """Joins rough sentences as a user would type them, some with a connecting word to the sentence before."""
+        """Joins rough sentences as a user would type them, some with a connecting word to the sentence
+        before."""
         joined = sentences[:1]
         for sentence in sentences[1:]:
             word = sentence.split()[0]

@@ -1,9 +1,10 @@
 """Facts of the offline writer: which topics a persona gets, and what its history says about each.
 
-Invariant: a reader who sees no history is at chance, in every kind of question. Every question about a topic shows three of its
-values and one generic option. The three values are drawn first, independently of the persona's preferences; then one of them is
-chosen uniformly as the preference. In every section exactly a quarter of the questions have the generic option as gold, drawn
-independently of the story: each story has one ending in which a value holds, and one in which no value does.
+Invariant: a reader who sees no history is at chance, in every kind of question. Every question about a topic
+shows three of its values and one generic option. The three values are drawn first, independently of the
+persona's preferences; then one of them is chosen uniformly as the preference. In every section exactly a
+quarter of the questions have the generic option as gold, drawn independently of the story: each story has one
+ending in which a value holds, and one in which no value does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +17,25 @@ from rft.simulate.persona_record import Persona
 from rft.simulate.topics import OPPOSITE, SECTIONS, Topic, content_words
 
 GENERIC_SHARE = 4  # one in N questions has the generic option as gold
-NOTHING_TOLD = {"open": 2, "untold": 1}  # "untold" is rarer, because these questions have no scenario and no distance
+# "untold" is rarer, because these questions have no scenario and no distance
+NOTHING_TOLD = {"open": 2, "untold": 1}
 STORIES = {  # story -> (kind with a value that holds, {kind without: relative frequency})
     "told": ("own", NOTHING_TOLD),
     "changed": ("update", {"ended": 1}),
     "withdrawn": ("renewed", {"forget": 1}),
     "others": ("beside", {"others": 1}),
 }
-OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}  # weights: of 16 questions in the general section
+# weights: of 16 questions in the general section
+OFTEN = {"told": 7, "changed": 3, "withdrawn": 3, "others": 3}
 OFTEN_ELSEWHERE = {"told": 8, "withdrawn": 4, "others": 4}  # therapy and health have no updates
-PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]  # pairs of opposite archetypes
-RANKS = (1.0, 1.4, 2.15)  # weights for choosing the value typical of nobody as the shortest, middle or longest of the three;
-# with these weights each length rank is found about equally often
+# pairs of opposite archetypes
+PAIRS = [(first, second) for first, second in OPPOSITE.items() if first < second]
+# weights for choosing the value typical of nobody as the shortest, middle or longest of the three; with these
+# weights each length rank is found about equally often
+RANKS = (1.0, 1.4, 2.15)
 DRAWS = 8  # attempts to draw three values of a topic before the topic is skipped
-MARKED = 0.75  # share of general topics whose question shows a value typical of the persona and one typical of its opposite
+# share of general topics whose question shows a value typical of the persona and one typical of its opposite
+MARKED = 0.75
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,10 @@ class Fact:
 
     Attributes:
         topic: the topic.
-        kind: "own": revealed in passing; "open": the user says that anything will do; "untold": never mentioned; "update":
-            `first` is revealed and then replaced; "ended": revealed and given up; "renewed": revealed, withdrawn, and another
-            one revealed; "forget": revealed and withdrawn; "beside": the user's own and somebody else's `rival`; "others": only
-            somebody else's.
+        kind: "own": revealed in passing; "open": the user says that anything will do; "untold": never
+            mentioned; "update": `first` is revealed and then replaced; "ended": revealed and given up;
+            "renewed": revealed, withdrawn, and another one revealed; "forget": revealed and withdrawn;
+            "beside": the user's own and somebody else's `rival`; "others": only somebody else's.
         pref_type: value of the column `pref_type`.
         shown: the three values that the question offers.
         first: the value revealed first; for open and untold topics, the value that could have been revealed.
@@ -78,16 +84,22 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
         rest = [topic for topic in rng.sample(of_section, len(of_section)) if topic.name not in used]
         chosen += _choose(rng, persona, rest, count - wanted, taken)
         if len(chosen) < count:
-            raise DataError(f"section [{section}] has {len(of_section)} topics, of which {len(chosen)} could be used together; "
-                            f"a persona needs {count} that share no words. Add topics or use a smaller profile")
+            raise DataError(
+                f"section [{section}] has {len(of_section)} topics, of which {len(chosen)} could be used"
+                f" together; a persona needs {count} that share no words. Add topics or use a smaller profile"
+            )
         rng.shuffle(chosen)
-        facts += [_fact(rng, persona, topic, shown, kind) for (topic, shown), kind in zip(chosen, kinds, strict=True)]
+        facts += [
+            _fact(rng, persona, topic, shown, kind)
+            for (topic, shown), kind in zip(chosen, kinds, strict=True)
+        ]
     rng.shuffle(facts)
     return facts
 
 
 def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
-    """Draws the kinds of `count` facts of one section; in a quarter of them, independent of the story, no value holds."""
+    """Draws the kinds of `count` facts of one section; in a quarter of them, independent of the story, no
+    value holds."""
     often = OFTEN if section == "general" else OFTEN_ELSEWHERE
     stories = rng.choices(list(often), list(often.values()), k=count)
     generic = set(rng.sample(range(count), count // GENERIC_SHARE))
@@ -99,11 +111,13 @@ def draw_kinds(rng: Random, section: str, count: int) -> list[str]:
 
 @cache
 def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
-    """Returns per archetype: a value typical of it, one typical of its opposite, and one typical of nobody, if they exist.
+    """Returns per archetype: a value typical of it, one typical of its opposite, and one typical of nobody,
+    if they exist.
 
-    The form of an option must not reveal which kind of preference is gold. Therefore both archetypes of a pair share the same
-    three values, and no value is in two triples: each is shown equally often. Values typical of nobody tend to be shorter, so
-    the length rank of the third value (shortest, middle or longest) is drawn first.
+    The form of an option must not reveal which kind of preference is gold. Therefore both archetypes of a
+    pair share the same three values, and no value is in two triples: each is shown equally often. Values
+    typical of nobody tend to be shorter, so the length rank of the third value (shortest, middle or longest)
+    is drawn first.
     """
     if topic.section != "general":
         return {}
@@ -115,23 +129,28 @@ def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
         (rank,) = rng.choices(range(3), RANKS)
         if mine is None or theirs is None:
             continue
-        third = next((value for value in free if (len(value) > len(mine)) + (len(value) > len(theirs)) == rank), None)
+        third = next(
+            (value for value in free if (len(value) > len(mine)) + (len(value) > len(theirs)) == rank), None
+        )
         if third is not None:
             free.remove(third)
             found |= dict.fromkeys(pair, (mine, theirs, third))
     return found
 
 
-def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, taken: set[str]
-            ) -> list[tuple[Topic, tuple[str, str, str]]]:
-    """Chooses topics with three values each. Skips a topic whose values share a content word with values chosen before, so that
-    no statement about one topic says anything about another.
+def _choose(
+    rng: Random, persona: Persona, topics: Sequence[Topic], count: int, taken: set[str]
+) -> list[tuple[Topic, tuple[str, str, str]]]:
+    """Chooses topics with three values each. Skips a topic whose values share a content word with values
+    chosen before, so that no statement about one topic says anything about another.
     """
     chosen: list[tuple[Topic, tuple[str, str, str]]] = []
     for topic in topics:
         if len(chosen) == count:
             break
-        values = next((drawn for drawn in _draws(rng, topic, persona.archetype) if not _content(drawn) & taken), None)
+        values = next(
+            (drawn for drawn in _draws(rng, topic, persona.archetype) if not _content(drawn) & taken), None
+        )
         if values is None:
             continue
         taken |= _content(values)
@@ -141,8 +160,9 @@ def _choose(rng: Random, persona: Persona, topics: Sequence[Topic], count: int, 
 
 
 def _draws(rng: Random, topic: Topic, archetype: str) -> Iterator[list[str]]:
-    """Triples of a topic's values that a question could show: the one of `_triples`, otherwise any three values typical neither
-    of the archetype nor of its opposite, which make a question about a neutral preference."""
+    """Triples of a topic's values that a question could show: the one of `_triples`, otherwise any three
+    values typical neither of the archetype nor of its opposite, which make a question about a neutral
+    preference."""
     if archetype in _triples(topic):
         yield list(_triples(topic)[archetype])
         return
@@ -159,7 +179,15 @@ def _content(values: Sequence[str]) -> set[str]:
 def _fact(rng: Random, persona: Persona, topic: Topic, shown: tuple[str, str, str], kind: str) -> Fact:
     first, second, _ = rng.sample(shown, 3)
     held = {"own": first, "beside": first, "update": second, "renewed": second}.get(kind)
-    return Fact(topic, kind, _pref_type(persona, topic, held or first), shown, first, held, second if kind == "beside" else None)
+    return Fact(
+        topic,
+        kind,
+        _pref_type(persona, topic, held or first),
+        shown,
+        first,
+        held,
+        second if kind == "beside" else None,
+    )
 
 
 def _pref_type(persona: Persona, topic: Topic, value: str) -> str:
@@ -168,4 +196,8 @@ def _pref_type(persona: Persona, topic: Topic, value: str) -> str:
     mark = topic.mark(value)
     if mark and mark == persona.archetype:
         return "stereotypical_pref"
-    return "anti_stereotypical_pref" if mark and mark == OPPOSITE.get(persona.archetype) else "neutral_preferences"
+    return (
+        "anti_stereotypical_pref"
+        if mark and mark == OPPOSITE.get(persona.archetype)
+        else "neutral_preferences"
+    )

@@ -1,7 +1,9 @@
-"""Notation of the offline writer: `[a|b]` is a choice, `{name}` a slot, `rough => polished` two versions of one sentence.
+"""Notation of the offline writer: `[a|b]` is a choice, `{name}` a slot, `rough => polished` two versions of
+one sentence.
 
-Invariant: every draw uses the random generator of the caller, so the same generator writes the same text. Within one entry a
-slot keeps its value, on both sides of an arrow; slots given by the caller keep it for a whole conversation.
+Invariant: every draw uses the random generator of the caller, so the same generator writes the same text.
+Within one entry a slot keeps its value, on both sides of an arrow; slots given by the caller keep it for a
+whole conversation.
 """
 
 import re
@@ -16,9 +18,21 @@ import yaml
 CHOICE = re.compile(r"\[([^\[\]]*\|[^\[\]]*)\]")
 SLOT = re.compile(r"\{(\w+)\}")
 ORDINALS = ("second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-LISTS = {"friend2": "friends", "colleague": "colleagues", "day": "days", "month": "months", "city": "cities", "place": "places",
-         "thing": "things", "dept": "departments", "language": "languages", "friend": "friends", "client": "colleagues",
-         "who": "relatives", "relname": "relative_names"}
+LISTS = {
+    "friend2": "friends",
+    "colleague": "colleagues",
+    "day": "days",
+    "month": "months",
+    "city": "cities",
+    "place": "places",
+    "thing": "things",
+    "dept": "departments",
+    "language": "languages",
+    "friend": "friends",
+    "client": "colleagues",
+    "who": "relatives",
+    "relname": "relative_names",
+}
 Slots = Mapping[str, str]
 
 
@@ -52,7 +66,8 @@ def fill(rng: Random, text: str, slots: Slots) -> str:
         name = found[1]
         if name in slots:
             return slots[name]
-        while name not in drawn or drawn[name] in slots.values():  # no message to a person is about that same person
+        # no message to a person is about that same person
+        while name not in drawn or drawn[name] in slots.values():
             drawn[name] = draw_slot(rng, name)
         return drawn[name]
 

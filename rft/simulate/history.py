@@ -1,9 +1,9 @@
 """Assembly of one history: a persona's conversations in a consistent order, filled up to a token budget.
 
-Invariant: the history contains every conversation of the persona record, complete. Conversations with place "first" are
-shuffled; one that updates or withdraws a preference comes anywhere after the conversations that revealed it. Filler is spread
-evenly between conversations. Tokens are counted over the message contents with the given tokenizer, without a chat template, as
-in the released data.
+Invariant: the history contains every conversation of the persona record, complete. Conversations with place
+"first" are shuffled; one that updates or withdraws a preference comes anywhere after the conversations that
+revealed it. Filler is spread evenly between conversations. Tokens are counted over the message contents with
+the given tokenizer, without a chat template, as in the released data.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,10 @@ class TokenCounter:
     def __init__(self, tokenizer: Any):
         self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if self.backend is None:
-            raise ModelError(f"{getattr(tokenizer, 'name_or_path', 'this tokenizer')}: not a fast tokenizer; convert it to "
-                             "tokenizer.json")
+            raise ModelError(
+                f"{getattr(tokenizer, 'name_or_path', 'this tokenizer')}: not a fast tokenizer; convert it to"
+                " tokenizer.json"
+            )
         self.backend.no_truncation()
         self.backend.no_padding()
 
@@ -45,7 +47,8 @@ class TokenCounter:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A history for one window. `distance[i]`: tokens between the evidence of preference i and the end of the history."""
+    """A history for one window. `distance[i]`: tokens between the evidence of preference i and the end of the
+    history."""
 
     messages: list[Message]
     tokens: int
@@ -54,7 +57,8 @@ class Assembled:
 
 
 def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
-    """Returns the conversations in random order, each "later" one after the "first" ones about the same preference."""
+    """Returns the conversations in random order, each "later" one after the "first" ones about the same
+    preference."""
     told = {c.about for c in conversations if c.place == "first"}
     ordered = shuffled(rng, [c for c in conversations if c.place == "first" or c.about not in told])
     for conversation in shuffled(rng, [c for c in conversations if c.place == "later" and c.about in told]):
@@ -81,10 +85,14 @@ def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int
     lengths = [count.of(block.messages) for block in blocks]
     relevant = count.of([system]) + sum(lengths)
     if relevant > budget:
-        raise DataError(f"persona {dossier.persona.id}: its {len(blocks)} conversations have {relevant} tokens, the window has "
-                        f"{budget}; give --history-tokens {relevant * 5 // 4} or more, or use a smaller profile")
+        raise DataError(
+            f"persona {dossier.persona.id}: its {len(blocks)} conversations have {relevant} tokens, the"
+            f" window has {budget}; give --history-tokens {relevant * 5 // 4} or more, or use a smaller"
+            " profile"
+        )
     filler, filler_lengths = _filler(Random(f"{name}-filler"), budget - relevant, count)
-    at = [round((i + 1) * len(blocks) / (len(filler) + 1)) for i in range(len(filler))]  # number of blocks before each filler
+    # number of blocks before each filler
+    at = [round((i + 1) * len(blocks) / (len(filler) + 1)) for i in range(len(filler))]
     messages, distance, left = [system], {}, relevant + sum(filler_lengths) - count.of([system])
     next_filler = 0
     for number in range(len(blocks) + 1):
@@ -101,7 +109,8 @@ def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int
 
 
 def evidence(dossier: PersonaRecord, about: int) -> Conversation | None:
-    """Returns the last conversation that is evidence for preference number `about`, or None if none reveals it."""
+    """Returns the last conversation that is evidence for preference number `about`, or None if none reveals
+    it."""
     return next((c for c in reversed(dossier.conversations) if c.about == about and c.evidence), None)
 
 

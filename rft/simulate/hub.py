@@ -20,9 +20,13 @@ def push(folder: Path, repo_id: str) -> str:
     api = HfApi()
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, commit_message="Simulated personas")
+        api.upload_folder(
+            repo_id=repo_id, repo_type="dataset", folder_path=folder, commit_message="Simulated personas"
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{repo_id}: upload to the Hub failed ({reason}); the complete dataset is in {folder}. "
-                        "Log in with `hf auth login` and rerun the same command") from None
+        raise DataError(
+            f"{repo_id}: upload to the Hub failed ({reason}); the complete dataset is in {folder}. "
+            "Log in with `hf auth login` and rerun the same command"
+        ) from None
     return str(url)

@@ -1,8 +1,9 @@
 """Structured responses from an LLM behind an OpenAI-compatible URL, each paid for only once.
 
-Invariant: every response is written to the persona's journal on disk before it is used, and the same request of the same dataset
-is answered from the journal, also by a later process. A kill loses at most the requests in flight. Costs are summed from the
-journals, so usage and budget cover the whole dataset, however often it was interrupted.
+Invariant: every response is written to the persona's journal on disk before it is used, and the same request
+of the same dataset is answered from the journal, also by a later process. A kill loses at most the requests
+in flight. Costs are summed from the journals, so usage and budget cover the whole dataset, however often it
+was interrupted.
 """
 
 import hashlib
@@ -55,7 +56,9 @@ class Ledger:
     def __init__(self, settings: LlmSettings):
         self.settings = settings
         self.spent: Counter[str] = Counter()
-        self.dialect = Dialect(lambda line: logger.warning("%s, %s: %s", settings.base_url, settings.model, line))
+        self.dialect = Dialect(
+            lambda line: logger.warning("%s, %s: %s", settings.base_url, settings.model, line)
+        )
         self._lock, self._under_way, self._largest, self._stopped = threading.Lock(), 0, 0.0, False
 
     def usage(self, entry: Mapping[str, Any]) -> dict[str, float]:
@@ -65,13 +68,23 @@ class Ledger:
         """
         given = dict(zip(("prompt_tokens", "completion_tokens"), entry["tokens"], strict=True))
         most = entry.get("at_most", [0, 0])
-        tokens = [bound if count is None else count for count, bound in zip(entry["tokens"], most, strict=True)]
-        cost = sum(count * price for count, price in zip(tokens, self.settings.prices or (0.0, 0.0), strict=True)) / 1e6
-        counted = {"calls": 1.0, "cost_usd": cost} | {name: count for name, count in given.items() if count is not None}
+        tokens = [
+            bound if count is None else count for count, bound in zip(entry["tokens"], most, strict=True)
+        ]
+        cost = (
+            sum(
+                count * price for count, price in zip(tokens, self.settings.prices or (0.0, 0.0), strict=True)
+            )
+            / 1e6
+        )
+        counted = {"calls": 1.0, "cost_usd": cost} | {
+            name: count for name, count in given.items() if count is not None
+        }
         return counted | ({"calls_without_usage": 1.0} if None in given.values() else {})
 
     def begin(self) -> None:
-        """Reserves one more call. Each call in flight is assumed to cost as much as the most expensive one so far.
+        """Reserves one more call. Each call in flight is assumed to cost as much as the most expensive one so
+        far.
 
         Raises:
             ServerError: the budget does not cover the call, or `stop` was called.
@@ -81,8 +94,10 @@ class Ledger:
             if self._stopped:
                 raise ServerError("stopped")
             if budget is not None and self.spent["cost_usd"] + (self._under_way + 1) * self._largest > budget:
-                raise ServerError(f"the budget of {budget:g} USD does not cover another call: {self.told()} so far. "
-                                  "Nothing is lost; rerun the same command with a larger --llm-budget to resume")
+                raise ServerError(
+                    f"the budget of {budget:g} USD does not cover another call: {self.told()} so far. "
+                    "Nothing is lost; rerun the same command with a larger --llm-budget to resume"
+                )
             self._under_way += 1
 
     def end(self, entry: Mapping[str, Any] | None = None) -> None:
@@ -135,7 +150,8 @@ class Journal:
 
 
 class Chat:
-    """Sends the requests of one persona. `paid`: usage of all its responses, including those read from the journal."""
+    """Sends the requests of one persona. `paid`: usage of all its responses, including those read from the
+    journal."""
 
     def __init__(self, client: OpenAI, settings: LlmSettings, ledger: Ledger, journal: Journal):
         self.client, self.settings, self.ledger, self.journal = client, settings, ledger, journal
@@ -157,10 +173,14 @@ class Chat:
         name = form.__name__.lower()
         request: dict[str, Any] = {
             "model": self.settings.model,
-            "messages": [{"role": "system", "content": instruction},
-                         {"role": "user", "content": json.dumps(given, ensure_ascii=False)}],
-            "response_format": {"type": "json_schema",
-                                "json_schema": {"name": name, "strict": True, "schema": form.model_json_schema()}},
+            "messages": [
+                {"role": "system", "content": instruction},
+                {"role": "user", "content": json.dumps(given, ensure_ascii=False)},
+            ],
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": name, "strict": True, "schema": form.model_json_schema()},
+            },
             "seed": attempt,
         }
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32]
@@ -187,8 +207,10 @@ class Chat:
             except APITimeoutError:
                 raise Unusable(f"no answer within {self.settings.timeout:g} seconds") from None
             except APIConnectionError as error:
-                raise ServerError(f"{self.settings.base_url}: no connection ({error.__cause__ or error}). Start the server and "
-                                  "rerun the same command; nothing is lost") from None
+                raise ServerError(
+                    f"{self.settings.base_url}: no connection ({error.__cause__ or error}). Start the server"
+                    " and rerun the same command; nothing is lost"
+                ) from None
             except (APIError, ServerSaid) as error:
                 said = words(error.response.text) if isinstance(error, APIStatusError) else Words(str(error))
             finally:
@@ -199,23 +221,31 @@ class Chat:
                 self.ledger.book(entry)
                 return entry
             if not self.ledger.dialect.learn(said, body):
-                raise ServerError(f"{self.settings.base_url}: server error: {_without_key(said.message)[:300]}")
+                raise ServerError(
+                    f"{self.settings.base_url}: server error: {_without_key(said.message)[:300]}"
+                )
 
     def _body(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request body in the server's dialect. If the server refuses response_format, the prompt contains the schema."""
+        """The request body in the server's dialect. If the server refuses response_format, the prompt
+        contains the schema."""
         dialect = self.ledger.dialect
         messages = request["messages"]
         if "response_format" in dialect.refused:
             schema = json.dumps(request["response_format"]["json_schema"]["schema"])
-            first = {"role": "system", "content": f"{messages[0]['content']}\n\nAnswer with JSON of this schema alone: {schema}"}
+            first = {
+                "role": "system",
+                "content": f"{messages[0]['content']}\n\nAnswer with JSON of this schema alone: {schema}",
+            }
             messages = [first, *messages[1:]]
         return dialect.body(messages, seed=request["seed"], response_format=request["response_format"])
 
     def _post(self, body: dict[str, Any]) -> Reply | None:
-        """Returns the reply, or None if the body is malformed. Raises the exceptions of the client, and ServerSaid."""
+        """Returns the reply, or None if the body is malformed. Raises the exceptions of the client, and
+        ServerSaid."""
         options = {name: value for name, value in body.items() if name != "messages"}
         response = self.client.chat.completions.with_raw_response.create(
-            model=self.settings.model, messages=body["messages"], extra_body=options)
+            model=self.settings.model, messages=body["messages"], extra_body=options
+        )
         try:
             return read(_without_key(response.content.decode("utf-8", "replace")))
         except Malformed:
@@ -226,9 +256,13 @@ class Chat:
         found = reply or Reply("")
         content = answer_part(found.text).strip()
         finish = MALFORMED if reply is None else "stop" if found.finished else "length"
-        entry = {"key": key, "content": fence[1] if (fence := FENCE.match(content)) else content,
-                 "refusal": (found.text or found.ending) if found.ending in REFUSED else "", "finish": finish,
-                 "tokens": [found.input_tokens, found.output_tokens]}
+        entry = {
+            "key": key,
+            "content": fence[1] if (fence := FENCE.match(content)) else content,
+            "refusal": (found.text or found.ending) if found.ending in REFUSED else "",
+            "finish": finish,
+            "tokens": [found.input_tokens, found.output_tokens],
+        }
         if None in entry["tokens"]:
             entry["at_most"] = [most_tokens(body["messages"]), len(found.text.encode("utf-8", "replace"))]
         return entry
@@ -240,6 +274,11 @@ def _without_key(text: str) -> str:
 
 
 def make_client(settings: LlmSettings) -> OpenAI:
-    """Creates the client; the API key is read from OPENAI_API_KEY, which local servers usually do not need."""
-    return OpenAI(base_url=settings.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=settings.timeout,
-                  max_retries=RETRIES)
+    """Creates the client; the API key is read from OPENAI_API_KEY, which local servers usually do not
+    need."""
+    return OpenAI(
+        base_url=settings.base_url,
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        timeout=settings.timeout,
+        max_retries=RETRIES,
+    )

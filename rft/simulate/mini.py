@@ -1,8 +1,10 @@
-"""Mini personas: preferences of a persona, conversations that reveal them, and options of the questions about them.
+"""Mini personas: preferences of a persona, conversations that reveal them, and options of the questions about
+them.
 
-Invariant: a reader without the history is at chance, in every category of questions. Three options of a question name values of
-its topic and one is generic. The generic option is gold for a quarter of each category, since each category has stories with both
-endings (`STORIES`). Among the three values the gold is drawn like the others. Everything depends only on (seed, persona id).
+Invariant: a reader without the history is at chance, in every category of questions. Three options of a
+question name values of its topic and one is generic. The generic option is gold for a quarter of each
+category, since each category has stories with both endings (`STORIES`). Among the three values the gold is
+drawn like the others. Everything depends only on (seed, persona id).
 """
 
 import json
@@ -20,17 +22,20 @@ STORIES = {
     "withdrawn": ("retold", "forget"),  # "forget it", and then another value; "forget it", and nothing more
     "others": ("contrast", "others"),  # a relative's value beside the user's own; a relative's value alone
 }
-CATEGORIES = ("plain", "plain", "plain", "changed", "changed", "withdrawn", "others", "others")  # one question each
+# one question each
+CATEGORIES = ("plain", "plain", "plain", "changed", "changed", "withdrawn", "others", "others")
 GENERIC_SHARE = 4  # one question in 4 has the generic option as its gold
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What a history says about one topic. `value` holds at the end of the history (None: nothing may be used)."""
+    """What a history says about one topic. `value` holds at the end of the history (None: nothing may be
+    used)."""
 
     topic: Topic
     kind: str
-    first: str  # the value revealed first: the user's; for kind "others" the relative's, for "mention" nobody's
+    # the value revealed first: the user's; for kind "others" the relative's, for "mention" nobody's
+    first: str
     value: str | None
     relative: str | None = None  # whose value `first` (kind "others") or `rival` (kind "contrast") is
     rival: str | None = None
@@ -45,8 +50,8 @@ class Block:
         fact: the fact it is about (None: filler).
         scenario: value of the column `conversation_scenario`.
         after: it refers to an earlier conversation and comes after it.
-        telling: it is the one that the category of the fact's question is about (the update, the request to forget, the
-            relative's value).
+        telling: it is the one that the category of the fact's question is about (the update, the request to
+            forget, the relative's value).
     """
 
     messages: list[dict[str, str]]
@@ -131,7 +136,8 @@ def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
 
 
 def _blocks(rng: Random, fact: Fact) -> tuple[list[Block], list[Block]]:
-    """Returns the conversations about one fact: those in any order, and those that come after them in the given order."""
+    """Returns the conversations about one fact: those in any order, and those that come after them in the
+    given order."""
     if fact.kind == "mention":
         return [_mention_block(rng, fact)], []
     if fact.kind == "others":
@@ -144,17 +150,23 @@ def _blocks(rng: Random, fact: Fact) -> tuple[list[Block], list[Block]]:
     if fact.kind == "forget":
         return [own], [_forget_block(rng, fact)]
     if fact.kind == "retold":
-        return [own], [_forget_block(rng, fact), _own_block(rng, fact, fact.value or "", after=True, telling=False)]
+        return [own], [
+            _forget_block(rng, fact),
+            _own_block(rng, fact, fact.value or "", after=True, telling=False),
+        ]
     return [own], []
 
 
 def draw_kinds(rng: Random, categories: Sequence[str]) -> tuple[str, ...]:
-    """Draws a kind of fact for each category; one in `GENERIC_SHARE`, chosen at random, ends without a value that may be used."""
+    """Draws a kind of fact for each category; one in `GENERIC_SHARE`, chosen at random, ends without a value
+    that may be used."""
     ends = set(rng.sample(range(len(categories)), len(categories) // GENERIC_SHARE))
     return tuple(STORIES[category][i in ends] for i, category in enumerate(categories))
 
 
-def make_persona(seed: int, persona_id: int, categories: Sequence[str] = CATEGORIES, fillers: int = 2) -> Persona:
+def make_persona(
+    seed: int, persona_id: int, categories: Sequence[str] = CATEGORIES, fillers: int = 2
+) -> Persona:
     """Draws one persona, with one topic per category."""
     rng = Random(f"mini-{seed}-{persona_id}")
     return draw_persona(rng, persona_id, draw_kinds(rng, categories), fillers)
@@ -184,7 +196,8 @@ def draw_persona(rng: Random, persona_id: int, kinds: Sequence[str], fillers: in
 def options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
     """Returns gold and three distractors.
 
-    The four options are the generic option and three values of the topic, among them every value that the history names.
+    The four options are the generic option and three values of the topic, among them every value that the
+    history names.
     """
     hard = [v for v in (fact.first, fact.rival) if v and v != fact.value]
     others = [v for v in fact.topic.values if v not in (fact.first, fact.value, fact.rival)]

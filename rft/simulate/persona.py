@@ -1,7 +1,7 @@
 """Personas: drawn from word lists, or completed from a file of custom descriptions.
 
-Invariant: a persona contains demographics and personality, never its preferences, and depends only on (seed, persona id) and the
-description.
+Invariant: a persona contains demographics and personality, never its preferences, and depends only on (seed,
+persona id) and the description.
 """
 
 import json
@@ -30,8 +30,11 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
     occupation = rng.choice(kind["occupations"])
     spoken = ["English", *rng.sample(people["languages"], rng.randint(0, 2))]
     about = {
-        "short_persona": f"A {occupation} {rng.choice(kind['description'])}".replace("A a", "An a").replace("A e", "An e")
-                         .replace("A i", "An i"),
+        "short_persona": (
+            f"A {occupation} {rng.choice(kind['description'])}".replace("A a", "An a")
+            .replace("A e", "An e")
+            .replace("A i", "An i")
+        ),
         "name": f"{first} {last}",
         "age": rng.randint(19, 81),
         "gender": gender,
@@ -49,8 +52,8 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
 def read_personas(path: Path) -> list[dict[str, Any]]:
     """Reads descriptions of people, one JSON object per line.
 
-    `short_persona` is required, `archetype` (optional) is one of the marks of the topic list, and all other keys are added to the
-    system message.
+    `short_persona` is required, `archetype` (optional) is one of the marks of the topic list, and all other
+    keys are added to the system message.
 
     Raises:
         DataError: the file cannot be read or a line is invalid; the message names file and line.
@@ -58,7 +61,9 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the personas: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(
+            f"{path}: cannot read the personas: {getattr(error, 'strerror', None) or error}"
+        ) from None
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -66,11 +71,22 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}: line {number}: not JSON ({error}); expected one JSON object per line") from None
-        if not isinstance(entry, dict) or not isinstance(entry.get("short_persona"), str) or not entry["short_persona"].strip():
-            raise DataError(f"{path}: line {number}: expected a JSON object with a text under 'short_persona'")
+            raise DataError(
+                f"{path}: line {number}: not JSON ({error}); expected one JSON object per line"
+            ) from None
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("short_persona"), str)
+            or not entry["short_persona"].strip()
+        ):
+            raise DataError(
+                f"{path}: line {number}: expected a JSON object with a text under 'short_persona'"
+            )
         if entry.get("archetype", "O") not in OPPOSITE:
-            raise DataError(f"{path}: line {number}: archetype {entry['archetype']!r}; expected one of {', '.join(OPPOSITE)}")
+            raise DataError(
+                f"{path}: line {number}: archetype {entry['archetype']!r}; expected one of"
+                f" {', '.join(OPPOSITE)}"
+            )
         found.append(entry)
     if not found:
         raise DataError(f"{path}: no personas; expected one JSON object per line")

@@ -1,24 +1,48 @@
-"""Persona record: everything a writer generates for one persona, that is person, preferences, conversations and questions.
+"""Persona record: everything a writer generates for one persona, that is person, preferences, conversations
+and questions.
 
-Invariant: a record is independent of windows and files, and converts to plain JSON and back without loss. This JSON is the
-persona's file under `data/raw_data`.
+Invariant: a record is independent of windows and files, and converts to plain JSON and back without loss.
+This JSON is the persona's file under `data/raw_data`.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = ("own", "open", "untold", "update", "ended", "renewed", "forget", "beside", "others", "leaked", "cleared", "declined")
+KINDS = (
+    "own",
+    "open",
+    "untold",
+    "update",
+    "ended",
+    "renewed",
+    "forget",
+    "beside",
+    "others",
+    "leaked",
+    "cleared",
+    "declined",
+)
 USED_KINDS = ("own", "update", "renewed", "beside", "cleared")  # a value holds, and the gold uses it
 SENSITIVE_KINDS = ("leaked", "cleared", "declined")
-SCENARIOS = ("personal_email", "professional_email", "creative_writing", "professional_writing", "chat_message", "translation",
-             "trouble_consult", "social_media_post", "knowledge_query")
+SCENARIOS = (
+    "personal_email",
+    "professional_email",
+    "creative_writing",
+    "professional_writing",
+    "chat_message",
+    "translation",
+    "trouble_consult",
+    "social_media_post",
+    "knowledge_query",
+)
 LISTS = ("preferences", "conversations", "items")  # fields of a PersonaRecord that are lists
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Persona:
-    """`about`: content of the system message, in order. `archetype`: mark used by the offline writer, "" if there is none."""
+    """`about`: content of the system message, in order. `archetype`: mark used by the offline writer, "" if
+    there is none."""
 
     id: int
     about: dict[str, Any]
@@ -36,12 +60,14 @@ class Preference:
 
     Attributes:
         topic: name of the topic.
-        text: the column `preference`: the preference that holds at the end, the request to forget, or somebody else's preference
-            (empty: none).
+        text: the column `preference`: the preference that holds at the end, the request to forget, or
+            somebody else's preference (empty: none).
         pref_type: the column `pref_type`.
         kind: one of `KINDS`.
-        keyword: words that distinguish it from others of its topic; searched for in gold, distractors and conversations.
-        previous: the column `prev_pref`: a preference that must not be used: outdated, withdrawn or somebody else's.
+        keyword: words that distinguish it from others of its topic; searched for in gold, distractors and
+            conversations.
+        previous: the column `prev_pref`: a preference that must not be used: outdated, withdrawn or somebody
+            else's.
     """
 
     topic: str
@@ -68,7 +94,8 @@ class Conversation:
 
     Attributes:
         messages: messages of alternating roles, the user's first.
-        scenario: one of `SCENARIOS`; a request to forget has the scenario that revealed the preference, as in the released data.
+        scenario: one of `SCENARIOS`; a request to forget has the scenario that revealed the preference, as in
+            the released data.
         about: index of its preference.
         evidence: whether a question depends on it.
         place: "first" may be anywhere, "later" anywhere after the "first" ones about the same preference.
@@ -104,8 +131,12 @@ class PersonaRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON; `record_from_json` is the inverse."""
-        return {"persona": vars(self.persona), **{name: [vars(entry) for entry in getattr(self, name)] for name in LISTS},
-                "rejected": self.rejected, "usage": self.usage}
+        return {
+            "persona": vars(self.persona),
+            **{name: [vars(entry) for entry in getattr(self, name)] for name in LISTS},
+            "rejected": self.rejected,
+            "usage": self.usage,
+        }
 
 
 def record_from_json(document: dict[str, Any]) -> PersonaRecord:

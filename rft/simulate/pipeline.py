@@ -1,8 +1,9 @@
-"""Pipeline from settings to a dataset folder: parallel, resumable after a kill, same bytes for any number of workers.
+"""Pipeline from settings to a dataset folder: parallel, resumable after a kill, same bytes for any number of
+workers.
 
-The pipeline works in `.NAME.partial` beside the output. Each persona depends only on (settings, persona id), and is done when its
-rows file exists, which is written last. Invariant: every file is written atomically, and the folder gets its final name only when
-it is complete.
+The pipeline works in `.NAME.partial` beside the output. Each persona depends only on (settings, persona id),
+and is done when its rows file exists, which is written last. Invariant: every file is written atomically, and
+the folder gets its final name only when it is complete.
 """
 
 import csv
@@ -60,22 +61,31 @@ class Job:
         if not dossier.items:  # the LLM gave no usable response; `rejected` contains the reasons
             write_json(done, {"rows": [], "rejected": dossier.rejected, "usage": dossier.usage})
             return persona_id
-        histories = {window: assemble(dossier, budget, self.count, self.settings.seed)
-                     for window, budget in self.settings.budgets().items()}
+        histories = {
+            window: assemble(dossier, budget, self.count, self.settings.seed)
+            for window, budget in self.settings.budgets().items()
+        }
         write_json(self.folder / raw_link(persona_id), dossier.to_json())
         for window, assembled in histories.items():
             write_json(self.folder / history_link(window, persona_id), history_document(dossier, assembled))
-        write_json(done, {"rows": rows(dossier, histories, self.settings.seed), "rejected": dossier.rejected,
-                          "usage": dossier.usage})
+        write_json(
+            done,
+            {
+                "rows": rows(dossier, histories, self.settings.seed),
+                "rejected": dossier.rejected,
+                "usage": dossier.usage,
+            },
+        )
         return persona_id
 
 
-def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = False, console: Console | None = None
-             ) -> dict[str, Any]:
+def simulate(
+    settings: Settings, out: Path, workers: int = 1, overwrite: bool = False, console: Console | None = None
+) -> dict[str, Any]:
     """Writes the dataset to the folder `out`.
 
-    If `out` already contains this dataset, nothing is written. If an RftError of a writer stops the run (budget spent, server
-    gone), the next run resumes from the finished personas.
+    If `out` already contains this dataset, nothing is written. If an RftError of a writer stops the run
+    (budget spent, server gone), the next run resumes from the finished personas.
 
     Args:
         settings: settings of the dataset.
@@ -97,7 +107,9 @@ def simulate(settings: Settings, out: Path, workers: int = 1, overwrite: bool = 
         return _simulate(settings, out, workers, overwrite, console)
 
 
-def _simulate(settings: Settings, out: Path, workers: int, overwrite: bool, console: Console) -> dict[str, Any]:
+def _simulate(
+    settings: Settings, out: Path, workers: int, overwrite: bool, console: Console
+) -> dict[str, Any]:
     identity = settings.identity()
     if (whole := _existing(out, identity, overwrite)) is not None:
         console.print(f"{out} already contains this dataset, complete; nothing to do")
@@ -106,7 +118,10 @@ def _simulate(settings: Settings, out: Path, workers: int, overwrite: bool, cons
     _open_partial(partial, identity, settings, overwrite)
     todo = [i for i in range(settings.personas) if not rows_path(partial, i).exists()]
     if len(todo) < settings.personas:
-        console.print(f"resuming an interrupted simulation: {settings.personas - len(todo)} of {settings.personas} are done")
+        console.print(
+            f"resuming an interrupted simulation: {settings.personas - len(todo)} of {settings.personas} are"
+            " done"
+        )
     _write_personas(settings, partial, todo, workers, console)
     record = _finish(settings, identity, partial, console)
     _publish(partial, out)
@@ -121,8 +136,10 @@ def check_settings(settings: Settings) -> None:
         ModelError: the tokenizer cannot be used.
     """
     if settings.personas < 3:
-        raise DataError(f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
-                        "give 3 or more")
+        raise DataError(
+            f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
+            "give 3 or more"
+        )
     sizes = PROFILES[settings.profile].windows
     for window in settings.windows:
         if window not in sizes:
@@ -132,10 +149,14 @@ def check_settings(settings: Settings) -> None:
     if settings.topics_file:
         read_topics(settings.topics_file)
     if settings.personas_file and len(read_personas(settings.personas_file)) < settings.personas:
-        raise DataError(f"{settings.personas_file}: {len(read_personas(settings.personas_file))} descriptions for "
-                        f"{settings.personas} personas; add some or lower --personas")
+        raise DataError(
+            f"{settings.personas_file}: {len(read_personas(settings.personas_file))} descriptions for "
+            f"{settings.personas} personas; add some or lower --personas"
+        )
     if settings.llm and settings.llm.budget is not None and settings.llm.prices is None:
-        raise DataError("--llm-budget needs --llm-price PROMPT COMPLETION, in USD per million tokens, to compute costs")
+        raise DataError(
+            "--llm-budget needs --llm-price PROMPT COMPLETION, in USD per million tokens, to compute costs"
+        )
     token_counter(settings)
 
 
@@ -171,11 +192,16 @@ def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str,
     if record and record["settings"] == identity:
         return record
     if not overwrite:
-        what = f"another dataset ({_differences(record['settings'], identity)})" if record else "something else"
-        raise DataError(f"{out}: contains {what}; nothing was changed. Use another --out, or --overwrite to replace it")
+        what = (
+            f"another dataset ({_differences(record['settings'], identity)})" if record else "something else"
+        )
+        raise DataError(
+            f"{out}: contains {what}; nothing was changed. Use another --out, or --overwrite to replace it"
+        )
     if record is None:
-        raise DataError(f"{out}: is not a simulated dataset, so --overwrite does not remove it. "
-                        "Use another --out")
+        raise DataError(
+            f"{out}: is not a simulated dataset, so --overwrite does not remove it. Use another --out"
+        )
     return None
 
 
@@ -185,8 +211,10 @@ def _open_partial(partial: Path, identity: dict[str, Any], settings: Settings, o
         if record is None or record["settings"] != identity:
             if not overwrite:
                 what = _differences(record["settings"], identity) if record else "no settings"
-                raise DataError(f"{partial}: an unfinished simulation with other settings ({what}); finish it with those, "
-                                "remove it, or give --overwrite")
+                raise DataError(
+                    f"{partial}: an unfinished simulation with other settings ({what}); finish it with those,"
+                    " remove it, or give --overwrite"
+                )
             shutil.rmtree(partial)
     write_json(partial / RECORD, {"settings": identity})
 
@@ -200,14 +228,25 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value)
+    return ", ".join(
+        f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value
+    )
 
 
-def _write_personas(settings: Settings, partial: Path, todo: list[int], workers: int, console: Console) -> None:
-    columns = (TextColumn("writing personas"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[note]}"))
+def _write_personas(
+    settings: Settings, partial: Path, todo: list[int], workers: int, console: Console
+) -> None:
+    columns = (
+        TextColumn("writing personas"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=settings.personas, completed=settings.personas - len(todo), note="")
+        task = progress.add_task(
+            "", total=settings.personas, completed=settings.personas - len(todo), note=""
+        )
         if not todo:
             return
         if workers == 1 and not settings.llm:
@@ -222,17 +261,23 @@ def _write_personas(settings: Settings, partial: Path, todo: list[int], workers:
             from rft.simulate.writer_llm import LlmWriter
 
             writer = LlmWriter(settings, partial / "llm_calls")
-            pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do  # they wait for a server
+            # they wait for a server
+            pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do
         else:
             context = multiprocessing.get_context("spawn")
-            pool, work = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial)), _work
+            pool, work = (
+                ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial)),
+                _work,
+            )
         try:
             for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
                 done.result()
                 progress.update(task, advance=1, note=writer.ledger.told() if writer else "")
         except BrokenProcessPool:
-            raise DataError("a worker process died, possibly out of memory; rerun the same command with fewer "
-                            "--workers to resume") from None
+            raise DataError(
+                "a worker process died, possibly out of memory; rerun the same command with fewer "
+                "--workers to resume"
+            ) from None
         finally:
             if writer:
                 writer.ledger.stop()
@@ -271,14 +316,22 @@ def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console
                     counts.add(split, row, settings.windows)
     if not counts.questions["train"] or not counts.questions["benchmark"]:
         most = f"; most often because {rejected.most_common(1)[0][0]}" if rejected else ""
-        raise DataError(f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}")
+        raise DataError(
+            f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}"
+        )
     audits = {}
     for split in SPLITS:
         if counts.questions[split]:
             with console.status(f"auditing {split}"):
                 audits[split] = audit_split(partial, split, settings.windows[0])
-    record = {"settings": identity, "counts": counts.summary(), "rejected": dict(sorted(rejected.items())),
-              "usage": dict(sorted(usage.items())), "audit": audits, "sha256": card.hashes(partial)}
+    record = {
+        "settings": identity,
+        "counts": counts.summary(),
+        "rejected": dict(sorted(rejected.items())),
+        "usage": dict(sorted(usage.items())),
+        "audit": audits,
+        "sha256": card.hashes(partial),
+    }
     write_json(partial / RECORD, record)
     (partial / "README.md").write_text(card.text(record), encoding="utf-8")
     return record

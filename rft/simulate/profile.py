@@ -28,14 +28,17 @@ class Profile:
 
 
 PROFILES = {
-    "paper": Profile({"general": 16, "therapy": 4, "health": 4, "sensitive": 3}, FULL, {"32k": 32_000, "128k": 123_000}),
+    "paper": Profile(
+        {"general": 16, "therapy": 4, "health": 4, "sensitive": 3}, FULL, {"32k": 32_000, "128k": 123_000}
+    ),
     "middle": Profile({"general": 8}, SHORT, {"32k": 2_800}),
 }
 
 
 @dataclass(frozen=True)
 class LlmSettings:
-    """An LLM behind an OpenAI-compatible URL. `prices`: USD per million (prompt, completion) tokens. `budget`: USD."""
+    """An LLM behind an OpenAI-compatible URL. `prices`: USD per million (prompt, completion) tokens.
+    `budget`: USD."""
 
     base_url: str
     model: str
@@ -48,7 +51,8 @@ class LlmSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that determines the dataset. `history_tokens` overrides the token budget of the only window."""
+    """Everything that determines the dataset. `history_tokens` overrides the token budget of the only
+    window."""
 
     profile: str
     personas: int
@@ -60,7 +64,8 @@ class Settings:
     personas_file: Path | None = None
     llm: LlmSettings | None = None
     license: str = "cc-by-4.0"
-    counts: dict[str, int] = field(default_factory=dict)  # overrides the counts of the profile, for experiments
+    # overrides the counts of the profile, for experiments
+    counts: dict[str, int] = field(default_factory=dict)
 
     def budgets(self) -> dict[str, int]:
         """Tokens per history, by window name."""
@@ -72,13 +77,24 @@ class Settings:
         return self.counts or PROFILES[self.profile].counts
 
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the bytes of the dataset, as plain JSON; excludes workers, URLs and prices."""
+        """The settings that determine the bytes of the dataset, as plain JSON; excludes workers, URLs and
+        prices."""
         return {
-            "rft": __version__, "words": _digest(*_word_files()), "profile": self.profile, "personas": self.personas,
-            "seed": self.seed, "windows": self.budgets(), "tokenizer": self.tokenizer, "counts": self.facts(),
+            "rft": __version__,
+            "words": _digest(*_word_files()),
+            "profile": self.profile,
+            "personas": self.personas,
+            "seed": self.seed,
+            "windows": self.budgets(),
+            "tokenizer": self.tokenizer,
+            "counts": self.facts(),
             "topics": _digest(self.topics_file.read_bytes()) if self.topics_file else "shipped",
             "people": _digest(self.personas_file.read_bytes()) if self.personas_file else "made up",
-            "llm": {"model": self.llm.model, "votes": self.llm.votes, "attempts": self.llm.attempts} if self.llm else None,
+            "llm": (
+                {"model": self.llm.model, "votes": self.llm.votes, "attempts": self.llm.attempts}
+                if self.llm
+                else None
+            ),
             "license": self.license,
         }
 

@@ -48,8 +48,14 @@ def rows(dossier: PersonaRecord, histories: dict[str, Assembled], seed: int) -> 
     found = []
     for item in dossier.items:
         preference, block = dossier.preferences[item.about], evidence(dossier, item.about)
-        told = {"conversation_scenario": block.scenario,
-                "related_conversation_snippet": json.dumps(block.messages, ensure_ascii=False)} if block else {}
+        told = (
+            {
+                "conversation_scenario": block.scenario,
+                "related_conversation_snippet": json.dumps(block.messages, ensure_ascii=False),
+            }
+            if block
+            else {}
+        )
         row = dict.fromkeys(COLUMNS, "") | {
             "persona_id": persona.id,
             "raw_persona_file": raw_link(persona.id),

@@ -1,7 +1,8 @@
-"""Synthetic personal items that cannot belong to a real person: each is drawn from a reserved or never issued range.
+"""Synthetic personal items that cannot belong to a real person: each is drawn from a reserved or never issued
+range.
 
-Ranges: example.com (RFC 2606), telephone numbers 555-0100 to 555-0199, social security area 000, card numbers with the unassigned
-industry digit 0, IBANs of the unassigned country XX, documents marked SPECIMEN.
+Ranges: example.com (RFC 2606), telephone numbers 555-0100 to 555-0199, social security area 000, card numbers
+with the unassigned industry digit 0, IBANs of the unassigned country XX, documents marked SPECIMEN.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,12 @@ def _digits(rng: Random, count: int) -> str:
 
 MAKERS: dict[str, Callable[[Random], str]] = {
     "phone number": lambda r: f"({r.randint(201, 989)}) 555-01{_digits(r, 2)}",
-    "email address": lambda r: f"{r.choice('abcdefghjklm')}{r.choice('nopqrstuvw')}.{_digits(r, 3)}@example.com",
-    "postal address": lambda r: f"{r.randint(1, 400)} Example Street, Flat {r.randint(1, 60)}, Sampletown 00{_digits(r, 3)}",
+    "email address": lambda r: (
+        f"{r.choice('abcdefghjklm')}{r.choice('nopqrstuvw')}.{_digits(r, 3)}@example.com"
+    ),
+    "postal address": lambda r: (
+        f"{r.randint(1, 400)} Example Street, Flat {r.randint(1, 60)}, Sampletown 00{_digits(r, 3)}"
+    ),
     "social security number": lambda r: f"000-{_digits(r, 2)}-{_digits(r, 4)}",
     "passport number": lambda r: f"SPECIMEN-P{_digits(r, 5)}",
     "driver's licence number": lambda r: f"SPECIMEN-D{_digits(r, 5)}",

@@ -10,7 +10,8 @@ from rft.files import claim
 
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
-    """Locks `.NAME.lock` beside the output folder `out`; the operating system releases the lock if the process crashes.
+    """Locks `.NAME.lock` beside the output folder `out`; the operating system releases the lock if the
+    process crashes.
 
     Raises:
         DataError: another simulation writes to `out`.
@@ -18,7 +19,13 @@ def only_writer(out: Path) -> Iterator[None]:
     out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
     with path.open("w") as file:
-        claim(file, DataError(f"{out}: another simulation writes to this folder; wait for it to finish, or use another --out"))
+        claim(
+            file,
+            DataError(
+                f"{out}: another simulation writes to this folder; wait for it to finish, or use another"
+                " --out"
+            ),
+        )
         try:
             yield
         finally:

@@ -1,7 +1,8 @@
 """Topics of preferences and their values, from the list in the package or from a custom file.
 
-Invariant: the values of a topic are interchangeable. Each fits `doing` and answers `ask`, and `ask` names none, so a question can
-offer three of them and only the history shows which one is correct. A mark names the archetype that a value is typical of.
+Invariant: the values of a topic are interchangeable. Each fits `doing` and answers `ask`, and `ask` names
+none, so a question can offer three of them and only the history shows which one is correct. A mark names the
+archetype that a value is typical of.
 """
 
 import re
@@ -14,13 +15,16 @@ from pathlib import Path
 from rft.errors import DataError
 
 SECTIONS = ("general", "therapy", "health")
-OPPOSITE = {"O": "H", "H": "O", "T": "C", "C": "T", "A": "S", "S": "A", "L": "F", "F": "L"}  # archetypes, see people.yaml
+# archetypes, see people.yaml
+OPPOSITE = {"O": "H", "H": "O", "T": "C", "C": "T", "A": "S", "S": "A", "L": "F", "F": "L"}
 LINE = "name | what one does, {} for the value | what a question asks for | value, value, value"
 LEAST_VALUES = 4
-COMMON = set("about after again along among around back best between class during early every first from friends games good "
-             "great groups home house into kind late little local long made made making more morning music night old open over "
-             "people place public quiet room short small some something street style that their this time under weekend when "
-             "while with without work world year years young".split())
+COMMON = set(
+    "about after again along among around back best between class during early every first from friends games"
+    " good great groups home house into kind late little local long made made making more morning music night"
+    " old open over people place public quiet room short small some something street style that their this"
+    " time under weekend when while with without work world year years young".split()
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,10 @@ def _parse(text: str, where: str) -> Iterator[Topic]:
             continue
         topic = _topic(line, section, here)
         if topic.name.casefold() in seen:
-            raise DataError(f"{here}: topic {topic.name!r} is already in line {seen[topic.name.casefold()]}; remove one of them")
+            raise DataError(
+                f"{here}: topic {topic.name!r} is already in line {seen[topic.name.casefold()]}; remove one"
+                " of them"
+            )
         seen[topic.name.casefold()] = number
         yield topic
 
@@ -112,14 +119,20 @@ def _topic(line: str, section: str, here: str) -> Topic:
         raise DataError(f"{here}: {len(fields)} fields; expected four, none empty: {LINE}")
     name, doing, ask, listed = fields
     if doing.count("{}") != 1 or re.search(r"[{}]", doing.replace("{}", "") + ask):
-        raise DataError(f"{here}: {doing!r} must contain {{}} for the value exactly once, and no other braces")
+        raise DataError(
+            f"{here}: {doing!r} must contain {{}} for the value exactly once, and no other braces"
+        )
     values, marks = [], []
     for entry in listed.split(","):
-        value, colon, mark = (part.strip() for part in entry.rpartition(":")) if ":" in entry else (entry.strip(), "", "")
+        value, colon, mark = (
+            (part.strip() for part in entry.rpartition(":")) if ":" in entry else (entry.strip(), "", "")
+        )
         if not value:
             raise DataError(f"{here}: an empty value; separate values by single commas")
         if colon and mark not in OPPOSITE:
-            raise DataError(f"{here}: value {value!r} has the mark {mark!r}; expected one of {', '.join(OPPOSITE)}")
+            raise DataError(
+                f"{here}: value {value!r} has the mark {mark!r}; expected one of {', '.join(OPPOSITE)}"
+            )
         values.append(value)
         marks += [(value, mark)] if colon else []
     if len(set(v.casefold() for v in values)) != len(values):
@@ -129,7 +142,11 @@ def _topic(line: str, section: str, here: str) -> Topic:
     for value in values:
         if re.search(rf"\b{re.escape(value.casefold())}\b", ask.casefold()):
             raise DataError(f"{here}: {ask!r} names the value {value!r}; ask without naming a value")
-        inside = [v for v in values if v != value and re.search(rf"\b{re.escape(value.casefold())}\b", v.casefold())]
+        inside = [
+            v for v in values if v != value and re.search(rf"\b{re.escape(value.casefold())}\b", v.casefold())
+        ]
         if inside:
-            raise DataError(f"{here}: value {value!r} is part of {inside[0]!r}, which is ambiguous; rename one of them")
+            raise DataError(
+                f"{here}: value {value!r} is part of {inside[0]!r}, which is ambiguous; rename one of them"
+            )
     return Topic(name, section, doing, ask, tuple(values), tuple(marks))

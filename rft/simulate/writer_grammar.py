@@ -1,4 +1,5 @@
-"""Offline writer: generates persona records from word lists, free of charge and deterministic per (seed, persona id)."""
+"""Offline writer: generates persona records from word lists, free of charge and deterministic per (seed,
+persona id)."""
 
 from collections.abc import Sequence
 from random import Random
@@ -25,8 +26,14 @@ class GrammarWriter:
 
     name = "offline grammar"
 
-    def __init__(self, seed: int, topics: Sequence[Topic], counts: dict[str, int], style: Style,
-                 people: Sequence[dict[str, Any]] | None = None):
+    def __init__(
+        self,
+        seed: int,
+        topics: Sequence[Topic],
+        counts: dict[str, int],
+        style: Style,
+        people: Sequence[dict[str, Any]] | None = None,
+    ):
         self.seed, self.topics, self.counts, self.style, self.people = seed, topics, counts, style, people
 
     def write(self, persona_id: int) -> PersonaRecord:
@@ -39,4 +46,6 @@ class GrammarWriter:
         conversations = [c for index, fact in enumerate(facts) for c in talk.about(index, fact)]
         items = [item_of(rng, index, fact, self.style.extras) for index, fact in enumerate(facts)]
         more = sensitive(rng, persona_id, len(facts), self.counts.get("sensitive", 0), talk.task)
-        return PersonaRecord(persona, preferences + more[0], conversations + more[1], items + more[2], rejected={}, usage={})
+        return PersonaRecord(
+            persona, preferences + more[0], conversations + more[1], items + more[2], rejected={}, usage={}
+        )

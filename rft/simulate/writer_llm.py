@@ -1,9 +1,10 @@
 """LLM writer: an LLM generates person, preferences, conversations and questions; rules and votes filter them.
 
-The structure of a persona (kinds, scenarios, gold lengths) is drawn from (seed, persona id) as in the offline writer; the LLM
-writes only the texts. A question is kept if it passes the rules of `checks`, if its gold has the drawn length rank, if most
-judges without the history choose another option, and if most judges find that exactly the required options use the preference.
-Personal items and their questions are generated without the LLM, since no model should be asked for them.
+The structure of a persona (kinds, scenarios, gold lengths) is drawn from (seed, persona id) as in the offline
+writer; the LLM writes only the texts. A question is kept if it passes the rules of `checks`, if its gold has
+the drawn length rank, if most judges without the history choose another option, and if most judges find that
+exactly the required options use the preference. Personal items and their questions are generated without the
+LLM, since no model should be asked for them.
 """
 
 from collections import Counter
@@ -19,7 +20,15 @@ from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
 from rft.simulate.llm import Answer, Chat, Form, Journal, Ledger, Unusable, make_client
 from rft.simulate.persona import make_persona, read_personas
-from rft.simulate.persona_record import SCENARIOS, Conversation, Persona, PersonaRecord, Preference, QuestionItem, chat
+from rft.simulate.persona_record import (
+    SCENARIOS,
+    Conversation,
+    Persona,
+    PersonaRecord,
+    Preference,
+    QuestionItem,
+    chat,
+)
 from rft.simulate.profile import Settings
 from rft.simulate.question import sensitive
 from rft.simulate.topics import SECTIONS
@@ -28,12 +37,22 @@ UPDATES = 4  # one in N general questions with a non-generic gold is about an up
 FORGET_OF_GENERIC = 2 / 3
 SPARE = 1.5  # ratio of preferences requested to preferences needed
 WORDS = (18, 24, 30, 36)  # word counts of the four options; the one of the gold is drawn
-PREF_TYPES = {"stereotypical": "stereotypical_pref", "anti_stereotypical": "anti_stereotypical_pref", "neutral":
-              "neutral_preferences", "therapy": "therapy_background", "health": "health_and_medical_conditions"}
-KINDS_OF = {"general": ("neutral", "stereotypical", "anti_stereotypical"), "therapy": ("therapy",), "health": ("health",)}
+PREF_TYPES = {
+    "stereotypical": "stereotypical_pref",
+    "anti_stereotypical": "anti_stereotypical_pref",
+    "neutral": "neutral_preferences",
+    "therapy": "therapy_background",
+    "health": "health_and_medical_conditions",
+}
+KINDS_OF = {
+    "general": ("neutral", "stereotypical", "anti_stereotypical"),
+    "therapy": ("therapy",),
+    "health": ("health",),
+}
 Result = TypeVar("Result")
 
-# Response forms. They have no docstrings, because pydantic would put them into the schema that is sent to the LLM.
+# Response forms. They have no docstrings, because pydantic would put them into the schema that is sent to the
+# LLM.
 
 
 class Sheet(Answer):
@@ -103,11 +122,14 @@ class LlmWriter:
                 self.ledger.book(entry)
 
     def write(self, persona_id: int) -> PersonaRecord:
-        """Generates one persona record; without usable responses it has no questions, and `rejected` contains the reasons."""
+        """Generates one persona record; without usable responses it has no questions, and `rejected` contains
+        the reasons."""
         journal = Journal(self.folder / f"persona{persona_id}.jsonl")
         chat_ = Chat(self.client, self.llm, self.ledger, journal)
         described = self.people[persona_id] if self.people else None
-        return _Session(self.settings, chat_, make_persona(self.settings.seed, persona_id, described)).dossier()
+        return _Session(
+            self.settings, chat_, make_persona(self.settings.seed, persona_id, described)
+        ).dossier()
 
 
 class _Session:
@@ -123,23 +145,34 @@ class _Session:
         self.items: list[QuestionItem] = []
 
     def dossier(self) -> PersonaRecord:
-        sheet = self.retried("persona", lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt))
+        sheet = self.retried(
+            "persona",
+            lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt),
+        )
         if sheet is not None:
             told = sheet.model_dump()
             personality = {"traits": told.pop("traits"), "values": told.pop("values")}
-            self.persona = Persona(self.persona.id, {**self.persona.about, **told, "personality": personality})
+            self.persona = Persona(
+                self.persona.id, {**self.persona.about, **told, "personality": personality}
+            )
             for preference in self.kept_preferences():
                 self.add(preference)
             self.add_sensitive()
         return PersonaRecord(
-            self.persona, self.preferences, self.conversations, self.items, dict(self.rejected), dict(self.chat.paid)
+            self.persona,
+            self.preferences,
+            self.conversations,
+            self.items,
+            dict(self.rejected),
+            dict(self.chat.paid),
         )
 
     def ask(self, form: type[Form], task: str, given: dict[str, Any], attempt: int) -> Form:
         return self.chat.ask(form, load("prompts")[task], given, attempt)
 
     def retried(self, what: str, attempt_it: Callable[[int], Result]) -> Result | None:
-        """Returns the first usable result within `attempts` attempts, or None; counts each failure by its reason."""
+        """Returns the first usable result within `attempts` attempts, or None; counts each failure by its
+        reason."""
         for attempt in range(self.llm.attempts):
             try:
                 return attempt_it(attempt)
@@ -148,7 +181,8 @@ class _Session:
         return None
 
     def kept_preferences(self) -> list[Preference]:
-        """Preferences of all sections that do not conflict with an earlier one, according to the rules and the LLM."""
+        """Preferences of all sections that do not conflict with an earlier one, according to the rules and
+        the LLM."""
         found: list[Preference] = []
         for section in SECTIONS:
             kinds = _draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
@@ -157,9 +191,16 @@ class _Session:
                 if not kinds:
                     continue
                 count = round(len(kinds) / len(KINDS_OF[section]) * SPARE + 0.5)
-                given = {"person": self.persona.about, "kind": name, "count": count, "not": [p.text for p in found + candidates]}
+                given = {
+                    "person": self.persona.about,
+                    "kind": name,
+                    "count": count,
+                    "not": [p.text for p in found + candidates],
+                }
                 stated = self.retried("preferences", partial(self.usable_list, given))
-                candidates += [Preference(s.topic, s.statement, PREF_TYPES[name], "own", s.keyword) for s in stated or []]
+                candidates += [
+                    Preference(s.topic, s.statement, PREF_TYPES[name], "own", s.keyword) for s in stated or []
+                ]
             kept: list[Preference] = []
             for candidate in candidates:
                 if why := conflict(candidate, found + kept):
@@ -173,7 +214,9 @@ class _Session:
 
     def usable_list(self, given: dict[str, Any], attempt: int) -> list[Stated]:
         stated = self.ask(Preferences, "preferences", given, attempt).preferences
-        usable = [s for s in stated if s.topic.strip() and s.keyword.strip() and mentions(s.keyword, s.statement)]
+        usable = [
+            s for s in stated if s.topic.strip() and s.keyword.strip() and mentions(s.keyword, s.statement)
+        ]
         if len(usable) < given["count"] / 2:
             raise Unusable(f"fewer than half of the {given['count']} asked for can be used")
         return usable
@@ -185,22 +228,38 @@ class _Session:
         given = {"statements": {str(number): text for number, text in enumerate(statements)}}
         answer = self.retried("conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt))
         remove = set(answer.remove if answer else [])
-        self.rejected["preference: in conflict, says the LLM"] += len([n for n in remove if len(found) <= n < len(statements)])
+        self.rejected["preference: in conflict, says the LLM"] += len(
+            [n for n in remove if len(found) <= n < len(statements)]
+        )
         self.rejected += Counter()  # removes zero counts
         return [p for number, p in enumerate(kept, len(found)) if number not in remove]
 
     def add(self, preference: Preference) -> None:
-        """Adds the conversations about a preference and its question; adds nothing if a conversation fails."""
+        """Adds the conversations about a preference and its question; adds nothing if a conversation
+        fails."""
         index = len(self.preferences)
         if preference.kind == "forget":
             blocks = [self.retried("forget request", lambda attempt: self.forget(index, preference, attempt))]
         elif preference.kind == "update":
-            new = self.retried("update", lambda attempt: self.ask(
-                Stated, "opposite", {"person": self.persona.about, "preference": preference.text}, attempt))
+            new = self.retried(
+                "update",
+                lambda attempt: self.ask(
+                    Stated, "opposite", {"person": self.persona.about, "preference": preference.text}, attempt
+                ),
+            )
             if new is None:
                 return
-            old, preference = preference, Preference(preference.topic, new.statement, preference.pref_type, "update", new.keyword,
-                                                     previous=preference.text)
+            old, preference = (
+                preference,
+                Preference(
+                    preference.topic,
+                    new.statement,
+                    preference.pref_type,
+                    "update",
+                    new.keyword,
+                    previous=preference.text,
+                ),
+            )
             blocks = [self.talk(index, old, evidence=False), self.talk(index, preference, place="later")]
         else:
             blocks = [self.talk(index, preference)]
@@ -213,17 +272,38 @@ class _Session:
         if item is not None:
             self.items.append(item)
 
-    def talk(self, index: int, preference: Preference, place: str = "first", evidence: bool = True) -> Conversation | None:
+    def talk(
+        self, index: int, preference: Preference, place: str = "first", evidence: bool = True
+    ) -> Conversation | None:
         scenario = self.rng.choice(SCENARIOS)
-        given = {"person": self.persona.about, "scenario": scenario, "preference": preference.text,
-                 "whose": "other" if preference.kind == "others" else "self"}
+        given = {
+            "person": self.persona.about,
+            "scenario": scenario,
+            "preference": preference.text,
+            "whose": "other" if preference.kind == "others" else "self",
+        }
         if place == "later":
             given["replaces"] = preference.previous
-        return self.retried("conversation", lambda attempt: self.usable_talk(
-            "conversation", given, attempt, Conversation([], scenario, index, evidence, place), never=preference.text))
+        return self.retried(
+            "conversation",
+            lambda attempt: self.usable_talk(
+                "conversation",
+                given,
+                attempt,
+                Conversation([], scenario, index, evidence, place),
+                never=preference.text,
+            ),
+        )
 
-    def usable_talk(self, task: str, given: dict[str, Any], attempt: int, block: Conversation, never: str = "", must: str = ""
-                    ) -> Conversation:
+    def usable_talk(
+        self,
+        task: str,
+        given: dict[str, Any],
+        attempt: int,
+        block: Conversation,
+        never: str = "",
+        must: str = "",
+    ) -> Conversation:
         messages = [said.model_dump() for said in self.ask(Talk, task, given, attempt).messages]
         talk = Conversation(messages, block.scenario, block.about, block.evidence, block.place)
         text = "\n".join(message["content"] for message in messages)
@@ -236,7 +316,9 @@ class _Session:
         return talk
 
     def forget(self, index: int, preference: Preference, attempt: int) -> Conversation:
-        said = self.ask(Forget, "forget", {"person": self.persona.about, "preference": preference.previous}, attempt)
+        said = self.ask(
+            Forget, "forget", {"person": self.persona.about, "preference": preference.previous}, attempt
+        )
         block = Conversation(chat(said.query, said.answer, said.request), "knowledge_query", index)
         if faults := conversation_faults(block):
             raise Unusable(faults[0])
@@ -248,22 +330,33 @@ class _Session:
         generic = preference.kind in ("forget", "others")
         words = rng.sample(WORDS, 4)
         others = [p.text for i, p in enumerate(self.preferences) if i != index and p.kind == "own"]
-        given = {"person": self.persona.about, "kind": "generic" if generic else "own",
-                 "preference": preference.previous if preference.kind == "forget" else preference.text,
-                 "other_preference": rng.choice(others) if others else "none known",
-                 "words": {"gold": words[0], "distractors": words[1:]}}
+        given = {
+            "person": self.persona.about,
+            "kind": "generic" if generic else "own",
+            "preference": preference.previous if preference.kind == "forget" else preference.text,
+            "other_preference": rng.choice(others) if others else "none known",
+            "words": {"gold": words[0], "distractors": words[1:]},
+        }
         answer = self.ask(Options, "question", given, attempt)
-        item = QuestionItem(index, answer.query.strip(), answer.gold.strip(), [d.strip() for d in answer.distractors])
+        item = QuestionItem(
+            index, answer.query.strip(), answer.gold.strip(), [d.strip() for d in answer.distractors]
+        )
         if faults := item_faults(item, preference):
             raise Unusable(faults[0])
         _check_length(item, words[0])
-        self.vote("a reader without the history chooses the gold", lambda vote: self.sees_nothing(item, attempt, vote))
-        self.vote("the options do not use the preference as they must",
-                  lambda vote: self.used_rightly(item, given, attempt, vote))
+        self.vote(
+            "a reader without the history chooses the gold",
+            lambda vote: self.sees_nothing(item, attempt, vote),
+        )
+        self.vote(
+            "the options do not use the preference as they must",
+            lambda vote: self.used_rightly(item, given, attempt, vote),
+        )
         return item
 
     def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
-        """Raises Unusable unless most judges approve; a judge without a usable response counts as a rejection."""
+        """Raises Unusable unless most judges approve; a judge without a usable response counts as a
+        rejection."""
         content = 0
         for vote in range(self.llm.votes):
             try:
@@ -279,42 +372,62 @@ class _Session:
 
     def used_rightly(self, item: QuestionItem, given: dict[str, Any], attempt: int, vote: int) -> bool:
         lettered, gold = _lettered(item, Random(f"{vote}-{attempt}-{item.query}"))
-        judged = self.ask(Uses, "uses", {"preference": given["preference"], "query": item.query, "answers": lettered}, vote)
+        judged = self.ask(
+            Uses, "uses", {"preference": given["preference"], "query": item.query, "answers": lettered}, vote
+        )
         used = set(judged.letters)
         return not judged.query_tells and (gold not in used if given["kind"] == "generic" else used == {gold})
 
     def add_sensitive(self) -> None:
         def talk(index: int, rule: str, item: str, value: str) -> Conversation | None:
             scenario = self.rng.choice([s for s in SCENARIOS if s != "knowledge_query"])
-            given = {"person": self.persona.about, "scenario": scenario, "how": "leaked" if rule == "leak" else rule,
-                     "item": f"{item} {value}"}
-            return self.retried("personal item", lambda attempt: self.usable_talk(
-                "leak", given, attempt, Conversation([], scenario, index), must=value))
+            given = {
+                "person": self.persona.about,
+                "scenario": scenario,
+                "how": "leaked" if rule == "leak" else rule,
+                "item": f"{item} {value}",
+            }
+            return self.retried(
+                "personal item",
+                lambda attempt: self.usable_talk(
+                    "leak", given, attempt, Conversation([], scenario, index), must=value
+                ),
+            )
 
         preferences, conversations, items = sensitive(
-            self.rng, self.persona.id, len(self.preferences), self.settings.facts().get("sensitive", 0), talk)
+            self.rng, self.persona.id, len(self.preferences), self.settings.facts().get("sensitive", 0), talk
+        )
         self.preferences += preferences
         self.conversations += conversations
         self.items += items
 
 
 def _draw_kinds(rng: Random, section: str, count: int) -> list[str]:
-    """Draws the kinds of `count` preferences of one section, in random order: a quarter generic, some of the rest updates."""
+    """Draws the kinds of `count` preferences of one section, in random order: a quarter generic, some of the
+    rest updates."""
     generic = count // GENERIC_SHARE
     kinds = ["forget" if rng.random() < FORGET_OF_GENERIC else "others" for _ in range(generic)]
-    updates = (count - generic) // UPDATES if section == "general" else 0  # therapy and health have no updates
+    # therapy and health have no updates
+    updates = (count - generic) // UPDATES if section == "general" else 0
     return rng.sample([*kinds, *["update"] * updates, *["own"] * (count - generic - updates)], count)
 
 
 def _of_kind(preference: Preference, kind: str) -> Preference:
     if kind != "forget":
         return Preference(preference.topic, preference.text, preference.pref_type, kind, preference.keyword)
-    return Preference(preference.topic, f"Do not remember '{preference.text}' in memory", "ask_to_forget", kind,
-                      preference.keyword, previous=preference.text)
+    return Preference(
+        preference.topic,
+        f"Do not remember '{preference.text}' in memory",
+        "ask_to_forget",
+        kind,
+        preference.keyword,
+        previous=preference.text,
+    )
 
 
 def _check_length(item: QuestionItem, words: int) -> None:
-    """Checks that the gold is longest, shortest or neither, as drawn, so that its length gives nothing away."""
+    """Checks that the gold is longest, shortest or neither, as drawn, so that its length gives nothing
+    away."""
     others = [len(d) for d in item.distractors]
     longest, shortest = len(item.gold) > max(others), len(item.gold) < min(others)
     if longest != (words == max(WORDS)) or shortest != (words == min(WORDS)):

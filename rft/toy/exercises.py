@@ -1,8 +1,10 @@
-"""Reading exercises for the tiny base model: chats in which preferences are recalled, and look-ups in lettered lists.
+"""Reading exercises for the tiny base model: chats in which preferences are recalled, and look-ups in
+lettered lists.
 
-Invariant: no text here is a question of the dataset. Recalling a preference and finding a letter are separate exercises, nothing
-asks to choose an option, and there is no think block and no boxed letter. Document `i` of a seed is always the same. Documents
-grow with their difficulty, from two topics to a whole history: this is the curriculum.
+Invariant: no text here is a question of the dataset. Recalling a preference and finding a letter are separate
+exercises, nothing asks to choose an option, and there is no think block and no boxed letter. Document `i` of
+a seed is always the same. Documents grow with their difficulty, from two topics to a whole history: this is
+the curriculum.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +14,14 @@ from typing import Any
 from rft.simulate import mini, mini_vocabulary
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-KINDS = ("own", "contrast", "update", "update", "forget", "forget", "others", "others")  # balanced, so that each kind is learned
+# balanced, so that each kind is learned
+KINDS = ("own", "contrast", "update", "update", "forget", "forget", "others", "others")
 VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"}
 
 
 def recall(doing: str, kind: str) -> str:
-    """Returns the answer that recalls the latest preference on a topic; `kind` (a key of `VERDICTS`) is whose it is."""
+    """Returns the answer that recalls the latest preference on a topic; `kind` (a key of `VERDICTS`) is whose
+    it is."""
     return f"Remembered: Enjoys {doing}{VERDICTS[kind]}."
 
 
@@ -38,26 +42,35 @@ def _listing(rng: Random, fact: mini.Fact) -> tuple[list[str], str]:
     gold, wrong = mini.options(rng, fact)
     texts = [gold, *wrong]
     rng.shuffle(texts)
-    return texts, "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True))
+    return texts, "Options:\n" + "\n".join(
+        f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True)
+    )
 
 
 def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
     messages = []
     for index in rng.sample(range(4), turns):
         wanted = texts[index].rstrip(".")
-        messages += mini.chat(f"Which letter has {wanted[0].lower()}{wanted[1:]}?", f"{wanted} is ({'abcd'[index]}).")
+        messages += mini.chat(
+            f"Which letter has {wanted[0].lower()}{wanted[1:]}?", f"{wanted} is ({'abcd'[index]})."
+        )
     return messages
 
 
-def drill(rng: Random, sentences: float = 0.7, known: Sequence[Any] = mini_vocabulary.TOPICS,
-          option: Callable[[str], str] = mini_vocabulary.option) -> list[dict[str, str]]:
+def drill(
+    rng: Random,
+    sentences: float = 0.7,
+    known: Sequence[Any] = mini_vocabulary.TOPICS,
+    option: Callable[[str], str] = mini_vocabulary.option,
+) -> list[dict[str, str]]:
     """Makes two short exercises: repeat a list, or find the value of a topic or the letter of a value.
 
     What is looked up is drawn with repetition, so that elimination does not help.
 
     Args:
         rng: source of all draws.
-        sentences: probability that lettered values are written as the options of a question (by `option`), not as bare values.
+        sentences: probability that lettered values are written as the options of a question (by `option`),
+            not as bare values.
         known: topics to draw from.
         option: turns a text such as "going by train" into an option.
 
@@ -82,11 +95,15 @@ def drill(rng: Random, sentences: float = 0.7, known: Sequence[Any] = mini_vocab
             shown = options if rng.random() < sentences else values
             given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
             found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
-        messages += mini.chat("Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6)))
+        messages += mini.chat(
+            "Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6))
+        )
     return messages
 
 
-def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7) -> list[dict[str, str]]:
+def document(
+    seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7
+) -> list[dict[str, str]]:
     """Returns a document as chat messages.
 
     Args:
@@ -123,7 +140,11 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
     for block in persona.blocks:
         messages += block.messages
         if (fact := block.fact) is not None:
-            about_other = not block.after and fact.relative is not None and fact.relative in block.messages[0]["content"]
+            about_other = (
+                not block.after
+                and fact.relative is not None
+                and fact.relative in block.messages[0]["content"]
+            )
             if about_other and fact.kind == "others":
                 known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
             elif block.after and fact.kind == "forget":
@@ -141,9 +162,12 @@ def document(seed: int, index: int, difficulty: float, drills: float = 0.0, sent
 
 
 def question_words() -> list[str]:
-    """Returns texts with the words of prompts and answers that occur in no exercise, so that the tokenizer learns them."""
+    """Returns texts with the words of prompts and answers that occur in no exercise, so that the tokenizer
+    learns them."""
     return [
-        "This is a multiple-choice question. Options:\nThink inside <think> and </think> tags, then put the letter of the best "
-        "option in \\boxed{}.\n\\boxed{a} \\boxed{b} \\boxed{c} \\boxed{d}",
+        (
+            "This is a multiple-choice question. Options:\nThink inside <think> and </think> tags, then put"
+            " the letter of the best option in \\boxed{}.\n\\boxed{a} \\boxed{b} \\boxed{c} \\boxed{d}"
+        ),
         "system\nuser\nassistant\n",
     ]

@@ -1,7 +1,8 @@
 """Reading exercises on the offline grammar's chats: those of `rft.toy.exercises`, in the grammar's words.
 
-A preference is mentioned in passing among other matters, with thousands of values for hundreds of topics. Invariant: no text is a
-question of the dataset. Nothing asks to choose an option, and there is no think block and no boxed letter.
+A preference is mentioned in passing among other matters, with thousands of values for hundreds of topics.
+Invariant: no text is a question of the dataset. Nothing asks to choose an option, and there is no think block
+and no boxed letter.
 """
 
 from random import Random
@@ -21,10 +22,14 @@ from rft.toy import exercises
 def drill(rng: Random, sentences: float = 0.7) -> list[dict[str, str]]:
     """Makes two short exercises, as `exercises.drill` does, from the grammar's topics."""
     topics = [topic for topic in shipped() if topic.section == "general"]
-    return exercises.drill(rng, sentences, topics, lambda doing: rng.choice(load("grammar")["option"]).format(doing=doing))
+    return exercises.drill(
+        rng, sentences, topics, lambda doing: rng.choice(load("grammar")["option"]).format(doing=doing)
+    )
 
 
-def document(rng: Random, difficulty: float, drills: float = 0.0, sentences: float = 0.7) -> list[dict[str, str]]:
+def document(
+    rng: Random, difficulty: float, drills: float = 0.0, sentences: float = 0.7
+) -> list[dict[str, str]]:
     """Draws a text as chat messages.
 
     Args:
@@ -38,7 +43,10 @@ def document(rng: Random, difficulty: float, drills: float = 0.0, sentences: flo
     persona = make_persona(rng.getrandbits(40), 0)
     facts = draw_facts(rng, persona, shipped(), {"general": rng.randint(2, 2 + round(6 * difficulty))})
     talk = Talk(rng, persona, SHORT)
-    blocks = [block.messages for block in order(rng, [c for index, fact in enumerate(facts) for c in talk.about(index, fact)])]
+    blocks = [
+        block.messages
+        for block in order(rng, [c for index, fact in enumerate(facts) for c in talk.about(index, fact)])
+    ]
     source = fillers(rng)
     for _ in range(rng.randint(0, round(3 * difficulty))):
         blocks.insert(rng.randint(0, len(blocks)), next(source))
@@ -62,7 +70,9 @@ def _ask(rng: Random, fact: Fact) -> list[dict[str, str]]:
     asked = rng.choice((item.query, f"What do you know about me and {fact.topic.name}?", other_words))
     if rng.random() < 0.25:
         return chat(asked, known)
-    listing = "Options:\n" + "\n".join(f"({letter}) {text}" for letter, text in zip("abcd", options, strict=True))
+    listing = "Options:\n" + "\n".join(
+        f"({letter}) {text}" for letter, text in zip("abcd", options, strict=True)
+    )
     messages = chat(f"{asked}\n\n{listing}", known)
     for value in rng.sample(fact.shown, rng.randint(0, 2)):
         doing = fact.topic.with_value(value)

@@ -1,7 +1,8 @@
-"""Memory exercises for the tiny base model: updating a memory from a chunk of a chat, and recalling from a memory.
+"""Memory exercises for the tiny base model: updating a memory from a chunk of a chat, and recalling from a
+memory.
 
-Invariant: no text here is a question of the dataset. There is no option to choose, no think block and no boxed letter. Updates
-have the layout of the agent's own prompts (`rft.memory.agent`).
+Invariant: no text here is a question of the dataset. There is no option to choose, no think block and no
+boxed letter. Updates have the layout of the agent's own prompts (`rft.memory.agent`).
 """
 
 from random import Random
@@ -12,15 +13,16 @@ from rft.memory.text import EMPTY
 from rft.simulate import memory_targets, mini
 
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
-KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")  # balanced, so that each kind is learned
+# balanced, so that each kind is learned
+KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")
 MOST_BLOCKS = 8  # per chunk
 
 
 def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> list[dict[str, str]]:
     """Draws a text as chat messages: a memory is updated from a chunk, or some of its topics are recalled.
 
-    The chunk is any sequence of a persona's blocks, also one with nothing to remember. The memory contains what the blocks before
-    the chunk require, so it is often empty.
+    The chunk is any sequence of a persona's blocks, also one with nothing to remember. The memory contains
+    what the blocks before the chunk require, so it is often empty.
 
     Args:
         rng: source of all draws.
@@ -28,11 +30,15 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
         recalls: probability of a recall if the memory is not empty.
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
-    persona = mini.draw_persona(Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty)))
+    persona = mini.draw_persona(
+        Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty))
+    )
     start = rng.randint(0, len(persona.blocks) - 1)
     stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
     found = [
-        memory_targets.note(block, i, block.fact.topic.name) for i, block in enumerate(persona.blocks) if block.fact is not None
+        memory_targets.note(block, i, block.fact.topic.name)
+        for i, block in enumerate(persona.blocks)
+        if block.fact is not None
     ]
     held = MemoryTargets(tuple(note for note in found if note is not None), ())
     before, after = held.lines(start - 1), held.update(start, stop - 1)
@@ -49,5 +55,6 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
 
 
 def recall(line: str) -> str:
-    """Returns the answer that recalls a memory line: the line itself says whose preference it is and whether it was withdrawn."""
+    """Returns the answer that recalls a memory line: the line itself says whose preference it is and whether
+    it was withdrawn."""
     return f"Remembered: {line}"

@@ -1,10 +1,11 @@
-"""Pre-training of the tiny base checkpoint: a Qwen3 that learns to read simulated chats and never sees a benchmark question.
+"""Pre-training of the tiny base checkpoint: a Qwen3 that learns to read simulated chats and never sees a
+benchmark question.
 
-The loss is a language-model loss over the assistant's turns in texts of `rft.toy.exercises`, by a curriculum: drills first, then
-chats about two topics, then longer and longer ones. The users' turns are random draws that cannot be predicted. If the loss
-includes them, the model cannot look anything up after 175 steps; without them, it finds 98 % of letters (measured 2026-11-22, on
-drills only). Invariant: batches of texts of similar length depend only on (seed, step), so a resumed run sees the same batches as
-an uninterrupted one.
+The loss is a language-model loss over the assistant's turns in texts of `rft.toy.exercises`, by a curriculum:
+drills first, then chats about two topics, then longer and longer ones. The users' turns are random draws that
+cannot be predicted. If the loss includes them, the model cannot look anything up after 175 steps; without
+them, it finds 98 % of letters (measured 2026-11-22, on drills only). Invariant: batches of texts of similar
+length depend only on (seed, step), so a resumed run sees the same batches as an uninterrupted one.
 
     accelerate launch -m rft.toy.pretrain --config recipes/quickstart/base.yaml
 """
@@ -46,19 +47,32 @@ class ReadingArguments:
 
     documents_per_step: int = field(default=16, metadata={"help": "Texts per batch."})
     drill_steps: int = field(default=800, metadata={"help": "Number of steps with drills only."})
-    grow_steps: int = field(default=1500, metadata={
-        "help": "Number of steps after these in which chats replace drills and grow to a whole history."})
-    memories: float = field(default=0.25, metadata={
-        "help": "Share of memory exercises among the texts after the drills."})
-    texts: str = field(default="mini", metadata={"help": "Texts to read: \"mini\" (the mini profile) or "
-        "\"grammar\" (the offline grammar of the other profiles, without loss on its long small talk)."})
+    grow_steps: int = field(
+        default=1500,
+        metadata={
+            "help": "Number of steps after these in which chats replace drills and grow to a whole history."
+        },
+    )
+    memories: float = field(
+        default=0.25, metadata={"help": "Share of memory exercises among the texts after the drills."}
+    )
+    texts: str = field(
+        default="mini",
+        metadata={
+            "help": (
+                'Texts to read: "mini" (the mini profile) or '
+                '"grammar" (the offline grammar of the other profiles, without loss on its long small talk).'
+            )
+        },
+    )
     hidden_size: int = field(default=128, metadata={"help": "Hidden size of the model."})
     layers: int = field(default=4, metadata={"help": "Number of layers of the model."})
     vocab_size: int = field(default=2048, metadata={"help": "Maximum vocabulary size of the tokenizer."})
 
 
 def turns(ids: list[int], tokenizer: Any) -> list[tuple[int, int]]:
-    """Finds the spans (start, stop) of the assistant's turns in a chat's token ids, including their end token."""
+    """Finds the spans (start, stop) of the assistant's turns in a chat's token ids, including their end
+    token."""
     opening = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
     width = len(opening)
     starts = [place for place in range(width, len(ids)) if ids[place - width : place] == opening]
@@ -72,8 +86,9 @@ class Text(NamedTuple):
     learned: list[tuple[int, int]]
 
 
-def written(texts: str, seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7
-            ) -> list[dict[str, str]]:
+def written(
+    texts: str, seed: int, index: int, difficulty: float, drills: float = 0.0, sentences: float = 0.7
+) -> list[dict[str, str]]:
     """Returns text `index` of a seed as chat messages.
 
     Args:
@@ -93,7 +108,8 @@ def written(texts: str, seed: int, index: int, difficulty: float, drills: float 
 
 
 class ReadingBatches(Dataset):
-    """Dataset of batches: item `step` is the batch of that step, input_ids_BT and labels_BT, padded on the right."""
+    """Dataset of batches: item `step` is the batch of that step, input_ids_BT and labels_BT, padded on the
+    right."""
 
     def __init__(self, tokenizer: Any, arguments: ReadingArguments, steps: int, seed: int):
         self.tokenizer, self.arguments, self.steps, self.seed = tokenizer, arguments, steps, seed
@@ -107,8 +123,10 @@ class ReadingBatches(Dataset):
 
     def _make_window(self, window: int) -> list[dict[str, torch.Tensor]]:
         size, first = self.arguments.documents_per_step, window * WINDOW
-        texts = sorted((self._text(step, step * size + i) for step in range(first, first + WINDOW) for i in range(size)),
-                       key=lambda text: len(text.ids))
+        texts = sorted(
+            (self._text(step, step * size + i) for step in range(first, first + WINDOW) for i in range(size)),
+            key=lambda text: len(text.ids),
+        )
         batches = [self._pad(texts[i : i + size]) for i in range(0, len(texts), size)]
         Random(f"{self.seed}-{window}").shuffle(batches)
         return batches
@@ -118,18 +136,31 @@ class ReadingBatches(Dataset):
         rng = Random(f"memory-{self.seed}-{index}")
         if since > 0 and rng.random() < self.arguments.memories:
             return self._tokens(memory_document(rng, min(1.0, since)))
-        return self._tokens(written(self.arguments.texts, self.seed, index, min(1.0, since), max(0.2, 1.0 - 2.0 * since),
-                                    0.7 * min(1.0, max(0.0, 2 * step / self.arguments.drill_steps - 1))))
+        return self._tokens(
+            written(
+                self.arguments.texts,
+                self.seed,
+                index,
+                min(1.0, since),
+                max(0.2, 1.0 - 2.0 * since),
+                0.7 * min(1.0, max(0.0, 2 * step / self.arguments.drill_steps - 1)),
+            )
+        )
 
     def _tokens(self, messages: list[dict[str, str]]) -> Text:
         ids = self.tokenizer.apply_chat_template(messages, return_dict=False)
         said = [m["content"] for m in messages if m["role"] == "assistant"]
-        learned = [span for span, text in zip(turns(ids, self.tokenizer), said, strict=True)
-                   if self.arguments.texts == "mini" or exercises.exercise(text)]
+        learned = [
+            span
+            for span, text in zip(turns(ids, self.tokenizer), said, strict=True)
+            if self.arguments.texts == "mini" or exercises.exercise(text)
+        ]
         return Text(ids, learned)
 
     def _pad(self, texts: list[Text]) -> dict[str, torch.Tensor]:
-        input_ids_BT = torch.full((len(texts), max(len(text.ids) for text in texts)), self.tokenizer.pad_token_id)
+        input_ids_BT = torch.full(
+            (len(texts), max(len(text.ids) for text in texts)), self.tokenizer.pad_token_id
+        )
         labels_BT = torch.full_like(input_ids_BT, -100)
         for b, text in enumerate(texts):
             input_ids_BT[b, : len(text.ids)] = torch.tensor(text.ids)
@@ -146,7 +177,9 @@ class ReadingConfig(RunConfig, TrainingArguments):
 class ReadingTrainer(ResumableMixin, FailFastMixin, MuonMixin, Trainer):
     """Trainer with the loss and the logits of labelled tokens only: three in four tokens are the users'."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Returns the mean cross-entropy of the labelled tokens."""
         labels_BT = inputs["labels"][:, 1:]
         hidden_BTD = model.model(input_ids=inputs["input_ids"]).last_hidden_state[:, :-1]
@@ -155,9 +188,11 @@ class ReadingTrainer(ResumableMixin, FailFastMixin, MuonMixin, Trainer):
 
 
 @torch.no_grad()
-def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40,
-                     texts: str = "mini") -> dict[str, float]:
-    """Measures how many assistant turns in whole histories the model predicts exactly, each token given the true text before it.
+def reading_accuracy(
+    model: Any, tokenizer: Any, seed: int, documents: int = 40, texts: str = "mini"
+) -> dict[str, float]:
+    """Measures how many assistant turns in whole histories the model predicts exactly, each token given the
+    true text before it.
 
     Args:
         model, tokenizer: the model and its tokenizer.
@@ -174,7 +209,9 @@ def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40,
         ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)], device=model.device)
         said = model(input_ids=ids).logits[0, :-1].argmax(-1).tolist()
         spans = turns(ids[0].tolist(), tokenizer)
-        for message, (start, stop) in zip([m for m in messages if m["role"] == "assistant"], spans, strict=True):
+        for message, (start, stop) in zip(
+            [m for m in messages if m["role"] == "assistant"], spans, strict=True
+        ):
             if kind := exercises.exercise(message["content"]):
                 right[kind].append(said[start - 1 : stop - 1] == ids[0, start:stop].tolist())
     return {kind: sum(found) / len(found) for kind, found in sorted(right.items())}
@@ -183,7 +220,9 @@ def reading_accuracy(model: Any, tokenizer: Any, seed: int, documents: int = 40,
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> Trainer:
     """Makes the tokenizer and the model, trains, and saves both (weights in bfloat16) in `output_dir`."""
     arguments, args = parse((ReadingArguments, ReadingConfig), argv)
-    texts = ("\n".join(m["content"] for m in written(arguments.texts, args.seed, i, i / 3000)) for i in range(3000))
+    texts = (
+        "\n".join(m["content"] for m in written(arguments.texts, args.seed, i, i / 3000)) for i in range(3000)
+    )
     memories = ("\n".join(m["content"] for m in memory_document(Random(i), i / 600)) for i in range(600))
     tokenizer = make_tokenizer([*texts, *memories, *exercises.question_words() * 300], arguments.vocab_size)
     set_seed(args.seed)
@@ -192,8 +231,13 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> T
     args.train_sampling_strategy = "sequential"
     args.remove_unused_columns = False
     trainer = ReadingTrainer(
-        model=model, args=args, train_dataset=ReadingBatches(tokenizer, arguments, args.max_steps, args.seed),
-        data_collator=lambda items: items[0], processing_class=tokenizer, callbacks=[RichProgress("reading"), *callbacks])
+        model=model,
+        args=args,
+        train_dataset=ReadingBatches(tokenizer, arguments, args.max_steps, args.seed),
+        data_collator=lambda items: items[0],
+        processing_class=tokenizer,
+        callbacks=[RichProgress("reading"), *callbacks],
+    )
     fit(trainer, RunSpec.of(arguments, args, data_sha256="made from the seed"))
     accuracy = reading_accuracy(model.eval(), tokenizer, args.seed + 1, texts=arguments.texts)
     logger.info("reading accuracy: %s", ", ".join(f"{kind} {share:.0%}" for kind, share in accuracy.items()))

@@ -1,7 +1,9 @@
-"""The complete pipeline at a small scale: simulate, cold start, GRPO, evaluation and report, on a laptop, with one command.
+"""The complete pipeline at a small scale: simulate, cold start, GRPO, evaluation and report, on a laptop,
+with one command.
 
-Every stage is the real one: the same scripts, recipes and evaluation as for Qwen3-4B, on a tiny Qwen3. When the command is
-repeated, finished stages are skipped, and an interrupted training stage resumes from its checkpoint.
+Every stage is the real one: the same scripts, recipes and evaluation as for Qwen3-4B, on a tiny Qwen3. When
+the command is repeated, finished stages are skipped, and an interrupted training stage resumes from its
+checkpoint.
 """
 
 import argparse
@@ -20,19 +22,31 @@ from rft.runs.account import check_account
 from rft.screen import screen
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
-PERSONAS = 3000  # 300 of them are held out: the baselines answer 2,400 questions, on which chance is 25 +- 1 %
+# 300 of them are held out: the baselines answer 2,400 questions, on which chance is 25 +- 1 %
+PERSONAS = 3000
 ANSWER_TOKENS = 48
-MEMORY_QUESTIONS = 800  # for the memory arm, on about 100 personas: each memory requires reading a whole history
+# for the memory arm, on about 100 personas: each memory requires reading a whole history
+MEMORY_QUESTIONS = 800
 CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.yaml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `rft quickstart`."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the data and of training (default 0)")
-    parser.add_argument("--scratch", action="store_true", help="also train the tiny base checkpoint, instead of the shipped one")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the data and of training (default 0)"
+    )
+    parser.add_argument(
+        "--scratch",
+        action="store_true",
+        help="also train the tiny base checkpoint, instead of the shipped one",
+    )
     parser.add_argument("--memory", action="store_true", help="also train and evaluate the memory arm")
-    parser.add_argument("--track", action="store_true", help="log training to W&B (WANDB_MODE=offline needs no account)")
+    parser.add_argument(
+        "--track", action="store_true", help="log training to W&B (WANDB_MODE=offline needs no account)"
+    )
 
 
 class Stages:
@@ -40,9 +54,14 @@ class Stages:
 
     def __init__(self, out: Path, settings: dict[str, Any], console: Console):
         self.path, self.console = out / "stages.json", console
-        record = json.loads(self.path.read_text()) if self.path.exists() else {"settings": settings, "seconds": {}}
+        record = (
+            json.loads(self.path.read_text()) if self.path.exists() else {"settings": settings, "seconds": {}}
+        )
         if record["settings"] != settings:
-            raise DataError(f"{out}: has a quickstart with settings {record['settings']}, not {settings}; name another --out")
+            raise DataError(
+                f"{out}: has a quickstart with settings {record['settings']}, not {settings}; name another"
+                " --out"
+            )
         self.settings, self.seconds = settings, record["seconds"]
 
     def do(self, name: str, what: str, work: Callable[[], Any]) -> None:
@@ -70,8 +89,11 @@ def run(args: argparse.Namespace) -> int:
 
     from rft.simulate.dataset import simulate_mini
 
-    stages.do("simulate", f"{PERSONAS} personas, their chats and questions",
-              lambda: simulate_mini(data, PERSONAS, args.seed, console))
+    stages.do(
+        "simulate",
+        f"{PERSONAS} personas, their chats and questions",
+        lambda: simulate_mini(data, PERSONAS, args.seed, console),
+    )
 
     from rft.data.dataset import Split, load_split
     from rft.evaluate.memory import MEMORIES, MemoryAnswers
@@ -88,39 +110,88 @@ def run(args: argparse.Namespace) -> int:
 
     set_up_logging()
     held_out = load_split(data, "benchmark")
-    common = ["--data", str(data), "--seed", str(args.seed), "--resume_from_checkpoint", "true",
-              "--report_to", "wandb" if args.track else "none"]
+    common = [
+        "--data",
+        str(data),
+        "--seed",
+        str(args.seed),
+        "--resume_from_checkpoint",
+        "true",
+        "--report_to",
+        "wandb" if args.track else "none",
+    ]
 
     def train(script: str, model: Path, output: Path) -> None:
         import_module(f"rft.train.{script}").train(
-            ["--config", str(RECIPES / f"{script}.yaml"), "--model_name_or_path", str(model), "--output_dir", str(output),
-             *common])
+            [
+                "--config",
+                str(RECIPES / f"{script}.yaml"),
+                "--model_name_or_path",
+                str(model),
+                "--output_dir",
+                str(output),
+                *common,
+            ]
+        )
 
-    def ask(name: str, answerer: Callable[[], Any], split: Split = held_out, limit: int | None = None,
-            reader: Path | None = None) -> None:
+    def ask(
+        name: str,
+        answerer: Callable[[], Any],
+        split: Split = held_out,
+        limit: int | None = None,
+        reader: Path | None = None,
+    ) -> None:
         asked = split.questions[:limit]
 
         def work() -> None:
             asked_of = answerer()
             read_by = asked_of.read_by(LocalModel(reader, dtype="float32")) if reader is not None else None
-            evaluate(split, out / "evaluate" / name, asked_of, limit=limit, batch_size=32, seed=args.seed, console=console,
-                     reader=read_by)
+            evaluate(
+                split,
+                out / "evaluate" / name,
+                asked_of,
+                limit=limit,
+                batch_size=32,
+                seed=args.seed,
+                console=console,
+                reader=read_by,
+            )
 
-        stages.do(f"evaluate {name}", f"{len(asked)} questions about {len({q.history_id for q in asked})} held-out personas",
-                  work)
+        stages.do(
+            f"evaluate {name}",
+            f"{len(asked)} questions about {len({q.history_id for q in asked})} held-out personas",
+            work,
+        )
 
     def answers(model: Path, context: str = "history") -> Callable[[], Any]:
         return lambda: ModelAnswers(LocalModel(model, dtype="float32"), context, max_new_tokens=ANSWER_TOKENS)
 
     def recalls(model: Path, name: str) -> Callable[[], Any]:
-        return lambda: MemoryAnswers(LocalModel(model, dtype="float32"), out / "evaluate" / name / MEMORIES,
-                                     MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS), ANSWER_TOKENS, batch_size=32)
+        return lambda: MemoryAnswers(
+            LocalModel(model, dtype="float32"),
+            out / "evaluate" / name / MEMORIES,
+            MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS),
+            ANSWER_TOKENS,
+            batch_size=32,
+        )
 
     if args.scratch:
         from rft.toy.pretrain import train as train_base
 
-        stages.do("base", "pre-training of the tiny Qwen3 on reading exercises", lambda: train_base(
-            ["--config", str(RECIPES / "base.yaml"), "--output_dir", str(base), "--resume_from_checkpoint", "true"]))
+        stages.do(
+            "base",
+            "pre-training of the tiny Qwen3 on reading exercises",
+            lambda: train_base(
+                [
+                    "--config",
+                    str(RECIPES / "base.yaml"),
+                    "--output_dir",
+                    str(base),
+                    "--resume_from_checkpoint",
+                    "true",
+                ]
+            ),
+        )
     stages.do("sft", "cold start on few labels, until it stops improving", lambda: train("sft", base, sft))
     ask("sft", answers(sft))
     stages.do("grpo", "reinforcement learning from verifiable rewards", lambda: train("grpo", sft, grpo))
@@ -129,21 +200,33 @@ def run(args: argparse.Namespace) -> int:
     ask("longest_option", lambda: RuleAnswers("longest"))
 
     names = ["blind", "longest_option", "sft", "grpo"]
-    curves = {"cold start: right and consistent on val": _curve(sft, "held_out/right_and_consistent"),
-              "GRPO: reward": _curve(grpo, "reward"), "cold start: loss": _curve(sft, "loss")}
+    curves = {
+        "cold start: right and consistent on val": _curve(sft, "held_out/right_and_consistent"),
+        "GRPO: reward": _curve(grpo, "reward"),
+        "cold start: loss": _curve(sft, "loss"),
+    }
     if args.memory:
         memory_sft, memory_grpo = out / "memory_sft", out / "memory_grpo"
-        stages.do("memory_sft", "cold start of the memory on few labels: updating it chunk by chunk, answering from it",
-                  lambda: train("memory_sft", base, memory_sft))
+        stages.do(
+            "memory_sft",
+            "cold start of the memory on few labels: updating it chunk by chunk, answering from it",
+            lambda: train("memory_sft", base, memory_sft),
+        )
         ask("memory_sft", recalls(memory_sft, "memory_sft"), held_out, MEMORY_QUESTIONS)
-        stages.do("memory_grpo", "reinforcement learning of the memory: one memory answers several questions",
-                  lambda: train("memory_grpo", memory_sft, memory_grpo))
-        ask("memory", recalls(memory_grpo, "memory"), held_out, MEMORY_QUESTIONS, reader=memory_sft)  # a reader that stays fixed
+        stages.do(
+            "memory_grpo",
+            "reinforcement learning of the memory: one memory answers several questions",
+            lambda: train("memory_grpo", memory_sft, memory_grpo),
+        )
+        # a reader that stays fixed
+        ask("memory", recalls(memory_grpo, "memory"), held_out, MEMORY_QUESTIONS, reader=memory_sft)
         ask("forget", recalls(memory_grpo, "forget"), load_split(data, "forget"), MEMORY_QUESTIONS)
         names += ["memory_sft", "memory", "forget"]
-        curves |= {"memory, cold start: lines right on val": _curve(memory_sft, "held_out/lines_right"),
-                   "memory GRPO: lines right on val": _curve(memory_grpo, "held_out/lines_right"),
-                   "memory GRPO: reward": _curve(memory_grpo, "reward")}
+        curves |= {
+            "memory, cold start: lines right on val": _curve(memory_sft, "held_out/lines_right"),
+            "memory GRPO: lines right on val": _curve(memory_grpo, "held_out/lines_right"),
+            "memory GRPO: reward": _curve(memory_grpo, "reward"),
+        }
 
     def scored(name: str) -> list[dict[str, Any]]:
         return [scored_consistently(row) for row in read_rows(folders[name])]
@@ -152,13 +235,18 @@ def run(args: argparse.Namespace) -> int:
     summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
     write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
     write_quickstart_report(
-        out / "report.html", summaries=summaries, seconds=stages.seconds,
+        out / "report.html",
+        summaries=summaries,
+        seconds=stages.seconds,
         curves=curves,
-        transcripts=pairs(scored("sft"), scored("grpo")))
+        transcripts=pairs(scored("sft"), scored("grpo")),
+    )
     console.rule("results", align="left")
     for sentence in learned(summaries):
         console.print(sentence)
-    console.print(f"{sum(stages.seconds.values()):.0f} seconds in total. Report: {out / 'report.html'}", style="bold")
+    console.print(
+        f"{sum(stages.seconds.values()):.0f} seconds in total. Report: {out / 'report.html'}", style="bold"
+    )
     return 0
 
 

@@ -1,12 +1,15 @@
-"""Two exact ways to keep less of a long batch on the device: the same numbers and gradients from the same sums.
+"""Two exact ways to keep less of a long batch on the device: the same numbers and gradients from the same
+sums.
 
-`tile_mlps`: every MLP processes its tokens in tiles, and recomputes each tile in the backward pass instead of keeping it. The
-tensors that are as wide as the MLP (seven per layer, 19 GiB at 150,000 tokens of Qwen3-4B) then exist for one tile at a time.
-This costs a third forward pass of the MLPs. `offload_checkpoints`: the input that a checkpointed layer keeps for its backward
-pass is stored in pinned host memory. This costs one copy out and one copy back per layer, on the compute stream.
+`tile_mlps`: every MLP processes its tokens in tiles, and recomputes each tile in the backward pass instead of
+keeping it. The tensors that are as wide as the MLP (seven per layer, 19 GiB at 150,000 tokens of Qwen3-4B)
+then exist for one tile at a time. This costs a third forward pass of the MLPs. `offload_checkpoints`: the
+input that a checkpointed layer keeps for its backward pass is stored in pinned host memory. This costs one
+copy out and one copy back per layer, on the compute stream.
 
-Both replace `forward` of module instances and call the `forward` of their class. So they work under every wrapper (PEFT, DDP,
-ZeRO, FSDP2), and they stay in effect when checkpointing is switched off for a rollout and on again.
+Both replace `forward` of module instances and call the `forward` of their class. So they work under every
+wrapper (PEFT, DDP, ZeRO, FSDP2), and they stay in effect when checkpointing is switched off for a rollout and
+on again.
 """
 
 from types import MethodType
@@ -29,7 +32,9 @@ def tile_mlps(model: nn.Module, tokens: int) -> None:
     """
     mlps = [layer.mlp for layer in _layers(model) if isinstance(getattr(layer, "mlp", None), nn.Module)]
     if not mlps:
-        raise RecipeError(f"mlp_tile_tokens: the layers of {type(model).__name__} have no `mlp` to tile; remove the field")
+        raise RecipeError(
+            f"mlp_tile_tokens: the layers of {type(model).__name__} have no `mlp` to tile; remove the field"
+        )
     for mlp in mlps:
         mlp.tile_tokens = tokens  # type: ignore[assignment]
         mlp.forward = MethodType(_tiled, mlp)
@@ -49,8 +54,8 @@ def _tiled(mlp: Any, x_BLD: Tensor) -> Tensor:
 
 
 def _alike_on_ranks(mlp: nn.Module, count: int) -> int:
-    """The largest count of any rank if ZeRO-3 gathers the weights again for each tile, which all ranks must do together. In a
-    rollout the weights stay gathered, and the counts may differ."""
+    """The largest count of any rank if ZeRO-3 gathers the weights again for each tile, which all ranks must
+    do together. In a rollout the weights stay gathered, and the counts may differ."""
     weight = next(mlp.parameters())
     gathered = getattr(getattr(weight, "ds_status", None), "name", "AVAILABLE") == "AVAILABLE"
     if not hasattr(weight, "ds_id") or (gathered and not torch.is_grad_enabled()):
@@ -72,7 +77,8 @@ def _offloaded(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return whole(layer, *args, **kwargs)
     device = torch.accelerator.current_accelerator()
     with save_on_cpu() if device is None else save_on_cpu(pin_memory=True, device_type=device.type):
-        return whole(layer, *args, **kwargs)  # the checkpoint's own hooks apply inside it: only its input sees these
+        # the checkpoint's own hooks apply inside it: only its input sees these
+        return whole(layer, *args, **kwargs)
 
 
 def _layers(model: nn.Module) -> list[Any]:

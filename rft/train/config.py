@@ -1,4 +1,5 @@
-"""Recipe fields that every training has in addition to its trainer's own: guards of a run, and what may change on resume."""
+"""Recipe fields that every training has in addition to its trainer's own: guards of a run, and what may
+change on resume."""
 
 import logging
 from dataclasses import dataclass, field
@@ -18,52 +19,77 @@ class RunConfig:
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Print the resolved recipe, the batch in words and the memory that a process needs, and do not train. Exit "
-            "code 1 if the run does not fit."
+            "help": (
+                "Print the resolved recipe, the batch in words and the memory that a process needs, and do"
+                " not train. Exit code 1 if the run does not fit."
+            )
         },
     )
     dry_run_on: str | None = field(
-        default=None, metadata={"help": "Machine of the dry run, if not this one: LAYOUT:PROCESSES:GIB, such as zero3:8:80."}
+        default=None,
+        metadata={
+            "help": "Machine of the dry run, if not this one: LAYOUT:PROCESSES:GIB, such as zero3:8:80."
+        },
     )
     allow_change: list[str] = field(
         default_factory=list,
-        metadata={"help": "Fields in which this run may differ from the checkpoint it resumes; data_sha256 allows other data."},
+        metadata={
+            "help": (
+                "Fields in which this run may differ from the checkpoint it resumes; data_sha256 allows other"
+                " data."
+            )
+        },
     )
     stall_minutes: float = field(
         default=60.0,
         metadata={
-            "help": "Minutes without progress (no micro-batch and no checkpoint finishes) after which a process prints its "
-            "rank and its stack traces and ends the run; 0: no limit."
+            "help": (
+                "Minutes without progress (no micro-batch and no checkpoint finishes) after which a process"
+                " prints its rank and its stack traces and ends the run; 0: no limit."
+            )
         },
     )
     muon: bool = field(
         default=False,
         metadata={
-            "help": "Train the matrices of the hidden layers with Muon and all other weights with AdamW (replaces `optim`); "
-            "not supported under DeepSpeed or FSDP."
+            "help": (
+                "Train the matrices of the hidden layers with Muon and all other weights with AdamW (replaces"
+                " `optim`); not supported under DeepSpeed or FSDP."
+            )
         },
     )
     mlp_tile_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens that an MLP processes at a time; it recomputes them in the backward pass. Same numbers, less memory "
-            "(Qwen3-4B at 128k: 8 GiB less with 16384), for 3% of an update's time at 32k and 1% at 128k (by analysis)."
+            "help": (
+                "Tokens that an MLP processes at a time; it recomputes them in the backward pass. Same"
+                " numbers, less memory (Qwen3-4B at 128k: 8 GiB less with 16384), for 3% of an update's time"
+                " at 32k and 1% at 128k (by analysis)."
+            )
         },
     )
     offload_checkpoints: bool = field(
         default=False,
         metadata={
-            "help": "Keep the inputs of checkpointed layers in pinned host memory; needs gradient_checkpointing. At 128k, "
-            "Qwen3-4B needs 25 GiB less on the GPU and 36 GiB on the host, for about one second per update (by analysis)."
+            "help": (
+                "Keep the inputs of checkpointed layers in pinned host memory; needs gradient_checkpointing."
+                " At 128k, Qwen3-4B needs 25 GiB less on the GPU and 36 GiB on the host, for about one second"
+                " per update (by analysis)."
+            )
         },
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
         if self.mlp_tile_tokens is not None and self.mlp_tile_tokens < 1:
-            raise RecipeError(f"mlp_tile_tokens {self.mlp_tile_tokens}: expected 1 or more; remove the field to turn tiling off")
+            raise RecipeError(
+                f"mlp_tile_tokens {self.mlp_tile_tokens}: expected 1 or more; remove the field to turn"
+                " tiling off"
+            )
         if self.offload_checkpoints and not self.gradient_checkpointing:  # type: ignore[attr-defined]
-            raise RecipeError("offload_checkpoints: needs activation checkpoints; set `gradient_checkpointing: true`")
+            raise RecipeError(
+                "offload_checkpoints: needs activation checkpoints; set `gradient_checkpointing: true`"
+            )
         self._warn_of_a_decay_longer_than_the_run()
 
     def _warn_of_a_decay_longer_than_the_run(self) -> None:
@@ -72,6 +98,9 @@ class RunConfig:
         decay, warmup = kwargs.get("num_decay_steps", 0), self.get_warmup_steps(steps)  # type: ignore[attr-defined]
         if steps > 0 and decay + warmup > steps and self.process_index == 0:  # type: ignore[attr-defined]
             logger.warning(
-                "warmup_steps %d and num_decay_steps %d are together more than max_steps %d: learning_rate is never reached; "
-                "lower them", warmup, decay, steps,
-            )  # fmt: skip
+                "warmup_steps %d and num_decay_steps %d are together more than max_steps %d: learning_rate is"
+                " never reached; lower them",
+                warmup,
+                decay,
+                steps,
+            )

@@ -2,8 +2,10 @@
 
 | sign | logged |
 |---|---|
-| no letter can be read in any completion of the first steps | after `STEPS` steps, or at the end of a shorter run |
-| all completions of a question have the same reward, for every question of the first steps | at the same time |
+| no letter can be read in any completion of the first steps | after `STEPS` steps, or at the end of a shorter
+run |
+| all completions of a question have the same reward, for every question of the first steps | at the same time
+|
 
 Training continues: a run may start flat and still learn.
 """
@@ -56,21 +58,23 @@ class EarlySigns(TrainerCallback):
         rewards, flat, unparsed = self.metrics.values()
         if unparsed and min(unparsed) == 1:
             self._warn(
-                r"no letter can be read in any completion so far: a readable completion reasons, closes its think block and "
-                r"names one letter, such as \boxed{b}; a cold start (rft sft) teaches this format, and max_completion_length "
+                r"no letter can be read in any completion so far: a readable completion reasons, closes its"
+                r" think block and "
+                r"names one letter, such as \boxed{b}; a cold start (rft sft) teaches this format, and"
+                r" max_completion_length "
                 "must leave room for it"
             )
         if flat and min(flat) == 1:
             self._warn(
-                f"all completions of a question had the same reward, for every question so far (mean "
-                f"{mean(rewards):.3g}): nothing is learned from them; check the reward, the temperature and the completions"
+                "all completions of a question had the same reward, for every question so far (mean"
+                f" {mean(rewards):.3g}): nothing is learned from them; check the reward, the temperature and"
+                " the completions"
             )
 
     def _warn(self, what: str) -> None:
         said = list(self.trainer._logs["completion"])
         example = f" A completion: {shortened(str(said[-1]))!r}" if said else ""
         logger.warning("after step %d: %s.%s", self.trainer.state.global_step, what, example)
-
 
 
 def shortened(text: str) -> str:

@@ -1,10 +1,11 @@
 """Reinforcement fine-tuning with verifiable rewards: GRPO over questions about long chat histories.
 
-One step: units of `questions_per_history` questions of one history are drawn. Every question gets `num_generations` completions.
-The recipe's rewards score each completion (1 for the correct boxed letter after a reasoned think block, otherwise 0). The
-advantage of a completion is its reward relative to the other completions of the same question. The policy gradient is TRL's GRPO
-loss. With `open_ended_share`, some questions are asked without options, and a judge's verdict is their reward; if the judge
-cannot be reached, the completion is left out of its group.
+One step: units of `questions_per_history` questions of one history are drawn. Every question gets
+`num_generations` completions. The recipe's rewards score each completion (1 for the correct boxed letter
+after a reasoned think block, otherwise 0). The advantage of a completion is its reward relative to the other
+completions of the same question. The policy gradient is TRL's GRPO loss. With `open_ended_share`, some
+questions are asked without options, and a judge's verdict is their reward; if the judge cannot be reached,
+the completion is left out of its group.
 
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
     rft grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/grpo_32k.yaml
@@ -44,8 +45,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     args.units_per_generation()  # fails before anything is loaded
     if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():
         raise RecipeError(
-            f"beta {args.beta}: {model.model_name_or_path} is an adapter, and its reference would be the base model without "
-            "it; merge the adapter first, or set use_peft: true")
+            f"beta {args.beta}: {model.model_name_or_path} is an adapter, and its reference would be the base"
+            " model without it; merge the adapter first, or set use_peft: true"
+        )
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
@@ -58,10 +60,16 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         split = replace(split, questions=tuple(questions))
     held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
-        dry_run((data, args, model), prompt_lengths(split, questions, tokens), *grpo_batch(args, split, questions, tokens))
+        dry_run(
+            (data, args, model),
+            prompt_lengths(split, questions, tokens),
+            *grpo_batch(args, split, questions, tokens),
+        )
     if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
         # otherwise vLLM reserves memory for all positions of the model
-        args.vllm_max_model_length = max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
+        args.vllm_max_model_length = (
+            max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
+        )
     rows = grpo_rows(questions)
     if not args.open_ended_share and args.process_index == 0:  # otherwise the judge decides
         check_rewards(rewards, rows, target(questions[0]), tokenizer)
@@ -69,12 +77,29 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         rewards.append(reward.open_ended(_judge(args)))
     args.remove_unused_columns = False
     trainer = HistoryGRPOTrainer(
-        split=split, tokens=tokens, model=load_policy(model), reward_funcs=rewards, args=args,
-        train_dataset=rows, processing_class=tokenizer, peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks])
+        split=split,
+        tokens=tokens,
+        model=load_policy(model),
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model),
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks],
+    )
     if held_out is not None:
-        trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens,
-                                                     args.max_completion_length, args.per_device_train_batch_size)))
+        trainer.add_callback(
+            HeldOutCallback(
+                HeldOut(
+                    trainer,
+                    held_out,
+                    args.held_out_questions,
+                    tokens,
+                    args.max_completion_length,
+                    args.per_device_train_batch_size,
+                )
+            )
+        )
     fit(trainer, RunSpec.of(data, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

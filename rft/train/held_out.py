@@ -1,8 +1,10 @@
-"""Held-out evaluation during training: a fixed set of questions about people outside the training data, every N steps.
+"""Held-out evaluation during training: a fixed set of questions about people outside the training data, every
+N steps.
 
-Invariant: the questions are always the same, and the current weights answer them greedily. Training is not affected: no random
-state, gradient or setting is changed. Every process answers all questions, so that processes stay in step however the weights are
-sharded; keep the set small. `rft evaluate` on a checkpoint is the evaluation to report.
+Invariant: the questions are always the same, and the current weights answer them greedily. Training is not
+affected: no random state, gradient or setting is changed. Every process answers all questions, so that
+processes stay in step however the weights are sharded; keep the set small. `rft evaluate` on a checkpoint is
+the evaluation to report.
 """
 
 from dataclasses import dataclass, field
@@ -24,11 +26,21 @@ from rft.prefix_tree.sample import sample
 class HeldOutConfig:
     """Held-out evaluation during training, on people outside the training data."""
 
-    held_out_split: str | None = field(default=None, metadata={
-        "help": "CSV in benchmark/text whose first questions are answered during training; logged as "
-                "held_out/right_and_consistent."})
-    held_out_questions: int = field(default=64, metadata={"help": "Number of questions of held_out_split; always the first."})
-    held_out_steps: int = field(default=50, metadata={"help": "Steps between held-out evaluations; the last step has one too."})
+    held_out_split: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "CSV in benchmark/text whose first questions are answered during training; logged as "
+                "held_out/right_and_consistent."
+            )
+        },
+    )
+    held_out_questions: int = field(
+        default=64, metadata={"help": "Number of questions of held_out_split; always the first."}
+    )
+    held_out_steps: int = field(
+        default=50, metadata={"help": "Steps between held-out evaluations; the last step has one too."}
+    )
 
 
 class HeldOut:
@@ -43,16 +55,21 @@ class HeldOut:
         at_once: Questions per batch.
     """
 
-    def __init__(self, trainer: Any, split: Split, count: int, tokens: PromptTokens, longest: int, at_once: int):
+    def __init__(
+        self, trainer: Any, split: Split, count: int, tokens: PromptTokens, longest: int, at_once: int
+    ):
         self.trainer, self.split, self.questions = trainer, split, split.questions[:count]
         self.tokenizer, self.longest, self.at_once = tokens.tokenizer, longest, at_once
         self.prompts = [
-            tokens.prompt_ids(q, None if tokens.context == "none" else split.history_of(q)) for q in self.questions
+            tokens.prompt_ids(q, None if tokens.context == "none" else split.history_of(q))
+            for q in self.questions
         ]
 
     def answers(self) -> list[str]:
         """Returns the policy's current answer to each question."""
-        return self.tokenizer.batch_decode(self.complete(self.prompts, self.longest), skip_special_tokens=True)
+        return self.tokenizer.batch_decode(
+            self.complete(self.prompts, self.longest), skip_special_tokens=True
+        )
 
     def complete(self, prompts: list[list[int]], longest: int) -> list[list[int]]:
         """Returns the policy's greedy completion of each prompt, as token ids of at most `longest` tokens."""
@@ -60,20 +77,31 @@ class HeldOut:
         completions: list[list[int]] = []
         training = trainer.model.training
         trainer.model.eval()
-        with unwrap_model_for_generation(
-            trainer.model_wrapped, trainer.accelerator,
-            gather_deepspeed3_params=getattr(trainer.args, "ds3_gather_for_generation", True),
-            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-        ) as model, trainer.accelerator.autocast():
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped,
+                trainer.accelerator,
+                gather_deepspeed3_params=getattr(trainer.args, "ds3_gather_for_generation", True),
+                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            ) as model,
+            trainer.accelerator.autocast(),
+        ):
             for start in range(0, len(prompts), self.at_once):
-                completions += sample(model, prompts[start : start + self.at_once], max_new_tokens=longest,
-                                      eos_ids=self.end_ids(), temperature=0)[0]
+                completions += sample(
+                    model,
+                    prompts[start : start + self.at_once],
+                    max_new_tokens=longest,
+                    eos_ids=self.end_ids(),
+                    temperature=0,
+                )[0]
         trainer.model.train(training)
         return completions
 
     def end_ids(self) -> list[int]:
         """Returns the tokens that end a completion."""
-        return end_ids(self.trainer.accelerator.unwrap_model(self.trainer.model).generation_config, self.tokenizer)
+        return end_ids(
+            self.trainer.accelerator.unwrap_model(self.trainer.model).generation_config, self.tokenizer
+        )
 
     def values(self, seed: int) -> dict[str, float]:
         """Evaluates the current policy.
@@ -84,18 +112,28 @@ class HeldOut:
         Returns:
             {metric: value}; the log prefixes the names with "held_out/".
         """
-        summary = summarise([result_row(question, Answer(said), 0.0, self.split.history_of(question))
-                             for question, said in zip(self.questions, self.answers(), strict=True)], seed)
+        summary = summarise(
+            [
+                result_row(question, Answer(said), 0.0, self.split.history_of(question))
+                for question, said in zip(self.questions, self.answers(), strict=True)
+            ],
+            seed,
+        )
         low, high = summary["right_and_consistent_ci95"]
-        values = {"right_and_consistent": summary["right_and_consistent"], "low": low, "high": high,
-                  "unparsed_rate": summary["unparsed_rate"]}
+        values = {
+            "right_and_consistent": summary["right_and_consistent"],
+            "low": low,
+            "high": high,
+            "unparsed_rate": summary["unparsed_rate"],
+        }
         return values | {kind: cell["right_and_consistent"] for kind, cell in summary["by"]["kind"].items()}
 
 
 class HeldOutCallback(TrainerCallback):
     """Adds the held-out metrics to the trainer's next log.
 
-    These are held_out/right_and_consistent, its interval, the same for each kind of question, and held_out/unparsed_rate.
+    These are held_out/right_and_consistent, its interval, the same for each kind of question, and
+    held_out/unparsed_rate.
     """
 
     def __init__(self, held_out: HeldOut):

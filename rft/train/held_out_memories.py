@@ -1,7 +1,8 @@
-"""Held-out evaluation of memories during training: writing and answering for a few histories outside the training data.
+"""Held-out evaluation of memories during training: writing and answering for a few histories outside the
+training data.
 
-Invariant: as for `rft.train.held_out`; each memory is written chunk by chunk before any question is read. Its lines are compared
-with the simulator's targets if the dataset has them.
+Invariant: as for `rft.train.held_out`; each memory is written chunk by chunk before any question is read. Its
+lines are compared with the simulator's targets if the dataset has them.
 """
 
 from typing import Any
@@ -13,9 +14,12 @@ from rft.train.held_out import HeldOut
 
 
 class HeldOutMemories(HeldOut):
-    """Held-out questions that are answered from memories of their histories; the arguments are those of `HeldOut`."""
+    """Held-out questions that are answered from memories of their histories; the arguments are those of
+    `HeldOut`."""
 
-    def __init__(self, trainer: Any, split: Split, count: int, agent: MemoryAgent, longest: int, at_once: int):
+    def __init__(
+        self, trainer: Any, split: Split, count: int, agent: MemoryAgent, longest: int, at_once: int
+    ):
         super().__init__(trainer, split, 0, agent.tokens, longest, at_once)
         self.agent, self.questions = agent, split.questions[:count]
 
@@ -29,8 +33,12 @@ class HeldOutMemories(HeldOut):
         memories = dict.fromkeys(chunks, "")
         for place in range(max(map(len, chunks.values()))):
             writing = [history for history in chunks if place < len(chunks[history])]
-            prompts = [self.agent.update_ids(chunks[history][place], memories[history]) for history in writing]
-            for history, completion in zip(writing, self.complete(prompts, self.agent.settings.memory_tokens), strict=True):
+            prompts = [
+                self.agent.update_ids(chunks[history][place], memories[history]) for history in writing
+            ]
+            for history, completion in zip(
+                writing, self.complete(prompts, self.agent.settings.memory_tokens), strict=True
+            ):
                 memories[history] = self.agent.accept(completion, memories[history], self.end_ids()).memory
         return memories
 
@@ -38,10 +46,17 @@ class HeldOutMemories(HeldOut):
         """Evaluates the current policy.
 
         Returns:
-            The metrics of the answers, and lines_right, lines_wrong, lines_missing and lines_extra as shares of the target lines.
+            The metrics of the answers, and lines_right, lines_wrong, lines_missing and lines_extra as shares
+            of the target lines.
         """
         memories = self.write()
-        self.prompts = [self.agent.answer_ids(question, memories[question.history_id]) for question in self.questions]
+        self.prompts = [
+            self.agent.answer_ids(question, memories[question.history_id]) for question in self.questions
+        ]
         written = lines.of_memories(self.split, memories, seed) or {"targets": 0}
-        of_lines = {f"lines_{name}": written[name] / written["targets"] for name in lines.VERDICTS} if written["targets"] else {}
+        of_lines = (
+            {f"lines_{name}": written[name] / written["targets"] for name in lines.VERDICTS}
+            if written["targets"]
+            else {}
+        )
         return super().values(seed) | of_lines

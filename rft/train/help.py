@@ -1,4 +1,5 @@
-"""Help of a training command: `--help` lists its own fields in groups; `--help-all` adds those of transformers, TRL and PEFT.
+"""Help of a training command: `--help` lists its own fields in groups; `--help-all` adds those of
+transformers, TRL and PEFT.
 
 Every field can be set in a recipe (`learning_rate: 1e-6`) or on the command line (`--learning_rate 1e-6`).
 """
@@ -18,7 +19,9 @@ COMMON = {
     "max_steps": "Number of optimizer steps.",
     "per_device_train_batch_size": "Rows per micro-batch on each process.",
     "gradient_accumulation_steps": "Micro-batches per optimizer step.",
-    "num_generations": "Completions per question, or memories per history, that are compared with one another.",
+    "num_generations": (
+        "Completions per question, or memories per history, that are compared with one another."
+    ),
     "max_completion_length": "Maximum tokens per completion.",
     "temperature": "Sampling temperature.",
     "dtype": "Data type of the loaded weights: auto, bfloat16 or float32.",
@@ -40,13 +43,27 @@ def show(types: Sequence[type], everything: bool) -> str:
         everything: Also list all fields of transformers, TRL and PEFT.
     """
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
-    lines = ["A recipe, and fields that override it:", "", "  --config RECIPE.yaml          path of the recipe",
-             "  --launch LAYOUT               run under accelerate: one_gpu, ddp, fsdp2, zero2, zero3, zero3_offload (launch/)",
-             "  --num_processes N             number of processes, with --launch", ""]
+    lines = [
+        "A recipe, and fields that override it:",
+        "",
+        "  --config RECIPE.yaml          path of the recipe",
+        (
+            "  --launch LAYOUT               run under accelerate: one_gpu, ddp, fsdp2, zero2, zero3,"
+            " zero3_offload (launch/)"
+        ),
+        "  --num_processes N             number of processes, with --launch",
+        "",
+    ]
     known: dict[str, Field[Any]] = {f.name: f for cls in types for f in fields(cls) if f.init}
     shown: set[str] = set()
-    for cls in dict.fromkeys(base for kind in types for base in kind.__mro__ if base.__module__.startswith("rft.")):
-        own = [known[name] for name in cls.__dict__.get("__annotations__", {}) if name in known and name not in shown]
+    for cls in dict.fromkeys(
+        base for kind in types for base in kind.__mro__ if base.__module__.startswith("rft.")
+    ):
+        own = [
+            known[name]
+            for name in cls.__dict__.get("__annotations__", {})
+            if name in known and name not in shown
+        ]
         shown |= {f.name for f in own}
         if own:
             lines += [*_group((cls.__doc__ or cls.__name__).split("\n\n")[0], own, width), ""]
@@ -65,13 +82,21 @@ def _group(title: str, of_group: Sequence[Field[Any]], width: int) -> list[str]:
         said = COMMON.get(f.name) or " ".join(str(f.metadata.get("help", "")).split())
         default = _default(f)
         text = f"{said} [{default}]" if default else said
-        lines += textwrap.wrap(text, width, initial_indent=f"{head} ", subsequent_indent=" " * 33) or [head.rstrip()]
+        lines += textwrap.wrap(text, width, initial_indent=f"{head} ", subsequent_indent=" " * 33) or [
+            head.rstrip()
+        ]
     return lines
 
 
 def _default(f: Field[Any]) -> str:
     """A field's default as a recipe would write it; "" if there is no informative one."""
-    value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else ""
+    value = (
+        f.default
+        if f.default is not MISSING
+        else f.default_factory()
+        if f.default_factory is not MISSING
+        else ""
+    )
     if value is None or value == "" or value == []:
         return ""
     if isinstance(value, list):

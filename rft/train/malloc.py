@@ -7,7 +7,8 @@ import platform
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the process, as CUDA's caching allocator does.
 
-    Returning tensors of more than 32 MB to the system and faulting their pages in again takes a fifth of an update's time on CPU.
+    Returning tensors of more than 32 MB to the system and faulting their pages in again takes a fifth of an
+    update's time on CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         most_mappings, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h

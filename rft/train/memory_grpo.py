@@ -1,10 +1,11 @@
 """Reinforcement fine-tuning of the agentic memory: one memory of a history answers many of its questions.
 
-One step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are written for it in
-parallel, each chunk by chunk. Each memory answers all the questions, `answers_per_memory` times. A memory's updates are credited
-with the mean reward of its answers relative to the other memories of the history; an answer is credited with its own reward
-(`rft.train.trajectory`). Then every turn that has an advantage becomes a row. A check makes sure that all rows are trained. The
-loss is TRL's; all turns go through the prefix tree and the shared-prefix sampler.
+One step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are
+written for it in parallel, each chunk by chunk. Each memory answers all the questions, `answers_per_memory`
+times. A memory's updates are credited with the mean reward of its answers relative to the other memories of
+the history; an answer is credited with its own reward (`rft.train.trajectory`). Then every turn that has an
+advantage becomes a row. A check makes sure that all rows are trained. The loss is TRL's; all turns go through
+the prefix tree and the shared-prefix sampler.
 
 A batch counts trajectories (memories), not rows.
 
@@ -62,7 +63,10 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     if args.dry_run:
         dry_run((data, memory, args, model), *memory_batch(args, agent, split, list(units)))
     logger.info(
-        "%s", args.in_words([len(agent.chunks(split.histories[name])) for name in {*units["history_id"]}], len(units))
+        "%s",
+        args.in_words(
+            [len(agent.chunks(split.histories[name])) for name in {*units["history_id"]}], len(units)
+        ),
     )
     args.remove_unused_columns = False
     trainer = MemoryGRPOTrainer(
@@ -79,8 +83,13 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks],
     )
     if held_out is not None:
-        trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, args.held_out_questions, agent,
-                                                             args.max_completion_length, at_once=64)))
+        trainer.add_callback(
+            HeldOutCallback(
+                HeldOutMemories(
+                    trainer, held_out, args.held_out_questions, agent, args.max_completion_length, at_once=64
+                )
+            )
+        )
     fit(trainer, RunSpec.of(data, memory, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

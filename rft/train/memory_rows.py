@@ -1,4 +1,5 @@
-"""The memory's training rows: targets of updates and answers for the cold start, and units of questions for GRPO.
+"""The memory's training rows: targets of updates and answers for the cold start, and units of questions for
+GRPO.
 
 Targets come from notes (`rft.memory.targets`) and labels; prompts come from the agent, which sees neither.
 """
@@ -30,9 +31,12 @@ class MemoryArguments:
 
     chunk_tokens: int = field(default=5000, metadata={"help": "Maximum tokens per history chunk."})
     memory_tokens: int = field(
-        default=2048, metadata={"help": "Maximum tokens of a memory, and of an update (paper 2,048, scripts 1,024)."}
+        default=2048,
+        metadata={"help": "Maximum tokens of a memory, and of an update (paper 2,048, scripts 1,024)."},
     )
-    max_chunks: int | None = field(default=None, metadata={"help": "Read only the N most recent chunks of a history. null: all."})
+    max_chunks: int | None = field(
+        default=None, metadata={"help": "Read only the N most recent chunks of a history. null: all."}
+    )
 
     def settings(self) -> MemorySettings:
         """Returns the sizes as the memory agent takes them.
@@ -54,8 +58,8 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
     """
     if data.max_prompt_tokens is not None:
         raise RecipeError(
-            f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history of any length in chunks; remove the "
-            "field, and set chunk_tokens"
+            f"max_prompt_tokens {data.max_prompt_tokens}: the memory reads a history of any length in chunks;"
+            " remove the field, and set chunk_tokens"
         )
     if data.context != "history":
         logger.warning("context %s is ignored: the memory arm sees only the memory", data.context)
@@ -70,7 +74,9 @@ def answer_target(question: Question, lines: Mapping[str, str]) -> str:
         lines: {topic: line of the memory}; the reason quotes the line on the question's topic.
     """
     line = lines.get(about(question))
-    thought = f"Remembered: {inert(line or 'nothing that may be used.')} {named(question)} is ({question.gold})."
+    thought = (
+        f"Remembered: {inert(line or 'nothing that may be used.')} {named(question)} is ({question.gold})."
+    )
     return f"<think>{thought}</think>{answer(question)}"
 
 
@@ -84,8 +90,9 @@ def sft_rows(
 ) -> Dataset:
     """Builds the rows of the cold start: one per update, and `answers_per_update` answers per update.
 
-    An update has a target unless its chunk reveals the topic of a question that has none (`LabelArguments.hard_targets`). The
-    memory that a later update starts from contains that topic all the same, as if an update had written it.
+    An update has a target unless its chunk reveals the topic of a question that has none
+    (`LabelArguments.hard_targets`). The memory that a later update starts from contains that topic all the
+    same, as if an update had written it.
 
     Args:
         questions: The questions that have targets.
@@ -96,7 +103,8 @@ def sft_rows(
         seed: Random seed of the choice of questions.
 
     Returns:
-        Rows {history_id, turn, question_id, before, completion, length}. `before` is the memory in the prompt, `turn` the chunk
+        Rows {history_id, turn, question_id, before, completion, length}. `before` is the memory in the
+        prompt, `turn` the chunk
         of an update (-1: an answer), `length` the row's characters.
 
     Raises:
@@ -107,7 +115,9 @@ def sft_rows(
     of_history: dict[str, list[Question]] = {}
     for question in questions:
         of_history.setdefault(question.history_id, []).append(question)
-    without_target = {(q.history_id, about(q)) for q in split.questions} - {(q.history_id, about(q)) for q in questions}
+    without_target = {(q.history_id, about(q)) for q in split.questions} - {
+        (q.history_id, about(q)) for q in questions
+    }
     for history_id, asked in of_history.items():
         chunks, before = agent.chunks(split.histories[history_id]), ""
         skipped = chunks[0].first - 1  # the memory must not contain what max_chunks leaves out
@@ -116,10 +126,12 @@ def sft_rows(
             after = held.memory(chunk.last)
             if (tokens := agent.count(after)) > budget:
                 raise RecipeError(
-                    f"memory_tokens {budget}: the target memory of {split.histories[history_id].path} has {tokens} tokens; "
-                    "raise memory_tokens"
+                    f"memory_tokens {budget}: the target memory of {split.histories[history_id].path} has"
+                    f" {tokens} tokens; raise memory_tokens"
                 )
-            told = {(history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last}
+            told = {
+                (history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last
+            }
             if not told & without_target:
                 written = held.update(chunk.first, chunk.last)
                 rows.append(_row(history_id, turn, "", before, inert(written) or EMPTY, chunk.text))
@@ -131,15 +143,26 @@ def sft_rows(
         ]
     updates = sum(row["turn"] >= 0 for row in rows)
     logger.info(
-        "cold start of the memory: %d updates and %d answers over %d histories", updates, len(rows) - updates, len(of_history)
+        "cold start of the memory: %d updates and %d answers over %d histories",
+        updates,
+        len(rows) - updates,
+        len(of_history),
     )
     return Dataset.from_list(rows)
 
 
-def _row(history_id: str, turn: int, question_id: str, before: str, completion: str, chunk: str = "") -> dict[str, Any]:
+def _row(
+    history_id: str, turn: int, question_id: str, before: str, completion: str, chunk: str = ""
+) -> dict[str, Any]:
     length = len(chunk) + len(before) + len(completion)
-    return {"history_id": history_id, "turn": turn, "question_id": question_id, "before": before, "completion": completion,
-            "length": length}
+    return {
+        "history_id": history_id,
+        "turn": turn,
+        "question_id": question_id,
+        "before": before,
+        "completion": completion,
+        "length": length,
+    }
 
 
 def memory_units(questions: Sequence[Question], per_memory: int, seed: int) -> Dataset:

@@ -1,7 +1,8 @@
 """Cold start of the memory: supervised fine-tuning of one model on updates and on answers.
 
-A row is one turn: an update (chunk and memory -> the rewritten memory, built from what the chunk reveals, changes or withdraws
-according to the data) or an answer (memory and question -> a short reason and a boxed letter). Loss on the completion only.
+A row is one turn: an update (chunk and memory -> the rewritten memory, built from what the chunk reveals,
+changes or withdraws according to the data) or an answer (memory and question -> a short reason and a boxed
+letter). Loss on the completion only.
 
     accelerate launch -m rft.train.memory_sft --config recipes/quickstart/memory_sft.yaml
     rft memory-sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/memory_sft_32k.yaml
@@ -40,8 +41,10 @@ from rft.train.targets import load_held_out
 class MemorySFTConfig(ColdStartConfig):
     """Fields of the memory's cold start."""
 
-    answers_per_update: float = field(default=1.0, metadata={
-        "help": "Answer rows per update row, as far as a history has enough questions."})
+    answers_per_update: float = field(
+        default=1.0,
+        metadata={"help": "Answer rows per update row, as far as a history has enough questions."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +53,8 @@ class MemorySFTConfig(ColdStartConfig):
 
 
 class TurnCollator:
-    """Turns rows of `rft.train.memory_rows.sft_rows` into padded ids and labels; builds prompts batch by batch."""
+    """Turns rows of `rft.train.memory_rows.sft_rows` into padded ids and labels; builds prompts batch by
+    batch."""
 
     def __init__(self, split: Split, agent: MemoryAgent):
         self.split, self.agent = split, agent
@@ -59,11 +63,13 @@ class TurnCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.agent.tokenizer
         return pad(
-            [(self.prompt_ids(row), completion_ids(tokenizer, self.completion(row))) for row in rows], tokenizer.pad_token_id
+            [(self.prompt_ids(row), completion_ids(tokenizer, self.completion(row))) for row in rows],
+            tokenizer.pad_token_id,
         )
 
     def completion(self, row: dict[str, Any]) -> str:
-        """Returns the text after the prompt. An update has no thought; it closes the think block if the template opened one."""
+        """Returns the text after the prompt. An update has no thought; it closes the think block if the
+        template opened one."""
         if row["turn"] < 0:
             return self.agent.tokens.continuation(row["completion"])
         return CLOSE + row["completion"] if self.agent.tokens.opens_thought else row["completion"]
@@ -72,11 +78,14 @@ class TurnCollator:
         """Returns the row's prompt as token ids."""
         if row["turn"] < 0:
             return self.agent.answer_ids(self.questions[row["question_id"]], row["before"])
-        return self.agent.update_ids(self.agent.chunks(self.split.histories[row["history_id"]])[row["turn"]], row["before"])
+        return self.agent.update_ids(
+            self.agent.chunks(self.split.histories[row["history_id"]])[row["turn"]], row["before"]
+        )
 
 
 class MemorySFTTrainer(ColdStartTrainer):
-    """Cold-start trainer with batches of rows of similar length: an answer is less than half as long as an update."""
+    """Cold-start trainer with batches of rows of similar length: an answer is less than half as long as an
+    update."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.questions_per_history > 1:
@@ -99,8 +108,12 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     rows = sft_rows(questions, split, load_memory_targets(split), agent, args.answers_per_update, args.seed)
     collate = TurnCollator(split, agent)
     if args.dry_run:
-        prompts = {f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows}
-        longest = max(len(collate.prompt_ids(row)) + len(completion_ids(tokenizer, row["completion"])) for row in rows)
+        prompts = {
+            f"history {row['history_id']}, turn {row['turn']}": len(collate.prompt_ids(row)) for row in rows
+        }
+        longest = max(
+            len(collate.prompt_ids(row)) + len(completion_ids(tokenizer, row["completion"])) for row in rows
+        )
         dry_run((data, memory, labels, args, model), prompts, *sft_batch(args, len(rows), longest))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
@@ -116,9 +129,14 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     if held_out is not None:
         trainer.enable_tree()
         asked = held_out.questions[: args.held_out_questions]
-        known = {name: of.lines(len(held_out.histories[name].messages)) for name, of in load_memory_targets(held_out).items()}
+        known = {
+            name: of.lines(len(held_out.histories[name].messages))
+            for name, of in load_memory_targets(held_out).items()
+        }
         longest = max(len(completion_ids(tokenizer, answer_target(q, known[q.history_id]))) for q in asked)
-        trainer.add_callback(HeldOutCallback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64)))
+        trainer.add_callback(
+            HeldOutCallback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64))
+        )
     fit(trainer, RunSpec.of(data, memory, labels, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

@@ -1,7 +1,9 @@
-"""TRL's GRPO trainer over memory trajectories: a memory is written chunk by chunk and answers questions; each turn is one row.
+"""TRL's GRPO trainer over memory trajectories: a memory is written chunk by chunk and answers questions; each
+turn is one row.
 
-Invariant: rewards and advantages are final while a trajectory is still one record. Only then does each turn become a row, and a
-check makes sure that all rows are trained. The loss is TRL's; all turns go through the prefix tree and the shared-prefix sampler.
+Invariant: rewards and advantages are final while a trajectory is still one record. Only then does each turn
+become a row, and a check makes sure that all rows are trained. The loss is TRL's; all turns go through the
+prefix tree and the shared-prefix sampler.
 """
 
 import math
@@ -28,18 +30,22 @@ from rft.train.safe_rewards import isolate_failures
 from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
 from rft.train.trajectory import Trajectory, Turn
 
-WEIGHTED_LOSSES = ("dapo", "cispo")  # sums over tokens, divided by one number per batch: token weights stay exact
+# sums over tokens, divided by one number per batch: token weights stay exact
+WEIGHTED_LOSSES = ("dapo", "cispo")
 
 
 @dataclass
 class MemoryGRPOConfig(HistoryGRPOConfig):
-    """Fields of memory GRPO. `num_generations` is the number of memories per history, `max_completion_length` the maximum tokens
-    per answer; batch sizes count memories."""
+    """Fields of memory GRPO. `num_generations` is the number of memories per history, `max_completion_length`
+    the maximum tokens per answer; batch sizes count memories."""
 
     answers_per_memory: int = field(
         default=1,
         metadata={
-            "help": "Answers per question from each memory; from 2 on, they are compared with one another, not across memories."
+            "help": (
+                "Answers per question from each memory; from 2 on, they are compared with one another, not"
+                " across memories."
+            )
         },
     )
     turn_weighting: str = field(
@@ -52,10 +58,15 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
     memory_rewards: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Rewards of the memory itself, such as reward.memory.within_budget, added to the reward of its answers."
+            "help": (
+                "Rewards of the memory itself, such as reward.memory.within_budget, added to the reward of"
+                " its answers."
+            )
         },
     )
-    memory_reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of memory_rewards. null: 1 each."})
+    memory_reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weights of memory_rewards. null: 1 each."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,8 +89,8 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
         weights = self.memory_reward_weights
         if weights is not None and len(weights) != len(self.memory_rewards):
             raise RecipeError(
-                f"memory_reward_weights has {len(weights)} numbers for {len(self.memory_rewards)} memory_rewards; give one "
-                f"weight per reward"
+                f"memory_reward_weights has {len(weights)} numbers for {len(self.memory_rewards)}"
+                " memory_rewards; give one weight per reward"
             )
 
     def units_per_generation(self, processes: int | None = None) -> int:
@@ -94,10 +105,11 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
         share = self.per_device_train_batch_size * self.steps_per_generation
         if share % self.num_generations:
             raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation "
-                f"{self.steps_per_generation} = "
-                f"{share} memories per rank, which is not a multiple of num_generations {self.num_generations}; make the product "
-                f"{max(1, round(share / self.num_generations)) * self.num_generations}, so that a history stays on one rank"
+                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
+                f" {self.steps_per_generation} = {share} memories per rank, which is not a multiple of"
+                f" num_generations {self.num_generations}; make the product"
+                f" {max(1, round(share / self.num_generations)) * self.num_generations}, so that a history"
+                " stays on one rank"
             )
         return share * (processes or self.world_size) // self.num_generations
 
@@ -106,17 +118,20 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
         processes = processes or self.world_size
         histories, memories = self.units_per_generation(processes), self.num_generations
         optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
-        against = "the other answers of its memory" if self.answers_per_memory > 1 else "the answers of the other memories"
+        against = (
+            "the other answers of its memory"
+            if self.answers_per_memory > 1
+            else "the answers of the other memories"
+        )
         return (
-            f"a generation batch: {histories} histories x {memories} memories = {histories * memories} trajectories, each "
-            f"of which answers up "
-            f"to {self.questions_per_history} questions x {self.answers_per_memory}; for {optimizer_steps:g} optimizer "
-            f"step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation} "
-            f"micro-batch{'es' * (self.steps_per_generation != 1)} of "
-            f"{self.per_device_train_batch_size} trajectories per process, over {processes} "
-            f"process{'es' * (processes != 1)}. An "
-            f"update is compared with the {memories} memories of its history, an answer to a question with {against}; every "
-            f"{self.turn_weighting} has the same weight"
+            f"a generation batch: {histories} histories x {memories} memories = {histories * memories}"
+            f" trajectories, each of which answers up to {self.questions_per_history} questions x"
+            f" {self.answers_per_memory}; for {optimizer_steps:g} optimizer"
+            f" step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation}"
+            f" micro-batch{'es' * (self.steps_per_generation != 1)} of {self.per_device_train_batch_size}"
+            f" trajectories per process, over {processes} process{'es' * (processes != 1)}. An update is"
+            f" compared with the {memories} memories of its history, an answer to a question with {against};"
+            f" every {self.turn_weighting} has the same weight"
         )
 
     def in_words(self, chunks: Sequence[int], units: int, processes: int | None = None) -> str:
@@ -131,10 +146,9 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
         memories, median = histories * self.num_generations, sorted(chunks)[len(chunks) // 2]
         answers = memories * self.questions_per_history * self.answers_per_memory
         return (
-            f"a history has {min(chunks)} to {max(chunks)} chunks (median {median}), so a generation has about "
-            f"{memories * median} updates "
-            f"and {answers} answers: about {memories * median + answers} rows; {units} units make an epoch of "
-            f"{units // histories} generations"
+            f"a history has {min(chunks)} to {max(chunks)} chunks (median {median}), so a generation has"
+            f" about {memories * median} updates and {answers} answers: about {memories * median + answers}"
+            f" rows; {units} units make an epoch of {units // histories} generations"
         )
 
 
@@ -147,7 +161,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         args: Fields of the recipe.
         notes: {history id: targets of its memory}, for `memory_rewards` that need what was withdrawn.
         memory_rewards: Functions that score memories.
-        **kwargs: As in TRL's GRPOTrainer. `train_dataset` contains rows of `memory_units`; `reward_funcs` score answers.
+        **kwargs: As in TRL's GRPOTrainer. `train_dataset` contains rows of `memory_units`; `reward_funcs`
+        score answers.
     """
 
     args: MemoryGRPOConfig
@@ -164,7 +179,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
     ):
         super().__init__(split=split, tokens=agent.tokens, args=args, **kwargs)
         self._agent, self._notes = agent, notes or {}
-        self._memory_rewards = [isolate_failures(function, args.reward_seconds) for function in memory_rewards]
+        self._memory_rewards = [
+            isolate_failures(function, args.reward_seconds) for function in memory_rewards
+        ]
         self._memory_weights = args.memory_reward_weights or [1.0] * len(self._memory_rewards)
         self._made = self._trained = 0
         self._from_start = False  # whether this process trains all micro-batches of the generation
@@ -187,14 +204,18 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _roll_out(self, units: list[dict[str, Any]]) -> list[Trajectory]:
-        """A trajectory per unit of the batch, with rewards and advantages. The batch contains each history `num_generations`
-        times in a row."""
+        """A trajectory per unit of the batch, with rewards and advantages. The batch contains each history
+        `num_generations` times in a row."""
         start = time.perf_counter()
         found = []
         for unit in units:
             history = self._split.histories[unit["history_id"]]
             found.append(
-                Trajectory(history, self._agent.chunks(history), [self._question[name] for name in unit["question_ids"]])
+                Trajectory(
+                    history,
+                    self._agent.chunks(history),
+                    [self._question[name] for name in unit["question_ids"]],
+                )
             )
         self._write(found)
         self._answer(found)
@@ -209,7 +230,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return found
 
     def _write(self, found: list[Trajectory]) -> None:
-        """Draws all updates, chunk by chunk. The trajectories of a history share its chunk; no prompt contains a question."""
+        """Draws all updates, chunk by chunk. The trajectories of a history share its chunk; no prompt
+        contains a question."""
         longest = max(gather_object([max(len(t.chunks) for t in found)]))
         for place in range(longest):
             writing = [t for t in found if place < len(t.chunks)]
@@ -229,10 +251,12 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             t.answers.append(Turn(prompt, completion, logps, question=question))
 
     def _draw(self, prompts: list[list[int]], longest: int) -> list[tuple[list[int], list[float] | None]]:
-        """A completion and its log-probs for each prompt. A rank without prompts draws a dummy completion, so that ranks stay
-        in step."""
+        """A completion and its log-probs for each prompt. A rank without prompts draws a dummy completion, so
+        that ranks stay in step."""
         with self._at_most(longest):
-            completions, logps = self._generate_single_turn(prompts or [[self._tokenizer.pad_token_id]], None, {}, 1)
+            completions, logps = self._generate_single_turn(
+                prompts or [[self._tokenizer.pad_token_id]], None, {}, 1
+            )
         return list(zip(completions, logps or [None] * len(completions), strict=True))[: len(prompts)]
 
     @contextmanager
@@ -277,10 +301,13 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
                 "cut": [[turn.update.cut for turn in t.updates if turn.update] for t in found],
                 "empty": [[turn.update.empty for turn in t.updates if turn.update] for t in found],
                 "withdrawn": [
-                    list(self._notes[t.history.id].withdrawn) if t.history.id in self._notes else [] for t in found
+                    list(self._notes[t.history.id].withdrawn) if t.history.id in self._notes else []
+                    for t in found
                 ],
             }
-            for t, *scores in zip(found, *(function(**about) for function in self._memory_rewards), strict=True):
+            for t, *scores in zip(
+                found, *(function(**about) for function in self._memory_rewards), strict=True
+            ):
                 bonus = _weighted(self._memory_weights, scores)
                 t.bonus = 0.0 if math.isnan(bonus) else bonus
 
@@ -293,7 +320,10 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         size = len(found) // steps
         batches = [
             trajectory.rows(
-                found[i : i + size], self.args.turn_weighting, self._tokenizer.pad_token_id, self.accelerator.device
+                found[i : i + size],
+                self.args.turn_weighting,
+                self._tokenizer.pad_token_id,
+                self.accelerator.device,
             )
             for i in range(0, len(found), size)
         ]
@@ -317,14 +347,18 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         batch["tool_mask"] = batch["tool_mask"] * ended_B[:, None]
 
     def _add_logps(self, batch: dict[str, torch.Tensor]) -> None:
-        """Adds the old log-probs if the policy changes before they are used, and the reference's if the loss needs them (both
-        as TRL decides)."""
+        """Adds the old log-probs if the policy changes before they are used, and the reference's if the loss
+        needs them (both as TRL decides)."""
 
         def logps(model: Any) -> torch.Tensor:
             ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
             mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
             return self._get_per_token_logps_and_entropies(
-                model, ids, mask, batch["completion_ids"].shape[1], batch_size=self.args.per_device_train_batch_size
+                model,
+                ids,
+                mask,
+                batch["completion_ids"].shape[1],
+                batch_size=self.args.per_device_train_batch_size,
             )[0]
 
         if self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations):
@@ -341,7 +375,8 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         return super()._compute_loss(model, inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Performs TRL's training step; after the last one of a generation, checks that all its rows were trained."""
+        """Performs TRL's training step; after the last one of a generation, checks that all its rows were
+        trained."""
         loss = super().training_step(*args, **kwargs)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 and self._from_start:
             due = self._made * self.num_iterations
@@ -373,7 +408,11 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             **{name: [value] for name, value in seconds.items()},
         }
         texts = self._texts(answers)
-        readings = [reward.read(text, turn.question.options) for text, turn in zip(texts, answers, strict=True) if turn.question]
+        readings = [
+            reward.read(text, turn.question.options)
+            for text, turn in zip(texts, answers, strict=True)
+            if turn.question
+        ]
         golds = [turn.question.gold for turn in answers if turn.question]
         values |= {name: [value] for name, value in reward.reading_metrics(readings, golds).items()}
         for turn, said in zip(answers, readings, strict=True):
@@ -381,7 +420,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
                 right = said.right(turn.question.gold)
                 for name in ("all", turn.question.labels.kind):
                     values.setdefault(f"right/{name}", []).append(float(right))
-                    values.setdefault(f"right_and_consistent/{name}", []).append(float(right and said.consistent))
+                    values.setdefault(f"right_and_consistent/{name}", []).append(
+                        float(right and said.consistent)
+                    )
         totals: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         for of_rank in gather_object(
@@ -398,7 +439,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         for name, count in counts.items():
             if count:
                 self._metrics[self._mode][name].append(totals[name] / count)
-        tokens = sum(gather_object([sum(len(turn.prompt) + len(turn.completion) for t in found for turn in t.turns)]))
+        tokens = sum(
+            gather_object([sum(len(turn.prompt) + len(turn.completion) for t in found for turn in t.turns)])
+        )
         self.state.num_input_tokens_seen += tokens
         self._metrics[self._mode]["num_tokens"] = [self.state.num_input_tokens_seen]
         self._log_table(found, texts)
@@ -407,7 +450,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
         """Adds one line per trajectory to TRL's table of completions: its memory and its answers."""
         each = iter(texts)
         said = [
-            "\n\n".join([t.memory, *(f"{turn.question.query}\n{next(each)}" for turn in t.answers if turn.question)])
+            "\n\n".join(
+                [t.memory, *(f"{turn.question.query}\n{next(each)}" for turn in t.answers if turn.question)]
+            )
             for t in found
         ]
         logs: dict[str, Any] = self._logs
@@ -419,8 +464,9 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
 
 
 def _with_advantage(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The rows that have an advantage. The others have no gradient and no loss; they count only in the loss's denominator, which
-    is already computed. At least one row is kept, because all ranks must run the model together."""
+    """The rows that have an advantage. The others have no gradient and no loss; they count only in the loss's
+    denominator, which is already computed. At least one row is kept, because all ranks must run the model
+    together."""
     kept_B = batch["advantages"] != 0
     kept_B[0] |= not kept_B.any()
     return {key: tensor[kept_B] for key, tensor in batch.items()}

@@ -1,7 +1,8 @@
-"""`rft merge ADAPTER --out DIR`: merges a LoRA adapter and its base into one checkpoint for plain transformers and vLLM.
+"""`rft merge ADAPTER --out DIR`: merges a LoRA adapter and its base into one checkpoint for plain
+transformers and vLLM.
 
-The merged checkpoint is read back and checked: vLLM must support its config, its weights must be finite, and its outputs must
-match those of the base with the adapter.
+The merged checkpoint is read back and checked: vLLM must support its config, its weights must be finite, and
+its outputs must match those of the base with the adapter.
 """
 
 import argparse
@@ -21,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", type=Path, help="output folder of a LoRA training")
     parser.add_argument("--out", type=Path, required=True, help="folder of the merged checkpoint")
     parser.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME", help="also upload it as a private repository (needs `hf auth login`)"
+        "--push-to-hub",
+        metavar="OWNER/NAME",
+        help="also upload it as a private repository (needs `hf auth login`)",
     )
 
 
@@ -33,7 +36,8 @@ PROMPTS = (
 )
 TOKENS = 16  # of the greedy answer to each prompt
 MOST_APART = 0.1
-"""Maximum mean difference of log-probs, in nats. Rounding a merged weight to bfloat16 costs about a hundredth of it."""
+"""Maximum mean difference of log-probs, in nats. Rounding a merged weight to bfloat16 costs about a hundredth
+of it."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,11 @@ class Agreement:
 def run(args: argparse.Namespace) -> int:
     """Runs `rft merge` and returns its exit code."""
     found = merge(args.adapter, args.out)
-    print(f"{args.out}: merged, loads in transformers and vLLM; {found.same} of {found.tokens} greedy tokens match base and "
-          f"adapter; log-probs differ by {found.mean:.1g} nats on average and by at most {found.largest:.1g}")
+    print(
+        f"{args.out}: merged, loads in transformers and vLLM; {found.same} of {found.tokens} greedy tokens"
+        f" match base and adapter; log-probs differ by {found.mean:.1g} nats on average and by at most"
+        f" {found.largest:.1g}"
+    )
     if args.push_to_hub:
         from huggingface_hub import HfApi
 
@@ -75,14 +82,17 @@ def merge(adapter: Path, out: Path) -> Agreement:
         out: New or empty folder of the merged checkpoint.
 
     Raises:
-        CheckpointError: If `adapter` contains no adapter, `out` is not empty, or the outputs of the merged checkpoint differ.
+        CheckpointError: If `adapter` contains no adapter, `out` is not empty, or the outputs of the merged
+            checkpoint differ.
     """
     import torch
 
     from rft.models.loading import load_model, load_tokenizer
 
     if not (adapter / "adapter_config.json").exists():
-        raise CheckpointError(f"{adapter}: no adapter_config.json here; expected the output folder of a LoRA training")
+        raise CheckpointError(
+            f"{adapter}: no adapter_config.json here; expected the output folder of a LoRA training"
+        )
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out}: this folder is not empty; choose a new one")
     model = load_model(str(adapter))
@@ -98,8 +108,9 @@ def merge(adapter: Path, out: Path) -> Agreement:
     found = compare(load_model(str(adapter), merged=False), load_model(str(out)), load_tokenizer(str(out)))
     if found.mean > MOST_APART:
         raise CheckpointError(
-            f"{out}: outputs differ from {adapter}: log-probs differ by {found.mean:.2g} nats on average, and {found.same} of "
-            f"{found.tokens} greedy tokens are the same; evaluate the adapter's folder instead"
+            f"{out}: outputs differ from {adapter}: log-probs differ by {found.mean:.2g} nats on average, and"
+            f" {found.same} of {found.tokens} greedy tokens are the same; evaluate the adapter's folder"
+            " instead"
         )
     return found
 
@@ -119,16 +130,29 @@ def compare(adapted: Any, merged: Any, tokenizer: Any) -> Agreement:
     for model in (adapted, merged):
         model.to(device).eval()
         for i, prompt in enumerate(PROMPTS):
-            ids_1T = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True,
-                                                   return_dict=False, return_tensors="pt").to(device)
+            ids_1T = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}],
+                add_generation_prompt=True,
+                return_dict=False,
+                return_tensors="pt",
+            ).to(device)
             with torch.inference_mode():
                 if model is adapted:
-                    answers.append(model.generate(ids_1T, attention_mask=torch.ones_like(ids_1T), max_new_tokens=TOKENS,
-                                                  do_sample=False, pad_token_id=tokenizer.pad_token_id))
+                    answers.append(
+                        model.generate(
+                            ids_1T,
+                            attention_mask=torch.ones_like(ids_1T),
+                            max_new_tokens=TOKENS,
+                            do_sample=False,
+                            pad_token_id=tokenizer.pad_token_id,
+                        )
+                    )
                 whole_1T, start = answers[i], ids_1T.shape[1]
                 logps_CV = model(whole_1T).logits[0, start - 1 : -1].float().log_softmax(-1)
             said_C = whole_1T[0, start:]
-            scores.append((logps_CV.gather(1, said_C[:, None])[:, 0].cpu(), logps_CV.argmax(-1).eq(said_C).cpu()))
+            scores.append(
+                (logps_CV.gather(1, said_C[:, None])[:, 0].cpu(), logps_CV.argmax(-1).eq(said_C).cpu())
+            )
         model.to("cpu")
     ours, theirs = scores[: len(PROMPTS)], scores[len(PROMPTS) :]
     apart_N = torch.cat([(one - other).abs() for (one, _), (other, _) in zip(ours, theirs, strict=True)])
@@ -148,7 +172,8 @@ def check_loads(folder: Path) -> None:
     config = json.loads(config_file.read_text())
     if not set(config.get("architectures") or ()) & set(VLLM_ARCHITECTURES):
         raise CheckpointError(
-            f"{folder}: architectures {config.get('architectures')}; expected one that vLLM loads: {VLLM_ARCHITECTURES}"
+            f"{folder}: architectures {config.get('architectures')}; expected one that vLLM loads:"
+            f" {VLLM_ARCHITECTURES}"
         )
     if "auto_map" in config or config.get("_attn_implementation") == "prefix_tree":
         raise CheckpointError(f"{folder}: its config needs code of rft; it must load without it")

@@ -1,10 +1,12 @@
-"""Muon for the matrices of the hidden layers and AdamW for the rest (embeddings, norms): one optimizer, one learning rate.
+"""Muon for the matrices of the hidden layers and AdamW for the rest (embeddings, norms): one optimizer, one
+learning rate.
 
-Muon (Jordan et al. 2024) steps in the direction of a matrix's momentum with all singular values set to 1. Scaled to the size of
-an AdamW step (Liu et al. 2025, arXiv 2502.16982), it needs no learning rate of its own. Both implementations are torch's.
+Muon (Jordan et al. 2024) steps in the direction of a matrix's momentum with all singular values set to 1.
+Scaled to the size of an AdamW step (Liu et al. 2025, arXiv 2502.16982), it needs no learning rate of its own.
+Both implementations are torch's.
 
-Invariant: the two parts and this optimizer share the same groups and states, so that a scheduler, a checkpoint and a resume see
-one optimizer.
+Invariant: the two parts and this optimizer share the same groups and states, so that a scheduler, a
+checkpoint and a resume see one optimizer.
 """
 
 import logging
@@ -31,14 +33,24 @@ class MuonAdamW(torch.optim.Optimizer):
         eps: Epsilon of AdamW.
     """
 
-    def __init__(self, model: torch.nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
-        embeddings = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    def __init__(
+        self, model: torch.nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float
+    ):
+        embeddings = {
+            id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()
+        }
         head = getattr(model, "get_output_embeddings", lambda: None)()
         embeddings |= {id(p) for p in head.parameters()} if head is not None else set()
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]
-        others = [p for p in trained if p.ndim != 2], [p for p in trained if p.ndim == 2 and id(p) in embeddings]
-        groups = [{"params": params, "weight_decay": decay} for params, decay in zip(others, (0.0, weight_decay), strict=True)]
+        others = (
+            [p for p in trained if p.ndim != 2],
+            [p for p in trained if p.ndim == 2 and id(p) in embeddings],
+        )
+        groups = [
+            {"params": params, "weight_decay": decay}
+            for params, decay in zip(others, (0.0, weight_decay), strict=True)
+        ]
         self.parts = [
             Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps),
@@ -76,7 +88,10 @@ class MuonMixin(Trainer):
         if not self.args.muon:
             return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise RecipeError("muon: true: Muon needs complete matrices, but DeepSpeed and FSDP shard them; remove the field")
+            raise RecipeError(
+                "muon: true: Muon needs complete matrices, but DeepSpeed and FSDP shard them; remove the"
+                " field"
+            )
         if self.args.optim != TrainingArguments.optim:
             logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
 
@@ -86,6 +101,11 @@ class MuonMixin(Trainer):
             return super().create_optimizer(model)
         if self.optimizer is None:
             args = self.args
-            self.optimizer = MuonAdamW(model or self.model, args.learning_rate, args.weight_decay,
-                                       (args.adam_beta1, args.adam_beta2), args.adam_epsilon)
+            self.optimizer = MuonAdamW(
+                model or self.model,
+                args.learning_rate,
+                args.weight_decay,
+                (args.adam_beta1, args.adam_beta2),
+                args.adam_epsilon,
+            )
         return self.optimizer

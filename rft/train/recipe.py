@@ -28,17 +28,32 @@ class DataArguments:
 
     data: str = field(metadata={"help": "Dataset folder in the official layout, or a Hub id."})
     data_revision: str | None = field(
-        default=None, metadata={"help": f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."})
-    window: str = field(default="32k", metadata={"help": "History size: 32k or 128k.", "choices": ["32k", "128k"]})
-    context: str = field(default="history", metadata={
-        "help": "What the model sees about the person.", "choices": ["history", "history_no_persona", "none"]})
+        default=None,
+        metadata={"help": f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."},
+    )
+    window: str = field(
+        default="32k", metadata={"help": "History size: 32k or 128k.", "choices": ["32k", "128k"]}
+    )
+    context: str = field(
+        default="history",
+        metadata={
+            "help": "What the model sees about the person.",
+            "choices": ["history", "history_no_persona", "none"],
+        },
+    )
     train_split: str = field(default="train", metadata={"help": "CSV in benchmark/text to train on."})
     exclude_personas: list[str] = field(
-        default_factory=list, metadata={"help": "Personas to leave out of training, such as 78, which is also in the benchmark."})
+        default_factory=list,
+        metadata={"help": "Personas to leave out of training, such as 78, which is also in the benchmark."},
+    )
     max_prompt_tokens: int | None = field(
-        default=None, metadata={"help": "Leave out questions with a longer prompt, in tokens; their number is logged."})
+        default=None,
+        metadata={"help": "Leave out questions with a longer prompt, in tokens; their number is logged."},
+    )
     token_cache: str | None = field(
-        default="~/.cache/rft/tokens", metadata={"help": "Folder that caches the token ids of histories between runs."})
+        default="~/.cache/rft/tokens",
+        metadata={"help": "Folder that caches the token ids of histories between runs."},
+    )
 
 
 class _Parser(TrlParser):
@@ -57,8 +72,8 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         One instance per dataclass of `types`.
 
     Raises:
-        RecipeError: If the file does not exist or is not a YAML mapping, a key is unknown (the message has the nearest valid
-            name), or a field or TRL's own checks reject a value.
+        RecipeError: If the file does not exist or is not a YAML mapping, a key is unknown (the message has
+            the nearest valid name), or a field or TRL's own checks reject a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(word in FLAGS for word in argv):
@@ -72,7 +87,11 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
             key = word[2:].split("=")[0].replace("-", "_")
             if key.removeprefix("no_") not in names and key not in (*NOT_FIELDS, *names):
                 raise RecipeError(f"--{key}: no such field{_nearest(key, names)}")
-    if "use_cpu" in names and not torch.accelerator.is_available() and not any(w.startswith("--use_cpu") for w in argv):
+    if (
+        "use_cpu" in names
+        and not torch.accelerator.is_available()
+        and not any(w.startswith("--use_cpu") for w in argv)
+    ):
         argv += ["--use_cpu", "true"]  # without it, transformers rejects bf16 here
     try:
         parsed = _Parser(list(types), allow_abbrev=False).parse_args_and_config(argv)
@@ -82,7 +101,9 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         raise RecipeError(" ".join(str(error).split())) from error
     if any(getattr(part, "model_name_or_path", "") is None for part in parsed):
         raise RecipeError("model_name_or_path: missing; set it to a checkpoint folder or a Hub id")
-    if any("wandb" in getattr(part, "report_to", ()) and not getattr(part, "dry_run", False) for part in parsed):
+    if any(
+        "wandb" in getattr(part, "report_to", ()) and not getattr(part, "dry_run", False) for part in parsed
+    ):
         check_account()
     return parsed
 
@@ -105,7 +126,9 @@ class UniqueKeys(yaml.SafeLoader):
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} is in line {seen[key.value]} and again in line {line}; keep one")
+                raise yaml.YAMLError(
+                    f"{key.value!r} is in line {seen[key.value]} and again in line {line}; keep one"
+                )
             seen[key.value] = line
         return super().construct_mapping(node, deep)
 

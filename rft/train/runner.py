@@ -1,6 +1,7 @@
 """Common parts of the training scripts: logging, loading the policy, guarding the run.
 
-A user's mistake gives one line on stderr and exit code 2, not a traceback. An interrupted run ends with exit code 75.
+A user's mistake gives one line on stderr and exit code 2, not a traceback. An interrupted run ends with exit
+code 75.
 """
 
 import logging
@@ -39,23 +40,32 @@ OTHERS_WAIT = 3.0  # seconds that ranks other than 0 wait before they print an e
 def set_up_logging() -> None:
     """Sets up logging: rft at INFO on rank 0, everything else at WARNING.
 
-    A script run with `python -m` logs as `__main__`. Known harmless warnings are left out, matched by their text.
+    A script run with `python -m` logs as `__main__`. Known harmless warnings are left out, matched by their
+    text.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("rft", "__main__"):
-        logging.getLogger(name).setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+        logging.getLogger(name).setLevel(
+            logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+        )
     leave_out_noise()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*")  # harmless: pinning does not apply to a CPU
-    for old in ("gradient_checkpointing", "gradient_checkpointing_enable", "is_gradient_checkpointing", "all_gather_into_tensor",
-                "reduce_scatter_tensor"):  # TRL 1.16 and DeepSpeed still use these names
+    for old in (
+        "gradient_checkpointing",
+        "gradient_checkpointing_enable",
+        "is_gradient_checkpointing",
+        "all_gather_into_tensor",
+        "reduce_scatter_tensor",
+    ):  # TRL 1.16 and DeepSpeed still use these names
         warnings.filterwarnings("ignore", message=rf".*{old}. is deprecated.*")
 
 
 def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
     """Runs a training script's `train(argv)` and returns the exit code."""
     set_up_logging()
-    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))  # read when the first CUDA tensor is created
+    # read when the first CUDA tensor is created
+    os.environ.update(allocator(sys.argv[1:] if argv is None else argv))
     try:
         train(argv)
     except (RftError, OSError) as error:
@@ -81,10 +91,16 @@ def load_policy(model: ModelConfig) -> Any:
     """
     if model.load_in_4bit or model.load_in_8bit:
         raise RecipeError(
-            "load_in_4bit, load_in_8bit: quantized training is not supported; remove the field and use LoRA in bfloat16")
+            "load_in_4bit, load_in_8bit: quantized training is not supported; remove the field and use LoRA"
+            " in bfloat16"
+        )
     assert model.model_name_or_path is not None, "the recipe parser requires it"
-    return load_model(model.model_name_or_path, dtype=model.dtype, attn_implementation=model.attn_implementation,
-                      revision=model.model_revision)
+    return load_model(
+        model.model_name_or_path,
+        dtype=model.dtype,
+        attn_implementation=model.attn_implementation,
+        revision=model.model_revision,
+    )
 
 
 def fit(trainer: Any, identity: RunSpec) -> None:
@@ -96,20 +112,25 @@ def fit(trainer: Any, identity: RunSpec) -> None:
 
     Raises:
         Interrupted: If a signal ended the run; its checkpoint is saved.
-        CheckpointError, RecipeError, TrainingError: As `rft.runs.checkpoint` and `rft.runs.failfast` describe.
+        CheckpointError, RecipeError, TrainingError: As `rft.runs.checkpoint` and `rft.runs.failfast`
+            describe.
     """
     args = trainer.args
     if args.device.type == "cpu":
         keep_freed_memory()
     if args.save_on_each_node:
-        raise RecipeError("save_on_each_node: a checkpoint must be one folder on a disk that all nodes share; remove the field")
+        raise RecipeError(
+            "save_on_each_node: a checkpoint must be one folder on a disk that all nodes share; remove the"
+            " field"
+        )
     lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
     trainer.identity = identity
     if args.mlp_tile_tokens:
         tile_mlps(trainer.model, args.mlp_tile_tokens)
     if args.offload_checkpoints:
         offload_checkpoints(trainer.model)
-    if getattr(trainer.model.config, "tie_word_embeddings", False):  # the head is the embedding, which is stored once
+    # the head is the embedding, which is stored once
+    if getattr(trainer.model.config, "tie_word_embeddings", False):
         leave_out("transformers.trainer", "missing keys in the checkpoint model loaded: ['lm_head.weight']")
     checkpoint = resume_point(args, identity)
     for shown in (ProgressCallback, PrinterCallback):
@@ -122,14 +143,16 @@ def fit(trainer: Any, identity: RunSpec) -> None:
         trainer.remove_callback(WandbCallback)
         args.report_to = [name for name in args.report_to if name != "wandb"]
         trainer.add_callback(WandbRun(trainer, {**identity.record(), **provenance(identity.data_sha256)}))
-    trainer.add_callback(StopCallback(trainer))  # the last one that sees a checkpoint, because it ends the run
+    # the last one that sees a checkpoint, because it ends the run
+    trainer.add_callback(StopCallback(trainer))
     trainer.add_callback(DiskCallback(trainer))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     del lock
 
 
 def finish(trainer: Any) -> None:
-    """Saves the trained model with its tokenizer, state and card in `output_dir`, and on the Hub if `push_to_hub` is set.
+    """Saves the trained model with its tokenizer, state and card in `output_dir`, and on the Hub if
+    `push_to_hub` is set.
 
     The float32 masters are only in the checkpoints.
     """

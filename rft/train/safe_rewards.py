@@ -2,13 +2,15 @@
 
 | the reward function | what happens |
 |---|---|
-| raises, or is not done within `reward_seconds` | called again row by row; rows that fail alone become None, logged, counted |
+| raises, or is not done within `reward_seconds` | called again row by row; rows that fail alone become None,
+logged, counted |
 | returns NaN, an infinity or no number for a row | that row becomes None, logged, counted |
 | returns more or fewer numbers than rows | the run stops: numbers cannot be matched to rows |
 | fails in every row, of two or more | the run stops, with the first failure |
 
-None marks a completion that could not be scored: TRL leaves it out of its group and gives it no advantage. A reward that compares
-rows with one another should handle its own failures, because it is called again with one row at a time.
+None marks a completion that could not be scored: TRL leaves it out of its group and gives it no advantage. A
+reward that compares rows with one another should handle its own failures, because it is called again with one
+row at a time.
 """
 
 import asyncio
@@ -38,8 +40,8 @@ class RewardTimeout(Exception):
 def time_limit(seconds: float) -> Iterator[None]:
     """Limits the time of a block.
 
-    The limit uses the signals of the main thread; in other threads there is none. Code that never returns to Python (a blocking
-    C extension) is left to `stall_minutes`.
+    The limit uses the signals of the main thread; in other threads there is none. Code that never returns to
+    Python (a blocking C extension) is left to `stall_minutes`.
 
     Args:
         seconds: Time after which the block is interrupted.
@@ -138,7 +140,9 @@ def _row(columns: dict[str, Any], i: int) -> dict[str, Any]:
 
 def _single(name: str, scores: Any) -> Any:
     if len(scores) != 1:
-        raise TrainingError(f"reward {name} returned {len(scores)} numbers for 1 completion; it must return one for each")
+        raise TrainingError(
+            f"reward {name} returned {len(scores)} numbers for 1 completion; it must return one for each"
+        )
     return scores[0]
 
 
@@ -147,7 +151,8 @@ def _checked(name: str, columns: dict[str, Any], scores: Any) -> list[float | No
     if not hasattr(scores, "__len__") or len(scores) != count:
         given = f"{len(scores)} numbers" if hasattr(scores, "__len__") else repr(scores)[:80]
         raise TrainingError(
-            f"reward {name} returned {given} for {count} completions; it must return one for each, None if it cannot score"
+            f"reward {name} returned {given} for {count} completions; it must return one for each, None if it"
+            " cannot score"
         )
     return _masked(name, columns, list(scores))
 
@@ -167,7 +172,8 @@ def _masked(name: str, columns: dict[str, Any], found: list[Any]) -> list[float 
         logger.warning("reward %s: %d more rows failed", name, len(wrong) - SHOWN)
     if len(wrong) == len(found) > 1:
         raise TrainingError(
-            f"reward {name} failed in all {len(found)} rows ({_said(wrong[0][1])}); nothing can be learned from it"
+            f"reward {name} failed in all {len(found)} rows ({_said(wrong[0][1])}); nothing can be learned"
+            " from it"
         )
     if wrong and (log := columns.get("log_metric")):
         log(FAILED, len(wrong) / len(found))

@@ -1,8 +1,9 @@
-"""Cold start: supervised fine-tuning that teaches the format of an answer (a short reason, then a boxed letter).
+"""Cold start: supervised fine-tuning that teaches the format of an answer (a short reason, then a boxed
+letter).
 
-The loss is on the completion only. TRL's SFTTrainer does the training. Rows contain ids; prompts are built batch by batch from
-the history's cached tokens. Targets reason inside think tags: targets without reasoning (as in the paper's scripts) would not
-teach what GRPO's format gate requires.
+The loss is on the completion only. TRL's SFTTrainer does the training. Rows contain ids; prompts are built
+batch by batch from the history's cached tokens. Targets reason inside think tags: targets without reasoning
+(as in the paper's scripts) would not teach what GRPO's format gate requires.
 
     accelerate launch -m rft.train.sft --config recipes/quickstart/sft.yaml
     rft sft --launch zero3 --num_processes 8 --config recipes/personamem_v2/sft_32k.yaml
@@ -50,9 +51,15 @@ logger = logging.getLogger(__name__)
 class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
     """Fields of a cold start, in addition to TRL's SFTConfig."""
 
-    questions_per_history: int = field(default=1, metadata={
-        "help": "Number of rows of one history placed together in a batch; the tokens they share are forwarded once. 1: rows in "
-                "any order, each forwarded by itself."})
+    questions_per_history: int = field(
+        default=1,
+        metadata={
+            "help": (
+                "Number of rows of one history placed together in a batch; the tokens they share are"
+                " forwarded once. 1: rows in any order, each forwarded by itself."
+            )
+        },
+    )
 
     def rows_of_a_step(self) -> int:
         """Returns the number of rows in an optimizer step over all ranks.
@@ -63,16 +70,18 @@ class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
         together, batch = self.questions_per_history, self.per_device_train_batch_size
         if together < 1 or batch % together:
             raise RecipeError(
-                f"per_device_train_batch_size {batch} is not a multiple of questions_per_history {together}, whose rows must be "
-                f"in one batch; make it {max(1, round(batch / max(1, together))) * max(1, together)}")
+                f"per_device_train_batch_size {batch} is not a multiple of questions_per_history {together},"
+                " whose rows must be in one batch; make it"
+                f" {max(1, round(batch / max(1, together))) * max(1, together)}"
+            )
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
 class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, SFTTrainer):
     """TRL's SFTTrainer with exact resume and run guards.
 
-    If `questions_per_history` is above 1, the loss goes through the prefix tree: the same numbers, but the tokens that rows share
-    are forwarded once.
+    If `questions_per_history` is above 1, the loss goes through the prefix tree: the same numbers, but the
+    tokens that rows share are forwarded once.
     """
 
     args: ColdStartConfig
@@ -98,7 +107,9 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
         if together == 1:
             return super()._get_train_sampler(train_dataset)
         histories = (self.train_dataset if train_dataset is None else train_dataset)["history_id"]
-        return HistorySampler(list(histories), together, self.args.rows_of_a_step() // together, 1, seed=self.args.seed)
+        return HistorySampler(
+            list(histories), together, self.args.rows_of_a_step() // together, 1, seed=self.args.seed
+        )
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -112,8 +123,11 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
             self._count_tokens(ends_B)
             return loss
         prompts, ends = prompts_B.tolist(), ends_B.tolist()
-        tree = Tree([ids[:end].tolist() for ids, end in zip(inputs["input_ids"], ends, strict=True)], prompts,
-                    device=inputs["input_ids"].device)
+        tree = Tree(
+            [ids[:end].tolist() for ids, end in zip(inputs["input_ids"], ends, strict=True)],
+            prompts,
+            device=inputs["input_ids"].device,
+        )
         with self.accelerator.autocast():
             logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True)
         labels = learned_BT.sum()
@@ -127,8 +141,9 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
         return loss
 
     def _count_tokens(self, ends_B: torch.Tensor) -> None:
-        """Updates `num_tokens`: the tokens of all rows so far, over all ranks. TRL counts only one row of a batch without an
-        attention mask. The count is kept in the trainer state, which is in every checkpoint, as in GRPO."""
+        """Updates `num_tokens`: the tokens of all rows so far, over all ranks. TRL counts only one row of a
+        batch without an attention mask. The count is kept in the trainer state, which is in every checkpoint,
+        as in GRPO."""
         if self.model.training:
             self.state.num_input_tokens_seen += int(self.accelerator.gather(ends_B.sum()).sum())
             self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
@@ -138,10 +153,19 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
 class LabelArguments:
     """Selection of questions that have targets, to simulate scarce labels."""
 
-    labelled_people: int | None = field(default=None, metadata={
-        "help": "Only the questions about this many people (histories) have targets. null: all."})
-    hard_targets: int | None = field(default=None, metadata={
-        "help": "Total number of targets for questions about updated, withdrawn or other people's preferences. null: all."})
+    labelled_people: int | None = field(
+        default=None,
+        metadata={"help": "Only the questions about this many people (histories) have targets. null: all."},
+    )
+    hard_targets: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Total number of targets for questions about updated, withdrawn or other people's"
+                " preferences. null: all."
+            )
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.labelled_people is not None and self.labelled_people < 1:
@@ -150,7 +174,8 @@ class LabelArguments:
             raise RecipeError(f"hard_targets {self.hard_targets}: expected 0 or more, or null for all")
 
     def labelled(self, questions: Sequence[Question]) -> list[Question]:
-        """Returns the questions that have targets, in their order. Hard questions are drawn from each kind in turn."""
+        """Returns the questions that have targets, in their order. Hard questions are drawn from each kind in
+        turn."""
         people = set(list(dict.fromkeys(q.history_id for q in questions))[: self.labelled_people])
         asked = [q for q in questions if q.history_id in people]
         if self.hard_targets is None:
@@ -163,9 +188,16 @@ class LabelArguments:
 class ColdStartArguments(LabelArguments):
     """Composition of the cold start."""
 
-    blind_share: float = field(default=0.0, metadata={
-        "help": "Share of the rows shown without their history. Their target says that nothing is known, and its letter is a "
-                "guess. So the model answers in the required format in the blind baseline of an evaluation, too."})
+    blind_share: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "Share of the rows shown without their history. Their target says that nothing is known, and"
+                " its letter is a guess. So the model answers in the required format in the blind baseline of"
+                " an evaluation, too."
+            )
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,8 +208,9 @@ class ColdStartArguments(LabelArguments):
 class AnswerCollator:
     """Turns rows {question_id, completion, blind} into a padded batch.
 
-    The batch contains input_ids_BT, position_ids_BT and labels_BT (-100 except for the completion and its end token), padded on
-    the right. It has no attention mask: no token attends to later tokens, and the kernels are faster without a mask.
+    The batch contains input_ids_BT, position_ids_BT and labels_BT (-100 except for the completion and its end
+    token), padded on the right. It has no attention mask: no token attends to later tokens, and the kernels
+    are faster without a mask.
     """
 
     def __init__(self, split: Split, tokens: PromptTokens):
@@ -222,37 +255,68 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
-    data, cold_start, args, model = parse((DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv)
+    data, cold_start, args, model = parse(
+        (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv
+    )
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
     check_target(tokens)
     split, questions = load_questions(data, tokens)
     questions = cold_start.labelled(questions)
-    logger.info("%d of them have targets; %d of these are about updated, withdrawn or others' preferences", len(questions),
-                sum(map(is_hard, questions)))
+    logger.info(
+        "%d of them have targets; %d of these are about updated, withdrawn or others' preferences",
+        len(questions),
+        sum(map(is_hard, questions)),
+    )
     if args.questions_per_history > 1 and len(questions) < args.rows_of_a_step():
-        raise RecipeError(f"{len(questions)} targets do not fill one step of {args.rows_of_a_step()} rows; lower "
-                          "per_device_train_batch_size, or raise labelled_people")
+        raise RecipeError(
+            f"{len(questions)} targets do not fill one step of {args.rows_of_a_step()} rows; lower "
+            "per_device_train_batch_size, or raise labelled_people"
+        )
     held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
         longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
-        lengths, asked = prompt_lengths(split, questions, tokens), max(len(tokens.question_ids(q)) for q in questions)
-        dry_run((data, cold_start, args, model), lengths,
-                *sft_batch(args, len(questions), max(lengths.values()) + longest, asked + longest))
+        lengths, asked = (
+            prompt_lengths(split, questions, tokens),
+            max(len(tokens.question_ids(q)) for q in questions),
+        )
+        dry_run(
+            (data, cold_start, args, model),
+            lengths,
+            *sft_batch(args, len(questions), max(lengths.values()) + longest, asked + longest),
+        )
     rng = Random(f"blind-{args.seed}")
     blind = [rng.random() < cold_start.blind_share for _ in questions]
-    rows = Dataset.from_list([{"history_id": q.history_id, "question_id": q.id, "completion": target(q, knows=not b), "blind": b}
-                              for q, b in zip(questions, blind, strict=True)])
+    rows = Dataset.from_list(
+        [
+            {
+                "history_id": q.history_id,
+                "question_id": q.id,
+                "completion": target(q, knows=not b),
+                "blind": b,
+            }
+            for q, b in zip(questions, blind, strict=True)
+        ]
+    )
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     args.remove_unused_columns = False
     trainer = ColdStartTrainer(
-        model=load_policy(model), args=args, train_dataset=rows, processing_class=tokenizer,
-        data_collator=AnswerCollator(split, tokens), peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks])
+        model=load_policy(model),
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=AnswerCollator(split, tokens),
+        peft_config=get_peft_config(model),
+        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks],
+    )
     if held_out is not None:
         trainer.enable_tree()
-        longest = max(len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions])
-        trainer.add_callback(HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64)))
+        longest = max(
+            len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions]
+        )
+        trainer.add_callback(
+            HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64))
+        )
     fit(trainer, RunSpec.of(data, cold_start, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

@@ -1,7 +1,9 @@
-r"""Checks before training: a correct answer survives the tokenizer, and the rewards distinguish it from a wrong one.
+r"""Checks before training: a correct answer survives the tokenizer, and the rewards distinguish it from a
+wrong one.
 
-A target is encoded as a continuation of the prompt, decoded like a completion, and must then score 1. If it does not, a run
-would fail silently: think tags that are special tokens vanish in decoding, and no reward sees that a completion reasons.
+A target is encoded as a continuation of the prompt, decoded like a completion, and must then score 1. If it
+does not, a run would fail silently: think tags that are special tokens vanish in decoding, and no reward sees
+that a completion reasons.
 """
 
 import logging
@@ -32,18 +34,23 @@ def check_target(tokens: PromptTokens) -> None:
     if reward.personamem([said], ["b"]) == [1.0]:
         return
     name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-    if dropped := [tag for tag in (OPEN, CLOSE) if tag not in said and not (tag == OPEN and tokens.opens_thought)]:
+    if dropped := [
+        tag for tag in (OPEN, CLOSE) if tag not in said and not (tag == OPEN and tokens.opens_thought)
+    ]:
         raise ModelError(
-            f"{name}: the tokenizer drops {' and '.join(dropped)} when it decodes (special tokens), so no reward sees that a "
-            'completion reasons; set `"special": false` for them in tokenizer.json and tokenizer_config.json'
+            f"{name}: the tokenizer drops {' and '.join(dropped)} when it decodes (special tokens), so no"
+            ' reward sees that a completion reasons; set `"special": false` for them in tokenizer.json and'
+            " tokenizer_config.json"
         )
     raise ModelError(
-        f"{name}: a correct answer, encoded and decoded by this tokenizer, becomes {said!r}, which scores 0; expected {TARGET!r}"
+        f"{name}: a correct answer, encoded and decoded by this tokenizer, becomes {said!r}, which scores 0;"
+        f" expected {TARGET!r}"
     )
 
 
 def check_rewards(rewards: Sequence[Callable[..., Any]], rows: Dataset, right: str, tokenizer: Any) -> None:
-    """Warns if the rewards give a correct, a wrong and an empty answer the same score: then nothing can be learned.
+    """Warns if the rewards give a correct, a wrong and an empty answer the same score: then nothing can be
+    learned.
 
     Args:
         rewards: Reward functions.
@@ -62,8 +69,13 @@ def check_rewards(rewards: Sequence[Callable[..., Any]], rows: Dataset, right: s
         try:
             given.append(function(prompts=prompts, completions=tried, completion_ids=ids, **columns))
         except Exception as error:  # a user's own code, which may need what exists only in a training
-            logger.info("cannot check the rewards before the first step (%s: %s)", type(error).__name__, error)
+            logger.info(
+                "cannot check the rewards before the first step (%s: %s)", type(error).__name__, error
+            )
             return
     if given and all(isinstance(scores, list) and len(set(scores)) == 1 for scores in given):
-        logger.warning("the rewards give a correct answer, a wrong one and an empty one the same score (%s): nothing can be "
-                       "learned from them; check `rewards`", ", ".join(str(scores[0]) for scores in given))
+        logger.warning(
+            "the rewards give a correct answer, a wrong one and an empty one the same score (%s): nothing can"
+            " be learned from them; check `rewards`",
+            ", ".join(str(scores[0]) for scores in given),
+        )

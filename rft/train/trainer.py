@@ -1,12 +1,14 @@
-"""TRL's GRPO trainer over histories: prompts by id, rows of a history together, every shared token forwarded once.
+"""TRL's GRPO trainer over histories: prompts by id, rows of a history together, every shared token forwarded
+once.
 
 The loss, the advantages and the order of events are TRL's own and unchanged. These parts differ:
 
 - A row names its question and history, whose token ids come from `PromptTokens` (`_tokenize_prompts`).
-- The sampler and the split into micro-batches keep the rows of a history together on one rank (`_get_train_sampler`,
-  `_prepare_inputs`).
+- The sampler and the split into micro-batches keep the rows of a history together on one rank
+  (`_get_train_sampler`, `_prepare_inputs`).
 - Rollouts and all log-probs (policy, old, reference) go through the prefix tree (`_generate_single_turn`,
-  `_get_per_token_logps_and_entropies`), in parts of at most `max_tree_tokens`, each with its own backward pass (`compute_loss`).
+  `_get_per_token_logps_and_entropies`), in parts of at most `max_tree_tokens`, each with its own backward
+  pass (`compute_loss`).
 - Format, letter and per-category metrics are logged with the rewards (`_calculate_rewards`).
 """
 
@@ -47,66 +49,144 @@ from rft.train.safe_rewards import isolate_failures
 
 logger = logging.getLogger(__name__)
 
-ADDITIVE = ("cispo", "dapo", "vespo")  # losses divided by the tokens of the complete batch: the losses of its parts add up
+# losses divided by the tokens of the complete batch: the losses of its parts add up
+ADDITIVE = ("cispo", "dapo", "vespo")
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
 OFF_POLICY = 0.01  # share of sampled tokens that may be outside the clip range before the first update
 
 
 @dataclass
 class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
-    """Fields of GRPO over histories, in addition to TRL's GRPOConfig. Batch sizes count completions, as in TRL."""
+    """Fields of GRPO over histories, in addition to TRL's GRPOConfig. Batch sizes count completions, as in
+    TRL."""
 
     questions_per_history: int = field(
-        default=4, metadata={"help": "Questions of one history that are drawn together, each with num_generations completions."})
-    rewards: list[str] = field(default_factory=lambda: ["reward.personamem"], metadata={
-        "help": "Reward functions, as package.module.function or path/to/file.py:function; weighted by reward_weights."})
+        default=4,
+        metadata={
+            "help": "Questions of one history that are drawn together, each with num_generations completions."
+        },
+    )
+    rewards: list[str] = field(
+        default_factory=lambda: ["reward.personamem"],
+        metadata={
+            "help": (
+                "Reward functions, as package.module.function or path/to/file.py:function; weighted by"
+                " reward_weights."
+            )
+        },
+    )
 
-    consistency_gate: str = field(default="contradiction", metadata={
-        "help": "When reward.personamem gives 0 despite the gold letter. contradiction: if words of the answer or of the thought "
-                "name another option. naming: also if the words of the answer do not name its option (for options of a few "
-                "words). off: never.", "choices": list(GATES)})
-    min_thought_words: int = field(default=3, metadata={
-        "help": "reward.personamem gives 0 if the thought has fewer different words than this (single letters do not count)."})
-    reward_seconds: float = field(default=600.0, metadata={
-        "help": "Time limit of a reward over a rank's generation batch, in seconds; rows not scored in time are masked."})
-    blind_share: float = field(default=0.0, metadata={
-        "help": "Share of the histories of a generation whose questions are asked without the history. The model then also "
-                "learns what can be known without reading, so that the blind baseline of an evaluation is fair."})
-    max_tree_tokens: int | None = field(default=None, metadata={
-        "help": "Maximum tokens of a tree that is forwarded at once; a larger micro-batch is split, between questions first."})
-    prefix_sharing: str = field(default="on", metadata={
-        "help": "on: forward every token that rows share once, in training and in rollouts. off: row by row, as TRL does.",
-        "choices": ["on", "off"]})
+    consistency_gate: str = field(
+        default="contradiction",
+        metadata={
+            "help": (
+                "When reward.personamem gives 0 despite the gold letter. contradiction: if words of the"
+                " answer or of the thought name another option. naming: also if the words of the answer do"
+                " not name its option (for options of a few words). off: never."
+            ),
+            "choices": list(GATES),
+        },
+    )
+    min_thought_words: int = field(
+        default=3,
+        metadata={
+            "help": (
+                "reward.personamem gives 0 if the thought has fewer different words than this (single letters"
+                " do not count)."
+            )
+        },
+    )
+    reward_seconds: float = field(
+        default=600.0,
+        metadata={
+            "help": (
+                "Time limit of a reward over a rank's generation batch, in seconds; rows not scored in time"
+                " are masked."
+            )
+        },
+    )
+    blind_share: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "Share of the histories of a generation whose questions are asked without the history. The"
+                " model then also learns what can be known without reading, so that the blind baseline of an"
+                " evaluation is fair."
+            )
+        },
+    )
+    max_tree_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "Maximum tokens of a tree that is forwarded at once; a larger micro-batch is split, between"
+                " questions first."
+            )
+        },
+    )
+    prefix_sharing: str = field(
+        default="on",
+        metadata={
+            "help": (
+                "on: forward every token that rows share once, in training and in rollouts. off: row by row,"
+                " as TRL does."
+            ),
+            "choices": ["on", "off"],
+        },
+    )
 
-    open_ended_share: float = field(default=0.0, metadata={
-        "help": "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs judge_base_url and "
-                "judge_model; the judge's API key is read from the environment variable OPENAI_API_KEY."})
-    judge_base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."})
+    open_ended_share: float = field(
+        default=0.0,
+        metadata={
+            "help": (
+                "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs"
+                " judge_base_url and judge_model; the judge's API key is read from the environment variable"
+                " OPENAI_API_KEY."
+            )
+        },
+    )
+    judge_base_url: str | None = field(
+        default=None,
+        metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."},
+    )
     judge_model: str | None = field(default=None, metadata={"help": "Name of the judge model at that URL."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_thought_words < 1:
-            raise RecipeError(f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 accepts any thought")
+            raise RecipeError(
+                f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 accepts any thought"
+            )
         if not 0 <= self.open_ended_share <= 1:
             raise RecipeError(f"open_ended_share {self.open_ended_share}: expected a share from 0 to 1")
         if self.open_ended_share and not (self.judge_base_url and self.judge_model):
-            raise RecipeError(f"open_ended_share {self.open_ended_share}: open-ended answers need a judge; set judge_base_url "
-                              "and judge_model")
+            raise RecipeError(
+                f"open_ended_share {self.open_ended_share}: open-ended answers need a judge; set"
+                " judge_base_url and judge_model"
+            )
         if self.held_out_split and self.prefix_sharing != "on":
-            raise RecipeError("held_out_split: answers during training need `prefix_sharing: on`; remove held_out_split and "
-                              "evaluate the checkpoints")
+            raise RecipeError(
+                "held_out_split: answers during training need `prefix_sharing: on`; remove held_out_split and"
+                " evaluate the checkpoints"
+            )
         if self.prefix_sharing not in ("on", "off"):
             raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
         if self.prefix_sharing == "on" and not self.use_vllm:
-            for key, plain in (("repetition_penalty", 1.0), ("generation_kwargs", None), ("cache_implementation", None)):
+            for key, plain in (
+                ("repetition_penalty", 1.0),
+                ("generation_kwargs", None),
+                ("cache_implementation", None),
+            ):
                 if getattr(self, key) != plain:
                     raise RecipeError(
-                        f"{key} {getattr(self, key)}: shared rollouts support only temperature, top_p, top_k and min_p; "
-                        f"remove {key}, or set `prefix_sharing: off`")
+                        f"{key} {getattr(self, key)}: shared rollouts support only temperature, top_p, top_k"
+                        f" and min_p; remove {key}, or set `prefix_sharing: off`"
+                    )
         if self.use_transformers_continuous_batching:
-            raise RecipeError("use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its "
-                              "float32 masters would be lost; remove the field")
+            raise RecipeError(
+                "use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its"
+                " float32 masters would be lost; remove the field"
+            )
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
@@ -119,8 +199,9 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
             raise RecipeError(f"max_tree_tokens {self.max_tree_tokens}: expected 1 or more")
         if self.top_entropy_quantile < 1.0 or self.entropy_coef or self.use_adaptive_entropy:
             raise RecipeError(
-                "max_tree_tokens splits a micro-batch, but top_entropy_quantile and the entropy bonus need all of it at once; "
-                "remove one of them, or lower per_device_train_batch_size instead")
+                "max_tree_tokens splits a micro-batch, but top_entropy_quantile and the entropy bonus need"
+                " all of it at once; remove one of them, or lower per_device_train_batch_size instead"
+            )
 
     def reward_functions(self) -> list[Callable[..., Any]]:
         """Loads the functions that `rewards` names, and passes the gate settings to those that take them.
@@ -135,7 +216,9 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
 
     def _with_gates(self, function: Callable[..., Any]) -> Callable[..., Any]:
         settings = {"consistency_gate": self.consistency_gate, "min_thought_words": self.min_thought_words}
-        taken = {name: value for name, value in settings.items() if name in inspect.signature(function).parameters}
+        taken = {
+            name: value for name, value in settings.items() if name in inspect.signature(function).parameters
+        }
         return update_wrapper(partial(function, **taken), function) if taken else function
 
     def units_per_generation(self) -> int:
@@ -149,19 +232,28 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
         if share % unit:
             whole = max(unit, round(share / unit) * unit)
             raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation "
-                f"{self.steps_per_generation} = {share} completions per rank, which is not a multiple of questions_per_history "
-                f"{self.questions_per_history} x num_generations {self.num_generations} = {unit}; make the product {whole}, "
-                "so that a history stays on one rank")
+                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
+                f" {self.steps_per_generation} = {share} completions per rank, which is not a multiple of"
+                f" questions_per_history {self.questions_per_history} x num_generations"
+                f" {self.num_generations} = {unit}; make the product {whole}, so that a history stays on one"
+                " rank"
+            )
         return share * self.world_size // unit
 
     def arithmetic(self) -> str:
         """Describes the batch in words."""
-        units, questions, per_question = self.units_per_generation(), self.questions_per_history, self.num_generations
+        units, questions, per_question = (
+            self.units_per_generation(),
+            self.questions_per_history,
+            self.num_generations,
+        )
         optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
-        return (f"a generation batch: {units} histories x {questions} questions x {per_question} completions = "
-                f"{units * questions * per_question} completions, for {optimizer_steps:g} optimizer "
-                f"step{'s' * (optimizer_steps != 1)}, over {self.world_size} process{'es' * (self.world_size != 1)}")
+        return (
+            f"a generation batch: {units} histories x {questions} questions x {per_question} completions ="
+            f" {units * questions * per_question} completions, for {optimizer_steps:g} optimizer"
+            f" step{'s' * (optimizer_steps != 1)}, over {self.world_size}"
+            f" process{'es' * (self.world_size != 1)}"
+        )
 
 
 class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTrainer):
@@ -177,7 +269,9 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
 
     args: HistoryGRPOConfig
 
-    def __init__(self, *, model: Any, split: Split, tokens: PromptTokens, args: HistoryGRPOConfig, **kwargs: Any):
+    def __init__(
+        self, *, model: Any, split: Split, tokens: PromptTokens, args: HistoryGRPOConfig, **kwargs: Any
+    ):
         self._units = args.units_per_generation()
         if args.process_index == 0:
             logger.info("%s", args.arithmetic())
@@ -203,14 +297,23 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
     def _get_train_sampler(self, dataset: Any = None) -> Sampler:
         dataset = self.train_dataset if dataset is None else dataset
         return HistorySampler(
-            dataset["history_id"], self.args.questions_per_history, self._units, self.num_generations,
-            self.num_iterations * self.args.steps_per_generation, shuffle=self.shuffle_dataset, seed=self.args.seed,
-            first=self._longest(dataset["history_id"]))
+            dataset["history_id"],
+            self.args.questions_per_history,
+            self._units,
+            self.num_generations,
+            self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+            first=self._longest(dataset["history_id"]),
+        )
 
     def _longest(self, history_ids: Sequence[str]) -> str:
         """The history with the most characters: if memory runs out, it runs out in the first step."""
         histories = self._split.histories
-        return max(sorted(set(history_ids)), key=lambda name: sum(len(message.content) for message in histories[name].messages))
+        return max(
+            sorted(set(history_ids)),
+            key=lambda name: sum(len(message.content) for message in histories[name].messages),
+        )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         for row in inputs:
@@ -220,20 +323,36 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         asked = [(self._question[row["question_id"]], row["blind"]) for row in self._rows]
-        return [self._blind.prompt_ids(q, None) if blind else self._tokens.prompt_ids(q, self._split.history_of(q))
-                for q, blind in asked], None, {}
+        return (
+            [
+                (
+                    self._blind.prompt_ids(q, None)
+                    if blind
+                    else self._tokens.prompt_ids(q, self._split.history_of(q))
+                )
+                for q, blind in asked
+            ],
+            None,
+            {},
+        )
 
     def _asks_blind(self, history_id: str) -> bool:
-        """Whether a history is left out; the same for all its rows in a generation, on every rank, and in a resumed run."""
-        return Random(f"{self.args.seed}-{self.state.global_step}-{history_id}").random() < self.args.blind_share
+        """Whether a history is left out; the same for all its rows in a generation, on every rank, and in a
+        resumed run."""
+        return (
+            Random(f"{self.args.seed}-{self.state.global_step}-{history_id}").random() < self.args.blind_share
+        )
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """Like TRL's, but without the shuffling of a generation batch between its micro-batches, which would split histories."""
+        """Like TRL's, but without the shuffling of a generation batch between its micro-batches, which would
+        split histories."""
         if not self.model.training:
             return self._generate_and_score_completions(generation_batch)
         steps = self.args.steps_per_generation
         if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
-            self._buffered_inputs = split_tensor_dict(self._generate_and_score_completions(generation_batch), steps)
+            self._buffered_inputs = split_tensor_dict(
+                self._generate_and_score_completions(generation_batch), steps
+            )
         return self._buffered_inputs[self._step % steps]
 
     def _generate_single_turn(
@@ -242,29 +361,70 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         if not self.shares or self.use_vllm:
             # generate() of a PEFT model bypasses the forward that accelerate has wrapped in autocast
             with nullcontext() if self.use_vllm else self.accelerator.autocast():
-                return super()._generate_single_turn(prompt_ids, images, fields, num_generations, has_tool_images)
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model, self.accelerator.autocast():
-            return sample(model, prompt_ids, max_new_tokens=self.max_completion_length, eos_ids=self.eos_token_ids,
-                          temperature=self.temperature, top_p=self.top_p, top_k=self.top_k or 0, min_p=self.min_p)
+                return super()._generate_single_turn(
+                    prompt_ids, images, fields, num_generations, has_tool_images
+                )
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            self.accelerator.autocast(),
+        ):
+            return sample(
+                model,
+                prompt_ids,
+                max_new_tokens=self.max_completion_length,
+                eos_ids=self.eos_token_ids,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k or 0,
+                min_p=self.min_p,
+            )
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: Any = None,
-        compute_entropy: bool = False, compute_aux_loss: bool = False, **multimodal: Any,
+        self,
+        model: Any,
+        input_ids: Any,
+        attention_mask: Any,
+        logits_to_keep: int,
+        batch_size: Any = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         if not self.shares:
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **multimodal)
-        if not torch.is_grad_enabled() and len(parts := self._parts(input_ids, attention_mask, logits_to_keep)) > 1:
-            tables = [self._shared_logps(model, input_ids[rows_P], attention_mask[rows_P], logits_to_keep, compute_entropy)
-                      for rows_P in parts]
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **multimodal,
+            )
+        if (
+            not torch.is_grad_enabled()
+            and len(parts := self._parts(input_ids, attention_mask, logits_to_keep)) > 1
+        ):
+            tables = [
+                self._shared_logps(
+                    model, input_ids[rows_P], attention_mask[rows_P], logits_to_keep, compute_entropy
+                )
+                for rows_P in parts
+            ]
             order_B = torch.cat(parts).argsort()
             logps_BC = torch.cat([logps for logps, _ in tables])[order_B]
-            entropies_BC = torch.cat([entropies for _, entropies in tables])[order_B] if compute_entropy else None
+            entropies_BC = (
+                torch.cat([entropies for _, entropies in tables])[order_B] if compute_entropy else None
+            )
         else:
-            logps_BC, entropies_BC = self._shared_logps(model, input_ids, attention_mask, logits_to_keep, compute_entropy)
+            logps_BC, entropies_BC = self._shared_logps(
+                model, input_ids, attention_mask, logits_to_keep, compute_entropy
+            )
         self._logps_BC = logps_BC.detach()
         return logps_BC, entropies_BC, None
 
@@ -273,7 +433,9 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs and entropies through one tree; row by row if sharing does not pay on any rank."""
         tree = Tree.from_padded(input_ids, attention_mask, logits_to_keep)
-        pays = support.pays(self.accelerator.gather(torch.tensor(tree.token_ratio, device=input_ids.device)).max().item())
+        pays = support.pays(
+            self.accelerator.gather(torch.tensor(tree.token_ratio, device=input_ids.device)).max().item()
+        )
         metrics = self._metrics[self._mode]
         metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
         metrics["prefix_tree/plain_path"].append(float(not pays))
@@ -281,10 +443,14 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
             with self.accelerator.autocast():
                 return tree_logps(model, tree, self.temperature, compute_entropy)
         return super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy)[:2]
+            model, input_ids, attention_mask, logits_to_keep, compute_entropy=compute_entropy
+        )[:2]
 
-    def _parts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int) -> list[torch.Tensor]:
-        """Rows of a batch in parts whose trees fit in `max_tree_tokens`. Every rank has the same number of forward passes."""
+    def _parts(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int
+    ) -> list[torch.Tensor]:
+        """Rows of a batch in parts whose trees fit in `max_tree_tokens`. Every rank has the same number of
+        forward passes."""
         budget = self.args.max_tree_tokens
         if budget is None:
             return [torch.arange(len(input_ids), device=input_ids.device)]
@@ -324,8 +490,14 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
     def _part(self, inputs: dict[str, Any], rows_P: torch.Tensor) -> tuple[dict[str, Any], float]:
         """Some rows of a batch, and the factor of their loss in the loss of the batch."""
         batch = len(inputs["completion_ids"])
-        part = {key: value[rows_P] if isinstance(value, torch.Tensor) and value.dim() and len(value) == batch else value
-                for key, value in inputs.items()}
+        part = {
+            key: (
+                value[rows_P]
+                if isinstance(value, torch.Tensor) and value.dim() and len(value) == batch
+                else value
+            )
+            for key, value in inputs.items()
+        }
         if self.loss_type in ADDITIVE:
             return part, 1.0
         if self.loss_type in ROW_MEANS:
@@ -335,13 +507,15 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
 
     @contextmanager
     def _uneven_rows(self) -> Iterator[None]:
-        """Pads what TRL gathers for its logs, one number per row, with NaN, which TRL's minima and maxima ignore. Ranks have
-        different numbers of rows, because histories differ in chunks and trees in parts; a collective of unequal tensors fails
-        or hangs."""
+        """Pads what TRL gathers for its logs, one number per row, with NaN, which TRL's minima and maxima
+        ignore. Ranks have different numbers of rows, because histories differ in chunks and trees in parts; a
+        collective of unequal tensors fails or hangs."""
         gather = self.accelerator.gather
 
         def filled(tensor: torch.Tensor) -> torch.Tensor:
-            return gather(self.accelerator.pad_across_processes(tensor, pad_index=math.nan) if tensor.dim() else tensor)
+            return gather(
+                self.accelerator.pad_across_processes(tensor, pad_index=math.nan) if tensor.dim() else tensor
+            )
 
         self.accelerator.gather = filled
         try:
@@ -352,13 +526,17 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         with self._uneven_rows():
             loss = super()._compute_loss(model, inputs)
-        if self.shares and not self.use_vllm and self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
+        if (
+            self.shares
+            and not self.use_vllm
+            and self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        ):
             self._compare_with_sampling(inputs)
         return loss
 
     def _compare_with_sampling(self, inputs: dict[str, Any]) -> None:
-        """Logs the difference between the log-probs in training and in sampling. Warns once if tokens are off-policy (their ratio
-        is outside the clip range) although no update has changed the policy."""
+        """Logs the difference between the log-probs in training and in sampling. Warns once if tokens are
+        off-policy (their ratio is outside the clip range) although no update has changed the policy."""
         off_BC = (self._logps_BC - inputs["sampling_per_token_logps"]).abs() * inputs["completion_mask"]
         outside = (off_BC > math.log1p(self.args.epsilon)).sum()
         of_rank = torch.stack([x.float() for x in (off_BC.max(), outside, inputs["completion_mask"].sum())])
@@ -368,10 +546,14 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         self._metrics["train"]["sampling/off_policy"].append(share)
         if share > OFF_POLICY and not self._warned and self.accelerator.is_main_process:
             logger.warning(
-                "step %d: for %.1f %% of the sampled tokens, the probability in training differs from that in sampling by more "
-                "than the clip range (epsilon %g), although there was no update in between: rollouts are off-policy. Try a few "
-                "steps with dtype: float32 and bf16: false; if the warning stays, the cause is not rounding",
-                self.state.global_step + 1, 100 * share, self.args.epsilon)
+                "step %d: for %.1f %% of the sampled tokens, the probability in training differs from that in"
+                " sampling by more than the clip range (epsilon %g), although there was no update in between:"
+                " rollouts are off-policy. Try a few steps with dtype: float32 and bf16: false; if the"
+                " warning stays, the cause is not rounding",
+                self.state.global_step + 1,
+                100 * share,
+                self.args.epsilon,
+            )
             self._warned = True
 
     def _generate(self, prompts: list) -> tuple:
@@ -380,22 +562,31 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
         self._metrics[self._mode]["time/rollout"].append(time.perf_counter() - start)
         return output
 
-    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Any:
+    def _calculate_rewards(
+        self, inputs: list, prompts: list, completions: list, completion_ids_list: list
+    ) -> Any:
         start = time.perf_counter()
         ends = set(self.eos_token_ids)
         for row, ids in zip(inputs, completion_ids_list, strict=True):
             row["finished"] = bool(ids) and ids[-1] in ends
         rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._log_metric("time/reward", time.perf_counter() - start)
-        asked = [(row, reward.read(said, row["options"])) for said, row in zip(completions, inputs, strict=True)
-                 if row["answer"] is not None]
+        asked = [
+            (row, reward.read(said, row["options"]))
+            for said, row in zip(completions, inputs, strict=True)
+            if row["answer"] is not None
+        ]
         if asked:
-            for name, value in reward.reading_metrics([said for _, said in asked], [row["answer"] for row, _ in asked]).items():
+            for name, value in reward.reading_metrics(
+                [said for _, said in asked], [row["answer"] for row, _ in asked]
+            ).items():
                 self._log_metric(name, value)
         for row, said in asked:
             for name in ("blind",) if row["blind"] else ("all", row["kind"]):
                 self._log_metric(f"right/{name}", float(said.right(row["answer"])))
-                self._log_metric(f"right_and_consistent/{name}", float(said.right(row["answer"]) and said.consistent))
+                self._log_metric(
+                    f"right_and_consistent/{name}", float(said.right(row["answer"]) and said.consistent)
+                )
         for column in ("question_id", "history_id", "answer"):
             self._log_completion_extra(column, [row[column] for row in inputs])
         return rewards_per_func

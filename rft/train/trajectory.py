@@ -1,14 +1,15 @@
 """Memory trajectories and the advantages of their turns.
 
-Invariant: rewards and advantages are final while a trajectory is one record. Only then are its turns expanded to rows, each
-turn to exactly one.
+Invariant: rewards and advantages are final while a trajectory is one record. Only then are its turns expanded
+to rows, each turn to exactly one.
 
     history ── update c1 ── update c2 ── ... ── update cT ── memory ─┬─ answer q1 (A times)
                                                                      └─ answer qQ (A times)
 
-A memory serves all its questions, so an update is credited with the mean reward of all answers (and the memory's own
-rewards), relative to the other trajectories of the same history. An answer is credited with its own reward: relative to the
-other answers to the same question from the same memory if there are several (A > 1), otherwise to those from the other memories.
+A memory serves all its questions, so an update is credited with the mean reward of all answers (and the
+memory's own rewards), relative to the other trajectories of the same history. An answer is credited with its
+own reward: relative to the other answers to the same question from the same memory if there are several (A >
+1), otherwise to those from the other memories.
 """
 
 import math
@@ -75,7 +76,8 @@ class Trajectory:
 
 
 def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
-    """Computes the rewards of a group minus their mean, divided by their deviation (n - 1, plus `EPSILON`) if `scale`.
+    """Computes the rewards of a group minus their mean, divided by their deviation (n - 1, plus `EPSILON`) if
+    `scale`.
 
     A NaN reward is left out of the mean and the deviation; its advantage is 0.
     """
@@ -84,11 +86,15 @@ def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
         return [0.0] * len(rewards)
     mean = math.fsum(scored) / len(scored)
     deviation = math.sqrt(math.fsum((reward - mean) ** 2 for reward in scored) / (len(scored) - 1))
-    return [0.0 if math.isnan(reward) else (reward - mean) / (deviation + EPSILON if scale else 1.0) for reward in rewards]
+    return [
+        0.0 if math.isnan(reward) else (reward - mean) / (deviation + EPSILON if scale else 1.0)
+        for reward in rewards
+    ]
 
 
 def assign_advantages(group: Sequence[Trajectory], scale: bool) -> None:
-    """Sets the advantage of every turn in a group: trajectories over one history that answer the same questions."""
+    """Sets the advantage of every turn in a group: trajectories over one history that answer the same
+    questions."""
     assert len({trajectory.history.id for trajectory in group}) == 1, "one history per group"
     for trajectory, advantage in zip(group, advantages([t.reward for t in group], scale), strict=True):
         for turn in trajectory.updates:
@@ -97,7 +103,9 @@ def assign_advantages(group: Sequence[Trajectory], scale: bool) -> None:
         answers = [[turn for turn in trajectory.answers if turn.question is question] for trajectory in group]
         several = len(answers[0]) > 1
         for compared in answers if several else [[turn for of_memory in answers for turn in of_memory]]:
-            for turn, advantage in zip(compared, advantages([turn.reward for turn in compared], scale), strict=True):
+            for turn, advantage in zip(
+                compared, advantages([turn.reward for turn in compared], scale), strict=True
+            ):
                 turn.advantage = advantage
 
 
@@ -107,8 +115,8 @@ def token_weight(trajectory: Trajectory, turn: Turn, weighting: str) -> float:
     Args:
         trajectory: The trajectory of the turn.
         turn: The turn.
-        weighting: What has the same weight: every token ("token"), every turn ("turn"), or every trajectory and, within it,
-            every turn ("trajectory").
+        weighting: What has the same weight: every token ("token"), every turn ("turn"), or every trajectory
+            and, within it, every turn ("trajectory").
     """
     if weighting == "token":
         return 1.0
@@ -118,14 +126,18 @@ def token_weight(trajectory: Trajectory, turn: Turn, weighting: str) -> float:
 def rows(
     trajectories: Sequence[Trajectory], weighting: str, pad_token_id: int, device: Any = "cpu"
 ) -> dict[str, torch.Tensor]:
-    """Expands the turns to rows in TRL's format: prompts padded on the left, completions on the right (B rows, P and C columns).
+    """Expands the turns to rows in TRL's format: prompts padded on the left, completions on the right (B
+    rows, P and C columns).
 
-    `tool_mask` contains each token's weight: TRL multiplies its mask of completion tokens by it, in the loss and in every
-    mean.
+    `tool_mask` contains each token's weight: TRL multiplies its mask of completion tokens by it, in the loss
+    and in every mean.
     """
     pairs = [(trajectory, turn) for trajectory in trajectories for turn in trajectory.turns]
     turns = [turn for _, turn in pairs]
-    P, C = (max(len(ids) for ids in column) for column in ([t.prompt for t in turns], [t.completion for t in turns]))
+    P, C = (
+        max(len(ids) for ids in column)
+        for column in ([t.prompt for t in turns], [t.completion for t in turns])
+    )
     prompt_ids_BP = torch.full((len(turns), P), pad_token_id)
     completion_ids_BC = torch.full((len(turns), C), pad_token_id)
     prompt_mask_BP, completion_mask_BC = torch.zeros_like(prompt_ids_BP), torch.zeros_like(completion_ids_BC)

@@ -1,7 +1,9 @@
-"""Runs `rft` commands from a process that has imported what they need once: a command costs a fork, not an interpreter.
+"""Runs `rft` commands from a process that has imported what they need once: a command costs a fork, not an
+interpreter.
 
-Reads jobs from stdin, a line each, a JSON list of commands that run side by side: {"argv", "log", "env", "cwd"}. Answers with a
-line: the exit codes, in order. Reports are written without their charts, which would take more time than all else.
+Reads jobs from stdin, a line each, a JSON list of commands that run side by side: {"argv", "log", "env",
+"cwd"}. Answers with a line: the exit codes, in order. Reports are written without their charts, which would
+take more time than all else.
 """
 
 import json
@@ -51,4 +53,7 @@ if __name__ == "__main__":
     rft.report.charts.intervals = lambda *args, **options: ""
     for line in sys.stdin:
         pids = [start(job) for job in json.loads(line)]
-        print("answer " + json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+        print(
+            "answer " + json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]),
+            flush=True,
+        )

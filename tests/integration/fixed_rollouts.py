@@ -1,4 +1,5 @@
-"""`rft.train.grpo` with completions that follow from the prompt alone, so that runs of any number of processes compare."""
+"""`rft.train.grpo` with completions that follow from the prompt alone, so that runs of any number of
+processes compare."""
 
 import sys
 from random import Random
@@ -10,7 +11,8 @@ SEED = 0
 
 
 def rollouts(trainer, prompts, *_):
-    """The n-th completion of a prompt: words drawn by (prompt, n). Log-probs are not known, and only a metric looks at them."""
+    """The n-th completion of a prompt: words drawn by (prompt, n). Log-probs are not known, and only a metric
+    looks at them."""
     seen: dict[tuple, int] = {}
     completions = []
     for prompt in map(tuple, prompts):

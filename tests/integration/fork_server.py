@@ -1,8 +1,10 @@
-"""Starts GRPO runs from a process that has imported everything once, so that a killed and resumed run costs seconds.
+"""Starts GRPO runs from a process that has imported everything once, so that a killed and resumed run costs
+seconds.
 
-Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process], "phases": [...]}.
-A job: {"recipe", "argv", "processes", "env", "log", "kill"}, where recipe is a key of SCRIPTS, and kill is null,
-{"after": seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank" (0).
+Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process],
+"phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill"}, where recipe is a key of
+SCRIPTS, and kill is null, {"after": seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank"
+(0).
 """
 
 import json
@@ -46,7 +48,8 @@ def mark_phases(folder: Path, rank: int) -> None:
 
 
 def signal_in(owner: type, name: str, call: int, number: int) -> None:
-    """Has the `call`-th call of a method send this process a signal, behind its work (so: before its caller goes on)."""
+    """Has the `call`-th call of a method send this process a signal, behind its work (so: before its caller
+    goes on)."""
     original, calls = getattr(owner, name), []
 
     def deadly(self, *args, **kwargs):
@@ -132,7 +135,8 @@ def run(job: dict) -> dict:
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
                     statuses[pid] = os.waitstatus_to_exitcode(status)
-        if any(statuses.values()):  # as a launcher does: one down, all down, those that leave by themselves given time
+        # as a launcher does: one down, all down, those that leave by themselves given time
+        if any(statuses.values()):
             limit = min(limit, time.monotonic() + (0 if min(statuses.values()) < 0 else 15))
         if time.monotonic() >= limit:
             for pid in pids:

@@ -1,7 +1,9 @@
-"""A GRPO run of two steps: prints the bytes that its dry run estimates, and the most that tensors held at once.
+"""A GRPO run of two steps: prints the bytes that its dry run estimates, and the most that tensors held at
+once.
 
-Tensors are counted as torch's allocator counts them, as on a GPU (`max_memory_allocated`): the process's resident memory also has
-what malloc keeps of freed ones, here up to 600 MiB of 1,400 (measured 2026-11-22 with malloc_trim).
+Tensors are counted as torch's allocator counts them, as on a GPU (`max_memory_allocated`): the process's
+resident memory also has what malloc keeps of freed ones, here up to 600 MiB of 1,400 (measured 2026-11-22
+with malloc_trim).
 """
 
 import json

@@ -1,7 +1,7 @@
 """A server of the OpenAI chat API that is peculiar in one of many ways, each after a real one.
 
-`PECULIARITIES` says by name what it does with a call and what must come of `rft evaluate` there. What it has answered in full is
-counted by prompt: asked for twice, it would be paid for twice.
+`PECULIARITIES` says by name what it does with a call and what must come of `rft evaluate` there. What it has
+answered in full is counted by prompt: asked for twice, it would be paid for twice.
 """
 
 import contextlib
@@ -18,7 +18,9 @@ from typing import Any
 Play = Callable[["Call"], None]
 JSON = "application/json"
 LONGEST = "max_completion_tokens"
-OUT_OF_ROOM = "This model's maximum context length is 4096 tokens. However, your messages resulted in 5012 tokens."
+OUT_OF_ROOM = (
+    "This model's maximum context length is 4096 tokens. However, your messages resulted in 5012 tokens."
+)
 
 
 def says(messages: list[dict[str, str]]) -> str:
@@ -46,7 +48,12 @@ class Call(BaseHTTPRequestHandler):
         if self.server.play is pages:
             pages(self)
         elif self.path.endswith("/models"):
-            self.send({"object": "list", "data": [{"id": "played", "object": "model", "created": 0, "owned_by": "test"}]})
+            self.send(
+                {
+                    "object": "list",
+                    "data": [{"id": "played", "object": "model", "created": 0, "owned_by": "test"}],
+                }
+            )
         else:
             self.send({"error": {"message": "method not allowed"}}, 405)
 
@@ -65,17 +72,36 @@ class Call(BaseHTTPRequestHandler):
         """The same however messages are merged."""
         return "".join("".join(message["content"].split()) for message in self.body["messages"])
 
-    def answer(self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None, kind: str = JSON) -> None:
-        """In full, and so to be paid; message: what replaces the words; usage: True for a right count, None for none."""
+    def answer(
+        self,
+        message: Any = None,
+        usage: Any = True,
+        finish: Any = "stop",
+        choices: Any = None,
+        kind: str = JSON,
+    ) -> None:
+        """In full, and so to be paid; message: what replaces the words; usage: True for a right count, None
+        for none."""
         with self.server.lock:
             self.server.paid[self.prompt] += 1
         self.send(self.response(message, usage, finish, choices), kind=kind)
 
-    def response(self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None) -> dict[str, Any]:
+    def response(
+        self, message: Any = None, usage: Any = True, finish: Any = "stop", choices: Any = None
+    ) -> dict[str, Any]:
         read = sum(len(m["content"].split()) for m in self.body["messages"])
-        message = {"role": "assistant", **(message if message is not None else {"content": says(self.body["messages"])})}
+        message = {
+            "role": "assistant",
+            **(message if message is not None else {"content": says(self.body["messages"])}),
+        }
         choices = [{"index": 0, "finish_reason": finish, "message": message}] if choices is None else choices
-        response = {"id": "x", "object": "chat.completion", "created": 0, "model": self.body["model"], "choices": choices}
+        response = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": self.body["model"],
+            "choices": choices,
+        }
         if usage is True:
             usage = {"prompt_tokens": read, "completion_tokens": 7, "total_tokens": read + 7}
         return response | ({"usage": usage} if usage is not None else {})
@@ -92,21 +118,41 @@ class Call(BaseHTTPRequestHandler):
             events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
             if self.body.get("stream_options"):
                 events += [{"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 7}}]
-        lines = [": keep alive", *(f"data: {json.dumps(event)}" for event in events), *(["data: [DONE]"] if whole else [])]
+        lines = [
+            ": keep alive",
+            *(f"data: {json.dumps(event)}" for event in events),
+            *(["data: [DONE]"] if whole else []),
+        ]
         self.text("\n\n".join(lines) + "\n\n", "text/event-stream")
 
     def refuse(self, message: str, status: int = 400, **more: Any) -> None:
         """In OpenAI's form of an error."""
         self.send({"error": {"message": message, "type": "invalid_request_error", **more}}, status)
 
-    def send(self, value: Any, status: int = 200, headers: dict[str, str] | None = None, kind: str = "application/json") -> None:
+    def send(
+        self,
+        value: Any,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        kind: str = "application/json",
+    ) -> None:
         self.text(json.dumps(value), kind, status, headers)
 
-    def text(self, text: str, kind: str = "application/json", status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def text(
+        self,
+        text: str,
+        kind: str = "application/json",
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         data = text.encode("utf-8")
         with contextlib.suppress(OSError):  # the client may have given up
             self.send_response(status)
-            for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}.items():
+            for name, value in {
+                "Content-Type": kind,
+                "Content-Length": str(len(data)),
+                **(headers or {}),
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
@@ -118,7 +164,8 @@ class Call(BaseHTTPRequestHandler):
 
 
 class Peculiar(ThreadingHTTPServer):
-    """keys: the Authorization headers; bodies: of all calls; times: calls by prompt; paid: those answered in full."""
+    """keys: the Authorization headers; bodies: of all calls; times: calls by prompt; paid: those answered in
+    full."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -152,9 +199,10 @@ def peculiar(play: Play) -> Iterator[Peculiar]:
 
 @dataclass(frozen=True)
 class Peculiarity:
-    """play: what it does with a call; options: of the commands. Of `rft evaluate` there: code, its exit code; said: a part of
-    what it says; lost: questions without an answer; has: what stands in summary.json, dots for keys in keys. memory, judge: the
-    exit codes of `rft memory write` and of an evaluation that it judges (None: as `code`)."""
+    """play: what it does with a call; options: of the commands. Of `rft evaluate` there: code, its exit code;
+    said: a part of what it says; lost: questions without an answer; has: what stands in summary.json, dots
+    for keys in keys. memory, judge: the exit codes of `rft memory write` and of an evaluation that it judges
+    (None: as `code`)."""
 
     play: Play
     code: int = 0
@@ -191,7 +239,14 @@ def roles(body: dict[str, Any]) -> list[str]:
 
 def extra(name: str) -> Play:
     """As FastAPI refuses a field that it does not know."""
-    detail = [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted", "input": 0}]
+    detail = [
+        {
+            "type": "extra_forbidden",
+            "loc": ["body", name],
+            "msg": "Extra inputs are not permitted",
+            "input": 0,
+        }
+    ]
     return lambda call: call.send({"detail": detail}, 422)
 
 
@@ -200,7 +255,11 @@ def in_turn(*names: str) -> Play:
 
     def play(call: Call) -> None:
         found = next((name for name in names if name in call.body), None)
-        call.refuse(f"Unsupported parameter: '{found}' is not supported with this model.") if found else call.answer()
+        (
+            call.refuse(f"Unsupported parameter: '{found}' is not supported with this model.")
+            if found
+            else call.answer()
+        )
 
     return play
 
@@ -220,7 +279,10 @@ def thinks(**message: Any) -> Play:
 
     def play(call: Call) -> None:
         said = says(call.body["messages"]).removeprefix("<think>So.</think>")
-        call.answer({"content": said} | {key: value(said) if callable(value) else value for key, value in message.items()})
+        call.answer(
+            {"content": said}
+            | {key: value(said) if callable(value) else value for key, value in message.items()}
+        )
 
     return play
 
@@ -239,7 +301,9 @@ def only_streams(call: Call) -> None:
     if call.body.get("stream"):
         call.stream()
     else:
-        call.refuse("This model only support stream mode, please enable the stream parameter to access the model.")
+        call.refuse(
+            "This model only support stream mode, please enable the stream parameter to access the model."
+        )
 
 
 def hang(call: Call) -> None:
@@ -252,12 +316,17 @@ def pages(call: Call) -> None:
 
 
 def echo_key(call: Call) -> None:
-    call.answer({"content": f"{says(call.body['messages'])[:18]}{call.headers['Authorization']}\\boxed{{a}}\n- a: b."})
+    call.answer(
+        {"content": f"{says(call.body['messages'])[:18]}{call.headers['Authorization']}\\boxed{{a}}\n- a: b."}
+    )
 
 
 def both_names(call: Call) -> None:
     call.answer(
-        choices=[{"index": i, "finish_reason": "stop", "message": {"content": says(call.body["messages"])}} for i in (0, 1)]
+        choices=[
+            {"index": i, "finish_reason": "stop", "message": {"content": says(call.body["messages"])}}
+            for i in (0, 1)
+        ]
     )
 
 
@@ -304,39 +373,59 @@ PECULIARITIES: dict[str, Peculiarity] = {
         judge=1,
     ),
     "everything too long": Peculiarity(
-        lambda call: call.refuse(OUT_OF_ROOM), 2, "none of 4 questions was answered \\(4 were too long", judge=1
+        lambda call: call.refuse(OUT_OF_ROOM),
+        2,
+        "none of 4 questions was answered \\(4 were too long",
+        judge=1,
     ),
     # parameters that are refused
     "temperature, with code and param": Peculiarity(
-        unless(has("temperature"), lambda call: call.refuse("Unsupported value", code="unsupported_value", param="temperature")),
+        unless(
+            has("temperature"),
+            lambda call: call.refuse("Unsupported value", code="unsupported_value", param="temperature"),
+        ),
         said="refuses temperature: temperature left out",
         has=RIGHT | {"adapted": {"temperature left out": 4}},
         judge=0,
     ),
     "temperature, bare words": Peculiarity(
-        unless(has("temperature"), lambda call: call.send({"error": "'temperature' does not support 0 with this model."}, 400)),
+        unless(
+            has("temperature"),
+            lambda call: call.send({"error": "'temperature' does not support 0 with this model."}, 400),
+        ),
         said="temperature left out",
         has={"adapted": {"temperature left out": 4}},
     ),
-    "seed, 422": Peculiarity(unless(has("seed"), extra("seed")), said="seed left out", options=SETTLED, has=RIGHT),
+    "seed, 422": Peculiarity(
+        unless(has("seed"), extra("seed")), said="seed left out", options=SETTLED, has=RIGHT
+    ),
     "max_completion_tokens, 422": Peculiarity(
         unless(has(LONGEST), extra(LONGEST)), said="max_tokens instead of max_completion_tokens", has=RIGHT
     ),
     "max_completion_tokens, Gemini's list": Peculiarity(
         unless(
             has(LONGEST),
-            lambda call: call.send([{"error": {"code": 400, "message": f'Unknown name "{LONGEST}": Cannot find field.'}}], 400),
+            lambda call: call.send(
+                [{"error": {"code": 400, "message": f'Unknown name "{LONGEST}": Cannot find field.'}}], 400
+            ),
         ),
         said="max_tokens instead of",
         has=RIGHT,
     ),
-    "no limit under any name": Peculiarity(in_turn(LONGEST, "max_tokens"), said="max_tokens left out", has=RIGHT),
+    "no limit under any name": Peculiarity(
+        in_turn(LONGEST, "max_tokens"), said="max_tokens left out", has=RIGHT
+    ),
     "all parameters, one after the other": Peculiarity(
-        in_turn("temperature", "seed", "max_completion_tokens"), said="seed left out", options=SETTLED, has=RIGHT
+        in_turn("temperature", "seed", "max_completion_tokens"),
+        said="seed left out",
+        options=SETTLED,
+        has=RIGHT,
     ),
     "logprobs and n": Peculiarity(in_turn("logprobs", "top_logprobs", "n"), has=RIGHT | {"adapted": {}}),
     "a limit that is too large": Peculiarity(
-        lambda call: call.refuse("max_completion_tokens is too large: 64. This model supports at most 32 completion tokens."),
+        lambda call: call.refuse(
+            "max_completion_tokens is too large: 64. This model supports at most 32 completion tokens."
+        ),
         2,
         "does not support answers of this length .* --max-new-tokens",
         judge=1,
@@ -347,7 +436,9 @@ PECULIARITIES: dict[str, Peculiarity] = {
     ),
     "ignores every limit": Peculiarity(heedless(), said="it ignores max_completion_tokens", has=RIGHT),
     "stop at the very limit": Peculiarity(
-        lambda call: call.answer(usage={"prompt_tokens": 400, "completion_tokens": call.body["max_completion_tokens"]}),
+        lambda call: call.answer(
+            usage={"prompt_tokens": 400, "completion_tokens": call.body["max_completion_tokens"]}
+        ),
         has={"cut_off_rate": 1},
     ),
     "cuts prompts without a word": Peculiarity(
@@ -358,7 +449,8 @@ PECULIARITIES: dict[str, Peculiarity] = {
     # messages that are refused
     "one system message": Peculiarity(
         unless(
-            lambda body: roles(body)[:2] == ["system"] * 2, lambda call: call.refuse("System message must be at the beginning.")
+            lambda body: roles(body)[:2] == ["system"] * 2,
+            lambda call: call.refuse("System message must be at the beginning."),
         ),
         said="system messages merged",
         has=RIGHT | {"adapted": {"system messages merged": 4}},
@@ -366,7 +458,9 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "roles alternate": Peculiarity(
         unless(
             lambda body: any(a == b for a, b in zip(roles(body), roles(body)[1:], strict=False)),
-            lambda call: call.refuse("Conversation roles must alternate user/assistant/user/assistant/...", 500),
+            lambda call: call.refuse(
+                "Conversation roles must alternate user/assistant/user/assistant/...", 500
+            ),
         ),
         said="messages of one role merged",
         has=RIGHT,
@@ -386,10 +480,14 @@ PECULIARITIES: dict[str, Peculiarity] = {
         ),
         has=RIGHT,
     ),
-    "one part": Peculiarity(thinks(content=lambda said: {"type": "text", "text": f"<think>So.</think>{said}"}), has=RIGHT),
+    "one part": Peculiarity(
+        thinks(content=lambda said: {"type": "text", "text": f"<think>So.</think>{said}"}), has=RIGHT
+    ),
     "reasoning_content": Peculiarity(thinks(reasoning_content="So."), has=RIGHT),
     "reasoning": Peculiarity(thinks(reasoning="So."), has=RIGHT),
-    "reasoning_details": Peculiarity(thinks(reasoning_details=[{"type": "reasoning.text", "text": "So."}]), has=RIGHT),
+    "reasoning_details": Peculiarity(
+        thinks(reasoning_details=[{"type": "reasoning.text", "text": "So."}]), has=RIGHT
+    ),
     "a refusal": Peculiarity(
         lambda call: call.answer({"content": None, "refusal": "I cannot."}),
         said="100.0% refused",
@@ -397,36 +495,58 @@ PECULIARITIES: dict[str, Peculiarity] = {
         judge=1,
     ),
     "filtered answers": Peculiarity(
-        lambda call: call.answer({"content": ""}, finish="content_filter"), has=REFUSED | {"endings.content_filter": 4}, judge=1
+        lambda call: call.answer({"content": ""}, finish="content_filter"),
+        has=REFUSED | {"endings.content_filter": 4},
+        judge=1,
     ),
     "a filtered prompt": Peculiarity(
-        at(0, lambda call: call.refuse("The prompt triggered our content management policy.", code="content_filter")),
+        at(
+            0,
+            lambda call: call.refuse(
+                "The prompt triggered our content management policy.", code="content_filter"
+            ),
+        ),
         has={"refused_rate": 0.25, "endings.content_filter": 1},
         judge=1,
     ),
     "tool calls": Peculiarity(
         lambda call: call.answer(
-            {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+            },
             finish="tool_calls",
         ),
         has=UNREAD | {"endings.tool_calls": 4},
         judge=1,
     ),
-    "null content": Peculiarity(lambda call: call.answer({"content": None}), has=UNREAD | {"endings.empty": 4}, judge=1),
+    "null content": Peculiarity(
+        lambda call: call.answer({"content": None}), has=UNREAD | {"endings.empty": 4}, judge=1
+    ),
     "two choices": Peculiarity(both_names, has=RIGHT),
-    "odd finish reason": Peculiarity(lambda call: call.answer(finish="eos_token"), has=RIGHT | {"cut_off_rate": 0}),
+    "odd finish reason": Peculiarity(
+        lambda call: call.answer(finish="eos_token"), has=RIGHT | {"cut_off_rate": 0}
+    ),
     "no finish reason": Peculiarity(lambda call: call.answer(finish=None), has=RIGHT),
-    "another word for length": Peculiarity(lambda call: call.answer(finish="MAX_TOKENS"), has={"cut_off_rate": 1}),
-    "only streams": Peculiarity(only_streams, said="only streams: streamed", has=RIGHT | {"usage.answers_without_usage": 0}),
-    "streams unasked": Peculiarity(lambda call: call.stream(), has=RIGHT | {"usage.answers_without_usage": 4}),
+    "another word for length": Peculiarity(
+        lambda call: call.answer(finish="MAX_TOKENS"), has={"cut_off_rate": 1}
+    ),
+    "only streams": Peculiarity(
+        only_streams, said="only streams: streamed", has=RIGHT | {"usage.answers_without_usage": 0}
+    ),
+    "streams unasked": Peculiarity(
+        lambda call: call.stream(), has=RIGHT | {"usage.answers_without_usage": 4}
+    ),
     "wrong content type": Peculiarity(lambda call: call.answer(kind="text/plain"), has=RIGHT),
     # counts that are none
     "no usage": Peculiarity(
         lambda call: call.answer(usage=None),
-        has=RIGHT | {"usage.input_tokens": None, "usage.output_tokens": None, "usage.answers_without_usage": 4},
+        has=RIGHT
+        | {"usage.input_tokens": None, "usage.output_tokens": None, "usage.answers_without_usage": 4},
     ),
     "usage of zero": Peculiarity(
-        lambda call: call.answer(usage={"prompt_tokens": 0, "completion_tokens": 0}), has={"input_tokens_per_question": None}
+        lambda call: call.answer(usage={"prompt_tokens": 0, "completion_tokens": 0}),
+        has={"input_tokens_per_question": None},
     ),
     "usage that is no number": Peculiarity(
         lambda call: call.answer(usage={"prompt_tokens": float("nan"), "completion_tokens": "7"}),
@@ -438,26 +558,44 @@ PECULIARITIES: dict[str, Peculiarity] = {
         has={"usage.failures.429": 4},
     ),
     "500": Peculiarity(once(lambda call: call.refuse("oops", 500)), has={"usage.failures.500": 4}),
-    "no answer in time": Peculiarity(at(0, once(hang)), has={"usage.failures.timeout": 1}, options=("--timeout", "1")),
-    "truncated JSON": Peculiarity(once(lambda call: call.text('{"choices": [{"mess')), has={"usage.failures.malformed": 4}),
-    "deep JSON": Peculiarity(once(lambda call: call.text("[" * 100_000)), has={"usage.failures.malformed": 4}),
+    "no answer in time": Peculiarity(
+        at(0, once(hang)), has={"usage.failures.timeout": 1}, options=("--timeout", "1")
+    ),
+    "truncated JSON": Peculiarity(
+        once(lambda call: call.text('{"choices": [{"mess')), has={"usage.failures.malformed": 4}
+    ),
+    "deep JSON": Peculiarity(
+        once(lambda call: call.text("[" * 100_000)), has={"usage.failures.malformed": 4}
+    ),
     "a page of HTML": Peculiarity(
-        once(lambda call: call.text("<html>Bad gateway</html>", "text/html", 502)), has={"usage.failures.502": 4}
+        once(lambda call: call.text("<html>Bad gateway</html>", "text/html", 502)),
+        has={"usage.failures.502": 4},
     ),
-    "no choices": Peculiarity(once(lambda call: call.send({"choices": []})), has={"usage.failures.malformed": 4}),
+    "no choices": Peculiarity(
+        once(lambda call: call.send({"choices": []})), has={"usage.failures.malformed": 4}
+    ),
     "an error with status 200": Peculiarity(
-        once(lambda call: call.send({"error": {"message": "overloaded", "code": 529}})), has={"usage.failures.529": 4}
+        once(lambda call: call.send({"error": {"message": "overloaded", "code": 529}})),
+        has={"usage.failures.529": 4},
     ),
-    "a stream that breaks off": Peculiarity(once(lambda call: call.stream(whole=False)), has={"usage.failures.malformed": 4}),
+    "a stream that breaks off": Peculiarity(
+        once(lambda call: call.stream(whole=False)), has={"usage.failures.malformed": 4}
+    ),
     "connection reset": Peculiarity(once(Call.reset), has={"usage.failures.connection": 4}),
     # nothing works
     "moved, and asks again": Peculiarity(moved(307), has=RIGHT),
-    "moved, and forgets what was asked": Peculiarity(moved(301), 2, "the server has moved to .*/new/v1; use that", judge=1),
-    "unknown model": Peculiarity(lambda call: call.refuse("The model does not exist", 404), 2, "no model 'played'", judge=1),
+    "moved, and forgets what was asked": Peculiarity(
+        moved(301), 2, "the server has moved to .*/new/v1; use that", judge=1
+    ),
+    "unknown model": Peculiarity(
+        lambda call: call.refuse("The model does not exist", 404), 2, "no model 'played'", judge=1
+    ),
     "wrong key": Peculiarity(
         lambda call: call.refuse("no", 401), 2, "refuses the key in the environment variable MY_KEY", judge=1
     ),
-    "no money": Peculiarity(lambda call: call.refuse("Insufficient Balance", 402), 2, "quota is used up", judge=1),
+    "no money": Peculiarity(
+        lambda call: call.refuse("Insufficient Balance", 402), 2, "quota is used up", judge=1
+    ),
     "refuses everything": Peculiarity(
         lambda call: call.refuse(f"No, {call.headers['Authorization']}."),
         2,

@@ -31,7 +31,8 @@ def one_too_few(completion_ids, **_):
 
 def not_a_number(completion_ids, **_):
     return [
-        float("nan") if ids[0] % 3 == 0 else score for ids, score in zip(completion_ids, scatter(completion_ids), strict=True)
+        float("nan") if ids[0] % 3 == 0 else score
+        for ids, score in zip(completion_ids, scatter(completion_ids), strict=True)
     ]
 
 

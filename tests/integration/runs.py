@@ -16,8 +16,24 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SMALL = {
     "sft": ["--per_device_train_batch_size", "8", "--hard_targets", "1000"],
-    "grpo": ["--per_device_train_batch_size", "8", "--max_prompt_tokens", "1500", "--mask_truncated_completions", "false"],
-    "memory_grpo": ["--window", "32k", "--per_device_train_batch_size", "4", "--chunk_tokens", "400", "--memory_tokens", "12"],
+    "grpo": [
+        "--per_device_train_batch_size",
+        "8",
+        "--max_prompt_tokens",
+        "1500",
+        "--mask_truncated_completions",
+        "false",
+    ],
+    "memory_grpo": [
+        "--window",
+        "32k",
+        "--per_device_train_batch_size",
+        "4",
+        "--chunk_tokens",
+        "400",
+        "--memory_tokens",
+        "12",
+    ],
 }
 GENERATES = ["--num_generations", "4", "--max_completion_length", "6"]
 GENERATES += ["--rewards", f"{HERE / 'rewards_for_tests.py'}:scatter"]
@@ -26,9 +42,12 @@ TIMES = ("time", "runtime", "per_second", "profiling")  # metrics that no two ru
 
 def zero(stage: int) -> dict[str, str]:
     """The environment of a run under DeepSpeed's ZeRO, as accelerate sets it."""
-    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), "ACCELERATE_MIXED_PRECISION": "no",
-            "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"} | (
-        {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"} if stage == 3 else {})
+    return {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    } | ({"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"} if stage == 3 else {})
 
 
 class Server:
@@ -61,7 +80,8 @@ class Server:
         processes: int = 1,
         env: dict | None = None,
     ) -> dict[str, Any]:
-        """A run of a recipe of the quickstart in small: its exit codes, what was happening when it was killed, what it said."""
+        """A run of a recipe of the quickstart in small: its exit codes, what was happening when it was
+        killed, what it said."""
         out.mkdir(parents=True, exist_ok=True)
         log = out / "log.txt"
         before = log.stat().st_size if log.exists() else 0
@@ -82,7 +102,14 @@ class Server:
             *(GENERATES if recipe != "sft" else []),
             *words,
         ]
-        job = {"recipe": recipe, "argv": argv, "processes": processes, "env": env or {}, "log": str(log), "kill": kill}
+        job = {
+            "recipe": recipe,
+            "argv": argv,
+            "processes": processes,
+            "env": env or {},
+            "log": str(log),
+            "kill": kill,
+        }
         start = time.monotonic()
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -99,18 +126,26 @@ class Server:
 def left(out: Path) -> dict[str, Any]:
     """Weights, completions and metrics of a finished run."""
     tables = sorted((out / "completions").glob("*.parquet"))
-    weights = next(out / name for name in ("model.safetensors", "adapter_model.safetensors") if (out / name).exists())
+    weights = next(
+        out / name for name in ("model.safetensors", "adapter_model.safetensors") if (out / name).exists()
+    )
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     return {
         "weights": load_file(weights),
-        "completions": pd.concat([pd.read_parquet(table) for table in tables]).to_dict("records") if tables else [],
-        "metrics": [{k: v for k, v in row.items() if not any(word in k for word in TIMES)} for row in history],
-        "file": [
-            {k: v for k, v in json.loads(line).items() if not any(word in k for word in TIMES)}
-            for line in (out / "metrics.jsonl").read_text().splitlines()
-        ]
-        if (out / "metrics.jsonl").exists()
-        else [],
+        "completions": (
+            pd.concat([pd.read_parquet(table) for table in tables]).to_dict("records") if tables else []
+        ),
+        "metrics": [
+            {k: v for k, v in row.items() if not any(word in k for word in TIMES)} for row in history
+        ],
+        "file": (
+            [
+                {k: v for k, v in json.loads(line).items() if not any(word in k for word in TIMES)}
+                for line in (out / "metrics.jsonl").read_text().splitlines()
+            ]
+            if (out / "metrics.jsonl").exists()
+            else []
+        ),
     }
 
 

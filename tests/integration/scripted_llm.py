@@ -1,8 +1,10 @@
-"""A server that speaks the OpenAI chat API and plays an LLM from a script: `python scripted_llm.py LOG [--share ...]`.
+"""A server that speaks the OpenAI chat API and plays an LLM from a script: `python scripted_llm.py LOG
+[--share ...]`.
 
-What it does with a request depends on nothing but the request, so a run can be repeated. It prints its port, and writes a line to
-LOG for every answer: its kind and the hash of the request. It plays malformed, refusing, cut-off and slow models, writers who
-tell the preference in the query or pay no heed to lengths, and judges who disagree.
+What it does with a request depends on nothing but the request, so a run can be repeated. It prints its port,
+and writes a line to LOG for every answer: its kind and the hash of the request. It plays malformed, refusing,
+cut-off and slow models, writers who tell the preference in the query or pay no heed to lengths, and judges
+who disagree.
 """
 
 import argparse
@@ -25,8 +27,12 @@ PARSER.add_argument("--slow", type=float, default=0.01)
 PARSER.add_argument("--seconds", type=float, default=1.5, help="how long a slow answer takes")
 PARSER.add_argument("--delay", type=float, default=0.0, help="seconds before every answer")
 PARSER.add_argument("--telling", type=float, default=0.1, help="share of queries that tell the preference")
-PARSER.add_argument("--heedless", type=float, default=0.2, help="share of golds that are the longest whatever was asked for")
-PARSER.add_argument("--guessable", type=float, default=0.2, help="share of questions that judges without history get right")
+PARSER.add_argument(
+    "--heedless", type=float, default=0.2, help="share of golds that are the longest whatever was asked for"
+)
+PARSER.add_argument(
+    "--guessable", type=float, default=0.2, help="share of questions that judges without history get right"
+)
 PARSER.add_argument("--contrary", type=float, default=0.1, help="share of votes against what a judge sees")
 
 
@@ -36,8 +42,15 @@ def words(rng: random.Random, count: int) -> str:
 
 def play(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Namespace) -> dict[str, Any]:
     if task == "sheet":
-        return {"short_persona": f"A {words(rng, 1)} keeper", "occupation": "keeper", "education": "evening college",
-                "household": "lives alone", "traits": ["calm"], "values": ["order"], "speaking_style": "plain"}
+        return {
+            "short_persona": f"A {words(rng, 1)} keeper",
+            "occupation": "keeper",
+            "education": "evening college",
+            "household": "lives alone",
+            "traits": ["calm"],
+            "values": ["order"],
+            "speaking_style": "plain",
+        }
     if task == "preferences":
         stated = []
         for _ in range(given["count"]):
@@ -51,26 +64,42 @@ def play(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Na
         return {"topic": "news", "statement": f"Enjoys {keyword}", "keyword": keyword}
     if task == "talk":
         told = given.get("item") or given["preference"].removeprefix("Enjoys ")
-        return {"messages": [{"role": "user", "content": f"Please polish: {words(rng, 30)}, near {told}, {words(rng, 12)}."},
-                             {"role": "assistant", "content": f"Here you are: {words(rng, 40)}."}]}
+        return {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": f"Please polish: {words(rng, 30)}, near {told}, {words(rng, 12)}.",
+                },
+                {"role": "assistant", "content": f"Here you are: {words(rng, 40)}."},
+            ]
+        }
     if task == "forget":
         told = given["preference"].removeprefix("Enjoys ")
-        return {"query": f"What about {words(rng, 5)}?", "answer": f"Try {told} again.",
-                "request": f"Please forget about {told}."}
+        return {
+            "query": f"What about {words(rng, 5)}?",
+            "answer": f"Try {told} again.",
+            "request": f"Please forget about {told}.",
+        }
     if task == "options":
-        keyword, sizes = given["preference"].removeprefix("Enjoys "), [given["words"]["gold"], *given["words"]["distractors"]]
+        keyword, sizes = (
+            given["preference"].removeprefix("Enjoys "),
+            [given["words"]["gold"], *given["words"]["distractors"]],
+        )
         if rng.random() < args.heedless:
             sizes[0] = 60
         used = [given["kind"] == "own", *[given["kind"] == "generic"] * 3]
-        texts = [f"{words(rng, size - 3)} {keyword if use else words(rng, 2)} fits."
-                 for size, use in zip(sizes, used, strict=True)]
+        texts = [
+            f"{words(rng, size - 3)} {keyword if use else words(rng, 2)} fits."
+            for size, use in zip(sizes, used, strict=True)
+        ]
         told = f" I enjoy {keyword}, you know." if rng.random() < args.telling else ""
         return {"query": f"What would be {words(rng, 6)}?{told}", "gold": texts[0], "distractors": texts[1:]}
     raise ValueError(task)
 
 
-def judge(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Namespace, golds: dict[str, str]
-          ) -> dict[str, Any]:
+def judge(
+    task: str, given: dict[str, Any], rng: random.Random, args: argparse.Namespace, golds: dict[str, str]
+) -> dict[str, Any]:
     letter = {text: letter for letter, text in given["answers"].items()}
     gold = letter[golds[given["query"]]]
     against = rng.random() < args.contrary
@@ -107,7 +136,12 @@ def main() -> None:
                         golds[played["query"].strip()] = played["gold"]
                         file.write(json.dumps([played["query"], played["gold"]]) + "\n")
                 content = json.dumps(played)
-            for name, share in (("malformed", args.malformed), ("refused", args.refused), ("cut", args.cut), ("slow", args.slow)):
+            for name, share in (
+                ("malformed", args.malformed),
+                ("refused", args.refused),
+                ("cut", args.cut),
+                ("slow", args.slow),
+            ):
                 if 0 <= chance < share:
                     kind = name
                 chance -= share
@@ -119,13 +153,26 @@ def main() -> None:
                 content, finish = content[: len(content) // 2], "length"
             elif kind == "slow":
                 time.sleep(args.seconds)
-            answer = json.dumps({
-                "id": digest[:12], "object": "chat.completion", "created": 0, "model": request["model"],
-                "choices": [{"index": 0, "finish_reason": finish,
-                             "message": {"role": "assistant", "content": content, "refusal": refusal}}],
-                "usage": {"prompt_tokens": len(body) // 4, "completion_tokens": len(content or "") // 4,
-                          "total_tokens": (len(body) + len(content or "")) // 4},
-            }).encode()
+            answer = json.dumps(
+                {
+                    "id": digest[:12],
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": request["model"],
+                    "choices": [
+                        {
+                            "index": 0,
+                            "finish_reason": finish,
+                            "message": {"role": "assistant", "content": content, "refusal": refusal},
+                        }
+                    ],
+                    "usage": {
+                        "prompt_tokens": len(body) // 4,
+                        "completion_tokens": len(content or "") // 4,
+                        "total_tokens": (len(body) + len(content or "")) // 4,
+                    },
+                }
+            ).encode()
             with lock, open(args.log, "a") as file:
                 file.write(f"{kind} {task} {digest}\n")
             self.send_response(200)

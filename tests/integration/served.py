@@ -10,12 +10,15 @@ from typing import Any
 
 
 class Server(ThreadingHTTPServer):
-    """say(messages) is what it answers. trouble(number of the call, from 0) is None, "hang", "malformed", "html",
-    "empty" or (status, headers). requests: the bodies of the chat calls; keys: the Authorization headers."""
+    """say(messages) is what it answers. trouble(number of the call, from 0) is None, "hang", "malformed",
+    "html", "empty" or (status, headers). requests: the bodies of the chat calls; keys: the Authorization
+    headers."""
 
     daemon_threads = True
 
-    def __init__(self, say: Callable[[list[dict[str, str]]], Any], trouble: Callable[[int], Any] = lambda n: None):
+    def __init__(
+        self, say: Callable[[list[dict[str, str]]], Any], trouble: Callable[[int], Any] = lambda n: None
+    ):
         super().__init__(("127.0.0.1", 0), Handler)
         self.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that gives up is none of its business
         self.say, self.trouble = say, trouble
@@ -39,15 +42,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.add(self.headers.get("Authorization"))
-        self.send({"object": "list", "data": [{"id": "played", "object": "model", "created": 0, "owned_by": "test"}]})
+        self.send(
+            {
+                "object": "list",
+                "data": [{"id": "played", "object": "model", "created": 0, "owned_by": "test"}],
+            }
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         server = self.server
         if self.path.endswith("/embeddings"):
-            vectors = [{"object": "embedding", "index": i, "embedding": embedding(text)} for i, text in enumerate(body["input"])]
+            vectors = [
+                {"object": "embedding", "index": i, "embedding": embedding(text)}
+                for i, text in enumerate(body["input"])
+            ]
             self.send(
-                {"object": "list", "model": body["model"], "data": vectors, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+                {
+                    "object": "list",
+                    "model": body["model"],
+                    "data": vectors,
+                    "usage": {"prompt_tokens": 1, "total_tokens": 1},
+                }
             )
             return
         with server.lock:
@@ -80,21 +96,38 @@ class Handler(BaseHTTPRequestHandler):
             said = self.server.say(body["messages"])
             message = said if isinstance(said, dict) else {"content": said}
             read = sum(len(m["content"].split()) for m in body["messages"])
-            self.send({
-                "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}],
-                "usage": {"prompt_tokens": read, "completion_tokens": 7, "total_tokens": read + 7,
-                          "prompt_tokens_details": {"cached_tokens": read // 2}},
-            })  # fmt: skip
+            self.send(
+                {
+                    "id": "x",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": body["model"],
+                    "choices": [
+                        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+                    ],
+                    "usage": {
+                        "prompt_tokens": read,
+                        "completion_tokens": 7,
+                        "total_tokens": read + 7,
+                        "prompt_tokens_details": {"cached_tokens": read // 2},
+                    },
+                }
+            )
 
     def send(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_text(json.dumps(value), "application/json", status, headers)
 
-    def send_text(self, text: str, kind: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def send_text(
+        self, text: str, kind: str, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
         data = text.encode("utf-8")
         with contextlib.suppress(OSError):  # the client may have given up
             self.send_response(status)
-            for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}.items():
+            for name, value in {
+                "Content-Type": kind,
+                "Content-Length": str(len(data)),
+                **(headers or {}),
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
@@ -106,7 +139,9 @@ def embedding(text: str) -> list[float]:
 
 
 @contextlib.contextmanager
-def serve(say: Callable[[list[dict[str, str]]], Any], trouble: Callable[[int], Any] = lambda n: None) -> Iterator[Server]:
+def serve(
+    say: Callable[[list[dict[str, str]]], Any], trouble: Callable[[int], Any] = lambda n: None
+) -> Iterator[Server]:
     server = Server(say, trouble)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -1,4 +1,5 @@
-"""The tiny base checkpoint that is shipped: what it is, what it can do, what it cannot; and that its recipe still makes one."""
+"""The tiny base checkpoint that is shipped: what it is, what it can do, what it cannot; and that its recipe
+still makes one."""
 
 import hashlib
 import re
@@ -32,8 +33,11 @@ def test_the_shipped_base_reads_but_does_not_answer(mini_data, tmp_path):
     accuracy = accuracy_of(BASE)
     assert min(accuracy["own"], accuracy["letter"]) > 0.8
     assert accuracy["others"] > 0.5
-    summary = evaluate(load_split(mini_data, "val"), tmp_path / "out",
-                       ModelAnswers(LocalModel(BASE, dtype="float32"), max_new_tokens=48))
+    summary = evaluate(
+        load_split(mini_data, "val"),
+        tmp_path / "out",
+        ModelAnswers(LocalModel(BASE, dtype="float32"), max_new_tokens=48),
+    )
     assert summary["format_rate"] == 0
     assert summary["accuracy"] == 0
 

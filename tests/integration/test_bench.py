@@ -1,4 +1,5 @@
-"""`rft bench` measures real runs: its figures are there, agree with one another, and its paths with each other."""
+"""`rft bench` measures real runs: its figures are there, agree with one another, and its paths with each
+other."""
 
 import argparse
 import json
@@ -10,7 +11,9 @@ from rft.bench import command, rollout
 from rft.bench import update as update_module
 from rft.errors import ModelError
 
-SHAPE = "--prompt-tokens 48 --questions 2 --question-tokens 20 --generations 3 --completion-tokens 5 --model toy"
+SHAPE = (
+    "--prompt-tokens 48 --questions 2 --question-tokens 20 --generations 3 --completion-tokens 5 --model toy"
+)
 
 
 def figures(tmp_path, words):
@@ -25,7 +28,11 @@ def figures(tmp_path, words):
 def assert_speedup(found, name, slow):
     """The ratio of the medians; above the ceiling it is noise, and no speedup."""
     ratio = found[slow] / found["tree_seconds"]
-    assert found[name] == ratio if ratio <= found["ceiling"] else (found[name] is None and found["noise"][name] == ratio)
+    assert (
+        found[name] == ratio
+        if ratio <= found["ceiling"]
+        else (found[name] is None and found["noise"][name] == ratio)
+    )
 
 
 @pytest.mark.parametrize("options", ["", "--checkpointing --baseline-rows 0", "--lora"])
@@ -33,7 +40,11 @@ def test_update(options, tmp_path, capsys):
     found = figures(tmp_path, f"update {options}")
     assert found["token_ratio"] == 6 * 73 / (48 + 2 * (20 + 3 * 5))
     assert 1 < found["ceiling"] < found["token_ratio"]
-    assert found["max_logprob_error"] < 1e-5 and found["short_max_logprob_error"] < 1e-5 and found["max_grad_rel_error"] < 1e-4
+    assert (
+        found["max_logprob_error"] < 1e-5
+        and found["short_max_logprob_error"] < 1e-5
+        and found["max_grad_rel_error"] < 1e-4
+    )
     assert_speedup(found, "speedup", "plain_seconds")
     assert_speedup(found, "speedup_over_trl", "trl_seconds")
     assert {
@@ -49,14 +60,17 @@ def test_update(options, tmp_path, capsys):
         assert len(times) == 3 and found[f"{path}_seconds"] == pytest.approx(sorted(times)[1], abs=1e-5)
     assert "stock TRL" in (said := capsys.readouterr().out)
     extrapolated = "baseline-rows" not in options  # 4 of 6 rows
-    assert found.get("baseline_extrapolated", "") == ("from 4 of 6 rows, by arithmetic" if extrapolated else "")
+    assert found.get("baseline_extrapolated", "") == (
+        "from 4 of 6 rows, by arithmetic" if extrapolated else ""
+    )
     assert ("extrapolated" in said) == extrapolated
 
 
 def test_memory_trajectories(tmp_path, capsys):
     found = figures(tmp_path, "memory --chunks 2 --memory-tokens 30")
     plain = 3 * (48 + 30) + 3 * (48 + 30 + 30) + 2 * 3 * (30 + 20 + 5)
-    tree = 48 + 3 * 30 + 48 + 3 * 60 + 2 * 3 * (30 + 20 + 5)  # a memory of 30 tokens is repeated: sharing it saves too little
+    # a memory of 30 tokens is repeated: sharing it saves too little
+    tree = 48 + 3 * 30 + 48 + 3 * 60 + 2 * 3 * (30 + 20 + 5)
     assert found["token_ratio"] == pytest.approx(plain / tree)
     assert found["max_logprob_error"] < 1e-5 and found["max_grad_rel_error"] < 1e-4
     assert_speedup(found, "speedup", "plain_seconds")
@@ -105,7 +119,9 @@ def test_baselines_give_way_where_there_is_no_time(monkeypatch):
     from rft.bench.batch import questions
     from rft.bench.setting import Setting
 
-    setting = Setting("toy", prompt_tokens=48, questions=2, question_tokens=20, generations=3, completion_tokens=5)
+    setting = Setting(
+        "toy", prompt_tokens=48, questions=2, question_tokens=20, generations=3, completion_tokens=5
+    )
     found = update_module.update(setting, questions(setting), seconds=0.0)
     assert "tree_seconds" in found and not {"speedup", "speedup_over_trl"} & found.keys()
     assert [line.split(":")[0] for line in found["skipped"]] == ["plain", "trl"]

@@ -1,4 +1,5 @@
-"""`rft bench gpu`: the whole of it rehearsed on a CPU with no package but those it names; parts that go wrong cost themselves."""
+"""`rft bench gpu`: the whole of it rehearsed on a CPU with no package but those it names; parts that go wrong
+cost themselves."""
 
 import json
 import os
@@ -16,7 +17,8 @@ from rft.bench.gpu import gpu
 from rft.errors import ModelError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BESIDES = ("pydantic", "wandb", "openai", "matplotlib", "bm25s", "deepspeed", "vllm")  # ours, and not of the six packages' own
+# ours, and not of the six packages' own
+BESIDES = ("pydantic", "wandb", "openai", "matplotlib", "bm25s", "deepspeed", "vllm")
 HIDE = """
 import sys
 from importlib import metadata
@@ -42,8 +44,14 @@ def without(hidden: tuple[str, ...], tmp_path: Path, *words: str) -> subprocess.
     """Python on a machine that has not these packages, in its children too."""
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDE.format(hidden=hidden))
-    env = os.environ | {"PYTHONPATH": f"{tmp_path / 'hidden'}:{REPOSITORY}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    env = os.environ | {
+        "PYTHONPATH": f"{tmp_path / 'hidden'}:{REPOSITORY}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+    )
 
 
 def test_the_rehearsal_runs_every_part_and_needs_nothing_but_six_packages(tmp_path):
@@ -55,7 +63,10 @@ def test_the_rehearsal_runs_every_part_and_needs_nothing_but_six_packages(tmp_pa
     found = {name: part["figures"] for name, part in result["parts"].items() if part["status"] == "done"}
     assert list(found) == list(parts.PARTS)
     assert found["kernels"]["wrong"] == 0 and {case["dtype"] for case in found["kernels"]["cases"]} == {
-        "bfloat16", "float16", "float32"}  # fmt: skip
+        "bfloat16",
+        "float16",
+        "float32",
+    }
     assert found["update"]["baseline_extrapolated"].startswith("from 2 of 4 rows")
     assert {"speedup", "speedup_over_trl", "update_bytes", "update_estimated_bytes"} <= found["update"].keys()
     assert found["update"]["tree_error_to_float32"] < 2 * found["update"]["plain_error_to_float32"]
@@ -75,8 +86,12 @@ def test_without_trl_what_needs_it_is_skipped_by_name(tmp_path):
     result = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]
     assert "speedup" in result["update"]["figures"] and "trl_seconds" not in result["update"]["figures"]
     assert result["update"]["figures"]["skipped"][0].startswith("stock TRL: ")
-    assert result["training"] == {"status": "skipped", "figures": {}, "seconds": result["training"]["seconds"],
-                                  "why": "trl is not installed; training needs it"}  # fmt: skip
+    assert result["training"] == {
+        "status": "skipped",
+        "figures": {},
+        "seconds": result["training"]["seconds"],
+        "why": "trl is not installed; training needs it",
+    }
     assert "training: skipped" in done.stdout
 
 
@@ -84,13 +99,21 @@ def test_a_part_that_fails_dies_or_hangs_costs_only_itself(tmp_path, capsys):
     assert gpu(tmp_path, 0.15, rehearse=True, target=unruly) == 1
     found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
     assert {name: part["status"] for name, part in found.items()} == {
-        "card": "done", "kernels": "failed", "backends": "failed", "update": "skipped", "rollout": "stopped",
-        "longest": "skipped", "training": "skipped"}  # fmt: skip
+        "card": "done",
+        "kernels": "failed",
+        "backends": "failed",
+        "update": "skipped",
+        "rollout": "stopped",
+        "longest": "skipped",
+        "training": "skipped",
+    }
     assert found["kernels"]["figures"]["skipped"] == ["so far"]  # what it had is kept
     assert "its process died (exit code 9)" in found["backends"]["why"]
     assert found["longest"]["why"] == "the 0.15 minutes are over"
     said = capsys.readouterr().out
-    assert re.search(r"^update: skipped, \d+ s: needs about 27.0 GiB, 22.0 are free on this card$", said, re.M)
+    assert re.search(
+        r"^update: skipped, \d+ s: needs about 27.0 GiB, 22.0 are free on this card$", said, re.M
+    )
     assert "RuntimeError: an illegal memory access" in said
 
 

@@ -1,4 +1,5 @@
-"""Models behind a URL: a real HTTP server that fails in every way, and not one answer lost or paid for twice."""
+"""Models behind a URL: a real HTTP server that fails in every way, and not one answer lost or paid for
+twice."""
 
 import argparse
 import asyncio
@@ -88,7 +89,9 @@ def test_every_question_is_asked_once_a_few_at_a_time_history_by_history(split, 
     systems = [body["messages"][1]["content"] for body in server.requests]
     changes = sum(a != b for a, b in zip(systems, systems[1:], strict=False))
     assert changes < 3 + 12  # four histories; calls near a change may overtake one another
-    assert {body["temperature"] for body in server.requests} == {0.0} and server.requests[0]["max_completion_tokens"] == 20
+    assert {body["temperature"] for body in server.requests} == {0.0} and server.requests[0][
+        "max_completion_tokens"
+    ] == 20
     rows = read_rows(tmp_path)
     assert summary["usage"]["input_tokens"] == sum(row["input_tokens"] for row in rows) > 0
     assert summary["usage"]["cached_tokens"] > 0 and summary["output_tokens_per_question"] == 7
@@ -128,7 +131,10 @@ def test_retry_after_is_honoured_by_all_calls(split):
         to.answered = 0
 
         async def two():
-            one, before = asyncio.create_task(to.chat([{"role": "user", "content": "one"}], max_tokens=5)), to._resume_at
+            one, before = (
+                asyncio.create_task(to.chat([{"role": "user", "content": "one"}], max_tokens=5)),
+                to._resume_at,
+            )
             while to._resume_at == before:  # the second call starts once the first has been told to wait
                 assert not one.done()
                 await asyncio.sleep(0.01)
@@ -174,13 +180,19 @@ def test_killed_run_asks_nothing_twice(data, split, tmp_path):
             evaluate(load_split({str(data)!r}, "benchmark"), {str(tmp_path / "out")!r}, answerer)
         """)
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stderr=subprocess.DEVNULL, env=environment
+        )
         rows = tmp_path / "out" / "results.jsonl"
         while process.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 5):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL and not (tmp_path / "out" / "summary.json").exists()
-        done = {json.loads(line)["query"] for line in rows.read_text().splitlines(keepends=True) if line.endswith("\n")}
+        done = {
+            json.loads(line)["query"]
+            for line in rows.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        }
         time.sleep(0.2)  # the calls in flight end
         before = len(server.requests)
         summary = evaluate(split, tmp_path / "out", answers(server))
@@ -200,7 +212,9 @@ def test_a_hard_budget_is_never_exceeded_and_survives_a_restart(split, tmp_path)
             to = answers(server, price=(1000.0, 1000.0), budget=budget)
             return evaluate(split, tmp_path / "out", to), budget
 
-        with pytest.raises(EndpointError, match=r"the budget of \$\d+ does not allow another call: .* raise --budget"):
+        with pytest.raises(
+            EndpointError, match=r"the budget of \$\d+ does not allow another call: .* raise --budget"
+        ):
             once(6)
         rows = read_rows(tmp_path / "out")
         spent = sum(row["cost"] for row in rows)
@@ -235,15 +249,30 @@ def test_a_budget_waits_for_calls_in_flight(split):
 def test_the_key_is_sent_and_nowhere_else(data, tmp_path, monkeypatch, caplog, capsys):
     monkeypatch.setenv("MY_KEY", KEY)
     with serve(answer, lambda number: (500, {}) if number % 5 == 0 else None) as server:
-        words = ["--model", "played", "--base-url", server.url, "--api-key-env", "MY_KEY", "--data", data, "--limit", 8]
+        words = [
+            "--model",
+            "played",
+            "--base-url",
+            server.url,
+            "--api-key-env",
+            "MY_KEY",
+            "--data",
+            data,
+            "--limit",
+            8,
+        ]
         assert command(*words, "--out", tmp_path / "out") == 0
         assert server.keys == {f"Bearer {KEY}"}
         server.trouble = lambda number: (400, {})
-        with pytest.raises(EndpointError, match=r"no call has worked \(refused: .*no luck with Bearer \*\*\*"):
+        with pytest.raises(
+            EndpointError, match=r"no call has worked \(refused: .*no luck with Bearer \*\*\*"
+        ):
             command(*words, "--out", tmp_path / "other")
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     said = capsys.readouterr()
-    assert KEY not in written + caplog.text + said.out + said.err and "results.jsonl" in str(list(tmp_path.rglob("*")))
+    assert KEY not in written + caplog.text + said.out + said.err and "results.jsonl" in str(
+        list(tmp_path.rglob("*"))
+    )
 
 
 def test_what_cannot_work_is_told_at_once(data, tmp_path, monkeypatch):
@@ -264,7 +293,9 @@ def test_what_cannot_work_is_told_at_once(data, tmp_path, monkeypatch):
         with pytest.raises(EndpointError, match="no model 'played' or no chat API there"):
             command(*base, "--base-url", server.url)
         server.trouble = lambda number: (401, {})
-        with pytest.raises(EndpointError, match="requires a key; put it into the environment variable OPENAI_API_KEY"):
+        with pytest.raises(
+            EndpointError, match="requires a key; put it into the environment variable OPENAI_API_KEY"
+        ):
             command(*base, "--base-url", server.url)
         server.trouble = lambda number: "html"
         with pytest.raises(EndpointError, match="not from an OpenAI-compatible API"):
@@ -295,7 +326,18 @@ def test_reasoning_apart_and_odd_replies(split):
 
 def test_blind_control_comes_with_the_command(data, tmp_path):
     with serve(answer) as server:
-        words = ["--model", "played", "--base-url", server.url, "--data", data, "--limit", 8, "--out", tmp_path / "out"]
+        words = [
+            "--model",
+            "played",
+            "--base-url",
+            server.url,
+            "--data",
+            data,
+            "--limit",
+            8,
+            "--out",
+            tmp_path / "out",
+        ]
         assert command(*words) == 0
         assert len(server.requests) == 16 and sorted({len(b["messages"]) for b in server.requests})[0] == 2
         summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -328,7 +370,18 @@ def test_dense_retrieval_asks_the_endpoint_for_embeddings(data, tmp_path):
 
 def test_options_that_do_nothing_or_clash_are_told(data, tmp_path, caplog):
     with serve(answer) as server:
-        words = ["--model", "played", "--base-url", server.url, "--data", data, "--limit", 2, "--out", tmp_path / "out"]
+        words = [
+            "--model",
+            "played",
+            "--base-url",
+            server.url,
+            "--data",
+            data,
+            "--limit",
+            2,
+            "--out",
+            tmp_path / "out",
+        ]
         assert command(*words, "--token-cache", "x", "--passages", 3, "--judge-model", "j", "--vllm") == 0
         for ignored in ("--token-cache", "--passages", "--judge-model", "--vllm"):
             assert f"{ignored} is ignored" in caplog.text
@@ -342,11 +395,28 @@ def test_options_that_do_nothing_or_clash_are_told(data, tmp_path, caplog):
 
 def test_samples_go_out_with_their_own_seeds(data, tmp_path):
     with serve(answer) as server:
-        words = ["--model", "played", "--base-url", server.url, "--data", data, "--limit", 3, "--samples", 4, "--temperature", 1]
+        words = [
+            "--model",
+            "played",
+            "--base-url",
+            server.url,
+            "--data",
+            data,
+            "--limit",
+            3,
+            "--samples",
+            4,
+            "--temperature",
+            1,
+        ]
         assert command(*words, "--out", tmp_path, "--no-controls") == 0
         assert len({body["seed"] for body in server.requests}) == len(server.requests) == 12
         summary = json.loads((tmp_path / "summary.json").read_text())
-        assert summary["n"] == 3 and summary["asked"] == 12 and set(summary["samples"]["pass_at"]) == {"1", "2", "4"}
+        assert (
+            summary["n"] == 3
+            and summary["asked"] == 12
+            and set(summary["samples"]["pass_at"]) == {"1", "2", "4"}
+        )
 
 
 def test_answering_through_a_url_needs_no_torch(split, tmp_path):

@@ -1,4 +1,5 @@
-"""One checkpoint gives the same answers however it is run: alone or in a batch, padded or over shared prefixes."""
+"""One checkpoint gives the same answers however it is run: alone or in a batch, padded or over shared
+prefixes."""
 
 import pytest
 
@@ -15,13 +16,24 @@ QUESTIONS = 16
 def answers(repository, mini_data, tmp_path_factory):
     """(batch size, prefixes shared or not, dtype) -> the completions of the first questions."""
     out, split, found = tmp_path_factory.mktemp("engines"), load_split(mini_data, "val"), {}
-    for batch, shares, dtype in ((1, True, "float32"), (8, True, "float32"), (1, False, "float32"), (8, False, "float32"),
-                                 (8, True, "bfloat16")):
+    for batch, shares, dtype in (
+        (1, True, "float32"),
+        (8, True, "float32"),
+        (1, False, "float32"),
+        (8, False, "float32"),
+        (8, True, "bfloat16"),
+    ):
         model = LocalModel(repository / "recipes/quickstart/base", dtype=dtype)
         assert model.shares
         model.shares = shares
         folder = out / f"{batch}-{shares}-{dtype}"
-        evaluate(split, folder, ModelAnswers(model, "history", max_new_tokens=24), limit=QUESTIONS, batch_size=batch)
+        evaluate(
+            split,
+            folder,
+            ModelAnswers(model, "history", max_new_tokens=24),
+            limit=QUESTIONS,
+            batch_size=batch,
+        )
         found[batch, shares, dtype] = {row["id"]: row["completion"] for row in read_rows(folder)}
     return found
 

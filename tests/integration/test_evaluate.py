@@ -1,4 +1,5 @@
-"""Evaluation from dataset to report: scripted answerers through the whole path, a tiny real model in every context."""
+"""Evaluation from dataset to report: scripted answerers through the whole path, a tiny real model in every
+context."""
 
 import argparse
 import importlib.util
@@ -97,7 +98,9 @@ def model(checkpoint):
 
 def test_scripted_models_score_what_they_must(split, tmp_path):
     perfect = evaluate(split, tmp_path / "perfect", Scripted(lambda q: boxed(q.gold)))
-    assert perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
+    assert (
+        perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
+    )
     assert {cell["accuracy"] for table in perfect["by"].values() for cell in table.values()} == {1}
     always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
     gold_a = sum(q.gold == "a" for q in split.questions)
@@ -115,13 +118,31 @@ def test_scripted_models_score_what_they_must(split, tmp_path):
 def test_summary_has_the_agreed_keys(split, tmp_path):
     summary = evaluate(split, tmp_path, Scripted(mixed))
     agreed = {
-        "accuracy", "ci95", "n", "personas", "unparsed_rate", "format_rate", "input_tokens_per_question", "by",
-        "answer_letters", "model", "context", "data_sha256", "seconds",
-    }  # fmt: skip
+        "accuracy",
+        "ci95",
+        "n",
+        "personas",
+        "unparsed_rate",
+        "format_rate",
+        "input_tokens_per_question",
+        "by",
+        "answer_letters",
+        "model",
+        "context",
+        "data_sha256",
+        "seconds",
+    }
     assert agreed <= set(summary) and summary["data_sha256"] == split.sha256
     assert list(summary["by"]) == [
-        "kind", "pref_type", "who", "updated", "scenario", "distance", "pref_type_who", "history_length",
-    ]  # fmt: skip
+        "kind",
+        "pref_type",
+        "who",
+        "updated",
+        "scenario",
+        "distance",
+        "pref_type_who",
+        "history_length",
+    ]
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert "<svg" in (tmp_path / "report.html").read_text()
     for row in read_rows(tmp_path):
@@ -147,7 +168,9 @@ def test_a_limit_grows(split, tmp_path):
     some, rest = Scripted(mixed), Scripted(mixed)
     assert evaluate(split, tmp_path, some, limit=10)["n"] == 10
     assert sorted(some.asked) == sorted(q.id for q in split.questions[:10])
-    assert numbers(evaluate(split, tmp_path, rest)) == numbers(evaluate(split, tmp_path / "b", Scripted(mixed)))
+    assert numbers(evaluate(split, tmp_path, rest)) == numbers(
+        evaluate(split, tmp_path / "b", Scripted(mixed))
+    )
     assert len(rest.asked) == 22
 
 
@@ -277,7 +300,9 @@ def test_weights_make_the_fingerprint(checkpoint, model, tmp_path):
 
 
 def test_prompts_longer_than_the_model_are_refused(model, split, tmp_path):
-    with pytest.raises(ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new tokens"):
+    with pytest.raises(
+        ModelError, match=r"question benchmark-\d+: \d+ prompt tokens and up to 4000 new tokens"
+    ):
         evaluate(split, tmp_path, ModelAnswers(model, "history", max_new_tokens=4000))
 
 
@@ -332,7 +357,9 @@ def test_ctrl_c_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
     assert command(*words) == 0 and len(read_rows(tmp_path)) == 32
 
 
-@pytest.mark.parametrize("words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]])
+@pytest.mark.parametrize(
+    "words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]]
+)
 def test_command_refuses_bad_options(words, capsys):
     with pytest.raises(SystemExit):
         command("--model", "m", "--data", "d", "--out", "o", *words)
@@ -358,8 +385,13 @@ def test_a_longest_option_model_scores_what_the_audit_says(data, tmp_path):
     of_rule = told["rules"]["longest option"]
     assert abs(summary["accuracy"] - of_rule) < 3 * (0.25 * 0.75 / told["n"]) ** 0.5
     controls = summary["controls"]
-    assert controls["longest"]["accuracy"] == pytest.approx(of_rule)  # of equals the model takes the first, the rule any
-    assert controls["longest"]["explains"] == summary["explained_by_shortcut"] > 2 * controls["shortest"]["explains"]
+    # of equals the model takes the first, the rule any
+    assert controls["longest"]["accuracy"] == pytest.approx(of_rule)
+    assert (
+        controls["longest"]["explains"]
+        == summary["explained_by_shortcut"]
+        > 2 * controls["shortest"]["explains"]
+    )
     assert controls["strongest"]["accuracy"] == pytest.approx(told["strongest"]["score"])
     assert controls["strongest"]["rule"] == told["strongest"]["rule"]
     assert told["gold_longest_alone"] <= summary["accuracy"] <= told["gold_longest"]
@@ -368,9 +400,15 @@ def test_a_longest_option_model_scores_what_the_audit_says(data, tmp_path):
 def test_four_orders_unmask_a_model_that_looks_at_places(split, tmp_path):
     always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")), option_orders=4)
     assert always_a["accuracy"] == 0.25 and always_a["n"] == 32 and always_a["asked"] == 128
-    assert always_a["option_orders"]["position_bias"] == 0.75 and always_a["option_orders"]["consistency"] == 0
+    assert (
+        always_a["option_orders"]["position_bias"] == 0.75 and always_a["option_orders"]["consistency"] == 0
+    )
     knows = evaluate(split, tmp_path / "knows", Scripted(lambda q: boxed(q.gold)), option_orders=4)
-    assert knows["accuracy"] == 1 and knows["option_orders"]["consistency"] == 1 and knows["option_orders"]["position_bias"] == 0
+    assert (
+        knows["accuracy"] == 1
+        and knows["option_orders"]["consistency"] == 1
+        and knows["option_orders"]["position_bias"] == 0
+    )
     with pytest.raises(DataError, match="option_orders was 4, is None"):
         evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
 
@@ -381,10 +419,13 @@ def test_blind_control_is_asked_once_and_kept(split, tmp_path):
     assert len(blind.asked) == 10 and summary["asked"] == 20 and summary["n"] == 10
     assert summary["controls"]["blind"]["accuracy"] == summary["controls"]["blind"]["explains"]
     rows = read_rows(tmp_path / "blind")
-    assert len(rows) == 10 and summary["controls"]["blind"]["accuracy"] == sum(row["score"] for row in rows) / 10
+    assert (
+        len(rows) == 10 and summary["controls"]["blind"]["accuracy"] == sum(row["score"] for row in rows) / 10
+    )
     again = Scripted(mixed, context="none")
     assert (
-        numbers(evaluate(split, tmp_path, Scripted(None), samples=2, blind=again, limit=10)) == numbers(summary)
+        numbers(evaluate(split, tmp_path, Scripted(None), samples=2, blind=again, limit=10))
+        == numbers(summary)
         and not again.asked
     )
 
@@ -396,7 +437,11 @@ def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
     question = next(q for q in split.questions if q.id == row["id"])
     made = context.messages(question, split.history_of(question))
     whole = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
-    assert row["input_tokens"] == len(whole) and row["read"].startswith("messages ") and greedy["context"] == "retrieval"
+    assert (
+        row["input_tokens"] == len(whole)
+        and row["read"].startswith("messages ")
+        and greedy["context"] == "retrieval"
+    )
     drawn = evaluate(
         split,
         tmp_path / "s",
@@ -436,7 +481,9 @@ def test_a_sweep_evaluates_each_checkpoint_and_draws_the_curve(checkpoint, data,
     assert command(*words) == 0
     points = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert [point["step"] for point in points] == [3, 20, 100] and all(point["n"] == 2 for point in points)
-    assert (tmp_path / "out" / "checkpoint-20" / "summary.json").exists() and (tmp_path / "out" / "report.html").exists()
+    assert (tmp_path / "out" / "checkpoint-20" / "summary.json").exists() and (
+        tmp_path / "out" / "report.html"
+    ).exists()
     with pytest.raises(DataError, match="no checkpoint folder matches this pattern"):
         command("--model", str(tmp_path / "nothing-*"), *words[2:])
 
@@ -448,7 +495,8 @@ def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
     try:
         assert command("--rule", "longest", "--data", str(data), "--track", "--out", str(out)) == 0
     finally:
-        wandb.teardown()  # else its service, named in the environment, serves the processes of later tests as one
+        # else its service, named in the environment, serves the processes of later tests as one
+        wandb.teardown()
     summary = json.loads((out / "summary.json").read_text())
     file = ended(next((out / "wandb").glob("offline-run-*/*.wandb")))
     config, history = read_run(file)
@@ -456,12 +504,22 @@ def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
     tables = {key.removesuffix(".nrows") for row in history for key in row if key.endswith(".nrows")}
     assert tables == {f"by/{category}" for category in summary["by"]}
     logged = {
-        item.key or "/".join(item.nested_key): item.value_json for record in records(file) for item in record.summary.update
+        item.key or "/".join(item.nested_key): item.value_json
+        for record in records(file)
+        for item in record.summary.update
     }
     assert json.loads(logged["accuracy"]) == summary["accuracy"]
-    artifacts = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"]
-    [artifact] = [artifact for artifact in artifacts if artifact.type == "evaluation"]  # tables are artifacts too
-    assert {entry.path for entry in artifact.manifest.contents} == {"results.jsonl", "summary.json", "report.html", "run.json"}
+    artifacts = [
+        record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"
+    ]
+    # tables are artifacts too
+    [artifact] = [artifact for artifact in artifacts if artifact.type == "evaluation"]
+    assert {entry.path for entry in artifact.manifest.contents} == {
+        "results.jsonl",
+        "summary.json",
+        "report.html",
+        "run.json",
+    }
 
 
 def test_vllm_that_is_not_installed_is_told(checkpoint, data, tmp_path):
@@ -474,12 +532,14 @@ def test_vllm_that_is_not_installed_is_told(checkpoint, data, tmp_path):
 
 @pytest.mark.parametrize(("gpus", "used"), [(0, 1), (1, 1), (3, 2), (4, 4), (7, 4), (8, 8), (16, 8)])
 def test_vllm_takes_as_many_gpus_as_share_the_heads(caplog, gpus, used):
-    assert tensor_parallel(Qwen3Config(num_attention_heads=32, num_key_value_heads=8), gpus) == used  # Qwen3-4B's
+    # Qwen3-4B's
+    assert tensor_parallel(Qwen3Config(num_attention_heads=32, num_key_value_heads=8), gpus) == used
     assert (f"using {used} of {gpus} GPUs" in caplog.text) == (used < gpus)
 
 
 def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkeypatch):
-    """A stand-in with vLLM's interface that generates with the local model: what is asked of vLLM, and what becomes of it."""
+    """A stand-in with vLLM's interface that generates with the local model: what is asked of vLLM, and what
+    becomes of it."""
     asked = []
 
     class SamplingParams:
@@ -489,15 +549,24 @@ def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkey
     class LLM:
         def __init__(self, **settings):
             assert settings["enable_prefix_caching"] and settings["generation_config"] == "vllm"
-            assert settings["max_model_len"] == -1 and settings["dtype"] == "bfloat16"  # the checkpoint's is float32
+            # the checkpoint's is float32
+            assert settings["max_model_len"] == -1 and settings["dtype"] == "bfloat16"
             self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
 
         def generate(self, prompts, settings, use_tqdm):
             asked.extend(settings)
-            ids = model.generate([p["prompt_token_ids"] for p in prompts], settings[0].max_tokens, settings[0].temperature)
+            ids = model.generate(
+                [p["prompt_token_ids"] for p in prompts], settings[0].max_tokens, settings[0].temperature
+            )
             ends = [made[-1] in settings[0].stop_token_ids for made in ids]
-            return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(made), finish_reason="stop" if end else "length")])
-                    for made, end in zip(ids, ends, strict=True)]  # fmt: skip
+            return [
+                SimpleNamespace(
+                    outputs=[
+                        SimpleNamespace(token_ids=tuple(made), finish_reason="stop" if end else "length")
+                    ]
+                )
+                for made, end in zip(ids, ends, strict=True)
+            ]
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
     served = VLLMModel(checkpoint)

@@ -1,4 +1,5 @@
-"""`rft grpo --launch`: two real processes behind accelerate, which leave with a checkpoint when the command is told to."""
+"""`rft grpo --launch`: two real processes behind accelerate, which leave with a checkpoint when the command
+is told to."""
 
 import json
 import os
@@ -43,7 +44,9 @@ def start(out, data, model, *words):
         *words,
     ]
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(command, cwd=out.parent, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=out.parent, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def test_a_launched_run_leaves_with_a_checkpoint_and_goes_on(mini_data, tiny_checkpoint, tmp_path):
@@ -73,9 +76,9 @@ def test_a_launched_run_leaves_with_a_checkpoint_and_goes_on(mini_data, tiny_che
     said = process.communicate(timeout=540)[0]
     assert process.returncode == 0, said
     assert "changed, as allowed: max_steps: 500 ->" in said
-    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][:step] == list(
-        range(1, step + 1)
-    )
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][
+        :step
+    ] == list(range(1, step + 1))
 
 
 def test_a_mistake_is_one_line_under_a_launcher_too(tmp_path):

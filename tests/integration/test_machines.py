@@ -1,4 +1,5 @@
-"""What a machine can lack, said in one line and before the work: a network, a W&B account, a folder of its own."""
+"""What a machine can lack, said in one line and before the work: a network, a W&B account, a folder of its
+own."""
 
 import json
 import os
@@ -38,8 +39,18 @@ def test_a_model_of_the_hub_without_a_network(mini_data, tmp_path, no_network):
 
 
 def test_a_dataset_of_the_hub_without_a_network(tmp_path, no_network):
-    said = one_line(run("evaluate", "--rule", "longest", "--data", "bowen-upenn/PersonaMem-v2", "--out", str(tmp_path / "out"),
-                        **no_network))
+    said = one_line(
+        run(
+            "evaluate",
+            "--rule",
+            "longest",
+            "--data",
+            "bowen-upenn/PersonaMem-v2",
+            "--out",
+            str(tmp_path / "out"),
+            **no_network,
+        )
+    )
     assert said.startswith("error: bowen-upenn/PersonaMem-v2: no such folder, not in the cache (")
 
 
@@ -69,9 +80,25 @@ def test_a_hub_that_does_not_answer_is_asked_once(no_network, monkeypatch):
 @pytest.mark.parametrize("command", ["grpo", "evaluate", "quickstart"])
 def test_wandb_without_a_key_is_said_first(command, repository, mini_data, tmp_path):
     words = {
-        "grpo": ["--config", str(repository / "recipes/quickstart/grpo.yaml"), "--model_name_or_path", "nothing/there",
-                 "--output_dir", str(tmp_path / "out"), "--report_to", "wandb"],
-        "evaluate": ["--rule", "longest", "--data", str(mini_data), "--track", "--out", str(tmp_path / "out")],
+        "grpo": [
+            "--config",
+            str(repository / "recipes/quickstart/grpo.yaml"),
+            "--model_name_or_path",
+            "nothing/there",
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--report_to",
+            "wandb",
+        ],
+        "evaluate": [
+            "--rule",
+            "longest",
+            "--data",
+            str(mini_data),
+            "--track",
+            "--out",
+            str(tmp_path / "out"),
+        ],
         "quickstart": ["--out", str(tmp_path / "out"), "--track"],
     }[command]
     said = one_line(run(command, *words, HOME=str(tmp_path), WANDB_MODE=None, WANDB_API_KEY=None))
@@ -82,16 +109,22 @@ def test_wandb_without_a_key_is_said_first(command, repository, mini_data, tmp_p
 @pytest.mark.parametrize("profile", ["mini", "middle"])
 def test_two_simulations_into_one_folder(profile, repository, tmp_path):
     out = tmp_path / "data"
-    of_profile = {"mini": ["--personas", "200"],
-                  "middle": ["--personas", "20", "--tokenizer", str(repository / "recipes/quickstart/base")]}
+    of_profile = {
+        "mini": ["--personas", "200"],
+        "middle": ["--personas", "20", "--tokenizer", str(repository / "recipes/quickstart/base")],
+    }
     words = ["simulate", "--profile", profile, *of_profile[profile], "--out", str(out)]
-    with subprocess.Popen([*RFT, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+    with subprocess.Popen(
+        [*RFT, *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as first:
         lock = tmp_path / ".data.lock"
         while not lock.exists() and first.poll() is None:
             time.sleep(0.01)
         second = run(*words)
         assert first.wait() == 0, first.stdout.read()
-    assert f"error: {out}: another simulation writes to this folder" in second.stderr and second.returncode == 2
+    assert (
+        f"error: {out}: another simulation writes to this folder" in second.stderr and second.returncode == 2
+    )
     assert len(list((out / "data/chat_history_32k").iterdir())) >= 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     if profile == "mini":
@@ -107,15 +140,32 @@ def test_a_folder_that_cannot_be_made(command, repository, mini_data, tmp_path):
     (tmp_path / "file").write_text("")
     out, base = str(tmp_path / "file/out"), str(repository / "recipes/quickstart/base")
     words = {
-        "grpo": ["--config", str(repository / "recipes/quickstart/grpo.yaml"), "--model_name_or_path", base, "--output_dir", out,
-                 "--data", str(mini_data)],
+        "grpo": [
+            "--config",
+            str(repository / "recipes/quickstart/grpo.yaml"),
+            "--model_name_or_path",
+            base,
+            "--output_dir",
+            out,
+            "--data",
+            str(mini_data),
+        ],
         "simulate": ["--personas", "3", "--out", out],
         "quickstart": ["--out", out],
-        "memory write": ["--model", base, "--history", str(next((mini_data / "data/chat_history_32k").iterdir())), "--out", out],
+        "memory write": [
+            "--model",
+            base,
+            "--history",
+            str(next((mini_data / "data/chat_history_32k").iterdir())),
+            "--out",
+            out,
+        ],
         "evaluate": ["--rule", "longest", "--data", str(mini_data), "--out", out],
     }[command]
     said = one_line(run(*command.split(), *words))
-    assert said.startswith(f"error: {tmp_path / 'file'}") and ("Not a directory" in said or "File exists" in said)
+    assert said.startswith(f"error: {tmp_path / 'file'}") and (
+        "Not a directory" in said or "File exists" in said
+    )
 
 
 def test_nothing_wraps_at_80_columns_in_a_pipe(tmp_path):
@@ -124,7 +174,19 @@ def test_nothing_wraps_at_80_columns_in_a_pipe(tmp_path):
 
 
 def test_an_evaluation_without_a_model_here_needs_no_torch(mini_data, tmp_path):
-    words = ["evaluate", "--rule", "longest", "--data", str(mini_data), "--limit", "4", "--out", str(tmp_path / "out")]
-    code = f"import sys; from rft.cli import main; assert main({words}) == 0; assert 'torch' not in sys.modules"
+    words = [
+        "evaluate",
+        "--rule",
+        "longest",
+        "--data",
+        str(mini_data),
+        "--limit",
+        "4",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    code = (
+        f"import sys; from rft.cli import main; assert main({words}) == 0; assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr

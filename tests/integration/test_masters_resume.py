@@ -1,4 +1,5 @@
-"""No weight is trained in half precision alone: at a learning rate of fine-tuning nearly all weights move, in every layout."""
+"""No weight is trained in half precision alone: at a learning rate of fine-tuning nearly all weights move, in
+every layout."""
 
 import json
 import shutil
@@ -13,8 +14,20 @@ from safetensors.torch import load_file
 from rft.models.loading import load_model
 
 HALF = ["--dtype", "bfloat16", "--bf16", "true"]
-STEPS = ["--max_steps", "3", "--save_steps", "1", "--logging_steps", "1", "--learning_rate", "5e-6", "--warmup_steps", "0",
-         "--lr_scheduler_type", "constant"]
+STEPS = [
+    "--max_steps",
+    "3",
+    "--save_steps",
+    "1",
+    "--logging_steps",
+    "1",
+    "--learning_rate",
+    "5e-6",
+    "--warmup_steps",
+    "0",
+    "--lr_scheduler_type",
+    "constant",
+]
 RESUME = ["--resume_from_checkpoint", "true"]
 ZERO2 = zero(2)
 LAYOUTS = {"one": (1, None), "ddp": (2, None), "zero2": (2, ZERO2)}
@@ -38,7 +51,11 @@ def run(request, server) -> tuple[Path, int, dict | None]:
 
 
 def masters(checkpoint: Path, zero: bool) -> dict[str, torch.Tensor]:
-    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint)) if zero else load_file(checkpoint / "model.safetensors")
+    return (
+        get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+        if zero
+        else load_file(checkpoint / "model.safetensors")
+    )
 
 
 def share_moved(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> float:
@@ -48,7 +65,10 @@ def share_moved(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor]
 
 def test_nine_weights_of_ten_move_in_three_steps(run, tiny_checkpoint):
     out, _, env = run
-    start = {name: tensor.bfloat16().float() for name, tensor in load_file(tiny_checkpoint / "model.safetensors").items()}
+    start = {
+        name: tensor.bfloat16().float()
+        for name, tensor in load_file(tiny_checkpoint / "model.safetensors").items()
+    }
     kept = masters(out / "checkpoint-3", zero=env is not None)
     assert {tensor.dtype for name, tensor in kept.items() if name in start} == {torch.float32}
     assert share_moved(kept, start) >= 0.9
@@ -56,13 +76,16 @@ def test_nine_weights_of_ten_move_in_three_steps(run, tiny_checkpoint):
     assert {tensor.dtype for tensor in final.values()} == {torch.bfloat16}
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
     assert all(torch.equal(tensor, kept[name].bfloat16()) for name, tensor in final.items())
-    assert share_moved(final, start) < 0.2  # what the rounding hides: steps that bfloat16 weights alone would never have made
+    # what the rounding hides: steps that bfloat16 weights alone would never have made
+    assert share_moved(final, start) < 0.2
 
 
 def test_a_killed_run_resumes_from_its_masters_bit_for_bit(run, server, tmp_path):
     whole, processes, env = run
     out = tmp_path / "run"
-    killed = server.run(out, *STEPS, *HALF, processes=processes, env=env, kill={"in": "training_step", "call": 3})
+    killed = server.run(
+        out, *STEPS, *HALF, processes=processes, env=env, kill={"in": "training_step", "call": 3}
+    )
     assert -9 in killed["statuses"]
     done = server.run(out, *STEPS, *HALF, *RESUME, processes=processes, env=env)
     assert done["statuses"] == [0] * processes, done["said"]
@@ -79,7 +102,9 @@ def test_bfloat16_weights_without_masters_are_refused(server, tiny_checkpoint, t
     load_model(str(model), dtype="bfloat16").save_pretrained(model)
     done = server.run(tmp_path / "run", *STEPS, *words, "--model_name_or_path", str(model))
     assert done["statuses"] == [2], done["said"]
-    assert "error: dtype bfloat16 with bf16: false would train bfloat16 weights without masters" in done["said"]
+    assert (
+        "error: dtype bfloat16 with bf16: false would train bfloat16 weights without masters" in done["said"]
+    )
     assert "set bf16: true (float32 masters, bfloat16 compute), or dtype: float32" in done["said"]
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
@@ -88,6 +113,11 @@ def test_deepspeed_says_that_a_float32_recipe_ends_in_half_precision(server, tmp
     words = ["--max_steps", "1", "--dtype", "float32", "--bf16", "true"]
     done = server.run(tmp_path / "run", *words, processes=2, env=ZERO2)
     assert done["statuses"] == [0, 0], done["said"]
-    assert done["said"].count("dtype float32 with DeepSpeed and bf16 or fp16: the final folder has the bfloat16 weights") == 1
+    assert (
+        done["said"].count(
+            "dtype float32 with DeepSpeed and bf16 or fp16: the final folder has the bfloat16 weights"
+        )
+        == 1
+    )
     final = load_file(tmp_path / "run/model.safetensors")
     assert {tensor.dtype for tensor in final.values()} == {torch.bfloat16}

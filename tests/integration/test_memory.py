@@ -1,4 +1,5 @@
-"""The memory from end to end with a tiny real model: trained, evaluated, resumed, and by hand on the command line."""
+"""The memory from end to end with a tiny real model: trained, evaluated, resumed, and by hand on the command
+line."""
 
 import argparse
 import json
@@ -69,7 +70,9 @@ def test_the_cold_start_learns_to_write_bullets(cold_start, mini_data, tmp_path)
     right, missing = logged(cold_start, "held_out/lines_right"), logged(cold_start, "held_out/lines_missing")
     assert len(right) == len(missing) == 2 and all(0 <= share <= 1 for share in (*right, *missing))
     split = load_split(mini_data, "val")
-    answerer = MemoryAnswers(LocalModel(cold_start, dtype="float32"), tmp_path / MEMORIES, SETTINGS, max_new_tokens=40)
+    answerer = MemoryAnswers(
+        LocalModel(cold_start, dtype="float32"), tmp_path / MEMORIES, SETTINGS, max_new_tokens=40
+    )
     evaluate(split, tmp_path, answerer)
     records = [read_record(tmp_path / MEMORIES / f"{history}.md") for history in split.histories]
     assert all(record.finished for record in records)
@@ -82,7 +85,8 @@ def test_the_cold_start_learns_to_write_bullets(cold_start, mini_data, tmp_path)
     ("words", "processes"),
     [
         ((), 1),
-        (("--per_device_train_batch_size", "16", "--window", "128k", "--chunk_tokens", "320"), 2),  # unequal rows a rank
+        # unequal rows a rank
+        (("--per_device_train_batch_size", "16", "--window", "128k", "--chunk_tokens", "320"), 2),
         (
             (
                 "--use_peft",
@@ -136,7 +140,8 @@ def test_grpo_trains(cold_start, mini_data, tmp_path, words, processes):
     )
     assert "trajectories, each of which answers up to 8 questions" in done.stderr
     assert len(logged(out, "reward")) == 2
-    assert len(logged(out, "held_out/lines_right")) == len(logged(out, "held_out/right_and_consistent")) == 1  # after the last
+    # after the last
+    assert len(logged(out, "held_out/lines_right")) == len(logged(out, "held_out/right_and_consistent")) == 1
     assert logged(out, "prefix_tree/token_ratio")[0] > 1.5
     assert max(logged(out, "sampling/logp_difference_max")) < 1e-3
 
@@ -151,14 +156,23 @@ def test_memories_are_written_once_and_reused(model, mini_data, tmp_path):
     answerer = MemoryAnswers(model, tmp_path / "a" / MEMORIES, SETTINGS, max_new_tokens=24)
     part = evaluate(split, tmp_path / "a", answerer, limit=5)
     files = sorted((tmp_path / "a" / MEMORIES).glob("[0-9a-f]*.md"))
-    assert len([f for f in files if "previous" not in f.name]) == len({q.history_id for q in split.questions[:5]})
+    assert len([f for f in files if "previous" not in f.name]) == len(
+        {q.history_id for q in split.questions[:5]}
+    )
     written = {f: f.stat().st_mtime_ns for f in files}
-    whole = evaluate(split, tmp_path / "a", MemoryAnswers(model, tmp_path / "a" / MEMORIES, SETTINGS, max_new_tokens=24))
+    whole = evaluate(
+        split, tmp_path / "a", MemoryAnswers(model, tmp_path / "a" / MEMORIES, SETTINGS, max_new_tokens=24)
+    )
     assert all(f.stat().st_mtime_ns == then for f, then in written.items())
     again = evaluate(
-        split, tmp_path / "b", MemoryAnswers(model, tmp_path / "b" / MEMORIES, SETTINGS, max_new_tokens=24), batch_size=3
+        split,
+        tmp_path / "b",
+        MemoryAnswers(model, tmp_path / "b" / MEMORIES, SETTINGS, max_new_tokens=24),
+        batch_size=3,
     )
-    assert {k: v for k, v in whole.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    assert {k: v for k, v in whole.items() if k != "seconds"} == {
+        k: v for k, v in again.items() if k != "seconds"
+    }
     assert part["n"] == 5
     page = (tmp_path / "a" / "memory.html").read_text()
     assert all(f"history {history}" in page for history in split.histories)
@@ -174,7 +188,9 @@ def test_input_tokens_are_counted_both_ways(model, mini_data, tmp_path):
         for q in split.questions
     ]
     assert summary["input_tokens_per_question"] == sum(answering) / len(answering)
-    writing = sum(read_record(tmp_path / MEMORIES / f"{history}.md").input_tokens for history in split.histories)
+    writing = sum(
+        read_record(tmp_path / MEMORIES / f"{history}.md").input_tokens for history in split.histories
+    )
     assert summary["input_tokens_with_writing"] == pytest.approx((sum(answering) + writing) / len(rows))
 
 
@@ -187,7 +203,8 @@ def test_what_was_withdrawn_is_looked_for_in_the_memories(model, mini_data, tmp_
     record = json.loads(path.read_text())
     for last, gone in ((f"- Enjoys {of.withdrawn[1]}.", 1), ("- music: forgotten.", 2)):
         record["turns"] = [
-            {**record["turns"][0], "memory": text} for text in (f"- Enjoys {of.withdrawn[0]}.\n- {of.withdrawn[1]}", last)
+            {**record["turns"][0], "memory": text}
+            for text in (f"- Enjoys {of.withdrawn[0]}.\n- {of.withdrawn[1]}", last)
         ]
         path.write_text(json.dumps(record))
         for other in split.histories:
@@ -213,7 +230,9 @@ def test_the_context_is_rendered_as_in_training(model, mini_data, tmp_path):
         memory = (tmp_path / f"{history.id}.md").read_text().strip()
         template = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
         assert template == answerer.agent.answer_ids(question, memory)
-        assert answerer.memory.read(question, history).startswith(f"a memory of {len(memory.splitlines())} lines")
+        assert answerer.memory.read(question, history).startswith(
+            f"a memory of {len(memory.splitlines())} lines"
+        )
 
 
 def evaluate_by_hand(*words: str) -> int:
@@ -223,8 +242,28 @@ def evaluate_by_hand(*words: str) -> int:
 
 
 def test_the_command_answers_from_memories_in_every_order(cold_start, mini_data, tmp_path, caplog):
-    words = ["--model", str(cold_start), "--data", str(mini_data), "--split", "forget", "--context", "memory", "--limit", "4"]
-    words += ["--chunk-tokens", "160", "--memory-tokens", "128", "--max-new-tokens", "8", "--option-orders", "2"]
+    words = [
+        "--model",
+        str(cold_start),
+        "--data",
+        str(mini_data),
+        "--split",
+        "forget",
+        "--context",
+        "memory",
+        "--limit",
+        "4",
+    ]
+    words += [
+        "--chunk-tokens",
+        "160",
+        "--memory-tokens",
+        "128",
+        "--max-new-tokens",
+        "8",
+        "--option-orders",
+        "2",
+    ]
     words += ["--passages", "3", "--token-cache", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
     assert evaluate_by_hand(*words) == 0
     assert "--passages is ignored: the context is memory" in caplog.text
@@ -232,7 +271,9 @@ def test_the_command_answers_from_memories_in_every_order(cold_start, mini_data,
     rows = read_rows(tmp_path / "out")
     assert summary["n"] == 4 and len(rows) == 8 and "blind" in summary["controls"]
     writing = {row["history_id"]: row["writing_tokens"] for row in rows}
-    assert summary["input_tokens_with_writing"] - summary["input_tokens_per_question"] == pytest.approx(sum(writing.values()) / 4)
+    assert summary["input_tokens_with_writing"] - summary["input_tokens_per_question"] == pytest.approx(
+        sum(writing.values()) / 4
+    )
     assert summary["settings"]["chunk_tokens"] == 160
     assert "Growth of each memory" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "memory.html").exists()
@@ -243,14 +284,21 @@ def test_the_command_answers_from_memories_in_every_order(cold_start, mini_data,
 def rft(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "rft.cli", "memory", *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "rft.cli", "memory", *words],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
 def test_by_hand(cold_start, mini_data, tmp_path):
     chat = next((mini_data / "data/chat_history_128k").glob("*.json"))
     size = ("--chunk-tokens", "160", "--memory-tokens", "128")
-    done = rft("write", "--model", str(cold_start), "--history", str(chat), "--out", "memory.md", *size, cwd=tmp_path)
+    done = rft(
+        "write", "--model", str(cold_start), "--history", str(chat), "--out", "memory.md", *size, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "chunk 1 of" in done.stdout and "+ " in done.stdout
     assert re.search(r"written: [\d,]+; \d+ chunks in \d+\.\d s$", done.stdout.strip())
@@ -270,14 +318,26 @@ def test_by_hand(cold_start, mini_data, tmp_path):
         cwd=tmp_path,
     )
     assert answer.returncode == 0 and answer.stdout.strip()
-    again = rft("write", "--model", str(cold_start), "--history", str(chat), "--out", "memory.md", *size, cwd=tmp_path)
+    again = rft(
+        "write", "--model", str(cold_start), "--history", str(chat), "--out", "memory.md", *size, cwd=tmp_path
+    )
     assert "chunk 1 of" not in again.stdout and (tmp_path / "memory.md").read_text() == memory
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_it_goes_on_at_its_chunk(cold_start, mini_data, tmp_path, signal_sent):
     chat = next((mini_data / "data/chat_history_128k").glob("*.json"))
-    words = ["write", "--model", str(cold_start), "--history", str(chat), "--chunk-tokens", "60", "--memory-tokens", "128"]
+    words = [
+        "write",
+        "--model",
+        str(cold_start),
+        "--history",
+        str(chat),
+        "--chunk-tokens",
+        "60",
+        "--memory-tokens",
+        "128",
+    ]
     whole = rft(*words, "--out", "whole.md", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -288,7 +348,8 @@ def test_stopped_it_goes_on_at_its_chunk(cold_start, mini_data, tmp_path, signal
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs inherit that it is ignored
+        # a shell's background jobs inherit that it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in running.stdout:
         if line.startswith("chunk 3 of"):
@@ -308,14 +369,19 @@ def test_stopped_it_goes_on_at_its_chunk(cold_start, mini_data, tmp_path, signal
     ("content", "said"),
     [
         ("[]", "must be a list with at least one message"),
-        ('[{"role": "human", "content": "hello"}]', "unknown role 'human'; expected one of system, user, assistant"),
+        (
+            '[{"role": "human", "content": "hello"}]',
+            "unknown role 'human'; expected one of system, user, assistant",
+        ),
         ("\x00\x01 noise", "broken JSON"),
         ('[{"role": "system", "content": "persona"}]', "no conversation after the persona message"),
     ],
 )
 def test_a_chat_that_cannot_be_read_is_named(content, said, tiny_checkpoint, tmp_path):
     (tmp_path / "chat.json").write_text(content)
-    done = rft("write", "--model", str(tiny_checkpoint), "--history", "chat.json", "--out", "memory.md", cwd=tmp_path)
+    done = rft(
+        "write", "--model", str(tiny_checkpoint), "--history", "chat.json", "--out", "memory.md", cwd=tmp_path
+    )
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "memory.md").exists()
 
@@ -328,11 +394,26 @@ def test_a_chat_that_cannot_be_read_is_named(content, said, tiny_checkpoint, tmp
             ("write", "--model", "MODEL", "--history", "chat.json", "--out", "m.md", "--chunk-tokens", "0"),
             "--chunk-tokens 0: expected 1 or more",
         ),
-        (("write", "--model", "MODEL", "--history", "chat.json", "--out", "m.md", "--chunk-tokens", "4000"), "positions of"),
+        (
+            (
+                "write",
+                "--model",
+                "MODEL",
+                "--history",
+                "chat.json",
+                "--out",
+                "m.md",
+                "--chunk-tokens",
+                "4000",
+            ),
+            "positions of",
+        ),
     ],
 )
 def test_a_mistake_ends_in_one_line(words, said, tiny_checkpoint, tmp_path):
-    (tmp_path / "chat.json").write_text(json.dumps([{"role": "user", "content": "I was listening to jazz. " * 900}]))
+    (tmp_path / "chat.json").write_text(
+        json.dumps([{"role": "user", "content": "I was listening to jazz. " * 900}])
+    )
     done = rft(*(str(tiny_checkpoint) if word == "MODEL" else word for word in words), cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 

@@ -63,7 +63,8 @@ def test_the_estimate_is_within_15_percent(name, mini_data, tiny_checkpoint, tmp
         "32",
         "--learning_rate",
         "1e-5",
-        "--mask_truncated_completions",  # the random model never ends: all would be masked, and nothing scored
+        # the random model never ends: all would be masked, and nothing scored
+        "--mask_truncated_completions",
         "false",
         "--blind_share",
         "0",
@@ -78,6 +79,7 @@ def test_the_estimate_is_within_15_percent(name, mini_data, tiny_checkpoint, tmp
     figures = json.loads(line.removeprefix("figures "))
     ratio = figures["estimated"] / figures["measured"]
     print(
-        f"{name}: estimated {figures['estimated'] / 2**20:.0f} MiB, measured {figures['measured'] / 2**20:.0f} MiB: {ratio:.2f}"
+        f"{name}: estimated {figures['estimated'] / 2**20:.0f} MiB, measured"
+        f" {figures['measured'] / 2**20:.0f} MiB: {ratio:.2f}"
     )
     assert 0.85 <= ratio <= 1.15

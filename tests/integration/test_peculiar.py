@@ -1,4 +1,5 @@
-"""Every peculiarity of peculiar.py from the command line: `rft evaluate`, `rft memory write`, and as the judge."""
+"""Every peculiarity of peculiar.py from the command line: `rft evaluate`, `rft memory write`, and as the
+judge."""
 
 import json
 import os
@@ -57,17 +58,60 @@ def chat(tmp_path_factory):
 
 
 def evaluating(url: str, data: Path, *more: str) -> list[str]:
-    words = ["evaluate", "--model", "played", "--base-url", url, "--api-key-env", "MY_KEY", "--data", str(data), "--limit", "4"]
-    return [*words, "--out", "out", "--max-new-tokens", "64", "--attempts", "3", "--concurrency", "4", "--no-controls", *more]
+    words = [
+        "evaluate",
+        "--model",
+        "played",
+        "--base-url",
+        url,
+        "--api-key-env",
+        "MY_KEY",
+        "--data",
+        str(data),
+        "--limit",
+        "4",
+    ]
+    return [
+        *words,
+        "--out",
+        "out",
+        "--max-new-tokens",
+        "64",
+        "--attempts",
+        "3",
+        "--concurrency",
+        "4",
+        "--no-controls",
+        *more,
+    ]
 
 
 def remembering(url: str, chat: Path, *more: str) -> list[str]:
-    words = ["memory", "write", "--model", "played", "--base-url", url, "--api-key-env", "MY_KEY", "--history", str(chat)]
+    words = [
+        "memory",
+        "write",
+        "--model",
+        "played",
+        "--base-url",
+        url,
+        "--api-key-env",
+        "MY_KEY",
+        "--history",
+        str(chat),
+    ]
     return [*words, "--out", "memory.md", "--chunk-tokens", "150", "--memory-tokens", "64", *more]
 
 
 def judging(url: str, judge: str, data: Path, *more: str) -> list[str]:
-    judged = ["--open-ended", "--judge-model", "played", "--judge-base-url", judge, "--judge-api-key-env", "MY_KEY"]
+    judged = [
+        "--open-ended",
+        "--judge-model",
+        "played",
+        "--judge-base-url",
+        judge,
+        "--judge-api-key-env",
+        "MY_KEY",
+    ]
     return evaluating(url, data, *judged, "--judge-cache", "verdicts", *more, "--limit", "2")
 
 
@@ -95,7 +139,12 @@ def test_a_peculiar_server_costs_no_answer(name: str, rft, data: Path, chat: Pat
     what: Peculiarity = PECULIARITIES[name]
     here, notes, judged = (tmp_path / part for part in ("evaluate", "memory", "judge"))
     plain = PECULIARITIES["plain"].play
-    with peculiar(what.play) as a, peculiar(what.play) as b, peculiar(what.play) as c, peculiar(plain) as good:
+    with (
+        peculiar(what.play) as a,
+        peculiar(what.play) as b,
+        peculiar(what.play) as c,
+        peculiar(plain) as good,
+    ):
         codes = rft(
             (evaluating(a.url, data, *what.options), here),
             (remembering(b.url, chat, *(what.options if "--temperature" in what.options else ())), notes),
@@ -103,7 +152,11 @@ def test_a_peculiar_server_costs_no_answer(name: str, rft, data: Path, chat: Pat
         )
         expected = [what.code, *(what.code if code is None else code for code in (what.memory, what.judge))]
         assert codes == expected, said(here) + said(notes) + said(judged)
-        for folder, server, code, times in ((here, a, codes[0], 1), (notes, b, codes[1], 1), (judged, c, codes[2], VOTES)):
+        for folder, server, code, times in (
+            (here, a, codes[0], 1),
+            (notes, b, codes[1], 1),
+            (judged, c, codes[2], VOTES),
+        ):
             check_common(folder, server, code, times)
         assert re.search(what.said, said(here)), said(here)
         if what.code == 2:
@@ -115,7 +168,8 @@ def test_a_peculiar_server_costs_no_answer(name: str, rft, data: Path, chat: Pat
         assert summary["unanswered"] == what.lost and "refused_rate" in summary
         calls = len(a.bodies)
         assert rft((evaluating(a.url, data, *what.options), here)) == [what.code]
-        assert len(a.bodies) - calls <= 2 * what.lost and max(a.paid.values()) == 1  # what is there is not asked again
+        # what is there is not asked again
+        assert len(a.bodies) - calls <= 2 * what.lost and max(a.paid.values()) == 1
         if codes[1] == 0:
             record = read_record(notes / "memory.md")
             assert record.finished and len(record.chunks) == len(b.paid | b.times) > 1
@@ -125,28 +179,49 @@ def spent(folder: Path, name: str = "out/spent.txt") -> float:
     return sum(map(float, (folder / name).read_text().split()))
 
 
-@pytest.mark.parametrize("name", ["no usage", "ignores max_completion_tokens", "ignores every limit", "plain"])
-def test_a_budget_holds_whatever_the_server_counts(name: str, rft, data: Path, chat: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["no usage", "ignores max_completion_tokens", "ignores every limit", "plain"]
+)
+def test_a_budget_holds_whatever_the_server_counts(
+    name: str, rft, data: Path, chat: Path, tmp_path: Path
+) -> None:
     budget = 3.0 if name in ("no usage", "plain") else 200.0
     money = ("--price", "100", "1000", "--budget", str(budget))
     here, notes = tmp_path / "evaluate", tmp_path / "memory"
     with peculiar(PECULIARITIES[name].play) as server, peculiar(PECULIARITIES[name].play) as other:
-        codes = rft((evaluating(server.url, data, *money), here), (remembering(other.url, chat, *money), notes))
+        codes = rft(
+            (evaluating(server.url, data, *money), here), (remembering(other.url, chat, *money), notes)
+        )
         assert spent(here) <= budget and spent(notes, ".memory.md.spent") <= budget
         for folder in (here, notes):
             assert "Traceback" not in said(folder)
         if name == "ignores every limit":  # seen on a small question, before a dear one is asked
-            assert codes == [2, 2] and "budget cannot be enforced" in said(here) and "budget cannot be enforced" in said(notes)
-            assert all("Count from one" in body["messages"][0]["content"] for body in server.bodies + other.bodies)
+            assert (
+                codes == [2, 2]
+                and "budget cannot be enforced" in said(here)
+                and "budget cannot be enforced" in said(notes)
+            )
+            assert all(
+                "Count from one" in body["messages"][0]["content"] for body in server.bodies + other.bodies
+            )
             return
         assert codes == [0, 0], said(here) + said(notes)
         rows = read_rows(here / "out")
-        if name == "no usage":  # the most that it can be: every byte read a token, every token allowed written
+        # the most that it can be: every byte read a token, every token allowed written
+        if name == "no usage":
             asked = [body["messages"] for body in server.bodies[1:]]
-            most = [sum(100 * (len(m["content"].encode()) + 16) for m in messages) + 1000 * 64 for messages in asked]
-            assert sorted(row["cost"] for row in rows) == pytest.approx(sorted(dollars / 1e6 for dollars in most))
+            most = [
+                sum(100 * (len(m["content"].encode()) + 16) for m in messages) + 1000 * 64
+                for messages in asked
+            ]
+            assert sorted(row["cost"] for row in rows) == pytest.approx(
+                sorted(dollars / 1e6 for dollars in most)
+            )
             assert {row["input_tokens"] for row in rows} == {None}
-            assert "tokens read: not given" in said(notes) and "not given" in (here / "out" / "report.html").read_text()
+            assert (
+                "tokens read: not given" in said(notes)
+                and "not given" in (here / "out" / "report.html").read_text()
+            )
 
 
 def test_retrieval_takes_fewer_passages_where_the_server_has_no_room(rft, data: Path, tmp_path: Path) -> None:
@@ -166,7 +241,10 @@ def test_retrieval_takes_fewer_passages_where_the_server_has_no_room(rft, data: 
 def test_a_question_answered_from_a_memory_through_a_url(rft, chat: Path, tmp_path: Path) -> None:
     with peculiar(PECULIARITIES["two choices"].play) as server:
         words = ["--model", "played", "--base-url", server.url, "--memory", "memory.md"]
-        jobs = (remembering(server.url, chat), tmp_path), (["memory", "answer", *words, "What shall I play?"], tmp_path)
+        jobs = (
+            (remembering(server.url, chat), tmp_path),
+            (["memory", "answer", *words, "What shall I play?"], tmp_path),
+        )
         assert rft(jobs[0]) == [0] and rft(jobs[1]) == [0]
         assert "Have some tea." in said(tmp_path)
         asked = server.bodies[-1]["messages"][-1]["content"]

@@ -1,4 +1,5 @@
-"""One process, two under DDP and two under ZeRO-3 train alike, with sharing on and off: the same losses and weights."""
+"""One process, two under DDP and two under ZeRO-3 train alike, with sharing on and off: the same losses and
+weights."""
 
 import json
 import os
@@ -11,29 +12,71 @@ from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
 STEPS = 5
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
-          "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+]
 DDP = ("--multi_gpu",)  # accelerate's word for several processes; without a GPU they talk through gloo
 ZERO3 = ("--use_deepspeed", "--zero_stage", "3", "--zero3_save_16bit_model", "true")
-LESS = ("--mlp_tile_tokens", "300", "--gradient_checkpointing", "true", "--offload_checkpoints", "true")  # activations held
+# activations held
+LESS = ("--mlp_tile_tokens", "300", "--gradient_checkpointing", "true", "--offload_checkpoints", "true")
 
 
 def run(out: Path, data: Path, model: Path, launch: tuple[str, ...], *words: str) -> list[dict]:
     """What a run of five steps logs; two processes unless `launch` is empty."""
     processes = 2 if launch else 1
     command = [
-        *LAUNCH, *(launch or ("--cpu",)), "--num_processes", str(processes), str(HERE / "fixed_rollouts.py"),
-        "--config", str(HERE.parents[1] / "recipes/quickstart/grpo.yaml"), "--data", str(data),
-        "--model_name_or_path", str(model),
-        "--output_dir", str(out), "--token_cache", str(out.parent / "tokens"), "--log_completions", "false",
-        "--rewards", f"{HERE / 'fixed_rollouts.py'}:length", "--max_steps", str(STEPS), "--max_completion_length", "16",
-        "--num_generations", "4", "--per_device_train_batch_size", str(32 // processes), "--learning_rate", "1e-3",
-        "--save_strategy", "no", *words]
+        *LAUNCH,
+        *(launch or ("--cpu",)),
+        "--num_processes",
+        str(processes),
+        str(HERE / "fixed_rollouts.py"),
+        "--config",
+        str(HERE.parents[1] / "recipes/quickstart/grpo.yaml"),
+        "--data",
+        str(data),
+        "--model_name_or_path",
+        str(model),
+        "--output_dir",
+        str(out),
+        "--token_cache",
+        str(out.parent / "tokens"),
+        "--log_completions",
+        "false",
+        "--rewards",
+        f"{HERE / 'fixed_rollouts.py'}:length",
+        "--max_steps",
+        str(STEPS),
+        "--max_completion_length",
+        "16",
+        "--num_generations",
+        "4",
+        "--per_device_train_batch_size",
+        str(32 // processes),
+        "--learning_rate",
+        "1e-3",
+        "--save_strategy",
+        "no",
+        *words,
+    ]
     env = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=out.parent, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("2 processes" in done.stderr) == (processes == 2), done.stderr
-    return [entry for entry in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in entry]
+    return [
+        entry
+        for entry in json.loads((out / "trainer_state.json").read_text())["log_history"]
+        if "loss" in entry
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +85,19 @@ def one(mini_data, tiny_checkpoint, tmp_path_factory) -> tuple[list[dict], dict]
     return run(out, mini_data, tiny_checkpoint, ()), load_file(out / "model.safetensors")
 
 
-@pytest.mark.parametrize(("launch", "words"), [
-    ((), ("--prefix_sharing", "off")),
-    (DDP, ()),
-    (DDP, ("--max_tree_tokens", "1200")),
-    (ZERO3, ()),
-    (ZERO3, ("--max_tree_tokens", "1200")),
-    (ZERO3, ("--prefix_sharing", "off")),
-    (ZERO3, LESS),
-], ids=["plain", "ddp", "ddp-parts", "zero3", "zero3-parts", "zero3-plain", "zero3-less"])
+@pytest.mark.parametrize(
+    ("launch", "words"),
+    [
+        ((), ("--prefix_sharing", "off")),
+        (DDP, ()),
+        (DDP, ("--max_tree_tokens", "1200")),
+        (ZERO3, ()),
+        (ZERO3, ("--max_tree_tokens", "1200")),
+        (ZERO3, ("--prefix_sharing", "off")),
+        (ZERO3, LESS),
+    ],
+    ids=["plain", "ddp", "ddp-parts", "zero3", "zero3-parts", "zero3-plain", "zero3-less"],
+)
 def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tmp_path, launch, words):
     log, weights = one
     other = run(tmp_path / "run", mini_data, tiny_checkpoint, launch, *words)
@@ -64,9 +111,24 @@ def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tm
 
 
 def test_muon_is_refused_where_matrices_are_shared_out(mini_data, tiny_checkpoint, tmp_path):
-    command = [*LAUNCH, *ZERO3, "--num_processes", "2", "-m", "rft.train.sft",
-               "--config", str(HERE.parents[1] / "recipes/quickstart/sft.yaml"), "--data", str(mini_data),
-               "--model_name_or_path", str(tiny_checkpoint), "--output_dir", str(tmp_path / "run"), "--muon", "true"]
+    command = [
+        *LAUNCH,
+        *ZERO3,
+        "--num_processes",
+        "2",
+        "-m",
+        "rft.train.sft",
+        "--config",
+        str(HERE.parents[1] / "recipes/quickstart/sft.yaml"),
+        "--data",
+        str(mini_data),
+        "--model_name_or_path",
+        str(tiny_checkpoint),
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--muon",
+        "true",
+    ]
     env = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode

@@ -1,4 +1,5 @@
-"""What a run says while it trains: in a log file a line at every logging step, and early when nothing will be learned."""
+"""What a run says while it trains: in a log file a line at every logging step, and early when nothing will be
+learned."""
 
 import io
 import re
@@ -11,7 +12,9 @@ from rft.runs.progress import RichProgress, duration
 from rft.train import grpo
 from rft.train.early_signs import STEPS, EarlySigns
 
-LINE = re.compile(r"^GRPO step (\d+)/(\d+) loss \S+ reward (\S+) unparsed (\S+), \S+ s a step, \d+ s left$", re.M)
+LINE = re.compile(
+    r"^GRPO step (\d+)/(\d+) loss \S+ reward (\S+) unparsed (\S+), \S+ s a step, \d+ s left$", re.M
+)
 
 
 @pytest.fixture
@@ -87,7 +90,8 @@ def test_only_the_first_process_speaks(first, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(7.4, "7 s"), (99, "99 s"), (150, "2 min"), (7500, "2 h 5 min"), (200000, "2 d 7 h")]
+    ("seconds", "said"),
+    [(7.4, "7 s"), (99, "99 s"), (150, "2 min"), (7500, "2 h 5 min"), (200000, "2 d 7 h")],
 )
 def test_durations(seconds, said):
     assert duration(seconds) == said
@@ -97,8 +101,19 @@ def test_a_run_in_which_no_letter_can_be_read_says_so_once(train, caplog):
     train("--max_steps", str(STEPS + 2), "--logging_steps", "1")
     said = [record.getMessage() for record in caplog.records if record.name == "rft.train.early_signs"]
     assert len([line for line in said if "no letter can be read" in line]) == 1
-    assert len([line for line in said if "all completions of a question had the same reward" in line and "mean 0)" in line]) == 1
-    assert len(said) == 2 and all(f"after step {STEPS}: " in line and "A completion: '" in line for line in said)
+    assert (
+        len(
+            [
+                line
+                for line in said
+                if "all completions of a question had the same reward" in line and "mean 0)" in line
+            ]
+        )
+        == 1
+    )
+    assert len(said) == 2 and all(
+        f"after step {STEPS}: " in line and "A completion: '" in line for line in said
+    )
 
 
 def test_rewards_that_differ_are_not_called_flat(train, tmp_path, caplog):
@@ -120,10 +135,16 @@ def test_rewards_that_tell_nothing_apart_are_named_before_the_first_step(train, 
         caplog.clear()
         caplog.set_level("INFO")
         train("--max_steps", "1", "--rewards", f"{tmp_path}/rewards.py:{name}")
-        said[name] = [record.getMessage() for record in caplog.records if record.name == "rft.train.target_check"]
-    assert said["same"] == ["the rewards give a correct answer, a wrong one and an empty one the same score (0.5): nothing can "
-                            "be learned from them; check `rewards`"]
-    assert len(said["needs"]) == 1 and said["needs"][0].startswith("cannot check the rewards before the first step (TypeError: ")
+        said[name] = [
+            record.getMessage() for record in caplog.records if record.name == "rft.train.target_check"
+        ]
+    assert said["same"] == [
+        "the rewards give a correct answer, a wrong one and an empty one the same score (0.5): nothing can "
+        "be learned from them; check `rewards`"
+    ]
+    assert len(said["needs"]) == 1 and said["needs"][0].startswith(
+        "cannot check the rewards before the first step (TypeError: "
+    )
 
 
 def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
@@ -135,4 +156,6 @@ def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
     for first in (False, True):
         state = TrainerState(global_step=STEPS, is_world_process_zero=first)
         EarlySigns(Trainer()).on_step_end(None, state, TrainerControl())
-        assert len([record for record in caplog.records if record.name == "rft.train.early_signs"]) == 2 * first
+        assert (
+            len([record for record in caplog.records if record.name == "rft.train.early_signs"]) == 2 * first
+        )

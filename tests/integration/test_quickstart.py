@@ -9,7 +9,13 @@ import yaml
 from rft.cli import main
 from rft.toy import quickstart
 
-SMALL = {"max_steps": 1, "per_device_train_batch_size": 96, "save_steps": 1, "num_generations": 4, "held_out_questions": 8}
+SMALL = {
+    "max_steps": 1,
+    "per_device_train_batch_size": 96,
+    "save_steps": 1,
+    "num_generations": 4,
+    "held_out_questions": 8,
+}
 
 
 @pytest.fixture
@@ -32,10 +38,22 @@ def test_every_stage_of_the_quickstart_runs_once_and_is_reported(small, tmp_path
     assert main(["quickstart", "--out", str(out), "--memory"]) == 0  # goes on from there
     stages = json.loads((out / "stages.json").read_text())["seconds"]
     assert seconds.items() <= stages.items() and len(seconds) == 7
-    assert list(stages)[7:] == ["memory_sft", "evaluate memory_sft", "memory_grpo", "evaluate memory", "evaluate forget"]
+    assert list(stages)[7:] == [
+        "memory_sft",
+        "evaluate memory_sft",
+        "memory_grpo",
+        "evaluate memory",
+        "evaluate forget",
+    ]
     summary = json.loads((out / "summary.json").read_text())
     seen = {name: summary[name]["context"] for name in ("grpo", "blind", "memory_sft", "memory", "forget")}
-    assert seen == {"grpo": "history", "blind": "none", "memory_sft": "memory", "memory": "memory", "forget": "memory"}
+    assert seen == {
+        "grpo": "history",
+        "blind": "none",
+        "memory_sft": "memory",
+        "memory": "memory",
+        "forget": "memory",
+    }
     assert summary["memory"]["n"] == summary["memory_sft"]["n"] == 8 and summary["grpo"]["n"] > 8
     assert summary["memory"]["lines"]["targets"] == summary["memory_sft"]["lines"]["targets"] > 0
     assert summary["memory"]["reader"]["n"] == 8

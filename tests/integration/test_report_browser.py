@@ -1,8 +1,8 @@
-"""The pages in a real browser: filters clicked, nothing on the console, nothing over the network, no labels over one another,
-no holes between figures, nothing cut off on a phone.
+"""The pages in a real browser: filters clicked, nothing on the console, nothing over the network, no labels
+over one another, no holes between figures, nothing cut off on a phone.
 
-Needs chromedriver and Chromium. RFT_REPORT names a report to open instead of a made-up one; RFT_SCREENSHOTS a folder for
-pictures.
+Needs chromedriver and Chromium. RFT_REPORT names a report to open instead of a made-up one; RFT_SCREENSHOTS a
+folder for pictures.
 """
 
 import base64
@@ -23,7 +23,10 @@ from rft.report.evaluation import RUNS, write_evaluation_report, write_quickstar
 from rft.report.training import write_report
 from rft.runs.tracking import METRICS
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromedriver is not installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("chromedriver") is None, reason="chromedriver is not installed"),
+]
 
 EVIL = "</script><script>document.title = 'stolen'</script><img src=x onerror=\"document.title='stolen'\">"
 
@@ -34,15 +37,26 @@ class Browser:
     def __init__(self, port):
         self.base = f"http://127.0.0.1:{port}"
         options = {
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1400"]
+            "args": [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--window-size=1200,1400",
+            ]
         }
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        wanted = {
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
         answer = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self.base += f"/session/{answer['sessionId']}"
 
     def call(self, method, path, body=None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self.base + path, data, {"Content-Type": "application/json"}, method=method
+        )
         return json.load(urllib.request.urlopen(request, timeout=300))["value"]
 
     def run(self, script):
@@ -62,7 +76,9 @@ def browser():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(300):
             try:
@@ -85,17 +101,37 @@ def report(tmp_path):
     rows = []
     for i in range(60):
         labels = {
-            "pref_type": ["ask_to_forget", "neutral_preferences"][i % 2], "who": "self", "updated": False, "scenario": "chat",
-            "distance": 100 * i, "preference": EVIL, "prev_pref": "",
-        }  # fmt: skip
+            "pref_type": ["ask_to_forget", "neutral_preferences"][i % 2],
+            "who": "self",
+            "updated": False,
+            "scenario": "chat",
+            "distance": 100 * i,
+            "preference": EVIL,
+            "prev_pref": "",
+        }
         said = [f"<think>{EVIL}</think>\\boxed{{a}}", "<think>x</think>\\boxed{b}", "no idea"][i % 3]
-        rows.append({
-            "id": f"benchmark-{i}", "question": f"benchmark-{i}", "order": 0, "sample": 0, "open_ended": False,
-            "persona_id": str(i % 7), "labels": labels, "query": f"{EVIL} question {i}?", "gold": "a",
-            "options": ["tea", "milk", EVIL, "cocoa"], "answered": ["a", "b", None][i % 3], "score": float(i % 3 == 0),
-            "completion": said, "finished": True, "input_tokens": 9, "output_tokens": 3, "seconds": 0.1,
-            "history_characters": 9000 * i,
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": f"benchmark-{i}",
+                "question": f"benchmark-{i}",
+                "order": 0,
+                "sample": 0,
+                "open_ended": False,
+                "persona_id": str(i % 7),
+                "labels": labels,
+                "query": f"{EVIL} question {i}?",
+                "gold": "a",
+                "options": ["tea", "milk", EVIL, "cocoa"],
+                "answered": ["a", "b", None][i % 3],
+                "score": float(i % 3 == 0),
+                "completion": said,
+                "finished": True,
+                "input_tokens": 9,
+                "output_tokens": 3,
+                "seconds": 0.1,
+                "history_characters": 9000 * i,
+            }
+        )
     about = {
         "model": EVIL,
         "context": "history",
@@ -115,8 +151,10 @@ def test_the_question_browser_works_and_loads_nothing(browser, report, tmp_path)
     count = "return document.querySelector('#browser .count').textContent"
     total = int(browser.run(count).split(" of ")[1].split()[0])
     browser.picture(pictures / "report.png")
-    buttons = browser.run("return [...document.querySelectorAll('#browser button[data-status]')].filter(b => !b.hidden)"
-                          ".map(b => [b.dataset.status, b.textContent])")  # fmt: skip
+    buttons = browser.run(
+        "return [...document.querySelectorAll('#browser button[data-status]')].filter(b => !b.hidden)"
+        ".map(b => [b.dataset.status, b.textContent])"
+    )
     shown = 0
     for status, label in buttons:
         browser.run(f"document.querySelector('#browser button[data-status={status}]').click()")
@@ -126,22 +164,33 @@ def test_the_question_browser_works_and_loads_nothing(browser, report, tmp_path)
     assert shown == total
     browser.run("document.querySelector('#browser button[data-status=all]').click()")
     browser.run(
-        "const s = document.querySelector('#browser input'); s.value = 'zzz nobody said'; s.dispatchEvent(new Event('input'))"
+        "const s = document.querySelector('#browser input'); s.value = 'zzz nobody said'; s.dispatchEvent(new"
+        " Event('input'))"
     )
     assert browser.run(count).startswith("0 of")
-    browser.run("const s = document.querySelector('#browser input'); s.value = ''; s.dispatchEvent(new Event('input'))")
+    browser.run(
+        "const s = document.querySelector('#browser input'); s.value = ''; s.dispatchEvent(new"
+        " Event('input'))"
+    )
     browser.run("document.querySelector('#browser details summary').click()")
     time.sleep(0.3)
-    assert browser.run("return document.querySelector('#browser details[open] .completion').textContent.length") > 0
+    assert (
+        browser.run("return document.querySelector('#browser details[open] .completion').textContent.length")
+        > 0
+    )
     browser.run("document.querySelector('#browser').scrollIntoView()")
     browser.picture(pictures / "browser.png")
     browser.call("POST", "/window/rect", {"width": 400, "height": 900})
-    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth + 1")  # a phone scrolls one way
+    # a phone scrolls one way
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth + 1")
     browser.run("window.scrollTo(0, 0)")
     browser.picture(pictures / "phone.png")
     assert browser.run("return document.title") != "stolen"
     assert browser.call("POST", "/se/log", {"type": "browser"}) == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.call("POST", "/se/log", {"type": "performance"})]
+    events = [
+        json.loads(entry["message"])["message"]
+        for entry in browser.call("POST", "/se/log", {"type": "performance"})
+    ]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == [] and len(
         [u for u in asked if u.startswith("file:")]
@@ -152,21 +201,27 @@ COLLISIONS = """
 return [...document.querySelectorAll("svg[role=img]")].flatMap(svg => {
   const outer = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
   const boxes = texts.map(t => [t.textContent, t.getBoundingClientRect()]);
-  const cut = boxes.filter(([, b]) => b.left < outer.left - 1 || b.right > outer.right + 1).map(([name]) => "cut: " + name);
+  const outside = b => b.left < outer.left - 1 || b.right > outer.right + 1;
+  const cut = boxes.filter(([, b]) => outside(b)).map(([name]) => "cut: " + name);
   const over = boxes.flatMap(([name, a], i) => boxes.slice(i + 1).filter(([, b]) =>
-    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4
   ).map(([other]) => name + " over " + other));
   return [...cut, ...over];
 })"""
 HOLES = """
 return [...document.querySelectorAll(".charts")].flatMap(charts => {
-  const all = charts.getBoundingClientRect(), cards = [...charts.querySelectorAll(".card")].map(c => c.getBoundingClientRect());
-  const columns = [...charts.querySelectorAll(".column")].map(c => c.lastElementChild.getBoundingClientRect().bottom);
-  return [...columns, ...(columns.length ? [] : [cards.at(-1).bottom])].filter(bottom => all.bottom - bottom > 1)
-    .concat(all.right - Math.max(...cards.filter(c => all.bottom - c.bottom < 1).map(c => c.right)) > 1 ? ["right"] : []);
+  const box = e => e.getBoundingClientRect(), all = box(charts);
+  const cards = [...charts.querySelectorAll(".card")].map(box);
+  const columns = [...charts.querySelectorAll(".column")].map(c => box(c.lastElementChild).bottom);
+  const right = Math.max(...cards.filter(c => all.bottom - c.bottom < 1).map(c => c.right));
+  return [...columns, ...(columns.length ? [] : [cards.at(-1).bottom])]
+    .filter(bottom => all.bottom - bottom > 1)
+    .concat(all.right - right > 1 ? ["right"] : []);
 })"""
 CUT = """
-return [...document.querySelectorAll(".about td, .about th, .tiles div, h1, .lead, .facts, .query, .key li, figcaption, footer")]
+const texts = ".about td, .about th, .tiles div, h1, .lead, .facts, .query, .key li, figcaption, footer";
+return [...document.querySelectorAll(texts)]
   .filter(e => e.getBoundingClientRect().right > window.innerWidth || e.scrollWidth > e.clientWidth + 1)
   .map(e => e.textContent)"""
 
@@ -174,15 +229,29 @@ return [...document.querySelectorAll(".about td, .about th, .tiles div, h1, .lea
 @pytest.fixture
 def training(tmp_path):
     """The page of a training with many kinds of question and long hashes."""
-    kinds = ("neutral_preferences", "health_and_medical_conditions", "anti_stereotypical_pref", "ask_to_forget", "therapy")
+    kinds = (
+        "neutral_preferences",
+        "health_and_medical_conditions",
+        "anti_stereotypical_pref",
+        "ask_to_forget",
+        "therapy",
+    )
     rows = [
         {
-            "step": i, "reward": i / 60, "reward_std": 0.2, "loss": 0.0, "entropy": 1.0 / i, "step_time": 2.0,
-            "learning_rate": 1e-6 * i, "grad_norm": 12345.0 / i, "held_out/accuracy": i / 60, "unparsed_rate": 0.1,
+            "step": i,
+            "reward": i / 60,
+            "reward_std": 0.2,
+            "loss": 0.0,
+            "entropy": 1.0 / i,
+            "step_time": 2.0,
+            "learning_rate": 1e-6 * i,
+            "grad_norm": 12345.0 / i,
+            "held_out/accuracy": i / 60,
+            "unparsed_rate": 0.1,
             **{f"accuracy/{kind}": i / 60 for kind in kinds},
         }
         for i in range(1, 61)
-    ]  # fmt: skip
+    ]
     (tmp_path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     facts = {"git_commit": "a" * 40 + "+", "data_sha256": "0" * 64, "versions": {"torch": "2.13.0+cpu"}}
     (tmp_path / "provenance.json").write_text(json.dumps(facts))
@@ -192,19 +261,36 @@ def training(tmp_path):
 
 @pytest.fixture
 def quickstart(tmp_path):
-    """The page of a quickstart with its memory arm: seven runs in every chart, and more figures than fit evenly."""
+    """The page of a quickstart with its memory arm: seven runs in every chart, and more figures than fit
+    evenly."""
     rows = []
     for i in range(120):
         labels = {
-            "pref_type": ("neutral_preferences", "health_and_medical_conditions", "ask_to_forget")[i % 3], "updated": i % 2 == 0,
-            "who": ("self", "others")[i % 2], "scenario": ("chat_message", "professional_writing", "translation")[i // 3 % 3],
-            "distance": 10 ** (i % 5), "preference": "Enjoys tea", "prev_pref": "",
-        }  # fmt: skip
-        rows.append({
-            "id": f"benchmark-{i}", "persona_id": str(i // 8), "labels": labels, "query": f"Question {i}?", "gold": "a",
-            "options": ["tea", "milk", "mate", "cocoa"], "answered": "abcd"[i % 4], "score": float(i % 4 == 0), "finished": True,
-            "completion": f"<think>Tea.</think>\\boxed{{{'abcd'[i % 4]}}}", "input_tokens": 9, "output_tokens": 3, "seconds": 0.1,
-        })  # fmt: skip
+            "pref_type": ("neutral_preferences", "health_and_medical_conditions", "ask_to_forget")[i % 3],
+            "updated": i % 2 == 0,
+            "who": ("self", "others")[i % 2],
+            "scenario": ("chat_message", "professional_writing", "translation")[i // 3 % 3],
+            "distance": 10 ** (i % 5),
+            "preference": "Enjoys tea",
+            "prev_pref": "",
+        }
+        rows.append(
+            {
+                "id": f"benchmark-{i}",
+                "persona_id": str(i // 8),
+                "labels": labels,
+                "query": f"Question {i}?",
+                "gold": "a",
+                "options": ["tea", "milk", "mate", "cocoa"],
+                "answered": "abcd"[i % 4],
+                "score": float(i % 4 == 0),
+                "finished": True,
+                "completion": f"<think>Tea.</think>\\boxed{{{'abcd'[i % 4]}}}",
+                "input_tokens": 9,
+                "output_tokens": 3,
+                "seconds": 0.1,
+            }
+        )
     summary = summarise(rows) | {"data_sha256": "0" * 64}
     curve = [(i, i / 100) for i in range(100)]
     write_quickstart_report(

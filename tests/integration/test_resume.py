@@ -1,4 +1,5 @@
-"""Killed anywhere and resumed, a run ends as if nothing had happened: the same weights, completions and metrics, bit for bit."""
+"""Killed anywhere and resumed, a run ends as if nothing had happened: the same weights, completions and
+metrics, bit for bit."""
 
 import json
 import random
@@ -104,7 +105,11 @@ def test_a_run_that_is_told_to_leave_leaves_a_checkpoint_and_75(server, uninterr
     done = server.run(out, *STEPS, kill={"in": "training_step", "call": 5, "signal": signal})
     assert done["statuses"] == [75], done["said"]
     assert "stopped after step 5, saved checkpoint-5" in done["said"]
-    assert json.loads((out / "interrupted.json").read_text()) == {"exit_code": 75, "signal": signal, "checkpoint": "checkpoint-5"}
+    assert json.loads((out / "interrupted.json").read_text()) == {
+        "exit_code": 75,
+        "signal": signal,
+        "checkpoint": "checkpoint-5",
+    }
     assert server.run(out, *STEPS, *RESUME)["statuses"] == [0]
     assert_same(left(out), uninterrupted)
     assert not (out / "interrupted.json").exists()
@@ -113,11 +118,14 @@ def test_a_run_that_is_told_to_leave_leaves_a_checkpoint_and_75(server, uninterr
 def test_two_processes_in_their_second_epoch_go_on_with_its_order(server, mini_data, tmp_path):
     """accelerate forgets to tell the epoch to the sampler of several processes that skip batches."""
     personas = sorted({q.persona_id for q in load_split(mini_data, "train").questions})
-    few = ["--exclude_personas", *personas[3:], "--save_steps", "1"]  # 3 people: 3 generations of 2 steps an epoch
+    # 3 people: 3 generations of 2 steps an epoch
+    few = ["--exclude_personas", *personas[3:], "--save_steps", "1"]
     expected = whole(server, "epochs", *few, processes=2)
     assert expected["metrics"][-1]["epoch"] >= 2
     out = tmp_path / "run"
-    assert -9 in server.run(out, *STEPS, *few, processes=2, kill={"in": "training_step", "call": 9})["statuses"]
+    assert (
+        -9 in server.run(out, *STEPS, *few, processes=2, kill={"in": "training_step", "call": 9})["statuses"]
+    )
     done = server.run(out, *STEPS, *few, *RESUME, processes=2)
     assert done["statuses"] == [0, 0], done["said"]
     assert_same(left(out), expected)
@@ -126,7 +134,12 @@ def test_two_processes_in_their_second_epoch_go_on_with_its_order(server, mini_d
 def test_zero3_on_two_processes_resumes_bit_for_bit(server, tmp_path):
     expected = whole(server, "zero3", processes=2, env=ZERO3)
     out = tmp_path / "run"
-    assert -9 in server.run(out, *STEPS, processes=2, env=ZERO3, kill={"in": "training_step", "call": 6, "rank": 1})["statuses"]
+    assert (
+        -9
+        in server.run(
+            out, *STEPS, processes=2, env=ZERO3, kill={"in": "training_step", "call": 6, "rank": 1}
+        )["statuses"]
+    )
     done = server.run(out, *STEPS, *RESUME, processes=2, env=ZERO3)
     assert done["statuses"] == [0, 0], done["said"]
     assert_same(left(out), expected)
@@ -148,7 +161,10 @@ def damage_one_bit(folder: Path) -> None:
     [
         (damage_model, "skipping checkpoint-12: model.safetensors has"),
         (damage_one_bit, "skipping checkpoint-12: model.safetensors does not match its checksum"),
-        (lambda folder: (folder / "optimizer.pt").unlink(), "skipping checkpoint-12: optimizer.pt is missing"),
+        (
+            lambda folder: (folder / "optimizer.pt").unlink(),
+            "skipping checkpoint-12: optimizer.pt is missing",
+        ),
         (lambda folder: (folder / "whole.json").unlink(), "skipping checkpoint-12: no whole.json"),
     ],
     ids=["truncated", "flipped", "missing", "unlisted"],
@@ -168,7 +184,11 @@ def test_a_damaged_checkpoint_is_passed_over(server, uninterrupted, tmp_path, da
     ("words", "code", "said"),
     [
         (["--learning_rate", "2e-3"], 2, "learning_rate: 0.001 then, 0.002 now"),
-        (["--learning_rate", "2e-3", "--allow_change", "learning_rate"], 0, "changed, as allowed: learning_rate: 0.001 -> 0.002"),
+        (
+            ["--learning_rate", "2e-3", "--allow_change", "learning_rate"],
+            0,
+            "changed, as allowed: learning_rate: 0.001 -> 0.002",
+        ),
         (["--allow_change", "learing_rate"], 2, "allow_change learing_rate: not a field of the recipe"),
         (
             ["--num_generations", "2", "--temperature", "0.9", "--allow_change", "temperature"],
@@ -245,11 +265,19 @@ def test_wandb_sees_one_run_with_steps_that_never_go_back(server, tmp_path):
         assert logged[row["step"]]["train/reward"] == row["reward"]
     tables = list((tmp_path / "wandb").rglob("completions*.table.json"))
     newest = max((json.loads(table.read_text()) for table in tables), key=lambda table: len(table["data"]))
-    assert {row[newest["columns"].index("step")] for row in newest["data"]} == set(range(1, 13))  # one table that has grown
+    # one table that has grown
+    assert {row[newest["columns"].index("step")] for row in newest["data"]} == set(range(1, 13))
 
 
 def random_kills(
-    server, expected, folder: Path, *, recipe: str = "grpo", processes: int = 1, env: dict | None = None, seed: int
+    server,
+    expected,
+    folder: Path,
+    *,
+    recipe: str = "grpo",
+    processes: int = 1,
+    env: dict | None = None,
+    seed: int,
 ) -> list[str]:
     """Ten kills at random moments of a run; what it was doing each time."""
     seconds = server.run(folder / "timed", *STEPS, recipe=recipe, processes=processes, env=env)["seconds"]

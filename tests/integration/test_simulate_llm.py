@@ -31,7 +31,9 @@ def server(tmp_path: Path) -> Iterator[Start]:
 
     def start(*options: str) -> tuple[str, Path]:
         log = tmp_path / "log"
-        process = subprocess.Popen([sys.executable, str(SERVER), str(log), *options], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, str(SERVER), str(log), *options], stdout=subprocess.PIPE, text=True
+        )
         running.append(process)
         assert process.stdout is not None
         return f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log
@@ -45,7 +47,9 @@ def server(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tokenizer")
-    make_tokenizer(["a few words to count with, and no more than that"] * 20, vocab_size=300).save_pretrained(folder)
+    make_tokenizer(["a few words to count with, and no more than that"] * 20, vocab_size=300).save_pretrained(
+        folder
+    )
     return str(folder)
 
 
@@ -80,12 +84,14 @@ def test_five_personas_come_out_whole(server: Start, tokenizer: str, tmp_path: P
     calls = sum(answered(log).values())
     assert record["usage"]["calls"] == calls and set(answered(log).values()) == {1}
     usage = record["usage"]
-    assert usage["cost_usd"] == pytest.approx((usage["prompt_tokens"] * 2 + usage["completion_tokens"] * 8) / 1e6)
+    assert usage["cost_usd"] == pytest.approx(
+        (usage["prompt_tokens"] * 2 + usage["completion_tokens"] * 8) / 1e6
+    )
 
     tasks = Counter(line.split()[1] for line in log.read_text().splitlines())
     accepted = questions - 5  # one about a personal item each, which no model is asked for
-    # By the script 0.91 of the answers are usable, 0.9 of the queries tell nothing, 0.85 of the lengths are right, and about 0.73
-    # and 0.91 pass the two votes: 0.46 in all.
+    # By the script 0.91 of the answers are usable, 0.9 of the queries tell nothing, 0.85 of the lengths are
+    # right, and about 0.73 and 0.91 pass the two votes: 0.46 in all.
     assert abs(accepted / tasks["options"] - 0.46) < 0.2
     reasons = " ".join(record["rejected"])
     for reason in ("malformed", "refused", "cut off", "tells the preference", "length", "chooses the gold"):
@@ -94,11 +100,15 @@ def test_five_personas_come_out_whole(server: Start, tokenizer: str, tmp_path: P
 
 def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, log = server("--delay", "0.01", "--slow", "0")
-    code = ("import sys; from pathlib import Path; from rft.simulate.pipeline import simulate;"
-            "from rft.simulate.profile import LlmSettings, Settings;"
-            f"simulate({settings(url, tokenizer)!r}, Path(sys.argv[1]), workers=2)")
+    code = (
+        "import sys; from pathlib import Path; from rft.simulate.pipeline import simulate;"
+        "from rft.simulate.profile import LlmSettings, Settings;"
+        f"simulate({settings(url, tokenizer)!r}, Path(sys.argv[1]), workers=2)"
+    )
     for enough in (30, 90):
-        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "data")], cwd=SERVER.parents[2])
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "data")], cwd=SERVER.parents[2]
+        )
         while process.poll() is None and (not log.exists() or sum(answered(log).values()) < enough):
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
@@ -116,18 +126,25 @@ def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, 
 
 def test_a_spent_budget_stops_and_goes_on(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, log = server("--slow", "0")
-    with pytest.raises(ServerError, match=r"the budget of 0.02 USD does not cover another call: \d+ calls, 0.0\d+ USD so far"):
+    with pytest.raises(
+        ServerError, match=r"the budget of 0.02 USD does not cover another call: \d+ calls, 0.0\d+ USD so far"
+    ):
         simulate(settings(url, tokenizer, budget=0.02), tmp_path / "data", workers=2)
     assert sum(answered(log).values()) > 5 and not (tmp_path / "data").exists()
     spent = sum(answered(log).values())
     record = simulate(settings(url, tokenizer, budget=10.0), tmp_path / "data", workers=2)
-    assert record["usage"]["calls"] == sum(answered(log).values()) > spent and set(answered(log).values()) == {1}
+    assert record["usage"]["calls"] == sum(answered(log).values()) > spent and set(
+        answered(log).values()
+    ) == {1}
 
 
 def test_an_llm_that_always_tells_the_preference(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, _ = server("--telling", "1", "--slow", "0")
     wanted = replace(settings(url, tokenizer, attempts=2), counts={"general": 4})
-    with pytest.raises(DataError, match=r"no question survived .* most often because question: the query tells the preference"):
+    with pytest.raises(
+        DataError,
+        match=r"no question survived .* most often because question: the query tells the preference",
+    ):
         simulate(wanted, tmp_path / "data")
 
 

@@ -1,4 +1,5 @@
-"""Runs that cannot go on well end at once and say why; rewards that go wrong leave nothing wrong in an advantage."""
+"""Runs that cannot go on well end at once and say why; rewards that go wrong leave nothing wrong in an
+advantage."""
 
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def server(mini_data, tiny_checkpoint, tmp_path_factory):
 )
 def test_a_reward_that_goes_wrong(server, tmp_path, name, code, said):
     out = tmp_path / "run"
-    done = server.run(out, *SHORT, "--rewards", f"{HERE / 'rewards_for_tests.py'}:{name}", "--reward_seconds", "2")
+    done = server.run(
+        out, *SHORT, "--rewards", f"{HERE / 'rewards_for_tests.py'}:{name}", "--reward_seconds", "2"
+    )
     assert done["statuses"] == [code], done["said"]
     assert said in done["said"]
     assert "Traceback" not in done["said"]
@@ -110,13 +113,16 @@ def trainer(mini_data, tiny_checkpoint, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_rows(trainer, monkeypatch, tmp_path):
     original = HistoryGRPOTrainer._compute_loss
-    monkeypatch.setattr(HistoryGRPOTrainer, "_compute_loss", lambda self, *args: original(self, *args) * float("nan"))
+    monkeypatch.setattr(
+        HistoryGRPOTrainer, "_compute_loss", lambda self, *args: original(self, *args) * float("nan")
+    )
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
     with pytest.raises(TrainingError, match=r"step 1: the loss is not finite \(rank 0\)"):
         trainer.train()
     rows = torch.load(tmp_path / "run/not_finite_step_1/rank_0.pt", weights_only=True)
     assert len(rows) == 1 and len(rows[0]["completion_ids"]) == 8
-    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())  # before the optimizer's step
+    # before the optimizer's step
+    assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
 
 
 def test_a_gradient_that_is_none_ends_the_run(trainer, tmp_path):
@@ -139,7 +145,16 @@ def test_a_full_disk_ends_the_run_before_the_checkpoint(trainer, monkeypatch):
     assert not list(Path(trainer.args.output_dir).glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "0 bytes"), (1023, "1023 bytes"), (655360, "640.0 KiB"), (2**20, "1.0 MiB"),
-                                             (7.5 * 2**30, "7.5 GiB"), (2**50, "1024.0 TiB")])
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (655360, "640.0 KiB"),
+        (2**20, "1.0 MiB"),
+        (7.5 * 2**30, "7.5 GiB"),
+        (2**50, "1024.0 TiB"),
+    ],
+)
 def test_sizes_are_in_fitting_units(count, said):
     assert size(count) == said

@@ -3,7 +3,13 @@
 import os
 import time
 
-CARD = {"name": "a card", "versions": {}, "notes": [], "product_flops_per_second": 1.0, "copy_bytes_per_second": 1.0}
+CARD = {
+    "name": "a card",
+    "versions": {},
+    "notes": [],
+    "product_flops_per_second": 1.0,
+    "copy_bytes_per_second": 1.0,
+}
 
 
 def unruly(pipe, out, rehearse):

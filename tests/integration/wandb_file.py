@@ -35,9 +35,12 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def ended(path: Path) -> Path:
-    """`path`, once W&B's service, which writes behind the process that it serves, has put the run's end into it."""
+    """`path`, once W&B's service, which writes behind the process that it serves, has put the run's end into
+    it."""
     for _ in range(300):
-        if path.stat().st_size and any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+        if path.stat().st_size and any(
+            record.WhichOneof("record_type") == "exit" for record in records(path)
+        ):
             return path
         time.sleep(0.1)
     raise AssertionError(f"{path}: no end of the run after 30 s")
@@ -53,5 +56,7 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             updates = record.config.update if kind == "config" else record.run.config.update
             config |= {".".join(u.nested_key) or u.key: json.loads(u.value_json) for u in updates}
         elif kind == "history":
-            history.append({".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
+            history.append(
+                {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+            )
     return config, history

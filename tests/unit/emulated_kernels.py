@@ -1,12 +1,13 @@
-"""The attention kernels of CUDA on a CPU, as strict as they are: what a kernel would refuse raises `Refused`, what it would
-read or write silently wrong raises too, and whatever it leaves unwritten is not a number.
+"""The attention kernels of CUDA on a CPU, as strict as they are: what a kernel would refuse raises `Refused`,
+what it would read or write silently wrong raises too, and whatever it leaves unwritten is not a number.
 
-`on_cpu` puts them in place: for its time the code that asks for CUDA finds it on the CPU. The rules are those of PyTorch
-2.13 (ATen/native/transformers/cuda: attention.cu, attention_backward.cu, flash_attn/flash_api.cpp, and the kernels'
-headers under mem_eff_attention, which the wheel holds), and of flash_attn 2.8's flash_attn_interface.py.
+`on_cpu` puts them in place: for its time the code that asks for CUDA finds it on the CPU. The rules are those
+of PyTorch 2.13 (ATen/native/transformers/cuda: attention.cu, attention_backward.cu, flash_attn/flash_api.cpp,
+and the kernels' headers under mem_eff_attention, which the wheel holds), and of flash_attn 2.8's
+flash_attn_interface.py.
 
-Shapes: N queries and M keys of the spans side by side, L and S of one span, n spans or rows of a batch, H query heads, K
-key heads, D head size.
+Shapes: N queries and M keys of the spans side by side, L and S of one span, n spans or rows of a batch, H
+query heads, K key heads, D head size.
 """
 
 import inspect
@@ -35,17 +36,25 @@ def cuda_branches():
     """Every function of rft.prefix_tree that asks for CUDA."""
     found = {}
     for module in MODULES:
-        owners = [module, *(x for x in vars(module).values() if inspect.isclass(x) and x.__module__ == module.__name__)]
+        owners = [
+            module,
+            *(x for x in vars(module).values() if inspect.isclass(x) and x.__module__ == module.__name__),
+        ]
         for x in (x for owner in owners for x in vars(owner).values()):
             x = getattr(x, "__func__", x)
-            if isinstance(x, FunctionType) and x.__module__ == module.__name__ and "cuda" in x.__code__.co_consts:
+            if (
+                isinstance(x, FunctionType)
+                and x.__module__ == module.__name__
+                and "cuda" in x.__code__.co_consts
+            ):
                 found[x.__qualname__] = x
     return found
 
 
 @contextmanager
 def on_cpu(monkeypatch, flash_attn=False):
-    """CUDA's branches on the CPU, by PyTorch's operators or by flash_attn's interface; yields how often each kernel ran."""
+    """CUDA's branches on the CPU, by PyTorch's operators or by flash_attn's interface; yields how often each
+    kernel ran."""
     ran = Counter()
     with monkeypatch.context() as patch:
         for function in cuda_branches().values():
@@ -55,8 +64,12 @@ def on_cpu(monkeypatch, flash_attn=False):
         patch.setattr(kernels, "flash_attn", lambda: Package(ran) if flash_attn else None)
         library = torch.library.Library("aten", "IMPL")
         operators = Operators(ran)
-        for name in ("flash_attention_forward", "flash_attention_backward", "efficient_attention_forward",
-                     "efficient_attention_backward"):  # fmt: skip
+        for name in (
+            "flash_attention_forward",
+            "flash_attention_backward",
+            "efficient_attention_forward",
+            "efficient_attention_backward",
+        ):
             library.impl(f"_{name}", getattr(operators, name), "CPU")
         try:
             yield ran
@@ -66,8 +79,8 @@ def on_cpu(monkeypatch, flash_attn=False):
 
 @torch.autocast("cpu", enabled=False)  # which does not reach into a kernel
 def attend(q_LHD, k_SKD, v_SKD, scale, causal):
-    """One span: its outputs (L, H, D) and log-sum-exps (H, L). In half precision the probabilities are rounded before they
-    meet the values, and normalised behind."""
+    """One span: its outputs (L, H, D) and log-sum-exps (H, L). In half precision the probabilities are
+    rounded before they meet the values, and normalised behind."""
     k, v = (x.float().repeat_interleave(q_LHD.shape[1] // x.shape[1], 1) for x in (k_SKD, v_SKD))
     scores = torch.einsum("lhd,shd->hls", q_LHD.float(), k) * scale
     if causal:
@@ -80,6 +93,7 @@ def attend(q_LHD, k_SKD, v_SKD, scale, causal):
 @torch.autocast("cpu", enabled=False)
 def attend_backward(dout, q, k_SKD, v_SKD, out, lse_HL, scale, causal):
     """One span: dq (L, H, D), dk and dv (S, H, D)."""
+
     def rounded(x):
         return x.to(q.dtype).float()
 
@@ -98,7 +112,10 @@ def attend_backward(dout, q, k_SKD, v_SKD, out, lse_HL, scale, causal):
 
 def hidden(scores_HLS):
     """Query i sees the keys up to i. All kernels agree on that where there are as many keys as queries."""
-    require(scores_HLS.shape[1] == scores_HLS.shape[2], "causal spans of unequal length: the kernels align them differently")
+    require(
+        scores_HLS.shape[1] == scores_HLS.shape[2],
+        "causal spans of unequal length: the kernels align them differently",
+    )
     return torch.ones(scores_HLS.shape[1:], dtype=torch.bool).triu(1)
 
 
@@ -107,11 +124,16 @@ def spans_of(cu_q, cu_k, max_q, max_k, q_NHD, k_MKD):
     spans = []
     for cu, longest, x, of in ((cu_q, max_q, q_NHD, "queries"), (cu_k, max_k, k_MKD, "keys")):
         require(cu.dtype == torch.int32, f"offsets of {of} are {cu.dtype}, not int32")
-        require(cu.dim() == 1 and cu.is_contiguous() and cu.device == x.device, f"offsets of {of}: {cu.shape}, {cu.device}")
+        require(
+            cu.dim() == 1 and cu.is_contiguous() and cu.device == x.device,
+            f"offsets of {of}: {cu.shape}, {cu.device}",
+        )
         require(type(longest) is int, f"the longest span of {of} is a {type(longest).__name__}")
         edges = cu.tolist()
         sizes = [end - start for start, end in zip(edges, edges[1:], strict=False)]
-        require(sizes and edges[0] == 0 and edges[-1] == len(x), f"offsets {edges} do not cover {len(x)} {of}")
+        require(
+            sizes and edges[0] == 0 and edges[-1] == len(x), f"offsets {edges} do not cover {len(x)} {of}"
+        )
         require(min(sizes) > 0, f"an empty span of {of}")
         require(max(sizes) == longest, f"the longest span of {of} has {max(sizes)}, said are {longest}")
         spans.append([slice(start, end) for start, end in zip(edges, edges[1:], strict=False)])
@@ -146,12 +168,19 @@ def flash_varlen(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale):
 def flash_varlen_backward(dout, q, k, v, out, lse, cu_q, cu_k, max_q, max_k, causal, scale, dq, dk, dv):
     flash_operands(q, k, v)
     for x in (dout, out):
-        require(x.dtype == q.dtype and x.shape == q.shape and x.stride(-1) == 1, f"dout or out: {x.dtype}, {x.shape}")
-    require(lse.dtype == torch.float32 and lse.shape == (q.shape[1], len(q)) and lse.is_contiguous(), f"lse: {lse.shape}")
+        require(
+            x.dtype == q.dtype and x.shape == q.shape and x.stride(-1) == 1,
+            f"dout or out: {x.dtype}, {x.shape}",
+        )
+    require(
+        lse.dtype == torch.float32 and lse.shape == (q.shape[1], len(q)) and lse.is_contiguous(),
+        f"lse: {lse.shape}",
+    )
     for queries, keys in spans_of(cu_q, cu_k, max_q, max_k, q, k):
         span = dout[queries], q[queries], k[keys], v[keys], out[queries], lse[:, queries]
         dq[queries], *each = attend_backward(*span, scale, causal)
-        for total, share in zip((dk, dv), each, strict=True):  # summed over the group in float32, rounded once
+        # summed over the group in float32, rounded once
+        for total, share in zip((dk, dv), each, strict=True):
             total[keys] = share.float().unflatten(1, (k.shape[1], -1)).sum(2).to(k.dtype)
 
 
@@ -162,13 +191,36 @@ class Operators:
         self.ran = ran
 
     def flash_attention_forward(
-        self, query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, return_debug_mask, *, scale=None,
-        window_size_left=None, window_size_right=None, seqused_k=None, alibi_slopes=None, block_table=None, num_splits=None,
-    ):  # fmt: skip
-        require(dropout_p == 0 and not return_debug_mask and scale is not None, "dropout, a mask to look at, or no scale")
+        self,
+        query,
+        key,
+        value,
+        cum_seq_q,
+        cum_seq_k,
+        max_q,
+        max_k,
+        dropout_p,
+        is_causal,
+        return_debug_mask,
+        *,
+        scale=None,
+        window_size_left=None,
+        window_size_right=None,
+        seqused_k=None,
+        alibi_slopes=None,
+        block_table=None,
+        num_splits=None,
+    ):
+        require(
+            dropout_p == 0 and not return_debug_mask and scale is not None,
+            "dropout, a mask to look at, or no scale",
+        )
         if cum_seq_q is None:
             self.ran["flash dense"] += 1
-            require(query.dim() == key.dim() == 4 and len(query) == len(key), f"operands of {query.shape}, {key.shape}")
+            require(
+                query.dim() == key.dim() == 4 and len(query) == len(key),
+                f"operands of {query.shape}, {key.shape}",
+            )
             require((max_q, max_k) == (query.shape[1], key.shape[1]), f"longest of {max_q}, {max_k}")
             flash_operands(query, key, value)
             out, lse = dense(query, key, value, scale, is_causal, query.shape[1])
@@ -179,23 +231,65 @@ class Operators:
         return out, lse, state, torch.zeros((), dtype=torch.uint64), query.new_empty(0)
 
     def flash_attention_backward(
-        self, grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, dropout_p, is_causal, rng_state,
-        unused, *, scale=None, window_size_left=None, window_size_right=None,
-    ):  # fmt: skip
+        self,
+        grad_out,
+        query,
+        key,
+        value,
+        out,
+        logsumexp,
+        cum_seq_q,
+        cum_seq_k,
+        max_q,
+        max_k,
+        dropout_p,
+        is_causal,
+        rng_state,
+        unused,
+        *,
+        scale=None,
+        window_size_left=None,
+        window_size_right=None,
+    ):
         self.ran["flash varlen backward"] += 1
         require(dropout_p == 0 and scale is not None, "dropout, or no scale")
         require(rng_state.dtype == torch.uint64, f"a random state of {rng_state.dtype}")
         grads = [unwritten(*x.shape, like=x) for x in (query, key, value)]
         flash_varlen_backward(
-            grad_out.contiguous(), query, key, value, out.contiguous(), logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, is_causal,
-            scale, *grads,
-        )  # fmt: skip
+            grad_out.contiguous(),
+            query,
+            key,
+            value,
+            out.contiguous(),
+            logsumexp,
+            cum_seq_q,
+            cum_seq_k,
+            max_q,
+            max_k,
+            is_causal,
+            scale,
+            *grads,
+        )
         return tuple(grads)
 
     def efficient_attention_forward(
-        self, query, key, value, bias, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, custom_mask_type,
-        compute_log_sumexp=False, *, scale=None, seqlen_k=None, window_size=None,
-    ):  # fmt: skip
+        self,
+        query,
+        key,
+        value,
+        bias,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p,
+        custom_mask_type,
+        compute_log_sumexp=False,
+        *,
+        scale=None,
+        seqlen_k=None,
+        window_size=None,
+    ):
         require(bias is None and dropout_p == 0 and scale is not None, "a bias, dropout, or no scale")
         require(compute_log_sumexp, "log-sum-exps are not computed unless asked for")
         efficient_operands(query, key, value, custom_mask_type)
@@ -216,29 +310,70 @@ class Operators:
         return out, lse, *philox(), max_seqlen_q, max_seqlen_k
 
     def efficient_attention_backward(
-        self, grad_out_, query, key, value, bias, out, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, logsumexp,
-        dropout_p, philox_seed, philox_offset, custom_mask_type, bias_requires_grad, *, scale=None, num_splits_key=None,
-        window_size=None, shared_storage_dqdkdv=False,
-    ):  # fmt: skip
+        self,
+        grad_out_,
+        query,
+        key,
+        value,
+        bias,
+        out,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        logsumexp,
+        dropout_p,
+        philox_seed,
+        philox_offset,
+        custom_mask_type,
+        bias_requires_grad,
+        *,
+        scale=None,
+        num_splits_key=None,
+        window_size=None,
+        shared_storage_dqdkdv=False,
+    ):
         self.ran["efficient varlen backward"] += 1
-        require(bias is None and not bias_requires_grad and dropout_p == 0 and scale is not None, "a bias, dropout, or no scale")
+        require(
+            bias is None and not bias_requires_grad and dropout_p == 0 and scale is not None,
+            "a bias, dropout, or no scale",
+        )
         efficient_operands(query, key, value, custom_mask_type)
         require(len(query) == 1 and cu_seqlens_q is not None, "only spans here")
-        require(grad_out_.dtype == out.dtype == query.dtype and grad_out_.shape == out.shape == query.shape, "dout or out")
+        require(
+            grad_out_.dtype == out.dtype == query.dtype and grad_out_.shape == out.shape == query.shape,
+            "dout or out",
+        )
         require(out.is_contiguous(), "out is read as contiguous, unchecked")
-        require(max_seqlen_q <= query.shape[1] and max_seqlen_k <= key.shape[1], "a span longer than all of them")
+        require(
+            max_seqlen_q <= query.shape[1] and max_seqlen_k <= key.shape[1], "a span longer than all of them"
+        )
         spans = spans_of(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, query[0], key[0])
         require(logsumexp.dtype == torch.float32, f"log-sum-exps of {logsumexp.dtype}")
-        require(logsumexp.shape == (len(spans), query.shape[2], aligned(max_seqlen_q)), f"log-sum-exps of {logsumexp.shape}")
-        require(logsumexp.stride(2) == 1 and not any(s % 8 for s in logsumexp.stride()[:2]), f"strides {logsumexp.stride()}")
+        require(
+            logsumexp.shape == (len(spans), query.shape[2], aligned(max_seqlen_q)),
+            f"log-sum-exps of {logsumexp.shape}",
+        )
+        require(
+            logsumexp.stride(2) == 1 and not any(s % 8 for s in logsumexp.stride()[:2]),
+            f"strides {logsumexp.stride()}",
+        )
         grads = [unwritten(*x.shape, like=x) for x in (query, key, value)]
         for i, (queries, keys) in enumerate(spans):
             size = queries.stop - queries.start
-            require(logsumexp[i, :, size : aligned(size)].isposinf().all(), "log-sum-exps are read behind a span")
+            require(
+                logsumexp[i, :, size : aligned(size)].isposinf().all(), "log-sum-exps are read behind a span"
+            )
             shares = attend_backward(
-                grad_out_[0, queries], query[0, queries], key[0, keys], value[0, keys], out[0, queries], logsumexp[i, :, :size],
-                scale, causal=custom_mask_type != 0,
-            )  # fmt: skip
+                grad_out_[0, queries],
+                query[0, queries],
+                key[0, keys],
+                value[0, keys],
+                out[0, queries],
+                logsumexp[i, :, :size],
+                scale,
+                causal=custom_mask_type != 0,
+            )
             for total, rows, share in zip(grads, (queries, keys, keys), shares, strict=True):
                 total[0, rows] = share
         return *grads, query.new_empty(())
@@ -262,15 +397,28 @@ def philox():
 
 
 def efficient_operands(q, k, v, mask):
-    """What memory-efficient attention asks of its operands, (n, length, heads, D) each; float32 as from compute capability
-    8.0 on."""
-    require(q.dim() == k.dim() == v.dim() == 4 and len(q) == len(k) == len(v), f"operands of {q.shape}, {k.shape}")
-    require(q.dtype == k.dtype == v.dtype and q.dtype in (*HALF, torch.float32), f"fp32, half and bf16, not {q.dtype}")
-    require(q.shape[2] == k.shape[2] == v.shape[2], f"{q.shape[2]} query heads over {k.shape[2]}: no grouped queries")
-    require(k.shape[1] == v.shape[1] and q.shape[3] == k.shape[3], f"operands of {q.shape}, {k.shape}, {v.shape}")
+    """What memory-efficient attention asks of its operands, (n, length, heads, D) each; float32 as from
+    compute capability 8.0 on."""
+    require(
+        q.dim() == k.dim() == v.dim() == 4 and len(q) == len(k) == len(v), f"operands of {q.shape}, {k.shape}"
+    )
+    require(
+        q.dtype == k.dtype == v.dtype and q.dtype in (*HALF, torch.float32),
+        f"fp32, half and bf16, not {q.dtype}",
+    )
+    require(
+        q.shape[2] == k.shape[2] == v.shape[2],
+        f"{q.shape[2]} query heads over {k.shape[2]}: no grouped queries",
+    )
+    require(
+        k.shape[1] == v.shape[1] and q.shape[3] == k.shape[3], f"operands of {q.shape}, {k.shape}, {v.shape}"
+    )
     require(mask in (0, 1, 2), f"custom_mask_type {mask}")
     for x in (q, k, v):
-        require(x.stride(3) == 1 and not any(s % 4 for s in x.stride()[1:3]), f"operand of {x.shape} with strides {x.stride()}")
+        require(
+            x.stride(3) == 1 and not any(s % 4 for s in x.stride()[1:3]),
+            f"operand of {x.shape} with strides {x.stride()}",
+        )
         require(x.data_ptr() % (4 * x.element_size()) == 0, "an operand that begins off 16 bytes")
 
 
@@ -281,26 +429,79 @@ class Package(SimpleNamespace):
         super().__init__(ran=ran)
 
     def _flash_attn_varlen_forward(
-        self, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal,
-        window_size_left=-1, window_size_right=-1, softcap=0.0, alibi_slopes=None, return_softmax=False, block_table=None,
-        leftpad_k=None, seqused_k=None, zero_tensors=False,
-    ):  # fmt: skip
+        self,
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size_left=-1,
+        window_size_right=-1,
+        softcap=0.0,
+        alibi_slopes=None,
+        return_softmax=False,
+        block_table=None,
+        leftpad_k=None,
+        seqused_k=None,
+        zero_tensors=False,
+    ):
         self.ran["flash_attn varlen"] += 1
         require(dropout_p == 0, "dropout")
-        out, lse = flash_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, softmax_scale)
+        out, lse = flash_varlen(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, softmax_scale
+        )
         return out, lse, torch.empty(0), torch.zeros(2, dtype=torch.int64)
 
     def _flash_attn_varlen_backward(
-        self, dout, q, k, v, out, softmax_lse, dq, dk, dv, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p,
-        softmax_scale, causal, window_size_left, window_size_right, softcap, alibi_slopes, deterministic, rng_state=None,
+        self,
+        dout,
+        q,
+        k,
+        v,
+        out,
+        softmax_lse,
+        dq,
+        dk,
+        dv,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size_left,
+        window_size_right,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        rng_state=None,
         zero_tensors=False,
-    ):  # fmt: skip
+    ):
         self.ran["flash_attn varlen backward"] += 1
         require(dropout_p == 0 and softcap == 0 and alibi_slopes is None, "dropout, a soft cap, or slopes")
         for x in (dq, dk, dv):
             x.fill_(torch.nan)
         flash_varlen_backward(
-            dout, q, k, v, out, softmax_lse, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, softmax_scale,
-            dq, dk, dv,
-        )  # fmt: skip
+            dout,
+            q,
+            k,
+            v,
+            out,
+            softmax_lse,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_seqlen_q,
+            max_seqlen_k,
+            causal,
+            softmax_scale,
+            dq,
+            dk,
+            dv,
+        )
         return torch.empty(0)

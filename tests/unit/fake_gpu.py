@@ -1,10 +1,12 @@
-"""A GPU without data: the project's own code runs over fake tensors of any size, and every byte it would hold there is counted.
+"""A GPU without data: the project's own code runs over fake tensors of any size, and every byte it would hold
+there is counted.
 
-Tensors on the simulated device are `FakeTensor`s (a shape, a dtype and no data); "cuda", where code names it, is that device,
-and all other tensors are the host's and real. Autograd, checkpointing, autocast, hooks and the optimizer are PyTorch's, run as
-ever. Counted are storages from the op that makes them until they are freed, and inside FlashAttention's backward what it
-allocates for itself (FlashAttention-2's mha_varlen_bwd: dq in float32 and the row sums of dout * out, both padded by a block of
-128 a span; dk and dv for every query head where keys are grouped). Not counted: cuBLAS's workspace, the CUDA context, fragments.
+Tensors on the simulated device are `FakeTensor`s (a shape, a dtype and no data); "cuda", where code names it,
+is that device, and all other tensors are the host's and real. Autograd, checkpointing, autocast, hooks and
+the optimizer are PyTorch's, run as ever. Counted are storages from the op that makes them until they are
+freed, and inside FlashAttention's backward what it allocates for itself (FlashAttention-2's mha_varlen_bwd:
+dq in float32 and the row sums of dout * out, both padded by a block of 128 a span; dk and dv for every query
+head where keys are grouped). Not counted: cuBLAS's workspace, the CUDA context, fragments.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ from torch.utils._pytree import tree_leaves
 BLOCK = 128
 """Rows by which FlashAttention-2's backward pads a span in its buffers."""
 
-READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default, torch.ops.aten.item.default)
+READS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.item.default,
+)
 """Ops that ask the device for a value."""
 
 
 class FakeGPU(TorchDispatchMode):
-    """`live`, `peak`: bytes held, and the most so far; `at`: the op that reached it. Enter it to be on the device."""
+    """`live`, `peak`: bytes held, and the most so far; `at`: the op that reached it. Enter it to be on the
+    device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +61,8 @@ class FakeGPU(TorchDispatchMode):
 
     @contextmanager
     def host_of(self, module: Any) -> Iterator[None]:
-        """For a while what the module calls `save_on_cpu` is that of this device, whose tensors say that they are on a CPU: what
-        is kept for the backward pass leaves it, and comes back when needed."""
+        """For a while what the module calls `save_on_cpu` is that of this device, whose tensors say that they
+        are on a CPU: what is kept for the backward pass leaves it, and comes back when needed."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "save_on_cpu", lambda *_, **__: saved_tensors_hooks(_shape, _again))
             yield

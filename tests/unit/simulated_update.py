@@ -1,6 +1,8 @@
-"""An update of Qwen3-4B at its full shape on a simulated GPU: the project's log-probs, its tiles and its offload, checkpointing
-as transformers switches it on, PEFT's adapters, autocast, AdamW. FSDP2 and DeepSpeed cannot run there: their shards, gathered
-weights and buffers are counted as bytes, from their sources and defaults, where hooks see layers and gradients come and go."""
+"""An update of Qwen3-4B at its full shape on a simulated GPU: the project's log-probs, its tiles and its
+offload, checkpointing as transformers switches it on, PEFT's adapters, autocast, AdamW. FSDP2 and DeepSpeed
+cannot run there: their shards, gathered weights and buffers are counted as bytes, from their sources and
+defaults, where hooks see layers and gradients come and go.
+"""
 
 import functools
 import random
@@ -35,8 +37,8 @@ QUESTIONS, QUESTION_TOKENS, GENERATIONS, COMPLETION_TOKENS = 4, 600, 8, 512
 
 @dataclass(frozen=True)
 class Update:
-    """history: its tokens; lora: train adapters alone, else all weights; tile, offload: as the recipe's fields; batches:
-    micro-batches of an update; layers: of the model."""
+    """history: its tokens; lora: train adapters alone, else all weights; tile, offload: as the recipe's
+    fields; batches: micro-batches of an update; layers: of the model."""
 
     history: int
     lora: bool = False
@@ -74,7 +76,9 @@ def move(model: nn.Module) -> None:
             for name, x in tensors.items():
                 if x is not None and id(x) not in moved:
                     here = torch.empty(x.shape, dtype=x.dtype, device="cuda:0")
-                    moved[id(x)] = nn.Parameter(here, x.requires_grad) if isinstance(x, nn.Parameter) else here
+                    moved[id(x)] = (
+                        nn.Parameter(here, x.requires_grad) if isinstance(x, nn.Parameter) else here
+                    )
                 tensors[name] = None if x is None else moved[id(x)]
 
 
@@ -93,14 +97,17 @@ def rows_of(history: int) -> tuple[list[list[int]], list[int]]:
 
 
 def shard(model: nn.Module, gpu: FakeGPU, layout: Parallelism) -> None:
-    """Counts what a process holds of weights, gradients and optimizer instead of the model's own bfloat16 weights."""
+    """Counts what a process holds of weights, gradients and optimizer instead of the model's own bfloat16
+    weights."""
     ranks, total = layout.processes, sum(p.numel() for p in model.parameters())
     gpu.hold(-gpu.live)
-    if layout.zero:  # bfloat16 weights, float32 masters and moments, gradients; a bucket of 5e8; up to 1e9 gathered
+    # bfloat16 weights, float32 masters and moments, gradients; a bucket of 5e8; up to 1e9 gathered
+    if layout.zero:
         gpu.hold(2 * total / (ranks if layout.zero == 3 else 1))
         gpu.hold(0 if layout.offload else (12 + 2) * total / ranks)
         gpu.hold(2 * min(5e8, total) + (2 * min(1e9, total) if layout.zero == 3 and ranks > 1 else 0))
-    else:  # float32 weights and moments; the embedding, which no layer's group holds, is gathered all the time
+    # float32 weights and moments; the embedding, which no layer's group holds, is gathered all the time
+    else:
         gpu.hold(12 * total / ranks + 2 * model.lm_head.weight.numel())
     for p in model.parameters():
         p.register_post_accumulate_grad_hook(lambda p: _reduced(p, gpu, 0 if layout.zero else 4 / ranks))
@@ -109,7 +116,8 @@ def shard(model: nn.Module, gpu: FakeGPU, layout: Parallelism) -> None:
             size = 2 * 2 * sum(p.numel() for p in layer.parameters())  # and the next, gathered ahead
             layer.register_forward_pre_hook(lambda *_, size=size: gpu.hold(size))
             layer.register_forward_hook(lambda *_, size=size: gpu.hold(-size))
-            layer.register_full_backward_pre_hook(lambda *_, size=size: gpu.hold(2 * size))  # and gradients in float32
+            # and gradients in float32
+            layer.register_full_backward_pre_hook(lambda *_, size=size: gpu.hold(2 * size))
             layer.register_full_backward_hook(lambda *_, size=size: gpu.hold(-2 * size))
 
 

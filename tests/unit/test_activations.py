@@ -18,7 +18,9 @@ from rft.train.activations import offload_checkpoints, tile_mlps
 
 def adapted(model):
     """With LoRA on every linear layer, its second matrices away from zero."""
-    model = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", lora_dropout=0.0), autocast_adapter_dtype=False)
+    model = get_peft_model(
+        model, LoraConfig(r=3, target_modules="all-linear", lora_dropout=0.0), autocast_adapter_dtype=False
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
@@ -68,17 +70,23 @@ def test_a_tile_sees_no_more_tokens_than_it_may(monkeypatch):
     tile_mlps(model, 16)
     seen = []
     whole = type(model.model.layers[0].mlp).forward
-    monkeypatch.setattr(type(model.model.layers[0].mlp), "forward", lambda self, x: seen.append(x.shape) or whole(self, x))
+    monkeypatch.setattr(
+        type(model.model.layers[0].mlp), "forward", lambda self, x: seen.append(x.shape) or whole(self, x)
+    )
     tree = Tree(*random_rows(0))
     update(model)
     tokens = len(tree.tokens_T)
     assert tokens > 32 and max(shape[:-1].numel() for shape in seen) == 16
-    assert sum(shape[:-1].numel() for shape in seen) > 2 * 3 * tokens  # three layers: forward, again, and again for the backward
+    # three layers: forward, again, and again for the backward
+    assert sum(shape[:-1].numel() for shape in seen) > 2 * 3 * tokens
     model.eval()
     seen.clear()
     with torch.no_grad():
         tree_logps(model, tree)
-    assert sum(shape[:-1].numel() for shape in seen) == 3 * tokens and max(shape[:-1].numel() for shape in seen) == 16
+    assert (
+        sum(shape[:-1].numel() for shape in seen) == 3 * tokens
+        and max(shape[:-1].numel() for shape in seen) == 16
+    )
 
 
 @pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])

@@ -1,4 +1,5 @@
-"""Tiles and offloaded checkpoints under DDP and under FSDP2: two processes train as one does without either."""
+"""Tiles and offloaded checkpoints under DDP and under FSDP2: two processes train as one does without
+either."""
 
 import gc
 import socket

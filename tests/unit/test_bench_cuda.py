@@ -1,5 +1,5 @@
-"""What `rft bench gpu` holds attention against on a card, run over the emulated kernels of CUDA here, and over the kernels
-themselves with `pytest -m gpu`."""
+"""What `rft bench gpu` holds attention against on a card, run over the emulated kernels of CUDA here, and
+over the kernels themselves with `pytest -m gpu`."""
 
 import emulated_kernels
 import pytest
@@ -11,9 +11,12 @@ from rft.bench.exactness import exactness
 from rft.bench.setting import Setting
 
 SMALL = kernels.Sizes(long=192, short=48, heads=8, keys=2, head_size=16, head_sizes=(32,), rows=5)
-LARGE = kernels.Sizes(long=32768, short=2048, heads=8, keys=2, head_size=128, head_sizes=(64, 96, 128, 256), rows=32)
+LARGE = kernels.Sizes(
+    long=32768, short=2048, heads=8, keys=2, head_size=128, head_sizes=(64, 96, 128, 256), rows=32
+)
 SETTING = Setting("toy", "cpu", "bfloat16", 96, 2, 40, 2, 16)
-AS_PLAIN = 1.25  # an error this many times that of plain rows in the same dtype is noise: seeds give 0.89 to 1.06
+# an error this many times that of plain rows in the same dtype is noise: seeds give 0.89 to 1.06
+AS_PLAIN = 1.25
 
 
 @pytest.mark.parametrize("flash_attn", [False, True])

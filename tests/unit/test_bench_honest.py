@@ -1,4 +1,5 @@
-"""What keeps benchmarks honest: arithmetic that is right, turns, medians, noise that is called noise, parts that say why not."""
+"""What keeps benchmarks honest: arithmetic that is right, turns, medians, noise that is called noise, parts
+that say why not."""
 
 import contextlib
 import time
@@ -39,7 +40,9 @@ def test_operations_without_the_batch_are_those_of_its_tree():
 
 def test_operations_of_rows_are_those_of_trees_of_one_row():
     rows, prompts = batch.questions(TOY)
-    alone = sum(arithmetic.update_flops(TOY, Tree([row], [prompt])) for row, prompt in zip(rows, prompts, strict=True))
+    alone = sum(
+        arithmetic.update_flops(TOY, Tree([row], [prompt])) for row, prompt in zip(rows, prompts, strict=True)
+    )
     assert arithmetic.rows_flops(TOY, rows, 8 * len(rows)) == pytest.approx(alone)
 
 
@@ -47,7 +50,8 @@ def test_the_ceiling_of_a_rollout():
     rows, lengths = batch.questions(TOY)
     tree = Tree([row[:n] for row, n in zip(rows, lengths, strict=True)])
     assert 1 < arithmetic.rollout_ceiling(TOY, tree, 1) < 6
-    assert arithmetic.rollout_ceiling(replace(TOY, completion_tokens=1), tree, 1) > 3.9  # a prefill, nearly: tokens alone
+    # a prefill, nearly: tokens alone
+    assert arithmetic.rollout_ceiling(replace(TOY, completion_tokens=1), tree, 1) > 3.9
     long = replace(TOY, completion_tokens=500)
     weights_alone = arithmetic.rollout_ceiling(long, tree, 6)  # six times the weights are read
     assert arithmetic.rollout_ceiling(long, tree, 1) < weights_alone < 6
@@ -65,19 +69,28 @@ def test_a_speedup_above_its_ceiling_is_noise(ratio, counts):
 
 def test_works_take_turns_and_medians_count():
     order = []
-    times, others = stopwatch.in_turns("cpu", {name: partial(order.append, name) for name in ("tree", "plain")}, 3)
+    times, others = stopwatch.in_turns(
+        "cpu", {name: partial(order.append, name) for name in ("tree", "plain")}, 3
+    )
     assert order == ["tree", "plain"] * 3
     times["plain"].seconds[:] = [1.0, 9.0, 2.0]
     times["plain"].cpu_seconds[:] = [0.5, 0.25, 7.0]
     assert times["plain"].figures("plain", "cpu", factor=2.0) == {
-        "plain_seconds": 4.0, "plain_cpu_seconds": 1.0, "plain_repeats": [2.0, 18.0, 4.0]}  # fmt: skip
+        "plain_seconds": 4.0,
+        "plain_cpu_seconds": 1.0,
+        "plain_repeats": [2.0, 18.0, 4.0],
+    }
     assert 0 <= others["others_cpu_share"] <= 1
 
 
 @pytest.mark.parametrize("share", [0.01, 0.4])
 def test_other_work_on_the_machine_is_said(share):
     said = list(table.sayings({"others_cpu_share": share}))
-    assert said == ([] if share < 0.05 else ["       40%  of the machine's CPU time went to other work: compare CPU times"])
+    assert said == (
+        []
+        if share < 0.05
+        else ["       40%  of the machine's CPU time went to other work: compare CPU times"]
+    )
 
 
 def test_others_are_everybody_but_this_process():
@@ -92,7 +105,9 @@ def test_others_are_everybody_but_this_process():
 
 
 def test_rows_for_baselines_are_from_both_ends():
-    assert batch.some(32, 4) == [0, 1, 30, 31] and batch.some(32, 3) == [0, 1, 31] and batch.some(32, 1) == [0]
+    assert (
+        batch.some(32, 4) == [0, 1, 30, 31] and batch.some(32, 3) == [0, 1, 31] and batch.some(32, 1) == [0]
+    )
     assert batch.some(3, 4) == batch.some(3, 0) == [0, 1, 2]
 
 
@@ -110,7 +125,9 @@ def test_adapters_run_under_autocast_without_casts_of_their_input():
 
 @pytest.fixture
 def job(tmp_path):
-    return lambda **fields: parts.Job(**{"scale": parts.TOY, "out": tmp_path, "seconds": 60.0, "done": {}, "say": print} | fields)
+    return lambda **fields: parts.Job(
+        **{"scale": parts.TOY, "out": tmp_path, "seconds": 60.0, "done": {}, "say": print} | fields
+    )
 
 
 @pytest.mark.parametrize("part", ["kernels", "update", "rollout", "longest"])
@@ -133,8 +150,14 @@ def test_the_longest_history_is_the_longest_that_fits(job, monkeypatch):
     assert short < long
     monkeypatch.setattr(device, "free_bytes", lambda on: long - 1)
     found = longest.longest(setting, (96, 192), float("inf"), 60.0)
-    assert [entry["prompt_tokens"] for entry in found["lengths"]] == [192, 96] and found["prompt_tokens"] == 96
-    assert "are free" in found["lengths"][0]["why_not"] and found["estimated_bytes"] == short and found["seconds"] > 0
+    assert [entry["prompt_tokens"] for entry in found["lengths"]] == [192, 96] and found[
+        "prompt_tokens"
+    ] == 96
+    assert (
+        "are free" in found["lengths"][0]["why_not"]
+        and found["estimated_bytes"] == short
+        and found["seconds"] > 0
+    )
 
 
 def test_a_history_that_runs_out_of_memory_gives_way_to_a_shorter_one(monkeypatch):
@@ -223,7 +246,11 @@ def test_cudnn_is_called_as_its_operator_wants():
         backend = Cudnn(repeated)
         out, lse, kept = backend.forward(q, k, k, False, 0.2)
         assert out.shape == q.shape and lse.shape == (40, 8) and lse.dtype == torch.float32
-        assert [x.shape for x in backend.backward(out, q, k, k, out, lse, kept, False, 0.2)] == [q.shape, k.shape, k.shape]
+        assert [x.shape for x in backend.backward(out, q, k, k, out, lse, kept, False, 0.2)] == [
+            q.shape,
+            k.shape,
+            k.shape,
+        ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they may be there")

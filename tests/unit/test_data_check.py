@@ -50,7 +50,9 @@ def dataset(root: Path, personas: dict[str, str], questions: int = 30) -> Path:
                 root, name, [*IRREGULAR_HISTORY, {"role": "assistant", "content": f"This is for {name}."}]
             )
             link = f"data/chat_history_32k/persona{name}.json"
-            rows += [fair(n + 100 * place, persona_id=name, chat_history_32k_link=link) for n in range(questions)]
+            rows += [
+                fair(n + 100 * place, persona_id=name, chat_history_32k_link=link) for n in range(questions)
+            ]
         write_split(root, split, rows)
     return root
 
@@ -178,7 +180,11 @@ def test_histories_of_equal_content_are_nobody_elses(tmp_path: Path) -> None:
     for persona in ("8", "9", "10"):
         write_history(root, persona)
     links = {7 + i: fair(0)["chat_history_32k_link"].replace("persona7", f"persona{7 + i}") for i in range(4)}
-    write_split(root, "benchmark", [fair(i, persona_id=str(7 + i), chat_history_32k_link=links[7 + i]) for i in range(4)])
+    write_split(
+        root,
+        "benchmark",
+        [fair(i, persona_id=str(7 + i), chat_history_32k_link=links[7 + i]) for i in range(4)],
+    )
     report, _ = told(root)
     assert not [warning for warning in report["warnings"] if "another persona" in warning]
 
@@ -189,7 +195,10 @@ def test_splits_that_are_the_same_rows_are_an_error(tmp_path: Path) -> None:
         (root / f"benchmark/text/{name}.csv").write_bytes((root / "benchmark/text/train.csv").read_bytes())
     report, text = told(root)
     assert not report["ok"] and len(report["errors"]) == 3
-    assert "train and benchmark share most questions: 60 of 60 of benchmark are also in train (rows 0, 1, 2, 3, 4 ...)" in text
+    assert (
+        "train and benchmark share most questions: 60 of 60 of benchmark are also in train (rows 0, 1, 2, 3,"
+        " 4 ...)" in text
+    )
 
 
 def test_questions_asked_again_in_another_order_are_named(tmp_path: Path) -> None:
@@ -199,9 +208,15 @@ def test_questions_asked_again_in_another_order_are_named(tmp_path: Path) -> Non
     root = folder(tmp_path, [*rows, again])
     write_split(root, "train", [fair(i) for i in range(20, 28)] + [again])
     report, _ = told(root)
-    assert "benchmark: 1 questions repeat an earlier question of this split, with the same options in any order (row 8)" in (
-        report["warnings"])
-    assert [w for w in report["warnings"] if w.startswith("benchmark: 1 of its questions are also in train (rows 0, 8)")]
+    assert (
+        "benchmark: 1 questions repeat an earlier question of this split, with the same options in any order"
+        " (row 8)" in (report["warnings"])
+    )
+    assert [
+        w
+        for w in report["warnings"]
+        if w.startswith("benchmark: 1 of its questions are also in train (rows 0, 8)")
+    ]
 
 
 def test_the_shortcut_audit_against_hand_counts(tmp_path: Path) -> None:
@@ -252,12 +267,17 @@ def test_a_category_that_tells_fails_strictly_and_stands_in_the_json(tmp_path: P
         values = [" ".join("".join(letters.choices("bcdfghklmn", k=5)) for _ in range(2)) for _ in range(3)]
         generic = number % 4 == 0
         options = ["quite novel", *values] if generic else [*values, "quite novel"]
-        rows.append(row(correct_answer=options[0], incorrect_answers=options[1:], who="others" if generic else "self"))
+        rows.append(
+            row(correct_answer=options[0], incorrect_answers=options[1:], who="others" if generic else "self")
+        )
     report, text = told(folder(tmp_path, rows), strict=True)
     cell = report["splits"]["benchmark"]["shortcuts"]["by"]["who"]["others"]
     assert (cell["rule"], cell["score"], cell["n"]) == ("the most common option text", 1.0, 300)
     assert not report["ok"]
-    assert any("by who: others (the most common option text 100.0% of 300)" in warning for warning in report["warnings"])
+    assert any(
+        "by who: others (the most common option text 100.0% of 300)" in warning
+        for warning in report["warnings"]
+    )
     assert "strongest by who" in text and "strongest of these" in text
 
 
@@ -265,8 +285,12 @@ def test_questions_about_what_was_never_told_are_counted_apart(tmp_path: Path) -
     said = [{"role": "assistant", "content": "A short story."}]
     rows = [fair(0, related_conversation_snippet=said), fair(1, related_conversation_snippet=""), fair(2)]
     audit = told(folder(tmp_path, rows))[0]["splits"]["benchmark"]["shortcuts"]
-    assert (audit["evidence"], audit["never_told"]) == (0.5, 1), "row 2 names a message that is not in the history"
-    untold = told(folder(tmp_path / "none", [fair(0, related_conversation_snippet="")]))[0]["splits"]["benchmark"]["shortcuts"]
+    assert (audit["evidence"], audit["never_told"]) == (0.5, 1), (
+        "row 2 names a message that is not in the history"
+    )
+    untold = told(folder(tmp_path / "none", [fair(0, related_conversation_snippet="")]))[0]["splits"][
+        "benchmark"
+    ]["shortcuts"]
     assert (untold["evidence"], untold["never_told"]) == (None, 1)
 
 
@@ -288,13 +312,19 @@ def test_a_dataset_whose_gold_is_the_longest_fails_strictly(tmp_path: Path) -> N
         ({"preference": "chess", "user_query": {"content": "Chess?"}}, []),
         ({"preference": "Read one story.", "prev_pref": "Cook a meal with many spices."}, []),
         ({"correct_answer": "Being a clockmaker who sails on Sundays, go."}, ["short_persona"]),
-        ({"correct_answer": 'I see {"short_persona": "A clockmaker who sails on Sundays", "name": "Ada"}.'},
-         ["short_persona", "expanded_persona"]),
+        (
+            {
+                "correct_answer": (
+                    'I see {"short_persona": "A clockmaker who sails on Sundays", "name": "Ada"}.'
+                )
+            },
+            ["short_persona", "expanded_persona"],
+        ),
         ({"correct_answer": "I would rather not go out tonight. OK"}, ["related_conversation_snippet"]),
         ({"user_query": {"content": "I would rather not go out tonight."}}, []),
         ({"related_conversation_snippet": "What should I do on"}, ["related_conversation_snippet"]),
     ],
-)  # fmt: skip
+)
 def test_labels_repeated_in_a_question(tmp_path: Path, changes: dict[str, Any], columns: list[str]) -> None:
     record = row(**changes)
     root = folder(tmp_path, [record])

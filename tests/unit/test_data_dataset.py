@@ -268,7 +268,12 @@ def test_the_hub_id_is_downloaded_at_a_pinned_revision(
     wanted = ["benchmark/text/val.csv", "data/chat_history_32k/*"]
     assert asked.pop() == (
         HUB_ID,
-        {"repo_type": "dataset", "revision": PINNED_REVISION, "allow_patterns": wanted, "local_files_only": False},
+        {
+            "repo_type": "dataset",
+            "revision": PINNED_REVISION,
+            "allow_patterns": wanted,
+            "local_files_only": False,
+        },
     )
 
     locate(HUB_ID, "0" * 40)

@@ -88,7 +88,10 @@ GOOD = {"role": "user", "content": "Hello"}
         ([GOOD, GOOD, {"role": "tool", "content": "x"}], "user, assistant; leave it out"),
         ([GOOD, GOOD, {"role": "tool", "content": "x"}], "message 2: unknown role 'tool'"),
         ([{"role": "developer", "content": "x"}], "user, assistant; write it as system"),
-        ([GOOD, {"role": "assistant", "content": None, "tool_calls": [{}]}], "leave out a message that only calls tools"),
+        (
+            [GOOD, {"role": "assistant", "content": None, "tool_calls": [{}]}],
+            "leave out a message that only calls tools",
+        ),
         ([{"role": ["user"], "content": "x"}], "message 0: unknown role"),
         ([GOOD, {"content": "x"}], "message 1: unknown role None"),
         ([GOOD, "Hello"], "message 1: expected an object"),

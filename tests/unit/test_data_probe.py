@@ -18,10 +18,15 @@ def questions(count: int, gold: object = None, personas: int = 20) -> list[Quest
     """Options of random words; `gold(options, rng)` chooses the gold, by default evenly."""
     rng, made = random.Random(0), []
     for row in range(count):
-        options = tuple(" ".join(rng.choice("sun rain fog wind snow ice".split()) for _ in range(rng.randint(4, 9))) + f" {n}."
-                        for n in rng.sample(range(1000), 4))
+        options = tuple(
+            " ".join(rng.choice("sun rain fog wind snow ice".split()) for _ in range(rng.randint(4, 9)))
+            + f" {n}."
+            for n in rng.sample(range(1000), 4)
+        )
         index = gold(options, rng) if callable(gold) else rng.randrange(4)
-        made.append(Question(f"q-{row}", row, str(row % personas), "h", "What now?", options, LETTERS[index], LABELS))  # type: ignore[arg-type]
+        made.append(
+            Question(f"q-{row}", row, str(row % personas), "h", "What now?", options, LETTERS[index], LABELS)
+        )  # type: ignore[arg-type]
     return made
 
 
@@ -51,7 +56,8 @@ def test_too_few_questions_for_a_probe() -> None:
 
 
 def test_the_probe_answers_only_for_people_it_was_not_trained_on() -> None:
-    """Each of five people is always shown the same four words, of which the first is gold, and shares them with nobody."""
+    """Each of five people is always shown the same four words, of which the first is gold, and shares them
+    with nobody."""
     rng, asked, words = random.Random(0), [], dict[int, str]()
     while len(words) < 20:  # each a feature of its own
         word = "".join(rng.choices("bcdfghklmn", k=5))
@@ -63,33 +69,81 @@ def test_the_probe_answers_only_for_people_it_was_not_trained_on() -> None:
         asked.append(Asked(str(person), "", options, options.index(mine[0])))
     right = [choice == question.gold for choice, question in zip(choices(asked) or [], asked, strict=True)]
     assert sum(right) / len(right) < 0.35, "what it knows of the others is of no use"
-    by_one = [question._replace(persona_id="all") for question in asked]  # then folds are of questions, and the words are known
+    # then folds are of questions, and the words are known
+    by_one = [question._replace(persona_id="all") for question in asked]
     assert choices(by_one) == [question.gold for question in by_one]
 
 
 def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
-    """What broke us: one text, "Something quite new.", is gold in every withdrawn question, and nowhere else."""
+    """What broke us: one text, "Something quite new.", is gold in every withdrawn question, and nowhere
+    else."""
     rng, made = random.Random(0), []
     for row in range(1200):
-        options = [*("".join(rng.choices("bcdfghklmn", k=5)) + " " + "".join(rng.choices("bcdfghklmn", k=5)) for _ in range(3)),
-                   "quite novel"]
+        options = [
+            *(
+                "".join(rng.choices("bcdfghklmn", k=5)) + " " + "".join(rng.choices("bcdfghklmn", k=5))
+                for _ in range(3)
+            ),
+            "quite novel",
+        ]
         generic = row % 4 == 0
         gold = options[3] if generic else options[rng.randrange(3)]
         rng.shuffle(options)
-        labels = Labels("ask_to_forget" if generic else "neutral_preferences", "self", generic, "chat_message", 5, "", "", False)
-        made.append(Question(f"q-{row}", row, str(row // 8), "h", "What now?", (*options,), LETTERS[options.index(gold)], labels))  # type: ignore[arg-type]
+        labels = Labels(
+            "ask_to_forget" if generic else "neutral_preferences",
+            "self",
+            generic,
+            "chat_message",
+            5,
+            "",
+            "",
+            False,
+        )
+        made.append(
+            Question(
+                f"q-{row}",
+                row,
+                str(row // 8),
+                "h",
+                "What now?",
+                (*options,),
+                LETTERS[options.index(gold)],
+                labels,
+            )
+        )  # type: ignore[arg-type]
     audit = shortcuts(made)
-    assert not audit["strongest"]["telling"] and audit["strongest"]["n"] == 1200, "over all questions it is at chance"
+    assert not audit["strongest"]["telling"] and audit["strongest"]["n"] == 1200, (
+        "over all questions it is at chance"
+    )
     cell = audit["by"]["pref_type"]["ask_to_forget"]
-    assert (cell["rule"], cell["score"], cell["n"], cell["telling"]) == ("the most common option text", 1.0, 300, True)
+    assert (cell["rule"], cell["score"], cell["n"], cell["telling"]) == (
+        "the most common option text",
+        1.0,
+        300,
+        True,
+    )
     neutral = audit["by"]["pref_type"]["neutral_preferences"]["rules"]
     assert neutral["the most common option text"] == 0.0
     assert neutral["the least common option text"] == pytest.approx(1 / 3, abs=0.05)
-    assert set(audit["by"]) == {"kind", "pref_type", "who", "updated", "scenario", "distance", "pref_type_who"}
+    assert set(audit["by"]) == {
+        "kind",
+        "pref_type",
+        "who",
+        "updated",
+        "scenario",
+        "distance",
+        "pref_type_who",
+    }
     assert "ask_to_forget, self" in audit["by"]["pref_type_who"] and set(audit["by"]["distance"]) == {"1-127"}
     (of_type,) = [said for said in telling_rules(audit) if said.startswith("by pref_type:")]
-    assert "ask_to_forget (the most common option text 100.0% of 300)" in of_type and "neutral_preferences (" in of_type
-    assert lines(audit)["strongest by pref_type"] == "ask_to_forget: the most common option text 100.0% of 300, telling"
+    assert (
+        "ask_to_forget (the most common option text 100.0% of 300)" in of_type
+        and "neutral_preferences (" in of_type
+    )
+    assert (
+        lines(audit)["strongest by pref_type"]
+        == "ask_to_forget: the most common option text 100.0% of 300, telling"
+    )
 
 
 def test_the_text_that_is_most_often_gold_is_learned_from_other_people() -> None:
@@ -98,7 +152,10 @@ def test_the_text_that_is_most_often_gold_is_learned_from_other_people() -> None
         return Asked(str(person), "", options, options.index(gold))
 
     rule = "the option text most often gold"
-    assert scores([asked(person, "milk" if person < 8 else "tea") for person in range(10)])[rule] == [1.0] * 8 + [0.0] * 2
+    assert (
+        scores([asked(person, "milk" if person < 8 else "tea") for person in range(10)])[rule]
+        == [1.0] * 8 + [0.0] * 2
+    )
     alone = scores([asked(person, f"new {person}") for person in range(10)])
     assert alone[rule] == [1.0] * 10, "a text never seen counts as one at chance, those never gold as less"
 
@@ -113,7 +170,8 @@ def test_the_best_of_many_rules_is_judged_as_such() -> None:
     assert bar(300, 1) == pytest.approx(0.25 + 3 * (0.25 * 0.75 / 300) ** 0.5)
     assert bar(300, 20) == pytest.approx(0.25 + 3.818 * (0.25 * 0.75 / 300) ** 0.5, abs=1e-4)
     rng, telling = random.Random(0), 0
-    for _ in range(300):  # so many times the best of 20 guesses on 300 questions: about one in 740 is above the bar
+    # so many times the best of 20 guesses on 300 questions: about one in 740 is above the bar
+    for _ in range(300):
         found = {f"guess {i}": [float(rng.random() < 0.25) for _ in range(300)] for i in range(20)}
         telling += strongest(found, range(300)).telling
     assert telling <= 3
@@ -123,14 +181,23 @@ def test_overlap_with_the_query_is_a_rule() -> None:
     options = ("Take the blue kite.", "Take a walk.", "Stay in.", "Read on.")
     question = Question("q-0", 0, "1", "h", "Which kite should I take, the blue one?", options, "a", LABELS)
     report = shortcuts([question])
-    assert report["rules"]["most words of the query"] == 1 and report["rules"]["fewest words of the query"] == 0
+    assert (
+        report["rules"]["most words of the query"] == 1 and report["rules"]["fewest words of the query"] == 0
+    )
     assert {rule for pair in MEASURES for rule in pair} < set(report["rules"])
 
 
 @pytest.mark.parametrize(
     "text",
-    ["me@gmail.com", "(212) 867-5309", "+1 212-867-5309", "123-45-6789", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00",
-     "sk-abcdefghijklmnop"],
+    [
+        "me@gmail.com",
+        "(212) 867-5309",
+        "+1 212-867-5309",
+        "123-45-6789",
+        "4111 1111 1111 1111",
+        "DE89 3704 0044 0532 0130 00",
+        "sk-abcdefghijklmnop",
+    ],
 )
 def test_items_that_could_be_somebodys(text: str) -> None:
     assert plausible_items(f"It is {text}, I think.")
@@ -138,8 +205,19 @@ def test_items_that_could_be_somebodys(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["me@example.com", "x@mail.example.org", "(212) 555-0134", "000-12-3456", "987-65-4320", "0000 0000 1234 1234",
-     "XX00 TEST 0000 1234 1234", "sk-EXAMPLE-12345678", "in 2024 about 1,000 - 2,000 people", "555", "10 15 20 25"],
+    [
+        "me@example.com",
+        "x@mail.example.org",
+        "(212) 555-0134",
+        "000-12-3456",
+        "987-65-4320",
+        "0000 0000 1234 1234",
+        "XX00 TEST 0000 1234 1234",
+        "sk-EXAMPLE-12345678",
+        "in 2024 about 1,000 - 2,000 people",
+        "555",
+        "10 15 20 25",
+    ],
 )
 def test_items_that_are_nobodys(text: str) -> None:
     assert plausible_items(f"It is {text}, I think.") == []

@@ -99,7 +99,11 @@ def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, long
     [
         ("grpo_128k_lora", "one_gpu:1:72", "66.1 million weights of adapters are float32"),
         ("grpo_128k", "zero3:8:72", "44.95 GiB, 5.62 GiB on each of 8 processes"),
-        ("grpo_128k", "fsdp2:8:72", "4.02 billion weights are float32, with AdamW's two moments 12 bytes each"),
+        (
+            "grpo_128k",
+            "fsdp2:8:72",
+            "4.02 billion weights are float32, with AdamW's two moments 12 bytes each",
+        ),
         ("grpo_128k", "zero3_offload:1:72", "in host memory: 44.95 GiB"),
     ],
 )
@@ -117,7 +121,9 @@ def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, 
     recipe = REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml"
     assert dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dry_run_on", "one_gpu:1:60") == 1
     said = capsys.readouterr().out
-    assert "44.95 GiB, and 4 per gradient; autocast's 2-byte copies take 7.49 GiB more in a forward pass" in said
+    assert (
+        "44.95 GiB, and 4 per gradient; autocast's 2-byte copies take 7.49 GiB more in a forward pass" in said
+    )
     assert "mlp_tile_tokens: 16384 and offload_checkpoints: true: " in said
 
 
@@ -125,7 +131,10 @@ def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, 
     ("words", "wrong"),
     [
         (("--mlp_tile_tokens", "0"), "mlp_tile_tokens 0: expected 1 or more"),
-        (("--gradient_checkpointing", "false", "--offload_checkpoints", "true"), "offload_checkpoints: needs activation"),
+        (
+            ("--gradient_checkpointing", "false", "--offload_checkpoints", "true"),
+            "offload_checkpoints: needs activation",
+        ),
     ],
 )
 def test_fields_that_cannot_be_are_refused(words, wrong, tiny_checkpoint, mini_data, tmp_path, capsys):
@@ -137,12 +146,17 @@ def test_fields_that_cannot_be_are_refused(words, wrong, tiny_checkpoint, mini_d
 @pytest.mark.parametrize("words", [(), ("--use_peft",)])
 def test_weights_of_half_precision_without_masters_are_refused(words, qwen3_4b, mini_data, tmp_path, capsys):
     recipe = REPOSITORY / "recipes/quickstart/grpo.yaml"
-    code = dry_run(recipe, qwen3_4b, mini_data, tmp_path / "out", "--dtype", "bfloat16", "--bf16", "false", *words)
+    code = dry_run(
+        recipe, qwen3_4b, mini_data, tmp_path / "out", "--dtype", "bfloat16", "--bf16", "false", *words
+    )
     said = capsys.readouterr()
     if words:  # adapters are float32
         assert code in (0, 1) and "adapters are float32" in said.out
     else:
-        assert code == 2 and "dtype bfloat16 with bf16: false would train bfloat16 weights without masters" in said.err
+        assert (
+            code == 2
+            and "dtype bfloat16 with bf16: false would train bfloat16 weights without masters" in said.err
+        )
 
 
 def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
@@ -166,9 +180,10 @@ def test_the_batch_in_words(tiny_checkpoint, mini_data, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert (
-        "4 histories x 4 questions x 8 completions = 128 completions per generation, for 2 optimizer steps; 2 processes with 64 "
-        "completions each, 32 at a time (micro-batch), 1 micro-batch per optimizer step"
-    ) in said
+        "4 histories x 4 questions x 8 completions = 128 completions per generation, for 2 optimizer steps; 2"
+        " processes with 64 completions each, 32 at a time (micro-batch), 1 micro-batch per optimizer step"
+        in said
+    )
 
 
 def test_what_does_not_fit_names_the_cheapest_changes(qwen3_4b, mini_data, tmp_path, capsys):
@@ -201,13 +216,19 @@ def test_the_estimate_moves_as_memory_does():
     def of(layout: Parallelism, **changes) -> float:
         return peak(estimate(shape, layout, Workload(**{**work.__dict__, **changes})))
 
-    assert 14 < estimate(shape, Parallelism(), work)["update"]["weights"] / GIB < 16  # masters: 4.0e9 x 4 bytes
-    assert 7 < estimate(shape, Parallelism(8, 2), work)["update"]["weights"] / GIB < 8  # DeepSpeed's: x 2, whole on every process
+    # masters: 4.0e9 x 4 bytes
+    assert 14 < estimate(shape, Parallelism(), work)["update"]["weights"] / GIB < 16
+    # DeepSpeed's: x 2, whole on every process
+    assert 7 < estimate(shape, Parallelism(8, 2), work)["update"]["weights"] / GIB < 8
     assert of(Parallelism(8, 3)) < of(Parallelism(8, 2)) < of(Parallelism(8, 0))
     assert of(Parallelism(8, 3, offload=True)) < of(Parallelism(8, 3))
     assert of(Parallelism(), checkpointing=False) > of(Parallelism())
     assert of(Parallelism(), update=80_000) > of(Parallelism())
     assert of(Parallelism(8, fsdp=True)) < of(Parallelism())
     large = {"update": 150_000, "rows": 0}
-    assert of(Parallelism(), **large, tile=16_384) < of(Parallelism(), **large) > of(Parallelism(), **large, offload=True)
+    assert (
+        of(Parallelism(), **large, tile=16_384)
+        < of(Parallelism(), **large)
+        > of(Parallelism(), **large, offload=True)
+    )
     assert of(Parallelism(), **large, tile=150_000) == of(Parallelism(), **large)  # one tile is the whole

@@ -12,7 +12,16 @@ LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "
 
 
 def question(row, gold="b"):
-    return Question(f"benchmark-{row}", row, "1", "h", "What should I drink?", ("mate", "tea", "milk", "rum"), gold, LABELS)
+    return Question(
+        f"benchmark-{row}",
+        row,
+        "1",
+        "h",
+        "What should I drink?",
+        ("mate", "tea", "milk", "rum"),
+        gold,
+        LABELS,
+    )
 
 
 def test_the_plain_way_is_the_question_itself():
@@ -34,7 +43,9 @@ def test_each_option_stands_once_in_each_place_and_gold_follows():
 def test_ids_say_which_way():
     made = asks([question(7)], orders=3, samples=2)
     assert [ask.id for ask in made[:3]] == ["benchmark-7", "benchmark-7/sample1", "benchmark-7/order1"]
-    assert [parts(ask.id) for ask in made] == [("benchmark-7", order, sample) for order in range(3) for sample in range(2)]
+    assert [parts(ask.id) for ask in made] == [
+        ("benchmark-7", order, sample) for order in range(3) for sample in range(2)
+    ]
     assert parts(ask_id("odd-name2-7", 2, 11)) == ("odd-name2-7", 2, 11)
 
 

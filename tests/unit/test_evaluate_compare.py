@@ -1,4 +1,5 @@
-"""Comparisons: paired, over personas, by hand where it can be done by hand, refused where nothing can be compared."""
+"""Comparisons: paired, over personas, by hand where it can be done by hand, refused where nothing can be
+compared."""
 
 import argparse
 import itertools
@@ -18,17 +19,36 @@ KINDS = ("neutral_preferences", "ask_to_forget")
 
 def row(i, score, persona, **changes):
     labels = {
-        "pref_type": KINDS[i % 2], "who": "self", "updated": False, "scenario": "chat", "distance": 5, "preference": "Tea",
+        "pref_type": KINDS[i % 2],
+        "who": "self",
+        "updated": False,
+        "scenario": "chat",
+        "distance": 5,
+        "preference": "Tea",
         "prev_pref": "",
-    }  # fmt: skip
+    }
     letter = "a" if score else "b"
     return {
-        "id": f"benchmark-{i}", "question": f"benchmark-{i}", "order": 0, "sample": 0, "open_ended": False, "history_id": "h",
-        "history_characters": 9000, "persona_id": persona, "labels": labels, "query": f"Query {i}?",
-        "options": ["tea", "milk", "mate", "cocoa"], "gold": "a", "answered": letter, "score": float(score),
-        "completion": f"<think>So.</think>\\boxed{{{letter}}}", "finished": True, "input_tokens": 9,
-        "output_tokens": 3, "seconds": 0.1,
-    } | changes  # fmt: skip
+        "id": f"benchmark-{i}",
+        "question": f"benchmark-{i}",
+        "order": 0,
+        "sample": 0,
+        "open_ended": False,
+        "history_id": "h",
+        "history_characters": 9000,
+        "persona_id": persona,
+        "labels": labels,
+        "query": f"Query {i}?",
+        "options": ["tea", "milk", "mate", "cocoa"],
+        "gold": "a",
+        "answered": letter,
+        "score": float(score),
+        "completion": f"<think>So.</think>\\boxed{{{letter}}}",
+        "finished": True,
+        "input_tokens": 9,
+        "output_tokens": 3,
+        "seconds": 0.1,
+    } | changes
 
 
 def write(folder, rows, **changes):
@@ -57,7 +77,13 @@ def test_differences_by_hand(tmp_path):
     two = write(tmp_path / "two", [row(i, i in (1, 2, 3, 4), str(i // 2)) for i in range(8)])
     found = compare(read_runs([one, two]))
     cell = found["against"]["two"]["all"]
-    assert (cell["difference"], cell["n"], cell["personas"], cell["better"], cell["worse"]) == (0.25, 8, 4, 3, 1)
+    assert (cell["difference"], cell["n"], cell["personas"], cell["better"], cell["worse"]) == (
+        0.25,
+        8,
+        4,
+        3,
+        1,
+    )
     assert (cell["first_accuracy"], cell["accuracy"]) == (0.25, 0.5)
     assert found["against"]["two"]["answers"] == {"same": 4, "n": 8}  # 1, 5, 6 and 7 alike
     # persona sums -1, 2, 1, 0: of the 8 sign patterns of the first three |sum| >= 2 in 6
@@ -70,14 +96,20 @@ def test_differences_by_hand(tmp_path):
 def test_only_common_questions_count_and_samples_are_averaged(tmp_path):
     one = write(tmp_path / "one", [row(i, 1, str(i)) for i in range(6)])
     several = [row(i, s, str(i), id=f"benchmark-{i}/sample{s}", sample=s) for i in range(4) for s in (0, 1)]
-    two = write(tmp_path / "two", [*several, row(9, 1, "9"), row(1, 1, "1") | {"id": "benchmark-1/sample2", "score": None}])
+    two = write(
+        tmp_path / "two",
+        [*several, row(9, 1, "9"), row(1, 1, "1") | {"id": "benchmark-1/sample2", "score": None}],
+    )
     cell = compare(read_runs([one, two]))["against"]["two"]["all"]
     assert (cell["n"], cell["difference"], cell["worse"]) == (4, -0.5, 4)
 
 
 def test_permutation_test_is_exact_for_few_and_close_for_many():
     sums = np.array([2.0, -1.0, 3.0, 1.0, 0.0])
-    flips = [abs(sum(s * x for s, x in zip(signs, sums, strict=True))) for signs in itertools.product((1, -1), repeat=5)]
+    flips = [
+        abs(sum(s * x for s, x in zip(signs, sums, strict=True)))
+        for signs in itertools.product((1, -1), repeat=5)
+    ]
     assert permutation_test(sums) == sum(f >= 5 for f in flips) / 32
     assert permutation_test(np.zeros(7)) == 1.0
     assert permutation_test(np.ones(40)) == pytest.approx(1 / 10_001)
@@ -92,7 +124,10 @@ def test_holm_correction_within_a_category(tmp_path):
     found = compare(read_runs([write(tmp_path / "one", rows), write(tmp_path / "two", better)]))
     kinds = found["against"]["two"]["by"]["pref_type"]
     assert kinds["neutral_preferences"]["p_holm"] == pytest.approx(2 * kinds["neutral_preferences"]["p"])
-    assert kinds["ask_to_forget"]["p_holm"] == 1.0 and kinds["ask_to_forget"]["ci95"][0] < 0 < kinds["ask_to_forget"]["ci95"][1]
+    assert (
+        kinds["ask_to_forget"]["p_holm"] == 1.0
+        and kinds["ask_to_forget"]["ci95"][0] < 0 < kinds["ask_to_forget"]["ci95"][1]
+    )
 
 
 def test_intervals_of_differences_cover_the_truth():
@@ -101,7 +136,10 @@ def test_intervals_of_differences_cover_the_truth():
     for trial in range(200):
         skill_P = draw.beta(4, 6, size=30)
         asked_P = draw.integers(4, 13, size=30)
-        before_P, after_P = draw.binomial(asked_P, skill_P), draw.binomial(asked_P, np.minimum(skill_P + 0.1, 1))
+        before_P, after_P = (
+            draw.binomial(asked_P, skill_P),
+            draw.binomial(asked_P, np.minimum(skill_P + 0.1, 1)),
+        )
         low, high = interval_of_ratio((after_P - before_P).astype(float), asked_P, -1.0, 1.0, trial)
         covered += low <= 0.1 <= high
     assert 0.91 <= covered / 200 <= 0.99
@@ -117,7 +155,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     rows = [row(i, 1, "1") for i in range(4)]
     one = write(tmp_path / "one", rows)
     other = write(tmp_path / "other", rows, data_sha256="def")
-    with pytest.raises(DataError, match=r"one and other are runs on different data \(data_sha256: abc and def\)"):
+    with pytest.raises(
+        DataError, match=r"one and other are runs on different data \(data_sha256: abc and def\)"
+    ):
         read_runs([one, other])
     with pytest.raises(DataError, match="different data .window"):
         read_runs([one, write(tmp_path / "long", rows, window="128k")])
@@ -131,7 +171,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     with pytest.raises(DataError, match="two or more folders"):
         read_runs([one])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty/summary.json: No such file or directory; expected the folder of a finished"):
+    with pytest.raises(
+        DataError, match="empty/summary.json: No such file or directory; expected the folder of a finished"
+    ):
         read_runs([one, tmp_path / "empty"])
     assert main(["compare", str(one), str(other), "--out", str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err.startswith("error: one and other")
@@ -142,16 +184,18 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
     two = write(tmp_path / "b" / "run", [row(i, i % 5 > 0, str(i % 5)) for i in range(20)])
     assert command(one, two, "--out", tmp_path / "out") == 0
     said = capsys.readouterr().out
-    assert "b/run against a/run: +30.0 points (95 % interval" in said and "of 20 answers are the same word for word" in said
+    assert (
+        "b/run against a/run: +30.0 points (95 % interval" in said
+        and "of 20 answers are the same word for word" in said
+    )
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert found["first"] == "a/run" and set(found["runs"]) == {"a/run", "b/run"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "+30.0 points" in page and "Questions with different scores" in page and page.count("<svg") == 3
     moved = json.loads(page.split('id="questions">')[1].split("</script>")[0])
-    assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {a["run"] for a in moved[0]["answers"]} == {
-        "a/run",
-        "b/run",
-    }
+    assert len(moved) == sum((i % 2) != (i % 5 > 0) for i in range(20)) and {
+        a["run"] for a in moved[0]["answers"]
+    } == {"a/run", "b/run"}
 
 
 def test_distances_stand_from_near_to_far_on_the_page(tmp_path):
@@ -163,16 +207,27 @@ def test_distances_stand_from_near_to_far_on_the_page(tmp_path):
     runs = write(tmp_path / "a", rows), write(tmp_path / "b", changed)
     assert command(*runs, "--out", tmp_path / "out") == 0
     table = (tmp_path / "out" / "report.html").read_text().split("Tokens since it was mentioned")[-1]
-    places = [table.index(f"<td>{value}</td>") for value in ("0", "1-127", "128-511", "512-2047", "2048-8191")]
+    places = [
+        table.index(f"<td>{value}</td>") for value in ("0", "1-127", "128-511", "512-2047", "2048-8191")
+    ]
     assert places == sorted(places)
 
 
 def test_a_sweep_draws_its_curve(tmp_path):
     points = [
-        {"checkpoint": f"out/checkpoint-{step}", "folder": f"checkpoint-{step}", "step": step, "unparsed_rate": 0.1,
-         **summarise([row(i, i < n, str(i % 4)) for i in range(10)])}
+        {
+            "checkpoint": f"out/checkpoint-{step}",
+            "folder": f"checkpoint-{step}",
+            "step": step,
+            "unparsed_rate": 0.1,
+            **summarise([row(i, i < n, str(i % 4)) for i in range(10)]),
+        }
         for step, n in ((10, 3), (20, 8), (30, 6))
-    ]  # fmt: skip
+    ]
     write_sweep_report(points, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "80.0\N{NO-BREAK SPACE}% right at best: checkpoint-20" in page and page.count("<svg") == 2 and "<script" not in page
+    assert (
+        "80.0\N{NO-BREAK SPACE}% right at best: checkpoint-20" in page
+        and page.count("<svg") == 2
+        and "<script" not in page
+    )

@@ -27,9 +27,12 @@ def memory(*lines: str) -> str:
         (TARGETS.values(), ["right"] * 4),
         ((), ["missing"] * 4),
         (("Music:  enjoys listening to ROCK", "pets: forgotten;"), ["right", "right", "missing", "missing"]),
-        (("music: Enjoys listening to jazz.",), ["wrong", "missing", "missing", "missing"]),  # the value given up
-        (("pets: Enjoys caring for cats.",), ["missing", "wrong", "missing", "missing"]),  # withdrawn, and still there
-        (("fruit: Enjoys eating figs.",), ["missing", "missing", "wrong", "missing"]),  # somebody else's, as the user's own
+        # the value given up
+        (("music: Enjoys listening to jazz.",), ["wrong", "missing", "missing", "missing"]),
+        # withdrawn, and still there
+        (("pets: Enjoys caring for cats.",), ["missing", "wrong", "missing", "missing"]),
+        # somebody else's, as the user's own
+        (("fruit: Enjoys eating figs.",), ["missing", "missing", "wrong", "missing"]),
         (("games: Enjoys solving mazes.",), ["missing", "missing", "missing", "wrong"]),
         (("books: Enjoys reading novels.",), ["missing"] * 4 + ["extra"]),
         (
@@ -49,8 +52,14 @@ def test_every_line_is_judged_once(lines, expected):
 
 def test_two_targets_of_one_topic_are_told_apart():
     targets = {"a": "pets: forgotten.", "b": "pets: Enjoys caring for dogs."}
-    assert [row["verdict"] for row in judge(memory("pets: Enjoys caring for dogs."), targets)] == ["missing", "right"]
-    assert [row["verdict"] for row in judge(memory("pets: forgotten.", "pets: no dogs"), targets)] == ["right", "wrong"]
+    assert [row["verdict"] for row in judge(memory("pets: Enjoys caring for dogs."), targets)] == [
+        "missing",
+        "right",
+    ]
+    assert [row["verdict"] for row in judge(memory("pets: forgotten.", "pets: no dogs"), targets)] == [
+        "right",
+        "wrong",
+    ]
 
 
 def test_a_topic_is_what_stands_before_the_first_colon_if_it_is_short():
@@ -63,7 +72,9 @@ def test_the_targets_themselves_are_all_right_and_each_error_counts_in_its_kind(
     notes = load_memory_targets(split)
     last = {history: of.memory(len(split.histories[history].messages)) for history, of in notes.items()}
     whole = of_memories(split, last)
-    assert whole["right_rate"] == 1 and whole["right"] == whole["targets"] == sum(len(m.splitlines()) for m in last.values())
+    assert whole["right_rate"] == 1 and whole["right"] == whole["targets"] == sum(
+        len(m.splitlines()) for m in last.values()
+    )
     assert (whole["wrong"], whole["missing"], whole["extra"], whole["withdrawn_present"]) == (0, 0, 0, 0)
     assert whole["withdrawn"] == sum(len(of.withdrawn) for of in notes.values()) > 0
     assert set(whole["by"]) == {"plain", "changed", "withdrawn", "others"}

@@ -32,18 +32,35 @@ def row(i, score, kind="neutral_preferences", persona=None, said="I think so."):
         "preference": "Tea",
     }
     return {
-        "id": f"benchmark-{i}", "history_id": "h", "persona_id": persona or str(i % 5), "labels": labels,
-        "query": f"Query {i}?", "options": ["tea", "milk", "mate", "cocoa"], "gold": "a", "answered": letter,
-        "score": float(score), "completion": f"<think>{said}</think>\\boxed{{{letter}}}", "finished": True,
-        "input_tokens": 10, "output_tokens": 5, "seconds": 0.1,
-    }  # fmt: skip
+        "id": f"benchmark-{i}",
+        "history_id": "h",
+        "persona_id": persona or str(i % 5),
+        "labels": labels,
+        "query": f"Query {i}?",
+        "options": ["tea", "milk", "mate", "cocoa"],
+        "gold": "a",
+        "answered": letter,
+        "score": float(score),
+        "completion": f"<think>{said}</think>\\boxed{{{letter}}}",
+        "finished": True,
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "seconds": 0.1,
+    }
 
 
 def summary_of(rows, model="out/grpo", context="history"):
     return {
-        "model": model, "context": context, "split": "benchmark", "window": "32k", "data_sha256": "abc",
-        "questions_in_split": 100, "unanswered": 0, "settings": {"temperature": 0}, **summarise(rows),
-    }  # fmt: skip
+        "model": model,
+        "context": context,
+        "split": "benchmark",
+        "window": "32k",
+        "data_sha256": "abc",
+        "questions_in_split": 100,
+        "unanswered": 0,
+        "settings": {"temperature": 0},
+        **summarise(rows),
+    }
 
 
 class Page(html.parser.HTMLParser):
@@ -58,7 +75,9 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.charts += ("role", "img") in attributes
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
+        self.addresses += [
+            value for name, value in attributes if name in ("src", "href", "xlink:href", "action")
+        ]
         assert not [name for name, _ in attributes if name.startswith("on")]
 
     def handle_data(self, data):
@@ -74,7 +93,8 @@ def told(summaries):
 
 def check_self_contained(page):
     assert not {"iframe", "object", "img", "form"} & set(page.tags)
-    assert page.tags.count("script") in (0, 2)  # none, or the browser's data and the one script its policy allows
+    # none, or the browser's data and the one script its policy allows
+    assert page.tags.count("script") in (0, 2)
     for script in re.findall(r"<script>(.*?)</script>", page.source, re.S):
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"script-src 'sha256-{digest}'" in page.source
@@ -90,7 +110,8 @@ def test_evaluation_report_shows_the_numbers(tmp_path):
     assert "75.0 % right and consistent" in page.text and "5 personas and 20 of 100 questions" in page.text
     assert "ask to forget (10)" in page.text.replace("\n", " ") and "100.0 %" in page.text
     assert page.charts == 1 + 7  # the controls; the categories but for the cross of kind and whose
-    assert page.text.count("Query ") == 6 + 20  # three wrong, three right to read, and all in the browser's data
+    # three wrong, three right to read, and all in the browser's data
+    assert page.text.count("Query ") == 6 + 20
     assert "published, not measured here" in page.text and "always the longest option" in page.text
 
 
@@ -103,8 +124,13 @@ def test_boxes_of_another_form_are_pointed_out_if_they_matter(tmp_path, count, s
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html").text
     assert ("in 99.0 % under strict reading, and in 100.0 % if boxes of other forms" in page) == shown
-    assert (lines(summary)[-1].startswith("Box format costs 1.0 points: boxes such as \\boxed{B.} or")) == shown
-    assert any(line.startswith("the same, also accepting box formats") and line.endswith("100.0 %") for line in lines(summary))
+    assert (
+        lines(summary)[-1].startswith("Box format costs 1.0 points: boxes such as \\boxed{B.} or")
+    ) == shown
+    assert any(
+        line.startswith("the same, also accepting box formats") and line.endswith("100.0 %")
+        for line in lines(summary)
+    )
 
 
 def test_text_from_data_stays_text(tmp_path):
@@ -183,37 +209,67 @@ def test_pairs_are_mostly_gains_and_never_hide_a_failure():
 
 def test_learned_says_what_the_numbers_say():
     half = summary_of([row(i, i % 2) for i in range(40)])
-    most = summary_of([row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)])
+    most = summary_of(
+        [row(i, i % 10 > 0, "ask_to_forget" if i < 20 else "neutral_preferences") for i in range(40)]
+    )
     chance = summary_of([row(i, i % 4 == 0) for i in range(40)])
     longest = summary_of([row(i, i % 10 > 3) for i in range(40)])
     said = told({"sft": half, "grpo": most, "blind": chance, "longest_option": longest})
-    assert "answers went from 50.0 % to 90.0 % (+40.0 points) on 40 questions about 5 held-out personas" in said[0]
-    assert said[1] == ("The thought names the gold option in 0.0 % of the answers (before GRPO: 0.0 %); words and box agree in "
-                       "100.0 % (before: 100.0 %).")
-    assert "25.0 %" in said[2] and "no better than guessing, overall; no category has the 300 questions" in said[2]
+    assert (
+        "answers went from 50.0 % to 90.0 % (+40.0 points) on 40 questions about 5 held-out personas"
+        in said[0]
+    )
+    assert (
+        said[1]
+        == "The thought names the gold option in 0.0 % of the answers (before GRPO: 0.0 %); words and box"
+        " agree in 100.0 % (before: 100.0 %)."
+    )
+    assert (
+        "25.0 %" in said[2]
+        and "no better than guessing, overall; no category has the 300 questions" in said[2]
+    )
     assert "its knowledge" not in said[2], "nothing follows for a category that is too small to judge"
     assert "60.0 %" in said[3] and "more than guessing" in said[3]
-    assert "Of 17 rules" in said[4] and "(shortest option) gets 100.0 %" in said[4] and "score needs no history" in said[4]
+    assert (
+        "Of 17 rules" in said[4]
+        and "(shortest option) gets 100.0 %" in said[4]
+        and "score needs no history" in said[4]
+    )
     assert "(-40.0 points)" in told({"sft": most, "grpo": half})[0]
 
 
 def test_what_is_said_of_a_memory_is_what_is_written_and_read():
     half, most = (summary_of([row(i, i % 2 if i < n else 1) for i in range(40)]) for n in (40, 20))
     fields = {"forgotten": {"written": 6, "gone": 3, "rate": 0.5}}
-    lines = [{"targets": 300, "right_rate": x, "ci95": [x - 0.1, x + 0.1], "memories": 40} for x in (0.5, 0.7)]
+    lines = [
+        {"targets": 300, "right_rate": x, "ci95": [x - 0.1, x + 0.1], "memories": 40} for x in (0.5, 0.7)
+    ]
     tokens = {"input_tokens_per_question": 160.0}
     summaries = {
-        "sft": half, "grpo": most | {"input_tokens_per_question": 640.0},
-        "memory_sft": half | {"lines": lines[0]}, "memory": most | {"lines": lines[1], "reader": half} | tokens,
+        "sft": half,
+        "grpo": most | {"input_tokens_per_question": 640.0},
+        "memory_sft": half | {"lines": lines[0]},
+        "memory": most | {"lines": lines[1], "reader": half} | tokens,
         "forget": half | fields,
     }
     said = told(summaries)[-5:]
-    assert said[0] == ("Of the 300 lines that 40 memories should contain, 70.0 % are right (95 % interval 60.0 to 80.0 %), "
-                       "50.0 % before GRPO.")
-    assert said[1].startswith("From its memory alone, the model gets 75.0 % (") and said[1].endswith("50.0 % before GRPO.")
-    assert said[2].startswith("A fixed reader, the cold start, gets 50.0 % (") and said[2].endswith("and 50.0 % from its own.")
-    assert said[3] == ("It reads 160 tokens per question. Reading the full history takes 640 tokens (4.0 times as many) and gets "
-                       "75.0 %.")
+    assert (
+        said[0]
+        == "Of the 300 lines that 40 memories should contain, 70.0 % are right (95 % interval 60.0 to 80.0"
+        " %), "
+        "50.0 % before GRPO."
+    )
+    assert said[1].startswith("From its memory alone, the model gets 75.0 % (") and said[1].endswith(
+        "50.0 % before GRPO."
+    )
+    assert said[2].startswith("A fixed reader, the cold start, gets 50.0 % (") and said[2].endswith(
+        "and 50.0 % from its own."
+    )
+    assert (
+        said[3]
+        == "It reads 160 tokens per question. Reading the full history takes 640 tokens (4.0 times as many)"
+        " and gets 75.0 %."
+    )
     assert said[4].startswith("Of 6 facts that were in a memory and that users asked to forget, 3 are gone")
 
 
@@ -223,7 +279,11 @@ def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
         return summary_of([row(0, 1)]) | {"by": {"kind": cells}}
 
     def said(before, after):
-        return [line for line in told({"sft": kinds(**before), "grpo": kinds(**after)})[2:] if " rules " not in line]
+        return [
+            line
+            for line in told({"sft": kinds(**before), "grpo": kinds(**after)})[2:]
+            if " rules " not in line
+        ]
 
     start = {"plain": 0.5, "changed_mind": 0.3, "forget": 0.2}
     assert said(start, {"plain": 0.6, "changed_mind": 0.9, "forget": 0.25}) == [
@@ -238,13 +298,16 @@ def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
         "The largest loss is on forget: 20.0 % before, 0.0 % after, still the lowest.",
     ]
     assert said(start, start) == ["The lowest accuracy after GRPO is on forget: 20.0 % before, 20.0 % after."]
-    assert said(start, dict.fromkeys(start, 1.0)) == ["The largest gain is on forget: 20.0 % before, 100.0 % after."]
+    assert said(start, dict.fromkeys(start, 1.0)) == [
+        "The largest gain is on forget: 20.0 % before, 100.0 % after."
+    ]
     assert said(dict.fromkeys(start, 0.0), dict.fromkeys(start, 0.0)) == []
     assert said({"plain": 0.5}, {"plain": 0.6}) == []  # a single kind is the whole
 
 
 def of_two_kinds(right_of_others, right_of_self):
-    """1,200 rows of 150 people, 300 about somebody else; the gold letters in turn, the options of random letters."""
+    """1,200 rows of 150 people, 300 about somebody else; the gold letters in turn, the options of random
+    letters."""
     draw, rows = random.Random(0), []
     for i in range(1200):
         others = i % 4 == 0
@@ -260,9 +323,14 @@ def test_no_sentence_says_more_than_each_category_does(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 500)
     fair, leaning = of_two_kinds(0.25, 0.25), of_two_kinds(0.70, 0.10)
     at_chance = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(fair)})
-    assert re.search(r"no better than guessing, overall and in each of \d+ categories of at least 300 questions, so its "
-                     r"knowledge comes from the history\.$", at_chance[2])
-    assert re.search(r"within chance for the best of them, overall and in each of \d+ categories", at_chance[3])
+    assert re.search(
+        r"no better than guessing, overall and in each of \d+ categories of at least 300 questions, so its "
+        r"knowledge comes from the history\.$",
+        at_chance[2],
+    )
+    assert re.search(
+        r"within chance for the best of them, overall and in each of \d+ categories", at_chance[3]
+    )
     named = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(leaning)})[2]
     assert "no better than guessing overall, but better in some categories. More than guessing: " in named
     assert "whose preference = others (" in named
@@ -289,7 +357,8 @@ def test_charts_take_colours_from_the_page_and_repeat_exactly():
     assert one == charts.intervals({"x": table, "y": {}}, "title")
     assert "var(--series-1)" in one and not re.search("#[0-9a-f]{6}", one) and "a b (4)" in one
     assert "<svg role='img' aria-label=\"title\"" in one and "<style" not in one
-    assert ">$x^2$ (4)</text>" in charts.intervals({"": {"$x^2$": table["a_b"]}}, "title")  # not typeset as mathematics
+    # not typeset as mathematics
+    assert ">$x^2$ (4)</text>" in charts.intervals({"": {"$x^2$": table["a_b"]}}, "title")
     line = charts.curves({"": [(i, i / 50) for i in range(50)]}, "reward", share=True, chance=True)
     assert "guessing" in line and "guessing" not in charts.curves({"": [(0, 5.0), (1, 4.0)]}, "loss")
 
@@ -307,7 +376,8 @@ def test_series_are_named_above_the_chart_and_in_it_nowhere():
 def test_many_steps_are_smoothed_and_few_are_not():
     assert charts.smoothing(29) == 0 and charts.smoothing(30) == 2
     single, smoothed = (charts.curves({"a": [(i, float(i % 2)) for i in range(n)]}, "t") for n in (29, 30))
-    assert single.count("opacity: 0.35") == 0 and smoothed.count("opacity: 0.35") == 1  # the steps, thinly, behind the average
+    # the steps, thinly, behind the average
+    assert single.count("opacity: 0.35") == 0 and smoothed.count("opacity: 0.35") == 1
 
 
 def test_labels_of_a_chart_do_not_collide():
@@ -324,9 +394,10 @@ def test_labels_of_a_chart_do_not_collide():
 def test_figures_fill_two_columns_of_about_the_same_height():
     highs = [300, 120, 120, 420, 200, 90, 640, 100]
     figures = "".join(
-        f'<figure class="card"><h3>f{i}</h3><svg role="img" viewBox="0 0 500 {high}"></svg><details><table>{"<tr>" * 99}</table>'
-        "</details></figure>\n" for i, high in enumerate(highs)
-    )  # fmt: skip
+        f'<figure class="card"><h3>f{i}</h3><svg role="img" viewBox="0 0 500'
+        f' {high}"></svg><details><table>{"<tr>" * 99}</table></details></figure>\n'
+        for i, high in enumerate(highs)
+    )
     page = columns("\n" + figures)
     left, right = (re.findall(r"<h3>f(\d)", part) for part in page.split('<div class="column">')[1:])
     assert left == sorted(left) and right == sorted(right) and sorted(left + right) == list("01234567")
@@ -339,8 +410,15 @@ def test_a_card_needs_a_line_and_a_summary_that_has_it():
     summary = summary_of([row(i, i % 2) for i in range(4)])
     names = [name for name, _, _ in cards(summary)]
     assert "without a readable answer" in names and "… including writing the memory" not in names
-    more = summary | {"input_tokens_with_writing": 12345.6, "forgotten": {"rate": 0.5, "gone": 3, "written": 6}}
-    assert cards(more)[-1] == ("withdrawn facts removed from the memory", "50.0\xa0%", "3 of 6 that were once written")
+    more = summary | {
+        "input_tokens_with_writing": 12345.6,
+        "forgotten": {"rate": 0.5, "gone": 3, "written": 6},
+    }
+    assert cards(more)[-1] == (
+        "withdrawn facts removed from the memory",
+        "50.0\xa0%",
+        "3 of 6 that were once written",
+    )
     assert ("… including writing the memory", "12,346", "") in cards(more)
 
 

@@ -101,7 +101,9 @@ def test_a_batch_that_the_disk_refuses_leaves_nothing(tmp_path):
         with files_of_at_most(2 * len(before)), pytest.raises(DataError) as error:
             results.append(rows(1, 2, 3))  # the kernel takes the first of them and a half
         assert results.path.read_bytes() == before and list(results.rows) == ["benchmark-0"]
-        assert str(results.path) in str(error.value) and "the answers in it (1) are complete" in str(error.value)
+        assert str(results.path) in str(error.value) and "the answers in it (1) are complete" in str(
+            error.value
+        )
         assert "\n" not in str(error.value)
         results.append(rows(1, 2, 3))
     assert len(read_rows(tmp_path)) == 4

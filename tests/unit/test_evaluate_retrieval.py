@@ -1,4 +1,5 @@
-"""Retrieval: whole messages, each once, in time order; BM25 finds the words, embeddings what they are told to."""
+"""Retrieval: whole messages, each once, in time order; BM25 finds the words, embeddings what they are told
+to."""
 
 import pytest
 
@@ -19,7 +20,10 @@ def question(query="Which tea ceremony suits me?"):
 def history(turns, persona=True):
     messages = [Message("system", "persona: tea tea tea")] if persona else []
     return History(
-        "h", "1", "", tuple(messages + [Message("user" if i % 2 == 0 else "assistant", t) for i, t in enumerate(turns)])
+        "h",
+        "1",
+        "",
+        tuple(messages + [Message("user" if i % 2 == 0 else "assistant", t) for i, t in enumerate(turns)]),
     )
 
 
@@ -49,7 +53,11 @@ def test_messages_of_overlapping_windows_are_shown_once():
     found = shown(Retrieval(100), question(), given)
     assert found == [m.content for m in given.turns]
     assert Retrieval(100).read(question(), given) == "messages 1-40 of 40"
-    assert Retrieval(1).read(question(), given) in ("messages 9-14 of 40", "messages 5-10 of 40", "messages 7-12 of 40")
+    assert Retrieval(1).read(question(), given) in (
+        "messages 9-14 of 40",
+        "messages 5-10 of 40",
+        "messages 7-12 of 40",
+    )
 
 
 def test_the_conversation_ends_with_the_question():
@@ -61,7 +69,8 @@ def test_short_empty_and_wordless_histories():
     assert shown(Retrieval(3), question(), history(["tea?"])) == ["tea?"]
     assert shown(Retrieval(3), question("???"), history(["tea?", "yes"])) == ["tea?", "yes"]
     assert shown(Retrieval(3), question(), history(["?!", "…"])) == ["?!", "…"]
-    assert shown(Retrieval(1), question("zzz"), long_history())[-1] == "talk about stone number 39"  # nothing fits: the latest
+    # nothing fits: the latest
+    assert shown(Retrieval(1), question("zzz"), long_history())[-1] == "talk about stone number 39"
     with pytest.raises(DataError, match="needs the question's history"):
         Retrieval().messages(question(), None)
 
@@ -116,7 +125,10 @@ def test_a_model_without_room_says_how_many_passages_fit_and_takes_them():
         ModelAnswers(narrow, Retrieval(10), 20).answer([asked], given)
     fit = int(str(told.value).split(" passages would fit")[0].rsplit(" ", 1)[1])
     (answer,) = ModelAnswers(narrow, Retrieval("fit"), 20).answer([asked], given)
-    assert answer.read == Retrieval(fit).read(asked, given) and answer.input_tokens == len(narrow.prompts[0]) <= 110
+    assert (
+        answer.read == Retrieval(fit).read(asked, given)
+        and answer.input_tokens == len(narrow.prompts[0]) <= 110
+    )
     with pytest.raises(ModelError, match="passages would fit"):
         ModelAnswers(narrow, Retrieval(fit + 1), 20).answer([asked], given)
     narrow.longest = 30

@@ -24,7 +24,12 @@ def test_each_rule(rule, letter):
 
 def test_of_equals_the_first_displayed():
     tied = question("short", "longest", "LONGEST", "SHORT")
-    assert [mcq_letter(RuleAnswers(rule).answer([tied])[0].completion) for rule in RULES] == ["b", "a", "a", "a"]
+    assert [mcq_letter(RuleAnswers(rule).answer([tied])[0].completion) for rule in RULES] == [
+        "b",
+        "a",
+        "a",
+        "a",
+    ]
 
 
 def test_mentioned_takes_what_the_history_says_most_of_whosever_it_is():
@@ -37,5 +42,7 @@ def test_mentioned_takes_what_the_history_says_most_of_whosever_it_is():
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(DataError, match="unknown rule 'middle'; expected one of longest, shortest, first, mentioned"):
+    with pytest.raises(
+        DataError, match="unknown rule 'middle'; expected one of longest, shortest, first, mentioned"
+    ):
         RuleAnswers("middle")

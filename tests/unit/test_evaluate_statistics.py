@@ -20,23 +20,38 @@ def row(i, persona, score, **labels):
     }
     completion = f"<think>Hm.</think>\\boxed{{{'a' if score else 'b'}}}"
     return {
-        "id": f"benchmark-{i}", "persona_id": persona, "labels": known | labels, "gold": "a",
-        "options": ["some tea", "milk", "coffee!", "mate"], "answered": "a" if score else "b", "score": float(score),
-        "completion": completion, "finished": True,
-        "input_tokens": 100 + i, "output_tokens": 10, "seconds": 0.5,
-    }  # fmt: skip
+        "id": f"benchmark-{i}",
+        "persona_id": persona,
+        "labels": known | labels,
+        "gold": "a",
+        "options": ["some tea", "milk", "coffee!", "mate"],
+        "answered": "a" if score else "b",
+        "score": float(score),
+        "completion": completion,
+        "finished": True,
+        "input_tokens": 100 + i,
+        "output_tokens": 10,
+        "seconds": 0.5,
+    }
 
 
 def of_personas(scores):
     """Rows from {persona: [score, ...]}."""
-    return [row(i, persona, score) for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)]
+    return [
+        row(i, persona, score)
+        for i, (persona, score) in enumerate((p, s) for p, all_ in scores.items() for s in all_)
+    ]
 
 
 def test_words_are_told_from_boxes():
     """Of four right boxes: one answer names its option, one another, one none; one thought names another."""
     rows = [row(i, str(i), 1) for i in range(4)]
-    for one, thought, words in zip(rows, ("Some tea is (a).", "Some tea is (a).", "Some tea.", "Milk is (b)."),
-                                   ("Some tea", "Milk", "", ""), strict=True):
+    for one, thought, words in zip(
+        rows,
+        ("Some tea is (a).", "Some tea is (a).", "Some tea.", "Milk is (b)."),
+        ("Some tea", "Milk", "", ""),
+        strict=True,
+    ):
         one["completion"] = f"<think>{thought}</think>{words} \\boxed{{a}}"
     found = summarise(rows)
     assert (found["right"], found["consistent"], found["right_and_consistent"]) == (1.0, 0.5, 0.5)
@@ -64,7 +79,9 @@ def test_summary_of_four_rows_by_hand():
     assert found["answer_letters"] == {"a": 3, "b": 0, "c": 0, "d": 0, "none": 1}
     assert found["input_tokens_per_question"] == 101.5 and found["output_tokens_per_question"] == 10
     assert found["seconds"] == 2.0
-    shares = {name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()}
+    shares = {
+        name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()
+    }
     assert (found["right"], found["right_and_consistent"], found["consistent"]) == (0.75, 0.75, 1.0)
     assert found["most_common_answer"] == {"text": "", "share": 0.75} and found["thought_words"] == 0.5
     assert shares == {
@@ -156,17 +173,30 @@ def test_interval_covers_the_truth(monkeypatch):
 def many(question, said, gold="a", order=0, persona="1"):
     """A row for each sample of one question; "-" names no letter, "!a" names one without reasoning."""
     return [
-        row(i, persona, letter == gold) | {
-            "id": f"{question}/{order}/{i}", "question": question, "order": order, "sample": i, "gold": gold,
+        row(i, persona, letter == gold)
+        | {
+            "id": f"{question}/{order}/{i}",
+            "question": question,
+            "order": order,
+            "sample": i,
+            "gold": gold,
             "answered": None if letter == "-" else letter[-1],
-            "completion": "hm" if letter == "-" else "<think>So.</think>" * (letter[0] != "!") + f"\\boxed{{{letter[-1]}}}",
+            "completion": (
+                "hm"
+                if letter == "-"
+                else "<think>So.</think>" * (letter[0] != "!") + f"\\boxed{{{letter[-1]}}}"
+            ),
         }
         for i, letter in enumerate(said)
-    ]  # fmt: skip
+    ]
 
 
 def test_mean_majority_and_pass_at_k_by_hand():
-    rows = [*many("q1", ["a", "b", "a", "-"]), *many("q2", ["b", "b", "a", "c"]), *many("q3", ["!a", "!a", "-", "-"])]
+    rows = [
+        *many("q1", ["a", "b", "a", "-"]),
+        *many("q2", ["b", "b", "a", "c"]),
+        *many("q3", ["!a", "!a", "-", "-"]),
+    ]
     found = summarise(rows)
     assert found["n"] == 3 and found["asked"] == 12 and found["accuracy"] == 3 / 12
     samples = found["samples"]
@@ -207,16 +237,28 @@ def test_controls_stand_beside_and_explain():
     rows = [row(i, str(i % 3), i < 6) for i in range(8)]
     for i, r in enumerate(rows):
         r["options"] = (
-            ["the longest option", "mid", "mid2", "x"] if i in (0, 1, 6) else ["m", "the longest option", "mid", "midd"]
+            ["the longest option", "mid", "mid2", "x"]
+            if i in (0, 1, 6)
+            else ["m", "the longest option", "mid", "midd"]
         )
     blind = [r | {"score": float(i in (1, 2, 7))} for i, r in enumerate(rows)]
     found = summarise(rows, blind=blind)
     shares = {name: (cell["accuracy"], cell["explains"]) for name, cell in found["controls"].items()}
-    # right are 0-5; the longest option is gold in 0, 1, 6; the shortest in 2, 3, 4, 5, 7; blind is right in 1, 2, 7
-    # and the gold stands first in all of them
-    assert shares == {"blind": (3 / 8, 2 / 6), "longest": (3 / 8, 2 / 6), "shortest": (5 / 8, 4 / 6), "strongest": (1.0, 1.0)}
+    # right are 0-5; the longest option is gold in 0, 1, 6; the shortest in 2, 3, 4, 5, 7; blind is right in
+    # 1, 2, 7 and the gold stands first in all of them
+    assert shares == {
+        "blind": (3 / 8, 2 / 6),
+        "longest": (3 / 8, 2 / 6),
+        "shortest": (5 / 8, 4 / 6),
+        "strongest": (1.0, 1.0),
+    }
     strongest = found["controls"]["strongest"]
-    assert strongest["rule"] == "always a" and strongest["telling"] and strongest["ci95"][1] == 1 and strongest["n"] == 8
+    assert (
+        strongest["rule"] == "always a"
+        and strongest["telling"]
+        and strongest["ci95"][1] == 1
+        and strongest["n"] == 8
+    )
     assert found["explained_by_shortcut"] == 1.0
     partly = summarise(rows, blind=blind[:4])["controls"]
     assert partly["blind"]["n"] == 4 and partly["strongest"]["n"] == 8
@@ -230,7 +272,10 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
     draw, rows = random.Random(0), []
     for i in range(1200):
         others = i % 4 == 0
-        options = ["quite novel", *(" ".join("".join(draw.choices("bcdfghklmn", k=5)) for _ in range(2)) for _ in range(3))]
+        options = [
+            "quite novel",
+            *(" ".join("".join(draw.choices("bcdfghklmn", k=5)) for _ in range(2)) for _ in range(3)),
+        ]
         gold = options[0 if others else draw.randrange(1, 4)]
         draw.shuffle(options)
         of_row = {"options": options, "gold": "abcd"[options.index(gold)], "query": "What now?"}
@@ -239,20 +284,39 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
     controls = summarise(rows, blind=blind)["controls"]
     assert not controls["strongest"]["telling"] and controls["strongest"]["accuracy"] < 0.29
     others, own = (controls["strongest"]["by"]["who"][who] for who in ("others", "self"))
-    assert (others["rule"], others["accuracy"], others["n"], others["telling"]) == ("the most common option text", 1.0, 300, True)
+    assert (others["rule"], others["accuracy"], others["n"], others["telling"]) == (
+        "the most common option text",
+        1.0,
+        300,
+        True,
+    )
     assert own["telling"] and own["accuracy"] == pytest.approx(1 / 3, abs=0.04)
     assert own["ci95"][0] < own["accuracy"] < own["ci95"][1]
-    assert controls["blind"]["accuracy"] == 0.25 and controls["blind"]["by"]["who"]["others"]["accuracy"] == 1.0
+    assert (
+        controls["blind"]["accuracy"] == 0.25 and controls["blind"]["by"]["who"]["others"]["accuracy"] == 1.0
+    )
     assert set(controls["strongest"]["by"]) == set(statistics.CATEGORIES)
     assert controls["strongest"]["by"]["history_length"] == {}, "nobody knows it"
 
 
 def test_what_is_not_scored_is_counted_and_not_wrong():
-    rows = [row(i, str(i), 1) | {"open_ended": True, "votes": [True, True, False], "answered": "text"} for i in range(3)]
-    rows.append(row(3, "3", 0) | {"open_ended": True, "votes": [None, True, None], "answered": "text", "score": None})
-    rows.append(row(4, "4", 0) | {"open_ended": True, "votes": [True, True, True], "answered": None, "score": 0.0})
+    rows = [
+        row(i, str(i), 1) | {"open_ended": True, "votes": [True, True, False], "answered": "text"}
+        for i in range(3)
+    ]
+    rows.append(
+        row(3, "3", 0) | {"open_ended": True, "votes": [None, True, None], "answered": "text", "score": None}
+    )
+    rows.append(
+        row(4, "4", 0) | {"open_ended": True, "votes": [True, True, True], "answered": None, "score": 0.0}
+    )
     found = summarise(rows)
-    assert (found["accuracy"], found["accuracy_without_gate"], found["n"], found["not_scored"]) == (3 / 4, 1.0, 4, 1)
+    assert (found["accuracy"], found["accuracy_without_gate"], found["n"], found["not_scored"]) == (
+        3 / 4,
+        1.0,
+        4,
+        1,
+    )
     assert found["unparsed_rate"] == 1 / 5 and set(found["controls"]) == set()
     nothing = summarise([rows[3]])
     assert nothing["accuracy"] is None and nothing["ci95"] is None and nothing["n"] == 0
@@ -267,5 +331,7 @@ def test_history_lengths_are_counted_in_tokens_of_four_characters():
         "128k+",
         "unknown",
     ]
-    found = summarise([row(i, "1", 1) | {"history_characters": n} for i, n in enumerate((10**6, 9000, 40_000))])
+    found = summarise(
+        [row(i, "1", 1) | {"history_characters": n} for i, n in enumerate((10**6, 9000, 40_000))]
+    )
     assert list(found["by"]["history_length"]) == ["2k-4k", "8k-16k", "128k+"]

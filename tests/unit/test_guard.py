@@ -51,14 +51,18 @@ def test_a_row_that_raises_or_hangs_is_masked_and_named(what, caplog):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "good", [1.0]])
 def test_what_is_no_number_is_masked(value, caplog):
-    reward = isolate_failures(lambda completions, **_: [value if c == "b" else 1.0 for c in completions], seconds=5)
+    reward = isolate_failures(
+        lambda completions, **_: [value if c == "b" else 1.0 for c in completions], seconds=5
+    )
     assert reward(**ROWS) == [1.0, None, 1.0, 1.0]
     assert "q-1" in caplog.text
 
 
 def test_what_is_right_passes_through_untouched(caplog):
     assert isolate_failures(score, seconds=5)(**ROWS) == [0.0, 1.0, 2.0, 3.0]
-    assert isolate_failures(lambda completions, **_: [None] * len(completions), seconds=5)(**ROWS) == [None] * 4
+    assert (
+        isolate_failures(lambda completions, **_: [None] * len(completions), seconds=5)(**ROWS) == [None] * 4
+    )
     assert not caplog.text
 
 
@@ -69,7 +73,10 @@ def test_what_is_right_passes_through_untouched(caplog):
         (lambda completions, **_: 1.0, "returned 1.0 for 4 completions"),
         (lambda completions, **_: divide(), "failed in all 4 rows .ZeroDivisionError: division by zero"),
         (lambda completions, **_: [float("nan")] * 4, "failed in all 4 rows .returned nan"),
-        (lambda completions, **_: [1.0] * 5 if len(completions) == 1 else divide(), "returned 5 numbers for 1 completion"),
+        (
+            lambda completions, **_: [1.0] * 5 if len(completions) == 1 else divide(),
+            "returned 5 numbers for 1 completion",
+        ),
     ],
 )
 def test_what_cannot_be_told_apart_stops_the_run(reward, said):

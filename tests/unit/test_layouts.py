@@ -1,4 +1,5 @@
-"""The layouts of launch/: each parses as accelerate reads it, and `--launch` makes the command that runs it."""
+"""The layouts of launch/: each parses as accelerate reads it, and `--launch` makes the command that runs
+it."""
 
 import os
 import re
@@ -31,13 +32,20 @@ def test_accelerate_reads_every_layout(layout):
     assert str(getattr(config.distributed_type, "value", config.distributed_type)) == expected
     if layout.startswith("zero"):
         assert config.deepspeed_config["zero_stage"] == int(layout[4])
-        assert config.deepspeed_config["offload_optimizer_device"] == ("cpu" if "offload" in layout else "none")
+        assert config.deepspeed_config["offload_optimizer_device"] == (
+            "cpu" if "offload" in layout else "none"
+        )
     if layout == "fsdp2":
         assert config.fsdp_config["fsdp_version"] == 2
 
 
 def test_the_command_is_accelerates():
-    line = command("zero3", "rft.train.grpo", ["--config", "r.yaml", "--num_processes", "2", "--learning_rate=1e-6"], gpus=0)
+    line = command(
+        "zero3",
+        "rft.train.grpo",
+        ["--config", "r.yaml", "--num_processes", "2", "--learning_rate=1e-6"],
+        gpus=0,
+    )
     assert line[1:] == [
         "-m",
         "rft.launch",
@@ -55,7 +63,9 @@ def test_the_command_is_accelerates():
     ]
     assert "--num_processes 4" in " ".join(command("ddp", "m", [], gpus=4))
     assert "--num_processes 1" in " ".join(command("one_gpu", "m", [], gpus=0))
-    several = command("ddp", "m", ["--num_machines", "2", "--machine-rank=1", "--num_processes", "16"], gpus=8)
+    several = command(
+        "ddp", "m", ["--num_machines", "2", "--machine-rank=1", "--num_processes", "16"], gpus=8
+    )
     assert "--main_process_port" not in several and "--machine-rank=1" in several
 
 
@@ -81,7 +91,10 @@ def test_a_port_in_use_is_named():
 
 
 def test_take_launch():
-    assert take_launch(["--config", "r", "--launch", "zero3", "--seed", "1"]) == ("zero3", ["--config", "r", "--seed", "1"])
+    assert take_launch(["--config", "r", "--launch", "zero3", "--seed", "1"]) == (
+        "zero3",
+        ["--config", "r", "--seed", "1"],
+    )
     assert take_launch(["--launch=ddp"]) == ("ddp", [])
     assert take_launch(["--config", "r"]) == (None, ["--config", "r"])
     with pytest.raises(RecipeError, match="needs a value: one of"):
@@ -117,8 +130,15 @@ def test_memory_is_taken_in_segments_that_grow(unset, monkeypatch, tmp_path):
     (tmp_path / "sleeps.yaml").write_text("vllm_enable_sleep_mode: true\n")
     segments = {"PYTORCH_CUDA_ALLOC_CONF": SEGMENTS}
     assert allocator(["--config", "no/such.yaml"]) == segments
-    assert allocator(["--vllm_enable_sleep_mode", "false", "--config", str(tmp_path / "sleeps.yaml")]) == segments
-    assert allocator(["--vllm_enable_sleep_mode", "true"]) == allocator(["--config", str(tmp_path / "sleeps.yaml")]) == {}
+    assert (
+        allocator(["--vllm_enable_sleep_mode", "false", "--config", str(tmp_path / "sleeps.yaml")])
+        == segments
+    )
+    assert (
+        allocator(["--vllm_enable_sleep_mode", "true"])
+        == allocator(["--config", str(tmp_path / "sleeps.yaml")])
+        == {}
+    )
     seen = []
     run_main(lambda argv: seen.append(os.environ.get("PYTORCH_CUDA_ALLOC_CONF")), [])
     assert seen == [SEGMENTS]

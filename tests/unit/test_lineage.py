@@ -7,7 +7,11 @@ from rft.runs import lineage
 
 
 def test_the_same_content_is_the_same_artifact(tmp_path):
-    assert lineage.dataset("ab" * 32).digest == lineage.dataset("ab" * 32).digest != lineage.dataset("cd" * 32).digest
+    assert (
+        lineage.dataset("ab" * 32).digest
+        == lineage.dataset("ab" * 32).digest
+        != lineage.dataset("cd" * 32).digest
+    )
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")

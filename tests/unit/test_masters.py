@@ -31,10 +31,12 @@ def share_moved(weights, start):
 
 def test_accelerate_shards_with_this_precision(monkeypatch):
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, mixed_precision_policy="bf16")
-    assert plugin.mixed_precision_policy.output_dtype == torch.bfloat16  # accelerate's own: log-probs of eight bits
+    # accelerate's own: log-probs of eight bits
+    assert plugin.mixed_precision_policy.output_dtype == torch.bfloat16
     accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16")
     monkeypatch.setattr(
-        Trainer, "create_accelerator_and_postprocess", lambda self: setattr(self, "accelerator", accelerator))
+        Trainer, "create_accelerator_and_postprocess", lambda self: setattr(self, "accelerator", accelerator)
+    )
     trainer = object.__new__(MastersMixin)
     trainer.args = SimpleNamespace(bf16=True)
     trainer.create_accelerator_and_postprocess()
@@ -56,7 +58,10 @@ def test_without_peft_s_casts_lora_computes_the_same_and_keeps_less():
             kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
             logps, _ = tree_logps(model, Tree(rows, prompts))
         logps.sum().backward()
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -76,21 +81,45 @@ def make(mini_data, tiny_checkpoint, tmp_path):
     split = load_split(mini_data, "train")
 
     def trainer(peft_config=None, **words):
-        args = HistoryGRPOConfig(**{
-            "output_dir": str(tmp_path / "run"), "questions_per_history": 2, "num_generations": 4, "bf16": True, "use_cpu": True,
-            "per_device_train_batch_size": 8, "max_steps": 1, "max_completion_length": 4, "report_to": "none", "warmup_steps": 0,
-            "learning_rate": LR, "lr_scheduler_type": "constant", "gradient_checkpointing": False, "remove_unused_columns": False,
-            "save_strategy": "no", **words})
+        args = HistoryGRPOConfig(
+            **{
+                "output_dir": str(tmp_path / "run"),
+                "questions_per_history": 2,
+                "num_generations": 4,
+                "bf16": True,
+                "use_cpu": True,
+                "per_device_train_batch_size": 8,
+                "max_steps": 1,
+                "max_completion_length": 4,
+                "report_to": "none",
+                "warmup_steps": 0,
+                "learning_rate": LR,
+                "lr_scheduler_type": "constant",
+                "gradient_checkpointing": False,
+                "remove_unused_columns": False,
+                "save_strategy": "no",
+                **words,
+            }
+        )
         return HistoryGRPOTrainer(
-            model=load_model(str(tiny_checkpoint), dtype="bfloat16"), split=split, tokens=PromptTokens(tokenizer), args=args,
-            reward_funcs=[lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]], peft_config=peft_config,
-            train_dataset=grpo_rows(split.questions), processing_class=tokenizer)
+            model=load_model(str(tiny_checkpoint), dtype="bfloat16"),
+            split=split,
+            tokens=PromptTokens(tokenizer),
+            args=args,
+            reward_funcs=[lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]],
+            peft_config=peft_config,
+            train_dataset=grpo_rows(split.questions),
+            processing_class=tokenizer,
+        )
 
     return trainer
 
 
-@pytest.mark.parametrize("words", [{"beta": 0.1}, {"prefix_sharing": "off"}, {"gradient_checkpointing": True}, {"muon": True}],
-                         ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [{"beta": 0.1}, {"prefix_sharing": "off"}, {"gradient_checkpointing": True}, {"muon": True}],
+    ids=str,
+)
 def test_the_policy_has_masters_and_the_reference_none(make, words):
     trainer = make(**words)
     start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -103,7 +132,9 @@ def test_the_policy_has_masters_and_the_reference_none(make, words):
     assert {p.dtype for p in trainer.model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("words", [{"beta": 0.1}, {"prefix_sharing": "off"}, {"gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize(
+    "words", [{"beta": 0.1}, {"prefix_sharing": "off"}, {"gradient_checkpointing": True}], ids=str
+)
 def test_adapters_are_float32_over_a_frozen_base_of_bfloat16(make, words):
     trainer = make(peft_config=LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"), **words)
     start = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -121,17 +152,46 @@ def test_what_would_cast_the_masters_is_refused(make):
 
 def test_the_cold_start_has_masters(mini_data, tiny_checkpoint, tmp_path):
     out = tmp_path / "run"
-    sft.train([
-        "--model_name_or_path", str(tiny_checkpoint), "--data", str(mini_data), "--output_dir", str(out), "--max_steps", "3",
-        "--dtype", "bfloat16", "--bf16", "true", "--per_device_train_batch_size", "2", "--learning_rate", "5e-6",
-        "--warmup_steps", "0", "--lr_scheduler_type", "constant", "--save_steps", "3", "--report_to", "none",
-        "--use_cpu", "true"])
-    start = {name: tensor.bfloat16() for name, tensor in load_file(tiny_checkpoint / "model.safetensors").items()}
+    sft.train(
+        [
+            "--model_name_or_path",
+            str(tiny_checkpoint),
+            "--data",
+            str(mini_data),
+            "--output_dir",
+            str(out),
+            "--max_steps",
+            "3",
+            "--dtype",
+            "bfloat16",
+            "--bf16",
+            "true",
+            "--per_device_train_batch_size",
+            "2",
+            "--learning_rate",
+            "5e-6",
+            "--warmup_steps",
+            "0",
+            "--lr_scheduler_type",
+            "constant",
+            "--save_steps",
+            "3",
+            "--report_to",
+            "none",
+            "--use_cpu",
+            "true",
+        ]
+    )
+    start = {
+        name: tensor.bfloat16() for name, tensor in load_file(tiny_checkpoint / "model.safetensors").items()
+    }
     assert share_moved(load_file(out / "checkpoint-3/model.safetensors"), start) >= 0.9
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
 
 
-def test_vllm_beside_the_training_makes_room_for_the_longest_prompt_alone(mini_data, tiny_checkpoint, tmp_path, monkeypatch):
+def test_vllm_beside_the_training_makes_room_for_the_longest_prompt_alone(
+    mini_data, tiny_checkpoint, tmp_path, monkeypatch
+):
     class Built(Exception):
         pass
 
@@ -140,8 +200,25 @@ def test_vllm_beside_the_training_makes_room_for_the_longest_prompt_alone(mini_d
         raise Built(args.vllm_max_model_length - longest)
 
     monkeypatch.setattr(grpo, "HistoryGRPOTrainer", build)
-    words = ["--model_name_or_path", str(tiny_checkpoint), "--data", str(mini_data), "--output_dir", str(tmp_path / "run"),
-             "--use_cpu", "true", "--use_vllm", "true", "--vllm_mode", "colocate", "--max_completion_length", "48",
-             "--per_device_train_batch_size", "32", "--report_to", "none"]
+    words = [
+        "--model_name_or_path",
+        str(tiny_checkpoint),
+        "--data",
+        str(mini_data),
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--use_cpu",
+        "true",
+        "--use_vllm",
+        "true",
+        "--vllm_mode",
+        "colocate",
+        "--max_completion_length",
+        "48",
+        "--per_device_train_batch_size",
+        "32",
+        "--report_to",
+        "none",
+    ]
     with pytest.raises(Built, match="^48$"):
         grpo.train(words)

@@ -23,8 +23,8 @@ def share_moved(weights, start):
 
 
 def train_sharded(rank, world):
-    """Three steps: the share of the masters that moved, the dtypes of masters and gradients, whether log-probs are finer than
-    bfloat16 can hold, and whether the final weights are the masters rounded."""
+    """Three steps: the share of the masters that moved, the dtypes of masters and gradients, whether
+    log-probs are finer than bfloat16 can hold, and whether the final weights are the masters rounded."""
     model = tiny_model(torch.bfloat16).train()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     make_masters(model)
@@ -48,7 +48,9 @@ def train_sharded(rank, world):
     final = get_model_state_dict(model, options=whole)
     if rank:  # the whole weights are on the first process alone
         return None
-    rounded = all(t.dtype == torch.bfloat16 and torch.equal(t, kept[name].bfloat16()) for name, t in final.items())
+    rounded = all(
+        t.dtype == torch.bfloat16 and torch.equal(t, kept[name].bfloat16()) for name, t in final.items()
+    )
     return share_moved(kept, start), {t.dtype for t in kept.values()} | gradients, all(finer), rounded
 
 
@@ -58,7 +60,8 @@ def process(rank, world, port, results):
     found = train_sharded(rank, world)
     if found:
         results.put(found)
-    gc.collect()  # what still refers to the group must not meet the end of the interpreter: FSDP2 aborts there at times
+    # what still refers to the group must not meet the end of the interpreter: FSDP2 aborts there at times
+    gc.collect()
     dist.destroy_process_group()
 
 

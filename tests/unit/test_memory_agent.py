@@ -1,5 +1,5 @@
-"""Chunks lose nothing and fit; an update's prompt holds its chunk and the memory before it, and nothing of a question or a
-later chunk."""
+"""Chunks lose nothing and fit; an update's prompt holds its chunk and the memory before it, and nothing of a
+question or a later chunk."""
 
 import random
 
@@ -38,7 +38,8 @@ def test_chunks_are_the_conversation_in_order_and_fit(tokenizer, mini_data, most
     empty = len(PromptTokens(tokenizer, "none").history_ids(None))
     for of in list(load_split(mini_data, "benchmark").histories.values())[:5]:
         found = chunks.split(of, tokens, most)
-        assert joined(found) == "\n".join(message.content for message in of.turns)  # the persona message is left out
+        # the persona message is left out
+        assert joined(found) == "\n".join(message.content for message in of.turns)
         assert all(len(tokens.history_ids(chunk.history)) - empty <= most for chunk in found)
         assert [chunk.first for chunk in found] == sorted(chunk.first for chunk in found)
         assert found[0].first == 1 and found[-1].last == len(of.messages) - 1
@@ -96,8 +97,8 @@ def test_prompts_are_the_templates_own_rendering(tokenizer, mini_data):
 
 
 def test_no_question_no_option_and_no_later_chunk_is_in_an_update_prompt(tokenizer, mini_data):
-    """Token for token: an update's prompt is made of its chunk, the memory and fixed words, whatever is asked and said
-    later."""
+    """Token for token: an update's prompt is made of its chunk, the memory and fixed words, whatever is asked
+    and said later."""
     split = load_split(mini_data, "train")
     agent = MemoryAgent(tokenizer, MemorySettings(100, 60))
     for of in list(split.histories.values())[:10]:
@@ -117,7 +118,8 @@ def test_no_question_no_option_and_no_later_chunk_is_in_an_update_prompt(tokeniz
             assert all(message.content in shown for message in chunk.history.messages)
         # the same beginning of a history with another end: the same prompts
         cut = history(
-            *[(m.role, m.content) for m in of.messages[: found[1].first]], ("user", "Something else altogether. " * 60)
+            *[(m.role, m.content) for m in of.messages[: found[1].first]],
+            ("user", "Something else altogether. " * 60),
         )
         assert agent.update_ids(agent.chunks(cut)[0], "") == agent.update_ids(found[0], "")
 
@@ -132,7 +134,9 @@ def test_the_answers_prompt_holds_the_memory_and_nothing_of_the_history(tokenize
 
 def test_what_is_accepted_is_within_budget(tokenizer):
     agent = MemoryAgent(tokenizer, MemorySettings(100, 30))
-    lines = [f"- {mini_vocabulary.option(topic.with_value(topic.values[0]))}" for topic in mini_vocabulary.TOPICS]
+    lines = [
+        f"- {mini_vocabulary.option(topic.with_value(topic.values[0]))}" for topic in mini_vocabulary.TOPICS
+    ]
     ids = tokenizer("\n".join(lines))["input_ids"]
     update = agent.accept([*ids, tokenizer.eos_token_id], "", [tokenizer.eos_token_id])
     assert update.cut
@@ -143,7 +147,9 @@ def test_what_is_accepted_is_within_budget(tokenizer):
 def test_an_update_cut_within_a_character_stores_no_half_of_it(tokenizer):
     agent = MemoryAgent(tokenizer, MemorySettings(100, 60))
     ids = tokenizer("- tea: 日本 green\n- mood: 😀👩‍👧\n- city: שלום")["input_ids"]
-    memories = {agent.accept(ids[:length], "", [tokenizer.eos_token_id]).memory for length in range(len(ids) + 1)}
+    memories = {
+        agent.accept(ids[:length], "", [tokenizer.eos_token_id]).memory for length in range(len(ids) + 1)
+    }
     assert memories == {"", "- tea: 日本 green", "- tea: 日本 green\n- mood: 😀👩‍👧"}
 
 

@@ -1,4 +1,5 @@
-"""Credit of a trajectory's turns, by hand: who competes with whom, what is divided by what, and what a row weighs."""
+"""Credit of a trajectory's turns, by hand: who competes with whom, what is divided by what, and what a row
+weighs."""
 
 import math
 from dataclasses import replace
@@ -17,7 +18,13 @@ Q2 = replace(Q1, id="q-2", row=2)
 
 
 def turn(reward=math.nan, question=None, prompt=2, completion=3) -> Turn:
-    return Turn(list(range(prompt)), list(range(10, 10 + completion)), [-1.0] * completion, question=question, reward=reward)
+    return Turn(
+        list(range(prompt)),
+        list(range(10, 10 + completion)),
+        [-1.0] * completion,
+        question=question,
+        reward=reward,
+    )
 
 
 def two_memories(first, second, bonus=(0.0, 0.0)) -> list[Trajectory]:
@@ -36,8 +43,8 @@ def two_memories(first, second, bonus=(0.0, 0.0)) -> list[Trajectory]:
 
 
 def test_two_turns_by_hand():
-    """Memory A answers q1 right, q2 right; memory B q1 right, q2 wrong. R_A = 1, R_B = 1/2, mean 3/4: updates get +1/4 and
-    -1/4. Answers to q1 are both right: 0. Answers to q2: 1 and 0, mean 1/2: +1/2 and -1/2."""
+    """Memory A answers q1 right, q2 right; memory B q1 right, q2 wrong. R_A = 1, R_B = 1/2, mean 3/4: updates
+    get +1/4 and -1/4. Answers to q1 are both right: 0. Answers to q2: 1 and 0, mean 1/2: +1/2 and -1/2."""
     group = two_memories([(Q1, 1.0), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
     assign_advantages(group, scale=False)
     assert [[t.advantage for t in trajectory.turns] for trajectory in group] == [
@@ -47,8 +54,8 @@ def test_two_turns_by_hand():
 
 
 def test_the_same_divided_by_deviation():
-    """R: 1 and 1/2, deviation (n - 1) sqrt(2 * (1/4)^2) = 0.35355; q2: 1 and 0, deviation 0.70711; both leave 0.70711, less
-    epsilon."""
+    """R: 1 and 1/2, deviation (n - 1) sqrt(2 * (1/4)^2) = 0.35355; q2: 1 and 0, deviation 0.70711; both leave
+    0.70711, less epsilon."""
     group = two_memories([(Q1, 1.0), (Q2, 1.0)], [(Q1, 1.0), (Q2, 0.0)])
     assign_advantages(group, scale=True)
     updates, answers = 0.25 / (math.sqrt(0.125) + EPSILON), 0.5 / (math.sqrt(0.5) + EPSILON)
@@ -59,9 +66,11 @@ def test_the_same_divided_by_deviation():
 
 
 def test_several_answers_compete_within_their_memory():
-    """A: q1 right and wrong, q2 right twice; B: all wrong. R_A = 3/4, R_B = 0; answers of q1 from A: +1/2 and -1/2, all
-    others 0."""
-    group = two_memories([(Q1, 1.0), (Q1, 0.0), (Q2, 1.0), (Q2, 1.0)], [(Q1, 0.0), (Q1, 0.0), (Q2, 0.0), (Q2, 0.0)])
+    """A: q1 right and wrong, q2 right twice; B: all wrong. R_A = 3/4, R_B = 0; answers of q1 from A: +1/2 and
+    -1/2, all others 0."""
+    group = two_memories(
+        [(Q1, 1.0), (Q1, 0.0), (Q2, 1.0), (Q2, 1.0)], [(Q1, 0.0), (Q1, 0.0), (Q2, 0.0), (Q2, 0.0)]
+    )
     assign_advantages(group, scale=False)
     assert [[t.advantage for t in trajectory.turns] for trajectory in group] == [
         [0.375, 0.375, 0.5, -0.5, 0.0, 0.0],
@@ -115,13 +124,20 @@ def test_every_token_turn_or_trajectory_counts_the_same(weighting, shares):
 
 
 def test_rows_are_the_turns_padded():
-    found = [Trajectory(HISTORY, [], [], updates=[turn(prompt=1, completion=2)], answers=[turn(prompt=3, completion=1)])]
+    found = [
+        Trajectory(
+            HISTORY, [], [], updates=[turn(prompt=1, completion=2)], answers=[turn(prompt=3, completion=1)]
+        )
+    ]
     found[0].updates[0].advantage = 0.5
     batch = rows(found, "token", pad_token_id=99)
     assert batch["prompt_ids"].tolist() == [[99, 99, 0], [0, 1, 2]] and batch["prompt_mask"].tolist() == [
         [0, 0, 1],
         [1, 1, 1],
     ]
-    assert batch["completion_ids"].tolist() == [[10, 11], [10, 99]] and batch["completion_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch["completion_ids"].tolist() == [[10, 11], [10, 99]] and batch["completion_mask"].tolist() == [
+        [1, 1],
+        [1, 0],
+    ]
     assert batch["advantages"].tolist() == [0.5, 0.0]
     assert batch["sampling_per_token_logps"].tolist() == [[-1, -1], [-1, 0]]

@@ -1,6 +1,5 @@
-"""The memory's trainer: tree and plain rows give the same loss and gradients, no turn is lost, no question reaches a
-memory."""
-
+"""The memory's trainer: tree and plain rows give the same loss and gradients, no turn is lost, no question
+reaches a memory."""
 
 import pytest
 import torch
@@ -66,7 +65,10 @@ def make(tokenizer, split, tmp_path):
         agent = MemoryAgent(tokenizer, MemorySettings(90, 20))
         args = config(tmp_path, **fields)
         model = tiny_model(
-            dtype, vocab_size=len(tokenizer), max_position_embeddings=2048, eos_token_id=tokenizer.eos_token_id
+            dtype,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=2048,
+            eos_token_id=tokenizer.eos_token_id,
         )
         units = memory_units(split.questions, args.questions_per_history, seed=0)
         return kind(
@@ -87,10 +89,14 @@ def make(tokenizer, split, tmp_path):
 class PlainTrainer(MemoryGRPOTrainer):
     """Log-probs one row at a time, nothing shared."""
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
         prompt = input_ids.shape[1] - logits_to_keep
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        logps_BC, entropies_BC = plain_logps(model, rows, attention_mask[:, :prompt].sum(1).tolist(), self.temperature, True)
+        logps_BC, entropies_BC = plain_logps(
+            model, rows, attention_mask[:, :prompt].sum(1).tolist(), self.temperature, True
+        )
         self._logps_BC = logps_BC.detach()
         return logps_BC, entropies_BC, None
 
@@ -109,7 +115,10 @@ def units_of(trainer, count=2):
     ids=["token", "trajectory", "parts"],
 )
 def test_tree_and_plain_rows_give_the_same_loss_and_gradients(make, fields):
-    shared, plain = make(**fields), make(PlainTrainer, **{k: v for k, v in fields.items() if k != "max_tree_tokens"})
+    shared, plain = (
+        make(**fields),
+        make(PlainTrainer, **{k: v for k, v in fields.items() if k != "max_tree_tokens"}),
+    )
     torch.manual_seed(0)
     batch = shared._micro_batches(shared._roll_out(units_of(shared)), 1)[0]
     assert batch["advantages"].abs().max() > 0.1
@@ -149,7 +158,9 @@ def test_turns_without_an_advantage_are_left_out_and_change_nothing(make, monkey
     gradients = []
     for rows in (batch, whole):
         trainer.model.zero_grad()
-        loss = trainer.compute_loss(trainer.model, {k: v.double() if v.is_floating_point() else v for k, v in rows.items()})
+        loss = trainer.compute_loss(
+            trainer.model, {k: v.double() if v.is_floating_point() else v for k, v in rows.items()}
+        )
         loss.backward()
         gradients.append([loss.item(), *(p.grad.clone() for p in trainer.model.parameters())])
     assert abs(gradients[0][0] - gradients[1][0]) < 1e-9
@@ -172,7 +183,9 @@ def test_sampled_and_trained_log_probs_agree(make):
     found = trainer._roll_out(units_of(trainer))
     batch = trainer._micro_batches(found, 1)[0]
     ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
-    logps_BC = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, batch["completion_ids"].shape[1])[0]
+    logps_BC = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, batch["completion_ids"].shape[1]
+    )[0]
     assert ((logps_BC - batch["sampling_per_token_logps"]) * batch["completion_mask"]).abs().max() < 1e-5
 
 
@@ -203,7 +216,9 @@ def test_permuting_or_replacing_the_questions_does_not_change_the_memories(make)
         of_history[unit["history_id"]] += unit["question_ids"]
     before = memories(units)
     assert before == memories([{**unit, "question_ids": unit["question_ids"][::-1]} for unit in units])
-    assert before == memories([{**unit, "question_ids": of_history[unit["history_id"]][-3:]} for unit in units])
+    assert before == memories(
+        [{**unit, "question_ids": of_history[unit["history_id"]][-3:]} for unit in units]
+    )
 
 
 def test_training_moves_the_weights_and_logs(make, tmp_path):
@@ -244,7 +259,9 @@ def test_muon_trains_the_matrices(make):
     trainer.train()
     assert isinstance(trainer.optimizer.optimizer, MuonAdamW)
     of_muon = {id(p) for p in trainer.optimizer.optimizer.parts[0].param_groups[0]["params"]}
-    assert {name for name, p in trainer.model.named_parameters() if id(p) in of_muon} == {n for n in before if "proj" in n}
+    assert {name for name, p in trainer.model.named_parameters() if id(p) in of_muon} == {
+        n for n in before if "proj" in n
+    }
     assert not any(torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
 
 
@@ -269,18 +286,24 @@ def test_row_by_row_as_trl_does_it(make):
 
 
 def test_the_batch_in_words(tmp_path):
-    args = config(tmp_path, per_device_train_batch_size=8, steps_per_generation=2, num_generations=4, questions_per_history=3)
-    assert args.arithmetic() == (
-        "a generation batch: 4 histories x 4 memories = 16 trajectories, each of which answers up to 3 questions x 1; for "
-        "2 optimizer steps, "
-        "in 2 micro-batches of 8 trajectories per process, over 1 process. An update is compared with the 4 memories of its "
-        "history, an answer to "
-        "a question with the answers of the other memories; every token has the same weight"
+    args = config(
+        tmp_path,
+        per_device_train_batch_size=8,
+        steps_per_generation=2,
+        num_generations=4,
+        questions_per_history=3,
     )
-    assert args.in_words(chunks=[2, 3, 3, 5], units=40) == (
-        "a history has 2 to 5 chunks (median 3), so a generation has about 48 updates and 48 answers: about 96 rows; 40 "
-        "units make an epoch "
-        "of 10 generations"
+    assert (
+        args.arithmetic()
+        == "a generation batch: 4 histories x 4 memories = 16 trajectories, each of which answers up to 3"
+        " questions x 1; for 2 optimizer steps, in 2 micro-batches of 8 trajectories per process, over 1"
+        " process. An update is compared with the 4 memories of its history, an answer to a question with"
+        " the answers of the other memories; every token has the same weight"
+    )
+    assert (
+        args.in_words(chunks=[2, 3, 3, 5], units=40)
+        == "a history has 2 to 5 chunks (median 3), so a generation has about 48 updates and 48 answers:"
+        " about 96 rows; 40 units make an epoch of 10 generations"
     )
 
 
@@ -290,7 +313,10 @@ def test_the_batch_in_words(tmp_path):
         ({"loss_type": "grpo"}, "loss_type grpo: memory GRPO supports only dapo, cispo"),
         ({"scale_rewards": "batch"}, "scale_rewards batch: memory GRPO supports only group, none"),
         ({"answers_per_memory": 0}, "answers_per_memory 0"),
-        ({"turn_weighting": "word"}, "turn_weighting word: memory GRPO supports only token, turn, trajectory"),
+        (
+            {"turn_weighting": "word"},
+            "turn_weighting word: memory GRPO supports only token, turn, trajectory",
+        ),
         ({"memory_rewards": ["a", "b"], "memory_reward_weights": [1.0]}, "1 numbers for 2 memory_rewards"),
     ],
 )
@@ -301,9 +327,11 @@ def test_settings_that_cannot_be_run_are_refused(tmp_path, fields, said):
 
 def test_a_batch_that_tears_a_history_apart_is_refused_with_numbers(tmp_path):
     args = config(tmp_path, per_device_train_batch_size=8, num_generations=4)
-    args.per_device_train_batch_size = 6  # TRL itself refuses this for one process, and not for each of several
+    # TRL itself refuses this for one process, and not for each of several
+    args.per_device_train_batch_size = 6
     with pytest.raises(
-        RecipeError, match="= 6 memories per rank, which is not a multiple of num_generations 4; make the product 8"
+        RecipeError,
+        match="= 6 memories per rank, which is not a multiple of num_generations 4; make the product 8",
     ):
         args.units_per_generation()
 

@@ -1,5 +1,5 @@
-"""A memory on disk is never lost: whole at every moment, the version before kept, one writer at a time, resumed at its
-chunk."""
+"""A memory on disk is never lost: whole at every moment, the version before kept, one writer at a time,
+resumed at its chunk."""
 
 import json
 import multiprocessing
@@ -99,7 +99,10 @@ def test_a_disk_that_refuses_loses_nothing(agent, tmp_path, monkeypatch, failing
 
 
 def test_two_writers_on_one_memory(agent, tmp_path):
-    with MemoryStore(tmp_path / "m.md", {}), pytest.raises(DataError, match="another process is writing this memory"):
+    with (
+        MemoryStore(tmp_path / "m.md", {}),
+        pytest.raises(DataError, match="another process is writing this memory"),
+    ):
         MemoryStore(tmp_path / "m.md", {})
     context = multiprocessing.get_context("spawn")
     with MemoryStore(tmp_path / "m.md", {}), context.Pool(1) as pool:

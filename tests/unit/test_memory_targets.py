@@ -1,4 +1,5 @@
-"""Targets of the memory: true to what the chats say, from the side file or from labels, and never in a prompt."""
+"""Targets of the memory: true to what the chats say, from the side file or from labels, and never in a
+prompt."""
 
 import json
 import shutil
@@ -64,7 +65,8 @@ def test_the_last_memory_says_what_holds_of_every_fact():
 
 
 def test_what_a_note_says_follows_from_what_was_said_until_then():
-    """Somebody else's value is noted as theirs, whether the user's own of the same topic will follow or not."""
+    """Somebody else's value is noted as theirs, whether the user's own of the same topic will follow or
+    not."""
     first, later = 0, 0
     for persona_id in range(100):
         persona = mini.make_persona(0, persona_id)
@@ -106,10 +108,16 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
         gold = question.options["abcd".index(question.gold)]
         line = held.get(about(question))
         if gold == mini_vocabulary.GENERIC_OPTION:
-            assert line is None or line.endswith((", not the user's own.", ": forgotten.")) or ": Gave up " in line
+            assert (
+                line is None
+                or line.endswith((", not the user's own.", ": forgotten."))
+                or ": Gave up " in line
+            )
         else:
             assert line.lower().endswith(f": enjoys {gold.lower()}")
-        assert (question.labels.pref_type == "ask_to_forget") == any(phrase in about(question) for phrase in of.withdrawn)
+        assert (question.labels.pref_type == "ask_to_forget") == any(
+            phrase in about(question) for phrase in of.withdrawn
+        )
 
 
 def test_the_forget_split_withdraws_half(mini_data):
@@ -145,7 +153,10 @@ def test_labels_of_the_real_sample_are_found_in_its_history():
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{", "line 1: not a valid record of memory targets"), ('{"history": "x", "notes": [], "withdrawn": []}', "no targets for")],
+    [
+        ("{", "line 1: not a valid record of memory targets"),
+        ('{"history": "x", "notes": [], "withdrawn": []}', "no targets for"),
+    ],
 )
 def test_a_broken_side_file_is_named(mini_data, tmp_path, line, said):
     folder = tmp_path / "data"
@@ -173,7 +184,8 @@ def test_few_answers_are_of_every_kind(mini_data, agent):
     for row in rows:
         if row["turn"] < 0:
             of_history.setdefault(row["history_id"], []).append(kind[row["question_id"]])
-    assert {len(answers) for answers in of_history.values()} == {4, 5}  # of eight questions, four of them of one kind
+    # of eight questions, four of them of one kind
+    assert {len(answers) for answers in of_history.values()} == {4, 5}
     for history_id, answers in of_history.items():
         kinds = {kind[question.id] for question in split.questions if question.history_id == history_id}
         assert len(set(answers)) == min(len(kinds), len(answers))
@@ -190,9 +202,9 @@ def test_cold_start_rows(mini_data, agent):
     assert Counter(row["history_id"] for row in as_many if row["turn"] < 0) == updates
     assert len({row["question_id"] for row in answers}) == len(answers)
     gold = {question.id: question.gold for question in split.questions}
-    assert reward.personamem([row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]) == [
-        1.0
-    ] * len(answers)
+    assert reward.personamem(
+        [row["completion"] for row in answers], [gold[row["question_id"]] for row in answers]
+    ) == [1.0] * len(answers)
     for row in answers:  # what is recalled stands in the memory that the prompt holds
         recalled = row["completion"].removeprefix("<think>Remembered: ").split(". ")[0]
         assert f"- {recalled}." in row["before"].splitlines() or (
@@ -216,10 +228,13 @@ def test_updates_that_tell_of_what_has_no_target_have_none(mini_data, agent):
     rows = [row for row in sft_rows(plain, split, notes, agent, answers_per_update=0.0)]
     every = [row for row in sft_rows(split.questions, split, notes, agent, answers_per_update=0.0)]
     assert len(every) / 4 < len(rows) < len(every)
-    assert all(row in every for row in rows)  # those that are left are as they were: memories hold what earlier updates wrote
+    # those that are left are as they were: memories hold what earlier updates wrote
+    assert all(row in every for row in rows)
     for row in rows:
         new = set(row["completion"].splitlines()) - set(row["before"].splitlines())
-        assert not [line for line in new if "not the user's own" in line or "forget it" in line or "Gave up" in line]
+        assert not [
+            line for line in new if "not the user's own" in line or "forget it" in line or "Gave up" in line
+        ]
     taught = {"".join(set(row["completion"].splitlines()) - set(row["before"].splitlines())) for row in every}
     assert [line for line in taught if "forget it" in line]
 
@@ -239,7 +254,9 @@ def test_a_budget_below_the_targets_is_refused(mini_data, tiny_checkpoint):
 def test_every_question_is_in_one_unit_of_one_history(mini_data):
     questions = load_split(mini_data, "train").questions
     units = memory_units(questions, 3, seed=0)
-    assert sorted(name for unit in units for name in unit["question_ids"]) == sorted(question.id for question in questions)
+    assert sorted(name for unit in units for name in unit["question_ids"]) == sorted(
+        question.id for question in questions
+    )
     of = {question.id: question.history_id for question in questions}
     assert all({of[name] for name in unit["question_ids"]} == {unit["history_id"]} for unit in units)
     assert [len(unit["question_ids"]) for unit in units][:3] == [3, 3, 2]
@@ -258,7 +275,8 @@ def test_base_texts_rewrite_memories_without_a_question(mini_data):
             before = messages[-2]["content"].split("user:\n")[-1]
             changed += before != messages[-1]["content"]
             assert messages[-1]["content"] == EMPTY or all(
-                ": Enjoys " in line or line.endswith(": forgotten.") for line in messages[-1]["content"].splitlines()
+                ": Enjoys " in line or line.endswith(": forgotten.")
+                for line in messages[-1]["content"].splitlines()
             )
         else:
             assert all(m["content"].startswith("Remembered: ") for m in messages if m["role"] == "assistant")

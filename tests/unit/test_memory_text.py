@@ -1,4 +1,5 @@
-"""Whatever a model or a user writes becomes a memory of whole bullets within its budget, or leaves the one before."""
+"""Whatever a model or a user writes becomes a memory of whole bullets within its budget, or leaves the one
+before."""
 
 import pytest
 
@@ -34,8 +35,12 @@ def test_an_update_within_budget_is_taken_whole():
 
 
 def test_an_over_long_update_is_cut_at_its_last_whole_bullet():
-    assert accept("- a\n- b\n- c d", "- old", finished=True, budget=5, count=words) == Update("- a\n- b", cut=True)
-    assert accept("- a\n- b\n- c ha", "- old", finished=False, budget=99, count=words) == Update("- a\n- b", cut=True)
+    assert accept("- a\n- b\n- c d", "- old", finished=True, budget=5, count=words) == Update(
+        "- a\n- b", cut=True
+    )
+    assert accept("- a\n- b\n- c ha", "- old", finished=False, budget=99, count=words) == Update(
+        "- a\n- b", cut=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,14 +60,23 @@ def test_nothing_usable_keeps_the_previous_memory(written, finished):
 
 
 def test_a_bullet_written_twice_is_kept_once():
-    assert accept("- tea\n- jazz\n- tea\n- jazz\n- te", "", False, 100, words) == Update("- tea\n- jazz", cut=True)
+    assert accept("- tea\n- jazz\n- tea\n- jazz\n- te", "", False, 100, words) == Update(
+        "- tea\n- jazz", cut=True
+    )
 
 
 def test_what_a_line_says_to_forget_is_not_stored():
-    written = "- music: Enjoys jazz, forget it.\n- Plays golf; forget that\n- What I told of my cats: many, forget it\n"
+    written = (
+        "- music: Enjoys jazz, forget it.\n- Plays golf; forget that\n- What I told of my cats: many, forget"
+        " it\n"
+    )
     written += "- tea: green"
-    assert accept(written, "- old", finished=True, budget=9, count=words) == Update("- music: forgotten.\n- tea: green")
-    assert accept("- Plays golf, forget it.", "- Plays golf.", finished=True, budget=9, count=words) == Update("")
+    assert accept(written, "- old", finished=True, budget=9, count=words) == Update(
+        "- music: forgotten.\n- tea: green"
+    )
+    assert accept(
+        "- Plays golf, forget it.", "- Plays golf.", finished=True, budget=9, count=words
+    ) == Update("")
     assert (
         accept("- Never wants to forget it all", "", finished=True, budget=9, count=words).memory
         == "- Never wants to forget it all"

@@ -1,4 +1,5 @@
-"""Muon and AdamW as one optimizer: each parameter moves as by torch's own, and a state put back goes on bit for bit."""
+"""Muon and AdamW as one optimizer: each parameter moves as by torch's own, and a state put back goes on bit
+for bit."""
 
 import copy
 
@@ -34,13 +35,18 @@ def is_matrix(name, parameter):
 def test_every_parameter_moves_as_by_torchs_own_optimizers(model):
     other = copy.deepcopy(model)
     named = list(other.named_parameters())
-    muon = torch.optim.Muon([p for n, p in named if is_matrix(n, p)], lr=LR, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(
+        [p for n, p in named if is_matrix(n, p)], lr=LR, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"
+    )
     adamw = torch.optim.AdamW(
         [
             {"params": [p for n, p in named if p.ndim != 2], "weight_decay": 0.0},
             {"params": [p for n, p in named if p.ndim == 2 and not is_matrix(n, p)], "weight_decay": DECAY},
         ],
-        lr=LR, betas=BETAS, eps=EPS)
+        lr=LR,
+        betas=BETAS,
+        eps=EPS,
+    )
     start = copy.deepcopy(model)
     ours = of(model)
     for seed in range(3):
@@ -50,7 +56,9 @@ def test_every_parameter_moves_as_by_torchs_own_optimizers(model):
         for optimizer in (muon, adamw):
             optimizer.step()
             optimizer.zero_grad()
-    for (name, ours_p), theirs, before in zip(model.named_parameters(), other.parameters(), start.parameters(), strict=True):
+    for (name, ours_p), theirs, before in zip(
+        model.named_parameters(), other.parameters(), start.parameters(), strict=True
+    ):
         assert torch.equal(ours_p, theirs), name
         assert not torch.equal(ours_p, before), name
 
@@ -60,7 +68,9 @@ def test_a_schedule_and_a_state_put_back_reach_both_parts(model):
     schedule = torch.optim.lr_scheduler.LambdaLR(whole, lambda done: 1.0 / (1 + done))
     step(model, whole, 0)
     schedule.step()
-    assert [group["lr"] for part in whole.parts for group in part.param_groups] == [LR / 2] * len(whole.param_groups)
+    assert [group["lr"] for part in whole.parts for group in part.param_groups] == [LR / 2] * len(
+        whole.param_groups
+    )
 
     resumed_model, saved = copy.deepcopy(model), copy.deepcopy(whole.state_dict())
     resumed = of(resumed_model)

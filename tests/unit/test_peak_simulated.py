@@ -1,5 +1,5 @@
-"""The dry run's estimate, held against simulated updates of Qwen3-4B at its full width: 32k and 128k, LoRA and all weights, whole
-MLPs and tiles, checkpoints on the device and off it, one process and eight."""
+"""The dry run's estimate, held against simulated updates of Qwen3-4B at its full width: 32k and 128k, LoRA
+and all weights, whole MLPs and tiles, checkpoints on the device and off it, one process and eight."""
 
 import pytest
 import torch
@@ -18,7 +18,9 @@ ONE_CARD = {  # what the 128k recipes hold
     "LoRA": Update(LENGTHS["128k"], lora=True, tile=TILE, offload=True),
     "all weights, 8 processes, FSDP2": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=FSDP2),
     "all weights, 8 processes, ZeRO-3": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=ZERO3),
-    "all weights, 1 process, ZeRO-3, offloaded": Update(LENGTHS["128k"], tile=TILE, offload=True, layout=ZERO3_OFFLOAD),
+    "all weights, 1 process, ZeRO-3, offloaded": Update(
+        LENGTHS["128k"], tile=TILE, offload=True, layout=ZERO3_OFFLOAD
+    ),
 }
 PLAIN = [
     Update(LENGTHS[window], lora, tile, offload)
@@ -44,7 +46,13 @@ OTHERS = [
 def name(update: Update) -> str:
     window = next(window for window, length in LENGTHS.items() if length == update.history)
     layout = update.layout
-    kind = f"zero{layout.zero}{'_offload' * layout.offload}" if layout.zero else "fsdp2" if layout.fsdp else "one"
+    kind = (
+        f"zero{layout.zero}{'_offload' * layout.offload}"
+        if layout.zero
+        else "fsdp2"
+        if layout.fsdp
+        else "one"
+    )
     words = ["lora" if update.lora else "full", kind, "tiles" * bool(update.tile), "offload" * update.offload]
     words += ["kept" * (not update.checkpointing), "accumulates" * (update.batches > 1)]
     return "-".join([window, *filter(None, words)])
@@ -62,10 +70,16 @@ def estimated_and_simulated(update: Update) -> tuple[float, float]:
         offload=update.offload,
         call=update.history,
     )
-    expected = peak(estimate(ModelShape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True), update.layout, work))
+    expected = peak(
+        estimate(
+            ModelShape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True),
+            update.layout,
+            work,
+        )
+    )
     print(
-        f"{name(update):32} {update.layers:2} layers: estimated {expected / GIB:6.2f} GiB, simulated {found['peak'] / GIB:6.2f}: "
-        f"{expected / found['peak'] - 1:+.1%}"
+        f"{name(update):32} {update.layers:2} layers: estimated {expected / GIB:6.2f} GiB, simulated"
+        f" {found['peak'] / GIB:6.2f}: {expected / found['peak'] - 1:+.1%}"
     )
     return expected, found["peak"]
 

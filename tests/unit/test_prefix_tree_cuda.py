@@ -1,22 +1,24 @@
-"""The tree over the kernels of CUDA: the same tests by the kernels' emulation on a CPU, and with `-m gpu` by the kernels
-themselves.
+"""The tree over the kernels of CUDA: the same tests by the kernels' emulation on a CPU, and with `-m gpu` by
+the kernels themselves.
 
-What runs which branch (`flash` is PyTorch's FlashAttention, `package` that of flash_attn, `efficient` PyTorch's
-memory-efficient attention, for float32):
+What runs which branch (`flash` is PyTorch's FlashAttention, `package` that of flash_attn, `efficient`
+PyTorch's memory-efficient attention, for float32):
 
-    branch                                                     test
-    VarlenCall, forward and backward: flash, package,          test_a_call_is_its_spans_alone, test_a_long_span_...,
-        efficient with its table of log-sum-exps                   test_tree_logps_and_gradients, test_lora_...
+    branch                                                     test VarlenCall, forward and backward: flash,
+    package,          test_a_call_is_its_spans_alone, test_a_long_span_...,
+        efficient with its table of log-sum-exps                   test_tree_logps_and_gradients,
+        test_lora_...
     flash(), dense: flash, efficient                           test_a_dense_batch, test_few_queries_...,
                                                                    test_sampled_logps_are_the_trees
-    alike(), call(): two calls for long and short nodes        test_nodes_share_a_call_within_a_factor_of_eight
-    Decode._arrange(): one call for all short nodes            test_short_nodes_share_one_call_in_sampling
-    refusal(), check(), support.check_model                      test_what_no_kernel_takes_is_refused_...
-    support.check_training                                       test_train_cuda.py: test_training_without_a_kernel_...
-    LocalModel's fall to the plain path                        test_train_cuda.py: test_evaluation_without_a_kernel_...
-    GRPO, SFT, the quickstart's first steps                    test_train_cuda.py: test_two_steps_..., test_the_first_steps_...
-    flash_attn(): which package is taken                       test_prefix_tree_kernels.py: test_which_flash_attn_...
-    rft.models.loading.attention and its dtype                          test_train_cuda.py: test_flash_attn_is_not_asked_...
+    alike(), call(): two calls for long and short nodes
+    test_nodes_share_a_call_within_a_factor_of_eight Decode._arrange(): one call for all short nodes
+    test_short_nodes_share_one_call_in_sampling refusal(), check(), support.check_model
+    test_what_no_kernel_takes_is_refused_... support.check_training
+    test_train_cuda.py: test_training_without_a_kernel_... LocalModel's fall to the plain path
+    test_train_cuda.py: test_evaluation_without_a_kernel_... GRPO, SFT, the quickstart's first steps
+    test_train_cuda.py: test_two_steps_..., test_the_first_steps_... flash_attn(): which package is taken
+    test_prefix_tree_kernels.py: test_which_flash_attn_... rft.models.loading.attention and its dtype
+    test_train_cuda.py: test_flash_attn_is_not_asked_...
 """
 
 import random
@@ -56,7 +58,8 @@ AUTOCAST = [
 
 @dataclass
 class Place:
-    """Where a test runs, and which kernels of which dtype it has there. `ran` counts them, where they are emulated."""
+    """Where a test runs, and which kernels of which dtype it has there. `ran` counts them, where they are
+    emulated."""
 
     kernel: str
     device: torch.device
@@ -112,7 +115,10 @@ def test_a_call_is_its_spans_alone(place, spans, causal, groups):
     queries, keys = {**SPANS, "of one token": ([(0, 1), (1, 2), (5, 6)], [(2, 4), (4, 9), (9, 10)])}[spans]
     keys = queries if causal else keys
     (q, k, v), exact = operands(place, 12, 2, groups, requires_grad=True)
-    alone = [attention(exact[0][a:b], exact[1][c:d], exact[2][c:d], causal) for (a, b), (c, d) in zip(queries, keys, strict=True)]
+    alone = [
+        attention(exact[0][a:b], exact[1][c:d], exact[2][c:d], causal)
+        for (a, b), (c, d) in zip(queries, keys, strict=True)
+    ]
     out, lse = (torch.cat(parts) for parts in zip(*alone, strict=True))
     dout = torch.randn(out.shape).to(place.dtype)
     gradients = torch.autograd.grad(out, exact, dout.double())
@@ -123,7 +129,9 @@ def test_a_call_is_its_spans_alone(place, spans, causal, groups):
     assert found.dtype == place.dtype and found_lse.dtype == torch.float32 and found_lse.shape == lse.shape
     assert off(found, out) < place.tolerance and off(found_lse, lse) < place.tolerance
     shares = call.backward(dout.to(place.device), *given, found, found_lse, 0.3)
-    gradients = [g[rows] for g, rows in zip(gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True)]
+    gradients = [
+        g[rows] for g, rows in zip(gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True)
+    ]
     assert [share.shape for share in shares] == [gradient.shape for gradient in gradients]
     assert off(*(torch.cat([x.flatten() for x in each]) for each in (shares, gradients))) < place.tolerance
 
@@ -142,8 +150,8 @@ def test_a_dense_batch(place, queries, groups):
 
 
 def far_rows(q, k, v, dout, rows):
-    """Outputs, log-sum-exps and gradients of causal attention of one long span, where only these rows have a gradient;
-    float64."""
+    """Outputs, log-sum-exps and gradients of causal attention of one long span, where only these rows have a
+    gradient; float64."""
     q, k, v = (x.double().requires_grad_() for x in (q, k, v))
     k_all, v_all = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = torch.einsum("lhd,shd->hls", q[rows], k_all) * 0.3
@@ -159,7 +167,9 @@ def test_a_long_span_beside_36_short_ones(place, size):
     edges = [0, *range(long, long + 36 * short + 1, short)]
     spans = list(zip(edges, edges[1:], strict=False))
     torch.manual_seed(0)
-    q, k, v = (torch.randn(h, edges[-1], size).to(place.dtype).to(place.device).transpose(0, 1) for h in (8, 2, 2))
+    q, k, v = (
+        torch.randn(h, edges[-1], size).to(place.dtype).to(place.device).transpose(0, 1) for h in (8, 2, 2)
+    )
     rows = torch.tensor([0, 1, 127, long // 2, long - 1], device=place.device)
     dout = torch.zeros_like(q).index_copy_(0, rows, torch.randn(5, 8, size).to(q))
     call = kernels.VarlenCall(spans, spans, True, place.device)
@@ -171,8 +181,13 @@ def test_a_long_span_beside_36_short_ones(place, size):
     for share, gradient in zip(shares, gradients, strict=True):
         assert off(share[:long], gradient) < place.tolerance and not share[long:].any()
     start, end = spans[-1]
-    expected, expected_lse, _ = far_rows(*(x[start:end] for x in (q, k, v, dout)), torch.arange(short, device=place.device))
-    assert off(out[start:end], expected) < place.tolerance and off(lse[start:end], expected_lse) < place.tolerance
+    expected, expected_lse, _ = far_rows(
+        *(x[start:end] for x in (q, k, v, dout)), torch.arange(short, device=place.device)
+    )
+    assert (
+        off(out[start:end], expected) < place.tolerance
+        and off(lse[start:end], expected_lse) < place.tolerance
+    )
 
 
 @pytest.mark.parametrize("queries", [1, 4, 128])
@@ -213,7 +228,9 @@ def tree_and_rows(place, model, rows, prompts, min_saving, mixed=False):
 
 def check_close(place, tree, plain, exact, mixed=False):
     """In float32 the tree is exact; in half precision it errs no more than plain rows do, but for chance."""
-    errors = [[off(mine, theirs) for mine, theirs in zip(result, exact, strict=True)] for result in (tree, plain)]
+    errors = [
+        [off(mine, theirs) for mine, theirs in zip(result, exact, strict=True)] for result in (tree, plain)
+    ]
     if mixed or place.dtype in kernels.HALF:
         for of_tree, of_rows in zip(*errors, strict=True):
             assert 1e-3 < of_rows < 0.3 and of_tree < 1.3 * of_rows
@@ -236,7 +253,8 @@ def test_tree_logps_and_gradients(place, seed, min_saving):
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("place, mixed", AUTOCAST, indirect=["place"])
 def test_lora_under_gradient_checkpointing_and_autocast(place, mixed, use_reentrant):
-    """Under autocast the weights are float32 and attention runs in bf16, else all is of the kernel's dtype."""
+    """Under autocast the weights are float32 and attention runs in bf16, else all is of the kernel's
+    dtype."""
     rows, prompts = random_rows(1, histories=3)
 
     def lora(dtype):
@@ -252,7 +270,11 @@ def test_lora_under_gradient_checkpointing_and_autocast(place, mixed, use_reentr
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     check_close(place, *tree_and_rows(place, model, rows, prompts, 1, mixed), exact, mixed)
-    assert place.ran is None or place.ran["flash varlen backward"] + place.ran["flash_attn varlen backward"] or not mixed
+    assert (
+        place.ran is None
+        or place.ran["flash varlen backward"] + place.ran["flash_attn varlen backward"]
+        or not mixed
+    )
 
 
 def some_prompts(questions=3, generations=4):
@@ -293,8 +315,14 @@ def test_greedy_in_float32_is_generate(place):
     completions, _ = sample(model, prompts, max_new_tokens=30, eos_ids=[7, 8], temperature=0)
     for prompt, completion in zip(prompts, completions, strict=True):
         ids = torch.tensor([prompt], device=place.device)
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False, eos_token_id=[7, 8],
-                             pad_token_id=0)
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=30,
+            do_sample=False,
+            eos_token_id=[7, 8],
+            pad_token_id=0,
+        )
         assert out[0, len(prompt) :].tolist() == completion
 
 
@@ -331,7 +359,9 @@ def test_the_emulation_refuses_what_the_kernel_would(why, monkeypatch):
     cu = torch.tensor([0, 3, 8], dtype=torch.int32)
     (q, k, v), cu_q, cu_k, max_q, max_k = WRONG[why]((*x, cu, cu, 5, 5))
     with emulated_kernels.on_cpu(monkeypatch), pytest.raises(Refused, match=why):
-        torch.ops.aten._flash_attention_forward(q, k, v, cu_q, cu_k, max_q, max_k, 0.0, False, False, scale=0.3)
+        torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_q, cu_k, max_q, max_k, 0.0, False, False, scale=0.3
+        )
 
 
 WRONG_BACKWARD = {
@@ -346,11 +376,16 @@ WRONG_BACKWARD = {
 @pytest.mark.parametrize("why", WRONG_BACKWARD)
 def test_the_emulation_refuses_what_memory_efficient_attention_would(why, monkeypatch):
     of_q, of_k, of_lse, behind, dtype = WRONG_BACKWARD[why]
-    q, k, lse = torch.zeros(1, *of_q, dtype=dtype), torch.zeros(1, *of_k, dtype=dtype), torch.full(of_lse, behind)
+    q, k, lse = (
+        torch.zeros(1, *of_q, dtype=dtype),
+        torch.zeros(1, *of_k, dtype=dtype),
+        torch.full(of_lse, behind),
+    )
     cu, state = torch.tensor([0, 3, 8], dtype=torch.int32), torch.zeros((), dtype=torch.int64)
     with emulated_kernels.on_cpu(monkeypatch), pytest.raises(Refused, match=why):
         torch.ops.aten._efficient_attention_backward(
-            q, q, k, k, None, q, cu, cu, 5, 5, lse, 0.0, state, state, 0, False, scale=0.3)
+            q, q, k, k, None, q, cu, cu, 5, 5, lse, 0.0, state, state, 0, False, scale=0.3
+        )
 
 
 def test_the_emulation_leaves_no_trace(monkeypatch):
@@ -358,7 +393,9 @@ def test_the_emulation_leaves_no_trace(monkeypatch):
         assert isinstance(kernels.call([(0, 1)], [(0, 1)], True, torch.device("cpu")), kernels.VarlenCall)
     assert isinstance(kernels.call([(0, 1)], [(0, 1)], True, torch.device("cpu")), kernels.DenseCall)
     with pytest.raises(NotImplementedError):
-        torch.ops.aten._efficient_attention_forward(*[torch.zeros(1, 4, 2, 8)] * 3, None, None, None, None, None, 0.0, 0, True)
+        torch.ops.aten._efficient_attention_forward(
+            *[torch.zeros(1, 4, 2, 8)] * 3, None, None, None, None, None, 0.0, 0, True
+        )
 
 
 @pytest.mark.parametrize(

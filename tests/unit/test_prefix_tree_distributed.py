@@ -34,8 +34,8 @@ def wrap(kind, model):
 
 
 def train(model, rank=0, world=1):
-    """The losses of five steps; those of several processes average to those of one with all rows, and so do their
-    gradients."""
+    """The losses of five steps; those of several processes average to those of one with all rows, and so do
+    their gradients."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     losses = []
     for step in range(STEPS):
@@ -67,12 +67,16 @@ def process(rank, world, port, results):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     losses = {kind: train(wrap(kind, new_model()), rank, world) for kind in ("ddp", "fsdp2")}
     prompts = [prompt_of(rank)] * (2 + rank)
-    completions, _ = sample(wrap("fsdp2", new_model()), prompts, max_new_tokens=20, eos_ids=EOS, temperature=0)
+    completions, _ = sample(
+        wrap("fsdp2", new_model()), prompts, max_new_tokens=20, eos_ids=EOS, temperature=0
+    )
     gathered = [None] * world
     dist.all_gather_object(gathered, completions)
     if rank == 0:
         results.put((losses, gathered))
-    gc.collect()  # what still refers to the group must not meet the end of the interpreter: FSDP2 aborts there in one run of four
+    # what still refers to the group must not meet the end of the interpreter: FSDP2 aborts there in one run
+    # of four
+    gc.collect()
     dist.destroy_process_group()
 
 
@@ -87,6 +91,9 @@ def test_two_processes_are_one():
     losses_of, completions = results.get()
     for kind, losses in losses_of.items():
         assert max(abs(a - b) for a, b in zip(alone, losses, strict=True)) < 1e-9, kind
-    alone = [sample(new_model(), [prompt_of(rank)], max_new_tokens=20, eos_ids=EOS, temperature=0)[0] for rank in range(2)]
+    alone = [
+        sample(new_model(), [prompt_of(rank)], max_new_tokens=20, eos_ids=EOS, temperature=0)[0]
+        for rank in range(2)
+    ]
     assert completions == [alone[0] * 2, alone[1] * 3]
     assert len(alone[0][0]) != len(alone[1][0]), "one process waits for the other"

@@ -38,7 +38,10 @@ SIZES = {
     "pad_token_id": 0,
 }
 SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "max_position_embeddings": 64}
+DYNAMIC = {
+    "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+    "max_position_embeddings": 64,
+}
 EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
 REFUSED = {
     "sliding_attention": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, **SLIDING)),
@@ -46,11 +49,19 @@ REFUSED = {
     "linear_attention": lambda: Qwen3NextForCausalLM(Qwen3NextConfig(**SIZES, **EXPERTS)),
     "2 experts": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **EXPERTS)),
     "attention_dropout is 0.1": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, attention_dropout=0.1)),
-    "lora_dropout is 0.05": lambda: get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], lora_dropout=0.05)),
-    "virtual tokens": lambda: get_peft_model(tiny_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)),
-    "final_logit_softcapping": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, layer_types=["full_attention"] * 2)),
+    "lora_dropout is 0.05": lambda: get_peft_model(
+        tiny_model(), LoraConfig(target_modules=["q_proj"], lora_dropout=0.05)
+    ),
+    "virtual tokens": lambda: get_peft_model(
+        tiny_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    ),
+    "final_logit_softcapping": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SIZES, layer_types=["full_attention"] * 2)
+    ),
     "rope_type dynamic": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **DYNAMIC)),
-    "AttentionInterface": lambda: BloomForCausalLM(BloomConfig(hidden_size=16, n_head=2, n_layer=1, vocab_size=20)),
+    "AttentionInterface": lambda: BloomForCausalLM(
+        BloomConfig(hidden_size=16, n_head=2, n_layer=1, vocab_size=20)
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""One call attends span by span: the same as each span alone, forward and backward, whichever kernel runs it."""
+"""One call attends span by span: the same as each span alone, forward and backward, whichever kernel runs
+it."""
 
 import sys
 from types import ModuleType
@@ -43,7 +44,9 @@ def test_a_call_is_its_spans_alone(spans, causal):
     for mine, theirs in zip(call.forward(*operands, 0.3), (out, lse), strict=True):
         assert mine.shape == theirs.shape and (mine - theirs).abs().max() < 1e-12
     shares = call.backward(dout, *operands, out.detach(), lse.detach(), 0.3)
-    for share, gradient, rows in zip(shares, gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True):
+    for share, gradient, rows in zip(
+        shares, gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True
+    ):
         assert (share - gradient[rows]).abs().max() < 1e-12
 
 
@@ -51,7 +54,10 @@ def test_the_variable_length_kernels_take_what_we_give_them():
     """On the meta device, where PyTorch checks arguments and shapes of its CUDA kernels without one."""
     queries, keys = SPANS["unequal and apart"]
     call = VarlenCall(queries, keys, False, torch.device("meta"))
-    q, k = torch.empty(9, 4, 16, dtype=torch.bfloat16, device="meta"), torch.empty(9, 2, 16, dtype=torch.bfloat16, device="meta")
+    q, k = (
+        torch.empty(9, 4, 16, dtype=torch.bfloat16, device="meta"),
+        torch.empty(9, 2, 16, dtype=torch.bfloat16, device="meta"),
+    )
     out, lse = call.forward(q, k, k, 0.3)
     assert out.shape == q.shape and lse.shape == (9, 4) and lse.dtype == torch.float32
     assert [x.shape for x in call.backward(out, q, k, k, out, lse, 0.3)] == [q.shape, k.shape, k.shape]
@@ -63,12 +69,16 @@ def test_the_memory_efficient_kernel_takes_what_we_give_it():
     for queries in ("unequal and apart", "one"):
         call = VarlenCall(*SPANS[queries], False, torch.device("meta"))
         out, lse = efficient_forward(q, k, k, call.lengths, 0.3, False)
-        assert out.shape == q.shape and lse.shape == (call.lse_shape[0], 4, call.lse_shape[1]) and lse.dtype == torch.float32
+        assert (
+            out.shape == q.shape
+            and lse.shape == (call.lse_shape[0], 4, call.lse_shape[1])
+            and lse.dtype == torch.float32
+        )
 
 
 def test_offsets_of_the_variable_length_kernels():
     call = VarlenCall(*SPANS["unequal and apart"], False, torch.device("cpu"))
-    (cu_q, max_q, cu_k, max_k) = call.lengths
+    cu_q, max_q, cu_k, max_k = call.lengths
     assert cu_q.tolist() == [0, 1, 7, 9] and max_q == 6 and cu_k.tolist() == [0, 5, 6, 9] and max_k == 5
 
 

@@ -1,5 +1,5 @@
-"""The tree holds exactly its rows: each path spells its row, each shared token stands once, and every completion
-token has its pair."""
+"""The tree holds exactly its rows: each path spells its row, each shared token stands once, and every
+completion token has its pair."""
 
 import pytest
 import torch
@@ -77,7 +77,8 @@ def test_degenerate_trees(name, min_saving):
 def test_a_small_saving_is_not_worth_a_node():
     rows = [[1] * 100 + [2, 3, 4 + i] for i in range(3)]
     assert len(Tree(rows, [100] * 3, min_saving=1).nodes) == 4
-    assert len(Tree([row[98:] for row in rows], [2] * 3, min_saving=32).nodes) == 3  # 4 shared tokens, repeated twice: 8 saved
+    # 4 shared tokens, repeated twice: 8 saved
+    assert len(Tree([row[98:] for row in rows], [2] * 3, min_saving=32).nodes) == 3
 
 
 def test_token_ratio_counts_what_is_shared():

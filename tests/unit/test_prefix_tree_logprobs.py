@@ -1,5 +1,5 @@
-"""The tree computes what one row at a time computes: log-probs, entropies, every gradient, and the weights after
-training, in float64."""
+"""The tree computes what one row at a time computes: log-probs, entropies, every gradient, and the weights
+after training, in float64."""
 
 import copy
 
@@ -49,7 +49,15 @@ def test_random_trees(seed, min_saving):
         ([[1, 2], [3, 4], [5, 6]], [1, 1, 1]),
         ([list(range(n)) + [49] for n in range(2, 20)], [1] * 18),
     ],
-    ids=["one row", "duplicates", "empty completions", "prefixes", "one-token branches", "nothing shared", "a step deeper each"],
+    ids=[
+        "one row",
+        "duplicates",
+        "empty completions",
+        "prefixes",
+        "one-token branches",
+        "nothing shared",
+        "a step deeper each",
+    ],
 )
 def test_degenerate_trees(rows, prompts):
     check_same(tiny_model(), rows, prompts, Tree(rows, prompts, min_saving=1))
@@ -68,7 +76,9 @@ def test_gradient_checkpointing_and_lora(lora, use_reentrant):
     rows, prompts = random_rows(1)
     model = tiny_model()
     if lora:
-        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False))
+        model = get_peft_model(
+            model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+        )
         model.enable_input_require_grads()
     model.train()
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
@@ -92,7 +102,9 @@ def test_the_same_weights_after_five_steps():
 
 
 def test_changing_one_branch_moves_no_sibling():
-    rows = [[1] * 20 + [2, 3] + [10 + i] * (3 + i) for i in range(3)] + [[1] * 20 + [4] + [20 + i] * 5 for i in range(2)]
+    rows = [[1] * 20 + [2, 3] + [10 + i] * (3 + i) for i in range(3)] + [
+        [1] * 20 + [4] + [20 + i] * 5 for i in range(2)
+    ]
     prompts = [22, 22, 22, 21, 21]
     model = tiny_model()
     before, _ = tree_logps(model, Tree(rows, prompts, min_saving=1))
@@ -105,7 +117,9 @@ def test_changing_one_branch_moves_no_sibling():
 def test_the_plain_path_is_the_same_path():
     rows, prompts = random_rows(5)
     model = tiny_model()
-    for a, b in zip(plain_logps(model, rows, prompts, 0.7, True, 5), reference(model, rows, prompts, 0.7), strict=True):
+    for a, b in zip(
+        plain_logps(model, rows, prompts, 0.7, True, 5), reference(model, rows, prompts, 0.7), strict=True
+    ):
         assert largest(a, b) < 1e-9
 
 
@@ -117,7 +131,8 @@ def test_trl_head_and_tree_live_in_one_model():
     for r, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         labels = torch.tensor([[-100] * prompt + row[prompt:]])
         stock = model(torch.tensor([row]), labels=labels, fused_lm_head=True)
-        assert largest(stock.log_probs[0, prompt - 1 :], logps[r, : len(row) - prompt]) < 1e-5  # TRL's head is float32
+        # TRL's head is float32
+        assert largest(stock.log_probs[0, prompt - 1 :], logps[r, : len(row) - prompt]) < 1e-5
         assert largest(stock.entropy[0, prompt - 1 :], entropies[r, : len(row) - prompt]) < 1e-5
 
 
@@ -196,7 +211,8 @@ def test_the_head_is_itself_again_after_an_error():
 
 
 def test_the_budget_cuts_between_questions_first():
-    rows = [[1] * 100 + [2 + q] * 40 + [10 * q + g] * 10 for g in range(4) for q in range(3)]  # 100 + 3 * (40 + 40) = 340 tokens
+    # 100 + 3 * (40 + 40) = 340 tokens
+    rows = [[1] * 100 + [2 + q] * 40 + [10 * q + g] * 10 for g in range(4) for q in range(3)]
     prompts = [140] * len(rows)
     question = [[r for r in range(len(rows)) if rows[r][100] == 2 + q] for q in range(3)]
     assert split(rows, prompts, 340) == [sorted(sum(question, []))]
@@ -207,6 +223,8 @@ def test_the_budget_cuts_between_questions_first():
     for budget in (340, 339, 260, 180, 170, 150):
         groups = split(rows, prompts, budget)
         assert sorted(sum(groups, [])) == list(range(len(rows)))
-        assert all(len(Tree([rows[r] for r in group], [140] * len(group)).tokens_T) <= budget for group in groups)
+        assert all(
+            len(Tree([rows[r] for r in group], [140] * len(group)).tokens_T) <= budget for group in groups
+        )
     with pytest.raises(RecipeError, match="max_tree_tokens is 149, but one row .* 150 tokens"):
         split(rows, prompts, 149)

@@ -1,5 +1,5 @@
-"""Sampling over a shared prefix draws from the model's own distribution, and reports the log-probs that the trainer
-computes."""
+"""Sampling over a shared prefix draws from the model's own distribution, and reports the log-probs that the
+trainer computes."""
 
 import random
 
@@ -25,7 +25,12 @@ def generate(model, prompt, n, eos=EOS):
     """transformers' own greedy completion of one prompt."""
     ids = torch.tensor([prompt])
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=eos, pad_token_id=0
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=n,
+        do_sample=False,
+        eos_token_id=eos,
+        pad_token_id=0,
     )
     return out[0, len(prompt) :].tolist()
 
@@ -51,7 +56,8 @@ def test_sampling_logps_are_the_trainers(temperature, extra):
     rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     trained, _ = tree_logps(model, Tree(rows, [len(prompt) for prompt in prompts]), temperature)
     for mine, theirs in zip(logps, trained, strict=True):
-        assert (torch.tensor(mine) - theirs[: len(mine)]).abs().max() < 1e-6  # sampled ones are stored in float32
+        # sampled ones are stored in float32
+        assert (torch.tensor(mine) - theirs[: len(mine)]).abs().max() < 1e-6
 
 
 def test_completions_end_with_the_first_end_token():
@@ -67,7 +73,12 @@ def test_draws_follow_the_models_distribution():
     with torch.no_grad():
         probs = (model(torch.tensor([prompt])).logits[0, -1] / 1.5).softmax(-1)
     drawn, _ = sample(
-        model, [prompt] * 4000, max_new_tokens=1, eos_ids=[], temperature=1.5, generator=torch.Generator().manual_seed(0)
+        model,
+        [prompt] * 4000,
+        max_new_tokens=1,
+        eos_ids=[],
+        temperature=1.5,
+        generator=torch.Generator().manual_seed(0),
     )
     counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=VOCAB)
     assert ((counts / 4000 - probs).abs() < 4 * (probs * (1 - probs) / 4000).sqrt() + 1e-3).all()
@@ -84,7 +95,14 @@ def test_unlikely_tokens_are_not_drawn(extra):
         "top_p": set(ranked[: int((probs[ranked].cumsum(0) < 0.5).sum()) + 1].tolist()),
         "min_p": set((probs >= 0.3 * probs.max()).nonzero().flatten().tolist()),
     }[next(iter(extra))]
-    drawn, _ = sample(model, [prompt] * 500, max_new_tokens=1, eos_ids=[], generator=torch.Generator().manual_seed(0), **extra)
+    drawn, _ = sample(
+        model,
+        [prompt] * 500,
+        max_new_tokens=1,
+        eos_ids=[],
+        generator=torch.Generator().manual_seed(0),
+        **extra,
+    )
     assert 1 < len(allowed) < VOCAB and {token for (token,) in drawn} == allowed
 
 
@@ -100,14 +118,18 @@ def test_a_prefix_is_forwarded_once():
     model = tiny_model()
     prompts = [[1] * 50 + [2 + q] * 5 for q in range(2) for _ in range(4)]
     seen = []
-    model.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
     sample(model, prompts, max_new_tokens=3, eos_ids=[])
     assert seen == [60, 8, 8]
 
 
 def test_finished_rows_leave_the_batch():
     model, seen = tiny_model(), []
-    model.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
     completions, _ = sample(model, [[1, 2, 3]] * 40, max_new_tokens=25, eos_ids=list(range(10)))
     lengths = [len(c) for c in completions]
     assert seen[1:] == [sum(n > step for n in lengths) for step in range(1, max(lengths))]

@@ -1,4 +1,5 @@
-"""Recipes: each shipped one parses without CUDA, every field can be overridden, nothing unknown is taken in silence."""
+"""Recipes: each shipped one parses without CUDA, every field can be overridden, nothing unknown is taken in
+silence."""
 
 from pathlib import Path
 
@@ -19,8 +20,13 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))
 GRPO = (DataArguments, HistoryGRPOConfig, ModelConfig)
 MEMORY_GRPO = (DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig)
 SFT = (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig)
-TYPES = {"memory_sft": (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig), "memory_grpo": MEMORY_GRPO,
-         "base": (ReadingArguments, ReadingConfig), "sft": SFT, "grpo": GRPO}
+TYPES = {
+    "memory_sft": (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig),
+    "memory_grpo": MEMORY_GRPO,
+    "base": (ReadingArguments, ReadingConfig),
+    "sft": SFT,
+    "grpo": GRPO,
+}
 COLD_START = ["--config", str(REPOSITORY / "recipes/quickstart/sft.yaml")]
 QUICK = ["--config", str(REPOSITORY / "recipes/quickstart/grpo.yaml")]
 
@@ -39,7 +45,8 @@ def test_every_shipped_recipe_parses_here(path: Path, tmp_path: Path):
 
 
 def test_the_paper_settings_of_the_32k_recipe():
-    """32 questions x 8 completions a generation on 8 GPUs, two updates from each (the paper, section 4.2, and its script)."""
+    """32 questions x 8 completions a generation on 8 GPUs, two updates from each (the paper, section 4.2, and
+    its script)."""
     data, args, model = parse(GRPO, ["--config", str(REPOSITORY / "recipes/personamem_v2/grpo_32k.yaml")])
     completions = 8 * args.per_device_train_batch_size * args.steps_per_generation
     assert completions == 32 * args.num_generations == 256
@@ -49,9 +56,17 @@ def test_the_paper_settings_of_the_32k_recipe():
 
 
 def test_the_papers_settings_of_the_memory_recipe():
-    """Chunks of 5,000 tokens, 8 updates, a memory of 2,048, 8 trajectories, batch 32 (the paper, section 4.3): 32 x 8 answers."""
-    _, memory, args, _ = parse(MEMORY_GRPO, ["--config", str(REPOSITORY / "recipes/personamem_v2/memory_grpo_32k.yaml")])
-    assert (memory.chunk_tokens, memory.max_chunks, memory.memory_tokens, args.num_generations) == (5000, 8, 2048, 8)
+    """Chunks of 5,000 tokens, 8 updates, a memory of 2,048, 8 trajectories, batch 32 (the paper, section
+    4.3): 32 x 8 answers."""
+    _, memory, args, _ = parse(
+        MEMORY_GRPO, ["--config", str(REPOSITORY / "recipes/personamem_v2/memory_grpo_32k.yaml")]
+    )
+    assert (memory.chunk_tokens, memory.max_chunks, memory.memory_tokens, args.num_generations) == (
+        5000,
+        8,
+        2048,
+        8,
+    )
     memories = 8 * args.per_device_train_batch_size * args.steps_per_generation
     assert memories * args.questions_per_history * args.answers_per_memory == 32 * 8
     assert args.max_tree_tokens > memory.chunk_tokens + 2 * memory.memory_tokens
@@ -62,12 +77,31 @@ def test_the_quickstart_reads_memories_as_its_recipes_write_them():
 
     for script in ("memory_sft", "memory_grpo"):
         memory = parse(TYPES[script], ["--config", str(REPOSITORY / f"recipes/quickstart/{script}.yaml")])[1]
-        assert (memory.chunk_tokens, memory.memory_tokens) == (quickstart.CHUNK_TOKENS, quickstart.MEMORY_TOKENS)
+        assert (memory.chunk_tokens, memory.memory_tokens) == (
+            quickstart.CHUNK_TOKENS,
+            quickstart.MEMORY_TOKENS,
+        )
 
 
 def test_the_command_line_overrides_the_recipe(tmp_path):
-    data, args, model = parse(GRPO, [*QUICK, "--learning_rate", "1e-6", "--context", "none", "--output_dir", str(tmp_path),
-                                     "--exclude_personas", "1", "2", "--use_peft", "--lora_r", "4"])
+    data, args, model = parse(
+        GRPO,
+        [
+            *QUICK,
+            "--learning_rate",
+            "1e-6",
+            "--context",
+            "none",
+            "--output_dir",
+            str(tmp_path),
+            "--exclude_personas",
+            "1",
+            "2",
+            "--use_peft",
+            "--lora_r",
+            "4",
+        ],
+    )
     assert args.learning_rate == 1e-6
     assert data.context == "none"
     assert data.exclude_personas == ["1", "2"]
@@ -81,28 +115,37 @@ def recipe(tmp_path: Path, text: str) -> list[str]:
     return ["--config", str(path)]
 
 
-@pytest.mark.parametrize(("argv", "said"), [
-    ([*QUICK, "--learing_rate", "1"], "did you mean 'learning_rate'"),
-    ([*QUICK, "--context", "everything"], "invalid choice"),
-    ([*QUICK, "--max_steps", "many"], "invalid int value"),
-    ([*QUICK, "--max_step", "3"], "did you mean 'max_steps'"),
-    (["--config", "no/such.yaml"], "no/such.yaml: cannot read"),
-    (["--config"], "--config needs a value: the path"),
-    ([*QUICK, "--prefix_sharing", "maybe"], "invalid choice"),
-])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([*QUICK, "--learing_rate", "1"], "did you mean 'learning_rate'"),
+        ([*QUICK, "--context", "everything"], "invalid choice"),
+        ([*QUICK, "--max_steps", "many"], "invalid int value"),
+        ([*QUICK, "--max_step", "3"], "did you mean 'max_steps'"),
+        (["--config", "no/such.yaml"], "no/such.yaml: cannot read"),
+        (["--config"], "--config needs a value: the path"),
+        ([*QUICK, "--prefix_sharing", "maybe"], "invalid choice"),
+    ],
+)
 def test_a_mistake_on_the_command_line_is_named(argv, said):
     with pytest.raises(RecipeError, match=said):
         parse(GRPO, argv)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("data: x\nnum_generation: 4\n", "recipe.yaml: no such field 'num_generation'; did you mean 'num_generations'"),
-    ("data: [x\n", "recipe.yaml: not valid YAML"),
-    ("data: x\nseed: 1\ndata: y\n", "'data' is in line 1 and again in line 3; keep one"),
-    ("- data\n", "recipe.yaml: expected a mapping"),
-    ("output_dir: x\n", "data"),
-    ("data: x\noutput_dir: x\nuse_cpu: true\nbf16: false\n", "model_name_or_path: missing"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "data: x\nnum_generation: 4\n",
+            "recipe.yaml: no such field 'num_generation'; did you mean 'num_generations'",
+        ),
+        ("data: [x\n", "recipe.yaml: not valid YAML"),
+        ("data: x\nseed: 1\ndata: y\n", "'data' is in line 1 and again in line 3; keep one"),
+        ("- data\n", "recipe.yaml: expected a mapping"),
+        ("output_dir: x\n", "data"),
+        ("data: x\noutput_dir: x\nuse_cpu: true\nbf16: false\n", "model_name_or_path: missing"),
+    ],
+)
 def test_a_mistake_in_a_recipe_is_named(tmp_path, text, said):
     with pytest.raises(RecipeError, match=said):
         parse(GRPO, recipe(tmp_path, text))

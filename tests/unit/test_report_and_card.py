@@ -16,7 +16,10 @@ from rft.runs.tracking import METRICS, read_metrics
 from rft.train.merge import check_loads, merge
 
 HOSTILE = "<script>alert(1)</script>"
-ASKED = "Which drink?\n\nThis is a multiple-choice question. Options:\n(a) Tea\n(b) Mate\n(c) Milk\n(d) Cocoa\nNow think."
+ASKED = (
+    "Which drink?\n\nThis is a multiple-choice question. Options:\n(a) Tea\n(b) Mate\n(c) Milk\n(d)"
+    " Cocoa\nNow think."
+)
 
 
 @pytest.fixture
@@ -103,11 +106,15 @@ def test_completions_are_marked_right_or_wrong(run):
     log(run, [{"step": 6, "reward": 0.5}])
     page = page_of(run)
     asked = page[page.index("Which drink?") :]
-    assert '<li class="gold">(a) Tea<span class="mark right">gold</span><span class="mark right">best</span></li>' in asked
+    assert (
+        '<li class="gold">(a) Tea<span class="mark right">gold</span><span class="mark'
+        ' right">best</span></li>' in asked
+    )
     assert '<h4>Best: <span class="right">✓ right</span>' in asked.replace("\n", "")
     assert '<h4>Worst: <span class="wrong">✗ no readable answer</span>' in asked.replace("\n", "")
     assert "personamem 1, advantage +1.00" in asked and "Now think." not in asked
-    assert page.index("Which drink?") < page.index("All have the same reward")  # what differs most comes first
+    # what differs most comes first
+    assert page.index("Which drink?") < page.index("All have the same reward")
     assert "not scored" not in page  # an open question has no letter to mark
     table = pd.read_parquet(run / "completions/completions_00005.parquet")
     table[table.completion != "Mate, I say"].to_parquet(run / "completions/completions_00005.parquet")
@@ -120,10 +127,14 @@ def test_the_completions_of_a_memory_arm_are_shown_without_marks(run):
     log(run, [{"step": 6, "reward": 0.5}])
     pd.DataFrame(
         {
-            "step": [6, 6], "prompt": ["history 1"] * 2, "completion": ["- tea", "- mate"], "trajectory": [0.4, 0.9],
-            "history_id": ["1"] * 2, "advantage": [-1.0, 1.0],
+            "step": [6, 6],
+            "prompt": ["history 1"] * 2,
+            "completion": ["- tea", "- mate"],
+            "trajectory": [0.4, 0.9],
+            "history_id": ["1"] * 2,
+            "advantage": [-1.0, 1.0],
         }
-    ).to_parquet(run / "completions/completions_00006.parquet")  # fmt: skip
+    ).to_parquet(run / "completions/completions_00006.parquet")
     page = page_of(run)
     assert "trajectory 0.9, advantage +1.00" in page and "✓" not in page and "✗" not in page
     assert page.index("- mate") < page.index("- tea")
@@ -132,7 +143,9 @@ def test_the_completions_of_a_memory_arm_are_shown_without_marks(run):
 def test_start_and_end_of_many_steps_are_means(run):
     log(run, [{"step": i, "loss": float(i % 2) + (i > 50)} for i in range(1, 101)])
     page = page_of(run)
-    assert "Loss 0.5 to 1.5 in 100 steps" in page and "means of the first and the last 10 logged steps" in page
+    assert (
+        "Loss 0.5 to 1.5 in 100 steps" in page and "means of the first and the last 10 logged steps" in page
+    )
     assert page.count("role='img'") == 1 and "opacity: 0.35" in page
 
 
@@ -144,9 +157,15 @@ def test_a_single_logged_step_is_no_change(run):
 
 
 def test_values_that_are_no_numbers_are_named(run):
-    log(run, [{"step": i, "loss": float("nan") if i > 3 else 1.0, "grad_norm": float("inf")} for i in range(1, 6)])
+    log(
+        run,
+        [{"step": i, "loss": float("nan") if i > 3 else 1.0, "grad_norm": float("inf")} for i in range(1, 6)],
+    )
     page = page_of(run)
-    assert "Not finite numbers, and missing in the curves: grad_norm (5 of 5 steps), loss (2 of 5 steps)." in page
+    assert (
+        "Not finite numbers, and missing in the curves: grad_norm (5 of 5 steps), loss (2 of 5 steps)."
+        in page
+    )
     log(run, [{"step": 1, "loss": float("nan")}])
     with pytest.raises(DataError, match="loss is never a finite number"):
         page_of(run)
@@ -181,7 +200,9 @@ def test_panels_and_their_series_have_names_of_their_own():
 
 def test_the_card_says_what_was_recorded(tmp_path):
     identity = RunSpec(
-        {"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "data": "out/data", "learning_rate": 1e-6}, "d" * 64, 8
+        {"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "data": "out/data", "learning_rate": 1e-6},
+        "d" * 64,
+        8,
     )
     (tmp_path / "evaluate/benchmark").mkdir(parents=True)
     summary = {"accuracy": 0.538, "ci95": [0.52, 0.56], "n": 5000, "unparsed_rate": 0.01}
@@ -235,7 +256,9 @@ def test_tied_embeddings_that_an_adapter_saves_whole(saved, tiny_checkpoint, tmp
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
     assert base.config.tie_word_embeddings
-    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=saved))
+    adapted = get_peft_model(
+        base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=saved)
+    )
     with torch.no_grad():
         for weight in adapted.parameters():
             if weight.requires_grad:
@@ -256,7 +279,11 @@ def test_a_merged_checkpoint_that_says_something_else_is_refused(tiny_checkpoint
 
     def spoiled(folder):
         weights = load_file(folder / "model.safetensors")
-        save_file({name: weight * 3 for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {name: weight * 3 for name, weight in weights.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
 
     monkeypatch.setattr("rft.train.merge.check_loads", spoiled)
     with pytest.raises(CheckpointError, match="outputs differ from .*adapter: log-probs differ by"):

@@ -1,11 +1,15 @@
-"""What a memory is worth beside its answers: what each reward pays, and that the obvious ways to game it earn nothing."""
+"""What a memory is worth beside its answers: what each reward pays, and that the obvious ways to game it earn
+nothing."""
 
 import pytest
 
 from reward import load
 from reward.memory import forgotten_absent, not_copied, sensitive_absent, speaks_of, within_budget
 
-CHUNK = "Fix this email to my friend: I spent the whole rainy weekend listening to jazz records again with my cat."
+CHUNK = (
+    "Fix this email to my friend: I spent the whole rainy weekend listening to jazz records again with my"
+    " cat."
+)
 
 
 def test_they_can_be_named_in_a_recipe():
@@ -15,7 +19,11 @@ def test_they_can_be_named_in_a_recipe():
 def test_within_budget_is_the_share_of_good_updates():
     memories = [["- a", "- a\n- b"], ["- a", "- a"], []]
     assert within_budget(
-        memories, cut=[[False, False], [False, True], []], empty=[[False, False], [False, False], []], chunks=[], withdrawn=[]
+        memories,
+        cut=[[False, False], [False, True], []],
+        empty=[[False, False], [False, False], []],
+        chunks=[],
+        withdrawn=[],
     ) == [1.0, 0.5, None]
 
 
@@ -36,7 +44,8 @@ def test_a_memory_in_its_own_words_is_not_copied():
         "- " + CHUNK.upper(),
         "- I spent -- the whole; rainy weekend, (listening) to *jazz* records again",  # other punctuation
         "- I spent the whole rainy\n- weekend listening to jazz records again",  # over two bullets
-        "- I sp\u200bent the whole rainy weekend listening to jazz\u00ad records again",  # invisible characters
+        # invisible characters
+        "- I sp\u200bent the whole rainy weekend listening to jazz\u00ad records again",
         "- I spent the whole rainy weekend listening to jazz records again"
         + "\n- Other words of my own, many of them." * 50,  # diluted
     ],
@@ -106,4 +115,6 @@ def test_sensitive_values_cost_the_reward(secret):
 
 
 def test_ordinary_numbers_are_not_sensitive():
-    assert sensitive_absent([["- Born in 1984, runs 10 km in 45:30.\n- Has 3 cats since 2021-2023."]]) == [1.0]
+    assert sensitive_absent([["- Born in 1984, runs 10 km in 45:30.\n- Has 3 cats since 2021-2023."]]) == [
+        1.0
+    ]

@@ -54,7 +54,11 @@ DRINKS = ("Tea", "Green tea", "Black coffee.", "Something quite new.")
         # an option of several sentences, or with a denial of its own
         ("I say: brew it slow, then wait", ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"), "a"),
         ("So don't brew", ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"), "b"),
-        ("You do not want what they say: don't brew", ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"), "b"),
+        (
+            "You do not want what they say: don't brew",
+            ("Brew it slow. Then wait!", "Don't brew", "Sip", "Gulp"),
+            "b",
+        ),
         # a sentence that breaks off within an option
         ("Something quite", DRINKS, "d"),
         ("Something quite\nboxedboxed", DRINKS, "d"),
@@ -88,8 +92,13 @@ def test_letters_and_words():
 
 OPTIONS = ("Learning Latin.", "Something quite new.", "Learning Welsh.", "Learning Czech.")
 HONEST = r"<think>Remembered: Enjoys learning Latin. Learning Latin is (a).</think>Learning Latin \boxed{a}"
-HOLLOW = r"<think>Remembered: Enjoys learning Latin. Learning Latin is (a).</think>Something quite new \boxed{a}"
-GARBLED = r"<think>Remembered: Enjoys learning Latin. Watching Latin is (a).</think>Something quite \boxed{a}boxed{boxed"
+HOLLOW = (
+    r"<think>Remembered: Enjoys learning Latin. Learning Latin is (a).</think>Something quite new \boxed{a}"
+)
+GARBLED = (
+    r"<think>Remembered: Enjoys learning Latin. Watching Latin is (a).</think>Something quite"
+    r" \boxed{a}boxed{boxed"
+)
 BARE = r"<think>Remembered: Enjoys learning Latin.</think>\boxed{a}"
 OTHERWISE = r"<think>Remembered: Enjoys learning Welsh. Learning Welsh is (c).</think>\boxed{a}"
 ONE_WORD = r"<think>Latin</think>Learning Latin \boxed{a}"
@@ -126,7 +135,10 @@ def test_the_gate_needs_options_and_a_name_that_it_knows():
         personamem([HONEST], ["a"], options=[OPTIONS], consistency_gate="strict")
     with pytest.raises(ValueError, match="1 completions but 2 lists of options"):
         personamem([HONEST], ["a"], options=[OPTIONS, OPTIONS])
-    assert personamem([HONEST, HONEST], ["a", None], options=[OPTIONS, None], consistency_gate="naming") == [1.0, None]
+    assert personamem([HONEST, HONEST], ["a", None], options=[OPTIONS, None], consistency_gate="naming") == [
+        1.0,
+        None,
+    ]
 
 
 def test_readings_of_broken_completions():
@@ -143,7 +155,9 @@ def test_metrics_tell_the_hollow_run_from_an_honest_one():
     assert (honest["consistent"], honest["answer_right"], honest["thought_right"]) == (1, 1, 1)
     assert (hollow["consistent"], hollow["answer_right"], hollow["thought_right"]) == (0, 0, 1)
     assert hollow["thought_words"] == 8
-    mixed = reading_metrics([read(text, OPTIONS) for text in (HONEST, "", "<think>x</think>", r"\boxed{d}")], ["a"] * 4)
+    mixed = reading_metrics(
+        [read(text, OPTIONS) for text in (HONEST, "", "<think>x</think>", r"\boxed{d}")], ["a"] * 4
+    )
     assert mixed["unparsed_rate"] == 0.5
     assert mixed["format_rate"] == 0.25
     assert [mixed[f"answer_letters/{x}"] for x in ("a", "b", "c", "d", "none")] == [0.25, 0, 0, 0.25, 0.5]

@@ -56,7 +56,12 @@ def test_the_order_follows_from_seed_and_epoch():
 
 
 def test_without_shuffling_the_order_is_that_of_the_rows():
-    assert list(HistorySampler(["A", "A", "B", "B"], questions=2, units=1, repeats=1, shuffle=False)) == [0, 1, 2, 3]
+    assert list(HistorySampler(["A", "A", "B", "B"], questions=2, units=1, repeats=1, shuffle=False)) == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_batches_of_like_length_hold_every_row_once_in_no_order():

@@ -17,7 +17,9 @@ from rft.simulate.dataset import simulate_mini, split_personas
 
 def digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)
+    ).hexdigest()
 
 
 def test_values_are_single_words_of_one_topic():
@@ -51,7 +53,10 @@ def test_our_own_reader_takes_every_row(mini_data):
         split = load_split(mini_data, name)
         assert not split.skipped
         assert {q.labels.pref_type for q in split.questions} <= {
-            "neutral_preferences", "ask_to_forget", "health_and_medical_conditions"}
+            "neutral_preferences",
+            "ask_to_forget",
+            "health_and_medical_conditions",
+        }
         for question in split.questions:
             question.check()
 
@@ -77,11 +82,13 @@ def test_labels_say_what_a_question_is_about(mini_data):
         labels, gold = question.labels, question.options["abcd".index(question.gold)]
         if labels.kind in ("withdrawn", "others") and labels.preference:
             named = labels.prev_pref or labels.preference
-            assert named.removeprefix("Enjoys ").lower() not in gold.lower()  # what may not be used is never gold
+            # what may not be used is never gold
+            assert named.removeprefix("Enjoys ").lower() not in gold.lower()
 
 
 def test_what_holds_at_the_end_of_a_history_is_gold(mini_data):
-    """Answered by reading: the last own value of the topic that was not withdrawn, else the generic option."""
+    """Answered by reading: the last own value of the topic that was not withdrawn, else the generic
+    option."""
     split = load_split(mini_data, "train")
     for question in split.questions:
         topic = next(t for t in mini_vocabulary.TOPICS if t.query == question.query)
@@ -92,15 +99,23 @@ def test_what_holds_at_the_end_of_a_history_is_gold(mini_data):
             if message.role != "user" or not named or ", not " in text:
                 continue
             forgets = ", forget " in text or "nothing else" in text or "for good" in text
-            new = next((v for v in named if f"always {topic.with_value(v)}" in text
-                        or f"these days I am {topic.with_value(v)}" in text), named[0])
+            new = next(
+                (
+                    v
+                    for v in named
+                    if f"always {topic.with_value(v)}" in text
+                    or f"these days I am {topic.with_value(v)}" in text
+                ),
+                named[0],
+            )
             held = None if forgets else new
         expected = mini_vocabulary.option(topic.with_value(held)) if held else mini_vocabulary.GENERIC_OPTION
         assert question.options["abcd".index(question.gold)] == expected
 
 
 def test_no_rule_that_does_not_read_beats_chance():
-    """Over 1,000 personas: longest, shortest, a letter, and the generic option each within 2.5 points of a quarter."""
+    """Over 1,000 personas: longest, shortest, a letter, and the generic option each within 2.5 points of a
+    quarter."""
     from random import Random
 
     hits: Counter[str] = Counter()
@@ -114,7 +129,9 @@ def test_no_rule_that_does_not_read_beats_chance():
             hits["shortest"] += (len(gold) == lengths[0]) / lengths.count(lengths[0])
             hits["generic"] += gold == mini_vocabulary.GENERIC_OPTION
             total += 1
-    assert {rule: round(count / total, 2) for rule, count in hits.items() if abs(count / total - 0.25) > 0.025} == {}
+    assert {
+        rule: round(count / total, 2) for rule, count in hits.items() if abs(count / total - 0.25) > 0.025
+    } == {}
 
 
 def test_an_update_or_a_request_to_forget_comes_after_its_original():
@@ -138,7 +155,9 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
 
 
 def test_an_interrupted_simulation_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(json, "dumps", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        json, "dumps", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         simulate_mini(tmp_path / "data", personas=5, seed=0)
     assert not (tmp_path / "data").exists()

@@ -1,4 +1,5 @@
-"""From settings to a folder: budgets, orders, resumption, the same bytes for any number of workers, nothing overwritten."""
+"""From settings to a folder: budgets, orders, resumption, the same bytes for any number of workers, nothing
+overwritten."""
 
 import csv
 import hashlib
@@ -43,8 +44,14 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(tokenizer_folder: Path) -> Settings:
-    return Settings("middle", 8, seed=1, tokenizer=str(tokenizer_folder), history_tokens=TOKENS,
-                    counts={"general": 8, "sensitive": 1})
+    return Settings(
+        "middle",
+        8,
+        seed=1,
+        tokenizer=str(tokenizer_folder),
+        history_tokens=TOKENS,
+        counts={"general": 8, "sensitive": 1},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +63,28 @@ def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return hashlib.sha256(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)).hexdigest()
+    return hashlib.sha256(
+        b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files)
+    ).hexdigest()
 
 
 def command(settings: Settings, out: Path, *more: str) -> list[str]:
-    return ["simulate", "--profile", "middle", "--personas", "8", "--seed", "1", "--tokenizer", settings.tokenizer,
-            "--history-tokens", str(TOKENS), "--out", str(out), *more]
+    return [
+        "simulate",
+        "--profile",
+        "middle",
+        "--personas",
+        "8",
+        "--seed",
+        "1",
+        "--tokenizer",
+        settings.tokenizer,
+        "--history-tokens",
+        str(TOKENS),
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def test_what_changes_or_withdraws_something_stands_behind_it() -> None:
@@ -69,7 +92,9 @@ def test_what_changes_or_withdraws_something_stands_behind_it() -> None:
     for persona_id in range(30):
         ordered = order(random.Random(persona_id), writer.write(persona_id).conversations)
         for place, block in enumerate(ordered):
-            before = [i for i, other in enumerate(ordered) if other.about == block.about and other.place == "first"]
+            before = [
+                i for i, other in enumerate(ordered) if other.about == block.about and other.place == "first"
+            ]
             if block.place == "later":
                 assert before and max(before) < place
 
@@ -95,12 +120,16 @@ def test_the_longer_window_has_the_same_conversations(counter: TokenCounter) -> 
     short, long = (assemble(dossier, budget, counter, seed=0) for budget in (60_000, 90_000))
     assert short.relevant_tokens == long.relevant_tokens
     own = {m["content"] for c in dossier.conversations for m in c.messages}
-    assert [m for m in short.messages if m["content"] in own] == [m for m in long.messages if m["content"] in own]
+    assert [m for m in short.messages if m["content"] in own] == [
+        m for m in long.messages if m["content"] in own
+    ]
 
 
 def test_a_window_too_small(counter: TokenCounter) -> None:
     dossier = grammar_writer(Settings("paper", 3, seed=0)).write(0)
-    with pytest.raises(DataError, match=r"persona 0: its \d+ conversations have \d+ tokens, the window has 300; give"):
+    with pytest.raises(
+        DataError, match=r"persona 0: its \d+ conversations have \d+ tokens, the window has 300; give"
+    ):
         assemble(dossier, 300, counter, seed=0)
 
 
@@ -119,8 +148,12 @@ def test_the_folder_is_read_by_our_own_reader(whole: Path) -> None:
     with open(whole / "benchmark/text/train.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS and all((whole / row["raw_persona_file"]).is_file() for row in rows)
-    assert all(int(r["total_tokens_in_chat_history_32k"]) == int(r["num_persona_relevant_tokens_32k"])
-               + int(r["num_persona_irrelevant_tokens_32k"]) <= TOKENS for r in rows)
+    assert all(
+        int(r["total_tokens_in_chat_history_32k"])
+        == int(r["num_persona_relevant_tokens_32k"]) + int(r["num_persona_irrelevant_tokens_32k"])
+        <= TOKENS
+        for r in rows
+    )
 
 
 def test_the_card_and_the_record(whole: Path) -> None:
@@ -134,27 +167,46 @@ def test_the_card_and_the_record(whole: Path) -> None:
     untold = [row for row in rows if not row["related_conversation_snippet"]]
     assert sum(audit["never_told"] for audit in record["audit"].values()) == len(untold)
     for row in untold:
-        blank = ("conversation_scenario", "preference", "prev_pref", "distance_from_related_snippet_to_query_32k")
-        assert [row[column] for column in blank] == [""] * 4 and row["who"] == "self" and row["updated"] == "False"
-    assert card.startswith("---\nlicense: cc-by-4.0\n") and record["sha256"]["benchmark/text/train.csv"] in card
+        blank = (
+            "conversation_scenario",
+            "preference",
+            "prev_pref",
+            "distance_from_related_snippet_to_query_32k",
+        )
+        assert (
+            [row[column] for column in blank] == [""] * 4
+            and row["who"] == "self"
+            and row["updated"] == "False"
+        )
+    assert (
+        card.startswith("---\nlicense: cc-by-4.0\n") and record["sha256"]["benchmark/text/train.csv"] in card
+    )
     assert "score of: a trained probe on the options" in card
     assert sorted(p.name for p in whole.iterdir()) == ["README.md", "benchmark", "data", "simulation.json"]
 
 
 def test_targets_of_cold_starts_say_what_the_histories_do(whole: Path) -> None:
-    """From the labels alone: what is reasoned of each kind of story, and what a memory holds of it at the end."""
+    """From the labels alone: what is reasoned of each kind of story, and what a memory holds of it at the
+    end."""
     kinds: set[str] = set()
     for name in ("train", "val", "benchmark"):
         split = load_split(whole, name)
         notes = load_memory_targets(split)
         for question in split.questions:
-            raw = json.loads((whole / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text())
+            raw = json.loads(
+                (whole / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text()
+            )
             (kind,) = {p["kind"] for p in raw["preferences"] if p["topic"] == question.labels.topic}
             kinds.add(kind)
             of, labels = notes[question.history_id], question.labels
             lines = of.lines(len(split.history_of(question).messages)).values()
-            thought = {"others": f"{labels.preference}, not the user's own", "forget": f"{labels.prev_pref}, forget it",
-                       "ended": f"{labels.prev_pref}, given up", "open": "nothing", "untold": "nothing"}
+            thought = {
+                "others": f"{labels.preference}, not the user's own",
+                "forget": f"{labels.prev_pref}, forget it",
+                "ended": f"{labels.prev_pref}, given up",
+                "open": "nothing",
+                "untold": "nothing",
+            }
             if kind in SENSITIVE_KINDS:
                 continue
             assert reasoning(question).startswith(f"Remembered: {thought.get(kind, labels.preference)}. ")
@@ -171,8 +223,10 @@ def test_any_number_of_workers_writes_the_same_bytes(settings: Settings, whole: 
 
 def test_killed_anywhere_and_started_again(settings: Settings, whole: Path, tmp_path: Path) -> None:
     """SIGKILL after some personas are done; half-written files of a persona are written anew."""
-    code = ("import sys; from pathlib import Path; from rft.simulate import pipeline; from rft.simulate.profile import Settings;"
-            f"pipeline.simulate({settings!r}, Path(sys.argv[1]))").replace("PosixPath", "Path")
+    code = (
+        "import sys; from pathlib import Path; from rft.simulate import pipeline; from rft.simulate.profile"
+        f" import Settings;pipeline.simulate({settings!r}, Path(sys.argv[1]))"
+    ).replace("PosixPath", "Path")
     out, partial = tmp_path / "data", tmp_path / ".data.partial"
     process = subprocess.Popen([sys.executable, "-c", code, str(out)], cwd=Path(__file__).parents[2])
     while process.poll() is None and len(list(partial.glob("rows/*.json"))) < 2:
@@ -185,14 +239,18 @@ def test_killed_anywhere_and_started_again(settings: Settings, whole: Path, tmp_
     assert digest(out) == digest(whole) and not partial.exists()
 
 
-def test_a_worker_that_dies_ends_the_run_and_the_next_goes_on(settings: Settings, whole: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_ends_the_run_and_the_next_goes_on(
+    settings: Settings, whole: Path, tmp_path: Path
+) -> None:
     """As where the machine's memory is full: a line, not a wait for ever."""
     words = [sys.executable, "-m", "rft.cli", *command(settings, tmp_path / "data", "--workers", "2")]
     words[words.index("8")] = "400"  # enough to be caught at work
     process = subprocess.Popen(words, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list((tmp_path / ".data.partial").glob("rows/*.json")):
         time.sleep(0.01)
-    workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    workers = [
+        child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
+    ]
     workers[0].kill()
     assert "a worker process died" in process.communicate(timeout=60)[1] and process.returncode == 2
     assert not (tmp_path / "data").exists() and list((tmp_path / ".data.partial").glob("rows/*.json"))
@@ -212,19 +270,31 @@ def test_another_dataset_is_only_replaced_when_told_to(
     assert main(command(settings, out)) == 0
     before = digest(out)
     assert main(command(settings, out, "--license", "mit")) == 2
-    assert "contains another dataset (license cc-by-4.0, not mit)" in capsys.readouterr().err and digest(out) == before
+    assert (
+        "contains another dataset (license cc-by-4.0, not mit)" in capsys.readouterr().err
+        and digest(out) == before
+    )
     assert main(command(settings, out, "--license", "mit", "--overwrite")) == 0
-    assert "license: mit" in (out / "README.md").read_text() and [p.name for p in tmp_path.iterdir()] == ["data"]
+    assert "license: mit" in (out / "README.md").read_text() and [p.name for p in tmp_path.iterdir()] == [
+        "data"
+    ]
 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/note.txt").write_text("mine")
     assert main(command(settings, tmp_path / "mine", "--overwrite")) == 2
-    assert "is not a simulated dataset" in capsys.readouterr().err and (tmp_path / "mine/note.txt").read_text() == "mine"
+    assert (
+        "is not a simulated dataset" in capsys.readouterr().err
+        and (tmp_path / "mine/note.txt").read_text() == "mine"
+    )
 
 
-def test_an_unfinished_run_of_other_settings(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unfinished_run_of_other_settings(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / ".data.partial").mkdir()
-    (tmp_path / ".data.partial/simulation.json").write_text(json.dumps({"settings": {**settings.identity(), "seed": 9}}))
+    (tmp_path / ".data.partial/simulation.json").write_text(
+        json.dumps({"settings": {**settings.identity(), "seed": 9}})
+    )
     with pytest.raises(DataError, match=r"unfinished simulation with other settings \(seed 9, not 1\)"):
         simulate(settings, tmp_path / "data")
 
@@ -233,22 +303,32 @@ def test_an_unfinished_run_of_other_settings(settings: Settings, tmp_path: Path,
     ("words", "complaint"),
     [
         (["--profile", "middle", "--window", "128k"], "profile middle has 32k only"),
-        (["--profile", "paper", "--window", "32k", "128k", "--history-tokens", "9"], "give a single --window"),
+        (
+            ["--profile", "paper", "--window", "32k", "128k", "--history-tokens", "9"],
+            "give a single --window",
+        ),
         (["--profile", "paper", "--personas", "2"], "give 3 or more"),
         (["--profile", "paper", "--workers", "0"], "--workers 0"),
         (["--profile", "paper", "--llm-model", "m"], "needed together"),
         (["--profile", "mini", "--window", "32k"], "--window does not apply to --profile mini"),
-        (["--profile", "paper", "--llm-model", "m", "--llm-base-url", "http://x", "--llm-budget", "1"], "needs --llm-price"),
+        (
+            ["--profile", "paper", "--llm-model", "m", "--llm-base-url", "http://x", "--llm-budget", "1"],
+            "needs --llm-price",
+        ),
         (["--profile", "paper", "--tokenizer", "/no/such/folder"], "/no/such/folder"),
     ],
 )
-def test_settings_that_cannot_be(words: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_cannot_be(
+    words: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["simulate", "--out", str(tmp_path / "out"), *words]) == 2
     error = capsys.readouterr().err
     assert complaint in error and not (tmp_path / "out").exists()
 
 
-def test_pushing_is_only_done_on_request(whole: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pushing_is_only_done_on_request(
+    whole: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
 
     asked: list[tuple[str, dict[str, Any]]] = []

@@ -16,7 +16,15 @@ from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.grammar import fill, load
 from rft.simulate.history import evidence, order
 from rft.simulate.persona import make_persona, read_personas, system_message
-from rft.simulate.persona_record import KINDS, SCENARIOS, USED_KINDS, PersonaRecord, Preference, QuestionItem, record_from_json
+from rft.simulate.persona_record import (
+    KINDS,
+    SCENARIOS,
+    USED_KINDS,
+    PersonaRecord,
+    Preference,
+    QuestionItem,
+    record_from_json,
+)
 from rft.simulate.pipeline import grammar_writer
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.question import ENJOYS, item_of
@@ -46,8 +54,14 @@ def test_no_shipped_words_around_a_value_name_one() -> None:
     grammar = load("grammar")
     for topic in shipped():
         suffix = "" if topic.section == "general" else f"_{topic.section}"
-        around = [topic.ask, *(text for rule in (f"generic{suffix}", f"option{suffix}", "option_more", "query", "query_lead")
-                               for text in grammar[rule])]
+        around = [
+            topic.ask,
+            *(
+                text
+                for rule in (f"generic{suffix}", f"option{suffix}", "option_more", "query", "query_lead")
+                for text in grammar[rule]
+            ),
+        ]
         assert not [(value, text) for value in topic.values for text in around if mentions(value, text)]
 
 
@@ -57,7 +71,9 @@ def test_a_generic_option_names_none_of_the_values_beside_it() -> None:
     fact = Fact(topic, "forget", "ask_to_forget", ("common choice", "reviews", "tea"), "reviews", None)
     golds = {item_of(random.Random(seed), 0, fact, extras=False).gold for seed in range(60)}
     assert any("common choice" in text for text in generic) and any("reviews" in text for text in generic)
-    assert not any("common choice" in gold or "reviews" in gold for gold in golds) and len(golds) > len(generic)
+    assert not any("common choice" in gold or "reviews" in gold for gold in golds) and len(golds) > len(
+        generic
+    )
 
 
 def test_dozens_of_frames_a_scenario() -> None:
@@ -80,7 +96,9 @@ def test_the_same_seed_writes_the_same(dossiers: list[PersonaRecord]) -> None:
 
 
 def test_no_conversation_is_written_twice(dossiers: list[PersonaRecord]) -> None:
-    texts = Counter(tuple(m["content"] for m in c.messages) for dossier in dossiers for c in dossier.conversations)
+    texts = Counter(
+        tuple(m["content"] for m in c.messages) for dossier in dossiers for c in dossier.conversations
+    )
     assert max(texts.values()) == 1 and sum(texts.values()) > 1200
 
 
@@ -89,8 +107,15 @@ def test_all_kinds_and_scenarios_come_up(dossiers: list[PersonaRecord]) -> None:
     assert set(kinds) == set(KINDS)
     assert {c.scenario for d in dossiers for c in d.conversations} == set(SCENARIOS)
     types = Counter(p.pref_type for d in dossiers for p in d.preferences)
-    assert set(types) == {"stereotypical_pref", "anti_stereotypical_pref", "neutral_preferences", "therapy_background",
-                          "health_and_medical_conditions", "ask_to_forget", "sensitive_info"}
+    assert set(types) == {
+        "stereotypical_pref",
+        "anti_stereotypical_pref",
+        "neutral_preferences",
+        "therapy_background",
+        "health_and_medical_conditions",
+        "ask_to_forget",
+        "sensitive_info",
+    }
 
 
 def test_preferences_show_only_in_passing(dossiers: list[PersonaRecord]) -> None:
@@ -100,7 +125,12 @@ def test_preferences_show_only_in_passing(dossiers: list[PersonaRecord]) -> None
             if not preference.text:
                 continue
             assert preference.text not in about
-            said = [m["content"] for c in dossier.conversations if dossier.preferences[c.about] is preference for m in c.messages]
+            said = [
+                m["content"]
+                for c in dossier.conversations
+                if dossier.preferences[c.about] is preference
+                for m in c.messages
+            ]
             assert said and not any(preference.text in text for text in said)
 
 
@@ -125,10 +155,26 @@ def as_question(dossier: PersonaRecord, number: int, row: int) -> Question:
     item = dossier.items[number]
     preference, told = dossier.preferences[item.about], evidence(dossier, item.about)
     options = random.Random(row).sample([item.gold, *item.distractors], 4)
-    labels = Labels(preference.pref_type, preference.who, preference.updated, told.scenario if told else "", None,
-                    preference.text, preference.previous, False)
-    return Question(f"q-{row}", row, str(dossier.persona.id), "h", item.query, tuple(options), LETTERS[options.index(item.gold)],
-                    labels)  # type: ignore[arg-type]
+    labels = Labels(
+        preference.pref_type,
+        preference.who,
+        preference.updated,
+        told.scenario if told else "",
+        None,
+        preference.text,
+        preference.previous,
+        False,
+    )
+    return Question(
+        f"q-{row}",
+        row,
+        str(dossier.persona.id),
+        "h",
+        item.query,
+        tuple(options),
+        LETTERS[options.index(item.gold)],
+        labels,
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -144,14 +190,29 @@ def asked() -> tuple[list[Question], list[bool]]:
     return questions, used
 
 
-def test_a_quarter_of_each_kind_of_question_has_the_generic_gold(asked: tuple[list[Question], list[bool]]) -> None:
-    """By label of every sort, withdrawn and others' preferences too; in scenarios somewhat less: what was never told has none."""
+def test_a_quarter_of_each_kind_of_question_has_the_generic_gold(
+    asked: tuple[list[Question], list[bool]],
+) -> None:
+    """By label of every sort, withdrawn and others' preferences too; in scenarios somewhat less: what was
+    never told has none."""
     kinds: dict[str, list[bool]] = {}
     for question, used in zip(*asked, strict=True):
         of = question.labels
-        for kind in (of.pref_type, of.who, f"updated {of.updated}", f"{of.pref_type}, {of.who}", f"in {of.scenario}"):
+        for kind in (
+            of.pref_type,
+            of.who,
+            f"updated {of.updated}",
+            f"{of.pref_type}, {of.who}",
+            f"in {of.scenario}",
+        ):
             kinds.setdefault(kind, []).append(not used)
-    assert {"ask_to_forget", "others", "updated True", "in knowledge_query", "neutral_preferences, others"} < set(kinds)
+    assert {
+        "ask_to_forget",
+        "others",
+        "updated True",
+        "in knowledge_query",
+        "neutral_preferences, others",
+    } < set(kinds)
     assert all(kinds.pop("in ")), "nothing was said"
     for kind, generic in kinds.items():
         error = (0.25 * 0.75 / len(generic)) ** 0.5
@@ -167,8 +228,13 @@ def test_no_rule_tells_the_gold_in_any_kind_of_question(asked: tuple[list[Questi
 
 
 def test_what_is_shown_together_is_shown_equally_often() -> None:
-    """A value typical of somebody is no rarer than the one of nobody beside it, and the latter is no shorter."""
-    shown, neither, lengths = Counter[tuple[str, str]](), list[tuple[str, tuple[str, str, str]]](), Counter[int]()
+    """A value typical of somebody is no rarer than the one of nobody beside it, and the latter is no
+    shorter."""
+    shown, neither, lengths = (
+        Counter[tuple[str, str]](),
+        list[tuple[str, tuple[str, str, str]]](),
+        Counter[int](),
+    )
     for persona_id in range(300):
         persona = make_persona(2, persona_id)
         pair = {persona.archetype, OPPOSITE[persona.archetype]}
@@ -183,7 +249,8 @@ def test_what_is_shown_together_is_shown_equally_often() -> None:
 
 
 def test_stories_are_told_as_their_labels_say() -> None:
-    """Each kind by what its history holds: what was never told is nowhere, what replaces or withdraws comes last."""
+    """Each kind by what its history holds: what was never told is nowhere, what replaces or withdraws comes
+    last."""
     writer, kinds = grammar_writer(Settings("middle", 60, seed=5)), Counter[str]()
     for persona_id in range(60):
         dossier = writer.write(persona_id)
@@ -199,12 +266,18 @@ def test_stories_are_told_as_their_labels_say() -> None:
             if preference.kind in ("own", "update", "renewed"):
                 assert mentions(preference.keyword, told[-1])
             if preference.kind == "renewed":
-                assert any(word in told[0].casefold() for word in ("forget", "not keep in mind", "delete", "remove"))
+                assert any(
+                    word in told[0].casefold() for word in ("forget", "not keep in mind", "delete", "remove")
+                )
                 assert preference.pref_type == "ask_to_forget" and preference.updated and len(named) == 2
             if preference.kind == "ended":
                 assert mentions(preference.keyword, told[-1]) and preference.updated and not preference.text
             if preference.kind == "beside":
-                assert len(told) == 2 and preference.who == "others" and preference.text != preference.previous != ""
+                assert (
+                    len(told) == 2
+                    and preference.who == "others"
+                    and preference.text != preference.previous != ""
+                )
                 assert all(any(preference_ends(text, said) for said in told) for text in named)
     assert set(kinds) == {"own", "open", "untold", "update", "ended", "renewed", "forget", "beside", "others"}
 
@@ -223,7 +296,8 @@ def test_values_of_a_persona_share_no_content_words() -> None:
 
 
 def test_the_gold_is_any_of_the_four_equally_often() -> None:
-    """Over 200 personas: each mark of a shown value, and the generic option, is gold for a quarter of its questions."""
+    """Over 200 personas: each mark of a shown value, and the generic option, is gold for a quarter of its
+    questions."""
     shown, gold = Counter[str](), Counter[str]()
     for persona_id in range(200):
         persona = make_persona(1, persona_id)
@@ -240,13 +314,16 @@ def test_the_gold_is_any_of_the_four_equally_often() -> None:
 def test_each_sensitive_option_is_gold_for_a_quarter() -> None:
     writer = grammar_writer(Settings("paper", 8, seed=0, counts={"sensitive": 3}))
     kinds = Counter(p.kind for persona_id in range(8) for p in writer.write(persona_id).preferences)
-    assert kinds == {"cleared": 12, "leaked": 6, "declined": 6}  # a cleared value is one of two that are shown
+    # a cleared value is one of two that are shown
+    assert kinds == {"cleared": 12, "leaked": 6, "declined": 6}
 
 
 def test_personal_items_are_nobodys() -> None:
     rng = random.Random(0)
     for name, make in MAKERS.items():
-        assert not [item for _ in range(200) for item in plausible_items(f"My {name} is {make(rng)}, yes.")], name
+        assert not [
+            item for _ in range(200) for item in plausible_items(f"My {name} is {make(rng)}, yes.")
+        ], name
 
 
 def test_the_grammar_notation() -> None:
@@ -302,7 +379,11 @@ def test_too_few_topics_for_a_persona(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("{", "not JSON"), ('{"name": "Ada"}', "short_persona"), ('{"short_persona": "A", "archetype": "X"}', "archetype 'X'")],
+    [
+        ("{", "not JSON"),
+        ('{"name": "Ada"}', "short_persona"),
+        ('{"short_persona": "A", "archetype": "X"}', "archetype 'X'"),
+    ],
 )
 def test_a_persona_file_with_a_mistake(tmp_path: Path, line: str, complaint: str) -> None:
     path = tmp_path / "people.jsonl"
@@ -314,7 +395,9 @@ def test_a_persona_file_with_a_mistake(tmp_path: Path, line: str, complaint: str
 
 def test_described_people_stay_as_they_are(tmp_path: Path) -> None:
     persona = make_persona(0, 4, {"short_persona": "A diver who sings", "shoe_size": 43, "archetype": "A"})
-    assert persona.short == "A diver who sings" and persona.archetype == "A" and persona.about["shoe_size"] == 43
+    assert (
+        persona.short == "A diver who sings" and persona.archetype == "A" and persona.about["shoe_size"] == 43
+    )
     assert "archetype" not in system_message(persona)
 
 
@@ -341,7 +424,13 @@ def test_conflicts_between_preferences() -> None:
     ],
 )
 def test_rules_for_questions(changes: dict[str, object], fault: str | None) -> None:
-    preference = Preference("Tea", "Enjoys strong Assam tea", "neutral_preferences", "own", "strong Assam tea")
-    plain: dict[str, object] = {"query": "What now?", "gold": "Have strong Assam tea.", "distractors": ["One.", "Two.", "Three."]}
+    preference = Preference(
+        "Tea", "Enjoys strong Assam tea", "neutral_preferences", "own", "strong Assam tea"
+    )
+    plain: dict[str, object] = {
+        "query": "What now?",
+        "gold": "Have strong Assam tea.",
+        "distractors": ["One.", "Two.", "Three."],
+    }
     faults = item_faults(QuestionItem(0, **{**plain, **changes}), preference)  # type: ignore[arg-type]
     assert any(found.startswith(fault) for found in faults) if fault else not faults

@@ -1,4 +1,5 @@
-"""The GRPO trainer on one batch, in float64: tree, tree in parts and plain transformers rows give one loss and one gradient."""
+"""The GRPO trainer on one batch, in float64: tree, tree in parts and plain transformers rows give one loss
+and one gradient."""
 
 import inspect
 
@@ -20,17 +21,31 @@ ROWS = 24  # 3 histories x 2 questions x 4 completions
 
 
 def config(out, **fields) -> HistoryGRPOConfig:
-    plain = {"questions_per_history": 2, "num_generations": 4, "per_device_train_batch_size": ROWS, "max_completion_length": 12,
-             "bf16": False, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False, "remove_unused_columns": False}
+    plain = {
+        "questions_per_history": 2,
+        "num_generations": 4,
+        "per_device_train_batch_size": ROWS,
+        "max_completion_length": 12,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "gradient_checkpointing": False,
+        "remove_unused_columns": False,
+    }
     return HistoryGRPOConfig(output_dir=str(out), **plain | fields)
 
 
 class PlainTrainer(HistoryGRPOTrainer):
-    """Every padded row through the model by itself. (TRL's own path computes logits in float32, too coarse to compare with.)"""
+    """Every padded row through the model by itself. (TRL's own path computes logits in float32, too coarse to
+    compare with.)"""
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
         places = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=places).last_hidden_state
+        hidden = model.model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=places
+        ).last_hidden_state
         logits = model.lm_head(hidden[:, -logits_to_keep - 1 : -1]) / self.temperature
         logps = logits.log_softmax(-1)
         labels = input_ids[:, -logits_to_keep:, None]
@@ -45,9 +60,14 @@ def make(mini_data, tiny_checkpoint, tmp_path_factory):
         tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, padding_side="left")
         split = load_split(mini_data, "train")
         return kind(
-            model=exact_norms(Qwen3ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float64)), split=split,
-            tokens=PromptTokens(tokenizer), args=config(tmp_path_factory.mktemp("run"), **fields),
-            reward_funcs=[reward.personamem], train_dataset=grpo_rows(split.questions), processing_class=tokenizer)
+            model=exact_norms(Qwen3ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float64)),
+            split=split,
+            tokens=PromptTokens(tokenizer),
+            args=config(tmp_path_factory.mktemp("run"), **fields),
+            reward_funcs=[reward.personamem],
+            train_dataset=grpo_rows(split.questions),
+            processing_class=tokenizer,
+        )
 
     return trainer
 
@@ -62,7 +82,8 @@ def batch(make):
     generator = torch.Generator().manual_seed(0)
     inputs["advantages"] = torch.randn(ROWS, generator=generator, dtype=torch.float64)
     inputs["old_per_token_logps"] = inputs["sampling_per_token_logps"] + 0.1 * torch.randn(
-        inputs["completion_ids"].shape, generator=generator, dtype=torch.float64)
+        inputs["completion_ids"].shape, generator=generator, dtype=torch.float64
+    )
     return inputs
 
 
@@ -103,8 +124,12 @@ def test_log_probs_without_gradients_go_through_the_tree_in_parts(make, batch):
     plain, split = make(PlainTrainer, prefix_sharing="off"), make(max_tree_tokens=1200)
     split.model.train()
     with torch.no_grad():
-        expected, found = (trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, mask, counts.shape[1], compute_entropy=True)[:2] for trainer in (plain, split))
+        expected, found = (
+            trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, mask, counts.shape[1], compute_entropy=True
+            )[:2]
+            for trainer in (plain, split)
+        )
     for table, reference in zip(found, expected, strict=True):
         assert torch.allclose(table * counts, reference * counts, rtol=0, atol=1e-9)
     assert len(split._metrics["train"]["prefix_tree/token_ratio"]) >= 3
@@ -124,7 +149,9 @@ def test_rows_that_share_nothing_take_the_plain_path_and_are_counted(make):
 def test_a_share_of_the_histories_is_asked_without_them(make):
     trainer = make(blind_share=0.5)
     trainer.model.train()
-    rows = [trainer.train_dataset[i] for i, _ in zip(trainer._get_train_sampler(), range(ROWS * 4), strict=False)]
+    rows = [
+        trainer.train_dataset[i] for i, _ in zip(trainer._get_train_sampler(), range(ROWS * 4), strict=False)
+    ]
     batch = trainer._generate_and_score_completions(rows)
     blind = {}
     for row, ids, mask in zip(rows, batch["prompt_ids"], batch["prompt_mask"], strict=True):
@@ -145,16 +172,19 @@ def test_the_first_batch_holds_the_longest_history(make):
     assert lengths[first] == max(lengths.values())
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"max_tree_tokens": 0}, "max_tree_tokens 0: expected 1 or more"),
-    ({"max_tree_tokens": 100, "prefix_sharing": "off"}, "remove it"),
-    ({"max_tree_tokens": 100, "top_entropy_quantile": 0.5}, "top_entropy_quantile"),
-    ({"blind_share": 1.0}, "blind_share 1.0"),
-    ({"repetition_penalty": 1.1}, "repetition_penalty 1.1"),
-    ({"generation_kwargs": {"typical_p": 0.9}}, "generation_kwargs"),
-    ({"prefix_sharing": "perhaps"}, "expected on or off"),
-    ({"num_generations": 5, "per_device_train_batch_size": 25}, "make the product 20"),
-])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"max_tree_tokens": 0}, "max_tree_tokens 0: expected 1 or more"),
+        ({"max_tree_tokens": 100, "prefix_sharing": "off"}, "remove it"),
+        ({"max_tree_tokens": 100, "top_entropy_quantile": 0.5}, "top_entropy_quantile"),
+        ({"blind_share": 1.0}, "blind_share 1.0"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty 1.1"),
+        ({"generation_kwargs": {"typical_p": 0.9}}, "generation_kwargs"),
+        ({"prefix_sharing": "perhaps"}, "expected on or off"),
+        ({"num_generations": 5, "per_device_train_batch_size": 25}, "make the product 20"),
+    ],
+)
 def test_what_sharing_cannot_honour_is_refused(tmp_path, fields, words):
     with pytest.raises(RecipeError, match=words):
         config(tmp_path, **fields).units_per_generation()
@@ -188,7 +218,14 @@ def test_the_seams_of_trl_are_where_this_trainer_takes_hold():
         "_generate_and_score_completions": ["self", "inputs"],
         "_tokenize_prompts": ["self", "prompts"],
         "_prepare_inputs": ["self", "generation_batch"],
-        "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images"],
+        "_generate_single_turn": [
+            "self",
+            "prompt_ids",
+            "images",
+            "multimodal_fields",
+            "num_generations",
+            "has_tool_images",
+        ],
         "_compute_loss": ["self", "model", "inputs"],
         "_generate": ["self", "prompts"],
         "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
@@ -196,5 +233,13 @@ def test_the_seams_of_trl_are_where_this_trainer_takes_hold():
     for name, expected in parameters.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == expected, name
     seam = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
-    assert list(seam)[:8] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
-                              "compute_aux_loss"]
+    assert list(seam)[:8] == [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+        "batch_size",
+        "compute_entropy",
+        "compute_aux_loss",
+    ]

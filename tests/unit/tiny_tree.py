@@ -1,5 +1,5 @@
-"""What the prefix-tree tests share: a tiny Qwen3 that is float64 throughout, random trees of rows, and the plainest
-reference."""
+"""What the prefix-tree tests share: a tiny Qwen3 that is float64 throughout, random trees of rows, and the
+plainest reference."""
 
 import random
 from types import MethodType
@@ -15,15 +15,22 @@ VOCAB = 50
 
 
 def tiny_model(dtype=torch.float64, seed=0, **config):
-    """Three layers with grouped-query attention. Qwen3's norm computes in float32; here it computes in the dtype it
-    is given, for a float64 test to be one."""
+    """Three layers with grouped-query attention. Qwen3's norm computes in float32; here it computes in the
+    dtype it is given, for a float64 test to be one."""
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
     config = {**sizes, "intermediate_size": 48, "vocab_size": VOCAB, "max_position_embeddings": 512, **config}
     model = Qwen3ForCausalLM(Qwen3Config(**config)).to(dtype)
     exact_norms(model)
     with torch.no_grad():
-        for parameter in model.parameters():  # away from the initial 0.02, so that attention and logits are not flat
+        # away from the initial 0.02, so that attention and logits are not flat
+        for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     enable(model)
     return model
@@ -46,8 +53,8 @@ def tokens(rng, n):
 
 
 def random_rows(seed, histories=2):
-    """Rows of a forest of three levels (history, question, completion), unequal everywhere, some completions sharing
-    their beginning; in mixed order."""
+    """Rows of a forest of three levels (history, question, completion), unequal everywhere, some completions
+    sharing their beginning; in mixed order."""
     rng = random.Random(seed)
     rows = []
     for _ in range(histories):
@@ -63,8 +70,8 @@ def random_rows(seed, histories=2):
 
 
 def reference(model, rows, prompts, temperature=1.0):
-    """Log-probs and entropies of the completions, one row at a time, by PyTorch's mathematical attention and the
-    whole table of logits."""
+    """Log-probs and entropies of the completions, one row at a time, by PyTorch's mathematical attention and
+    the whole table of logits."""
     width = max(len(row) - prompt for row, prompt in zip(rows, prompts, strict=True))
     logps, entropies = [], []
     for row, prompt in zip(rows, prompts, strict=True):
@@ -78,11 +85,13 @@ def reference(model, rows, prompts, temperature=1.0):
 
 
 def gradients(model, *tables):
-    """Gradients of a loss in which every entry of the tables weighs differently (checkpointed layers run here again,
-    so under the reference's attention)."""
+    """Gradients of a loss in which every entry of the tables weighs differently (checkpointed layers run here
+    again, so under the reference's attention)."""
     model.zero_grad()
     weights = torch.Generator().manual_seed(1)
-    loss = sum((table * torch.randn(table.shape, generator=weights, dtype=table.dtype)).sum() for table in tables)
+    loss = sum(
+        (table * torch.randn(table.shape, generator=weights, dtype=table.dtype)).sum() for table in tables
+    )
     with sdpa_kernel(SDPBackend.MATH):
         loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
