@@ -9,13 +9,10 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rft.errors import DataError
 from rft.report.row import Row
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
 
 PERMUTATIONS = 10_000
 SAME = ("data_sha256", "split", "window")
@@ -178,16 +175,21 @@ def permutation_test(total_P: Any, seed: int = 0) -> float:
         seed: seed of the random swaps.
     """
     import numpy as np
+    from scipy import stats
 
     total_P = total_P[np.abs(total_P) > 1e-12]  # swapping the other personas changes nothing
-    personas = len(total_P)
-    seen = abs(total_P.sum()) - 1e-9
-    if 2**personas <= PERMUTATIONS:
-        signs_RP = 1 - 2 * ((np.arange(2**personas)[:, None] >> np.arange(personas)) & 1)
-        return float((np.abs(signs_RP @ total_P) >= seen).mean())
-    draw: Generator = np.random.default_rng(seed)
-    signs_RP = draw.choice(np.array([-1, 1], dtype=np.int8), (PERMUTATIONS, personas))
-    return float((1 + (np.abs(signs_RP @ total_P) >= seen).sum()) / (1 + PERMUTATIONS))
+    if len(total_P) < 2:  # a single sign changes nothing
+        return 1.0
+    test = stats.permutation_test(
+        (total_P,),
+        lambda swapped_RP, axis: np.abs(swapped_RP.sum(axis)),
+        permutation_type="samples",  # of one sample: sign flips
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        alternative="greater",
+        rng=seed,
+    )
+    return float(test.pvalue)
 
 
 def _correct(cells: Mapping[str, dict[str, Any]]) -> None:

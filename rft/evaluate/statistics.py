@@ -359,20 +359,11 @@ def interval_of_ratio(
         return [mean - others * (mean - lowest), mean + others * (highest - mean)]
     draws_RP = np.random.default_rng(seed).multinomial(personas, np.full(personas, 1 / personas), RESAMPLES)
     ratio_R = (draws_RP @ total_P) / (draws_RP @ count_P)
-    tail = NormalDist().cdf(-math.sqrt(personas / (personas - 1)) * t_quantile(0.975, personas - 1))
+    from scipy.special import stdtrit  # quantile of Student's t
+
+    widened = math.sqrt(personas / (personas - 1)) * float(stdtrit(personas - 1, 0.975))
+    tail = NormalDist().cdf(-widened)
     return [float(edge) for edge in np.quantile(ratio_R, [tail, 1 - tail])]
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution, for probability > 0.5.
-
-    With t = sqrt(degrees) * tan(angle), the density over the angle is proportional to cos(angle) ** (degrees
-    - 1). It is integrated by the trapezoid rule.
-    """
-    angle = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angle) ** (degrees - 1)
-    mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return math.sqrt(degrees) * math.tan(np.interp(probability - 0.5, mass / (2 * mass[-1]), angle))
 
 
 def length_bucket(characters: int | None) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from rft.data.categories import distance_bucket
 from rft.evaluate import statistics
-from rft.evaluate.statistics import interval, length_bucket, summarise, t_quantile
+from rft.evaluate.statistics import interval, length_bucket, summarise
 
 
 def row(i, persona, score, **labels):
@@ -119,11 +119,6 @@ def test_distance_buckets():
     }
     assert {d: distance_bucket(d) for d in known} == known
     assert distance_bucket(10**9) == "32768+" and distance_bucket(None) == distance_bucket(-1) == "unknown"
-
-
-def test_quantiles_of_students_t():
-    for degrees, quantile in {1: 12.7062, 2: 4.3027, 5: 2.5706, 30: 2.0423, 199: 1.9720}.items():
-        assert t_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
 
 
 def test_interval_of_four_personas_spans_them():
