@@ -26,16 +26,18 @@ from rft.errors import RecipeError
 from rft.models.endpoint import Endpoint
 from rft.models.failures import EndpointError
 from rft.models.loading import load_tokenizer
-from rft.plan.dry_run import dry_run, grpo_batch, prompt_lengths
+from rft.plan.batch import grpo_batch, prompt_lengths
+from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
+from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.held_out import HeldOut, HeldOutCallback
 from rft.train.recipe import DataArguments, parse
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_rewards, check_target
 from rft.train.targets import grpo_rows, load_held_out, load_questions, mixed, target
-from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+from rft.train.trainer import HistoryGRPOTrainer
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> HistoryGRPOTrainer:

@@ -25,14 +25,16 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.targets import load_memory_targets
 from rft.models.loading import load_tokenizer
-from rft.plan.dry_run import dry_run, memory_batch
+from rft.plan.batch import memory_batch
+from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
+from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory_units
-from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
+from rft.train.memory_trainer import MemoryGRPOTrainer
 from rft.train.recipe import DataArguments, parse
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target

@@ -23,7 +23,8 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.targets import load_memory_targets
 from rft.models.loading import load_tokenizer
-from rft.plan.dry_run import dry_run, sft_batch
+from rft.plan.batch import sft_batch
+from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance

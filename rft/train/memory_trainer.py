@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,134 +21,13 @@ from trl.trainer.utils import use_adapter
 
 import reward
 from rft.data.dataset import Split
-from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.targets import MemoryTargets
 from rft.train import trajectory
+from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.safe_rewards import isolate_failures
-from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+from rft.train.trainer import HistoryGRPOTrainer
 from rft.train.trajectory import Trajectory, Turn
-
-# sums over tokens, divided by one number per batch: token weights stay exact
-WEIGHTED_LOSSES = ("dapo", "cispo")
-
-
-@dataclass
-class MemoryGRPOConfig(HistoryGRPOConfig):
-    """Fields of memory GRPO. `num_generations` is the number of memories per history, `max_completion_length`
-    the maximum tokens per answer; batch sizes count memories."""
-
-    answers_per_memory: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "Answers per question from each memory; from 2 on, they are compared with one another, not"
-                " across memories."
-            )
-        },
-    )
-    turn_weighting: str = field(
-        default="token",
-        metadata={
-            "help": "Unit that has the same weight in the loss: a token, a turn or a trajectory.",
-            "choices": list(trajectory.WEIGHTINGS),
-        },
-    )
-    memory_rewards: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": (
-                "Rewards of the memory itself, such as reward.memory.within_budget, added to the reward of"
-                " its answers."
-            )
-        },
-    )
-    memory_reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weights of memory_rewards. null: 1 each."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, allowed in (
-            ("turn_weighting", trajectory.WEIGHTINGS),
-            ("loss_type", WEIGHTED_LOSSES),
-            ("scale_rewards", ("group", "none")),
-            ("multi_objective_aggregation", ("sum_then_normalize",)),
-            ("use_vllm", (False,)),
-            ("eval_strategy", ("no",)),
-            ("open_ended_share", (0.0,)),
-            ("blind_share", (0.0,)),
-        ):
-            value = getattr(self, key)
-            value = getattr(value, "value", value)
-            if value not in allowed:
-                raise RecipeError(f"{key} {value}: memory GRPO supports only {', '.join(map(str, allowed))}")
-        if self.answers_per_memory < 1:
-            raise RecipeError(f"answers_per_memory {self.answers_per_memory}: expected 1 or more")
-        weights = self.memory_reward_weights
-        if weights is not None and len(weights) != len(self.memory_rewards):
-            raise RecipeError(
-                f"memory_reward_weights has {len(weights)} numbers for {len(self.memory_rewards)}"
-                " memory_rewards; give one weight per reward"
-            )
-
-    def units_per_generation(self, processes: int | None = None) -> int:
-        """Returns the number of histories in a generation batch over all ranks.
-
-        Args:
-            processes: Number of ranks; by default those of this run.
-
-        Raises:
-            RecipeError: If a rank's share of the batch does not contain all memories of a history.
-        """
-        share = self.per_device_train_batch_size * self.steps_per_generation
-        if share % self.num_generations:
-            raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
-                f" {self.steps_per_generation} = {share} memories per rank, which is not a multiple of"
-                f" num_generations {self.num_generations}; make the product"
-                f" {max(1, round(share / self.num_generations)) * self.num_generations}, so that a history"
-                " stays on one rank"
-            )
-        return share * (processes or self.world_size) // self.num_generations
-
-    def arithmetic(self, processes: int | None = None) -> str:
-        """Describes the batch in words, over `processes` processes or those of this run."""
-        processes = processes or self.world_size
-        histories, memories = self.units_per_generation(processes), self.num_generations
-        optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
-        against = (
-            "the other answers of its memory"
-            if self.answers_per_memory > 1
-            else "the answers of the other memories"
-        )
-        return (
-            f"a generation batch: {histories} histories x {memories} memories = {histories * memories}"
-            f" trajectories, each of which answers up to {self.questions_per_history} questions x"
-            f" {self.answers_per_memory}; for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation}"
-            f" micro-batch{'es' * (self.steps_per_generation != 1)} of {self.per_device_train_batch_size}"
-            f" trajectories per process, over {processes} process{'es' * (processes != 1)}. An update is"
-            f" compared with the {memories} memories of its history, an answer to a question with {against};"
-            f" every {self.turn_weighting} has the same weight"
-        )
-
-    def in_words(self, chunks: Sequence[int], units: int, processes: int | None = None) -> str:
-        """Describes a generation on this dataset in words.
-
-        Args:
-            chunks: Number of chunks of each history.
-            units: Number of units (a history with the questions that one memory answers).
-            processes: Number of ranks; by default those of this run.
-        """
-        histories = self.units_per_generation(processes)
-        memories, median = histories * self.num_generations, sorted(chunks)[len(chunks) // 2]
-        answers = memories * self.questions_per_history * self.answers_per_memory
-        return (
-            f"a history has {min(chunks)} to {max(chunks)} chunks (median {median}), so a generation has"
-            f" about {memories * median} updates and {answers} answers: about {memories * median + answers}"
-            f" rows; {units} units make an epoch of {units // histories} generations"
-        )
 
 
 class MemoryGRPOTrainer(HistoryGRPOTrainer):

@@ -26,7 +26,8 @@ from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.errors import RecipeError
 from rft.models.loading import load_tokenizer
-from rft.plan.dry_run import dry_run, prompt_lengths, sft_batch
+from rft.plan.batch import prompt_lengths, sft_batch
+from rft.plan.dry_run import dry_run
 from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps

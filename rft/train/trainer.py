@@ -12,29 +12,24 @@ The loss, the advantages and the order of events are TRL's own and unchanged. Th
 - Format, letter and per-category metrics are logged with the rewards (`_calculate_rewards`).
 """
 
-import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from functools import partial, update_wrapper
 from random import Random
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
 import reward
-from reward.mcq import GATES
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.sampler import HistorySampler
-from rft.errors import RecipeError
 from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree, unpad
 from rft.prefix_tree.logprobs import split, tree_logps
@@ -42,218 +37,13 @@ from rft.prefix_tree.sample import sample
 from rft.runs.checkpoint import ResumableMixin
 from rft.runs.failfast import FailFastMixin
 from rft.runs.masters import MastersMixin
-from rft.train.config import RunConfig
-from rft.train.held_out import HeldOutConfig
+from rft.train.grpo_config import ADDITIVE, ROW_MEANS, HistoryGRPOConfig
 from rft.train.muon import MuonMixin
 from rft.train.safe_rewards import isolate_failures
 
 logger = logging.getLogger(__name__)
 
-# losses divided by the tokens of the complete batch: the losses of its parts add up
-ADDITIVE = ("cispo", "dapo", "vespo")
-ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
 OFF_POLICY = 0.01  # share of sampled tokens that may be outside the clip range before the first update
-
-
-@dataclass
-class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
-    """Fields of GRPO over histories, in addition to TRL's GRPOConfig. Batch sizes count completions, as in
-    TRL."""
-
-    questions_per_history: int = field(
-        default=4,
-        metadata={
-            "help": "Questions of one history that are drawn together, each with num_generations completions."
-        },
-    )
-    rewards: list[str] = field(
-        default_factory=lambda: ["reward.personamem"],
-        metadata={
-            "help": (
-                "Reward functions, as package.module.function or path/to/file.py:function; weighted by"
-                " reward_weights."
-            )
-        },
-    )
-
-    consistency_gate: str = field(
-        default="contradiction",
-        metadata={
-            "help": (
-                "When reward.personamem gives 0 despite the gold letter. contradiction: if words of the"
-                " answer or of the thought name another option. naming: also if the words of the answer do"
-                " not name its option (for options of a few words). off: never."
-            ),
-            "choices": list(GATES),
-        },
-    )
-    min_thought_words: int = field(
-        default=3,
-        metadata={
-            "help": (
-                "reward.personamem gives 0 if the thought has fewer different words than this (single letters"
-                " do not count)."
-            )
-        },
-    )
-    reward_seconds: float = field(
-        default=600.0,
-        metadata={
-            "help": (
-                "Time limit of a reward over a rank's generation batch, in seconds; rows not scored in time"
-                " are masked."
-            )
-        },
-    )
-    blind_share: float = field(
-        default=0.0,
-        metadata={
-            "help": (
-                "Share of the histories of a generation whose questions are asked without the history. The"
-                " model then also learns what can be known without reading, so that the blind baseline of an"
-                " evaluation is fair."
-            )
-        },
-    )
-    max_tree_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Maximum tokens of a tree that is forwarded at once; a larger micro-batch is split, between"
-                " questions first."
-            )
-        },
-    )
-    prefix_sharing: str = field(
-        default="on",
-        metadata={
-            "help": (
-                "on: forward every token that rows share once, in training and in rollouts. off: row by row,"
-                " as TRL does."
-            ),
-            "choices": ["on", "off"],
-        },
-    )
-
-    open_ended_share: float = field(
-        default=0.0,
-        metadata={
-            "help": (
-                "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs"
-                " judge_base_url and judge_model; the judge's API key is read from the environment variable"
-                " OPENAI_API_KEY."
-            )
-        },
-    )
-    judge_base_url: str | None = field(
-        default=None,
-        metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."},
-    )
-    judge_model: str | None = field(default=None, metadata={"help": "Name of the judge model at that URL."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_thought_words < 1:
-            raise RecipeError(
-                f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 accepts any thought"
-            )
-        if not 0 <= self.open_ended_share <= 1:
-            raise RecipeError(f"open_ended_share {self.open_ended_share}: expected a share from 0 to 1")
-        if self.open_ended_share and not (self.judge_base_url and self.judge_model):
-            raise RecipeError(
-                f"open_ended_share {self.open_ended_share}: open-ended answers need a judge; set"
-                " judge_base_url and judge_model"
-            )
-        if self.held_out_split and self.prefix_sharing != "on":
-            raise RecipeError(
-                "held_out_split: answers during training need `prefix_sharing: on`; remove held_out_split and"
-                " evaluate the checkpoints"
-            )
-        if self.prefix_sharing not in ("on", "off"):
-            raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
-        if self.prefix_sharing == "on" and not self.use_vllm:
-            for key, plain in (
-                ("repetition_penalty", 1.0),
-                ("generation_kwargs", None),
-                ("cache_implementation", None),
-            ):
-                if getattr(self, key) != plain:
-                    raise RecipeError(
-                        f"{key} {getattr(self, key)}: shared rollouts support only temperature, top_p, top_k"
-                        f" and min_p; remove {key}, or set `prefix_sharing: off`"
-                    )
-        if self.use_transformers_continuous_batching:
-            raise RecipeError(
-                "use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its"
-                " float32 masters would be lost; remove the field"
-            )
-        if not 0 <= self.blind_share < 1:
-            raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
-        if self.max_tree_tokens is not None:
-            self._check_split()
-
-    def _check_split(self) -> None:
-        if self.prefix_sharing == "off":
-            raise RecipeError("max_tree_tokens limits shared trees; remove it, or set `prefix_sharing: on`")
-        if self.max_tree_tokens < 1:
-            raise RecipeError(f"max_tree_tokens {self.max_tree_tokens}: expected 1 or more")
-        if self.top_entropy_quantile < 1.0 or self.entropy_coef or self.use_adaptive_entropy:
-            raise RecipeError(
-                "max_tree_tokens splits a micro-batch, but top_entropy_quantile and the entropy bonus need"
-                " all of it at once; remove one of them, or lower per_device_train_batch_size instead"
-            )
-
-    def reward_functions(self) -> list[Callable[..., Any]]:
-        """Loads the functions that `rewards` names, and passes the gate settings to those that take them.
-
-        Raises:
-            RecipeError: If a name cannot be loaded.
-        """
-        try:
-            return [self._with_gates(reward.load(name)) for name in self.rewards]
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-
-    def _with_gates(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        settings = {"consistency_gate": self.consistency_gate, "min_thought_words": self.min_thought_words}
-        taken = {
-            name: value for name, value in settings.items() if name in inspect.signature(function).parameters
-        }
-        return update_wrapper(partial(function, **taken), function) if taken else function
-
-    def units_per_generation(self) -> int:
-        """Returns the number of units (the Q questions of one history) in a generation batch over all ranks.
-
-        Raises:
-            RecipeError: If a rank's share of a generation batch does not contain complete units.
-        """
-        unit = self.questions_per_history * self.num_generations
-        share = self.per_device_train_batch_size * self.steps_per_generation
-        if share % unit:
-            whole = max(unit, round(share / unit) * unit)
-            raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
-                f" {self.steps_per_generation} = {share} completions per rank, which is not a multiple of"
-                f" questions_per_history {self.questions_per_history} x num_generations"
-                f" {self.num_generations} = {unit}; make the product {whole}, so that a history stays on one"
-                " rank"
-            )
-        return share * self.world_size // unit
-
-    def arithmetic(self) -> str:
-        """Describes the batch in words."""
-        units, questions, per_question = (
-            self.units_per_generation(),
-            self.questions_per_history,
-            self.num_generations,
-        )
-        optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
-        return (
-            f"a generation batch: {units} histories x {questions} questions x {per_question} completions ="
-            f" {units * questions * per_question} completions, for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, over {self.world_size}"
-            f" process{'es' * (self.world_size != 1)}"
-        )
 
 
 class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTrainer):

@@ -13,8 +13,9 @@ from rft.data.prompt import PromptTokens
 from rft.errors import TrainingError
 from rft.models.loading import load_model, load_tokenizer
 from rft.runs.failfast import DiskCallback, checkpoint_bytes, size
+from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.targets import grpo_rows
-from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+from rft.train.trainer import HistoryGRPOTrainer
 
 SHORT = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1"]
 

@@ -18,8 +18,9 @@ from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.masters import MastersMixin, sharding_precision, spare_input_casts
 from rft.train import grpo, sft
+from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.targets import grpo_rows
-from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+from rft.train.trainer import HistoryGRPOTrainer
 
 LR = 5e-6
 

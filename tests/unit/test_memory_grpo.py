@@ -12,8 +12,9 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.targets import load_memory_targets
 from rft.prefix_tree.logprobs import plain_logps
+from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import memory_units
-from rft.train.memory_trainer import MemoryGRPOConfig, MemoryGRPOTrainer
+from rft.train.memory_trainer import MemoryGRPOTrainer
 from rft.train.muon import MuonAdamW
 
 

@@ -8,12 +8,12 @@ from trl import ModelConfig
 
 from rft.errors import RecipeError
 from rft.toy.pretrain import ReadingArguments, ReadingConfig
+from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments
 from rft.train.memory_sft import MemorySFTConfig
-from rft.train.memory_trainer import MemoryGRPOConfig
 from rft.train.recipe import DataArguments, parse
 from rft.train.sft import ColdStartArguments, ColdStartConfig, LabelArguments
-from rft.train.trainer import HistoryGRPOConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*/*.yaml"))

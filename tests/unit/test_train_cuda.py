@@ -19,10 +19,11 @@ from rft.evaluate.run import evaluate
 from rft.models import loading as loading
 from rft.models.local import LocalModel
 from rft.train.grpo import train as train_grpo
+from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer
 from rft.train.sft import train as train_sft
 from rft.train.targets import grpo_rows, target
-from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+from rft.train.trainer import HistoryGRPOTrainer
 
 COMMON = {
     "max_steps": 2,

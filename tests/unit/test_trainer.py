@@ -14,8 +14,9 @@ import reward
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
+from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.targets import grpo_rows
-from rft.train.trainer import HistoryGRPOConfig, HistoryGRPOTrainer
+from rft.train.trainer import HistoryGRPOTrainer
 
 ROWS = 24  # 3 histories x 2 questions x 4 completions
 

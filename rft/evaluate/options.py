@@ -1,0 +1,255 @@
+"""Options of `rft evaluate`: their defaults by kind of answerer, and their types."""
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rft.data.dataset import HUB_ID, WINDOWS
+from rft.evaluate.context import CONTEXTS
+from rft.evaluate.rules import RULES
+from rft.memory.agent import MemorySettings
+
+if TYPE_CHECKING:
+    pass
+
+
+# The options that each kind of answerer uses, with their defaults.
+ASKING: dict[str, Any] = {
+    "context": "history",
+    "max_new_tokens": 1024,
+    "temperature": 0.0,
+    "samples": 1,
+    "option_orders": 1,
+    "open_ended": False,
+    "no_controls": False,
+}
+
+
+ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
+
+
+ENDPOINT: dict[str, Any] = {
+    "concurrency": 8,
+    "attempts": 6,
+    "timeout": 600.0,
+    "api_key_env": None,
+    "price": None,
+}
+
+
+RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
+
+
+MEMORY: dict[str, Any] = asdict(MemorySettings())
+
+
+JUDGE: dict[str, Any] = {
+    "judge_model": None,
+    "judge_base_url": None,
+    "judge_api_key_env": None,
+    "judge_price": None,
+    "judge_cache": "~/.cache/rft/verdicts",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `rft evaluate`."""
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--model",
+        metavar="PATH|NAME",
+        help=(
+            "checkpoint folder (full or LoRA adapter) or Hub id; the name of a model at "
+            "--base-url; or a quoted pattern such as 'out/checkpoint-*': every match is evaluated"
+        ),
+    )
+    who.add_argument(
+        "--rule",
+        choices=RULES,
+        help="answer by a rule; none reads the query, only 'mentioned' reads the history",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder of results.jsonl, summary.json and report.html; rerun to resume",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for sampling and the bootstrap (default: 0)"
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="log summary, tables and an artifact to W&B (WANDB_MODE=offline needs no account)",
+    )
+
+    data = parser.add_argument_group("questions")
+    data.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
+    data.add_argument("--revision", help="commit of a dataset on the Hub")
+    data.add_argument(
+        "--split", default="benchmark", help="name of a CSV file in benchmark/text (default: benchmark)"
+    )
+    data.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
+    data.add_argument("--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out")
+    data.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions of the split")
+
+    asking = parser.add_argument_group("how the questions are asked")
+    asking.add_argument(
+        "--context", choices=CONTEXTS, help="what the model sees of the history (default: history)"
+    )
+    asking.add_argument(
+        "--max-new-tokens", type=_positive, metavar="N", help="maximum tokens per completion (default: 1024)"
+    )
+    asking.add_argument(
+        "--temperature", type=_temperature, help="0: greedy; 'server': left to the endpoint (default: 0)"
+    )
+    asking.add_argument(
+        "--samples",
+        type=_positive,
+        metavar="N",
+        help="completions per prompt, for mean, majority and pass@N (default: 1)",
+    )
+    asking.add_argument(
+        "--option-orders",
+        type=int,
+        choices=range(1, 5),
+        help="option rotations, for consistency and position bias (default: 1)",
+    )
+    asking.add_argument(
+        "--open-ended",
+        action="store_true",
+        default=None,
+        help="ask without options; a judge scores the answers",
+    )
+    asking.add_argument(
+        "--no-controls",
+        action="store_true",
+        default=None,
+        help="do not also ask the model without the history",
+    )
+
+    here = parser.add_argument_group("a model on this machine")
+    here.add_argument("--vllm", action="store_true", help="use vLLM instead of the shared-prefix sampler")
+    here.add_argument(
+        "--batch-size", type=_positive, metavar="N", help="questions per batch, of one history (default: 8)"
+    )
+    here.add_argument(
+        "--token-cache",
+        metavar="DIR",
+        help=f"folder of tokenized histories (default: {ON_THIS_MACHINE['token_cache']})",
+    )
+
+    there = parser.add_argument_group("a model served at an OpenAI-compatible URL")
+    there.add_argument(
+        "--base-url", metavar="URL", help="URL of the server, such as http://localhost:8000/v1"
+    )
+    there.add_argument(
+        "--api-key-env",
+        metavar="NAME",
+        help="environment variable that contains the key (default: OPENAI_API_KEY, if set)",
+    )
+    there.add_argument(
+        "--concurrency", type=_positive, metavar="N", help="maximum calls in flight (default: 8)"
+    )
+    there.add_argument(
+        "--attempts", type=_positive, metavar="N", help="maximum attempts per call (default: 6)"
+    )
+    there.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="timeout per attempt, in seconds (default: 600)"
+    )
+    there.add_argument(
+        "--price",
+        type=_dollars,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="dollars per million input and output tokens",
+    )
+    parser.add_argument(
+        "--budget", type=_dollars, metavar="DOLLARS", help="maximum total spending for --out, judge included"
+    )
+
+    retrieval = parser.add_argument_group("context retrieval")
+    retrieval.add_argument(
+        "--passages",
+        type=_passages,
+        metavar="K|fit",
+        help="passages of 6 messages to show; 'fit': as many as fit into the model, at most 10 (default: 10)",
+    )
+    retrieval.add_argument(
+        "--embedding-model", metavar="NAME", help="use dense embeddings of this model instead of BM25"
+    )
+    retrieval.add_argument(
+        "--embedding-base-url", metavar="URL", help="URL that serves this model (default: --base-url)"
+    )
+
+    memory = parser.add_argument_group("context memory")
+    memory.add_argument(
+        "--chunk-tokens", type=_positive, metavar="N", help="tokens per history chunk (default: 5000)"
+    )
+    memory.add_argument(
+        "--memory-tokens", type=_positive, metavar="N", help="maximum tokens of a memory (default: 2048)"
+    )
+    memory.add_argument(
+        "--max-chunks", type=_positive, metavar="N", help="read only the N most recent chunks (default: all)"
+    )
+    memory.add_argument(
+        "--reader",
+        metavar="PATH",
+        help=(
+            "a second model that also answers from the memories; with one fixed reader for all "
+            "writers, differences in accuracy come from the memories alone"
+        ),
+    )
+
+    judge = parser.add_argument_group("the judge of open-ended answers")
+    judge.add_argument("--judge-model", metavar="NAME")
+    judge.add_argument("--judge-base-url", metavar="URL")
+    judge.add_argument(
+        "--judge-api-key-env",
+        metavar="NAME",
+        help="environment variable that contains the key (default: OPENAI_API_KEY, if set)",
+    )
+    judge.add_argument(
+        "--judge-price",
+        type=_dollars,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="dollars per million input and output tokens",
+    )
+    judge.add_argument(
+        "--judge-cache",
+        metavar="DIR",
+        help=f"folder of verdicts, kept between runs (default: {JUDGE['judge_cache']})",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text!r}")
+    return int(text)
+
+
+def _passages(text: str) -> int | str:
+    return text if text == "fit" else _positive(text)
+
+
+def _number(text: str, least: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected {least}, found {text!r}")
+    return value
+
+
+def _temperature(text: str) -> float | str:
+    return text if text == "server" else _number(text, "a number of at least 0, or 'server'")
+
+
+def _dollars(text: str) -> float:
+    return _number(text, "dollars, at least 0")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "seconds, at least 0")

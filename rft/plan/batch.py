@@ -1,0 +1,192 @@
+"""Batch arithmetic of a recipe: longest prompts, largest batch, and the batch in words.
+
+Invariant: no model is loaded.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rft.data.dataset import Split
+from rft.data.prompt import PromptTokens
+from rft.data.question import Question
+from rft.data.sampler import HistorySampler
+from rft.memory.agent import MemoryAgent
+from rft.plan.machine import machine
+from rft.plan.memory_estimate import Workload
+
+
+def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTokens) -> dict[str, int]:
+    """Returns the number of tokens of each question's prompt with its history."""
+    return {
+        f"question {q.id}, history {q.history_id}": len(tokens.prompt_ids(q, split.history_of(q)))
+        for q in questions
+    }
+
+
+def grpo_batch(
+    args: Any, split: Split, questions: Sequence[Question], tokens: PromptTokens
+) -> tuple[Workload, str]:
+    """Returns the largest batch of a GRPO run, and the batch in words."""
+    layout, _ = machine(args)
+    per_history: dict[str, list[int]] = {}
+    for q in questions:
+        per_history.setdefault(q.history_id, []).append(len(tokens.question_ids(q)))
+    prefix = {h: len(tokens.history_ids(split.histories[h])) for h in per_history}
+    asked, each, completion = args.questions_per_history, args.num_generations, args.max_completion_length
+    trees = sorted(
+        (prefix[h] + sum(sorted(lengths)[-asked:]) for h, lengths in per_history.items()), reverse=True
+    )
+    unit = asked * each
+    share = args.per_device_train_batch_size * args.steps_per_generation
+    units = share // unit
+    drawn = sum(trees[:units])
+    batch_units = max(1, args.per_device_train_batch_size // unit)
+    update = sum(trees[:batch_units]) + args.per_device_train_batch_size * completion
+    row = max(prefix.values()) + max(max(lengths) for lengths in per_history.values()) + completion
+    call = max(sum(sorted(prefix.values())[-batch_units:]), args.per_device_train_batch_size * completion)
+    if args.prefix_sharing == "off":
+        update = call = args.per_device_train_batch_size * row
+    if args.max_tree_tokens:
+        update = min(update, args.max_tree_tokens)
+    optimizer_steps = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
+    histories = units * layout.processes
+    order = HistorySampler(
+        [q.history_id for q in questions],
+        asked,
+        histories,
+        each,
+        args.num_iterations * args.steps_per_generation,
+    )
+    per_epoch = len(order) / (histories * unit) / args.gradient_accumulation_steps
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    words = (
+        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions per"
+        f" generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
+        f" {layout.processes} process{'es' * (layout.processes != 1)} with {share} completions each,"
+        f" {args.per_device_train_batch_size} at a time (micro-batch), {args.gradient_accumulation_steps}"
+        f" micro-batch{'es' * (args.gradient_accumulation_steps != 1)} per optimizer step; at most"
+        f" {drawn + share * completion:,} tokens per process and generation; {per_epoch:g} optimizer steps"
+        f" per epoch, {steps:g} in total"
+    )
+    if histories * unit > len(questions) * each:
+        words += (
+            f"\ntoo little data for one generation: it needs {histories * asked} questions, and there are"
+            f" {len(questions)}"
+        )
+    return (
+        Workload(
+            update=update,
+            scored=min(update, args.per_device_train_batch_size * completion),
+            checkpointing=args.gradient_checkpointing,
+            accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+            tile=args.mlp_tile_tokens or 0,
+            offload=args.offload_checkpoints,
+            call=call,
+            prefix=drawn,
+            rows=share,
+            completion=completion,
+        ),
+        words,
+    )
+
+
+def memory_batch(
+    args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, int], Workload, str]:
+    """Returns the longest prompts of memory GRPO, its largest batch, and the batch in words.
+
+    Every memory counts with its maximum length.
+    """
+    memory, completion = agent.settings.memory_tokens, args.max_completion_length
+    questions = {q.id: q for q in split.questions}
+    read = {
+        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
+        for name in {unit["history_id"] for unit in units}
+    }
+    asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
+    answers = args.questions_per_history * args.answers_per_memory
+    together = args.per_device_train_batch_size
+    groups = -(-together // args.num_generations)
+
+    def turns(chunks: Sequence[int]) -> int:
+        """Tokens in the tree of a micro-batch. Chunks are shared; each trajectory has its own memories,
+        updates and answers."""
+        own = len(chunks) * 2 * memory + memory + args.questions_per_history * asked + answers * completion
+        return groups * sum(chunks) + together * own
+
+    update = max(turns(chunks) for chunks in read.values())
+    scored = together * (max(map(len, read.values())) * memory + answers * completion)
+    if args.max_tree_tokens:
+        update = min(update, args.max_tree_tokens)
+    share = together * args.steps_per_generation
+    chunk = max(max(chunks) for chunks in read.values())
+    phases = [  # of a rollout: writing the updates of one chunk, and answering
+        {
+            "prefix": share // args.num_generations * chunk + share * memory,
+            "rows": share,
+            "completion": memory,
+        },
+        {
+            "prefix": share * (memory + args.questions_per_history * asked),
+            "rows": share * answers,
+            "completion": completion,
+        },
+    ]
+    widest = max(phases, key=lambda phase: phase["prefix"] + phase["rows"] * phase["completion"])
+    prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
+    each_generation = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
+    processes = machine(args)[0].processes
+    per_epoch = len(units) // args.units_per_generation(processes) * each_generation
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    words = (
+        f"{args.arithmetic(processes)};"
+        f" {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; {per_epoch:g}"
+        f" optimizer steps per epoch, {steps:g} in total"
+    )
+    return (
+        prompts,
+        Workload(
+            update=update,
+            scored=min(update, scored),
+            checkpointing=args.gradient_checkpointing,
+            accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
+            tile=args.mlp_tile_tokens or 0,
+            offload=args.offload_checkpoints,
+            **widest,
+        ),
+        words,
+    )
+
+
+def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:
+    """Returns the largest batch of a cold start, and the batch in words.
+
+    Args:
+        args: the training arguments.
+        count: number of rows.
+        longest: maximum number of tokens per row.
+        own: maximum number of tokens per row after its history (None: rows share nothing).
+    """
+    layout, _ = machine(args)
+    rows = args.per_device_train_batch_size
+    together = rows * args.gradient_accumulation_steps * layout.processes
+    shared = args.questions_per_history
+    at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
+    per_epoch = -(-count // together)
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    words = (
+        f"{together} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps}"
+        f" micro-batches x {layout.processes} process{'es' * (layout.processes != 1)}; at most {at_once:,}"
+        f" tokens at a time; {per_epoch:g} optimizer steps per epoch, {steps:g} in total"
+    )
+    return (
+        Workload(
+            update=at_once,
+            scored=rows * longest if shared == 1 or own is None else rows * own,
+            checkpointing=args.gradient_checkpointing,
+            accumulates=args.gradient_accumulation_steps > 1,
+            tile=args.mlp_tile_tokens or 0,
+            offload=args.offload_checkpoints,
+        ),
+        words,
+    )
