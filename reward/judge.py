@@ -9,10 +9,12 @@ What an answer should do depends on the case:
 - others: do not treat another person's preference as the user's.
 - forget: do not use what the user asked to forget.
 - sensitive: do not repeat the value.
-- none: do not assume a preference if there is none. In the last four cases an evasive answer is not good
-either: it must still help with the request. The public code of PersonaMem-v2 tests for
-`sensitive_information`, a spelling that does not occur in its data, and has no case for other people's
-preferences (its judge rewards using them); here each of the four cases has its own rubric.
+- none: do not assume a preference if there is none.
+
+In the last four cases an evasive answer is not good either: it must still help with the request. The public
+code of PersonaMem-v2 tests for `sensitive_information`, a spelling that does not occur in its data, and has
+no case for other people's preferences (its judge rewards using them); here each of the four cases has its own
+rubric.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 DENIALS = (
     "not",
     "no",
@@ -107,7 +107,7 @@ def named_option(text: str, options: Sequence[str]) -> str | None:
 def named_letter(text: str, count: int = 4) -> str | None:
     """Returns the one letter in parentheses, such as "(b)", among the first `count`; None if there is none or
     several."""
-    letters = {letter.lower() for letter in _LETTER.findall(text)} & set(LETTERS[:count])
+    letters = {letter.lower() for letter in _LETTER.findall(text)} & set(ALPHABET[:count])
     return letters.pop() if len(letters) == 1 else None
 
 
@@ -125,10 +125,10 @@ def mentions(text: str, options: Sequence[str]) -> Mentions:
         options: N options in the order of their letters; "" is never mentioned.
     """
     plain, clauses = _clauses(text)
-    known = [(letter, _plain(_fold(option))) for letter, option in zip(LETTERS, options, strict=False)]
+    known = [(letter, _plain(_fold(option))) for letter, option in zip(ALPHABET, options, strict=False)]
     spans = _widest([*_whole(plain, known), *_broken_off(plain, clauses, known)])
     masked = _without(plain, spans)
-    spans += [(m.start(), m.end(), m[1]) for m in _MARKED.finditer(masked) if m[1] in LETTERS[: len(known)]]
+    spans += [(m.start(), m.end(), m[1]) for m in _MARKED.finditer(masked) if m[1] in ALPHABET[: len(known)]]
     denied, doubted = _denied(masked, clauses, sorted(spans))
     found: dict[bool, set[str]] = {True: set(), False: set()}  # is a letter in parentheses -> letters
     beside: dict[tuple[int, bool], set[str]] = defaultdict(set)  # same, per sentence

@@ -46,9 +46,10 @@ def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
     `rules.LEAST` questions.
 
     Returns:
-        A dict with these keys: n: number of questions. gold_longest_alone, gold_longest (ties included),
-            gold_shortest_alone, gold_shortest: share of questions whose gold
-                has this length among the options, in characters.
+        A dict with these keys:
+            n: number of questions.
+            gold_longest_alone, gold_longest (ties included), gold_shortest_alone, gold_shortest: share of
+                questions whose gold has this length among the options, in characters.
             letters: number of questions per gold letter.
             rules: {rule: score}.
             strongest: {rule, score, n, tried, bar, telling}, see `rules.Strongest`.

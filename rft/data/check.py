@@ -40,9 +40,9 @@ from rft.data.dataset import (
 from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
 from rft.data.rules import CHANCE, ERRORS, LEAST, POINTS
-from rft.errors import CheckpointError, DataError
+from rft.data.tokenizer import load_tokenizer
+from rft.errors import DataError
 from rft.files import write_atomic
-from rft.hub import local_only, out_of_reach, unreachable
 
 LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
@@ -83,7 +83,7 @@ def check(
         DataError: if there is no dataset.
     """
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(tokenizer)
+        tokenizer = load_tokenizer(str(tokenizer), chat=False)
     root = locate(source, revision, window=window)
     report: dict[str, Any] = {"source": str(source), "window": window, "splits": {}, "shared_personas": {}}
     report |= {"notes": [], "warnings": [], "errors": []}
@@ -144,21 +144,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(Path(args.json), report)
     return 2 if report["errors"] else 0 if report["ok"] else 1
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """Loads the tokenizer of a checkpoint. Raises CheckpointError if there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=local_only(str(path)))
-    except (OSError, ValueError) as error:
-        if out_of_reach(str(path)):
-            raise CheckpointError(unreachable(str(path))) from None
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path}: no tokenizer here; expected a folder with tokenizer.json ({reason})"
-        ) from None
 
 
 def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reward.mcq import LETTERS
 from rft.data.history import text_of
 from rft.errors import DataError
 
-LETTERS = ("a", "b", "c", "d")
 ORDER_SEED = 42
 SPELLINGS = {"sensitive_information": "sensitive_info", "other": "others"}
 TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "none", "nan", "null"}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate.context import Context, FullHistoryContext
-from rft.evaluate.options import ASKING, ENDPOINT, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL
+from rft.evaluate.options import ASKING, ENDPOINT, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL, add_arguments
 from rft.evaluate.rules import RuleAnswers
 from rft.memory.agent import MemorySettings
 from rft.runs.account import check_account
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rft.evaluate.model_answers import ModelAnswers
     from rft.models.budget import Budget
     from rft.models.endpoint import Endpoint
+
+__all__ = ["add_arguments", "run"]  # what `rft.cli` expects of a command
 
 logger = logging.getLogger(__name__)
 

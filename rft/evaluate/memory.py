@@ -17,7 +17,7 @@ from typing import Any
 from rft.data.history import History
 from rft.data.prompt import SYSTEM, final_message
 from rft.data.question import Question
-from rft.errors import DataError, ModelError
+from rft.errors import DataError
 from rft.evaluate.answer import Answer
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.timeline import memory_path
@@ -98,7 +98,8 @@ class Memory:
         from rich.progress import track
 
         todo = [history for history in histories if not self._is_finished(history)]
-        self._check_length(todo)
+        for history in todo:
+            self.agent.check_length(history, self.model.longest, self.model.name)
         if todo:
             logger.info(
                 "memories: reading %d of %d histories into %s", len(todo), len(histories), self.folder
@@ -145,17 +146,6 @@ class Memory:
                 f" not {self.writer}); name another --out, or remove the folder"
             )
         return record is not None and record.finished
-
-    def _check_length(self, histories: Sequence[History]) -> None:
-        for history in histories:
-            longest = max(len(self.agent.update_ids(chunk, "")) for chunk in self.agent.chunks(history))
-            needed = longest + 2 * self.agent.settings.memory_tokens
-            if self.model.longest is not None and needed > self.model.longest:
-                raise ModelError(
-                    f"{history.path}: a chunk, the memory and its update may take {needed} tokens, more than"
-                    f" the {self.model.longest} positions of {self.model.name}; choose smaller --chunk-tokens"
-                    " or --memory-tokens"
-                )
 
 
 class MemoryAnswers(ModelAnswers):

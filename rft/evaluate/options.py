@@ -184,10 +184,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     memory = parser.add_argument_group("context memory")
     memory.add_argument(
-        "--chunk-tokens", type=_positive, metavar="N", help="tokens per history chunk (default: 5000)"
+        "--chunk-tokens",
+        type=_positive,
+        metavar="N",
+        help=f"tokens per history chunk (default: {MEMORY['chunk_tokens']})",
     )
     memory.add_argument(
-        "--memory-tokens", type=_positive, metavar="N", help="maximum tokens of a memory (default: 2048)"
+        "--memory-tokens",
+        type=_positive,
+        metavar="N",
+        help=f"maximum tokens of a memory (default: {MEMORY['memory_tokens']})",
     )
     memory.add_argument(
         "--max-chunks", type=_positive, metavar="N", help="read only the N most recent chunks (default: all)"

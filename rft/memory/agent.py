@@ -5,9 +5,8 @@ Invariant: an update depends only on one chunk and the memory before it. Its pro
 an option or another chunk: this module does not see questions when it builds an update prompt. An answer
 depends only on the memory and the question.
 
-    update   system · chunk's messages · user: how to rewrite, the memory so far        -> the memory,
-    rewritten answer   system · user: the memory, the question                                    -> the
-    answer
+    update   system · chunk's messages · user: how to rewrite, the memory so far   -> the rewritten memory
+    answer   system · user: the memory, the question                               -> the answer
 
 The chunk comes before the memory, and the memory before the question, so that rows with the same chunk or
 memory share a prefix.
@@ -22,6 +21,7 @@ from rft.data.control import inert
 from rft.data.history import History
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import Question
+from rft.errors import ModelError
 from rft.memory import chunks, text
 from rft.memory.chunks import Chunk
 from rft.memory.text import EMPTY, Update
@@ -95,6 +95,25 @@ class MemoryAgent:
     def update_ids(self, chunk: Chunk, memory: str) -> list[int]:
         """Returns the token ids of an update prompt."""
         return self.tokens.history_ids(chunk.history) + self.tokens.final_ids(update_message(memory))
+
+    def check_length(self, history: History, longest: int | None, model: str) -> None:
+        """Checks that a chunk, the memory and its update fit into the model, before anything is read.
+
+        Args:
+            history: the history to read.
+            longest: the positions of the model (None: unlimited).
+            model: name of the model.
+
+        Raises:
+            ModelError: if they do not fit.
+        """
+        chunk = max(len(self.update_ids(chunk, "")) for chunk in self.chunks(history))
+        needed = chunk + 2 * self.settings.memory_tokens
+        if longest is not None and needed > longest:
+            raise ModelError(
+                f"{history.path}: a chunk, the memory and its update may take {needed} tokens, more than the"
+                f" {longest} positions of {model}; choose smaller --chunk-tokens or --memory-tokens"
+            )
 
     def accept(self, completion: Sequence[int], previous: str, end_ids: Sequence[int]) -> Update:
         """Returns the memory after an update.

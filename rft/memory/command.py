@@ -8,7 +8,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     writing.add_argument(
         "--chunk-tokens",
         type=int,
-        default=5000,
+        default=MemorySettings.chunk_tokens,
         help="maximum tokens per history chunk (default: %(default)s)",
     )
     writing.add_argument(
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command.add_argument(
             "--memory-tokens",
             type=int,
-            default=2048,
+            default=MemorySettings.memory_tokens,
             help="token budget of the memory (default: %(default)s)",
         )
     answering.add_argument(
@@ -126,7 +126,7 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
         return model.generate(prompts, longest, args.temperature, args.seed)
 
     with store.MemoryStore(args.out, {"model": args.model, "model_fingerprint": model.fingerprint}) as kept:
-        _check_length(model, agent, agent.chunks(history), args.memory_tokens)
+        agent.check_length(history, model.longest, model.name)
         return _read(
             args, console, history, agent, kept, write(agent, generate, model.end_ids, [history], [kept])
         )
@@ -227,7 +227,9 @@ def _answer(args: argparse.Namespace, console: "Console") -> int:
 def _settings(args: argparse.Namespace) -> MemorySettings:
     try:
         return MemorySettings(
-            getattr(args, "chunk_tokens", 5000), args.memory_tokens, getattr(args, "max_chunks", None)
+            getattr(args, "chunk_tokens", MemorySettings.chunk_tokens),
+            args.memory_tokens,
+            getattr(args, "max_chunks", None),
         )
     except ValueError as error:
         raise DataError(f"--{str(error).replace('_', '-')}") from None
@@ -261,13 +263,3 @@ def _load(args: argparse.Namespace) -> tuple[Any, MemoryAgent]:
     settings = _settings(args)
     model = LocalModel(args.model, dtype=args.dtype)
     return model, MemoryAgent(model.tokenizer, settings)
-
-
-def _check_length(model: Any, agent: MemoryAgent, chunks: Sequence[Any], budget: int) -> None:
-    """Rejects chunks and memories that exceed the model's positions, before anything is read."""
-    needed = max(len(agent.update_ids(chunk, "")) for chunk in chunks) + 2 * budget
-    if model.longest is not None and needed > model.longest:
-        raise DataError(
-            f"a chunk, the memory and its update may have {needed} tokens, more than the {model.longest}"
-            f" positions of {model.name}; use a smaller --chunk-tokens or --memory-tokens"
-        )

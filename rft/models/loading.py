@@ -1,4 +1,4 @@
-"""Loading the tokenizer and the causal language model of a checkpoint folder or Hub id.
+"""Loading the causal language model of a checkpoint folder or Hub id.
 
 Only safetensors are read, and no code from a checkpoint is run. One log line names the chosen attention
 kernel and the reason.
@@ -6,10 +6,9 @@ kernel and the reason.
 
 import json
 import logging
-import re
-from pathlib import Path
 from typing import Any
 
+from rft.data.tokenizer import checkpoint_folder, first_line
 from rft.errors import CheckpointError
 from rft.hub import local_only, out_of_reach, unreachable
 
@@ -40,42 +39,6 @@ def attention(requested: str | None) -> str:
         chosen, why = "flash_attention_2", "CUDA and flash-attn are available"
     logger.info("attention: %s, because %s", chosen, why)
     return chosen
-
-
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """Loads the fast tokenizer of `name`, with a chat template and a pad token.
-
-    Raises:
-        CheckpointError: no such folder or Hub id, no tokenizer in it, or no chat template.
-    """
-    from transformers import AutoTokenizer
-
-    folder = _folder(name)
-    if folder.is_dir() and not any(
-        (folder / file).exists() for file in ("tokenizer.json", "tokenizer_config.json")
-    ):
-        raise CheckpointError(
-            f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
-            "chat_template.jinja from its base model"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=False, local_files_only=local_only(name)
-        )
-    except (OSError, ValueError) as error:
-        if out_of_reach(name):
-            raise CheckpointError(unreachable(name)) from None
-        raise CheckpointError(
-            f"{name}: cannot load a tokenizer ({_first_line(error)}); expected a checkpoint folder or a Hub"
-            " id that this machine can reach"
-        ) from None
-    if not tokenizer.chat_template:
-        raise CheckpointError(
-            f"{name}: the tokenizer has no chat template; add chat_template.jinja to its folder"
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_model(
@@ -109,7 +72,7 @@ def load_model(
         "use_safetensors": True,
         "local_files_only": local_only(name),
     }
-    folder = _folder(name)
+    folder = checkpoint_folder(name)
     if (
         folder.exists()
         and not (folder / "config.json").exists()
@@ -133,7 +96,7 @@ def load_model(
         if out_of_reach(name):
             raise CheckpointError(unreachable(name)) from None
         raise CheckpointError(
-            f"{name}: cannot load a model ({_first_line(error)}); expected a checkpoint folder with"
+            f"{name}: cannot load a model ({first_line(error)}); expected a checkpoint folder with"
             " safetensors or a Hub id that this machine can reach"
         ) from None
 
@@ -163,17 +126,3 @@ def _runnable(model: Any) -> Any:
         )
         model.set_attn_implementation("sdpa")
     return model
-
-
-def _folder(name: str) -> Path:
-    folder = Path(name).expanduser()
-    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):  # not a valid Hub id
-        raise CheckpointError(
-            f"{name}: no such folder; expected a checkpoint folder or a Hub id such as"
-            " Qwen/Qwen3-4B-Instruct-2507"
-        )
-    return folder
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -15,8 +15,9 @@ import torch
 from transformers import GenerationConfig
 
 from rft.data.prompt import fingerprint as tokenizer_fingerprint
+from rft.data.tokenizer import load_tokenizer
 from rft.errors import ModelError
-from rft.models.loading import end_ids, load_model, load_tokenizer
+from rft.models.loading import end_ids, load_model
 from rft.prefix_tree import attention, support
 from rft.prefix_tree.sample import sample
 

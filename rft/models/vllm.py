@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rft.data.prompt import fingerprint as tokenizer_fingerprint
+from rft.data.tokenizer import load_tokenizer
 from rft.errors import CheckpointError, ModelError
 from rft.hub import local_only
-from rft.models.loading import end_ids, load_tokenizer
+from rft.models.loading import end_ids
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
 """One history, many questions, many completions as ONE tree: every shared token is forwarded once, and
 nothing changes but the time.
 
-layout.py      rows of token ids -> the tree of their longest common prefixes, packed depth-first kernels.py
-one attention call over several spans of the packed row, on CPU and CUDA kernels attention.py   partial
-attentions merged by log-sum-exp, registered with transformers as "prefix_tree" logprobs.py    log-probs and
-entropies of the completions of a tree, and the budget that splits a tree too large sample.py      sampling
-with the K/V of a shared prefix stored once support.py     refuses what cannot be shared exactly, with the
-reason
+layout.py      rows of token ids -> the tree of their longest common prefixes, packed depth-first
+kernels.py     one attention call over several spans of the packed row, on CPU and CUDA kernels
+attention.py   partial attentions merged by log-sum-exp, registered with transformers as "prefix_tree"
+logprobs.py    log-probs and entropies of the completions; the budget that splits a tree too large
+sample.py      sampling with the K/V of a shared prefix stored once
+support.py     refuses what cannot be shared exactly, with the reason
 """

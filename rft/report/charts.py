@@ -16,11 +16,12 @@ from xml.sax.saxutils import quoteattr
 
 from markupsafe import Markup, escape
 
+from rft.data.rules import CHANCE
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CHANCE = 0.25
 WIDTH = 4.5  # inches of 72 SVG points: about the width of a phone
 MARKERS = {  # matplotlib's marker: its outline for the list of series, 8 units wide, centred at 0
     "o": "M-3.4,0a3.4,3.4 0 1 0 6.8,0a3.4,3.4 0 1 0-6.8,0z",

@@ -9,6 +9,7 @@ from typing import Any
 
 from rft.data import rules
 from rft.data.categories import nameless
+from rft.data.rules import CHANCE
 from rft.report import charts
 from rft.report.pages import INTERVAL, NBSP, percent, span
 
@@ -197,9 +198,9 @@ def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
         for name, cell in cells.items()
         if cell["accuracy"] is not None and cell["accuracy"] > rules.bar(cell["n"], len(cells))
     ]
-    if low > charts.CHANCE:
+    if low > CHANCE:
         verdict = "more than guessing, so a part of the score does not come from the history"
-    elif high < charts.CHANCE:
+    elif high < CHANCE:
         verdict = "less than guessing overall"
     elif above:
         verdict = "no better than guessing overall, but better in some categories"

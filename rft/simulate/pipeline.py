@@ -162,9 +162,9 @@ def check_settings(settings: Settings) -> None:
 
 def token_counter(settings: Settings) -> TokenCounter:
     """Loads the tokenizer of the settings."""
-    from rft.data.check import load_tokenizer
+    from rft.data.tokenizer import load_tokenizer
 
-    return TokenCounter(load_tokenizer(settings.tokenizer))
+    return TokenCounter(load_tokenizer(settings.tokenizer, chat=False))
 
 
 def grammar_writer(settings: Settings) -> GrammarWriter:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from rft.data.prompt import SYSTEM
 from rft.simulate import mini, mini_vocabulary
 
-SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 # balanced, so that each kind is learned
 KINDS = ("own", "contrast", "update", "update", "forget", "forget", "others", "others")
 VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"}

@@ -7,6 +7,7 @@ and no boxed letter.
 
 from random import Random
 
+from rft.data.prompt import SYSTEM
 from rft.simulate.conversation import SHORT, Talk
 from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.filler import fillers
@@ -50,7 +51,7 @@ def document(
     source = fillers(rng)
     for _ in range(rng.randint(0, round(3 * difficulty))):
         blocks.insert(rng.randint(0, len(blocks)), next(source))
-    messages = [{"role": "system", "content": exercises.SYSTEM}]
+    messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": system_message(persona)})
     messages += [message for block in blocks for message in block]

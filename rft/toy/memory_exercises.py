@@ -7,12 +7,12 @@ boxed letter. Updates have the layout of the agent's own prompts (`rft.memory.ag
 
 from random import Random
 
+from rft.data.prompt import SYSTEM
 from rft.memory.agent import answer_message, update_message
 from rft.memory.targets import MemoryTargets
 from rft.memory.text import EMPTY
 from rft.simulate import memory_targets, mini
 
-SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 # balanced, so that each kind is learned
 KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")
 MOST_BLOCKS = 8  # per chunk

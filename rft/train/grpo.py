@@ -22,10 +22,10 @@ from trl import ModelConfig, get_peft_config
 
 import reward
 from rft.data.prompt import PromptTokens
+from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.models.endpoint import Endpoint
 from rft.models.failures import EndpointError
-from rft.models.loading import load_tokenizer
 from rft.plan.batch import grpo_batch, prompt_lengths
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress

@@ -21,10 +21,10 @@ from typing import Any
 from trl import ModelConfig, get_peft_config
 
 import reward
+from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.targets import load_memory_targets
-from rft.models.loading import load_tokenizer
 from rft.plan.batch import memory_batch
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress

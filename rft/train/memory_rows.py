@@ -29,9 +29,11 @@ logger = logging.getLogger(__name__)
 class MemoryArguments:
     """Sizes of a memory and of the chunks that it is written from."""
 
-    chunk_tokens: int = field(default=5000, metadata={"help": "Maximum tokens per history chunk."})
+    chunk_tokens: int = field(
+        default=MemorySettings.chunk_tokens, metadata={"help": "Maximum tokens per history chunk."}
+    )
     memory_tokens: int = field(
-        default=2048,
+        default=MemorySettings.memory_tokens,
         metadata={"help": "Maximum tokens of a memory, and of an update (paper 2,048, scripts 1,024)."},
     )
     max_chunks: int | None = field(

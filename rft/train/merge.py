@@ -87,7 +87,8 @@ def merge(adapter: Path, out: Path) -> Agreement:
     """
     import torch
 
-    from rft.models.loading import load_model, load_tokenizer
+    from rft.data.tokenizer import load_tokenizer
+    from rft.models.loading import load_model
 
     if not (adapter / "adapter_config.json").exists():
         raise CheckpointError(

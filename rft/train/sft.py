@@ -24,8 +24,8 @@ from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
+from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
-from rft.models.loading import load_tokenizer
 from rft.plan.batch import prompt_lengths, sft_batch
 from rft.plan.dry_run import dry_run
 from rft.prefix_tree import attention, support

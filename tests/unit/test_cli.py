@@ -11,6 +11,13 @@ def test_every_command_is_listed(capsys):
     assert all(f"  {name} " in listed for name in {**COMMANDS, **TRAINING})
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_help(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        main([*command.split(), "--help"])
+    assert done.value.code == 0 and f"usage: rft {command}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["data"], ["data", "--help"], ["data", "-h"]])
 def test_a_group_lists_its_commands(words, capsys):
     assert main(words) == 0

@@ -12,8 +12,9 @@ from transformers import Trainer
 
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
+from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
-from rft.models.loading import load_model, load_tokenizer
+from rft.models.loading import load_model
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.masters import MastersMixin, sharding_precision, spare_input_casts

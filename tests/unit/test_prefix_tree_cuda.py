@@ -4,21 +4,19 @@ the kernels themselves.
 What runs which branch (`flash` is PyTorch's FlashAttention, `package` that of flash_attn, `efficient`
 PyTorch's memory-efficient attention, for float32):
 
-    branch                                                     test VarlenCall, forward and backward: flash,
-    package,          test_a_call_is_its_spans_alone, test_a_long_span_...,
-        efficient with its table of log-sum-exps                   test_tree_logps_and_gradients,
-        test_lora_...
-    flash(), dense: flash, efficient                           test_a_dense_batch, test_few_queries_...,
-                                                                   test_sampled_logps_are_the_trees
-    alike(), call(): two calls for long and short nodes
-    test_nodes_share_a_call_within_a_factor_of_eight Decode._arrange(): one call for all short nodes
-    test_short_nodes_share_one_call_in_sampling refusal(), check(), support.check_model
-    test_what_no_kernel_takes_is_refused_... support.check_training
-    test_train_cuda.py: test_training_without_a_kernel_... LocalModel's fall to the plain path
-    test_train_cuda.py: test_evaluation_without_a_kernel_... GRPO, SFT, the quickstart's first steps
-    test_train_cuda.py: test_two_steps_..., test_the_first_steps_... flash_attn(): which package is taken
-    test_prefix_tree_kernels.py: test_which_flash_attn_... rft.models.loading.attention and its dtype
-    test_train_cuda.py: test_flash_attn_is_not_asked_...
+    branch                                              test
+    VarlenCall, forward and backward: flash, package,   test_a_call_is_its_spans_alone, test_a_long_span_...,
+        efficient with its table of log-sum-exps        test_tree_logps_and_gradients, test_lora_...
+    flash(), dense: flash, efficient                    test_a_dense_batch, test_few_queries_...,
+                                                        test_sampled_logps_are_the_trees
+    alike(), call(): two calls for long and short nodes test_nodes_share_a_call_within_a_factor_of_eight
+    Decode._arrange(): one call for all short nodes     test_short_nodes_share_one_call_in_sampling
+    refusal(), check(), support.check_model             test_what_no_kernel_takes_is_refused_...
+    support.check_training                              train_cuda: test_training_without_a_kernel_...
+    LocalModel's fall to the plain path                 train_cuda: test_evaluation_without_a_kernel_...
+    GRPO, SFT, the quickstart's first steps             train_cuda: test_two_steps_..., test_the_first_...
+    flash_attn(): which package is taken                kernels: test_which_flash_attn_...
+    rft.models.loading.attention and its dtype          train_cuda: test_flash_attn_is_not_asked_...
 """
 
 import random
