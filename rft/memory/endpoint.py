@@ -5,9 +5,8 @@ Invariant: as in `MemoryAgent`, an update depends only on one chunk and the memo
 count as one token, both in chunks and in budgets.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rft.data.control import inert
@@ -66,7 +65,7 @@ class EndpointAgent:
 
     def check(self) -> None:
         """Checks the endpoint. Raises EndpointError if no call to it can succeed."""
-        asyncio.run(self._closing(self.endpoint.check()))
+        self.endpoint.now(self.endpoint.check())
 
     def chunks(self, history: History) -> list[Chunk]:
         """Returns the chunks of a history. Raises DataError like `rft.memory.chunks.split`."""
@@ -95,12 +94,6 @@ class EndpointAgent:
         )
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
-    async def _closing(self, call: Awaitable[Any]) -> Any:
-        try:
-            return await call
-        finally:
-            await self.endpoint.close()
-
     def _update(self, chunk: Chunk, memory: str) -> Proposal:
         said = list(map(as_said, chunk.history.messages))
         where = f"messages {chunk.first} to {chunk.last}"
@@ -122,7 +115,7 @@ class EndpointAgent:
             call = self.endpoint.chat(
                 messages, max_tokens=longest, temperature=self.temperature, seed=self.seed
             )
-            return asyncio.run(self._closing(call))
+            return self.endpoint.now(call)
         except TooLong as error:
             raise DataError(
                 f"{what} is too long for {self.endpoint.model} ({error}); use a smaller --chunk-tokens or"

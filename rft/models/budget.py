@@ -19,10 +19,11 @@ class Budget:
         limit: maximum dollars to spend (None: no limit).
         ledger: file with one line per amount spent, so that a killed and restarted run stays within the same
             budget.
+        option: the option that sets the limit, named in messages.
     """
 
-    def __init__(self, limit: float | None = None, ledger: Path | None = None):
-        self.limit, self.ledger = limit, ledger
+    def __init__(self, limit: float | None = None, ledger: Path | None = None, option: str = "--budget"):
+        self.limit, self.ledger, self.option = limit, ledger, option
         self.spent, self.set_aside = _spent_before(ledger), 0.0
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -33,8 +34,8 @@ class Budget:
             if not self.set_aside:
                 raise BudgetSpent(
                     f"the budget of ${self.limit:g} does not allow another call: ${self.spent:.4f} is spent"
-                    f" and the next call may cost ${cost:.4f}; raise --budget and run the same command again"
-                    " to resume"
+                    f" and the next call may cost ${cost:.4f}; raise {self.option} and run the same command"
+                    " again to resume"
                 )
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)

@@ -6,6 +6,7 @@ every difference. An option is left out only after the server has refused or ign
 only once, so adapting terminates.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -96,8 +97,13 @@ class Dialect:
         Args:
             messages: the messages to send.
             max_tokens: maximum tokens of the answer.
-            options: other options; None leaves an option to the server.
+            options: other options; None leaves an option to the server. `response_format` is a pydantic
+                model; if the server refuses it, the first message asks for its schema instead.
         """
+        form = options.get("response_format")
+        if form is not None and "response_format" in self.refused:
+            asked = f"Answer with JSON of this schema alone: {json.dumps(form.model_json_schema())}"
+            messages = [{**messages[0], "content": f"{messages[0]['content']}\n\n{asked}"}, *messages[1:]]
         if self.cap:
             options[self.cap] = max_tokens
         if self.streams:

@@ -8,16 +8,17 @@ setting or file contains it, and it is removed from server responses.
 """
 
 import asyncio
+import json
 import logging
 import os
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from rft.models.budget import Budget
@@ -35,6 +36,9 @@ from rft.models.failures import (
 )
 from rft.models.reply import Malformed, Reply, ServerSaid, Words, read, words
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -48,6 +52,7 @@ PROBE = ({"role": "user", "content": "Count from one to two hundred, every numbe
 PROBE_TOKENS = 16  # far fewer than the full answer needs
 UNFINISHED_ANSWER = re.compile(r"could not finish|output limit was reached", re.IGNORECASE)
 STRIKES = 3  # after that many failed calls and no success, the endpoint counts as broken
+Result = TypeVar("Result")
 
 
 class Endpoint:
@@ -147,6 +152,7 @@ class Endpoint:
         max_tokens: int,
         temperature: float | None = None,
         seed: int | None = None,
+        form: "type[BaseModel] | None" = None,
     ) -> Reply:
         """Requests the next message of the assistant.
 
@@ -155,6 +161,7 @@ class Endpoint:
             max_tokens: maximum tokens of the answer.
             temperature: sampling temperature (None: the server's default).
             seed: random seed for sampling (None: the server's default).
+            form: the pydantic model whose JSON is requested. The server may ignore it, so validate the text.
 
         Raises:
             Unanswered: this call failed; TooLong if the prompt is too long.
@@ -166,7 +173,7 @@ class Endpoint:
             if self._counts_money:
                 async with self._proving:
                     await self._prove(options)
-            return await self._ask(messages, max_tokens, options)
+            return await self._ask(messages, max_tokens, options | {"response_format": form})
 
     @property
     def _counts_money(self) -> bool:
@@ -187,12 +194,12 @@ class Endpoint:
         while True:
             await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
             body, adapted = self.dialect.body(messages, max_tokens, **options), self.dialect.adapted
-            most = self._most(body["messages"], max_tokens)
+            most = self._most(body, max_tokens)
             await self.budget.reserve(most)
             spent = most  # an interrupted call may still be billed
             try:
                 async with asyncio.timeout(self.timeout):
-                    reply = self._priced(read(await self._post(body)), body["messages"], max_tokens)
+                    reply = self._priced(read(await self._post(body)), body, max_tokens)
                 spent = reply.cost
                 self._watch(reply, body, max_tokens)
                 self.answered += 1
@@ -211,7 +218,7 @@ class Endpoint:
             if self.dialect.learn(trouble.said, body):
                 continue  # send it again in the form that the server accepts
             failures[trouble.kind] += 1
-            if trouble.kind == REFUSED or failures.total() == self.attempts:
+            if trouble.kind == REFUSED or failures.total() >= self.attempts:
                 raise self._given_up(trouble, failures)
             if trouble.wait is not None:
                 self._resume_at = max(self._resume_at, time.monotonic() + trouble.wait)
@@ -222,33 +229,35 @@ class Endpoint:
 
     async def _post(self, body: Mapping[str, Any]) -> str:
         """Returns the body of the response, with the key masked."""
-        response = await self._client.chat.completions.with_raw_response.create(
-            model=self.model,
-            messages=body["messages"],
-            extra_body={k: v for k, v in body.items() if k != "messages"},
-        )
+        options = {k: v for k, v in body.items() if k not in ("messages", "response_format")}
+        asked: dict[str, Any] = {"model": self.model, "messages": body["messages"], "extra_body": options}
+        completions = self._client.chat.completions.with_raw_response
+        if "response_format" in body:  # the text is returned raw, so that a broken one is paid for as well
+            response = await completions.parse(**asked, response_format=body["response_format"])
+        else:
+            response = await completions.create(**asked)
         self._refuse_detour(response.http_response)
         text = response.content.decode("utf-8", "replace")
         return text.replace(self.key(), "***") if len(self.key()) >= SHORTEST_SECRET else text
 
-    def _most(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> float:
+    def _most(self, body: Mapping[str, Any], max_tokens: int) -> float:
         """Returns the maximum cost of a call in dollars. Raises BudgetSpent if the cost has no upper
         bound."""
         if self._counts_money and self.dialect.cap is None:
             raise BudgetSpent(
                 f"{self.base_url}: {self.model} respects no limit on the answer length, so a budget cannot be"
-                f" enforced; ${self.budget.spent:.4f} is spent; leave out --budget, or use a server that"
-                " supports max_tokens"
+                f" enforced; ${self.budget.spent:.4f} is spent; leave out {self.budget.option}, or use a"
+                " server that supports max_tokens"
             )
-        return self._cost(most_tokens(messages), max_tokens)
+        return self._cost(_most_read(body), max_tokens)
 
-    def _priced(self, reply: Reply, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Reply:
+    def _priced(self, reply: Reply, body: Mapping[str, Any], max_tokens: int) -> Reply:
         """Adds the cost to a reply. A missing token count is replaced by its upper bound: a token has at
         least one byte."""
         wrote, size = reply.output_tokens, _bytes(reply.text)
         if wrote is None:
             wrote = max_tokens if size <= BYTES_A_TOKEN * max_tokens else size  # more than was allowed
-        read_in = most_tokens(messages) if reply.input_tokens is None else reply.input_tokens
+        read_in = _most_read(body) if reply.input_tokens is None else reply.input_tokens
         # some servers report "stop" here
         at_the_limit = max_tokens <= (reply.output_tokens or 0) <= max_tokens + SLACK
         return replace(reply, cost=self._cost(read_in, wrote), finished=reply.finished and not at_the_limit)
@@ -291,6 +300,17 @@ class Endpoint:
         if self._loop is asyncio.get_running_loop():
             await self._client.close()
             self._loop = self._client = None
+
+    def now(self, call: Awaitable[Result]) -> Result:
+        """Runs one `check` or `chat` for code without an event loop, and closes the connections."""
+
+        async def run() -> Result:
+            try:
+                return await call
+            finally:
+                await self.close()
+
+        return asyncio.run(run())
 
     def key(self) -> str:
         """Returns the API key, for the request header only; "none" if it is not set."""
@@ -397,9 +417,11 @@ class Endpoint:
         )
 
 
-def most_tokens(messages: Sequence[Mapping[str, str]]) -> int:
-    """Returns an upper bound on the tokens of messages: a token has at least one byte."""
-    return sum(_bytes(message["content"]) + TOKENS_A_MESSAGE for message in messages)
+def _most_read(body: Mapping[str, Any]) -> int:
+    """Returns an upper bound on the input tokens of a request: a token has at least one byte."""
+    form = body.get("response_format")
+    schema = len(json.dumps(form.model_json_schema())) if form is not None else 0
+    return schema + sum(_bytes(message["content"]) + TOKENS_A_MESSAGE for message in body["messages"])
 
 
 def _bytes(text: str) -> int:

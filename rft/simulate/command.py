@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from rft.errors import DataError
+from rft.options import ENDPOINT, add_options, positive
 from rft.screen import screen
 
 PROFILES = ("mini", "middle", "paper")
@@ -76,28 +77,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--push-to-hub", metavar="REPO_ID", help="upload the finished dataset to this Hub dataset repository"
     )
     llm = parser.add_argument_group("text written by an LLM")
+    add_options(llm, "base-url", "api-key-env", "price", "budget", "timeout", "attempts", prefix="llm-")
+    llm.add_argument("--llm-model", metavar="NAME", help="model name on that server")
     llm.add_argument(
-        "--llm-base-url",
-        help="OpenAI-compatible URL, such as http://localhost:8000/v1; key in OPENAI_API_KEY",
-    )
-    llm.add_argument("--llm-model", help="model name on that server")
-    llm.add_argument(
-        "--llm-price", type=float, nargs=2, metavar=("PROMPT", "COMPLETION"), help="USD per million tokens"
-    )
-    llm.add_argument(
-        "--llm-budget", type=float, help="stop before spending more than this many USD; needs --llm-price"
+        "--llm-max-new-tokens",
+        type=positive,
+        metavar="N",
+        default=4096,
+        help="maximum tokens per response (default: 4096)",
     )
     llm.add_argument(
-        "--llm-votes", type=int, default=3, help="judge votes per check of a question (default 3)"
+        "--llm-votes",
+        type=positive,
+        metavar="N",
+        default=3,
+        help="judge votes per check of a question (default: 3)",
     )
     llm.add_argument(
-        "--llm-timeout", type=float, default=120.0, help="timeout per request in seconds (default 120)"
-    )
-    llm.add_argument(
-        "--llm-attempts",
-        type=int,
+        "--llm-drafts",
+        type=positive,
+        metavar="N",
         default=5,
-        help="maximum attempts per question and per response (default 5)",
+        help="maximum drafts of a text until one passes the checks (default: 5)",
     )
 
 
@@ -130,11 +131,14 @@ def run(args: argparse.Namespace) -> int:
         LlmSettings(
             args.llm_base_url,
             args.llm_model,
-            tuple(args.llm_price) if args.llm_price else None,
-            args.llm_budget,
-            args.llm_votes,
-            args.llm_attempts,
-            args.llm_timeout,
+            key_variable=args.llm_api_key_env,
+            price=tuple(args.llm_price) if args.llm_price else None,
+            budget=args.llm_budget,
+            attempts=args.llm_attempts or ENDPOINT["attempts"],
+            timeout=ENDPOINT["timeout"] if args.llm_timeout is None else args.llm_timeout,
+            max_new_tokens=args.llm_max_new_tokens,
+            votes=args.llm_votes,
+            drafts=args.llm_drafts,
         )
         if args.llm_model
         else None

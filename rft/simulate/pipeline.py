@@ -133,6 +133,7 @@ def check_settings(settings: Settings) -> None:
 
     Raises:
         DataError: a setting is invalid.
+        EndpointError: a setting of the LLM is invalid.
         ModelError: the tokenizer cannot be used.
     """
     if settings.personas < 3:
@@ -153,10 +154,10 @@ def check_settings(settings: Settings) -> None:
             f"{settings.personas_file}: {len(read_personas(settings.personas_file))} descriptions for "
             f"{settings.personas} personas; add some or lower --personas"
         )
-    if settings.llm and settings.llm.budget is not None and settings.llm.prices is None:
-        raise DataError(
-            "--llm-budget needs --llm-price PROMPT COMPLETION, in USD per million tokens, to compute costs"
-        )
+    if settings.llm:
+        from rft.simulate.llm import make_endpoint
+
+        make_endpoint(settings.llm)
     token_counter(settings)
 
 
@@ -260,7 +261,7 @@ def _write_personas(
         if settings.llm:
             from rft.simulate.writer_llm import LlmWriter
 
-            writer = LlmWriter(settings, partial / "llm_calls")
+            writer = LlmWriter(settings, partial / "llm_calls", workers)
             # they wait for a server
             pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do
         else:
@@ -272,7 +273,7 @@ def _write_personas(
         try:
             for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
                 done.result()
-                progress.update(task, advance=1, note=writer.ledger.told() if writer else "")
+                progress.update(task, advance=1, note=writer.llm.told() if writer else "")
         except BrokenProcessPool:
             raise DataError(
                 "a worker process died, possibly out of memory; rerun the same command with fewer "
@@ -280,8 +281,10 @@ def _write_personas(
             ) from None
         finally:
             if writer:
-                writer.ledger.stop()
+                writer.llm.stop()
             pool.shutdown(cancel_futures=True)  # calls in flight finish and are kept, since they are paid for
+            if writer:
+                writer.llm.close()
 
 
 _job: Job  # set in each worker process

@@ -37,16 +37,26 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class LlmSettings:
-    """An LLM behind an OpenAI-compatible URL. `prices`: USD per million (prompt, completion) tokens.
-    `budget`: USD."""
+    """An LLM behind an OpenAI-compatible URL.
+
+    Attributes:
+        base_url, model, key_variable, price, attempts, timeout: as in `rft.models.endpoint.Endpoint`.
+        budget: maximum dollars to spend.
+        max_new_tokens: maximum tokens per response.
+        votes: judges per check of a question.
+        drafts: maximum requests for each text until a response is usable.
+    """
 
     base_url: str
     model: str
-    prices: tuple[float, float] | None = None
+    key_variable: str | None = None
+    price: tuple[float, float] | None = None
     budget: float | None = None
+    attempts: int = 6
+    timeout: float = 600.0
+    max_new_tokens: int = 4096
     votes: int = 3
-    attempts: int = 5
-    timeout: float = 120.0  # seconds per request
+    drafts: int = 5
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Settings:
             "topics": _digest(self.topics_file.read_bytes()) if self.topics_file else "shipped",
             "people": _digest(self.personas_file.read_bytes()) if self.personas_file else "made up",
             "llm": (
-                {"model": self.llm.model, "votes": self.llm.votes, "attempts": self.llm.attempts}
+                {"model": self.llm.model, "votes": self.llm.votes, "drafts": self.llm.drafts}
                 if self.llm
                 else None
             ),

@@ -18,7 +18,7 @@ from rft.data.question import LETTERS
 from rft.simulate.checks import conflict, conversation_faults, item_faults, mentions
 from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
-from rft.simulate.llm import Answer, Chat, Form, Journal, Ledger, Unusable, make_client
+from rft.simulate.llm import Answer, Chat, Form, Journal, Llm, Unusable
 from rft.simulate.persona import make_persona, read_personas
 from rft.simulate.persona_record import (
     SCENARIOS,
@@ -110,22 +110,28 @@ class Uses(Answer):
 
 
 class LlmWriter:
-    """Generates persona records with an LLM; thread-safe. Journals of responses are in `folder`."""
+    """Generates persona records with an LLM; thread-safe.
 
-    def __init__(self, settings: Settings, folder: Path):
+    Args:
+        settings: settings of the dataset.
+        folder: folder of what was paid for: the journals of responses, and the ledger of the budget.
+        workers: threads that write personas.
+
+    Raises:
+        EndpointError: the LLM cannot be used.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, workers: int):
         assert settings.llm is not None
-        self.settings, self.llm, self.folder = settings, settings.llm, folder
+        self.settings, self.folder = settings, folder
         self.people = read_personas(settings.personas_file) if settings.personas_file else None
-        self.client, self.ledger = make_client(self.llm), Ledger(self.llm)
-        for path in sorted(folder.glob("*.jsonl")):
-            for entry in Journal(path).answers.values():
-                self.ledger.book(entry)
+        self.llm = Llm(settings.llm, folder, workers)
 
     def write(self, persona_id: int) -> PersonaRecord:
         """Generates one persona record; without usable responses it has no questions, and `rejected` contains
         the reasons."""
         journal = Journal(self.folder / f"persona{persona_id}.jsonl")
-        chat_ = Chat(self.client, self.llm, self.ledger, journal)
+        chat_ = Chat(self.llm, journal)
         described = self.people[persona_id] if self.people else None
         return _Session(
             self.settings, chat_, make_persona(self.settings.seed, persona_id, described)
@@ -171,9 +177,9 @@ class _Session:
         return self.chat.ask(form, load("prompts")[task], given, attempt)
 
     def retried(self, what: str, attempt_it: Callable[[int], Result]) -> Result | None:
-        """Returns the first usable result within `attempts` attempts, or None; counts each failure by its
+        """Returns the first usable result within `drafts` attempts, or None; counts each failure by its
         reason."""
-        for attempt in range(self.llm.attempts):
+        for attempt in range(self.llm.drafts):
             try:
                 return attempt_it(attempt)
             except Unusable as unusable:

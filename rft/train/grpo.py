@@ -11,7 +11,6 @@ the completion is left out of its group.
     rft grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/grpo_32k.yaml
 """
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -107,18 +106,11 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     return trainer
 
 
-async def _checked(endpoint: Endpoint) -> None:
-    try:
-        await endpoint.check()
-    finally:
-        await endpoint.close()
-
-
 def _judge(args: HistoryGRPOConfig) -> reward.Judge:
     """The judge of open-ended answers. It must be reachable at the start; later it may fail."""
     try:
         endpoint = Endpoint(args.judge_base_url or "", args.judge_model or "", timeout=120.0)
-        asyncio.run(_checked(endpoint))
+        endpoint.now(endpoint.check())
     except EndpointError as error:
         raise RecipeError(f"judge_base_url: {error}") from None
     return reward.Judge(endpoint, "~/.cache/rft/verdicts")

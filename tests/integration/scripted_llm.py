@@ -10,11 +10,13 @@ who disagree.
 import argparse
 import hashlib
 import json
+import os
 import random
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 SYLLABLES = "ba de fi go lu mar nel pir rok sun tav vim wes yor zan kel".split()
@@ -26,6 +28,7 @@ PARSER.add_argument("--cut", type=float, default=0.02)
 PARSER.add_argument("--slow", type=float, default=0.01)
 PARSER.add_argument("--seconds", type=float, default=1.5, help="how long a slow answer takes")
 PARSER.add_argument("--delay", type=float, default=0.0, help="seconds before every answer")
+PARSER.add_argument("--dies", type=int, default=-1, help="answers before the server ends")
 PARSER.add_argument("--telling", type=float, default=0.1, help="share of queries that tell the preference")
 PARSER.add_argument(
     "--heedless", type=float, default=0.2, help="share of golds that are the longest whatever was asked for"
@@ -41,6 +44,8 @@ def words(rng: random.Random, count: int) -> str:
 
 
 def play(task: str, given: dict[str, Any], rng: random.Random, args: argparse.Namespace) -> dict[str, Any]:
+    if task == "probe":  # is the limit on the answer length respected?
+        return {"counted": "one two"}
     if task == "sheet":
         return {
             "short_persona": f"A {words(rng, 1)} keeper",
@@ -123,8 +128,9 @@ def main() -> None:
             digest = hashlib.sha256(body).hexdigest()
             rng = random.Random(digest)
             request = json.loads(body)
-            task = request["response_format"]["json_schema"]["name"]
-            given = json.loads(request["messages"][1]["content"])
+            form = request.get("response_format", {"json_schema": {"name": "probe"}})
+            task = form["json_schema"]["name"].lower()
+            given = json.loads(request["messages"][-1]["content"]) if task != "probe" else {}
             time.sleep(args.delay)
             content, refusal, finish, kind, chance = None, None, "stop", "valid", rng.random()
             if task in ("blind", "uses"):
@@ -174,6 +180,8 @@ def main() -> None:
                 }
             ).encode()
             with lock, open(args.log, "a") as file:
+                if file.tell() and len(Path(args.log).read_text().splitlines()) == args.dies:
+                    os._exit(0)
                 file.write(f"{kind} {task} {digest}\n")
             self.send_response(200)
             self.send_header("Content-Type", "application/json")

@@ -12,9 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peculiar import Call, Play, extra, hang, has, peculiar
 
 from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
+from rft.simulate.llm import Answer, Chat, Journal, Llm, Unusable
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import LlmSettings, Settings
 from rft.toy.model import make_tokenizer
@@ -54,14 +56,15 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def settings(url: str, tokenizer: str, **changes: object) -> Settings:
-    llm = LlmSettings(url, "scripted", prices=(2.0, 8.0), votes=3, attempts=4, timeout=30)
+    llm = LlmSettings(url, "scripted", price=(2.0, 8.0), votes=3, drafts=4, timeout=30, max_new_tokens=1000)
     llm = replace(llm, **changes)  # type: ignore[arg-type]
     return Settings("middle", 5, 0, tokenizer=tokenizer, history_tokens=20_000, counts=COUNTS, llm=llm)
 
 
 def answered(log: Path) -> Counter[str]:
-    """How often the server answered each request."""
-    return Counter(line.split()[2] for line in log.read_text().splitlines())
+    """How often the server answered each request of the writer."""
+    found = (line.split() for line in log.read_text().splitlines())
+    return Counter(digest for _, task, digest in found if task != "probe")
 
 
 def kinds(log: Path) -> Counter[str]:
@@ -127,11 +130,19 @@ def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, 
 def test_a_spent_budget_stops_and_goes_on(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, log = server("--slow", "0")
     with pytest.raises(
-        ServerError, match=r"the budget of 0.02 USD does not cover another call: \d+ calls, 0.0\d+ USD so far"
+        ServerError,
+        match=r"the budget of \$0.05 does not allow another call: \$0.0\d+ is spent .* raise --llm-budget",
     ):
-        simulate(settings(url, tokenizer, budget=0.02), tmp_path / "data", workers=2)
+        simulate(settings(url, tokenizer, budget=0.05), tmp_path / "data", workers=2)
     assert sum(answered(log).values()) > 5 and not (tmp_path / "data").exists()
     spent = sum(answered(log).values())
+    partial = tmp_path / ".data.partial/llm_calls"
+    entries = [json.loads(line) for path in partial.glob("*.jsonl") for line in path.read_text().splitlines()]
+    paid = sum(map(float, (partial / "spent.txt").read_text().split()))
+    assert len(entries) == spent and sum(entry["cost"] for entry in entries) < paid <= 0.05  # and a probe
+    with pytest.raises(ServerError, match=r"\$0.05 does not allow another call"):  # it is remembered
+        simulate(settings(url, tokenizer, budget=0.05), tmp_path / "data", workers=2)
+    assert sum(answered(log).values()) == spent
     record = simulate(settings(url, tokenizer, budget=10.0), tmp_path / "data", workers=2)
     assert record["usage"]["calls"] == sum(answered(log).values()) > spent and set(
         answered(log).values()
@@ -140,7 +151,7 @@ def test_a_spent_budget_stops_and_goes_on(server: Start, tokenizer: str, tmp_pat
 
 def test_an_llm_that_always_tells_the_preference(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, _ = server("--telling", "1", "--slow", "0")
-    wanted = replace(settings(url, tokenizer, attempts=2), counts={"general": 4})
+    wanted = replace(settings(url, tokenizer, drafts=2), counts={"general": 4})
     with pytest.raises(
         DataError,
         match=r"no question survived .* most often because question: the query tells the preference",
@@ -150,14 +161,118 @@ def test_an_llm_that_always_tells_the_preference(server: Start, tokenizer: str, 
 
 def test_a_slow_llm_is_asked_again(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, _ = server("--slow", "0.05", "--seconds", "20")
-    wanted = replace(settings(url, tokenizer, timeout=2.0), personas=3, counts={"general": 4})
+    wanted = replace(settings(url, tokenizer, timeout=2.0, attempts=2), personas=3, counts={"general": 4})
     record = simulate(wanted, tmp_path / "data", workers=8)
     assert any("no answer within 2 seconds" in reason for reason in record["rejected"])
     assert sum(record["counts"]["questions"].values()) >= 4
 
 
 def test_no_server(tokenizer: str, tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match=r"http://127.0.0.1:9/v1: no connection"):
+    with pytest.raises(ServerError, match=r"http://127.0.0.1:9/v1: nothing answers there"):
         simulate(settings("http://127.0.0.1:9/v1", tokenizer), tmp_path / "data")
     partial = json.loads((tmp_path / ".data.partial/simulation.json").read_text())
     assert partial["settings"]["llm"]["model"] == "scripted"
+
+
+KEY = "sk-very-secret-0123456789"
+GOOD = '{"letter": "b"}'
+
+
+class Pick(Answer):
+    letter: str
+
+
+def says(content: object, **more: object) -> Play:
+    return lambda call: call.answer({"content": content}, **more)
+
+
+def echo(call: Call) -> None:
+    call.answer({"content": json.dumps({"letter": call.headers["Authorization"]})})
+
+
+def good(trouble: Play) -> Play:
+    """Goes wrong once, then answers."""
+    return lambda call: trouble(call) if call.number == 0 else says(GOOD)(call)
+
+
+FILTERED = "The prompt triggered our content management policy."
+ANSWERS: dict[str, tuple[Play, int, str | type[Exception], str]] = {
+    # play, calls, the letter or the error, its words
+    "as asked": (says(GOOD), 1, "b", ""),
+    "fenced": (says(f"```json\n{GOOD}\n```"), 1, "b", ""),
+    "after a thought": (says(f"<think>Well.</think>{GOOD}"), 1, "b", ""),
+    "no count of tokens": (says(GOOD, usage=None), 1, "b", ""),
+    "tells the key": (echo, 1, "Bearer ***", ""),
+    "form ignored": (says("I pick b."), 1, Unusable, "malformed"),
+    "JSON of another form": (says('{"letter": "b", "why": "so"}'), 1, Unusable, "malformed"),
+    "broken JSON": (says(GOOD[:-2]), 1, Unusable, "malformed"),
+    "nothing": (says(None), 1, Unusable, "malformed"),
+    "cut off": (says(GOOD, finish="length"), 1, Unusable, "cut off"),
+    "a refusal": (lambda call: call.answer({"content": None, "refusal": "No."}), 1, Unusable, "refused"),
+    "a filter": (lambda call: call.refuse(FILTERED, code="content_filter"), 1, Unusable, "refused"),
+    "busy once": (good(lambda call: call.send({}, 429, {"Retry-After": "0.05"})), 2, "b", ""),
+    "an error once": (good(lambda call: call.refuse("oops", 500)), 2, "b", ""),
+    "no completion": (lambda call: call.text("{"), 2, Unusable, "malformed"),
+    "too slow": (hang, 2, Unusable, "no answer within 0.5 seconds"),
+    "an error again and again": (lambda call: call.refuse("oops", 500), 2, ServerError, "failed .500: oops"),
+    "no room": (lambda call: call.refuse("prompt is too long"), 1, ServerError, "with --llm-max-new-tokens"),
+    "wrong key": (lambda call: call.refuse("no", 401), 1, ServerError, "refuses the key in"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_an_llm_may_answer(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play, calls, expected, words = ANSWERS[name]
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    journal = tmp_path / "persona0.jsonl"
+    with peculiar(play) as server:
+        llm = Llm(LlmSettings(server.url, "played", price=(2, 8), attempts=2, timeout=0.5), tmp_path, 1)
+        try:
+            for _ in range(2):  # what was answered is not paid for again
+                chat = Chat(llm, Journal(journal))
+                if isinstance(expected, str):
+                    assert chat.ask(Pick, "Pick one.", {"of": "ab"}, 0).letter == expected
+                else:
+                    with pytest.raises(expected, match=words) as told:
+                        chat.ask(Pick, "Pick one.", {"of": "ab"}, 0)
+                    assert "\n" not in str(told.value)
+                if not journal.exists():
+                    assert len(server.bodies) == calls
+                    break
+                assert chat.paid["calls"] == 1 and chat.paid["cost_usd"] > 0
+            assert len(server.bodies) == calls
+        finally:
+            llm.close()
+    assert server.keys == {f"Bearer {KEY}"}
+    assert not journal.exists() or KEY not in journal.read_text()
+    form = server.bodies[0]["response_format"]["json_schema"]
+    assert form["name"] == "Pick" and form["strict"] and form["schema"]["additionalProperties"] is False
+
+
+def test_a_server_without_structured_output_is_told_the_form(tmp_path: Path) -> None:
+    with peculiar(
+        lambda call: extra("response_format")(call) if has("response_format")(call.body) else says(GOOD)(call)
+    ) as server:
+        llm = Llm(LlmSettings(server.url, "played"), tmp_path, 1)
+        chat = Chat(llm, Journal(tmp_path / "persona0.jsonl"))
+        assert [chat.ask(Pick, "Pick one.", {}, seed).letter for seed in (0, 1)] == ["b", "b"]
+        assert llm.told() == "2 calls, 0 USD"
+        llm.stop()
+        with pytest.raises(ServerError, match="stopped"):
+            chat.ask(Pick, "Pick one.", {}, 2)
+        llm.close()
+    refused, *others = server.bodies
+    assert "response_format" in refused and len(others) == 2
+    for body in others:
+        assert "response_format" not in body and '"letter"' in body["messages"][0]["content"]
+
+
+def test_a_server_that_goes_away_loses_nothing(server: Start, tokenizer: str, tmp_path: Path) -> None:
+    url, log = server("--slow", "0", "--dies", "40")
+    with pytest.raises(ServerError, match=r"a call failed \(connection: .*rerun the same command to resume"):
+        simulate(settings(url, tokenizer, attempts=2), tmp_path / "data", workers=2)
+    assert sum(answered(log).values()) == 40 and not (tmp_path / "data").exists()
+    url, log = server("--slow", "0")
+    record = simulate(settings(url, tokenizer), tmp_path / "data", workers=2)
+    assert record["usage"]["calls"] == sum(answered(log).values()) > 40 and set(answered(log).values()) == {1}
+    assert not any("no answer" in reason for reason in record["rejected"])

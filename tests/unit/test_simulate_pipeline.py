@@ -313,7 +313,7 @@ def test_an_unfinished_run_of_other_settings(
         (["--profile", "mini", "--window", "32k"], "--window does not apply to --profile mini"),
         (
             ["--profile", "paper", "--llm-model", "m", "--llm-base-url", "http://x", "--llm-budget", "1"],
-            "needs --llm-price",
+            "a budget needs prices",
         ),
         (["--profile", "paper", "--tokenizer", "/no/such/folder"], "/no/such/folder"),
     ],
