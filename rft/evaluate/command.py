@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate.context import Context, FullHistoryContext
-from rft.evaluate.options import ASKING, ENDPOINT, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL, add_arguments
+from rft.evaluate.options import ASKING, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL, add_arguments
 from rft.evaluate.rules import RuleAnswers
 from rft.memory.agent import MemorySettings
+from rft.models.options import ENDPOINT
 from rft.runs.account import check_account
 
 if TYPE_CHECKING:

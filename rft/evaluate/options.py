@@ -8,6 +8,7 @@ from rft.data.dataset import HUB_ID, WINDOWS
 from rft.evaluate.context import CONTEXTS
 from rft.evaluate.rules import RULES
 from rft.memory.agent import MemorySettings
+from rft.models.options import add_options, number, positive
 
 if TYPE_CHECKING:
     pass
@@ -23,26 +24,9 @@ ASKING: dict[str, Any] = {
     "open_ended": False,
     "no_controls": False,
 }
-
-
 ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
-
-
-ENDPOINT: dict[str, Any] = {
-    "concurrency": 8,
-    "attempts": 6,
-    "timeout": 600.0,
-    "api_key_env": None,
-    "price": None,
-}
-
-
 RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
-
-
 MEMORY: dict[str, Any] = asdict(MemorySettings())
-
-
 JUDGE: dict[str, Any] = {
     "judge_model": None,
     "judge_base_url": None,
@@ -91,21 +75,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
     data.add_argument("--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out")
-    data.add_argument("--limit", type=_positive, metavar="N", help="only the first N questions of the split")
+    data.add_argument("--limit", type=positive, metavar="N", help="only the first N questions of the split")
 
     asking = parser.add_argument_group("how the questions are asked")
     asking.add_argument(
         "--context", choices=CONTEXTS, help="what the model sees of the history (default: history)"
     )
     asking.add_argument(
-        "--max-new-tokens", type=_positive, metavar="N", help="maximum tokens per completion (default: 1024)"
+        "--max-new-tokens", type=positive, metavar="N", help="maximum tokens per completion (default: 1024)"
     )
     asking.add_argument(
         "--temperature", type=_temperature, help="0: greedy; 'server': left to the endpoint (default: 0)"
     )
     asking.add_argument(
         "--samples",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="completions per prompt, for mean, majority and pass@N (default: 1)",
     )
@@ -131,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("a model on this machine")
     here.add_argument("--vllm", action="store_true", help="use vLLM instead of the shared-prefix sampler")
     here.add_argument(
-        "--batch-size", type=_positive, metavar="N", help="questions per batch, of one history (default: 8)"
+        "--batch-size", type=positive, metavar="N", help="questions per batch, of one history (default: 8)"
     )
     here.add_argument(
         "--token-cache",
@@ -140,33 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     there = parser.add_argument_group("a model served at an OpenAI-compatible URL")
-    there.add_argument(
-        "--base-url", metavar="URL", help="URL of the server, such as http://localhost:8000/v1"
-    )
-    there.add_argument(
-        "--api-key-env",
-        metavar="NAME",
-        help="environment variable that contains the key (default: OPENAI_API_KEY, if set)",
-    )
-    there.add_argument(
-        "--concurrency", type=_positive, metavar="N", help="maximum calls in flight (default: 8)"
-    )
-    there.add_argument(
-        "--attempts", type=_positive, metavar="N", help="maximum attempts per call (default: 6)"
-    )
-    there.add_argument(
-        "--timeout", type=_seconds, metavar="SECONDS", help="timeout per attempt, in seconds (default: 600)"
-    )
-    there.add_argument(
-        "--price",
-        type=_dollars,
-        nargs=2,
-        metavar=("IN", "OUT"),
-        help="dollars per million input and output tokens",
-    )
-    parser.add_argument(
-        "--budget", type=_dollars, metavar="DOLLARS", help="maximum total spending for --out, judge included"
-    )
+    add_options(there, "base-url", "api-key-env", "concurrency", "attempts", "timeout", "price")
+    add_options(parser, "budget")
 
     retrieval = parser.add_argument_group("context retrieval")
     retrieval.add_argument(
@@ -185,18 +144,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     memory = parser.add_argument_group("context memory")
     memory.add_argument(
         "--chunk-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"tokens per history chunk (default: {MEMORY['chunk_tokens']})",
     )
     memory.add_argument(
         "--memory-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"maximum tokens of a memory (default: {MEMORY['memory_tokens']})",
     )
     memory.add_argument(
-        "--max-chunks", type=_positive, metavar="N", help="read only the N most recent chunks (default: all)"
+        "--max-chunks", type=positive, metavar="N", help="read only the N most recent chunks (default: all)"
     )
     memory.add_argument(
         "--reader",
@@ -209,19 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     judge = parser.add_argument_group("the judge of open-ended answers")
     judge.add_argument("--judge-model", metavar="NAME")
-    judge.add_argument("--judge-base-url", metavar="URL")
-    judge.add_argument(
-        "--judge-api-key-env",
-        metavar="NAME",
-        help="environment variable that contains the key (default: OPENAI_API_KEY, if set)",
-    )
-    judge.add_argument(
-        "--judge-price",
-        type=_dollars,
-        nargs=2,
-        metavar=("IN", "OUT"),
-        help="dollars per million input and output tokens",
-    )
+    add_options(judge, "base-url", "api-key-env", "price", prefix="judge-")
     judge.add_argument(
         "--judge-cache",
         metavar="DIR",
@@ -229,33 +176,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text!r}")
-    return int(text)
-
-
 def _passages(text: str) -> int | str:
-    return text if text == "fit" else _positive(text)
-
-
-def _number(text: str, least: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected {least}, found {text!r}")
-    return value
+    return text if text == "fit" else positive(text)
 
 
 def _temperature(text: str) -> float | str:
-    return text if text == "server" else _number(text, "a number of at least 0, or 'server'")
-
-
-def _dollars(text: str) -> float:
-    return _number(text, "dollars, at least 0")
-
-
-def _seconds(text: str) -> float:
-    return _number(text, "seconds, at least 0")
+    return text if text == "server" else number(text, "a number of at least 0, or 'server'")

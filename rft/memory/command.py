@@ -18,6 +18,7 @@ from rft.errors import DataError
 from rft.memory import store, text
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.write import Agent, Turn, turns, write
+from rft.models.options import add_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,14 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="PATH|NAME",
             help="checkpoint folder or Hub id, or the model's name at --base-url",
         )
-        command.add_argument(
-            "--base-url", metavar="URL", help="URL of an OpenAI-compatible API, e.g. http://localhost:8000/v1"
-        )
-        command.add_argument(
-            "--api-key-env",
-            metavar="NAME",
-            help="environment variable with the API key (default: OPENAI_API_KEY, if set)",
-        )
+        add_options(command, "base-url", "api-key-env")
         command.add_argument(
             "--dtype", default="auto", help="dtype of the weights: float32 or bfloat16 (default: as stored)"
         )
@@ -73,12 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MemorySettings.chunk_tokens,
         help="maximum tokens per history chunk (default: %(default)s)",
     )
-    writing.add_argument(
-        "--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million input, output tokens"
-    )
-    writing.add_argument(
-        "--budget", type=float, metavar="DOLLARS", help="maximum dollars to spend on --out; needs --price"
-    )
+    add_options(writing, "price", "budget")
     writing.add_argument("--max-chunks", type=int, help="read only the N most recent chunks (default: all)")
     for command in (showing, answering):
         command.add_argument("--memory", required=True, type=Path, metavar="FILE", help="memory file to read")

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from rft.errors import DataError
-from rft.options import ENDPOINT, add_options, positive
+from rft.models.options import ENDPOINT, add_options, positive
 from rft.screen import screen
 
 PROFILES = ("mini", "middle", "paper")

@@ -18,8 +18,6 @@ from rft.train.held_out import HeldOutConfig
 
 # losses divided by the tokens of the complete batch: the losses of its parts add up
 ADDITIVE = ("cispo", "dapo", "vespo")
-
-
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
 
 
