@@ -23,10 +23,11 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty simulated personas in the official layout."""
-    from rft.simulate.dataset import simulate_mini
+    from rft.simulate.pipeline import simulate
+    from rft.simulate.profile import Settings
 
     out = tmp_path_factory.mktemp("data") / "mini"
-    simulate_mini(out, personas=30, seed=0)
+    simulate(Settings("mini", personas=30, seed=0), out)
     return out
 
 

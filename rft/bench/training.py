@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 
 from rft.bench.update import Say
 from rft.runs.tracking import METRICS, read_metrics
-from rft.simulate.dataset import simulate_mini
+from rft.simulate.pipeline import simulate
+from rft.simulate.profile import Settings
 from rft.toy.quickstart import RECIPES
 
 SHARE = 0.35  # share of the time for the cold start
@@ -55,7 +56,7 @@ def training(
 
     end = time.monotonic() + seconds
     if not (out / "data").exists():
-        simulate_mini(out / "data", personas, seed=0)
+        simulate(Settings("mini", personas, seed=0), out / "data")
     common = ["--data", str(out / "data"), "--token_cache", str(out / "tokens"), "--save_strategy", "no"]
     common += ["--use_cpu", "true"] if on == "cpu" else []
     figures: dict[str, Any] = {}

@@ -13,6 +13,8 @@ from statistics import median
 from typing import Any
 
 from rft.data.audit import lines
+from rft.data.dataset import MEMORY_TARGETS
+from rft.simulate.profile import WORDS
 
 LABELS = ("pref_type", "who", "updated", "conversation_scenario")
 
@@ -63,12 +65,12 @@ class Counts:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 of each CSV, and one sha256 for all histories of a window (file names and contents, sorted by
-    name)."""
+    """sha256 of each CSV and of the memory targets, and one sha256 for all histories of a window (file names
+    and contents, sorted by name)."""
     found = {}
-    for path in sorted((folder / "benchmark/text").glob("*.csv")):
+    for path in (*sorted((folder / "benchmark/text").glob("*.csv")), folder / MEMORY_TARGETS):
         with path.open("rb") as stream:
-            found[f"benchmark/text/{path.name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[str(path.relative_to(folder))] = hashlib.file_digest(stream, "sha256").hexdigest()
     for directory in sorted((folder / "data").glob("chat_history_*")):
         digest = hashlib.sha256()
         for path in sorted(directory.glob("*.json")):
@@ -117,6 +119,9 @@ def text(record: dict[str, Any]) -> str:
         f"{window}: {low} to {high}, median {middle:g}"
         for window, (low, middle, high) in counts["tokens"].items()
     )
+    counted = f" with the tokenizer `{settings['tokenizer']}`"
+    if settings["tokenizer"] == WORDS:
+        counted = f": {WORDS}"
     splits = table(
         ["split", "personas", "questions"],
         [[s, f"{counts['personas'][s]:,}", f"{n:,}"] for s, n in counts["questions"].items()],
@@ -136,7 +141,11 @@ def text(record: dict[str, Any]) -> str:
             f"{total:,} four-option questions about {counts['preferences']:,} preferences on"
             f" {counts['topics']} topics. The chat histories reveal these preferences only in passing. Layout"
             f" and 27 columns are those of PersonaMem-v2. Tokens per history ({tokens}) are counted over the"
-            f" message contents with the tokenizer `{settings['tokenizer']}`."
+            f" message contents{counted}."
+        ),
+        (
+            f"`{MEMORY_TARGETS}` lists what a memory of each history should contain after each message; it is"
+            " for cold starts and reports, never for prompts."
         ),
         "All people and all personal items are synthetic; the items come from ranges reserved for examples.",
         "## Splits (by persona)",

@@ -83,22 +83,22 @@ def conversation_faults(conversation: Conversation) -> list[str]:
     return faults
 
 
-def check_dossier(dossier: PersonaRecord) -> None:
+def check_record(record: PersonaRecord) -> None:
     """Checks a whole persona record.
 
     Raises:
         DataError: the record breaks a rule; the message names the persona and the first fault.
     """
-    where = f"persona {dossier.persona.id}"
-    told: dict[int, str] = {}
-    for conversation in dossier.conversations:
+    where = f"persona {record.persona.id}"
+    told: dict[int | None, str] = {}
+    for conversation in record.conversations:
         if faults := conversation_faults(conversation):
             raise DataError(f"{where}: bad conversation: {faults[0]}")
         if conversation.evidence:
             text = "\n".join(message["content"] for message in conversation.messages)
             told[conversation.about] = f"{told.get(conversation.about, '')}\n{text}"
-    for item in dossier.items:
-        preference = dossier.preferences[item.about]
+    for item in record.items:
+        preference = record.preferences[item.about]
         if (item.about not in told) != (preference.kind == "untold"):
             many = "no conversation" if item.about not in told else "a conversation"
             raise DataError(f"{where}: {many} reveals {preference.text!r}, of kind {preference.kind}")
@@ -106,10 +106,8 @@ def check_dossier(dossier: PersonaRecord) -> None:
             raise DataError(f"{where}: none of its conversations contains {preference.keyword!r}")
         if faults := item_faults(item, preference):
             raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
-    texts = [
-        message["content"] for conversation in dossier.conversations for message in conversation.messages
-    ]
-    texts += [text for item in dossier.items for text in (item.query, item.gold, *item.distractors)]
+    texts = [message["content"] for conversation in record.conversations for message in conversation.messages]
+    texts += [text for item in record.items for text in (item.query, item.gold, *item.distractors)]
     if found := [item for text in texts for item in plausible_items(text)]:
         raise DataError(
             f"{where}: {found[0]!r} could belong to a real person; personal items must come from reserved"

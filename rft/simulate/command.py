@@ -11,20 +11,7 @@ from rich.table import Table
 from rft.errors import DataError
 from rft.models.options import ENDPOINT, add_options, positive
 from rft.screen import screen
-
-PROFILES = ("mini", "middle", "paper")
-QWEN = "Qwen/Qwen3-4B-Instruct-2507"
-ONLY_LARGE = {
-    "window": None,
-    "tokenizer": None,
-    "history_tokens": None,
-    "topics": None,
-    "persona_file": None,
-    # not for mini; with their defaults
-    "llm_base_url": None,
-    "push_to_hub": None,
-    "overwrite": False,
-}
+from rft.simulate.profile import PROFILES, QWEN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing simulated dataset in --out"
     )
-    large = parser.add_argument_group("profiles middle and paper")
-    large.add_argument(
-        "--window", nargs="+", choices=("32k", "128k"), help="history sizes to write (default 32k)"
+    parser.add_argument(
+        "--window",
+        nargs="+",
+        choices=("32k", "128k"),
+        help="history sizes to write (default 32k; mini: both)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="worker processes, or concurrent personas with an LLM (default 2)",
+    )
+    parser.add_argument(
+        "--license", default="cc-by-4.0", help="license named in the dataset card (default cc-by-4.0)"
+    )
+    parser.add_argument(
+        "--push-to-hub", metavar="REPO_ID", help="upload the finished dataset to this Hub dataset repository"
+    )
+    large = parser.add_argument_group("profiles middle and paper")
     large.add_argument(
         "--tokenizer", help=f"folder or Hub id of the tokenizer that counts history tokens (default {QWEN})"
     )
@@ -64,19 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     large.add_argument(
         "--persona-file", type=Path, help="custom people: JSON Lines with short_persona and any other keys"
     )
-    large.add_argument(
-        "--workers",
-        type=int,
-        default=2,
-        help="worker processes, or concurrent personas with an LLM (default 2)",
-    )
-    large.add_argument(
-        "--license", default="cc-by-4.0", help="license named in the dataset card (default cc-by-4.0)"
-    )
-    large.add_argument(
-        "--push-to-hub", metavar="REPO_ID", help="upload the finished dataset to this Hub dataset repository"
-    )
-    llm = parser.add_argument_group("text written by an LLM")
+    llm = parser.add_argument_group("text written by an LLM, in profiles middle and paper")
     add_options(llm, "base-url", "api-key-env", "price", "budget", "timeout", "attempts", prefix="llm-")
     llm.add_argument("--llm-model", metavar="NAME", help="model name on that server")
     llm.add_argument(
@@ -105,20 +95,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `rft simulate` and returns the exit code."""
     console = screen()
-    if args.profile == "mini":
-        for name, default in ONLY_LARGE.items():
-            if getattr(args, name) != default:
-                raise DataError(
-                    f"--{name.replace('_', '-')} does not apply to --profile mini; use middle or paper"
-                )
-        from rft.simulate.dataset import simulate_mini
-
-        counts = simulate_mini(args.out, args.personas, args.seed)
-        console.print(
-            f"{args.out}: {args.personas} personas; questions: "
-            + ", ".join(f"{name} {count}" for name, count in counts.items())
-        )
-        return 0
     from rft.data.audit import lines
     from rft.simulate.pipeline import simulate
     from rft.simulate.profile import LlmSettings, Settings
@@ -147,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
         args.profile,
         args.personas,
         args.seed,
-        tuple(args.window or ["32k"]),
-        args.tokenizer or QWEN,
+        tuple(args.window or ()),
+        args.tokenizer,
         args.history_tokens,
         args.topics,
         args.persona_file,

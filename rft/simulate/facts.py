@@ -1,10 +1,10 @@
-"""Facts of the offline writer: which topics a persona gets, and what its history says about each.
+"""Facts of the offline writers: which topics a persona gets, and what its history says about each.
 
-Invariant: a reader who sees no history is at chance, in every kind of question. Every question about a topic
-shows three of its values and one generic option. The three values are drawn first, independently of the
-persona's preferences; then one of them is chosen uniformly as the preference. In every section exactly a
-quarter of the questions have the generic option as gold, drawn independently of the story: each story has one
-ending in which a value holds, and one in which no value does.
+Invariant of `draw_facts`: a reader who sees no history is at chance, in every kind of question. Every
+question about a topic shows three of its values and one generic option. The three values are drawn first,
+independently of the persona's preferences; then one of them is chosen uniformly as the preference. In every
+section exactly a quarter of the questions have the generic option as gold, drawn independently of the story:
+each story has one ending in which a value holds, and one in which no value does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,21 +47,43 @@ class Fact:
         kind: "own": revealed in passing; "open": the user says that anything will do; "untold": never
             mentioned; "update": `first` is revealed and then replaced; "ended": revealed and given up;
             "renewed": revealed, withdrawn, and another one revealed; "forget": revealed and withdrawn;
-            "beside": the user's own and somebody else's `rival`; "others": only somebody else's.
+            "beside": the user's own and somebody else's `rival`; "others": only somebody else's; "mention":
+            mentioned as nobody's.
         pref_type: value of the column `pref_type`.
-        shown: the three values that the question offers.
         first: the value revealed first; for open and untold topics, the value that could have been revealed.
         held: the value that holds at the end of the history (None: nothing may be used).
         rival: somebody else's value, for kind "beside".
+        shown: the three values that the question offers (empty: drawn with the question).
+        relative: the somebody else, if the conversations need one word.
     """
 
     topic: Topic
     kind: str
     pref_type: str
-    shown: tuple[str, str, str]
     first: str
     held: str | None
-    rival: str | None = None
+    rival: str | None
+    shown: Sequence[str] = ()
+    relative: str | None = None
+
+
+def make_fact(
+    archetype: str,
+    topic: Topic,
+    kind: str,
+    first: str,
+    second: str,
+    shown: Sequence[str] = (),
+    relative: str | None = None,
+) -> Fact:
+    """Returns the fact of a kind; `second` is the value that replaces `first` or is somebody else's.
+
+    `archetype` is that of the persona, "" if there is none.
+    """
+    held = {"own": first, "beside": first, "update": second, "renewed": second}.get(kind)
+    rival = second if kind == "beside" else None
+    pref_type = _pref_type(archetype, topic, held or first)
+    return Fact(topic, kind, pref_type, first, held, rival, shown, relative)
 
 
 def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: dict[str, int]) -> list[Fact]:
@@ -89,10 +111,9 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
                 f" together; a persona needs {count} that share no words. Add topics or use a smaller profile"
             )
         rng.shuffle(chosen)
-        facts += [
-            _fact(rng, persona, topic, shown, kind)
-            for (topic, shown), kind in zip(chosen, kinds, strict=True)
-        ]
+        for (topic, shown), kind in zip(chosen, kinds, strict=True):
+            first, second, _ = rng.sample(shown, 3)
+            facts.append(make_fact(persona.archetype, topic, kind, first, second, shown))
     rng.shuffle(facts)
     return facts
 
@@ -176,28 +197,10 @@ def _content(values: Sequence[str]) -> set[str]:
     return set().union(*(content_words(value) for value in values))
 
 
-def _fact(rng: Random, persona: Persona, topic: Topic, shown: tuple[str, str, str], kind: str) -> Fact:
-    first, second, _ = rng.sample(shown, 3)
-    held = {"own": first, "beside": first, "update": second, "renewed": second}.get(kind)
-    return Fact(
-        topic,
-        kind,
-        _pref_type(persona, topic, held or first),
-        shown,
-        first,
-        held,
-        second if kind == "beside" else None,
-    )
-
-
-def _pref_type(persona: Persona, topic: Topic, value: str) -> str:
+def _pref_type(archetype: str, topic: Topic, value: str) -> str:
     if topic.section != "general":
         return {"therapy": "therapy_background", "health": "health_and_medical_conditions"}[topic.section]
     mark = topic.mark(value)
-    if mark and mark == persona.archetype:
+    if mark and mark == archetype:
         return "stereotypical_pref"
-    return (
-        "anti_stereotypical_pref"
-        if mark and mark == OPPOSITE.get(persona.archetype)
-        else "neutral_preferences"
-    )
+    return "anti_stereotypical_pref" if mark and mark == OPPOSITE.get(archetype) else "neutral_preferences"

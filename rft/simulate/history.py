@@ -1,11 +1,14 @@
 """Assembly of one history: a persona's conversations in a consistent order, filled up to a token budget.
 
-Invariant: the history contains every conversation of the persona record, complete. Conversations with place
-"first" are shuffled; one that updates or withdraws a preference comes anywhere after the conversations that
-revealed it. Filler is spread evenly between conversations. Tokens are counted over the message contents with
-the given tokenizer, without a chat template, as in the released data.
+Invariant: the history contains every conversation of the persona record for its window, complete. With a
+budget, conversations with place "first" are shuffled; one that updates or withdraws a preference comes
+anywhere after the conversations that revealed it; filler is spread evenly between conversations. Without a
+budget, the record's order is final. Tokens are counted over the message contents, without a chat template, as
+in the released data.
 """
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -18,6 +21,13 @@ from rft.simulate.persona import system_message
 from rft.simulate.persona_record import Conversation, Message, PersonaRecord
 
 BATCH = 32  # fillers generated at a time
+WORD = re.compile(r"\w+|[^\w\s]")
+Count = Callable[[list[str]], list[int]]  # counts the tokens of texts
+
+
+def count_words(texts: list[str]) -> list[int]:
+    """Counts words and punctuation marks."""
+    return [len(WORD.findall(text)) for text in texts]
 
 
 class TokenCounter:
@@ -40,20 +50,34 @@ class TokenCounter:
     def __call__(self, texts: list[str]) -> list[int]:
         return [len(encoding) for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def of(self, messages: list[Message]) -> int:
-        """Number of tokens in the contents of the messages."""
-        return sum(self([message["content"] for message in messages]))
+
+def size(count: Count, messages: Sequence[Message]) -> int:
+    """Number of tokens in the contents of the messages."""
+    return sum(count([message["content"] for message in messages]))
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """A history for one window. `distance[i]`: tokens between the evidence of preference i and the end of the
-    history."""
+    """A history for one window.
 
-    messages: list[Message]
+    Attributes:
+        system: the system message.
+        conversations: the conversations in order, filler included.
+        tokens: tokens of all messages.
+        relevant_tokens: the tokens without filler, if the window was filled up.
+        distance: {preference: tokens between its evidence and the end of the history}.
+    """
+
+    system: Message
+    conversations: list[Conversation]
     tokens: int
     relevant_tokens: int
     distance: dict[int, int]
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages of the history, the system message first."""
+        return [self.system, *(message for block in self.conversations for message in block.messages)]
 
 
 def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
@@ -67,62 +91,74 @@ def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
     return ordered
 
 
-def assemble(dossier: PersonaRecord, budget: int, count: TokenCounter, seed: int) -> Assembled:
+def assemble(
+    record: PersonaRecord,
+    window: str,
+    budget: int | None,
+    count: Count,
+    seed: int,
+    whole_stories: bool = False,
+) -> Assembled:
     """Assembles the history of a persona.
 
     Args:
-        dossier: the persona record.
-        budget: maximum length in tokens; the result is shorter by less than one filler conversation.
+        record: the persona record.
+        window: name of the window.
+        budget: maximum length in tokens; the result is shorter by less than one filler conversation. None:
+            the record's conversations as they are.
         count: token counter.
         seed: seed of the dataset.
+        whole_stories: as in `Profile`; distances leave out other conversations about the same preference.
 
     Raises:
         DataError: the conversations alone exceed the budget.
     """
-    name = f"history-{seed}-{dossier.persona.id}"
-    blocks = order(Random(name), dossier.conversations)
-    system = {"role": "system", "content": system_message(dossier.persona)}
-    lengths = [count.of(block.messages) for block in blocks]
-    relevant = count.of([system]) + sum(lengths)
-    if relevant > budget:
-        raise DataError(
-            f"persona {dossier.persona.id}: its {len(blocks)} conversations have {relevant} tokens, the"
-            f" window has {budget}; give --history-tokens {relevant * 5 // 4} or more, or use a smaller"
-            " profile"
+    name = f"history-{seed}-{record.persona.id}"
+    system = {"role": "system", "content": system_message(record.persona)}
+    ordered = [c for c in record.conversations if c.place in ("first", "later", window)]
+    if budget is not None:
+        ordered = order(Random(name), ordered)
+    blocks = [(block, size(count, block.messages)) for block in ordered]
+    tokens = size(count, [system]) + sum(length for _, length in blocks)
+    if budget is not None:
+        if tokens > budget:
+            raise DataError(
+                f"persona {record.persona.id}: its {len(blocks)} conversations have {tokens} tokens, the"
+                f" window has {budget}; give --history-tokens {tokens * 5 // 4} or more, or use a smaller"
+                " profile"
+            )
+        filler = _filler(Random(f"{name}-filler"), window, budget - tokens, count)
+        tokens += sum(length for _, length in filler)
+        for number, sized in reversed(list(enumerate(filler, 1))):
+            blocks.insert(round(number * len(ordered) / (len(filler) + 1)), sized)
+    filled = any(block.place == window for block, _ in blocks)
+    irrelevant = sum(length for block, length in blocks if block.about is None) if filled else 0
+    distance = {
+        block.about: sum(
+            length
+            for other, length in blocks[number + 1 :]
+            if not (whole_stories and other.about == block.about)
         )
-    filler, filler_lengths = _filler(Random(f"{name}-filler"), budget - relevant, count)
-    # number of blocks before each filler
-    at = [round((i + 1) * len(blocks) / (len(filler) + 1)) for i in range(len(filler))]
-    messages, distance, left = [system], {}, relevant + sum(filler_lengths) - count.of([system])
-    next_filler = 0
-    for number in range(len(blocks) + 1):
-        while next_filler < len(filler) and at[next_filler] == number:
-            messages += filler[next_filler]
-            left -= filler_lengths[next_filler]
-            next_filler += 1
-        if number < len(blocks):
-            messages += blocks[number].messages
-            left -= lengths[number]
-            if blocks[number].evidence:
-                distance[blocks[number].about] = left
-    return Assembled(messages, relevant + sum(filler_lengths), relevant, distance)
+        for number, (block, _) in enumerate(blocks)
+        if block.evidence and block.about is not None
+    }
+    return Assembled(system, [block for block, _ in blocks], tokens, tokens - irrelevant, distance)
 
 
-def evidence(dossier: PersonaRecord, about: int) -> Conversation | None:
+def evidence(record: PersonaRecord, about: int) -> Conversation | None:
     """Returns the last conversation that is evidence for preference number `about`, or None if none reveals
     it."""
-    return next((c for c in reversed(dossier.conversations) if c.about == about and c.evidence), None)
+    return next((c for c in reversed(record.conversations) if c.about == about and c.evidence), None)
 
 
-def _filler(rng: Random, budget: int, count: TokenCounter) -> tuple[list[list[Message]], list[int]]:
-    chosen: list[list[Message]] = []
-    lengths: list[int] = []
+def _filler(rng: Random, window: str, budget: int, count: Count) -> list[tuple[Conversation, int]]:
+    """Filler conversations that fit into the budget, with their tokens."""
+    chosen: list[tuple[Conversation, int]] = []
     source, left = fillers(rng), budget
     while True:
         for messages in islice(source, BATCH):
-            length = count.of(messages)
+            length = size(count, messages)
             if length > left:
-                return chosen, lengths
-            chosen.append(messages)
-            lengths.append(length)
+                return chosen
+            chosen.append((Conversation(messages, "filler", None, evidence=False, place=window), length))
             left -= length

@@ -1,102 +1,133 @@
-"""Memory targets of mini personas: what a good memory contains after each message. The simulator knows, since
-it wrote the chats.
+"""Memory targets of a simulated history: what a good memory contains after each message. The simulator knows,
+since it wrote the conversations.
 
-The targets are written to `memory_targets.jsonl` in the dataset folder, for the cold start and for reports.
-Invariant: no prompt contains any of them.
+They are written to `memory_targets.jsonl` in the dataset folder, for the cold start and for reports.
+Invariant: a line follows from the messages up to its own. What is somebody else's is never written as the
+user's own, and sensitive information is never written. No prompt contains any of them.
 """
 
-from dataclasses import asdict, replace
-from random import Random
+import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rft.memory.targets import MemoryTarget
-from rft.memory.text import FORGOTTEN
-from rft.simulate import mini, mini_vocabulary
-from rft.simulate.mini import STORIES, Block, Fact
+from rft.memory.text import without_forgotten
+from rft.simulate.checks import mentions
+from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, PersonaRecord, Preference
+from rft.simulate.question import ENJOYS
 
 THEIRS = ", not the user's own"  # comes after somebody else's preference
+NOTHING = ("open", "untold", "mention", *SENSITIVE_KINDS)  # kinds with nothing to remember
 
 
-def note(block: Block, message: int, about: str | None = None) -> MemoryTarget | None:
-    """Returns the memory target of one block.
+def target_of(preference: Preference, conversation: Conversation, first: int) -> MemoryTarget | None:
+    """Returns the memory target of one conversation.
 
     A preference that is somebody else's is followed by `THEIRS`, as in the answers. A withdrawn preference is
     written once more with "forget it", and stored without its value.
 
     Args:
-        block: a conversation of the persona.
-        message: index of its first message in the history.
-        about: preference of the target (default: the one named by the labels of the fact's question).
+        preference: the preference that the conversation is about.
+        conversation: the conversation.
+        first: index of its first message in the history.
 
     Returns:
-        The target, or None for filler, a mere mention, or somebody else's value beside the user's own.
+        The target, or None if there is nothing to remember.
     """
-    fact = block.fact
-    if fact is None or fact.kind == "mention":
+    if preference.kind in NOTHING:
         return None
-    topic, first = fact.topic, f"Enjoys {fact.topic.with_value(fact.first)}"
-    # as the question's labels name it
-    about = about or (f"Enjoys {topic.with_value(fact.rival)}" if fact.rival else first)
-    about_other = (
-        not block.after and fact.relative is not None and fact.relative in block.messages[0]["content"]
-    )
-    if about_other and fact.kind != "others":
-        return None
-    if fact.kind in STORIES["withdrawn"] and block.after and block.telling:
-        return MemoryTarget(
-            message, about, f"{topic.name}: {FORGOTTEN}.", f"{topic.name}: {first}, forget it."
-        )
-    if fact.kind == "ended" and block.after:
-        return MemoryTarget(message, about, f"{topic.name}: Gave up {topic.with_value(fact.first)}.")
-    held = f"Enjoys {topic.with_value(fact.value or '')}" if block.after else first
-    whose = THEIRS if about_other else ""
-    return MemoryTarget(message, about, f"{topic.name}: {held}{whose}.")
+    topic, text, previous = preference.topic.lower(), _plain(preference.text), _plain(preference.previous)
+    message = first + _message(preference, conversation)
+    about = (preference.previous or preference.text).strip()  # as the question's labels name it
+    if is_theirs(preference, conversation):
+        return MemoryTarget(message, about, f"{topic}: {previous or text}{THEIRS}.")
+    if _withdraws(preference, conversation):
+        written = f"{topic}: {previous}, forget it."
+        return MemoryTarget(message, about, without_forgotten(written) or None, written)
+    held = previous if preference.updated and conversation.place == "first" else text
+    if preference.kind == "ended" and conversation.place == "later":
+        held = re.sub(rf"^({'|'.join(ENJOYS)})\b", "Gave up", previous)
+    return MemoryTarget(message, about, f"{topic}: {held}.")
 
 
-def notes(persona: mini.Persona) -> list[MemoryTarget]:
-    """Returns the memory targets of a persona's history, in order. Message 0 is the system message.
+def targets(record: PersonaRecord, conversations: Sequence[Conversation]) -> list[MemoryTarget]:
+    """Returns the memory targets of a history, in order. Message 0 is the system message.
 
-    If somebody else's value comes before the user's own value of the same topic, it is a target (as theirs)
-    until the user's own value replaces it, because a reader cannot know yet that the user's own will follow.
+    Somebody else's value beside the user's own is a target (as theirs) only until the user's own is revealed.
+    Of several queries that reveal an interest by repetition, the second is the target.
+
+    Args:
+        record: the persona record.
+        conversations: the conversations of the history in order.
     """
     found: list[MemoryTarget] = []
-    known: set[Fact] = set()
-    place = 1
-    for block in persona.blocks:
-        fact, called_for = block.fact, note(block, place)
-        if fact is not None and fact.rival and called_for is None and fact not in known:
-            called_for = _theirs(fact, place)
-        if fact is not None:
-            known.add(fact)
-        if called_for is not None:
-            found.append(called_for)
-        place += len(block.messages)
+    of_preference = Counter(conversation.about for conversation in conversations)
+    seen: Counter[int] = Counter()
+    first = 1
+    for conversation in conversations:
+        if (about := conversation.about) is not None:
+            preference = record.preferences[about]
+            seen[about] += 1
+            repeated = preference.kind == "own" and seen[about] != min(of_preference[about], 2)
+            known = preference.kind == "beside" and seen[about] > 1 and is_theirs(preference, conversation)
+            called_for = target_of(preference, conversation, first)
+            if called_for is not None and not repeated and not known:
+                found.append(called_for)
+        first += len(conversation.messages)
     return found
 
 
-def _theirs(fact: Fact, message: int) -> MemoryTarget:
-    """The memory target for somebody else's value of a topic on which the user has not revealed a value
-    yet."""
-    theirs = f"Enjoys {fact.topic.with_value(fact.rival or '')}"
-    return MemoryTarget(message, theirs, f"{fact.topic.name}: {theirs}{THEIRS}.")
-
-
-def record(persona: mini.Persona, link: str) -> dict[str, Any]:
-    """Returns the line of `memory_targets.jsonl` for one history: its targets, and the values that the user
-    asks to forget."""
+def line_of(record: PersonaRecord, conversations: Sequence[Conversation], link: str) -> dict[str, Any]:
+    """Returns the line of `memory_targets.jsonl` for the history at `link`: its targets, and the values that
+    the user asks to forget."""
     return {
         "history": link,
-        "persona_id": persona.id,
-        "notes": [asdict(found) for found in notes(persona)],
-        "withdrawn": [fact.first for fact in persona.facts if fact.kind in STORIES["withdrawn"]],
+        "persona_id": record.persona.id,
+        "notes": [dict(vars(found)) for found in targets(record, conversations)],
+        "withdrawn": [
+            previous_value(preference)
+            for preference in record.preferences
+            if preference.kind in ("renewed", "forget")
+        ],
     }
 
 
-def lengthen(rng: Random, persona: mini.Persona, fillers: int) -> mini.Persona:
-    """Returns the persona with `fillers` more filler conversations, spread evenly over block boundaries (the
-    128k history)."""
-    blocks = list(persona.blocks)
-    places = [round(i * len(blocks) / fillers) for i in range(fillers)]
-    for place in reversed(places):
-        blocks.insert(place, Block(mini.chat(*rng.choice(mini_vocabulary.FILLER)), None, "filler"))
-    return replace(persona, blocks=tuple(blocks))
+def previous_value(preference: Preference) -> str:
+    """Returns what distinguishes `previous` from other preferences of its topic, as `keyword` does for the
+    preference that holds."""
+    if preference.kind not in USED_KINDS:
+        return preference.keyword
+    before, _, after = preference.text.partition(preference.keyword)
+    return preference.previous.removeprefix(before).removesuffix(after)
+
+
+def is_theirs(preference: Preference, conversation: Conversation) -> bool:
+    """Whether a conversation reveals somebody else's preference."""
+    return preference.kind == "others" or (
+        preference.kind == "beside"
+        and any(mentions(previous_value(preference), m["content"]) for m in conversation.messages)
+    )
+
+
+def _withdraws(preference: Preference, conversation: Conversation) -> bool:
+    """Whether a conversation ends with a request to forget, which stays without a reply as in the official
+    data."""
+    return preference.kind in ("renewed", "forget") and conversation.messages[-1]["role"] == "user"
+
+
+def _message(preference: Preference, conversation: Conversation) -> int:
+    """Index of the message that reveals, changes or withdraws: the user's first that mentions the value,
+    otherwise the user's last."""
+    own = [i for i, message in enumerate(conversation.messages) if message["role"] == "user"]
+    if len(own) > 1 and not _withdraws(preference, conversation):
+        values = (preference.keyword, previous_value(preference))
+        for i in own:
+            if any(mentions(value, conversation.messages[i]["content"]) for value in values if value):
+                return i
+    return own[-1]
+
+
+def _plain(text: str) -> str:
+    """A text as it is written in a line."""
+    return " ".join(text.split()).rstrip(".")

@@ -11,6 +11,7 @@ from typing import Any
 KINDS = (
     "own",
     "open",
+    "mention",
     "untold",
     "update",
     "ended",
@@ -50,8 +51,9 @@ class Persona:
 
     @property
     def short(self) -> str:
-        """One-sentence description."""
-        return str(self.about["short_persona"])
+        """One-line description."""
+        found = self.about.get("short_persona")
+        return str(found or f"A {self.about['occupation']} aged {self.about['age']}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Preference:
         keyword: words that distinguish it from others of its topic; searched for in gold, distractors and
             conversations.
         previous: the column `prev_pref`: a preference that must not be used: outdated, withdrawn or somebody
-            else's.
+            else's (empty: none).
     """
 
     topic: str
@@ -96,14 +98,15 @@ class Conversation:
         messages: messages of alternating roles, the user's first.
         scenario: one of `SCENARIOS`; a request to forget has the scenario that revealed the preference, as in
             the released data.
-        about: index of its preference.
+        about: index of its preference (None: filler).
         evidence: whether a question depends on it.
-        place: "first" may be anywhere, "later" anywhere after the "first" ones about the same preference.
+        place: "first" may be anywhere, "later" anywhere after the "first" ones about the same preference; the
+            name of a window: only there.
     """
 
     messages: list[Message]
     scenario: str
-    about: int
+    about: int | None
     evidence: bool = True
     place: str = "first"
 

@@ -23,24 +23,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rft.data.audit import audit_split
-from rft.data.dataset import COLUMNS
+from rft.data.dataset import COLUMNS, MEMORY_TARGETS
 from rft.errors import DataError
 from rft.files import write_atomic
 from rft.screen import screen
 from rft.simulate import card
-from rft.simulate.checks import check_dossier
-from rft.simulate.dataset import split_personas
-from rft.simulate.history import TokenCounter, assemble
+from rft.simulate.checks import check_record
+from rft.simulate.history import Count, TokenCounter, assemble, count_words
+from rft.simulate.memory_targets import line_of
 from rft.simulate.persona import read_personas
 from rft.simulate.persona_record import PersonaRecord
-from rft.simulate.profile import PROFILES, Settings
+from rft.simulate.profile import PROFILES, WORDS, Settings
 from rft.simulate.rows import history_document, history_link, raw_link, rows
 from rft.simulate.single_writer import only_writer
 from rft.simulate.topics import read_topics, shipped
 from rft.simulate.writer_grammar import GrammarWriter
+from rft.simulate.writer_mini import MiniWriter
 
 RECORD = "simulation.json"  # settings of a dataset; written to the partial folder first
-SPLITS = ("train", "val", "benchmark")
 
 
 class Job:
@@ -49,33 +49,38 @@ class Job:
     def __init__(self, settings: Settings, folder: Path, write: Callable[[int], PersonaRecord] | None = None):
         self.settings, self.folder = settings, folder
         self.count = token_counter(settings)
-        self.write = write or grammar_writer(settings).write
+        self.write = write or offline_writer(settings).write
 
     def do(self, persona_id: int) -> int:
         """Writes all files of one persona, unless they exist already, and returns its id."""
         done = rows_path(self.folder, persona_id)
         if done.exists():
             return persona_id
-        dossier = self.write(persona_id)
-        check_dossier(dossier)
-        if not dossier.items:  # the LLM gave no usable response; `rejected` contains the reasons
-            write_json(done, {"rows": [], "rejected": dossier.rejected, "usage": dossier.usage})
-            return persona_id
+        record = self.write(persona_id)
+        check_record(record)
+        settings, name = self.settings, self.settings.profile
+        profile = PROFILES[name]
+        # without items the LLM gave no usable response; `rejected` contains the reasons
         histories = {
-            window: assemble(dossier, budget, self.count, self.settings.seed)
-            for window, budget in self.settings.budgets().items()
+            window: assemble(record, window, budget, self.count, settings.seed, profile.whole_stories)
+            for window, budget in settings.budgets().items()
+            if record.items
         }
-        write_json(self.folder / raw_link(persona_id), dossier.to_json())
-        for window, assembled in histories.items():
-            write_json(self.folder / history_link(window, persona_id), history_document(dossier, assembled))
-        write_json(
-            done,
-            {
-                "rows": rows(dossier, histories, self.settings.seed),
-                "rejected": dossier.rejected,
-                "usage": dossier.usage,
-            },
-        )
+        if histories and (raw := raw_link(name, persona_id)):
+            write_json(self.folder / raw, record.to_json())
+        for window, history in histories.items():
+            path = self.folder / history_link(name, window, persona_id)
+            write_json(path, history_document(name, record, history), end="" if profile.compact else "\n")
+        entry = {
+            "rows": rows(name, record, histories, settings.seed),
+            "memory_targets": [
+                line_of(record, history.conversations, history_link(name, window, persona_id))
+                for window, history in histories.items()
+            ],
+            "rejected": record.rejected,
+            "usage": record.usage,
+        }
+        write_atomic(done, json.dumps(entry, ensure_ascii=False).encode())
         return persona_id
 
 
@@ -116,13 +121,12 @@ def _simulate(
         return whole
     partial = out.parent / f".{out.name}.partial"
     _open_partial(partial, identity, settings, overwrite)
-    todo = [i for i in range(settings.personas) if not rows_path(partial, i).exists()]
-    if len(todo) < settings.personas:
-        console.print(
-            f"resuming an interrupted simulation: {settings.personas - len(todo)} of {settings.personas} are"
-            " done"
-        )
-    _write_personas(settings, partial, todo, workers, console)
+    every = sorted(persona_id for ids in settings.splits().values() for persona_id in ids)
+    todo = [i for i in every if not rows_path(partial, i).exists()]
+    finished = len(every) - len(todo)
+    if finished:
+        console.print(f"resuming an interrupted simulation: {finished} of {len(every)} are done")
+    _write_personas(settings, partial, todo, finished, workers, console)
     record = _finish(settings, identity, partial, console)
     _publish(partial, out)
     return record
@@ -141,10 +145,22 @@ def check_settings(settings: Settings) -> None:
             f"--personas {settings.personas}: train, val and benchmark need at least one persona each; "
             "give 3 or more"
         )
-    sizes = PROFILES[settings.profile].windows
+    profile = PROFILES[settings.profile]
+    only_larger = {
+        "--tokenizer": settings.tokenizer,
+        "--history-tokens": settings.history_tokens,
+        "--topics": settings.topics_file,
+        "--persona-file": settings.personas_file,
+        "--llm-model": settings.llm,
+    }
+    for option, value in only_larger.items():
+        if profile.style is None and value is not None:
+            raise DataError(f"{option} does not apply to --profile {settings.profile}; use middle or paper")
     for window in settings.windows:
-        if window not in sizes:
-            raise DataError(f"--window {window}: profile {settings.profile} has {', '.join(sizes)} only")
+        if window not in profile.windows:
+            raise DataError(
+                f"--window {window}: profile {settings.profile} has {', '.join(profile.windows)} only"
+            )
     if settings.history_tokens is not None and len(settings.windows) > 1:
         raise DataError("--history-tokens sets the size of one window; give a single --window with it")
     if settings.topics_file:
@@ -161,18 +177,23 @@ def check_settings(settings: Settings) -> None:
     token_counter(settings)
 
 
-def token_counter(settings: Settings) -> TokenCounter:
+def token_counter(settings: Settings) -> Count:
     """Loads the tokenizer of the settings."""
+    if settings.counted_with() == WORDS:
+        return count_words
     from rft.data.tokenizer import load_tokenizer
 
-    return TokenCounter(load_tokenizer(settings.tokenizer, chat=False))
+    return TokenCounter(load_tokenizer(settings.counted_with(), chat=False))
 
 
-def grammar_writer(settings: Settings) -> GrammarWriter:
+def offline_writer(settings: Settings) -> GrammarWriter | MiniWriter:
     """Creates the offline writer for the settings."""
+    profile = PROFILES[settings.profile]
+    if profile.style is None:
+        return MiniWriter(settings.seed, settings.facts(), settings.personas, profile.forget)
     topics = read_topics(settings.topics_file) if settings.topics_file else shipped()
     people = read_personas(settings.personas_file) if settings.personas_file else None
-    return GrammarWriter(settings.seed, topics, settings.facts(), PROFILES[settings.profile].style, people)
+    return GrammarWriter(settings.seed, topics, settings.facts(), profile.style, people)
 
 
 def rows_path(folder: Path, persona_id: int) -> Path:
@@ -180,9 +201,9 @@ def rows_path(folder: Path, persona_id: int) -> Path:
     return folder / "rows" / f"{persona_id}.json"
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_json(path: Path, document: Any, end: str = "\n") -> None:
     """Writes a JSON file atomically."""
-    write_atomic(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(document, ensure_ascii=False, indent=1) + end).encode())
 
 
 def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
@@ -235,7 +256,7 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def _write_personas(
-    settings: Settings, partial: Path, todo: list[int], workers: int, console: Console
+    settings: Settings, partial: Path, todo: list[int], finished: int, workers: int, console: Console
 ) -> None:
     columns = (
         TextColumn("writing personas"),
@@ -245,9 +266,7 @@ def _write_personas(
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(
-            "", total=settings.personas, completed=settings.personas - len(todo), note=""
-        )
+        task = progress.add_task("", total=finished + len(todo), completed=finished, note="")
         if not todo:
             return
         if workers == 1 and not settings.llm:
@@ -302,31 +321,33 @@ def _work(persona_id: int) -> int:
 
 
 def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console: Console) -> dict[str, Any]:
-    """Collects the rows by split, audits them, writes record and card."""
+    """Collects the rows by split and the memory targets, audits the splits, writes record and card."""
     (partial / "benchmark/text").mkdir(parents=True, exist_ok=True)
-    counts = card.Counts()
+    counts, windows = card.Counts(), list(settings.budgets())
     rejected: Counter[str] = Counter()
     usage: Counter[str] = Counter()
-    for split, personas in split_personas(settings.personas, settings.seed).items():
-        with open(partial / f"benchmark/text/{split}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            for done in _read_rows(partial, personas):
-                rejected.update(done["rejected"])
-                usage.update(done["usage"])
-                for row in done["rows"]:
-                    writer.writerow(row)
-                    counts.add(split, row, settings.windows)
+    with open(partial / MEMORY_TARGETS, "w", encoding="utf-8") as targets:
+        for split, personas in settings.splits().items():
+            with open(partial / f"benchmark/text/{split}.csv", "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                for done in _read_rows(partial, personas):
+                    rejected.update(done["rejected"])
+                    usage.update(done["usage"])
+                    writer.writerows(done["rows"])
+                    for row in done["rows"]:
+                        counts.add(split, row, windows)
+                    for line in done["memory_targets"]:
+                        targets.write(json.dumps(line, ensure_ascii=False) + "\n")
     if not counts.questions["train"] or not counts.questions["benchmark"]:
         most = f"; most often because {rejected.most_common(1)[0][0]}" if rejected else ""
         raise DataError(
             f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}"
         )
     audits = {}
-    for split in SPLITS:
-        if counts.questions[split]:
-            with console.status(f"auditing {split}"):
-                audits[split] = audit_split(partial, split, settings.windows[0])
+    for split in counts.questions:
+        with console.status(f"auditing {split}"):
+            audits[split] = audit_split(partial, split, windows[0])
     record = {
         "settings": identity,
         "counts": counts.summary(),

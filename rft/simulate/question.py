@@ -19,24 +19,18 @@ ENJOYS = ("Enjoys", "Likes", "Is fond of", "Often spends time")
 SENSITIVE_KINDS = ("leaked", "cleared", "declined", "cleared")
 
 
-def preference_of(rng: Random, fact: Fact) -> Preference:
-    """Returns the labels of a fact's question."""
-    verb = rng.choice(ENJOYS) if fact.topic.section == "general" else "Is"
+def preference_of(fact: Fact, verb: str) -> Preference:
+    """Returns the labels of a fact's question; `verb` begins its statements, such as "Enjoys"."""
     values = (fact.first, fact.held, fact.rival)
     first, held, rival = (f"{verb} {fact.topic.with_value(value)}" if value else "" for value in values)
+    not_to_be_used = {"beside": rival, "own": "", "open": "", "untold": "", "others": ""}
     return Preference(
         topic=fact.topic.name,
         text={"forget": f"Do not remember '{first}' in memory", "others": first}.get(fact.kind, held),
         pref_type="ask_to_forget" if fact.kind in ("forget", "renewed") else fact.pref_type,
         kind=fact.kind,
         keyword=fact.held or fact.first,
-        previous=(
-            rival
-            if fact.kind == "beside"
-            else first
-            if fact.kind in ("update", "ended", "renewed", "forget")
-            else ""
-        ),
+        previous=not_to_be_used.get(fact.kind, first),
     )
 
 

@@ -1,4 +1,4 @@
-"""Conversion of a persona record and its histories to rows of the 27 official columns."""
+"""Conversion of a persona record and its histories to files: rows of the 27 official columns, histories."""
 
 import json
 from random import Random
@@ -7,58 +7,72 @@ from typing import Any
 from rft.data.dataset import COLUMNS
 from rft.simulate.history import Assembled, evidence
 from rft.simulate.persona_record import PersonaRecord
+from rft.simulate.profile import PROFILES
 
 
-def history_link(window: str, persona_id: int) -> str:
+def history_link(profile: str, window: str, persona_id: int) -> str:
     """Path of a history file relative to the dataset folder."""
-    return f"data/chat_history_{window}/chat_history_{window}_persona{persona_id}.json"
+    stem = profile if PROFILES[profile].compact else window
+    return f"data/chat_history_{window}/chat_history_{stem}_persona{persona_id}.json"
 
 
-def raw_link(persona_id: int) -> str:
-    """Path of a persona record relative to the dataset folder."""
-    return f"data/raw_data/raw_data_persona{persona_id}.json"
+def raw_link(profile: str, persona_id: int) -> str:
+    """Path of a persona record relative to the dataset folder; "" if the profile has none."""
+    return "" if PROFILES[profile].compact else f"data/raw_data/raw_data_persona{persona_id}.json"
 
 
-def history_document(dossier: PersonaRecord, assembled: Assembled) -> dict[str, Any]:
-    """The content of a history file, with the same metadata as the released files."""
-    return {
-        "metadata": {
-            "total_messages": len(assembled.messages),
-            "final_token_count": assembled.tokens,
-            "persona_id": dossier.persona.id,
-            "input_filename": raw_link(dossier.persona.id),
+def history_document(profile: str, record: PersonaRecord, assembled: Assembled) -> dict[str, Any]:
+    """The content of a history file; except in compact profiles with the same metadata as the released
+    files."""
+    metadata: dict[str, Any] = {
+        "total_messages": len(assembled.messages),
+        "final_token_count": assembled.tokens,
+        "persona_id": record.persona.id,
+    }
+    if not PROFILES[profile].compact:
+        metadata |= {
+            "input_filename": raw_link(profile, record.persona.id),
             "num_relevant_tokens": assembled.relevant_tokens,
             "num_irrelevant_tokens": assembled.tokens - assembled.relevant_tokens,
-        },
-        "chat_history": assembled.messages,
-    }
+        }
+    return {"metadata": metadata, "chat_history": assembled.messages}
 
 
-def rows(dossier: PersonaRecord, histories: dict[str, Assembled], seed: int) -> list[dict[str, Any]]:
-    """Returns the questions of one persona in random order, as rows of the official columns.
+def rows(
+    profile: str, record: PersonaRecord, histories: dict[str, Assembled], seed: int
+) -> list[dict[str, Any]]:
+    """Returns the questions of one persona as rows of the official columns.
 
-    A question about a preference that is never revealed has no snippet, scenario or distance.
+    A question about a preference that is never revealed has no snippet, scenario or distance. The rows are in
+    random order, which the mini writer has drawn itself.
 
     Args:
-        dossier: the persona record.
+        profile: name of the profile.
+        record: the persona record.
         histories: histories by window name.
         seed: seed of the dataset.
     """
-    persona = dossier.persona
+    persona = record.persona
     found = []
-    for item in dossier.items:
-        preference, block = dossier.preferences[item.about], evidence(dossier, item.about)
+    for item in record.items:
+        preference, block = record.preferences[item.about], evidence(record, item.about)
+        snippet = [
+            message
+            for other in record.conversations
+            if other is block or (PROFILES[profile].whole_stories and other.about == item.about)
+            for message in other.messages
+        ]
         told = (
             {
                 "conversation_scenario": block.scenario,
-                "related_conversation_snippet": json.dumps(block.messages, ensure_ascii=False),
+                "related_conversation_snippet": json.dumps(snippet, ensure_ascii=False),
             }
             if block
             else {}
         )
         row = dict.fromkeys(COLUMNS, "") | {
             "persona_id": persona.id,
-            "raw_persona_file": raw_link(persona.id),
+            "raw_persona_file": raw_link(profile, persona.id),
             "short_persona": persona.short,
             "expanded_persona": json.dumps(persona.about, ensure_ascii=False),
             "user_query": repr({"role": "user", "content": item.query}),
@@ -76,12 +90,13 @@ def rows(dossier: PersonaRecord, histories: dict[str, Assembled], seed: int) -> 
         }
         for window, history in histories.items():
             row |= {
-                f"chat_history_{window}_link": history_link(window, persona.id),
+                f"chat_history_{window}_link": history_link(profile, window, persona.id),
                 f"total_tokens_in_chat_history_{window}": history.tokens,
                 f"distance_from_related_snippet_to_query_{window}": history.distance.get(item.about, ""),
                 f"num_persona_relevant_tokens_{window}": history.relevant_tokens,
                 f"num_persona_irrelevant_tokens_{window}": history.tokens - history.relevant_tokens,
             }
         found.append(row)
-    Random(f"rows-{seed}-{persona.id}").shuffle(found)
+    if PROFILES[profile].style:
+        Random(f"rows-{seed}-{persona.id}").shuffle(found)
     return found

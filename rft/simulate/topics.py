@@ -35,7 +35,7 @@ class Topic:
         name: name of the topic.
         section: one of `SECTIONS`.
         doing: what a person does, with `{}` for the value.
-        ask: what a question asks for.
+        ask: what a question asks for; in the mini profile the whole query.
         values: the values of the topic.
         marks: pairs of (value, archetype that it is typical of).
     """
@@ -67,9 +67,9 @@ def content_words(text: str) -> set[str]:
 
 
 @cache
-def shipped() -> tuple[Topic, ...]:
-    """The topics included in the package."""
-    source = files("rft.simulate") / "words" / "topics.txt"
+def shipped(name: str = "topics") -> tuple[Topic, ...]:
+    """The topics of a list in the package: "topics" or "mini_topics"."""
+    source = files("rft.simulate") / "words" / f"{name}.txt"
     return tuple(_parse(source.read_text(encoding="utf-8"), "the shipped topics"))
 
 

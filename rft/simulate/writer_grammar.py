@@ -9,7 +9,7 @@ from rft.simulate.conversation import Style, Talk
 from rft.simulate.facts import draw_facts
 from rft.simulate.persona import make_persona
 from rft.simulate.persona_record import PersonaRecord
-from rft.simulate.question import item_of, preference_of, sensitive
+from rft.simulate.question import ENJOYS, item_of, preference_of, sensitive
 from rft.simulate.topics import Topic
 
 
@@ -23,8 +23,6 @@ class GrammarWriter:
         style: length of the conversations.
         people: custom descriptions by persona id, or None.
     """
-
-    name = "offline grammar"
 
     def __init__(
         self,
@@ -42,7 +40,8 @@ class GrammarWriter:
         persona = make_persona(self.seed, persona_id, self.people[persona_id] if self.people else None)
         facts = draw_facts(rng, persona, self.topics, self.counts)
         talk = Talk(rng, persona, self.style)
-        preferences = [preference_of(rng, fact) for fact in facts]
+        verbs = (rng.choice(ENJOYS) if fact.topic.section == "general" else "Is" for fact in facts)
+        preferences = [preference_of(fact, verb) for fact, verb in zip(facts, verbs, strict=True)]
         conversations = [c for index, fact in enumerate(facts) for c in talk.about(index, fact)]
         items = [item_of(rng, index, fact, self.style.extras) for index, fact in enumerate(facts)]
         more = sensitive(rng, persona_id, len(facts), self.counts.get("sensitive", 0), talk.task)

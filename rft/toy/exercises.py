@@ -9,13 +9,17 @@ the curriculum.
 
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
 
 from rft.data.prompt import SYSTEM
-from rft.simulate import mini, mini_vocabulary
+from rft.simulate import writer_mini as mini
+from rft.simulate.facts import Fact
+from rft.simulate.memory_targets import is_theirs
+from rft.simulate.persona import system_message
+from rft.simulate.persona_record import chat
+from rft.simulate.topics import Topic
 
 # balanced, so that each kind is learned
-KINDS = ("own", "contrast", "update", "update", "forget", "forget", "others", "others")
+KINDS = ("own", "beside", "update", "update", "forget", "forget", "others", "others")
 VERDICTS = {"own": "", "others": ", not the user's own", "forget": ", forget it"}
 
 
@@ -38,8 +42,8 @@ def exercise(answer: str) -> str | None:
     return "letter" if answer[:-2].endswith(tuple(f" is ({letter}" for letter in "abcd")) else None
 
 
-def _listing(rng: Random, fact: mini.Fact) -> tuple[list[str], str]:
-    gold, wrong = mini.options(rng, fact)
+def _listing(rng: Random, fact: Fact) -> tuple[list[str], str]:
+    gold, wrong = mini.draw_options(rng, fact)
     texts = [gold, *wrong]
     rng.shuffle(texts)
     return texts, "Options:\n" + "\n".join(
@@ -51,7 +55,7 @@ def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
     messages = []
     for index in rng.sample(range(4), turns):
         wanted = texts[index].rstrip(".")
-        messages += mini.chat(
+        messages += chat(
             f"Which letter has {wanted[0].lower()}{wanted[1:]}?", f"{wanted} is ({'abcd'[index]})."
         )
     return messages
@@ -60,8 +64,8 @@ def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
 def drill(
     rng: Random,
     sentences: float = 0.7,
-    known: Sequence[Any] = mini_vocabulary.TOPICS,
-    option: Callable[[str], str] = mini_vocabulary.option,
+    known: Sequence[Topic] = mini.TOPICS,
+    option: Callable[[str], str] = mini.option,
 ) -> list[dict[str, str]]:
     """Makes two short exercises: repeat a list, or find the value of a topic or the letter of a value.
 
@@ -84,7 +88,7 @@ def drill(
         values = rng.sample(chosen[0].values, 4) if same else [rng.choice(topic.values) for topic in chosen]
         if kind == "repeat":
             said = " ".join(rng.choice(rng.choice(known).values) for _ in range(rng.randint(6, 20)))
-            messages += mini.chat(f"Repeat: {said}", f"Again: {said}")
+            messages += chat(f"Repeat: {said}", f"Again: {said}")
             continue
         if kind == "topics":
             given = [f"{topic.name}: {value}" for topic, value in zip(chosen, values, strict=True)]
@@ -95,7 +99,7 @@ def drill(
             shown = options if rng.random() < sentences else values
             given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
             found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
-        messages += mini.chat(
+        messages += chat(
             "Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6))
         )
     return messages
@@ -118,39 +122,36 @@ def document(
         return drill(rng, sentences)
     topics = rng.randint(2, 2 + round(6 * difficulty))
     kinds, fillers = tuple(rng.sample(KINDS, topics)), rng.randint(0, round(2 * difficulty))
-    persona = mini.draw_persona(Random(rng.getrandbits(40)), index, kinds, fillers)
+    persona, facts, conversations = mini.draw(Random(rng.getrandbits(40)), index, kinds, fillers)
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
-        messages.append({"role": "system", "content": persona.system})
+        messages.append({"role": "system", "content": system_message(persona)})
     known: dict[str, str] = {}  # topic -> expected recall
-    fact_of = {fact.topic.name: fact for fact in persona.facts}
+    fact_of = {fact.topic.name: fact for fact in facts}
 
     def ask(name: str) -> list[dict[str, str]]:
         fact = fact_of[name]
         texts, listing = _listing(rng, fact)
-        asked = rng.choice((f"What do you know about me and {name}?", fact.topic.query))
+        asked = rng.choice((f"What do you know about me and {name}?", fact.topic.ask))
         if rng.random() < 0.5:
             asked = f"{asked}\n\n{listing}"
         elif rng.random() < 0.4:
-            messages.extend(mini.chat(listing, "I see."))
+            messages.extend(chat(listing, "I see."))
         else:
-            return mini.chat(asked, known[name])
-        return mini.chat(asked, known[name]) + _lookup(rng, texts, rng.randint(0, 2))
+            return chat(asked, known[name])
+        return chat(asked, known[name]) + _lookup(rng, texts, rng.randint(0, 2))
 
-    for block in persona.blocks:
-        messages += block.messages
-        if (fact := block.fact) is not None:
-            about_other = (
-                not block.after
-                and fact.relative is not None
-                and fact.relative in block.messages[0]["content"]
-            )
-            if about_other and fact.kind == "others":
+    for conversation in conversations:
+        messages += conversation.messages
+        if conversation.about is not None:
+            fact = facts[conversation.about]
+            theirs = is_theirs(mini.mini_preference(fact), conversation)
+            if fact.kind == "others":
                 known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
-            elif block.after and fact.kind == "forget":
+            elif conversation.place == "later" and fact.kind == "forget":
                 known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "forget")
-            elif not about_other:
-                value = fact.value if block.after and fact.value else fact.first
+            elif not theirs:
+                value = fact.held if conversation.place == "later" and fact.held else fact.first
                 known[fact.topic.name] = recall(fact.topic.with_value(value), "own")
         if known and rng.random() < 0.2:
             messages += ask(rng.choice(list(known)))

@@ -5,24 +5,27 @@ Invariant: no text here is a question of the dataset. There is no option to choo
 boxed letter. Updates have the layout of the agent's own prompts (`rft.memory.agent`).
 """
 
+from dataclasses import replace
 from random import Random
 
 from rft.data.prompt import SYSTEM
 from rft.memory.agent import answer_message, update_message
 from rft.memory.targets import MemoryTargets
 from rft.memory.text import EMPTY
-from rft.simulate import memory_targets, mini
+from rft.simulate import writer_mini as mini
+from rft.simulate.memory_targets import is_theirs, target_of
+from rft.simulate.persona_record import chat
 
 # balanced, so that each kind is learned
-KINDS = ("own", "own", "contrast", "update", "update", "forget", "forget", "others")
-MOST_BLOCKS = 8  # per chunk
+KINDS = ("own", "own", "beside", "update", "update", "forget", "forget", "others")
+MOST_CONVERSATIONS = 8  # per chunk
 
 
 def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> list[dict[str, str]]:
     """Draws a text as chat messages: a memory is updated from a chunk, or some of its topics are recalled.
 
-    The chunk is any sequence of a persona's blocks, also one with nothing to remember. The memory contains
-    what the blocks before the chunk require, so it is often empty.
+    The chunk is any sequence of a persona's conversations, also one with nothing to remember. The memory
+    contains what the conversations before the chunk require, so it is often empty.
 
     Args:
         rng: source of all draws.
@@ -30,28 +33,32 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
         recalls: probability of a recall if the memory is not empty.
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
-    persona = mini.draw_persona(
+    _, facts, conversations = mini.draw(
         Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty))
     )
-    start = rng.randint(0, len(persona.blocks) - 1)
-    stop = rng.randint(start + 1, min(len(persona.blocks), start + 2 + round((MOST_BLOCKS - 2) * difficulty)))
-    found = [
-        memory_targets.note(block, i, block.fact.topic.name)
-        for i, block in enumerate(persona.blocks)
-        if block.fact is not None
-    ]
-    held = MemoryTargets(tuple(note for note in found if note is not None), ())
+    start = rng.randint(0, len(conversations) - 1)
+    most = start + 2 + round((MOST_CONVERSATIONS - 2) * difficulty)
+    stop = rng.randint(start + 1, min(len(conversations), most))
+    targets = []
+    for i, conversation in enumerate(conversations):
+        if conversation.about is not None:
+            fact = facts[conversation.about]
+            preference = mini.mini_preference(fact)
+            beside = fact.kind == "beside" and is_theirs(preference, conversation)
+            target = None if beside else target_of(preference, conversation, i)
+            targets += [replace(target, about=fact.topic.name)] if target else []
+    held = MemoryTargets(tuple(targets), ())
     before, after = held.lines(start - 1), held.update(start, stop - 1)
     system = {"role": "system", "content": SYSTEM}
     if before and rng.random() < recalls:
         names = rng.sample(list(before), min(len(before), 3))
         first = answer_message(held.memory(start - 1), f"What do you know about me and {names[0]}?")
-        messages = [system, *mini.chat(first, recall(before[names[0]]))]
+        messages = [system, *chat(first, recall(before[names[0]]))]
         for name in names[1:]:
-            messages += mini.chat(f"What do you know about me and {name}?", recall(before[name]))
+            messages += chat(f"What do you know about me and {name}?", recall(before[name]))
         return messages
-    chunk = [message for block in persona.blocks[start:stop] for message in block.messages]
-    return [system, *chunk, *mini.chat(update_message(held.memory(start - 1)), after or EMPTY)]
+    chunk = [message for conversation in conversations[start:stop] for message in conversation.messages]
+    return [system, *chunk, *chat(update_message(held.memory(start - 1)), after or EMPTY)]
 
 
 def recall(line: str) -> str:

@@ -87,12 +87,13 @@ def run(args: argparse.Namespace) -> int:
     data, sft, grpo = out / "data", out / "sft", out / "grpo"
     base = out / "base" if args.scratch else RECIPES / "base"
 
-    from rft.simulate.dataset import simulate_mini
+    from rft.simulate.pipeline import simulate
+    from rft.simulate.profile import Settings
 
     stages.do(
         "simulate",
         f"{PERSONAS} personas, their chats and questions",
-        lambda: simulate_mini(data, PERSONAS, args.seed, console),
+        lambda: simulate(Settings("mini", PERSONAS, args.seed), data, console=console),
     )
 
     from rft.data.dataset import Split, load_split

@@ -27,7 +27,8 @@ from rft.evaluate.run import evaluate
 from rft.models.budget import Budget
 from rft.models.endpoint import PROBE, Endpoint
 from rft.models.failures import BudgetSpent, EndpointError, Unanswered
-from rft.simulate.dataset import simulate_mini
+from rft.simulate.pipeline import simulate
+from rft.simulate.profile import Settings
 
 KEY = "sk-very-secret-0123456789"
 
@@ -35,7 +36,7 @@ KEY = "sk-very-secret-0123456789"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate_mini(folder, 40, seed=0)
+    simulate(Settings("mini", 40, seed=0), folder)
     return folder
 
 

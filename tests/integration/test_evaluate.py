@@ -34,7 +34,8 @@ from rft.evaluate.rules import RuleAnswers
 from rft.evaluate.run import batches, evaluate
 from rft.models.local import LocalModel
 from rft.models.vllm import VLLMModel, tensor_parallel
-from rft.simulate.dataset import simulate_mini
+from rft.simulate.pipeline import simulate
+from rft.simulate.profile import Settings
 from rft.toy.model import make_model, make_tokenizer
 
 
@@ -68,7 +69,7 @@ def numbers(summary):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate_mini(folder, 40, seed=0)
+    simulate(Settings("mini", 40, seed=0), folder)
     return folder
 
 

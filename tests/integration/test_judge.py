@@ -15,7 +15,8 @@ from rft.data.dataset import load_split
 from rft.evaluate.answer import Answer
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
-from rft.simulate.dataset import simulate_mini
+from rft.simulate.pipeline import simulate
+from rft.simulate.profile import Settings
 
 GOOD = "<think>They like tea.</think>Have some tea in the garden."
 
@@ -37,7 +38,7 @@ class Free:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate_mini(folder, 40, seed=0)
+    simulate(Settings("mini", 40, seed=0), folder)
     return folder
 
 

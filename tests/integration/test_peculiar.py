@@ -13,7 +13,8 @@ from peculiar import PECULIARITIES, Peculiar, Peculiarity, peculiar
 
 from rft.evaluate.results import read_rows
 from rft.memory.store import read_record
-from rft.simulate.dataset import simulate_mini
+from rft.simulate.pipeline import simulate
+from rft.simulate.profile import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEY = "sk-very-secret-0123456789"
@@ -45,7 +46,7 @@ def rft():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate_mini(folder, 12, seed=0)
+    simulate(Settings("mini", 12, seed=0), folder)
     return folder
 
 

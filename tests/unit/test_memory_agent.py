@@ -13,7 +13,7 @@ from rft.errors import DataError, ModelError
 from rft.memory import chunks
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message, update_message
 from rft.memory.chunks import CONTINUED, CONTINUES
-from rft.simulate import mini, mini_vocabulary
+from rft.simulate import writer_mini
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +125,16 @@ def test_no_question_no_option_and_no_later_chunk_is_in_an_update_prompt(tokeniz
 
 
 def test_the_answers_prompt_holds_the_memory_and_nothing_of_the_history(tokenizer):
-    persona = mini.make_persona(0, 1)
+    _, _, conversations = writer_mini.draw(random.Random(0), 1, ["own", "update", "others"])
     agent = MemoryAgent(tokenizer, MemorySettings())
     shown = tokenizer.decode(agent.say_ids("What should I drink?", "- Enjoys drinking tea."))
     assert "- Enjoys drinking tea." in shown
-    assert all(message["content"] not in shown for message in persona.messages)
+    assert all(m["content"] not in shown for conversation in conversations for m in conversation.messages)
 
 
 def test_what_is_accepted_is_within_budget(tokenizer):
     agent = MemoryAgent(tokenizer, MemorySettings(100, 30))
-    lines = [
-        f"- {mini_vocabulary.option(topic.with_value(topic.values[0]))}" for topic in mini_vocabulary.TOPICS
-    ]
+    lines = [f"- {writer_mini.option(topic.with_value(topic.values[0]))}" for topic in writer_mini.TOPICS]
     ids = tokenizer("\n".join(lines))["input_ids"]
     update = agent.accept([*ids, tokenizer.eos_token_id], "", [tokenizer.eos_token_id])
     assert update.cut

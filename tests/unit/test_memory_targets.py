@@ -18,7 +18,7 @@ from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
 from rft.memory.targets import MemoryTarget, MemoryTargets, about, load_memory_targets
 from rft.memory.text import EMPTY, Update
-from rft.simulate import memory_targets, mini, mini_vocabulary
+from rft.simulate import writer_mini
 from rft.toy.memory_exercises import memory_document
 from rft.train.memory_rows import answer_target, memory_units, sft_rows
 from rft.train.sft import LabelArguments
@@ -41,62 +41,6 @@ def test_lines_change_in_place_and_can_go():
     assert [notes.memory(i) for i in (0, 1, 3, 4, 6)] == ["", "- X.", "- X.\n- Y.", "- Z.\n- Y.", "- Z."]
 
 
-def test_the_last_memory_says_what_holds_of_every_fact():
-    seen = set()
-    for persona_id in range(100):
-        persona = mini.make_persona(0, persona_id)
-        held = MemoryTargets(tuple(memory_targets.notes(persona)), ()).lines(len(persona.messages))
-        seen |= {fact.kind for fact in persona.facts}
-        assert len(held) == sum(fact.kind != "mention" for fact in persona.facts)
-        for fact in persona.facts:
-            line = held.get(f"Enjoys {fact.topic.with_value(fact.rival or fact.first)}")
-            topic = fact.topic.name
-            if fact.kind == "mention":
-                assert line is None
-            elif fact.kind == "forget":
-                assert line == f"{topic}: forgotten."
-            elif fact.kind == "ended":
-                assert line == f"{topic}: Gave up {fact.topic.with_value(fact.first)}."
-            elif fact.kind == "others":
-                assert line == f"{topic}: Enjoys {fact.topic.with_value(fact.first)}, not the user's own."
-            else:
-                assert line == f"{topic}: Enjoys {fact.topic.with_value(fact.value)}."
-    assert seen == {kind for ends in mini.STORIES.values() for kind in ends}
-
-
-def test_what_a_note_says_follows_from_what_was_said_until_then():
-    """Somebody else's value is noted as theirs, whether the user's own of the same topic will follow or
-    not."""
-    first, later = 0, 0
-    for persona_id in range(100):
-        persona = mini.make_persona(0, persona_id)
-        notes, place, known = {note.message: note for note in memory_targets.notes(persona)}, 1, set()
-        for block in persona.blocks:
-            fact = block.fact
-            if fact is not None and fact.relative and fact.relative in block.messages[0]["content"]:
-                theirs = fact.topic.with_value(fact.rival or fact.first)
-                if fact.topic.name in known:
-                    assert place not in notes
-                    later += 1
-                else:
-                    assert notes[place].line == f"{fact.topic.name}: Enjoys {theirs}, not the user's own."
-                    first += fact.kind == "contrast"
-            known |= {fact.topic.name} if fact is not None else set()
-            place += len(block.messages)
-    assert min(first, later) > 20
-
-
-def test_a_note_stands_at_the_message_that_reveals_it():
-    for persona_id in range(50):
-        persona = mini.make_persona(0, persona_id)
-        for note in memory_targets.notes(persona):
-            message = persona.messages[note.message]
-            assert message["role"] == "user"
-            values = {value for topic in mini_vocabulary.TOPICS for value in topic.values}
-            words = [word for word in note.line.rstrip(".").split() if word in values]
-            assert all(word in message["content"] for word in words)
-
-
 @pytest.mark.parametrize("window", ["32k", "128k"])
 def test_a_simulated_dataset_brings_its_notes(mini_data, window):
     split = load_split(mini_data, "train", window)
@@ -107,7 +51,7 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
         held = of.lines(len(whole.messages))
         gold = question.options["abcd".index(question.gold)]
         line = held.get(about(question))
-        if gold == mini_vocabulary.GENERIC_OPTION:
+        if gold == writer_mini.GENERIC_OPTION:
             assert (
                 line is None
                 or line.endswith((", not the user's own.", ": forgotten."))
@@ -263,7 +207,7 @@ def test_every_question_is_in_one_unit_of_one_history(mini_data):
 
 
 def test_base_texts_rewrite_memories_without_a_question(mini_data):
-    queries = {topic.query for topic in mini_vocabulary.TOPICS}
+    queries = {topic.ask for topic in writer_mini.TOPICS}
     rewritten = changed = 0
     for seed in range(300):
         messages = memory_document(Random(seed), seed / 300)

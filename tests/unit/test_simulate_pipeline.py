@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,12 @@ import pytest
 from dataset_folder import tokenizer as make_tokenizer
 
 from rft.cli import main
-from rft.data.dataset import COLUMNS, load_split
+from rft.data.dataset import COLUMNS, MEMORY_TARGETS, load_split
 from rft.errors import DataError
 from rft.memory.targets import load_memory_targets
-from rft.simulate.history import TokenCounter, assemble, order
+from rft.simulate.history import TokenCounter, assemble, order, size
 from rft.simulate.persona_record import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
-from rft.simulate.pipeline import grammar_writer, simulate
+from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import Settings
 from rft.train.targets import reasoning
 
@@ -88,7 +89,7 @@ def command(settings: Settings, out: Path, *more: str) -> list[str]:
 
 
 def test_what_changes_or_withdraws_something_stands_behind_it() -> None:
-    writer = grammar_writer(Settings("paper", 30, seed=0))
+    writer = offline_writer(Settings("paper", 30, seed=0))
     for persona_id in range(30):
         ordered = order(random.Random(persona_id), writer.write(persona_id).conversations)
         for place, block in enumerate(ordered):
@@ -101,36 +102,36 @@ def test_what_changes_or_withdraws_something_stands_behind_it() -> None:
 
 @pytest.mark.parametrize("budget", [60_000, 90_000])
 def test_a_history_fills_its_budget_and_holds_every_conversation(counter: TokenCounter, budget: int) -> None:
-    dossier = grammar_writer(Settings("paper", 3, seed=0)).write(1)
-    history = assemble(dossier, budget, counter, seed=0)
-    assert history.tokens == counter.of(history.messages)
+    record = offline_writer(Settings("paper", 3, seed=0)).write(1)
+    history = assemble(record, "32k", budget, counter, seed=0)
+    assert history.tokens == size(counter, history.messages)
     assert budget - 1500 < history.tokens <= budget and history.messages[0]["role"] == "system"
     said = [m["content"] for m in history.messages]
-    for block in dossier.conversations:
+    for block in record.conversations:
         start = said.index(block.messages[0]["content"])
         assert said[start : start + len(block.messages)] == [m["content"] for m in block.messages]
     for about, distance in history.distance.items():
-        last = [c for c in dossier.conversations if c.about == about and c.evidence]
+        last = [c for c in record.conversations if c.about == about and c.evidence]
         ends = max(said.index(c.messages[0]["content"]) + len(c.messages) for c in last)
-        assert distance == counter.of(history.messages[ends:])
+        assert distance == size(counter, history.messages[ends:])
 
 
 def test_the_longer_window_has_the_same_conversations(counter: TokenCounter) -> None:
-    dossier = grammar_writer(Settings("paper", 3, seed=0)).write(2)
-    short, long = (assemble(dossier, budget, counter, seed=0) for budget in (60_000, 90_000))
+    record = offline_writer(Settings("paper", 3, seed=0)).write(2)
+    short, long = (assemble(record, "32k", budget, counter, seed=0) for budget in (60_000, 90_000))
     assert short.relevant_tokens == long.relevant_tokens
-    own = {m["content"] for c in dossier.conversations for m in c.messages}
+    own = {m["content"] for c in record.conversations for m in c.messages}
     assert [m for m in short.messages if m["content"] in own] == [
         m for m in long.messages if m["content"] in own
     ]
 
 
 def test_a_window_too_small(counter: TokenCounter) -> None:
-    dossier = grammar_writer(Settings("paper", 3, seed=0)).write(0)
+    record = offline_writer(Settings("paper", 3, seed=0)).write(0)
     with pytest.raises(
         DataError, match=r"persona 0: its \d+ conversations have \d+ tokens, the window has 300; give"
     ):
-        assemble(dossier, 300, counter, seed=0)
+        assemble(record, "32k", 300, counter, seed=0)
 
 
 def test_the_folder_is_read_by_our_own_reader(whole: Path) -> None:
@@ -182,13 +183,16 @@ def test_the_card_and_the_record(whole: Path) -> None:
         card.startswith("---\nlicense: cc-by-4.0\n") and record["sha256"]["benchmark/text/train.csv"] in card
     )
     assert "score of: a trained probe on the options" in card
-    assert sorted(p.name for p in whole.iterdir()) == ["README.md", "benchmark", "data", "simulation.json"]
+    names = ["README.md", "benchmark", "data", "memory_targets.jsonl", "simulation.json"]
+    assert sorted(p.name for p in whole.iterdir()) == names and record["sha256"][names[3]] in card
 
 
-def test_targets_of_cold_starts_say_what_the_histories_do(whole: Path) -> None:
+def test_targets_of_cold_starts_say_what_the_histories_do(whole: Path, tmp_path: Path) -> None:
     """From the labels alone: what is reasoned of each kind of story, and what a memory holds of it at the
     end."""
     kinds: set[str] = set()
+    whole = shutil.copytree(whole, tmp_path / "data")
+    (whole / MEMORY_TARGETS).unlink()
     for name in ("train", "val", "benchmark"):
         split = load_split(whole, name)
         notes = load_memory_targets(split)
@@ -310,7 +314,14 @@ def test_an_unfinished_run_of_other_settings(
         (["--profile", "paper", "--personas", "2"], "give 3 or more"),
         (["--profile", "paper", "--workers", "0"], "--workers 0"),
         (["--profile", "paper", "--llm-model", "m"], "needed together"),
-        (["--profile", "mini", "--window", "32k"], "--window does not apply to --profile mini"),
+        (["--profile", "mini", "--tokenizer", "x"], "--tokenizer does not apply to --profile mini; use"),
+        (["--profile", "mini", "--history-tokens", "9"], "--history-tokens does not apply to --profile mini"),
+        (["--profile", "mini", "--topics", "x"], "--topics does not apply to --profile mini"),
+        (["--profile", "mini", "--persona-file", "x"], "--persona-file does not apply to --profile mini"),
+        (
+            ["--profile", "mini", "--llm-model", "m", "--llm-base-url", "http://x"],
+            "--llm-model does not apply to --profile mini",
+        ),
         (
             ["--profile", "paper", "--llm-model", "m", "--llm-base-url", "http://x", "--llm-budget", "1"],
             "a budget needs prices",

@@ -11,8 +11,8 @@ from rft.data.audit import shortcuts
 from rft.data.private import plausible_items
 from rft.data.question import LETTERS, Labels, Question
 from rft.errors import DataError
-from rft.simulate.checks import check_dossier, conflict, item_faults, mentions
-from rft.simulate.facts import Fact, draw_facts
+from rft.simulate.checks import check_record, conflict, item_faults, mentions
+from rft.simulate.facts import draw_facts, make_fact
 from rft.simulate.grammar import fill, load
 from rft.simulate.history import evidence, order
 from rft.simulate.persona import make_persona, read_personas, system_message
@@ -25,7 +25,7 @@ from rft.simulate.persona_record import (
     QuestionItem,
     record_from_json,
 )
-from rft.simulate.pipeline import grammar_writer
+from rft.simulate.pipeline import offline_writer
 from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.question import ENJOYS, item_of
 from rft.simulate.sensitive import MAKERS
@@ -35,8 +35,8 @@ COUNTS = PROFILES["paper"].counts
 
 
 @pytest.fixture(scope="module")
-def dossiers() -> list[PersonaRecord]:
-    writer = grammar_writer(Settings("paper", 40, seed=3))
+def records() -> list[PersonaRecord]:
+    writer = offline_writer(Settings("paper", 40, seed=3))
     return [writer.write(persona_id) for persona_id in range(40)]
 
 
@@ -68,7 +68,7 @@ def test_no_shipped_words_around_a_value_name_one() -> None:
 def test_a_generic_option_names_none_of_the_values_beside_it() -> None:
     generic = load("grammar")["generic"]
     topic = Topic("Plans", "general", "planning by {}", "a plan", ("common choice", "reviews", "tea"))
-    fact = Fact(topic, "forget", "ask_to_forget", ("common choice", "reviews", "tea"), "reviews", None)
+    fact = make_fact("", topic, "forget", "reviews", "tea", topic.values)
     golds = {item_of(random.Random(seed), 0, fact, extras=False).gold for seed in range(60)}
     assert any("common choice" in text for text in generic) and any("reviews" in text for text in generic)
     assert not any("common choice" in gold or "reviews" in gold for gold in golds) and len(golds) > len(
@@ -84,29 +84,29 @@ def test_dozens_of_frames_a_scenario() -> None:
         assert len(set(entries)) == len(entries), name
 
 
-def test_every_dossier_passes_the_checks_and_survives_json(dossiers: list[PersonaRecord]) -> None:
-    for dossier in dossiers:
-        check_dossier(dossier)
-        assert record_from_json(json.loads(json.dumps(dossier.to_json()))) == dossier
+def test_every_record_passes_the_checks_and_survives_json(records: list[PersonaRecord]) -> None:
+    for record in records:
+        check_record(record)
+        assert record_from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
-def test_the_same_seed_writes_the_same(dossiers: list[PersonaRecord]) -> None:
-    again = grammar_writer(Settings("paper", 40, seed=3)).write(17)
-    assert again == dossiers[17] != grammar_writer(Settings("paper", 40, seed=4)).write(17)
+def test_the_same_seed_writes_the_same(records: list[PersonaRecord]) -> None:
+    again = offline_writer(Settings("paper", 40, seed=3)).write(17)
+    assert again == records[17] != offline_writer(Settings("paper", 40, seed=4)).write(17)
 
 
-def test_no_conversation_is_written_twice(dossiers: list[PersonaRecord]) -> None:
+def test_no_conversation_is_written_twice(records: list[PersonaRecord]) -> None:
     texts = Counter(
-        tuple(m["content"] for m in c.messages) for dossier in dossiers for c in dossier.conversations
+        tuple(m["content"] for m in c.messages) for record in records for c in record.conversations
     )
     assert max(texts.values()) == 1 and sum(texts.values()) > 1200
 
 
-def test_all_kinds_and_scenarios_come_up(dossiers: list[PersonaRecord]) -> None:
-    kinds = Counter(p.kind for d in dossiers for p in d.preferences)
-    assert set(kinds) == set(KINDS)
-    assert {c.scenario for d in dossiers for c in d.conversations} == set(SCENARIOS)
-    types = Counter(p.pref_type for d in dossiers for p in d.preferences)
+def test_all_kinds_and_scenarios_come_up(records: list[PersonaRecord]) -> None:
+    kinds = Counter(p.kind for d in records for p in d.preferences)
+    assert set(kinds) == set(KINDS) - {"mention"}
+    assert {c.scenario for d in records for c in d.conversations} == set(SCENARIOS)
+    types = Counter(p.pref_type for d in records for p in d.preferences)
     assert set(types) == {
         "stereotypical_pref",
         "anti_stereotypical_pref",
@@ -118,26 +118,26 @@ def test_all_kinds_and_scenarios_come_up(dossiers: list[PersonaRecord]) -> None:
     }
 
 
-def test_preferences_show_only_in_passing(dossiers: list[PersonaRecord]) -> None:
-    for dossier in dossiers:
-        about = system_message(dossier.persona)
-        for preference in dossier.preferences:
+def test_preferences_show_only_in_passing(records: list[PersonaRecord]) -> None:
+    for record in records:
+        about = system_message(record.persona)
+        for preference in record.preferences:
             if not preference.text:
                 continue
             assert preference.text not in about
             said = [
                 m["content"]
-                for c in dossier.conversations
-                if dossier.preferences[c.about] is preference
+                for c in record.conversations
+                if record.preferences[c.about] is preference
                 for m in c.messages
             ]
             assert said and not any(preference.text in text for text in said)
 
 
-def test_no_query_is_a_message_of_the_history(dossiers: list[PersonaRecord]) -> None:
-    for dossier in dossiers:
-        said = {m["content"] for c in dossier.conversations for m in c.messages}
-        assert not any(item.query in said for item in dossier.items)
+def test_no_query_is_a_message_of_the_history(records: list[PersonaRecord]) -> None:
+    for record in records:
+        said = {m["content"] for c in record.conversations for m in c.messages}
+        assert not any(item.query in said for item in record.items)
 
 
 def test_a_quarter_of_each_section_has_the_generic_gold() -> None:
@@ -150,10 +150,10 @@ def test_a_quarter_of_each_section_has_the_generic_gold() -> None:
                 assert len(generic) * 4 == count == len([f for f in facts if f.topic.section == section])
 
 
-def as_question(dossier: PersonaRecord, number: int, row: int) -> Question:
+def as_question(record: PersonaRecord, number: int, row: int) -> Question:
     """An item with the labels that its row will have, but for the distance."""
-    item = dossier.items[number]
-    preference, told = dossier.preferences[item.about], evidence(dossier, item.about)
+    item = record.items[number]
+    preference, told = record.preferences[item.about], evidence(record, item.about)
     options = random.Random(row).sample([item.gold, *item.distractors], 4)
     labels = Labels(
         preference.pref_type,
@@ -168,7 +168,7 @@ def as_question(dossier: PersonaRecord, number: int, row: int) -> Question:
     return Question(
         f"q-{row}",
         row,
-        str(dossier.persona.id),
+        str(record.persona.id),
         "h",
         item.query,
         tuple(options),
@@ -181,12 +181,12 @@ def as_question(dossier: PersonaRecord, number: int, row: int) -> Question:
 def asked() -> tuple[list[Question], list[bool]]:
     """4,000 questions of the middle profile, and whether a value is gold."""
     questions, used = [], []
-    writer = grammar_writer(Settings("middle", 500, seed=1))
+    writer = offline_writer(Settings("middle", 500, seed=1))
     for persona_id in range(500):
-        dossier = writer.write(persona_id)
-        for number, item in enumerate(dossier.items):
-            questions.append(as_question(dossier, number, len(questions)))
-            used.append(dossier.preferences[item.about].kind in USED_KINDS)
+        record = writer.write(persona_id)
+        for number, item in enumerate(record.items):
+            questions.append(as_question(record, number, len(questions)))
+            used.append(record.preferences[item.about].kind in USED_KINDS)
     return questions, used
 
 
@@ -251,12 +251,12 @@ def test_what_is_shown_together_is_shown_equally_often() -> None:
 def test_stories_are_told_as_their_labels_say() -> None:
     """Each kind by what its history holds: what was never told is nowhere, what replaces or withdraws comes
     last."""
-    writer, kinds = grammar_writer(Settings("middle", 60, seed=5)), Counter[str]()
+    writer, kinds = offline_writer(Settings("middle", 60, seed=5)), Counter[str]()
     for persona_id in range(60):
-        dossier = writer.write(persona_id)
-        ordered = order(random.Random(persona_id), dossier.conversations)
-        for item in dossier.items:
-            preference = dossier.preferences[item.about]
+        record = writer.write(persona_id)
+        ordered = order(random.Random(persona_id), record.conversations)
+        for item in record.items:
+            preference = record.preferences[item.about]
             told = ["\n".join(m["content"] for m in c.messages) for c in ordered if c.about == item.about]
             named = [value for value in (preference.text, preference.previous) if value]
             kinds[preference.kind] += 1
@@ -312,7 +312,7 @@ def test_the_gold_is_any_of_the_four_equally_often() -> None:
 
 
 def test_each_sensitive_option_is_gold_for_a_quarter() -> None:
-    writer = grammar_writer(Settings("paper", 8, seed=0, counts={"sensitive": 3}))
+    writer = offline_writer(Settings("paper", 8, seed=0, counts={"sensitive": 3}))
     kinds = Counter(p.kind for persona_id in range(8) for p in writer.write(persona_id).preferences)
     # a cleared value is one of two that are shown
     assert kinds == {"cleared": 12, "leaked": 6, "declined": 6}
@@ -374,7 +374,7 @@ def test_topic_files_that_hold_none(tmp_path: Path) -> None:
 def test_too_few_topics_for_a_persona(tmp_path: Path) -> None:
     (tmp_path / "topics.txt").write_text(GOOD + "\n")
     with pytest.raises(DataError, match=r"section \[general\] has 1 topics"):
-        grammar_writer(Settings("middle", 3, 0, topics_file=tmp_path / "topics.txt")).write(0)
+        offline_writer(Settings("middle", 3, 0, topics_file=tmp_path / "topics.txt")).write(0)
 
 
 @pytest.mark.parametrize(

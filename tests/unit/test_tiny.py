@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
 from rft.data.dataset import load_split
 from rft.errors import RecipeError
-from rft.simulate import mini, mini_vocabulary
+from rft.simulate import writer_mini
+from rft.simulate.profile import PROFILES
 from rft.simulate.topics import shipped
 from rft.toy import exercises, grammar_exercises
 from rft.toy.model import make_model, make_tokenizer
@@ -76,12 +77,12 @@ def test_recalls_say_what_holds_at_that_moment():
             ]
             value, kind = next(
                 (v, k)
-                for t in mini_vocabulary.TOPICS
+                for t in writer_mini.TOPICS
                 for v in t.values
                 for k in exercises.VERDICTS
                 if message["content"] == exercises.recall(t.with_value(v), k)
             )
-            topic = next(t for t in mini_vocabulary.TOPICS if value in t.values)
+            topic = next(t for t in writer_mini.TOPICS if value in t.values)
             said = [text for text in before if any(topic.with_value(v) in text for v in topic.values)]
             about_others = [text for text in said if ", not " in text]
             own = [text for text in said if text not in about_others and not text.startswith("Which letter")]
@@ -160,7 +161,7 @@ def test_the_cold_start_reasons_in_the_words_the_base_recalls_with(mini_data):
     split = load_split(mini_data, "train")
     recalls = {
         exercises.recall(topic.with_value(value), kind)
-        for topic in mini_vocabulary.TOPICS
+        for topic in writer_mini.TOPICS
         for value in topic.values
         for kind in exercises.VERDICTS
     }
@@ -188,5 +189,6 @@ def test_loss_is_on_the_assistants_turns_alone(tiny_checkpoint):
 
 
 def test_categories_of_a_persona_are_kept():
-    assert len(mini.CATEGORIES) == 8
-    assert set(mini.CATEGORIES) == set(mini.STORIES)
+    profile = PROFILES["mini"]
+    assert sum(profile.counts.values()) == sum(profile.forget.values()) == 8
+    assert set(profile.counts) == set(profile.forget) == set(writer_mini.ENDINGS)
