@@ -16,6 +16,7 @@ from peculiar import Call, Play, extra, hang, has, peculiar
 
 from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
+from rft.memory.targets import about, load_memory_targets
 from rft.simulate.llm import Answer, Chat, Journal, Llm, Unusable
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import LlmSettings, Settings
@@ -80,8 +81,19 @@ def test_five_personas_come_out_whole(server: Start, tokenizer: str, tmp_path: P
     for name in ("train", "val", "benchmark"):
         split = load_split(tmp_path / "data", name)
         assert not split.skipped
+        targets = load_memory_targets(split)
         for question in split.questions:
             question.check()
+            of, labels = targets[question.history_id], question.labels
+            line = of.lines(len(split.history_of(question).messages)).get(about(question))
+            if labels.kind == "withdrawn":
+                assert line is None or line.endswith(": forgotten.")
+                assert any(phrase in about(question) for phrase in of.withdrawn)
+            elif labels.kind == "sensitive":
+                assert line is None
+            else:
+                theirs = ", not the user's own" if labels.kind == "others" else ""
+                assert line is not None and line.endswith(f": {labels.preference.rstrip('.')}{theirs}.")
 
     assert set(kinds(log)) >= {"valid", "malformed", "refused", "cut"}
     calls = sum(answered(log).values())
