@@ -25,8 +25,8 @@ ENDINGS = {
     "others": ("beside", "others"),
 }
 TOPICS = shipped("mini_topics")
-WORDS: dict[str, Any] = load("mini")
-GENERIC_OPTION: str = WORDS["generic_option"]
+VOCABULARY: dict[str, Any] = load("mini")
+GENERIC_OPTION: str = VOCABULARY["generic_option"]
 # additional filler conversations in the long history; they make it more than three times as long
 LONG_FILLERS = 42
 
@@ -77,9 +77,9 @@ def draw(
         origin = max(i for i, other in enumerate(ordered) if other.about == conversation.about)
         ordered.insert(rng.randint(origin + 1, len(ordered)), conversation)
     about = {
-        "name": rng.choice(WORDS["names"].split()),
+        "name": rng.choice(VOCABULARY["names"].split()),
         "age": rng.randint(20, 79),
-        "occupation": rng.choice(WORDS["occupations"].split()),
+        "occupation": rng.choice(VOCABULARY["occupations"].split()),
     }
     return Persona(persona_id, about), facts, ordered
 
@@ -118,7 +118,7 @@ def option(doing: str) -> str:
 
 def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
     first, second = rng.sample(topic.values, 2)
-    return make_fact("", topic, kind, first, second, relative=rng.choice(WORDS["relatives"].split()))
+    return make_fact("", topic, kind, first, second, relative=rng.choice(VOCABULARY["relatives"].split()))
 
 
 def _conversations(rng: Random, index: int, fact: Fact) -> list[Conversation]:
@@ -137,11 +137,11 @@ def _conversations(rng: Random, index: int, fact: Fact) -> list[Conversation]:
         return [own, _task(rng, index, "others", fact, fact.rival)]
     old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.held or "")
     if fact.kind in ("update", "ended"):
-        text = rng.choice(WORDS[fact.kind]).format(old=old, new=new)
-        told = chat(text, rng.choice(WORDS["update_replies"]))
+        text = rng.choice(VOCABULARY[fact.kind]).format(old=old, new=new)
+        told = chat(text, rng.choice(VOCABULARY["update_replies"]))
         return [own, Conversation(told, "knowledge_query", index, place="later")]
     # without a reply, as in the official data
-    wish = chat(rng.choice(WORDS["forget"]).format(doing=old))
+    wish = chat(rng.choice(VOCABULARY["forget"]).format(doing=old))
     story = [own, Conversation(wish, "knowledge_query", index, place="later")]
     if fact.held:
         again = _task(rng, index, "own", fact, fact.held)
@@ -150,15 +150,15 @@ def _conversations(rng: Random, index: int, fact: Fact) -> list[Conversation]:
 
 
 def _task(rng: Random, index: int, rule: str, fact: Fact, value: str) -> Conversation:
-    scenario = rng.choice(list(WORDS[rule]))
-    frames = WORDS[rule][scenario]
+    scenario = rng.choice(list(VOCABULARY[rule]))
+    frames = VOCABULARY[rule][scenario]
     frame = frames if isinstance(frames, str) else rng.choice(frames)
     text = frame.format(who=fact.relative, doing=fact.topic.with_value(value))
-    return Conversation(chat(text, rng.choice(WORDS["replies"][scenario])), scenario, index)
+    return Conversation(chat(text, rng.choice(VOCABULARY["replies"][scenario])), scenario, index)
 
 
 def _filler(rng: Random, place: str = "first") -> Conversation:
-    return Conversation(chat(*rng.choice(WORDS["filler"])), "filler", None, evidence=False, place=place)
+    return Conversation(chat(*rng.choice(VOCABULARY["filler"])), "filler", None, evidence=False, place=place)
 
 
 def _lengthen(rng: Random, conversations: list[Conversation]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from rft.data.prompt import SYSTEM
-from rft.simulate import writer_mini as mini
+from rft.simulate import writer_mini
 from rft.simulate.facts import Fact
 from rft.simulate.memory_targets import is_theirs
 from rft.simulate.persona import system_message
@@ -43,7 +43,7 @@ def exercise(answer: str) -> str | None:
 
 
 def _listing(rng: Random, fact: Fact) -> tuple[list[str], str]:
-    gold, wrong = mini.draw_options(rng, fact)
+    gold, wrong = writer_mini.draw_options(rng, fact)
     texts = [gold, *wrong]
     rng.shuffle(texts)
     return texts, "Options:\n" + "\n".join(
@@ -64,8 +64,8 @@ def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
 def drill(
     rng: Random,
     sentences: float = 0.7,
-    known: Sequence[Topic] = mini.TOPICS,
-    option: Callable[[str], str] = mini.option,
+    known: Sequence[Topic] = writer_mini.TOPICS,
+    option: Callable[[str], str] = writer_mini.option,
 ) -> list[dict[str, str]]:
     """Makes two short exercises: repeat a list, or find the value of a topic or the letter of a value.
 
@@ -122,7 +122,7 @@ def document(
         return drill(rng, sentences)
     topics = rng.randint(2, 2 + round(6 * difficulty))
     kinds, fillers = tuple(rng.sample(KINDS, topics)), rng.randint(0, round(2 * difficulty))
-    persona, facts, conversations = mini.draw(Random(rng.getrandbits(40)), index, kinds, fillers)
+    persona, facts, conversations = writer_mini.draw(Random(rng.getrandbits(40)), index, kinds, fillers)
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": system_message(persona)})
@@ -145,7 +145,7 @@ def document(
         messages += conversation.messages
         if conversation.about is not None:
             fact = facts[conversation.about]
-            theirs = is_theirs(mini.mini_preference(fact), conversation)
+            theirs = is_theirs(writer_mini.mini_preference(fact), conversation)
             if fact.kind == "others":
                 known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
             elif conversation.place == "later" and fact.kind == "forget":

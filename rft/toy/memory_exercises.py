@@ -12,7 +12,7 @@ from rft.data.prompt import SYSTEM
 from rft.memory.agent import answer_message, update_message
 from rft.memory.targets import MemoryTargets
 from rft.memory.text import EMPTY
-from rft.simulate import writer_mini as mini
+from rft.simulate import writer_mini
 from rft.simulate.memory_targets import is_theirs, target_of
 from rft.simulate.persona_record import chat
 
@@ -33,7 +33,7 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
         recalls: probability of a recall if the memory is not empty.
     """
     kinds = tuple(rng.sample(KINDS, rng.randint(2, 2 + round(6 * difficulty))))
-    _, facts, conversations = mini.draw(
+    _, facts, conversations = writer_mini.draw(
         Random(rng.getrandbits(40)), 0, kinds, rng.randint(0, 1 + round(5 * difficulty))
     )
     start = rng.randint(0, len(conversations) - 1)
@@ -43,7 +43,7 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
     for i, conversation in enumerate(conversations):
         if conversation.about is not None:
             fact = facts[conversation.about]
-            preference = mini.mini_preference(fact)
+            preference = writer_mini.mini_preference(fact)
             beside = fact.kind == "beside" and is_theirs(preference, conversation)
             target = None if beside else target_of(preference, conversation, i)
             targets += [replace(target, about=fact.topic.name)] if target else []
