@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=2,
-        help="worker processes, or concurrent personas with an LLM (default 2)",
+        help="worker processes, or concurrent personas with an LLM (default 2; mini: 1)",
     )
     parser.add_argument(
         "--license", default="cc-by-4.0", help="license named in the dataset card (default cc-by-4.0)"
@@ -101,8 +100,10 @@ def run(args: argparse.Namespace) -> int:
 
     if bool(args.llm_base_url) != bool(args.llm_model):
         raise DataError("--llm-base-url and --llm-model are needed together; give both or neither")
-    if args.workers < 1:
+    if args.workers is not None and args.workers < 1:
         raise DataError(f"--workers {args.workers}: expected 1 or more")
+    # processes start in the time in which one writes hundreds of mini personas
+    workers = args.workers or (1 if PROFILES[args.profile].style is None else 2)
     llm = (
         LlmSettings(
             args.llm_base_url,
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         llm,
         args.license,
     )
-    record = simulate(settings, args.out, args.workers, args.overwrite, screen(stderr=True))
+    record = simulate(settings, args.out, workers, args.overwrite, screen(stderr=True))
     counts = record["counts"]
     console.print(
         f"{args.out}: {sum(counts['personas'].values()):,} personas, {counts['preferences']:,} preferences, "
