@@ -47,7 +47,7 @@ def target_of(preference: Preference, conversation: Conversation, first: int) ->
         return MemoryTarget(message, about, without_forgotten(written) or None, written)
     held = previous if preference.updated and conversation.place == "first" else text
     if preference.kind == "ended" and conversation.place == "later":
-        held = re.sub(rf"^({'|'.join(ENJOYS)})\b", "Gave up", previous)
+        held = f"Gave up {_doing(previous)}"
     return MemoryTarget(message, about, f"{topic}: {held}.")
 
 
@@ -106,7 +106,7 @@ def is_theirs(preference: Preference, conversation: Conversation) -> bool:
     """Whether a conversation reveals somebody else's preference."""
     return preference.kind == "others" or (
         preference.kind == "beside"
-        and any(mentions(previous_value(preference), m["content"]) for m in conversation.messages)
+        and any(mentions(_doing(preference.previous), m["content"]) for m in conversation.messages)
     )
 
 
@@ -126,6 +126,11 @@ def _message(preference: Preference, conversation: Conversation) -> int:
             if any(mentions(value, conversation.messages[i]["content"]) for value in values if value):
                 return i
     return own[-1]
+
+
+def _doing(statement: str) -> str:
+    """What an offline writer's statement says after its verb, which conversations repeat word for word."""
+    return re.sub(rf"^({'|'.join((*ENJOYS, 'Is'))}) ", "", statement)
 
 
 def _plain(text: str) -> str:

@@ -137,6 +137,26 @@ def test_somebody_elses_value_beside_the_users_own_is_a_target_only_before_it(na
     assert min(first, later) > 5
 
 
+def test_a_value_is_told_from_the_same_word_in_another_sense() -> None:
+    own, rival = (
+        Conversation(chat(text, "Done."), "social_media_post", 0)
+        for text in ("Polish my post: nothing beats learning Latin.", "It is about learning Polish, not me.")
+    )
+    preference = Preference(
+        "Languages",
+        "Enjoys learning Latin",
+        "neutral_preferences",
+        "beside",
+        "Latin",
+        "Enjoys learning Polish",
+    )
+    record = PersonaRecord(Persona(0, {"short_persona": "A"}), [preference], [], [], {}, {})
+    assert [t.line for t in targets(record, [rival, own])] == [
+        "languages: Enjoys learning Polish, not the user's own.",
+        "languages: Enjoys learning Latin.",
+    ]
+
+
 def test_an_interest_shown_by_repeated_queries_is_a_target_from_the_second_on() -> None:
     repeated = 0
     for record, history, found in stories("paper", "32k"):
