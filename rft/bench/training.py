@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rft.bench.update import Say
-from rft.runs.tracking import METRICS, read_metrics
+from rft.records.training import METRICS, read_metrics
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
 from rft.toy.quickstart import RECIPES
@@ -87,13 +87,13 @@ def learned(out: Path) -> dict[str, Any]:
     """Returns steps, median seconds per step, and the first and last means of loss, reward and held-out
     accuracy."""
     rows = read_metrics(out / METRICS)
-    logs = [row for row in rows if "loss" in row]
+    logs = [row for row in rows if "loss" in row.values]
     gaps = [
-        (after["time"] - before["time"]) / (after["step"] - before["step"])
+        (after.time - before.time) / (after.step - before.step)
         for before, after in zip(logs, logs[1:], strict=False)
-        if after["step"] > before["step"]
+        if after.step > before.step
     ]
-    figures: dict[str, Any] = {"steps": max((row["step"] for row in rows), default=0)}
+    figures: dict[str, Any] = {"steps": max((row.step for row in rows), default=0)}
     if gaps:
         figures["step_seconds"] = median(gaps)
     for key in (
@@ -103,7 +103,7 @@ def learned(out: Path) -> dict[str, Any]:
         "sampling/logp_difference_max",
         "time/rollout",
     ):
-        found = [row[key] for row in rows if isinstance(row.get(key), float)]
+        found = [row.values[key] for row in rows if key in row.values]
         if found:
             figures[key] = {"first": mean(found[:EDGE]), "last": mean(found[-EDGE:]), "largest": max(found)}
     return figures

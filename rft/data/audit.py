@@ -8,7 +8,7 @@ longest option), so every accuracy must be compared with these numbers.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
         report[f"gold_{name}"] = sum(t > 0 for t in ties) / n
     report["letters"] = {letter: sum(q.gold == letter for q in questions) for letter in LETTERS}
     found = rules.scores([rules.asked(question) for question in questions])
-    labels = [asdict(question.labels) for question in questions]
+    labels = [question.labels for question in questions]
     everything = _cell(found, range(n))
     report["rules"] = everything.pop("rules")
     report["strongest"] = everything

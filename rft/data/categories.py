@@ -4,10 +4,9 @@ Invariant: a category assigns exactly one value to every question. `nameless` va
 label: a question about something that is not in the history has no scenario and no distance.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from rft.data.question import kind
+from rft.data.question import Labels
 
 DISTANCES = (0, 1, 128, 512, 2048, 8192, 32768)  # lower edges of the distance buckets, in tokens
 UNKNOWN = "unknown"
@@ -28,14 +27,14 @@ def distance_bucket(distance: int | None) -> str:
     return BUCKETS[sum(distance >= edge for edge in DISTANCES) - 1]
 
 
-OF_LABELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "kind": lambda labels: kind(**labels),
-    "pref_type": lambda labels: labels["pref_type"],
-    "who": lambda labels: labels["who"],
-    "updated": lambda labels: str(labels["updated"]).lower(),
-    "scenario": lambda labels: labels["scenario"],
-    "distance": lambda labels: distance_bucket(labels["distance"]),
-    "pref_type_who": lambda labels: f"{labels['pref_type']}, {labels['who']}",
+OF_LABELS: dict[str, Callable[[Labels], str]] = {
+    "kind": lambda labels: labels.kind,
+    "pref_type": lambda labels: labels.pref_type,
+    "who": lambda labels: labels.who,
+    "updated": lambda labels: str(labels.updated).lower(),
+    "scenario": lambda labels: labels.scenario,
+    "distance": lambda labels: distance_bucket(labels.distance),
+    "pref_type_who": lambda labels: f"{labels.pref_type}, {labels.who}",
 }
 
 

@@ -46,24 +46,18 @@ class Labels:
 
     @property
     def kind(self) -> str:
-        """What the answer depends on; see the function `kind`."""
-        return kind(self.pref_type, self.who, self.updated, self.sensitive)
+        """What a correct answer must recognize about the preference.
 
-
-def kind(pref_type: str, who: str, updated: bool, sensitive: bool = False, **others: Any) -> str:
-    """Returns the kind of a question with these labels: what a correct answer must recognize about the
-    preference.
-
-    "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is
-    another person's; "changed": it was updated; "plain": none of these.
-    """
-    if pref_type == "ask_to_forget":
-        return "withdrawn"
-    if sensitive or pref_type == "sensitive_info":
-        return "sensitive"
-    if who == "others":
-        return "others"
-    return "changed" if updated else "plain"
+        "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is
+        another person's; "changed": it was updated; "plain": none of these.
+        """
+        if self.pref_type == "ask_to_forget":
+            return "withdrawn"
+        if self.sensitive or self.pref_type == "sensitive_info":
+            return "sensitive"
+        if self.who == "others":
+            return "others"
+        return "changed" if self.updated else "plain"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from rft.evaluate.options import ASKING, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEV
 from rft.evaluate.rules import RuleAnswers
 from rft.memory.agent import MemorySettings
 from rft.models.options import ENDPOINT
+from rft.records.summary import Control, Summary
 from rft.runs.account import check_account
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         for skip in split.skipped[:5]:
             logger.warning("%s row %d skipped: %s", split.name, skip.row, skip.reason)
         names = _checkpoints(args)
-        summaries = {}
+        summaries: dict[str, Summary] = {}
         for name in names:
             out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, out, budget)
@@ -91,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
     if budget is not None and budget.spent:
         print(f"spent: ${budget.spent:.4f}")
     print(f"report: {folder / 'report.html'}")
-    lost = sum(summary["unanswered"] + summary["not_scored"] for summary in summaries.values())
+    lost = sum(summary.unanswered + summary.not_scored for summary in summaries.values())
     if lost:
-        too_long = sum(summary["too_long"] for summary in summaries.values())
+        too_long = sum(summary.too_long for summary in summaries.values())
         said = f" ({too_long} too long for the model: see above)" if too_long else ""
         print(
             f"{lost} answers are missing or not scored{said}; run the same command again to retry them",
@@ -102,31 +103,29 @@ def run(args: argparse.Namespace) -> int:
     return 1 if lost else 0
 
 
-def headline(summary: dict[str, Any]) -> str:
+def headline(summary: Summary) -> str:
     """One line: accuracy with its interval, sample sizes, and the accuracy of the controls."""
-    if summary["accuracy"] is None:
-        return (
-            f"{summary['model']}, context {summary['context']}: {summary['asked']} answers, none of them"
-            " scored"
-        )
-    low, high = summary["ci95"]
+    if summary.accuracy is None or summary.ci95 is None:
+        return f"{summary.model}, context {summary.context}: {summary.asked} answers, none of them scored"
+    low, high = summary.ci95
+    controls = summary.controls
     beside = [
-        f"{name}{_rule_of(summary['controls'][name])} {summary['controls'][name]['accuracy']:.1%}"
+        f"{name}{_rule_of(controls[name])} {controls[name].accuracy:.1%}"
         for name in ("blind", "longest", "shortest", "strongest")
-        if name in summary["controls"]
+        if name in controls
     ]
     return (
-        f"{summary['model']}, context {summary['context']}: {summary['accuracy']:.1%} right "
-        f"(95 % interval {low:.1%} to {high:.1%}; {summary['n']} questions, {summary['personas']} personas; "
-        f"{summary['unparsed_rate']:.1%} without a readable answer"
-        + (f", {summary['refused_rate']:.1%} refused" if summary["refused_rate"] else "")
+        f"{summary.model}, context {summary.context}: {summary.accuracy:.1%} right "
+        f"(95 % interval {low:.1%} to {high:.1%}; {summary.n} questions, {summary.personas} personas; "
+        f"{summary.unparsed_rate:.1%} without a readable answer"
+        + (f", {summary.refused_rate:.1%} refused" if summary.refused_rate else "")
         + ")"
         + (f"; controls: {', '.join(beside)}" if beside else "")
     )
 
 
-def _rule_of(control: dict[str, Any]) -> str:
-    return f" rule ({control['rule']})" if "rule" in control else ""
+def _rule_of(control: Control) -> str:
+    return f" rule ({control.rule})" if control.rule is not None else ""
 
 
 def _answerers(

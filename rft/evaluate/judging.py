@@ -8,11 +8,12 @@ no verdict twice.
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reward.judge import Judge, case_and_fact, majority
 from reward.mcq import has_reasoning
 from rft.models.failures import EndpointError
+from rft.records.row import ResultRow
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,35 +21,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def judge_rows(
-    rows: Sequence[dict[str, Any]], judge: Judge, console: "Console | None" = None
-) -> list[dict[str, Any]]:
+def judge_rows(rows: Sequence[ResultRow], judge: Judge, console: "Console | None" = None) -> list[ResultRow]:
     """Judges the rows that have no score.
 
     Returns:
         All rows, with `votes` (three of true, false, null) and `score`: 1.0 if most votes are true and the
-        completion
-        reasoned before it answered; None if the votes give no verdict.
+        completion reasoned before it answered; None if the votes give no verdict.
     """
     from rich.progress import Progress
 
     from rft.screen import screen
 
-    waiting = [row for row in rows if row["score"] is None]
+    waiting = [row for row in rows if row.score is None]
     if not waiting:
         return list(rows)
-    judged: dict[str, dict[str, Any]] = {}
+    judged: dict[str, ResultRow] = {}
 
     async def judge_all() -> None:
         slots = asyncio.Semaphore(judge.endpoint.concurrency)  # the prompts of waiting rows are not built yet
 
-        async def one(row: dict[str, Any]) -> None:
+        async def one(row: ResultRow) -> None:
             async with slots:
-                case, fact = case_and_fact(**row["labels"])
-                votes = await judge.votes(case, row["query"], row["completion"], fact)
+                case, fact = case_and_fact(**vars(row.labels))
+                votes = await judge.votes(case, row.query, row.completion, fact)
             verdict = majority(votes)
-            score = None if verdict is None else float(verdict and has_reasoning(row["completion"]))
-            judged[row["id"]] = row | {"votes": votes, "score": score}
+            score = None if verdict is None else float(verdict and has_reasoning(row.completion))
+            judged[row.id] = row.model_copy(update={"votes": votes, "score": score})
             progress.advance(task)
 
         try:
@@ -67,4 +65,4 @@ def judge_rows(
     with Progress(console=console or screen(stderr=True)) as progress:
         task = progress.add_task(f"judged by {judge.endpoint.model}", total=len(waiting))
         asyncio.run(judge_all())
-    return [judged.get(row["id"], row) for row in rows]
+    return [judged.get(row.id, row) for row in rows]

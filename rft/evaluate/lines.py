@@ -5,18 +5,42 @@ words before the first colon. A line is right if it equals the expected line up 
 closing punctuation. Answers are not used.
 """
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from reward.memory import speaks_of
 from rft.data.dataset import MEMORY_TARGETS, Split
-from rft.evaluate.statistics import by_persona, interval_of_ratio
+from rft.evaluate.statistics import interval
 from rft.memory.targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS
+from rft.records.summary import LineCounts, Lines
 
 VERDICTS = ("right", "wrong", "missing", "extra")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of a memory with one of its targets, or of one line that has none.
+
+    Attributes:
+        verdict: right (the memory has the line), wrong (it has another line about the topic), missing (it has
+            no line about the topic), extra (a line about a topic without a target, or a second line about a
+            topic).
+        about: the preference that the line should state (None: extra).
+        line: the line of the memory (None: missing).
+        target: the expected line (None: extra).
+        persona_id, history_id: whose memory it is.
+        kind: `Labels.kind` of the question about the same preference, "other" if there is none.
+    """
+
+    verdict: str
+    about: str | None
+    line: str | None
+    target: str | None
+    persona_id: str = ""
+    history_id: str = ""
+    kind: str = "other"
 
 
 def topic_of(line: str) -> str:
@@ -30,7 +54,7 @@ def plain(line: str) -> str:
     return " ".join(line.removeprefix("- ").casefold().split()).rstrip(" .;,")
 
 
-def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]]:
+def judge(memory: str, targets: Mapping[str, str]) -> list[Verdict]:
     """Compares a memory with its target lines.
 
     Args:
@@ -38,18 +62,13 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]
         targets: {preference: expected line}, as from `MemoryTargets.lines`.
 
     Returns:
-        A list of {verdict, about, line, target}, one for each target and each extra line. Verdicts: right
-        (the memory has
-        the line), wrong (it has another line about the topic), missing (it has no line about the topic; line
-        is None),
-        extra (a line about a topic without a target, or a second line about a topic; about and target are
-        None).
+        One verdict for each target and each extra line.
     """
     lines = [line.removeprefix("- ") for line in memory.splitlines() if line.strip()]
     left = list(lines)
-    found: list[dict[str, str | None]] = []
+    found: list[Verdict] = []
 
-    def take(target: str, same: Any) -> str | None:
+    def take(target: str, same: Callable[[str], str]) -> str | None:
         line = next((line for line in left if same(line) == same(target)), None)
         if line is not None:
             left.remove(line)
@@ -59,69 +78,53 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[dict[str, str | None]
     for key, target in targets.items():
         line = exact[key] or take(target, topic_of)
         verdict = "missing" if line is None else "right" if exact[key] is not None else "wrong"
-        found.append({"verdict": verdict, "about": key, "line": line, "target": target})
-    return found + [{"verdict": "extra", "about": None, "line": line, "target": None} for line in left]
+        found.append(Verdict(verdict, key, line, target))
+    return found + [Verdict("extra", None, line, None) for line in left]
 
 
-def verdicts(
-    split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]
-) -> list[dict[str, Any]]:
+def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]) -> list[Verdict]:
     """The verdicts of `judge` for several memories.
 
     Args:
         split: the questions and histories.
         memories: {history id: memory}.
         notes: {history id: its targets}.
-
-    Returns:
-        The dicts of `judge` with `persona_id`, `history_id` and `kind`: `Labels.kind` of the question about
-        the same
-        preference, or "other" if there is no such question.
     """
     kinds = {(q.history_id, about(q)): q.labels.kind for q in split.questions}
     rows = []
     for history_id, memory in memories.items():
         history = split.histories[history_id]
         for found in judge(memory, notes[history_id].lines(len(history.messages))):
-            kind = kinds.get((history_id, found["about"] or ""), "other")
-            rows.append({**found, "persona_id": history.persona_id, "history_id": history_id, "kind": kind})
+            kind = kinds.get((history_id, found.about or ""), "other")
+            rows.append(replace(found, persona_id=history.persona_id, history_id=history_id, kind=kind))
     return rows
 
 
-def summarise(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """Counts of N >= 1 judged lines, as in `summary.json` under `lines`.
-
-    Returns:
-        targets: number of expected lines.
-        right, wrong, missing: how many expected lines have each verdict.
-        extra: number of lines that are not expected.
-        right_rate: right / targets (None without targets).
-        ci95: 95 % interval of right_rate over personas (None without targets).
-        by: {kind: the same without intervals and extra lines}.
-    """
-    counts = Counter(row["verdict"] for row in rows)
-    wanted = [row for row in rows if row["verdict"] != "extra"]
-    kinds = sorted({row["kind"] for row in wanted})
-    right = [(row["persona_id"], float(row["verdict"] == "right")) for row in wanted]
-    return {
-        "targets": len(wanted),
-        **{verdict: counts[verdict] for verdict in VERDICTS},
-        "right_rate": math.fsum(score for _, score in right) / len(right) if right else None,
-        "ci95": interval_of_ratio(*by_persona(right), 0.0, 1.0, seed) if right else None,
-        "by": {kind: _of_kind([row for row in wanted if row["kind"] == kind]) for kind in kinds},
-    }
+def summarise(found: Sequence[Verdict], seed: int = 0) -> Lines:
+    """Counts of N >= 1 judged lines, as in `summary.json` under `lines`."""
+    wanted = [one for one in found if one.verdict != "extra"]
+    kinds = sorted({one.kind for one in wanted})
+    right = [(one.persona_id, float(one.verdict == "right")) for one in wanted]
+    return Lines(
+        **_counts(wanted).dump(),
+        extra=len(found) - len(wanted),
+        ci95=interval(right, seed) if right else None,
+        by={kind: _counts([one for one in wanted if one.kind == kind]) for kind in kinds},
+    )
 
 
-def _of_kind(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    counts = Counter(row["verdict"] for row in rows)
-    return {
-        "targets": len(rows),
-        **{verdict: counts[verdict] for verdict in VERDICTS[:3]},
-        "right_rate": counts["right"] / len(rows),
-    }
+def _counts(wanted: Sequence[Verdict]) -> LineCounts:
+    counts = Counter(one.verdict for one in wanted)
+    return LineCounts(
+        targets=len(wanted),
+        right=counts["right"],
+        wrong=counts["wrong"],
+        missing=counts["missing"],
+        right_rate=counts["right"] / len(wanted) if wanted else None,
+    )
 
 
-def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dict[str, Any] | None:
+def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> Lines | None:
     """The summary of {history id: memory}.
 
     Returns:
@@ -139,12 +142,9 @@ def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> dic
         for history, memory in memories.items()
         for phrase in notes[history].withdrawn
     ]
-    return {
-        **summarise(verdicts(split, memories, notes), seed),
-        "memories": len(memories),
-        "withdrawn": len(withdrawn),
-        "withdrawn_present": sum(withdrawn),
-    }
+    counted = summarise(verdicts(split, memories, notes), seed)
+    of_all = {"memories": len(memories), "withdrawn": len(withdrawn), "withdrawn_present": sum(withdrawn)}
+    return counted.model_copy(update=of_all)
 
 
 def has_targets(split: Split) -> bool:

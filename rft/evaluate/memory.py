@@ -22,7 +22,7 @@ from rft.evaluate.answer import Answer
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.timeline import memory_path
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message
-from rft.memory.store import MemoryStore, Record, read_memory, read_record
+from rft.memory.store import MemoryRecord, MemoryStore, read_memory, read_record
 from rft.memory.write import write
 from rft.models.local import Generator
 
@@ -133,7 +133,7 @@ class Memory:
     def _path(self, history: History) -> Path:
         return memory_path(self.folder, history.id)
 
-    def _record(self, history: History) -> Record | None:
+    def _record(self, history: History) -> MemoryRecord | None:
         """None if there is no memory file, also if the user has deleted it."""
         path = self._path(history)
         return read_record(path) if path.exists() else None

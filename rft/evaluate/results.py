@@ -10,12 +10,16 @@ import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from pydantic import JsonValue
 
 from rft.errors import DataError
 from rft.files import claim, write_whole
+from rft.records.base import read_lines
+from rft.records.row import ResultRow
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ class Results:
 
     Args:
         folder: the folder of the run.
-        identity: a flat dict of JSON values; a folder with results of another identity is rejected.
+        identity: flat JSON; a folder with results of another identity is rejected.
         ids: ids of all questions of the run.
 
     Raises:
@@ -39,10 +43,10 @@ class Results:
             folder cannot be written. The message names the file.
     """
 
-    def __init__(self, folder: Path | str, identity: Mapping[str, Any], ids: Collection[str]):
+    def __init__(self, folder: Path | str, identity: Mapping[str, JsonValue], ids: Collection[str]):
         self.folder = Path(folder).expanduser()
         self.path = self.folder / ROWS
-        self.rows: dict[str, dict[str, Any]] = {}
+        self.rows: dict[str, ResultRow] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
@@ -66,9 +70,9 @@ class Results:
     ) -> None:
         self._file.close()
 
-    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+    def append(self, rows: Sequence[ResultRow]) -> None:
         """Appends a batch of rows atomically: if the disk cannot be written, none of them is kept."""
-        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        data = "".join(row.to_line() for row in rows)
         end = os.fstat(self._file.fileno()).st_size
         try:
             _write_all(self._file, data.encode("utf-8", "backslashreplace"))
@@ -81,18 +85,18 @@ class Results:
                 f"{self.path}: cannot write results: {error.strerror or error}; the answers in it"
                 f" ({len(self.rows)}) are complete; free disk space and run the same command again to resume"
             ) from None
-        self.rows.update((row["id"], row) for row in rows)
+        self.rows.update((row.id, row) for row in rows)
 
-    def replace(self, rows: Sequence[dict[str, Any]]) -> None:
+    def replace(self, rows: Sequence[ResultRow]) -> None:
         """Rewrites the file atomically with these rows; nothing can be appended afterwards."""
-        write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        self.rows = {row["id"]: row for row in rows}
+        write_whole(self.path, "".join(row.to_line() for row in rows))
+        self.rows = {row.id: row for row in rows}
 
     def _lock(self) -> None:
         taken = f"{self.path}: another process is writing these results; wait for it or name another --out"
         claim(self._file, DataError(taken))
 
-    def _claim(self, identity: dict[str, Any]) -> None:
+    def _claim(self, identity: dict[str, JsonValue]) -> None:
         """Writes `run.json` for a new run, or compares the existing one with this run."""
         path = self.folder / SETTINGS
         identity = json.loads(json.dumps(identity))
@@ -131,41 +135,24 @@ class Results:
                 os.ftruncate(self._file.fileno(), end)
                 break
             end += len(line)
-            row = _row(line)
-            if row is None or row["id"] not in ids or row["id"] in self.rows:
-                what = "not a result row" if row is None else f"unexpected question {row['id']!r}"
-                raise DataError(
-                    f"{self.path}: line {number}: {what}; remove that line and run again to resume"
-                )
-            self.rows[row["id"]] = row
+            where, remedy = f"{self.path}: line {number}", "remove that line and run again to resume"
+            row = ResultRow.parse(line, where, remedy)
+            if row.id not in ids or row.id in self.rows:
+                raise DataError(f"{where}: unexpected question {row.id!r}; {remedy}")
+            self.rows[row.id] = row
 
 
-def read_rows(folder: Path | str) -> list[dict[str, Any]]:
+def read_rows(folder: Path | str) -> list[ResultRow]:
     """The rows of a finished results folder, in the order they were written.
 
     Raises:
-        DataError: the file cannot be read or has a broken row. The message names the file and line.
+        DataError: the file cannot be read or has a broken row. The message names the file, line and key.
     """
     path = Path(folder).expanduser() / ROWS
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read results: {error.strerror or error}") from None
-    rows = [_row(line) for line in lines]
-    if None in rows:
-        raise DataError(f"{path}: line {rows.index(None) + 1}: not a result row; run the evaluation again")
-    return [row for row in rows if row is not None]
+    return read_lines(path, ResultRow, "run the same evaluation again")
 
 
-def _write_all(file: Any, data: bytes) -> None:
+def _write_all(file: FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("id"), str) and "score" in row else None

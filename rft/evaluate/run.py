@@ -4,10 +4,9 @@ Invariant: an interrupted and resumed run ends with the same summary as an unint
 computed from the rows on disk, whichever process wrote them.
 """
 
-import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from rft.evaluate.answer import Answer, Answerer, StreamingAnswerer, Unanswered,
 from rft.evaluate.results import Results
 from rft.evaluate.variants import asks, parts
 from rft.files import write_whole
+from rft.records.row import ResultRow
+from rft.records.summary import ReaderStatistics, Summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ def evaluate(
     reader: Answerer | StreamingAnswerer | None = None,
     seed: int = 0,
     console: "Console | None" = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Asks the questions of a split and writes `results.jsonl`, `summary.json` and `report.html` to `out`.
 
     If the answerer writes memories, `memory.html` is written too. Questions that are already answered in
@@ -120,42 +121,44 @@ def evaluate(
             f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model);"
             " see the log above, then run the same command again"
         )
-    blind_rows: list[dict[str, Any]] = []
+    blind_rows: list[ResultRow] = []
     if blind is not None:
         once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
         blind_rows, lost, lost_too_long = _collect(split, out / BLIND, blind, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
-    read_by: dict[str, Any] = {}
+    found: dict[str, Any] = {}  # what not every run has
     if reader is not None:
         once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
         reader_rows, lost, lost_too_long = _collect(split, out / READER, reader, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
-        read_by = {"reader": {"model": reader.name, **summarise(reader_rows, seed)}} if reader_rows else {}
-    written = None
+        if reader_rows:
+            found["reader"] = ReaderStatistics(model=reader.name, **summarise(reader_rows, seed).dump())
     if isinstance(answerer, WritesMemories):
-        written = lines.of_memories(
-            split, last_memories(answerer.folder, [row["history_id"] for row in rows]), seed
-        )
-    summary = {
-        "model": answerer.name,
-        **_about(split, answerer),
-        **summarise(rows, seed, blind_rows),
-        **({"forgotten": forgotten(split, answerer.folder)} if isinstance(answerer, WritesMemories) else {}),
-        **({"lines": written} if written is not None else {}),
-        **read_by,
-        "unanswered": unanswered,
-        "too_long": too_long,
-        "questions_in_split": len(split.questions),
-        "settings": dict(answerer.settings) | _identity(asking, judge),
-    }
-    write_whole(out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        found["forgotten"] = forgotten(split, answerer.folder)
+        memories = last_memories(answerer.folder, [row.history_id for row in rows])
+        if (written := lines.of_memories(split, memories, seed)) is not None:
+            found["lines"] = written
+    summary = Summary(
+        model=answerer.name,
+        context=answerer.context,
+        split=split.name,
+        window=split.window,
+        data_sha256=split.sha256,
+        **summarise(rows, seed, blind_rows).dump(),
+        **found,
+        unanswered=unanswered,
+        too_long=too_long,
+        questions_in_split=len(split.questions),
+        settings=dict(answerer.settings) | _identity(asking, judge),
+    )
+    write_whole(out / "summary.json", summary.to_text())
     write_evaluation_report(summary, rows, out / "report.html")
     if isinstance(answerer, WritesMemories):
         write_memory_report(summary, timelines(split, answerer.folder, rows), out / "memory.html")
     return summary
 
 
-def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, Any]:
+def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, str]:
     return {
         "context": answerer.context,
         "split": split.name,
@@ -176,7 +179,7 @@ def _collect(
     asking: EvaluationSettings,
     judge: "Judge | None",
     console: "Console | None",
-) -> tuple[list[dict[str, Any]], int, int]:
+) -> tuple[list[ResultRow], int, int]:
     """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were
     too long."""
     asked = asking.asks(split.questions[: asking.limit])
@@ -236,7 +239,7 @@ def _answer_all(
             results.append(rows)
             failed += len(answered) - len(rows)
             too_long += sum(isinstance(answer, Unanswered) and answer.too_long for _, answer, _ in answered)
-            scores += [row["score"] for row in rows if row["score"] is not None]
+            scores += [row.score for row in rows if row.score is not None]
             said = [f"{sum(scores) / len(scores):.0%} right"] if scores else []
             said += [f"{failed} not answered"] if failed else []
             progress.update(task, advance=len(answered), said=", ".join(said))
@@ -275,7 +278,7 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
             yield group[start : start + size]
 
 
-def result_row(ask: Question, answer: Answer, seconds: float, history: History) -> dict[str, Any]:
+def result_row(ask: Question, answer: Answer, seconds: float, history: History) -> ResultRow:
     """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer not
     yet judged)."""
     from reward import mcq_letter, personamem
@@ -283,30 +286,25 @@ def result_row(ask: Question, answer: Answer, seconds: float, history: History) 
 
     question, order, sample = parts(ask.id)
     if ask.open_ended:
-        found: Mapping[str, Any] = {
-            "answered": "text" if answer_part(answer.completion).strip() else None,
-            "score": None,
-            "votes": [],
-        }
+        answered = "text" if answer_part(answer.completion).strip() else None
     else:
-        found = {
-            "answered": mcq_letter(answer.completion),
-            "score": personamem([answer.completion], [ask.gold])[0],
-        }
-    return {
-        "id": ask.id,
-        "question": question,
-        "order": order,
-        "sample": sample,
-        "open_ended": ask.open_ended,
-        "history_id": ask.history_id,
-        "history_characters": sum(len(message.content) for message in history.messages),
-        "persona_id": ask.persona_id,
-        "labels": asdict(ask.labels),
-        "query": ask.query,
-        "options": list(ask.options),
-        "gold": ask.gold,
-        **found,
-        **{key: value for key, value in asdict(answer).items() if value or key not in SAID_ONLY_IF_THERE},
-        "seconds": round(seconds, 6),
-    }
+        answered = mcq_letter(answer.completion)
+    told = ({"votes": []} if ask.open_ended else {}) | asdict(answer)
+    return ResultRow(
+        id=ask.id,
+        question=question,
+        order=order,
+        sample=sample,
+        open_ended=ask.open_ended,
+        history_id=ask.history_id,
+        history_characters=sum(len(message.content) for message in history.messages),
+        persona_id=ask.persona_id,
+        labels=ask.labels,
+        query=ask.query,
+        options=list(ask.options),
+        gold=ask.gold,
+        answered=answered,
+        score=None if ask.open_ended else personamem([answer.completion], [ask.gold])[0],
+        **{key: value for key, value in told.items() if value or key not in SAID_ONLY_IF_THERE},
+        seconds=round(seconds, 6),
+    )

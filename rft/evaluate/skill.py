@@ -6,11 +6,12 @@ results are measured in the same way.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from reward import read
-from rft.report.row import Row, understated
+from rft.records.row import ResultRow
+from rft.records.summary import Statistics
 
 NAMES = {
     "right": "the box names the gold letter",
@@ -32,11 +33,10 @@ SHARES = (
 )
 
 
-def with_skill(row: Row) -> dict[str, Any]:
-    """Adds the skill measures to the row of a question with options.
+class SkilledRow(ResultRow):
+    """The row of a question with options, and its skill measures.
 
-    Returns:
-        The row and:
+    Attributes:
         right: 1 if the box names the gold letter.
         consistent: 1 if neither the words of the answer nor the thought name another option than the box
             (None: the box names no letter).
@@ -47,30 +47,44 @@ def with_skill(row: Row) -> dict[str, Any]:
         thought_words: number of words in the thought.
         said: the words of the answer.
     """
-    reading, gold = read(row["completion"], row["options"]), row["gold"]
+
+    right: float
+    consistent: float | None
+    right_and_consistent: float
+    thought_right: float
+    thought_letter_right: float
+    answer_right: float
+    right_leniently: float
+    thought_words: int
+    said: str
+
+
+def with_skill(row: ResultRow) -> SkilledRow:
+    """Adds the skill measures to the row of a question with options."""
+    reading, gold = read(row.completion, row.options), row.gold
     right = reading.right(gold)
-    return {
-        **row,
-        "right": float(right),
-        "consistent": None if reading.letter is None else float(reading.consistent),
-        "right_and_consistent": float(right and reading.consistent),
-        "thought_right": float(reading.thought_names == gold),
-        "thought_letter_right": float(reading.thought_letter == gold),
-        "answer_right": float(reading.answer_names == gold),
-        "right_leniently": float(reading.lenient == gold),
-        "thought_words": reading.thought_words,
-        "said": reading.answer,
-    }
+    return SkilledRow(
+        **dict(row),
+        right=float(right),
+        consistent=None if reading.letter is None else float(reading.consistent),
+        right_and_consistent=float(right and reading.consistent),
+        thought_right=float(reading.thought_names == gold),
+        thought_letter_right=float(reading.thought_letter == gold),
+        answer_right=float(reading.answer_names == gold),
+        right_leniently=float(reading.lenient == gold),
+        thought_words=reading.thought_words,
+        said=reading.answer,
+    )
 
 
-def scored_consistently(row: Row) -> dict[str, Any]:
+def scored_consistently(row: ResultRow) -> SkilledRow:
     """The row of `with_skill` with `score`: 1 for a right and consistent answer, otherwise 0."""
     known = with_skill(row)
-    return known | {"score": known["right_and_consistent"]}
+    return known.model_copy(update={"score": known.right_and_consistent})
 
 
-def skill(rows: Sequence[Row]) -> dict[str, Any]:
-    """Means over N >= 1 rows of `with_skill`.
+def skill(rows: Sequence[SkilledRow]) -> dict[str, Any]:
+    """Means over N >= 1 rows of `with_skill`, as in `rft.records.summary.Statistics`.
 
     Returns:
         The means of `SHARES` and thought_words.
@@ -78,35 +92,36 @@ def skill(rows: Sequence[Row]) -> dict[str, Any]:
         most_common_answer: {text, share}: the most frequent answer text and its share of the rows; a share
             near 1 reveals a policy that gives the same answer to everything.
     """
-    readable = [row["consistent"] for row in rows if row["consistent"] is not None]
-    text, count = Counter(row["said"] for row in rows).most_common(1)[0]
+    readable = [row.consistent for row in rows if row.consistent is not None]
+    text, count = Counter(row.said for row in rows).most_common(1)[0]
     return {
-        **{name: mean([row[name] for row in rows]) for name in SHARES},
+        **{name: mean([getattr(row, name) for row in rows]) for name in SHARES},
         "consistent": mean(readable) if readable else None,
-        "thought_words": mean([row["thought_words"] for row in rows]),
+        "thought_words": mean([row.thought_words for row in rows]),
         "most_common_answer": {"text": text, "share": count / len(rows)},
     }
 
 
-def lines(summary: Mapping[str, Any]) -> list[str]:
+def lines(summary: Statistics) -> list[str]:
     """The skill measures of a summary as terminal lines, one per measure; [] if its questions had no
     options."""
-    if "right_and_consistent" not in summary:
+    if summary.right_and_consistent_ci95 is None or summary.most_common_answer is None:
         return []
-    low, high = summary["right_and_consistent_ci95"]
-    shown = {key: f"{100 * summary[key]:6.1f} %" for key in NAMES if summary[key] is not None}
+    low, high = summary.right_and_consistent_ci95
+    values = {key: getattr(summary, key) for key in NAMES}
+    shown = {key: f"{100 * value:6.1f} %" for key, value in values.items() if value is not None}
     shown["right_and_consistent"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-    said = summary["most_common_answer"]
+    said = summary.most_common_answer
     return [
         *(f"{NAMES[key]:<62}{figure}" for key, figure in shown.items()),
-        f"{'words of a thought, mean':<62}{summary['thought_words']:6.1f}",
-        f"{'the answer given most often: ' + repr(said['text'][:30]):<62}{100 * said['share']:6.1f} %",
-        *([_cost_of_form(summary)] if understated(summary) else []),
+        f"{'words of a thought, mean':<62}{summary.thought_words:6.1f}",
+        f"{'the answer given most often: ' + repr(said.text[:30]):<62}{100 * said.share:6.1f} %",
+        *([_cost_of_form(summary)] if summary.understated else []),
     ]
 
 
-def _cost_of_form(summary: Mapping[str, Any]) -> str:
-    points = 100 * (summary["right_leniently"] - summary["right"])
+def _cost_of_form(summary: Statistics) -> str:
+    points = 100 * ((summary.right_leniently or 0.0) - (summary.right or 0.0))
     return (
         rf"Box format costs {points:.1f} points: boxes such as \boxed{{B.}} or \boxed{{(b) text}} count as"
         r" unreadable."

@@ -8,29 +8,31 @@ as wrong.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reward import has_reasoning
 from reward.judge import majority
 from reward.mcq import LETTERS
 from rft.data import rules
 from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
+from rft.data.question import Labels
 from rft.data.rules import Asked, Strongest
-from rft.evaluate.skill import mean, skill, with_skill
+from rft.evaluate.skill import SkilledRow, mean, skill, with_skill
 from rft.models.reply import REFUSED
-from rft.report.row import Row, is_open, question_of
+from rft.records.row import ResultRow
+from rft.records.summary import Cell, Control, Measure, OptionOrders, Samples, Statistics, Usage
 
 RESAMPLES = 10_000
 # lower edges of history lengths, in tokens of 4 characters
 LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
 
-def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> dict[str, Any]:
+def summarise(rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRow] = ()) -> Statistics:
     """The statistics of N >= 1 result rows, as in `summary.json`.
 
     Several rows of one question (samples, option orders) count as one question and are averaged.
@@ -71,65 +73,56 @@ def summarise(rows: Sequence[Row], seed: int = 0, blind: Sequence[Row] = ()) -> 
         usage: tokens, dollars and failed calls by kind, summed over all rows.
         seconds: time spent on answering.
     """
-    letters = Counter(row["answered"] or "none" for row in rows)
-    asked_freely = is_open(rows[0])  # open-ended answers name no letter
-    if not asked_freely:
-        rows = [with_skill(row) for row in rows]
-    refused = [row.get("ending") in REFUSED for row in rows]
+    letters = Counter(row.answered or "none" for row in rows)
+    asked_freely = rows[0].open_ended  # open-ended answers name no letter
+    skilled = [] if asked_freely else [with_skill(row) for row in rows]
+    rows = skilled or rows
+    refused = [row.ending in REFUSED for row in rows]
     controls = of_controls(rows, blind, seed)
-    return {
-        **_cell(rows, seed),
-        "personas": len({row["persona_id"] for row in rows}),
-        "asked": len(rows),
-        "not_scored": sum(row["score"] is None for row in rows),
-        "unparsed_rate": mean(
-            [row["answered"] is None and not no for row, no in zip(rows, refused, strict=True)]
+    return Statistics(
+        **_cell(rows, seed).dump()
+        | (skill(skilled) if skilled else {})
+        | ({"samples": of_samples(rows)} if any(row.sample for row in rows) else {})
+        | ({"option_orders": of_orders(rows)} if any(row.order for row in rows) else {})
+        | _with_writing(rows),
+        personas=len({row.persona_id for row in rows}),
+        asked=len(rows),
+        not_scored=sum(row.score is None for row in rows),
+        unparsed_rate=mean([row.answered is None and not no for row, no in zip(rows, refused, strict=True)]),
+        format_rate=mean([has_reasoning(row.completion) for row in rows]),
+        answer_letters={letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
+        refused_rate=mean(refused),
+        endings=_counted([row.ending] if row.ending else [] for row in rows),
+        adapted=_counted(row.adapted for row in rows),
+        cut_off_rate=mean([not row.finished for row in rows]),
+        input_tokens_per_question=_mean_known([row.input_tokens for row in rows]),
+        output_tokens_per_question=_mean_known([row.output_tokens for row in rows]),
+        by={name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
+        controls=controls,
+        explained_by_shortcut=max(
+            (c.explains for c in controls.values() if c.explains is not None), default=None
         ),
-        "format_rate": mean([has_reasoning(row["completion"]) for row in rows]),
-        "answer_letters": {letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
-        **(
-            {}
-            if asked_freely
-            else skill(rows) | {"right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")}
-        ),
-        "refused_rate": mean(refused),
-        "endings": _counted([row["ending"]] if row.get("ending") else [] for row in rows),
-        "adapted": _counted(row.get("adapted", ()) for row in rows),
-        "cut_off_rate": mean([not row["finished"] for row in rows]),
-        "input_tokens_per_question": _mean_known(rows, "input_tokens"),
-        **_with_writing(rows),
-        "output_tokens_per_question": _mean_known(rows, "output_tokens"),
-        "by": {name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
-        "controls": controls,
-        "explained_by_shortcut": max(
-            (c["explains"] for c in controls.values() if c["explains"] is not None), default=None
-        ),
-        **({"samples": of_samples(rows)} if any(row.get("sample") for row in rows) else {}),
-        **({"option_orders": of_orders(rows)} if any(row.get("order") for row in rows) else {}),
-        "usage": _usage(rows),
-        "seconds": round(math.fsum(row["seconds"] for row in rows), 3),
-    }
+        usage=_usage(rows),
+        seconds=round(math.fsum(row.seconds for row in rows), 3),
+    )
 
 
-def _with_writing(rows: Sequence[Row]) -> dict[str, float]:
+def _with_writing(rows: Sequence[ResultRow]) -> dict[str, float]:
     """Counts the writing of a memory once for all questions of its history and all variants of a question."""
-    written = {row["history_id"]: row["writing_tokens"] for row in rows if row.get("writing_tokens")}
+    written = {row.history_id: row.writing_tokens for row in rows if row.writing_tokens}
     if not written:
         return {}
-    questions = len({question_of(row) for row in rows})
-    return {
-        "input_tokens_with_writing": (
-            (_mean_known(rows, "input_tokens") or 0.0) + sum(written.values()) / questions
-        )
-    }
+    questions = len({row.question for row in rows})
+    read = _mean_known([row.input_tokens for row in rows]) or 0.0
+    return {"input_tokens_with_writing": read + sum(written.values()) / questions}
 
 
-def ungated(row: Row) -> float | None:
+def ungated(row: ResultRow) -> float | None:
     """The score of an answer with or without reasoning; None if it is not scored."""
-    return majority(row["votes"]) if is_open(row) else float(row["answered"] == row["gold"])
+    return majority(row.votes) if row.open_ended else float(row.answered == row.gold)
 
 
-def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
+def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int = 0) -> dict[str, Control]:
     """The accuracy that controls reach without the history.
 
     The controls are the same model without the history, the longest and the shortest option, and the
@@ -139,68 +132,63 @@ def of_controls(rows: Sequence[Row], blind: Sequence[Row], seed: int = 0) -> dic
     Returns:
         `controls` of `summarise`; only blind, if given, for open-ended questions.
     """
-    seen = {row["id"]: row["score"] for row in blind}
-    controls: dict[str, dict[str, Any]] = {}
-    if blind and any(seen.get(question_of(row)) is not None for row in rows):
-        scores = [seen.get(question_of(row)) for row in rows]
-        controls["blind"] = _control(rows, scores, seed) | {"by": _blind_by(rows, scores, seed)}
-    if is_open(rows[0]):
+    seen = {row.id: row.score for row in blind}
+    controls: dict[str, Control] = {}
+    if blind and any(seen.get(row.question) is not None for row in rows):
+        known = [(row, score) for row in rows if (score := seen.get(row.question)) is not None]
+        controls["blind"] = _control(known, seed, by=_blind_by(known, seed))
+    if rows[0].open_ended:
         return controls
-    asked = [
-        Asked(row["persona_id"], row.get("query", ""), row["options"], LETTERS.index(row["gold"]))
-        for row in rows
-    ]
+    asked = [Asked(row.persona_id, row.query, row.options, LETTERS.index(row.gold)) for row in rows]
     found = rules.scores(asked)
     for name in ("longest", "shortest"):
-        controls[name] = _control(rows, found[f"{name} option"], seed)
+        controls[name] = _control(list(zip(rows, found[f"{name} option"], strict=True)), seed)
     best = rules.strongest(found, range(len(rows)))
-    controls["strongest"] = (
-        _of_rule(best) | _control(rows, found[best.rule], seed) | {"by": _strongest_by(rows, found, seed)}
-    )
+    scored = list(zip(rows, found[best.rule], strict=True))
+    controls["strongest"] = _control(scored, seed, best, _strongest_by(rows, found, seed))
     return controls
 
 
-def _control(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, Any]:
-    known = [(row, score) for row, score in zip(rows, scores, strict=True) if score is not None]
-    cell = _cell([{**row, "score": score} for row, score in known], seed)
-    hits = [score for row, score in known if row["score"]]
-    return {key: cell[key] for key in ("accuracy", "ci95", "n")} | {"explains": mean(hits) if hits else None}
+def _control(
+    known: Sequence[tuple[ResultRow, float]],
+    seed: int,
+    best: Strongest | None = None,
+    by: dict[str, dict[str, Control]] | None = None,
+) -> Control:
+    """A control from (row, score of the control) pairs; `best` is the rule that it is."""
+    hits = [score for row, score in known if row.score]
+    control = Control(**_measure(known, seed).dump(), explains=mean(hits) if hits else None)
+    more: dict[str, object] = {}
+    if best is not None:
+        more = {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
+    return control.model_copy(update=more if by is None else more | {"by": by})
 
 
-def _blind_by(rows: Sequence[Row], scores: Sequence[float | None], seed: int) -> dict[str, dict[str, Any]]:
-    """{category: {value: {accuracy, ci95, n, explains}}} of the model without the history, for large
-    cells."""
-    known = [{**row, "blind": score} for row, score in zip(rows, scores, strict=True) if score is not None]
+def _blind_by(known: Sequence[tuple[ResultRow, float]], seed: int) -> dict[str, dict[str, Control]]:
+    """{category: {value: control}} of the model without the history, for large cells."""
     return {
         name: {
-            value: _control([known[i] for i in cell], [known[i]["blind"] for i in cell], seed)
-            for value, cell in rules.cells([value_of(row) for row in known]).items()
+            value: _control([known[i] for i in cell], seed)
+            for value, cell in rules.cells([value_of(row) for row, _ in known]).items()
         }
         for name, value_of in CATEGORIES.items()
     }
 
 
 def _strongest_by(
-    rows: Sequence[Row], found: Mapping[str, Sequence[float]], seed: int
-) -> dict[str, dict[str, Any]]:
-    """{category: {value: {rule, tried, bar, telling, accuracy, ci95, n, explains}}}: the strongest rule of
-    each large cell."""
-    by: dict[str, dict[str, Any]] = {}
+    rows: Sequence[ResultRow], found: Mapping[str, Sequence[float]], seed: int
+) -> dict[str, dict[str, Control]]:
+    """{category: {value: control}}: the strongest rule of each large cell."""
+    by: dict[str, dict[str, Control]] = {}
     for name, value_of in CATEGORIES.items():
         by[name] = {}
         for value, cell in rules.cells([value_of(row) for row in rows]).items():
             best = rules.strongest(found, cell)
-            by[name][value] = _of_rule(best) | _control(
-                [rows[i] for i in cell], [found[best.rule][i] for i in cell], seed
-            )
+            by[name][value] = _control([(rows[i], found[best.rule][i]) for i in cell], seed, best)
     return by
 
 
-def _of_rule(best: Strongest) -> dict[str, Any]:
-    return {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
-
-
-def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
+def of_samples(rows: Sequence[ResultRow]) -> Samples:
     """Statistics of several completions per prompt.
 
     Returns:
@@ -212,28 +200,26 @@ def of_samples(rows: Sequence[Row]) -> dict[str, Any]:
             2107.03374, equation 1).
     """
     groups = [
-        sorted(group, key=lambda row: row["sample"])
-        for group in _groups(rows, lambda r: (question_of(r), r["order"]))
+        sorted(group, key=lambda row: row.sample) for group in _groups(rows, lambda r: (r.question, r.order))
     ]
-    groups = [group for group in groups if all(row["score"] is not None for row in group)]
+    groups = [group for group in groups if all(row.score is not None for row in group)]
     if not groups:
-        return {"count": 0, "mean": None, "majority": None, "pass_at": {}}
+        return Samples(count=0, mean=None, majority=None, pass_at={})
+    scores = [_scores(group) for group in groups]
     count = min(map(len, groups))
     sizes = sorted({2**i for i in range(count.bit_length()) if 2**i <= count} | {count})
-    return {
-        "count": count,
-        "mean": mean([mean([row["score"] for row in group]) for group in groups]),
-        "majority": mean([_majority_is_right(group) for group in groups]),
-        "pass_at": {
-            str(k): mean(
-                [_pass_at(k, len(group), sum(row["score"] > 0 for row in group)) for group in groups]
-            )
+    return Samples(
+        count=count,
+        mean=mean([mean(of_group) for of_group in scores]),
+        majority=mean([_majority_is_right(group) for group in groups]),
+        pass_at={
+            str(k): mean([_pass_at(k, len(all_), sum(score > 0 for score in all_)) for all_ in scores])
             for k in sizes
         },
-    }
+    )
 
 
-def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
+def of_orders(rows: Sequence[ResultRow]) -> OptionOrders:
     """Consistency and position bias over rotations of the options.
 
     Returns:
@@ -243,73 +229,67 @@ def of_orders(rows: Sequence[Row]) -> dict[str, Any]:
             always the same letter).
         accuracy_at: {letter: accuracy if the gold option is at this letter}.
     """
-    groups = [g for g in _groups(rows, lambda r: (question_of(r), r["sample"])) if len(g) > 1]
+    groups = [g for g in _groups(rows, lambda r: (r.question, r.sample)) if len(g) > 1]
     chosen = [{_option(row) for row in group} for group in groups]
-    letters = Counter(row["answered"] for row in rows if row["answered"])
+    letters = Counter(row.answered for row in rows if row.answered)
     total = letters.total()
-    at = {letter: [row["score"] for row in rows if row["gold"] == letter] for letter in LETTERS}
-    return {
-        "count": max(map(len, groups), default=1),
-        "consistency": (
+    at = {letter: _scores([row for row in rows if row.gold == letter]) for letter in LETTERS}
+    return OptionOrders(
+        count=max(map(len, groups), default=1),
+        consistency=(
             mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None
         ),
-        "position_bias": (
+        position_bias=(
             sum(abs(letters[x] / total - 1 / len(LETTERS)) for x in LETTERS) / 2 if total else None
         ),
-        "accuracy_at": {letter: mean(scores) for letter, scores in at.items() if scores},
-    }
+        accuracy_at={letter: mean(scores) for letter, scores in at.items() if scores},
+    )
 
 
-def _option(row: Row) -> str | None:
-    return row["options"][LETTERS.index(row["answered"])] if row["answered"] else None
+def _option(row: ResultRow) -> str | None:
+    return row.options[LETTERS.index(row.answered)] if row.answered else None
 
 
-def _majority_is_right(group: Sequence[Row]) -> bool:
-    if is_open(group[0]):
-        return 2 * sum(row["score"] for row in group) > len(group)
-    votes = Counter(row["answered"] for row in group if row["answered"] and has_reasoning(row["completion"]))
-    return bool(votes) and votes.most_common(1)[0][0] == group[0]["gold"]
+def _majority_is_right(group: Sequence[ResultRow]) -> bool:
+    if group[0].open_ended:
+        return 2 * sum(_scores(group)) > len(group)
+    votes = Counter(row.answered for row in group if row.answered and has_reasoning(row.completion))
+    return bool(votes) and votes.most_common(1)[0][0] == group[0].gold
 
 
 def _pass_at(k: int, n: int, right: int) -> float:
     return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def _groups(rows: Sequence[Row], key: Callable[[Row], Any]) -> list[list[Row]]:
-    groups: dict[Any, list[Row]] = {}
+def _groups(rows: Sequence[ResultRow], key: Callable[[ResultRow], Hashable]) -> list[list[ResultRow]]:
+    groups: dict[Hashable, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return list(groups.values())
 
 
-def _usage(rows: Sequence[Row]) -> dict[str, Any]:
+def _usage(rows: Sequence[ResultRow]) -> Usage:
     failures: Counter[str] = Counter()
     for row in rows:
-        failures.update(row.get("failures") or {})
-    return {
-        "input_tokens": _total(rows, "input_tokens"),
-        "cached_tokens": _total(rows, "cached_tokens"),
-        "output_tokens": _total(rows, "output_tokens"),
-        "answers_without_usage": sum(
-            row["input_tokens"] is None or row["output_tokens"] is None for row in rows
-        ),
-        "cost": math.fsum(row.get("cost", 0.0) for row in rows),
-        "failures": dict(sorted(failures.items())),
-    }
+        failures.update(row.failures)
+    return Usage(
+        input_tokens=_total([row.input_tokens for row in rows]),
+        cached_tokens=_total([row.cached_tokens for row in rows]),
+        output_tokens=_total([row.output_tokens for row in rows]),
+        answers_without_usage=sum(row.input_tokens is None or row.output_tokens is None for row in rows),
+        cost=math.fsum(row.cost for row in rows),
+        failures=dict(sorted(failures.items())),
+    )
 
 
-def _known(rows: Sequence[Row], key: str) -> list[int]:
-    return [row[key] for row in rows if row.get(key) is not None]
-
-
-def _total(rows: Sequence[Row], key: str) -> int | None:
-    """The sum over the rows that have `key`; None if none has it."""
-    known = _known(rows, key)
+def _total(values: Iterable[int | None]) -> int | None:
+    """The sum of the known values; None if there is none."""
+    known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
-def _mean_known(rows: Sequence[Row], key: str) -> float | None:
-    known = _known(rows, key)
+def _mean_known(values: Iterable[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
     return mean(known) if known else None
 
 
@@ -317,22 +297,22 @@ def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
     return dict(sorted(Counter(chain.from_iterable(said)).items()))
 
 
-def interval(rows: Sequence[Row], seed: int = 0, of: str = "score") -> list[float]:
-    """The 95 % interval [low, high] of the mean of a row entry, over resampled personas; see
+def interval(values: Sequence[tuple[str, float]], seed: int = 0) -> list[float]:
+    """The 95 % interval [low, high] of the mean of (persona, share) pairs, over resampled personas; see
     `interval_of_ratio`."""
-    scores_P, asked_P = by_persona([(row["persona_id"], row[of]) for row in rows])
-    return interval_of_ratio(scores_P, asked_P, 0.0, 1.0, seed)
+    return interval_of_ratio(*by_persona(values), 0.0, 1.0, seed)
 
 
-def by_persona(values: Sequence[tuple[str, float]]) -> tuple[Any, Any]:
+def by_persona(values: Sequence[tuple[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """(sum of the values, count) per persona: two arrays of shape (P,), sorted by persona id."""
     order = {persona: i for i, persona in enumerate(sorted({persona for persona, _ in values}))}
     who = [order[persona] for persona, _ in values]
-    return np.bincount(who, weights=[value for _, value in values]), np.bincount(who)
+    totals = np.bincount(who, weights=[value for _, value in values]).astype(np.float64)
+    return totals, np.bincount(who)
 
 
 def interval_of_ratio(
-    total_P: Any, count_P: Any, lowest: float, highest: float, seed: int = 0
+    total_P: NDArray[np.float64], count_P: NDArray[np.int64], lowest: float, highest: float, seed: int = 0
 ) -> list[float]:
     """The 95 % interval [low, high] of sum(total) / sum(count) over resampled personas.
 
@@ -380,42 +360,53 @@ _LENGTHS = [
 _NEAR_TO_FAR = [*BUCKETS, *_LENGTHS, UNKNOWN]
 
 
-def _of_labels(value_of: Callable[[Mapping[str, Any]], str]) -> Callable[[Row], str]:
-    return lambda row: value_of(row["labels"])
+def _of_labels(value_of: Callable[[Labels], str]) -> Callable[[ResultRow], str]:
+    return lambda row: value_of(row.labels)
 
 
-CATEGORIES: dict[str, Callable[[Row], str]] = {
+CATEGORIES: dict[str, Callable[[ResultRow], str]] = {
     **{name: _of_labels(value_of) for name, value_of in OF_LABELS.items()},
-    "history_length": lambda row: length_bucket(row.get("history_characters")),
+    "history_length": lambda row: length_bucket(row.history_characters),
 }
 
 
-def _table(rows: Sequence[Row], value_of: Callable[[Row], str], seed: int) -> dict[str, dict[str, Any]]:
-    groups: dict[str, list[Row]] = {}
+def _table(rows: Sequence[ResultRow], value_of: Callable[[ResultRow], str], seed: int) -> dict[str, Cell]:
+    groups: dict[str, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault(value_of(row), []).append(row)
     return {value: _cell(groups[value], seed) for value in sorted(groups, key=_rank)}
 
 
-def _cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
-    scored = [row for row in rows if row["score"] is not None]
-    free = [value for row in scored if (value := ungated(row)) is not None]
-    return {
-        "accuracy": mean([row["score"] for row in scored]) if scored else None,
-        "ci95": interval(scored, seed) if scored else None,
-        "n": len({question_of(row) for row in scored}),
-        "accuracy_without_gate": mean(free) if free else None,
-        **_skill_cell(rows, seed),
-    }
+def _cell(rows: Sequence[ResultRow], seed: int) -> Cell:
+    scored = [(row, row.score) for row in rows if row.score is not None]
+    free = [value for row, _ in scored if (value := ungated(row)) is not None]
+    cell = Cell(**_measure(scored, seed).dump(), accuracy_without_gate=mean(free) if free else None)
+    return cell.model_copy(update=_skill(rows, seed))
 
 
-def _skill_cell(rows: Sequence[Row], seed: int) -> dict[str, Any]:
+def _measure(scored: Sequence[tuple[ResultRow, float]], seed: int) -> Measure:
+    """The mean of the scores with its interval; `n` counts questions, not their samples and orders."""
+    return Measure(
+        accuracy=mean([score for _, score in scored]) if scored else None,
+        ci95=interval([(row.persona_id, score) for row, score in scored], seed) if scored else None,
+        n=len({row.question for row, _ in scored}),
+    )
+
+
+def _scores(rows: Sequence[ResultRow]) -> list[float]:
+    return [row.score for row in rows if row.score is not None]
+
+
+def _skill(rows: Sequence[ResultRow], seed: int) -> dict[str, object]:
     """The skill measures of one category value; {} for rows without options."""
-    if not all("right_and_consistent" in row for row in rows):
+    skilled = [row for row in rows if isinstance(row, SkilledRow)]
+    if not skilled:
         return {}
-    of_rows = skill(rows)
+    of_rows = skill(skilled)
     return {key: of_rows[key] for key in ("right_and_consistent", "consistent", "thought_right")} | {
-        "right_and_consistent_ci95": interval(rows, seed, "right_and_consistent")
+        "right_and_consistent_ci95": interval(
+            [(row.persona_id, row.right_and_consistent) for row in skilled], seed
+        )
     }
 
 

@@ -3,15 +3,45 @@
 Invariant: everything is read from the records of the memories on disk, whichever process wrote them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rft.data.dataset import Split
 from rft.evaluate import lines
-from rft.memory.store import read_record
+from rft.memory.store import StoredTurn, read_record
 from rft.memory.targets import load_memory_targets
 from rft.memory.text import changes
+from rft.records.row import ResultRow
+from rft.records.summary import Forgotten
+
+
+@dataclass(frozen=True)
+class ShownTurn:
+    """An update of a memory, and (kind, line) of what it changed."""
+
+    turn: StoredTurn
+    changes: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The memory page's data about one history.
+
+    Attributes:
+        history, persona: ids.
+        questions: result rows about this history.
+        turns: the updates of the memory.
+        input_tokens: tokens read to write the memory (None: unknown).
+        lines: verdicts on the last memory ([] if the dataset has no targets).
+    """
+
+    history: str
+    persona: str
+    questions: list[ResultRow]
+    turns: list[ShownTurn]
+    input_tokens: int | None
+    lines: list[lines.Verdict]
 
 
 def memory_path(folder: Path, history_id: str) -> Path:
@@ -23,13 +53,13 @@ def last_memories(folder: Path, histories: Iterable[str]) -> dict[str, str]:
     """{history id: its last memory} for the histories that have a memory in the folder."""
     records = {history: read_record(memory_path(folder, history)) for history in dict.fromkeys(histories)}
     return {
-        history: record.turns[-1]["memory"]
+        history: record.turns[-1].memory
         for history, record in records.items()
         if record is not None and record.turns
     }
 
 
-def forgotten(split: Split, folder: Path) -> dict[str, Any]:
+def forgotten(split: Split, folder: Path) -> Forgotten:
     """Counts the phrases that users asked to forget and that the memories dropped.
 
     Returns:
@@ -42,54 +72,42 @@ def forgotten(split: Split, folder: Path) -> dict[str, Any]:
     from reward.memory import speaks_of
 
     withdrawn = written = gone = 0
-    kept = []
+    kept: list[tuple[str, str]] = []
     for history, notes in load_memory_targets(split).items():
         record = read_record(memory_path(folder, history))
-        versions = [turn["memory"] for turn in record.turns] if record else []
+        versions = [turn.memory for turn in record.turns] if record else []
         for phrase in notes.withdrawn:
             withdrawn += 1
             if any(speaks_of(memory, phrase) for memory in versions):
                 written += 1
                 if speaks_of(versions[-1], phrase):
-                    kept.append([history, phrase])
+                    kept.append((history, phrase))
                 else:
                     gone += 1
-    return {
-        "withdrawn": withdrawn,
-        "written": written,
-        "gone": gone,
-        "rate": gone / written if written else None,
-        "kept": kept,
-    }
+    return Forgotten(
+        withdrawn=withdrawn, written=written, gone=gone, rate=gone / written if written else None, kept=kept
+    )
 
 
-def timelines(split: Split, folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields the data of the memory page for each history that has a memory.
-
-    Yields:
-        history, persona: ids.
-        questions: result rows about this history.
-        turns: the updates of the memory, with what each added, changed and removed in `changes`.
-        input_tokens: tokens read to write the memory.
-        lines: verdicts of `lines.verdicts` on the last memory ([] if the dataset has no targets).
-    """
+def timelines(split: Split, folder: Path, rows: Sequence[ResultRow]) -> Iterator[Timeline]:
+    """Yields the timeline of each history that has a memory."""
     notes = load_memory_targets(split) if lines.has_targets(split) else {}
-    asked: dict[str, list[Mapping[str, Any]]] = {}
+    asked: dict[str, list[ResultRow]] = {}
     for row in rows:
-        asked.setdefault(row["history_id"], []).append(row)
+        asked.setdefault(row.history_id, []).append(row)
     for history, of_history in asked.items():
         record = read_record(memory_path(folder, history))
         if record is None:
             continue
-        versions = ["", *(turn["memory"] for turn in record.turns)]
-        yield {
-            "history": history,
-            "persona": split.histories[history].persona_id,
-            "questions": of_history,
-            "turns": [
-                {**turn, "changes": changes(before, after)}
+        versions = ["", *(turn.memory for turn in record.turns)]
+        yield Timeline(
+            history=history,
+            persona=split.histories[history].persona_id,
+            questions=of_history,
+            turns=[
+                ShownTurn(turn, changes(before, after))
                 for turn, before, after in zip(record.turns, versions, versions[1:], strict=False)
             ],
-            "input_tokens": record.input_tokens,
-            "lines": lines.verdicts(split, {history: versions[-1]}, notes) if notes else [],
-        }
+            input_tokens=record.input_tokens,
+            lines=lines.verdicts(split, {history: versions[-1]}, notes) if notes else [],
+        )

@@ -4,18 +4,17 @@ Invariant: nothing is computed here, so W&B shows the same numbers as the report
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from rft.records.summary import Summary
 from rft.runs import lineage
 
 # the last only with memories
 FILES = ("results.jsonl", "summary.json", "report.html", "run.json", "memory.html")
-ABOUT = ("model", "context", "split", "window", "data_sha256", "settings")
+ABOUT = ("version", "model", "context", "split", "window", "data_sha256", "settings")
 
 
-def track(summary: Mapping[str, Any], out: Path) -> None:
+def track(summary: Summary, out: Path) -> None:
     """Logs one W&B run of job type "evaluate"; WANDB_PROJECT and WANDB_MODE set its project and mode.
 
     Args:
@@ -24,24 +23,19 @@ def track(summary: Mapping[str, Any], out: Path) -> None:
     """
     import wandb
 
-    config = {key: summary[key] for key in ABOUT}
-    name = f"{Path(str(summary['model'])).name}, {summary['context']}"
+    told = summary.dump()
+    config = {key: told[key] for key in ABOUT}
+    name = f"{Path(summary.model).name}, {summary.context}"
     with wandb.init(job_type="evaluate", name=name, config=config, dir=str(out)) as run:
-        lineage.use(run, lineage.dataset(summary["data_sha256"]))
-        folder = Path(str(summary["model"]))
+        lineage.use(run, lineage.dataset(summary.data_sha256))
+        folder = Path(summary.model)
         if folder.is_dir() and (trained_in := lineage.trained_in(folder)):
-            lineage.use(run, lineage.checkpoint(folder, trained_in, {"data_sha256": summary["data_sha256"]}))
-        run.summary.update({key: value for key, value in summary.items() if key not in (*ABOUT, "by")})
+            lineage.use(run, lineage.checkpoint(folder, trained_in, {"data_sha256": summary.data_sha256}))
+        run.summary.update({key: value for key, value in told.items() if key not in (*ABOUT, "by")})
         columns: list[str | int] = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
-        for category, table in summary["by"].items():
+        for category, table in summary.by.items():
             rows = [
-                [
-                    value,
-                    cell["accuracy"],
-                    *(cell["ci95"] or (None, None)),
-                    cell["n"],
-                    cell["accuracy_without_gate"],
-                ]
+                [value, cell.accuracy, *(cell.ci95 or (None, None)), cell.n, cell.accuracy_without_gate]
                 for value, cell in table.items()
             ]
             run.log({f"by/{category}": wandb.Table(columns=columns, data=rows)})

@@ -148,7 +148,7 @@ def _read(
     record = kept.record
     counts = (record.input_tokens, record.output_tokens)
     read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
-    cut, empty = (sum(turn[key] for turn in record.turns) for key in ("cut", "empty"))
+    cut, empty = sum(turn.cut for turn in record.turns), sum(turn.empty for turn in record.turns)
     console.print(
         f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after"
         f" {len(record.turns)} chunks; {cut} updates too long and cut, {empty} empty; tokens read: {read},"
@@ -184,9 +184,9 @@ def _show(args: argparse.Namespace, console: "Console") -> int:
         raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
     record, before = store.read_record(args.memory), ""
     for number, turn in enumerate(record.turns if record else [], start=1):
-        console.rule(f"chunk {number} · messages {turn['first']} to {turn['last']}", align="left")
-        print_changes(before, turn["memory"], console)
-        before = turn["memory"]
+        console.rule(f"chunk {number} · messages {turn.first} to {turn.last}", align="left")
+        print_changes(before, turn.memory, console)
+        before = turn.memory
     memory = store.read_memory(args.memory, sys.maxsize, len)
     if record and memory != before:
         console.rule("edited by hand", align="left")

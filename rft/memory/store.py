@@ -9,36 +9,47 @@ deletes it, reading starts over with an empty memory.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+
+from pydantic import JsonValue
 
 from rft.errors import DataError
 from rft.files import claim, write_atomic
 from rft.memory import text
 from rft.memory.chunks import Chunk
 from rft.memory.text import Count, Update
+from rft.records.base import Record, read_json
 
 
-@dataclass
-class Record:
+class StoredTurn(Record):
+    """The result of an update: see `rft.memory.text.Update`, and the first and last message read."""
+
+    memory: str
+    cut: bool
+    empty: bool
+    first: int
+    last: int
+
+
+class MemoryRecord(Record):
     """Progress of reading a history, and the result of each update.
 
     Attributes:
         writer: the model and settings that write the memory.
         chunks: ids of the chunks read.
-        turns: for each update the memory after it, `cut`, `empty`, and the `first` and `last` message read.
+        turns: the results of the updates.
         memory_sha: SHA-256 of the file after the last update.
         input_tokens: total over all updates (None: a server did not report the count of one of them).
         output_tokens: same for the output.
         finished: whether the last chunk has been read.
     """
 
-    writer: dict[str, Any]
-    chunks: list[str] = field(default_factory=list)
-    turns: list[dict[str, Any]] = field(default_factory=list)
+    writer: dict[str, JsonValue]
+    chunks: list[str] = []
+    turns: list[StoredTurn] = []
     memory_sha: str = ""
     input_tokens: int | None = 0
     output_tokens: int | None = 0
@@ -56,9 +67,9 @@ class MemoryStore:
         DataError: another process is writing the memory, or it cannot be read or written.
     """
 
-    def __init__(self, path: Path | str, writer: dict[str, Any]):
+    def __init__(self, path: Path | str, writer: Mapping[str, JsonValue]):
         self.path = Path(path).expanduser()
-        self.writer = json.loads(json.dumps(writer))
+        self.writer: dict[str, JsonValue] = json.loads(json.dumps(writer))
         self._lock_path = self.path.with_name(f".{self.path.name}.lock")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,9 +84,9 @@ class MemoryStore:
                 " another file"
             )
             claim(self._lock, DataError(taken))
-            self.record = read_record(self.path) or Record(self.writer)
+            self.record = read_record(self.path) or MemoryRecord(writer=self.writer)
             if not self.path.exists():  # deleted by the user, or new
-                self.record = Record(self.writer)
+                self.record = MemoryRecord(writer=self.writer)
         except BaseException:
             self._lock.close()
             raise
@@ -143,14 +154,15 @@ class MemoryStore:
             DataError: writing failed; the memory file is complete, and the chunk is read again on the next
                 run.
         """
-        record = Record(
-            self.writer,
-            [*self.record.chunks[:place], chunk.history.id],
-            [*self.record.turns[:place], {**asdict(update), "first": chunk.first, "last": chunk.last}],
-            _sha(update.memory.encode() + b"\n"),
-            _sum(self.record.input_tokens, input_tokens),
-            _sum(self.record.output_tokens, output_tokens),
-            finished,
+        turn = StoredTurn(**asdict(update), first=chunk.first, last=chunk.last)
+        record = MemoryRecord(
+            writer=self.writer,
+            chunks=[*self.record.chunks[:place], chunk.history.id],
+            turns=[*self.record.turns[:place], turn],
+            memory_sha=_sha(update.memory.encode() + b"\n"),
+            input_tokens=_sum(self.record.input_tokens, input_tokens),
+            output_tokens=_sum(self.record.output_tokens, output_tokens),
+            finished=finished,
         )
         try:
             if self.path.exists():
@@ -159,11 +171,7 @@ class MemoryStore:
             # The file first: if killed in between, the chunk is read again, starting from a memory that
             # already includes it.
             write_atomic(self.path, update.memory.encode() + b"\n", durable=True)
-            write_atomic(
-                record_path(self.path),
-                json.dumps(asdict(record), ensure_ascii=False, indent=1).encode(),
-                durable=True,
-            )
+            write_atomic(record_path(self.path), record.to_text().encode(), durable=True)
         except OSError as error:
             raise DataError(
                 f"{self.path}: cannot write it: {error.strerror or error}; the memory in it is complete; free"
@@ -187,19 +195,13 @@ def read_memory(path: Path, budget: int, count: Count) -> str:
         raise DataError(f"{path}: cannot read this memory: {error.strerror or error}") from None
 
 
-def read_record(path: Path) -> Record | None:
+def read_record(path: Path) -> MemoryRecord | None:
     """Returns the record of a memory file, None if there is none. Raises DataError if the record is
     broken."""
     beside = record_path(path)
-    try:
-        return Record(**json.loads(beside.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not beside.exists():
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{beside}: cannot read the record of this memory ({error}); remove it to read the history again"
-            " from the start"
-        ) from None
+    return read_json(beside, MemoryRecord, "remove it to read the history again from the start")
 
 
 def record_path(path: Path) -> Path:

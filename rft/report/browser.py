@@ -10,93 +10,94 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
 
 from markupsafe import Markup
 
 from rft.models.reply import REFUSED
+from rft.records.row import ResultRow
 from rft.report.charts import readable
-from rft.report.row import is_open, question_of
 
 LONGEST_COMPLETION = 4000  # characters kept at each end of a longer completion
 LARGEST_PAGE = 40_000_000  # characters of data; above this, completions are shortened further
+Entry = dict[str, object]
+"""A question as the script reads it."""
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def status(row: Mapping[str, Any]) -> str:
+def status(row: ResultRow) -> str:
     """Returns right, wrong, unparsed (no readable answer), refused, or unscored (no verdict from the
     judge)."""
-    if row["score"]:
+    if row.score:
         return "right"
-    if row.get("ending") in REFUSED:
+    if row.ending in REFUSED:
         return "refused"
-    if row["answered"] is None:
+    if row.answered is None:
         return "unparsed"
-    return "unscored" if row["score"] is None else "wrong"
+    return "unscored" if row.score is None else "wrong"
 
 
-def entries(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
     """Returns one entry per question of the first run, with the answers of all runs to it.
 
     Args:
         runs: {name of the run: its rows}.
     """
-    found: dict[str, dict[str, Any]] = {}
-    rows_of: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    found: dict[str, Entry] = {}
+    rows_of: dict[str, list[tuple[str, ResultRow]]] = {}
     for name, rows in runs.items():
         for row in rows:
-            rows_of.setdefault(question_of(row), []).append((name, row))
+            rows_of.setdefault(row.question, []).append((name, row))
     longest = LONGEST_COMPLETION
-    size = sum(min(len(row["completion"]), 2 * longest) for rows in runs.values() for row in rows)
+    size = sum(min(len(row.completion), 2 * longest) for rows in runs.values() for row in rows)
     if size > LARGEST_PAGE:
         longest = max(200, longest * LARGEST_PAGE // size)
     for row in next(iter(runs.values())):
-        question = question_of(row)
+        question = row.question
         if question in found:
             continue
-        labels = row["labels"]
+        labels = row.labels
+        told = {"preference": labels.preference, "prev_pref": labels.prev_pref}
         found[question] = {
             "id": question,
-            "persona": row["persona_id"],
-            "query": row["query"],
-            "options": [] if is_open(row) else list(row["options"]),
-            "gold": row["gold"],
-            "kind": readable(labels["pref_type"]),
-            "facts": [f"{key}: {labels[key]}" for key in ("preference", "prev_pref") if labels.get(key)],
+            "persona": row.persona_id,
+            "query": row.query,
+            "options": [] if row.open_ended else list(row.options),
+            "gold": row.gold,
+            "kind": readable(labels.pref_type),
+            "facts": [f"{key}: {fact}" for key, fact in told.items() if fact],
             "labels": (
-                f"{labels['who']}, {readable(labels['scenario'])}"
-                + (", changed later" if labels["updated"] else "")
+                f"{labels.who}, {readable(labels.scenario)}" + (", changed later" if labels.updated else "")
             ),
             "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
         }
     return list(found.values())
 
 
-def _answer(name: str, row: Mapping[str, Any], shown: Mapping[str, Any], longest: int) -> dict[str, Any]:
-    way = [f"option order {row['order'] + 1}"] if row.get("order") else []
-    way += [f"sample {row['sample'] + 1}"] if row.get("sample") else []
-    text = row["completion"]
+def _answer(name: str, row: ResultRow, shown: ResultRow, longest: int) -> dict[str, object]:
+    way = [f"option order {row.order + 1}"] if row.order else []
+    way += [f"sample {row.sample + 1}"] if row.sample else []
+    text = row.completion
     cut = len(text) - 2 * longest
-    answer = {
+    answer: dict[str, object] = {
         "run": ", ".join([name, *way] if name else way),
         "status": status(row),
         "text": text if cut <= 0 else f"{text[:longest]}\n[… {cut:,} more characters …]\n{text[-longest:]}",
     }
-    if row.get("read"):
-        answer["read"] = row["read"]
-    if is_open(row):
-        answer["votes"] = row["votes"]
+    if row.read:
+        answer["read"] = row.read
+    if row.open_ended:
+        answer["votes"] = row.votes
     else:
-        answer["letter"] = row["answered"]
-        if row["options"] != shown["options"]:
-            answer["options"] = list(row["options"])
-            answer["gold"] = row["gold"]
-    if not row["finished"]:
+        answer["letter"] = row.answered
+        if row.options != shown.options:
+            answer["options"] = list(row.options)
+            answer["gold"] = row.gold
+    if not row.finished:
         answer["cut"] = True
     return answer
 
 
-def data(found: Sequence[Mapping[str, Any]]) -> Markup:
+def data(found: Sequence[Entry]) -> Markup:
     """Returns the JSON of a page's data block."""
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     return Markup("".join(_ESCAPES.get(c, c) for c in text) if any(c in text for c in _ESCAPES) else text)

@@ -11,12 +11,15 @@ import itertools
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from markupsafe import Markup, escape
 
 from rft.data.rules import CHANCE
+from rft.records.comparison import Difference
+from rft.records.summary import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,19 +63,33 @@ _STYLE: Any = {
 _NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)
 
 
-def intervals(
-    series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str, *, chance: bool = True
-) -> Markup:
+class Mark(NamedTuple):
+    """A value with its interval, over n questions."""
+
+    value: float
+    interval: Sequence[float]
+    n: int
+
+
+def intervals(series: Mapping[str, Mapping[str, Measure]], title: str, *, chance: bool = True) -> Markup:
     """Draws accuracies with 95 % intervals: one row per value, with one mark per series.
 
     Args:
-        series: {name of the series: {value: {accuracy, ci95, n}}}. The values of all series are shown, in
-            order of first appearance.
+        series: {name of the series: {value: its accuracy}}. The values of all series are shown, in order of
+            first appearance; those that are not scored are left out.
         title: the text for screen readers.
         chance: draw the accuracy of guessing a letter.
     """
     with _style():
-        figure, axes = _marks(series, "accuracy")
+        marks = {
+            name: {
+                value: Mark(cell.accuracy, cell.ci95, cell.n)
+                for value, cell in table.items()
+                if cell.accuracy is not None and cell.ci95 is not None
+            }
+            for name, table in series.items()
+        }
+        figure, axes = _draw(marks)
         axes.set_xlim(-0.02, 1.02)
         axes.set_xticks(
             [0, 0.25, 0.5, 0.75, 1], _percents("25\N{NO-BREAK SPACE}%\nguessing" if chance else "")
@@ -82,16 +99,20 @@ def intervals(
         return _key(series) + _svg(figure, title)
 
 
-def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Markup:
+def differences(series: Mapping[str, Mapping[str, Difference]], title: str) -> Markup:
     """Draws differences in points with 95 % intervals, in the same form as `intervals`.
 
     Args:
-        series: {name of the series: {value: {difference, ci95, n}}}.
+        series: {name of the series: {value: its difference}}.
         title: the text for screen readers.
     """
     with _style():
-        figure, axes = _marks(series, "difference")
-        edges = [edge for table in series.values() for cell in table.values() for edge in cell["ci95"]]
+        marks = {
+            name: {value: Mark(cell.difference, cell.ci95, cell.n) for value, cell in table.items()}
+            for name, table in series.items()
+        }
+        figure, axes = _draw(marks)
+        edges = [edge for table in series.values() for cell in table.values() for edge in cell.ci95]
         reach = max(0.1, *map(abs, edges)) if edges else 0.1
         axes.set_xlim(-1.05 * reach, 1.05 * reach)
         step = next(step for step in (0.05, 0.1, 0.25, 0.5, 1) if reach / step <= 2.5 or step == 1)
@@ -101,10 +122,10 @@ def differences(series: Mapping[str, Mapping[str, Mapping[str, Any]]], title: st
         return _key(series) + _svg(figure, title)
 
 
-def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "tuple[Figure, Axes]":
+def _draw(series: Mapping[str, Mapping[str, Mark]]) -> "tuple[Figure, Axes]":
     """Draws one row per value with its marks and intervals. A row is as high as its marks and its label
     need."""
-    sizes = {value: cell["n"] for table in series.values() for value, cell in table.items()}
+    sizes = {value: mark.n for table in series.values() for value, mark in table.items()}
     labels = {value: _wrapped(f"{readable(value)} ({size:,})") for value, size in sizes.items()}
     heights = [
         max(0.22 + 0.15 * len(series), 0.1 + LINE * (label.count("\n") + 1)) for label in labels.values()
@@ -116,11 +137,13 @@ def _marks(series: Mapping[str, Mapping[str, Mapping[str, Any]]], key: str) -> "
     figure, axes = _axes(0.55 + sum(heights))
     for i, (name, table) in enumerate(series.items()):
         offset = 0.15 * (i - (len(series) - 1) / 2)
-        rows = [(centres[value] + offset, cell) for value, cell in table.items()]
-        for y, cell in rows:
-            axes.plot(cell["ci95"], [y, y], color=_series(i), linewidth=2, solid_capstyle="round", alpha=0.55)
+        rows = [(centres[value] + offset, mark) for value, mark in table.items()]
+        for y, mark in rows:
+            axes.plot(
+                mark.interval, [y, y], color=_series(i), linewidth=2, solid_capstyle="round", alpha=0.55
+            )
         axes.plot(
-            [cell[key] for _, cell in rows],
+            [mark.value for _, mark in rows],
             [y for y, _ in rows],
             linestyle="none",
             marker=_marker(i),
@@ -226,7 +249,7 @@ def _moving_average(values: Sequence[float], window: int) -> list[float]:
     ]
 
 
-def _style() -> Any:
+def _style() -> AbstractContextManager[None]:
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)

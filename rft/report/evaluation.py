@@ -6,12 +6,13 @@ Invariant: a page is made from summaries and rows only, so it can be rebuilt fro
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rft.data.question import LETTERS
+from rft.records.comparison import Against, Comparison, Difference
+from rft.records.row import ResultRow, mean_scores
+from rft.records.summary import Cell, Control, Measure, Summary, SweepPoint
 from rft.report import browser, charts, published
 from rft.report.pages import INTERVAL, Card, count, percent, span, write_page
-from rft.report.row import understated
 from rft.report.sentences import CATEGORIES, consistently, learned, on_controls
 
 RUNS = {
@@ -28,7 +29,9 @@ CONTROLS = {
     "shortest": "always the shortest option",
     "strongest": "the strongest rule without the history",
 }
-CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key in the summary, how it is formatted
+CARDS: tuple[
+    tuple[str, str, Callable[[float], str]], ...
+] = (  # name, key in the summary, how it is formatted
     ("right and consistent", "right_and_consistent", percent),
     ("right, with or without reasoning", "accuracy_without_gate", percent),
     ("consistent: words and box agree", "consistent", percent),
@@ -43,10 +46,11 @@ CARDS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (  # name, key in the
     ("tokens written per question", "output_tokens_per_question", count),
 )
 
+Pair = tuple[ResultRow, ResultRow]
+"""The answers of two runs to one question."""
 
-def write_evaluation_report(
-    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], path: Path | str
-) -> None:
+
+def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: Path | str) -> None:
     """Writes the page of one evaluation.
 
     It contains the headline with its controls and the published figures, a chart and a table per category,
@@ -60,8 +64,8 @@ def write_evaluation_report(
     Raises:
         DataError: the page cannot be written.
     """
-    is_open = bool(rows[0].get("open_ended"))
-    shown = [name for name in CATEGORIES if _worth_showing(name, summary)]
+    is_open = rows[0].open_ended
+    shown = [name for name in CATEGORIES if _worth_showing(name, summary.by)]
     beside = _beside(summary)
     found = browser.entries({"": rows})
     write_page(
@@ -69,13 +73,13 @@ def write_evaluation_report(
         "evaluation.html.jinja",
         found=found,
         summary=summary,
-        headline=consistently(summary)["accuracy"],
-        headline_ci95=consistently(summary)["ci95"],
-        consistent=" and consistent" if "right_and_consistent" in summary else "",
+        headline=consistently(summary).accuracy,
+        headline_ci95=consistently(summary).ci95,
+        consistent=" and consistent" if summary.right_and_consistent is not None else "",
         cards=cards(summary),
-        understated=understated(summary),
+        understated=summary.understated,
         is_open=is_open,
-        controls={key: (_control_name(key, cell), cell) for key, cell in summary["controls"].items()},
+        controls={key: (_control_name(key, cell), cell) for key, cell in summary.controls.items()},
         on_controls=[] if is_open else on_controls(summary),
         beside=(
             charts.intervals(
@@ -88,16 +92,14 @@ def write_evaluation_report(
         published_by={key: [row[1:] for row in published.BY_CATEGORY if row[0] == key] for key in CATEGORIES},
         note=published.NOTE,
         categories=[
-            _category(name, {"": summary["by"][name]}, chance=not is_open) for name in shown if summary["n"]
+            _category(name, {"": summary.by[name]}, chance=not is_open) for name in shown if summary.n
         ],
-        gold_letters={letter: sum(row["gold"] == letter for row in rows) for letter in LETTERS},
+        gold_letters={letter: sum(row.gold == letter for row in rows) for letter in LETTERS},
         transcripts=_sample(rows),
     )
 
 
-def write_memory_report(
-    summary: Mapping[str, Any], timelines: Iterable[Mapping[str, Any]], path: Path | str
-) -> None:
+def write_memory_report(summary: Summary, timelines: Iterable[object], path: Path | str) -> None:
     """Writes the memory page: a timeline per history with what each chunk added and removed, next to the
     questions.
 
@@ -110,47 +112,36 @@ def write_memory_report(
         DataError: the page cannot be written.
     """
     shown = ("input_tokens_per_question", "input_tokens_with_writing")
-    top = [("right", percent(summary["accuracy"]), span(summary["ci95"])), *cards(summary, shown)]
+    top = [("right", percent(summary.accuracy), span(summary.ci95)), *cards(summary, shown)]
     write_page(path, "memory.html.jinja", summary=summary, cards=top, timelines=timelines)
 
 
-def cards(summary: Mapping[str, Any], keys: Collection[str] | None = None) -> list[Card]:
+def cards(summary: Summary, keys: Collection[str] | None = None) -> list[Card]:
     """Returns the numbers at the top of a page.
 
     They are those of CARDS that the summary has (only `keys`, if given), then how much was forgotten, how
     many memory lines are right, and the accuracy of a fixed reader.
     """
-    shown = [card for card in CARDS if (keys is None or card[1] in keys) and summary.get(card[1]) is not None]
-    # shown only if there was one
-    shown = [card for card in shown if card[1] != "refused_rate" or summary["refused_rate"]]
-    found = [(name, write(summary[key]), "") for name, key, write in shown]
-    forgotten = summary.get("forgotten", {})
-    if forgotten.get("rate") is not None:
-        note = f"{forgotten['gone']} of {forgotten['written']} that were once written"
-        found.append(("withdrawn facts removed from the memory", percent(forgotten["rate"]), note))
-    if "lines" in summary:
-        found.append(
-            (
-                "lines of the memory right",
-                percent(summary["lines"]["right_rate"]),
-                span(summary["lines"]["ci95"]),
-            )
-        )
-    if "reader" in summary:
-        found.append(
-            (
-                "right, answered by the fixed reader",
-                percent(summary["reader"]["accuracy"]),
-                span(summary["reader"]["ci95"]),
-            )
-        )
+    found: list[Card] = []
+    for name, key, write in CARDS:
+        value: float | None = getattr(summary, key)
+        if value is None or (keys is not None and key not in keys):
+            continue
+        if value or key != "refused_rate":  # shown only if there was one
+            found.append((name, write(value), ""))
+    gone, lines, reader = summary.forgotten, summary.lines, summary.reader
+    if gone is not None and gone.rate is not None:
+        note = f"{gone.gone} of {gone.written} that were once written"
+        found.append(("withdrawn facts removed from the memory", percent(gone.rate), note))
+    if lines is not None:
+        found.append(("lines of the memory right", percent(lines.right_rate), span(lines.ci95)))
+    if reader is not None:
+        found.append(("right, answered by the fixed reader", percent(reader.accuracy), span(reader.ci95)))
     return found
 
 
 def write_comparison_report(
-    comparison: Mapping[str, Any],
-    runs: Mapping[str, tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]],
-    path: Path | str,
+    comparison: Comparison, runs: Mapping[str, tuple[Summary, Sequence[ResultRow]]], path: Path | str
 ) -> None:
     """Writes the page of `rft compare`: paired differences overall and per category, and the questions with
     changed scores.
@@ -163,19 +154,15 @@ def write_comparison_report(
     Raises:
         DataError: the page cannot be written.
     """
-    from rft.report.row import mean_scores
-
-    against = comparison["against"]
+    against = comparison.against
     scores = [mean_scores(rows) for _, rows in runs.values()]
     moved = [
         entry
         for entry in browser.entries({name: rows for name, (_, rows) in runs.items()})
-        if len({score.get(entry["id"]) for score in scores}) > 1
+        if len({score.get(str(entry["id"])) for score in scores}) > 1
     ]
-    overall = {
-        name: {"difference": found["all"]["difference"], **found["all"]} for name, found in against.items()
-    }
-    shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())))]
+    overall = {name: found.all for name, found in against.items()}
+    shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())).by)]
     categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
     write_page(
         path,
@@ -192,70 +179,70 @@ def write_comparison_report(
 
 
 def _in_order(
-    against: Mapping[str, Mapping[str, Any]], runs: Mapping[str, tuple[Mapping[str, Any], Any]], key: str
-) -> dict[str, dict[str, Any]]:
+    against: Mapping[str, Against], runs: Mapping[str, tuple[Summary, Sequence[ResultRow]]], key: str
+) -> dict[str, dict[str, Difference]]:
     """Returns a category's table of each compared run, with values in the order of the first run's page."""
-    order = next(iter(runs.values()))[0]["by"].get(key, {})
-    tables = {name: found["by"][key] for name, found in against.items()}
+    order = next(iter(runs.values()))[0].by.get(key, {})
+    tables = {name: found.by[key] for name, found in against.items()}
     return {
         name: {value: table[value] for value in (*order, *table) if value in table}
         for name, table in tables.items()
     }
 
 
-def write_sweep_report(points: Sequence[Mapping[str, Any]], path: Path | str) -> None:
+def write_sweep_report(points: Sequence[SweepPoint], path: Path | str) -> None:
     """Writes the page of several checkpoints: the curve of accuracy by step, and a table.
 
     Args:
-        points: one {checkpoint, folder, step, accuracy, ci95, n, ...} per checkpoint.
+        points: one per checkpoint.
         path: the page to write.
 
     Raises:
         DataError: the page cannot be written.
     """
-    known = [point for point in points if point["accuracy"] is not None]
-    stepped = [(float(point["step"]), point["accuracy"]) for point in known if point["step"] is not None]
+    known = [(point.accuracy, point) for point in points if point.accuracy is not None]
+    stepped = [(float(point.step), accuracy) for accuracy, point in known if point.step is not None]
     write_page(
         path,
         "sweep.html.jinja",
         points=points,
-        best=max(known, key=lambda point: point["accuracy"], default=None),
+        best=max(known, key=lambda item: item[0], default=(0.0, None))[1],
         curve=(
             charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True)
             if len(stepped) > 1
             else None
         ),
         overall=charts.intervals(
-            {"": {p["folder"]: p for p in known}}, f"Accuracy of each checkpoint with its {INTERVAL}"
+            {"": {point.folder: point for _, point in known}},
+            f"Accuracy of each checkpoint with its {INTERVAL}",
         ),
     )
 
 
-def _beside(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    shown = {"this run": summary} | {
-        _control_name(key, cell): cell for key, cell in summary["controls"].items()
-    }
-    return {name: cell for name, cell in shown.items() if cell["accuracy"] is not None}
+def _beside(summary: Summary) -> dict[str, Measure]:
+    shown: dict[str, Measure] = {"this run": summary}
+    shown |= {_control_name(key, cell): cell for key, cell in summary.controls.items()}
+    return {name: cell for name, cell in shown.items() if cell.accuracy is not None}
 
 
-def _control_name(key: str, cell: Mapping[str, Any]) -> str:
+def _control_name(key: str, cell: Control) -> str:
     name = CONTROLS.get(key) or charts.readable(key)
-    return f"{name}: {cell['rule']}" if "rule" in cell else name
+    return f"{name}: {cell.rule}" if cell.rule is not None else name
 
 
-def _worth_showing(name: str, summary: Mapping[str, Any]) -> bool:
-    """Whether the summary has a category. A cross of two labels must also add something to each of them."""
+def _worth_showing(name: str, by: Mapping[str, Collection[str]]) -> bool:
+    """Whether there is such a category. A cross of two labels must also add something to each of them."""
     if name != "pref_type_who":
-        return name in summary["by"]
-    return name in summary["by"] and len(summary["by"]["who"]) > 1
+        return name in by
+    return name in by and len(by["who"]) > 1
 
 
 def write_quickstart_report(
     path: Path | str,
     *,
-    summaries: Mapping[str, Mapping[str, Any]],
+    summaries: Mapping[str, Summary],
     curves: Mapping[str, Sequence[tuple[float, float]]],
-    transcripts: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    transcripts: Sequence[tuple[ResultRow, ResultRow]],
     seconds: Mapping[str, float],
 ) -> None:
     """Writes the page of a quickstart: results, training curves, and answers before and after GRPO.
@@ -279,11 +266,9 @@ def write_quickstart_report(
     write_page(
         path,
         "quickstart.html.jinja",
-        cards=[
-            (label, percent(summary["accuracy"]), span(summary["ci95"])) for label, summary in runs.items()
-        ],
-        headline=percent(summaries["grpo"]["accuracy"]),
-        data_sha256=summaries["grpo"]["data_sha256"],
+        cards=[(label, percent(summary.accuracy), span(summary.ci95)) for label, summary in runs.items()],
+        headline=percent(summaries["grpo"].accuracy),
+        data_sha256=summaries["grpo"].data_sha256,
         findings=learned(summaries),
         overall=charts.intervals({"": runs}, f"Right and consistent: each run with its {INTERVAL}"),
         curves=[
@@ -291,7 +276,7 @@ def write_quickstart_report(
             for label, points, is_share in drawn
         ],
         categories=[
-            _category(name, {label: summary["by"][name] for label, summary in runs.items()})
+            _category(name, {label: summary.by[name] for label, summary in runs.items()})
             for name in ("kind", "scenario", "distance")
         ],
         transcripts=transcripts,
@@ -299,63 +284,57 @@ def write_quickstart_report(
     )
 
 
-def pairs(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], count: int = 6
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def pairs(before: Sequence[ResultRow], after: Sequence[ResultRow], count: int = 6) -> list[Pair]:
     """Returns (row before, row after) of `count` questions to read side by side.
 
     Most of them changed from wrong to right. One is wrong after GRPO, if there is one. The kinds vary as much
     as possible.
     """
-    then = {row["id"]: row for row in before}
-    both = [(then[row["id"]], row) for row in sorted(after, key=_order) if row["id"] in then]
-    gained = [pair for pair in both if pair[1]["score"] > pair[0]["score"]]
-    wrong = [pair for pair in both if not pair[1]["score"]]
-    kept = [pair for pair in both if pair[1]["score"] and pair[0]["score"]]
+    then = {row.id: row for row in before}
+    both = [(then[row.id], row) for row in sorted(after, key=_order) if row.id in then]
+    gained = [(old, new) for old, new in both if (new.score or 0.0) > (old.score or 0.0)]
+    wrong = [(old, new) for old, new in both if not new.score]
+    kept = [(old, new) for old, new in both if new.score and old.score]
     chosen = _spread(gained, count - bool(wrong)) + _spread(wrong, 1)
     chosen += _spread(kept, count - len(chosen))
     return chosen
 
 
-def _sample(rows: Sequence[Mapping[str, Any]], each: int = 3) -> list[Mapping[str, Any]]:
+def _sample(rows: Sequence[ResultRow], each: int = 3) -> list[ResultRow]:
     """Returns a few rows to read: wrong, unreadable and right ones, of as many kinds as possible."""
     rows = sorted(rows, key=_order)
-    wrong = [(row, row) for row in rows if not row["score"] and row["answered"]]
-    unread = [(row, row) for row in rows if row["answered"] is None]
-    right = [(row, row) for row in rows if row["score"]]
+    wrong = [(row, row) for row in rows if not row.score and row.answered]
+    unread = [(row, row) for row in rows if row.answered is None]
+    right = [(row, row) for row in rows if row.score]
     return [row for group in (wrong, unread, right) for row, _ in _spread(group, each)]
 
 
-def _spread(
-    candidates: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], count: int
-) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def _spread(candidates: Sequence[Pair], count: int) -> list[Pair]:
     """Chooses `count` candidates: each kind of preference in turn, and a different persona if possible."""
-    chosen: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
+    chosen: list[Pair] = []
     left = list(candidates)
     while left and len(chosen) < count:
-        kinds = [row["labels"]["pref_type"] for row, _ in chosen]
-        people = [row["persona_id"] for row, _ in chosen]
-        best = min(
-            left,
-            key=lambda pair: (
-                kinds.count(pair[0]["labels"]["pref_type"]),
-                people.count(pair[0]["persona_id"]),
-            ),
+        kinds = [row.labels.pref_type for row, _ in chosen]
+        people = [row.persona_id for row, _ in chosen]
+        place = min(
+            range(len(left)),
+            key=lambda i: (kinds.count(left[i][0].labels.pref_type), people.count(left[i][0].persona_id)),
         )
-        left.remove(best)
-        chosen.append(best)
+        chosen.append(left.pop(place))
     return chosen
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, str]:
-    return (len(row["id"]), row["id"])
+def _order(row: ResultRow) -> tuple[int, str]:
+    return (len(row.id), row.id)
 
 
-def _category(name: str, tables: Mapping[str, Mapping[str, Any]], *, chance: bool = True) -> dict[str, Any]:
+def _category(
+    name: str, tables: Mapping[str, Mapping[str, Cell]], *, chance: bool = True
+) -> dict[str, object]:
     """Returns a category with its chart and, for each value, the cell of each run (None if the run has
     none)."""
     tables = {
-        run: {value: cell for value, cell in table.items() if cell["accuracy"] is not None}
+        run: {value: cell for value, cell in table.items() if cell.accuracy is not None}
         for run, table in tables.items()
     }
     values = list(dict.fromkeys(value for table in tables.values() for value in table))

@@ -6,9 +6,8 @@ stay on one line.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -27,7 +26,7 @@ Card = tuple[str, str, str]
 
 
 def write_page(
-    path: Path | str, template: str, found: Sequence[Mapping[str, Any]] = (), **values: Any
+    path: Path | str, template: str, found: Sequence[browser.Entry] = (), **values: object
 ) -> None:
     """Writes a page from one of the templates.
 

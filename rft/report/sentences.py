@@ -4,12 +4,13 @@ Invariant: a sentence claims no more than its numbers support, overall and in ea
 enough to judge.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
 from rft.data import rules
 from rft.data.categories import nameless
 from rft.data.rules import CHANCE
+from rft.records.summary import Cell, Control, Measure, Statistics, Summary
 from rft.report import charts
 from rft.report.pages import INTERVAL, NBSP, percent, span
 
@@ -25,27 +26,30 @@ CATEGORIES = {
 }
 
 
-def consistently(summary: Mapping[str, Any]) -> dict[str, Any]:
+C = TypeVar("C", bound=Cell)
+
+
+def consistently(summary: C) -> C:
     """Returns the summary with the share of right and consistent answers as its accuracy, in every category
     too.
 
     A summary of questions without options is returned unchanged.
     """
-    if "right_and_consistent" not in summary:
-        return dict(summary)
-    by = {
-        name: {value: consistently(cell) for value, cell in table.items()}
-        for name, table in summary.get("by", {}).items()
+    if summary.right_and_consistent is None:
+        return summary
+    found: dict[str, object] = {
+        "accuracy": summary.right_and_consistent,
+        "ci95": summary.right_and_consistent_ci95,
     }
-    found = {
-        **summary,
-        "accuracy": summary["right_and_consistent"],
-        "ci95": summary["right_and_consistent_ci95"],
-    }
-    return found | ({"by": by} if by else {})
+    if isinstance(summary, Statistics):
+        found["by"] = {
+            name: {value: consistently(cell) for value, cell in table.items()}
+            for name, table in summary.by.items()
+        }
+    return summary.model_copy(update=found)
 
 
-def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def learned(summaries: Mapping[str, Summary]) -> list[str]:
     """Describes the results of a quickstart in a few sentences, for the end of the terminal output and for
     the report.
 
@@ -53,13 +57,13 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
         summaries: as for `write_quickstart_report`.
     """
     before, after = consistently(summaries["sft"]), consistently(summaries["grpo"])
-    gain = after["accuracy"] - before["accuracy"]
+    gain = (after.accuracy or 0.0) - (before.accuracy or 0.0)
     said = [
         (
-            f"With GRPO, right and consistent answers went from {percent(before['accuracy'])} to"
-            f" {percent(after['accuracy'])} ({100 * gain:+.1f} points) on {after['n']} questions about"
-            f" {after['personas']} held-out personas ({INTERVAL} {span(after['ci95'])}, before"
-            f" {span(before['ci95'])}). Guessing gives 25{NBSP}%."
+            f"With GRPO, right and consistent answers went from {percent(before.accuracy)} to"
+            f" {percent(after.accuracy)} ({100 * gain:+.1f} points) on {after.n} questions about"
+            f" {after.personas} held-out personas ({INTERVAL} {span(after.ci95)}, before"
+            f" {span(before.ci95)}). Guessing gives 25{NBSP}%."
         ),
         *_on_words(before, after),
     ]
@@ -73,28 +77,24 @@ def learned(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 summaries["longest_option"], "Always choosing the longest option gets", "reading the options"
             )
         )
-    if "strongest" in after["controls"]:
-        said.append(_on_rules(after["controls"]["strongest"]))
+    if "strongest" in after.controls:
+        said.append(_on_rules(after.controls["strongest"]))
     said += _on_kinds(_by_kind(before, after))
     if "memory" in summaries:
         said += _on_memory(summaries)
     return said
 
 
-def _on_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _on_words(before: Statistics, after: Statistics) -> list[str]:
     """Describes how often the words name the gold option and agree with the box."""
-    if "thought_right" not in after:
+    if after.thought_right is None:
         return []
     said = (
-        f"The thought names the gold option in {percent(after['thought_right'])} of the answers (before"
-        " GRPO: "
+        f"The thought names the gold option in {percent(after.thought_right)} of the answers (before GRPO: "
     )
-    said += f"{percent(before['thought_right'])})"
-    if after["consistent"] is not None:
-        said += (
-            f"; words and box agree in {percent(after['consistent'])} (before:"
-            f" {percent(before['consistent'])})"
-        )
+    said += f"{percent(before.thought_right)})"
+    if after.consistent is not None:
+        said += f"; words and box agree in {percent(after.consistent)} (before: {percent(before.consistent)})"
     return [said + "."]
 
 
@@ -128,75 +128,74 @@ def _moved(item: tuple[str, float, float]) -> str:
     return f"{charts.readable(kind)}: {percent(low)} before, {percent(high)} after"
 
 
-def _on_memory(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _on_memory(summaries: Mapping[str, Summary]) -> list[str]:
     """Describes the memories: correct lines, accuracy of the writer and of a fixed reader, and tokens read
     per question."""
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
     memory, before = summaries["memory"], summaries.get("memory_sft")
     found = []
-    if written := memory.get("lines"):
+    if written := memory.lines:
         said = (
-            f"Of the {written['targets']:,} lines that {written['memories']} memories should contain, "
-            f"{percent(written['right_rate'])} are right ({INTERVAL} {span(written['ci95'])})"
+            f"Of the {written.targets:,} lines that {written.memories} memories should contain, "
+            f"{percent(written.right_rate)} are right ({INTERVAL} {span(written.ci95)})"
         )
-        found.append(f"{said}{_before(before and before.get('lines'), 'right_rate')}.")
+        found.append(f"{said}{_before(before.lines.right_rate if before and before.lines else None)}.")
     said = (
-        f"From its memory alone, the model gets {percent(memory['accuracy'])} ({INTERVAL}"
-        f" {span(memory['ci95'])})"
+        f"From its memory alone, the model gets {percent(memory.accuracy)} ({INTERVAL} {span(memory.ci95)})"
     )
-    found.append(f"{said}{_before(before, 'accuracy')}.")
-    if before and memory.get("reader"):
-        read = consistently(memory["reader"])
+    found.append(f"{said}{_before(before.accuracy if before else None)}.")
+    if before and memory.reader:
+        reader = consistently(memory.reader)
         found.append(
-            f"A fixed reader, the cold start, gets {percent(read['accuracy'])} ({INTERVAL}"
-            f" {span(read['ci95'])}) from the same memories and {percent(before['accuracy'])} from its own."
+            f"A fixed reader, the cold start, gets {percent(reader.accuracy)} ({INTERVAL}"
+            f" {span(reader.ci95)}) from the same memories and {percent(before.accuracy)} from its own."
         )
-    if "grpo" in summaries:
-        read, all_of_it = memory["input_tokens_per_question"], summaries["grpo"]["input_tokens_per_question"]
+    read = memory.input_tokens_per_question
+    all_of_it = summaries["grpo"].input_tokens_per_question if "grpo" in summaries else None
+    if read and all_of_it:
         found.append(
             f"It reads {read:,.0f} tokens per question. Reading the full history takes {all_of_it:,.0f}"
             f" tokens ({all_of_it / read:.1f} times as many) and gets"
-            f" {percent(summaries['grpo']['accuracy'])}."
+            f" {percent(summaries['grpo'].accuracy)}."
         )
-    if "forget" in summaries and summaries["forget"]["forgotten"]["rate"] is not None:
-        gone = summaries["forget"]["forgotten"]
+    gone = summaries["forget"].forgotten if "forget" in summaries else None
+    if gone is not None and gone.rate is not None:
         found.append(
-            f"Of {gone['written']} facts that were in a memory and that users asked to forget, {gone['gone']}"
-            f" are gone ({percent(gone['rate'])})."
+            f"Of {gone.written} facts that were in a memory and that users asked to forget, {gone.gone}"
+            f" are gone ({percent(gone.rate)})."
         )
     return found
 
 
-def _before(summary: Mapping[str, Any] | None, key: str) -> str:
-    """Returns the same number of the cold start, to append to that of the run; "" if there is no cold
-    start."""
-    return f", {percent(summary[key])} before GRPO" if summary else ""
+def _before(share: float | None) -> str:
+    """Returns the same number of the cold start, to append to that of the run; "" if there is none."""
+    return "" if share is None else f", {percent(share)} before GRPO"
 
 
-def on_controls(summary: Mapping[str, Any]) -> list[str]:
+def on_controls(summary: Statistics) -> list[str]:
     """Describes what the controls of an evaluation show, overall and in each category that is large enough to
     judge."""
     said = []
-    if (blind := summary["controls"].get("blind")) is not None and blind["accuracy"] is not None:
+    if (blind := summary.controls.get("blind")) is not None and blind.accuracy is not None:
         said.append(_on_control(blind, "Without the history, the same model gets", "the history"))
-    if (best := summary["controls"].get("strongest")) is not None:
+    if (best := summary.controls.get("strongest")) is not None:
         said.append(_on_rules(best))
     return said
 
 
-def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
+def _on_control(summary: Statistics | Control, does: str, source: str) -> str:
     """Describes a control: at chance, if that holds overall and in each large category; otherwise names the
     categories above.
 
     `rules.bar` defines when a category is above chance. It depends on how many categories there are, since
     the best of many is above chance by luck.
     """
-    low, high = summary["ci95"]
-    cells = _cells(summary["by"])
+    low, high = summary.ci95 or (0.0, 1.0)
+    cells = _cells(summary.by or {})
     above = [
-        f"{name} ({percent(cell['accuracy'])} of {cell['n']:,})"
+        f"{name} ({percent(cell.accuracy)} of {cell.n:,})"
         for name, cell in cells.items()
-        if cell["accuracy"] is not None and cell["accuracy"] > rules.bar(cell["n"], len(cells))
+        if cell.accuracy is not None and cell.accuracy > rules.bar(cell.n, len(cells))
     ]
     if low > CHANCE:
         verdict = "more than guessing, so a part of the score does not come from the history"
@@ -211,23 +210,23 @@ def _on_control(summary: Mapping[str, Any], does: str, source: str) -> str:
             else f"{source} cannot explain its results"
         )
         verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
-    found = f"{does} {percent(summary['accuracy'])} ({INTERVAL} {span(summary['ci95'])}): {verdict}."
+    found = f"{does} {percent(summary.accuracy)} ({INTERVAL} {span(summary.ci95)}): {verdict}."
     return found + (f" More than guessing: {'; '.join(above)}." if above else "")
 
 
-def _on_rules(best: Mapping[str, Any]) -> str:
+def _on_rules(best: Control) -> str:
     """Describes the strongest of the rules that read neither the history nor the labels."""
     found = (
-        f"Of {best['tried']} rules that read only the question and its options, the strongest"
-        f" ({best['rule']}) gets {percent(best['accuracy'])} ({INTERVAL} {span(best['ci95'])})"
+        f"Of {best.tried} rules that read only the question and its options, the strongest"
+        f" ({best.rule}) gets {percent(best.accuracy)} ({INTERVAL} {span(best.ci95)})"
     )
-    cells = _cells(best["by"])
+    cells = _cells(best.by or {})
     telling = [
-        f"{name} ({cell['rule']}: {percent(cell['accuracy'])} of {cell['n']:,})"
+        f"{name} ({cell.rule}: {percent(cell.accuracy)} of {cell.n:,})"
         for name, cell in cells.items()
-        if cell["telling"]
+        if cell.telling
     ]
-    if best["telling"]:
+    if best.telling:
         verdict = "more than chance allows for the best of them, so part of the score needs no history"
     elif telling:
         verdict = "within chance for the best of them overall, but above it in some categories"
@@ -236,23 +235,27 @@ def _on_rules(best: Mapping[str, Any]) -> str:
     return f"{found}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
 
 
-def _by_kind(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+def _by_kind(before: Statistics, after: Statistics) -> list[tuple[str, float, float]]:
     """Returns (kind of question, accuracy before, accuracy after) of each kind."""
-    then, now = before["by"]["kind"], after["by"]["kind"]
-    return [(kind, then[kind]["accuracy"], now[kind]["accuracy"]) for kind in now if kind in then]
+    then, now = before.by["kind"], after.by["kind"]
+    shares = [(kind, then[kind].accuracy, now[kind].accuracy) for kind in now if kind in then]
+    return [(kind, low, high) for kind, low, high in shares if low is not None and high is not None]
 
 
-def _cells(by: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+M = TypeVar("M", bound=Measure)
+
+
+def _cells(by: Mapping[str, Mapping[str, M]]) -> dict[str, M]:
     """Returns {name: cell} of all categories that are large enough to judge on their own."""
     return {
         f"{CATEGORIES[category].lower()} = {charts.readable(value)}": cell
         for category, table in by.items()
         for value, cell in table.items()
-        if cell["n"] >= rules.LEAST and not nameless(value)
+        if cell.n >= rules.LEAST and not nameless(value)
     }
 
 
-def _each_of(cells: Mapping[str, Any]) -> str:
+def _each_of(cells: Collection[str]) -> str:
     if not cells:
         return f"overall; no category has the {rules.LEAST} questions needed to judge it on its own"
     return f"overall and in each of {len(cells)} categories of at least {rules.LEAST} questions"

@@ -7,9 +7,9 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rft.files import write_whole
+from rft.records.summary import Summary, SweepPoint
 
 
 def step_of(name: str) -> int | None:
@@ -18,7 +18,7 @@ def step_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def write_sweep(summaries: Mapping[str, Mapping[str, Any]], out: Path) -> None:
+def write_sweep(summaries: Mapping[str, Summary], out: Path) -> None:
     """Writes `sweep.json` and `report.html`.
 
     Args:
@@ -27,15 +27,21 @@ def write_sweep(summaries: Mapping[str, Mapping[str, Any]], out: Path) -> None:
     """
     from rft.report.evaluation import write_sweep_report
 
-    keys = ("accuracy", "ci95", "n", "accuracy_without_gate", "format_rate", "unparsed_rate", "controls")
     points = [
-        {
-            "checkpoint": name,
-            "folder": Path(name).name,
-            "step": step_of(name),
-            **{key: summary[key] for key in keys},
-        }
+        SweepPoint(
+            checkpoint=name,
+            folder=Path(name).name,
+            step=step_of(name),
+            accuracy=summary.accuracy,
+            ci95=summary.ci95,
+            n=summary.n,
+            accuracy_without_gate=summary.accuracy_without_gate,
+            format_rate=summary.format_rate,
+            unparsed_rate=summary.unparsed_rate,
+            controls=summary.controls,
+        )
         for name, summary in summaries.items()
     ]
-    write_whole(out / "sweep.json", json.dumps(points, indent=1, ensure_ascii=False) + "\n")
+    told = [point.dump() for point in points]
+    write_whole(out / "sweep.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     write_sweep_report(points, out / "report.html")

@@ -6,20 +6,20 @@ page is rendered like the evaluation pages.
 """
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from rft.errors import DataError
+from rft.records.training import METRICS, MetricsLine, read_metrics, read_provenance
 from rft.report import charts
 from rft.report.pages import Card, percent, write_page
 from rft.report.panels import CARDS, HEADLINES, PANELS, Panel
-from rft.runs.tracking import METRICS, read_metrics
 
-Row = Mapping[str, Any]
+Completion = Mapping[str, Any]
+"""A row of TRL's table of completions."""
 Points = list[tuple[float, float]]
 
 QUESTIONS = 4  # shown from the newest generation
@@ -53,16 +53,16 @@ def write_report(folder: Path, page: Path) -> None:
         DataError: nothing was logged there, or the page cannot be written.
     """
     logged = read_metrics(folder / METRICS)
-    rows = [row for row in logged if any(key in row for key in HEADLINES)]
+    rows = [row for row in logged if any(key in row.values for key in HEADLINES)]
     if not rows:
         raise DataError(
             f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training run"
         )
-    headline = next(key for key in HEADLINES if any(key in row for row in rows))
+    headline = next(key for key in HEADLINES if any(key in row.values for row in rows))
     values = find(rows, {headline: headline}).get(headline)
     if not values:
         raise DataError(f"{folder / METRICS}: {headline} is never a finite number; there is nothing to draw")
-    sections: dict[str, list[dict[str, Any]]] = {}
+    sections: dict[str, list[dict[str, object]]] = {}
     missing = []
     for section, panels in PANELS.items():
         for panel in panels:
@@ -74,7 +74,7 @@ def write_report(folder: Path, page: Path) -> None:
         page,
         "training.html.jinja",
         run=folder.resolve().name,
-        steps=logged[-1]["step"],
+        steps=logged[-1].step,
         headline=HEADLINES[headline],
         change=[_written(value, False) for value in _ends(values)],
         logged=len(values),
@@ -89,14 +89,14 @@ def write_report(folder: Path, page: Path) -> None:
     )
 
 
-def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
+def find(rows: Sequence[MetricsLine], metrics: Mapping[str, str]) -> dict[str, Points]:
     """Returns {name of the series: its (step, value) points} of each series that was logged.
 
     Args:
         rows: the lines of `metrics.jsonl`.
         metrics: as in `Panel`.
     """
-    logged = dict.fromkeys(key for row in rows for key in row)
+    logged = dict.fromkeys(key for row in rows for key in row.values)
     names: dict[str, str] = {}
     for wanted, name in metrics.items():
         if wanted.endswith("/"):
@@ -105,13 +105,13 @@ def find(rows: Sequence[Row], metrics: Mapping[str, str]) -> dict[str, Points]:
         elif wanted in logged:
             names[wanted] = name
     series = {
-        name: [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+        name: [(float(row.step), value) for row in rows if _is_number(value := row.values.get(key))]
         for key, name in names.items()
     }
     return {name: points for name, points in series.items() if points}
 
 
-def cards(rows: Sequence[Row]) -> list[Card]:
+def cards(rows: Sequence[MetricsLine]) -> list[Card]:
     """Returns the numbers at the top of the page, each with its value at the end and at the start."""
     found = []
     for metric, (name, share) in CARDS.items():
@@ -127,7 +127,7 @@ def cards(rows: Sequence[Row]) -> list[Card]:
     return found
 
 
-def newest_questions(folder: Path) -> dict[str, Any] | None:
+def newest_questions(folder: Path) -> dict[str, object] | None:
     """Returns the best and the worst completion of a few questions of the newest generation on disk.
 
     These are the questions whose completions differ most. None if there is no generation.
@@ -150,7 +150,7 @@ def newest_questions(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
+def _question(rows: Sequence[Completion], rewards: Sequence[str]) -> dict[str, object]:
     """Returns a question as the page shows it. rows: its completions, best first."""
     query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
     best, worst = rows[0], rows[-1]
@@ -164,7 +164,7 @@ def _question(rows: Sequence[Row], rewards: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
+def _side(name: str, row: Completion, rewards: Sequence[str]) -> dict[str, object]:
     """Returns a completion with its rewards, in the form that the other pages mark as right or wrong."""
     from reward import mcq_letter, personamem
 
@@ -179,16 +179,17 @@ def _side(name: str, row: Row, rewards: Sequence[str]) -> dict[str, Any]:
         "gold": gold,
         "answered": mcq_letter(row["completion"]) if gold else None,
         "score": personamem([row["completion"]], [gold])[0] if gold else None,
+        "ending": "",
         "finished": True,  # not recorded in the files
     }
 
 
-def _gold(row: Row) -> str | None:
+def _gold(row: Completion) -> str | None:
     """Returns the gold letter; None if there is none (an open-ended question, a memory)."""
     return row["answer"] if isinstance(row.get("answer"), str) else None
 
 
-def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, Any]:
+def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, object]:
     return {
         "title": panel.title,
         "hint": panel.hint,
@@ -217,33 +218,28 @@ def _written(value: float, share: bool) -> str:
     return percent(value) if share else charts.number(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _not_numbers(rows: Sequence[Row]) -> list[str]:
+def _not_numbers(rows: Sequence[MetricsLine]) -> list[str]:
     """Returns the metrics that were NaN or infinite, with how often. Their curves have gaps."""
     counts: dict[str, int] = {}
     for row in rows:
-        for key, value in row.items():
-            if isinstance(value, float) and not math.isfinite(value):
+        for key, value in row.values.items():
+            if not math.isfinite(value):
                 counts[key] = counts.get(key, 0) + 1
     return [f"{key} ({times} of {len(rows)} steps)" for key, times in counts.items()]
 
 
 def _facts(folder: Path) -> dict[str, str]:
     """Returns the entries of `provenance.json` with readable names."""
-    path = folder / "provenance.json"
-    if not path.exists():
+    record = read_provenance(folder)
+    if record is None:
         return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path}: cannot read it as JSON ({error}); remove it to write the page without it"
-        ) from None
-    versions = ", ".join(f"{name} {version}" for name, version in record.pop("versions", {}).items())
-    facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in record.items()}
+    told = record.dump()
+    versions = ", ".join(f"{name} {version}" for name, version in told.pop("versions").items())
+    facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in told.items()}
     return facts | ({"versions": versions} if versions else {})
 
 

@@ -8,7 +8,6 @@ an unfinished logging window. The order of the data depends only on (seed, epoch
 the epoch.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -22,7 +21,9 @@ from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from rft.errors import CheckpointError, RecipeError
+from rft.errors import CheckpointError, DataError, RecipeError
+from rft.records.base import read_json
+from rft.records.training import Manifest
 from rft.runs.model_card import write_card
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import provenance
@@ -98,12 +99,12 @@ class ResumableMixin(Trainer):
             self.state.best_model_checkpoint = str(final)
             self.state.save_to_json(str(staged / STATE))
         files = {str(path.relative_to(staged)): path for path in sorted(staged.rglob("*")) if path.is_file()}
-        manifest = {
-            "step": self.state.global_step,
-            "identity": self.identity.record() if self.identity else None,
-            "files": {name: [path.stat().st_size, checksum(path)] for name, path in files.items()},
-        }
-        (staged / WHOLE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        manifest = Manifest(
+            step=self.state.global_step,
+            identity=self.identity.record() if self.identity else None,
+            files={name: (path.stat().st_size, checksum(path)) for name, path in files.items()},
+        )
+        (staged / WHOLE).write_text(manifest.to_text(), encoding="utf-8")
         for path in [*files.values(), staged / WHOLE, *(p for p in staged.rglob("*") if p.is_dir()), staged]:
             sync(path)
         if final.exists():  # from before a resume: damaged, or later than the resume point
@@ -217,16 +218,20 @@ def checksum(path: Path) -> str:
     return f"{crc:08x}"
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """Reads the manifest of a checkpoint folder. Raises DataError if it is broken."""
+    return read_json(folder / WHOLE, Manifest, "name another checkpoint")
+
+
 def damage(folder: Path) -> str | None:
     """Describes what is wrong with a checkpoint folder; None if it is complete."""
-    try:
-        manifest = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
-        files = manifest["files"].items()
-    except FileNotFoundError:
+    if not (folder / WHOLE).exists():
         return f"no {WHOLE}"
-    except (ValueError, KeyError, AttributeError):
+    try:
+        manifest = read_manifest(folder)
+    except DataError:
         return f"{WHOLE} cannot be read"
-    for name, (size, crc) in files:
+    for name, (size, crc) in manifest.files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -308,9 +313,9 @@ def _resume_point(args: Any, identity: RunSpec) -> Path | None:
             raise CheckpointError(
                 f"{folder}: {wrong}; name another checkpoint, or true for the newest complete one"
             )
-    written = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["identity"]
+    written = read_manifest(folder).identity
     if written is not None:
-        if written["recipe"].get("save_only_model"):
+        if written.recipe.get("save_only_model"):
             raise CheckpointError(
                 f"{folder} contains no optimizer state (save_only_model: true), so a run cannot resume from"
                 f" it; start a new run with --model_name_or_path {folder}"

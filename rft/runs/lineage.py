@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rft.records.base import read_json
+from rft.records.training import WANDB, WandbRecord
+
 
 def dataset(data_sha256: str) -> Any:
     """Makes the artifact that represents a dataset."""
@@ -40,9 +43,9 @@ def checkpoint(folder: Path, run_id: str, facts: Mapping[str, Any]) -> Any:
 def trained_in(folder: Path) -> str | None:
     """Reads the id of the W&B run that trained a checkpoint from `wandb.json` in its folder or the parent,
     None without one."""
-    for record in (folder / "wandb.json", folder.parent / "wandb.json"):
+    for record in (folder / WANDB, folder.parent / WANDB):
         if record.is_file():
-            return str(json.loads(record.read_text(encoding="utf-8"))["id"])
+            return read_json(record, WandbRecord, "remove it to go on without it").id
     return None
 
 

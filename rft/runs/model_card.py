@@ -1,19 +1,21 @@
 """Model card of a trained checkpoint: base model, data, versions and evaluation results; only recorded
 facts."""
 
-import json
+import logging
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from rft.errors import DataError
+from rft.records.summary import SUMMARY, read_summary
+from rft.records.training import Provenance
 from rft.runs.run_spec import RunSpec
 
-EVALUATED = ("accuracy", "ci95", "n", "unparsed_rate")
+logger = logging.getLogger(__name__)
 
 
 def write_card(
-    folder: Path, identity: RunSpec, provenance: dict[str, Any], evaluations: list[Path] | None = None
+    folder: Path, identity: RunSpec, provenance: Provenance, evaluations: list[Path] | None = None
 ) -> None:
     """Writes the `README.md` of a checkpoint folder.
 
@@ -50,8 +52,8 @@ def write_card(
         f"| data sha256 | `{identity.data_sha256}` |",
         f"| recipe sha256 | `{identity.recipe_sha256}` |",
         f"| processes | {identity.processes} |",
-        f"| commit | `{provenance.get('git_commit')}` |",
-        *(f"| {name} | {version} |" for name, version in provenance.get("versions", {}).items()),
+        f"| commit | `{provenance.git_commit}` |",
+        *(f"| {name} | {version} |" for name, version in provenance.versions.items()),
         "",
         "## Evaluation",
         "",
@@ -70,11 +72,17 @@ def write_card(
 def _table(evaluations: list[Path]) -> list[str]:
     rows = []
     for folder in evaluations:
-        if (folder / "summary.json").exists():
-            found = json.loads((folder / "summary.json").read_text())
-            low, high = found["ci95"]
-            accuracy = f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
-            rows.append(f"| {folder.name} | {accuracy} | {found['n']} | {found['unparsed_rate']:.1%} |")
+        if not (folder / SUMMARY).exists():
+            continue
+        try:
+            found = read_summary(folder)
+        except DataError as error:  # must not end a training
+            logger.warning("model card: %s", error)
+            continue
+        if found.accuracy is not None and found.ci95 is not None:
+            low, high = found.ci95
+            accuracy = f"{found.accuracy:.1%} [{low:.1%}, {high:.1%}]"
+            rows.append(f"| {folder.name} | {accuracy} | {found.n} | {found.unparsed_rate:.1%} |")
     head = ["| | accuracy [95 %] | questions | unparsed |", "|---|---|---|---|"]
     return (
         [*head, *rows]

@@ -6,12 +6,15 @@ output folders, logging and the frequency of checkpoints are not.
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from rft.errors import CheckpointError, RecipeError
+from rft.records.training import RunRecord
 
 RESULT_NEUTRAL_FIELDS = {  # fields that cannot affect a weight, completion or metric
     "output_dir",
@@ -58,7 +61,7 @@ SECRETS = ("token", "key", "password")
 """A field whose name ends in one of these is never recorded."""
 
 
-def resolve(*parts: Any) -> dict[str, Any]:
+def resolve(*parts: Any) -> dict[str, JsonValue]:
     """Returns every field of a run's dataclasses with its value, as plain JSON."""
     recipe: dict[str, Any] = {}
     for part in parts:
@@ -87,7 +90,7 @@ class RunSpec:
         processes: number of processes.
     """
 
-    recipe: dict[str, Any]
+    recipe: dict[str, JsonValue]
     data_sha256: str
     processes: int
 
@@ -102,14 +105,19 @@ class RunSpec:
         """Hash of the recipe fields that can affect results."""
         return sha256(json.dumps(self._numbers(), sort_keys=True).encode()).hexdigest()
 
-    def _numbers(self) -> dict[str, Any]:
+    def _numbers(self) -> dict[str, JsonValue]:
         return {key: value for key, value in self.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
 
-    def record(self) -> dict[str, Any]:
-        """Returns the spec and `recipe_sha256` as plain JSON."""
-        return {**asdict(self), "recipe_sha256": self.recipe_sha256}
+    def record(self) -> RunRecord:
+        """Returns the spec and `recipe_sha256` as they are written."""
+        return RunRecord(
+            recipe=self.recipe,
+            data_sha256=self.data_sha256,
+            processes=self.processes,
+            recipe_sha256=self.recipe_sha256,
+        )
 
-    def check_goes_on(self, written: dict[str, Any], checkpoint: str, allowed: Collection[str]) -> list[str]:
+    def check_goes_on(self, written: RunRecord, checkpoint: str, allowed: Collection[str]) -> list[str]:
         """Checks that this run may resume from a checkpoint.
 
         Args:
@@ -131,21 +139,21 @@ class RunSpec:
                 f"allow_change {unknown[0]}: not a field of the recipe; name the field that may differ, or"
                 " data_sha256"
             )
-        if written["processes"] != self.processes:
+        if written.processes != self.processes:
             raise CheckpointError(
-                f"{checkpoint} was written by {written['processes']} processes and this run has"
-                f" {self.processes}: each has its own random state; launch {written['processes']}, or start a"
+                f"{checkpoint} was written by {written.processes} processes and this run has"
+                f" {self.processes}: each has its own random state; launch {written.processes}, or start a"
                 f" new run with --model_name_or_path {checkpoint}"
             )
-        before = {key: value for key, value in written["recipe"].items() if key not in RESULT_NEUTRAL_FIELDS}
+        before = {key: value for key, value in written.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
         now = self._numbers()
         found = {
             key: (before.get(key), now.get(key))
             for key in {**before, **now}
             if before.get(key) != now.get(key)
         }
-        if written["data_sha256"] != self.data_sha256:
-            found["data_sha256"] = (written["data_sha256"][:12], self.data_sha256[:12])
+        if written.data_sha256 != self.data_sha256:
+            found["data_sha256"] = (written.data_sha256[:12], self.data_sha256[:12])
         refused = sorted(set(found) - set(allowed))
         if refused:
             shown = "; ".join(f"{key}: {found[key][0]!r} then, {found[key][1]!r} now" for key in refused)

@@ -4,7 +4,7 @@ data.
 Invariant: nothing secret is collected, only package versions, the git commit and hashes.
 """
 
-import json
+import logging
 import os
 import secrets
 import subprocess
@@ -15,11 +15,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from pydantic import JsonValue
+from transformers import Trainer, TrainerCallback
 
+from rft.files import write_atomic
+from rft.records.base import Record, read_json
+from rft.records.training import (
+    METRICS,
+    PROVENANCE,
+    WANDB,
+    MetricsLine,
+    Provenance,
+    WandbRecord,
+    read_metrics,
+)
 from rft.runs import lineage
 
-METRICS = "metrics.jsonl"
+logger = logging.getLogger(__name__)
+
 SAMPLES = 8
 """Completions per generation in W&B's table; `completions/*.parquet` contains all of them."""
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
@@ -44,9 +57,9 @@ def git_commit() -> str | None:
         return None
 
 
-def provenance(data_sha256: str) -> dict[str, Any]:
+def provenance(data_sha256: str) -> Provenance:
     """Returns git commit, package versions and data hash, for the W&B config and `provenance.json`."""
-    return {"git_commit": git_commit(), "versions": versions(), "data_sha256": data_sha256}
+    return Provenance(git_commit=git_commit(), versions=versions(), data_sha256=data_sha256)
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
@@ -61,14 +74,14 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
 class ProvenanceCallback(TrainerCallback):
     """Writes the record of `provenance` to `provenance.json` in the output folder."""
 
-    def __init__(self, record: dict[str, Any]):
+    def __init__(self, record: Provenance):
         self.record = record
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Writes the file."""
         if state.is_world_process_zero:
             Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-            write(Path(args.output_dir) / "provenance.json", self.record)
+            write(Path(args.output_dir) / PROVENANCE, self.record)
 
 
 class MetricsFile(TrainerCallback):
@@ -77,31 +90,32 @@ class MetricsFile(TrainerCallback):
     When a killed run resumes, the lines after its checkpoint are dropped, since those steps run again.
     """
 
+    def __init__(self) -> None:
+        self.left_out: set[str] = set()
+
     def on_train_begin(self, args, state, control, **kwargs):
         """Drops the lines after the step to resume from."""
         if not state.is_world_process_zero:
             return
         self.path = Path(args.output_dir) / METRICS
-        kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        kept = [row for row in read_metrics(self.path) if row.step <= state.global_step]
+        self.path.write_text("".join(row.to_line() for row in kept), encoding="utf-8")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Appends a line."""
         if state.is_world_process_zero and logs:
-            row = {"step": state.global_step, "time": round(time.time(), 3), **logs}
+            now = {"step": state.global_step, "time": round(time.time(), 3)}
+            row = MetricsLine.model_validate(now | self._numbers(logs))
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(row.to_line())
 
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads the rows of a `metrics.jsonl`, [] if there is none; skips a line that a kill cut off."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+    def _numbers(self, logs: dict[str, object]) -> dict[str, float]:
+        """What a line can contain; anything else that a callback logs is left out, and named once."""
+        for key in sorted(key for key, value in logs.items() if not isinstance(value, (int, float))):
+            if key not in self.left_out:
+                self.left_out.add(key)
+                logger.warning("%s: %s is left out: %r is not a number", METRICS, key, logs[key])
+        return {key: value for key, value in logs.items() if isinstance(value, (int, float))}
 
 
 class WandbRun(TrainerCallback):
@@ -113,7 +127,7 @@ class WandbRun(TrainerCallback):
     to their folder and contain the hashes they come from; their files are not uploaded.
     """
 
-    def __init__(self, trainer: Any, config: dict[str, Any]):
+    def __init__(self, trainer: Trainer, config: dict[str, JsonValue]):
         self.trainer, self.config = trainer, config
         self.run: Any = None
         self.newest = -1  # the last step that this process has sent
@@ -124,14 +138,15 @@ class WandbRun(TrainerCallback):
             return
         import wandb
 
-        self.path = Path(args.output_dir) / "wandb.json"
-        new: dict[str, Any] = {"id": secrets.token_hex(4), "step": -1}
-        self.sent: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else new
+        self.path = Path(args.output_dir) / WANDB
+        self.sent = WandbRecord(id=secrets.token_hex(4), step=-1)
+        if self.path.exists():
+            self.sent = read_json(self.path, WandbRecord, "remove it to start a new W&B run")
         write(self.path, self.sent)
         offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rft"),
-            id=self.sent["id"],
+            id=self.sent.id,
             name=args.run_name,
             job_type="train",
             resume=None if offline else "allow",
@@ -139,21 +154,20 @@ class WandbRun(TrainerCallback):
             config={**self.config, "model": model.config.to_dict() if model is not None else None},
         )
         if "data_sha256" in self.config:
-            lineage.use(self.run, lineage.dataset(self.config["data_sha256"]))
+            lineage.use(self.run, lineage.dataset(str(self.config["data_sha256"])))
         self.run.define_metric("train/*", step_metric="train/global_step")
         # those still in the buffers of a killed process
         for row in read_metrics(Path(args.output_dir) / METRICS):
-            if self.sent["step"] < row["step"] <= state.global_step:
-                self._send(
-                    {key: value for key, value in row.items() if key not in ("step", "time")}, row["step"]
-                )
+            if self.sent.step < row.step <= state.global_step:
+                epoch = {} if row.epoch is None else {"epoch": row.epoch}
+                self._send(epoch | row.values, row.step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Sends the metrics, unless W&B has this step."""
-        if self.run is not None and logs and state.global_step > self.sent["step"]:
+        if self.run is not None and logs and state.global_step > self.sent.step:
             self._send(logs, state.global_step)
 
-    def _send(self, logs: dict[str, Any], step: int) -> None:
+    def _send(self, logs: dict[str, float], step: int) -> None:
         self.run.summary.update({key: value for key, value in logs.items() if key in SUMMARY})
         row = {_name(key): value for key, value in logs.items() if key not in SUMMARY}
         if not row.keys() <= {"train/epoch"}:
@@ -188,16 +202,16 @@ class WandbRun(TrainerCallback):
             self._table(args, state.global_step)
             self.run.finish()
             self.run = None
-            write(self.path, {**self.sent, "step": max(self.newest, self.sent["step"])})
+            write(self.path, WandbRecord(id=self.sent.id, step=max(self.newest, self.sent.step)))
 
     def _artifact(self, folder: Path, step: int) -> None:
-        facts: dict[str, Any] = {
+        facts: dict[str, JsonValue] = {
             key: self.config[key]
             for key in ("git_commit", "data_sha256", "recipe_sha256")
             if key in self.config
         }
         self.run.log_artifact(
-            lineage.checkpoint(folder, self.sent["id"], {**facts, "step": step}), aliases=[f"step-{step}"]
+            lineage.checkpoint(folder, self.sent.id, {**facts, "step": step}), aliases=[f"step-{step}"]
         )
 
 
@@ -206,8 +220,6 @@ def _name(key: str) -> str:
     return f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}"
 
 
-def write(path: Path, record: dict[str, Any]) -> None:
-    """Writes JSON atomically."""
-    whole = path.with_name(f".{path.name}.part")
-    whole.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    whole.replace(path)
+def write(path: Path, record: Record) -> None:
+    """Writes a record atomically."""
+    write_atomic(path, record.to_text().encode())

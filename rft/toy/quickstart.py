@@ -18,6 +18,7 @@ from rich.console import Console
 
 from rft.errors import DataError
 from rft.files import write_whole
+from rft.records.summary import SUMMARY, QuickstartSummary, read_summary
 from rft.runs.account import check_account
 from rft.screen import screen
 
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     from rft.evaluate.results import read_rows
     from rft.evaluate.rules import RuleAnswers
     from rft.evaluate.run import evaluate
-    from rft.evaluate.skill import scored_consistently
+    from rft.evaluate.skill import SkilledRow, scored_consistently
     from rft.memory.agent import MemorySettings
     from rft.models.local import LocalModel
     from rft.report.evaluation import pairs, write_quickstart_report
@@ -229,12 +230,14 @@ def run(args: argparse.Namespace) -> int:
             "memory GRPO: reward": _curve(memory_grpo, "reward"),
         }
 
-    def scored(name: str) -> list[dict[str, Any]]:
+    def scored(name: str) -> list[SkilledRow]:
         return [scored_consistently(row) for row in read_rows(folders[name])]
 
     folders = {name: out / "evaluate" / name for name in names}
-    summaries = {name: json.loads((folder / "summary.json").read_text()) for name, folder in folders.items()}
-    write_whole(out / "summary.json", json.dumps({**summaries, "seconds": stages.seconds}, indent=1) + "\n")
+    summaries = {name: read_summary(folder) for name, folder in folders.items()}
+    write_whole(
+        out / SUMMARY, QuickstartSummary.model_validate(summaries | {"seconds": stages.seconds}).to_text()
+    )
     write_quickstart_report(
         out / "report.html",
         summaries=summaries,

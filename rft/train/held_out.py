@@ -119,14 +119,16 @@ class HeldOut:
             ],
             seed,
         )
-        low, high = summary["right_and_consistent_ci95"]
+        assert summary.right_and_consistent is not None and summary.right_and_consistent_ci95 is not None
+        low, high = summary.right_and_consistent_ci95
         values = {
-            "right_and_consistent": summary["right_and_consistent"],
+            "right_and_consistent": summary.right_and_consistent,
             "low": low,
             "high": high,
-            "unparsed_rate": summary["unparsed_rate"],
+            "unparsed_rate": summary.unparsed_rate,
         }
-        return values | {kind: cell["right_and_consistent"] for kind, cell in summary["by"]["kind"].items()}
+        of_kinds = {kind: cell.right_and_consistent for kind, cell in summary.by["kind"].items()}
+        return values | {kind: share for kind, share in of_kinds.items() if share is not None}
 
 
 class HeldOutCallback(TrainerCallback):

@@ -53,10 +53,10 @@ class HeldOutMemories(HeldOut):
         self.prompts = [
             self.agent.answer_ids(question, memories[question.history_id]) for question in self.questions
         ]
-        written = lines.of_memories(self.split, memories, seed) or {"targets": 0}
+        written = lines.of_memories(self.split, memories, seed)
         of_lines = (
-            {f"lines_{name}": written[name] / written["targets"] for name in lines.VERDICTS}
-            if written["targets"]
+            {f"lines_{name}": getattr(written, name) / written.targets for name in lines.VERDICTS}
+            if written is not None and written.targets
             else {}
         )
         return super().values(seed) | of_lines

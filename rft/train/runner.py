@@ -142,7 +142,9 @@ def fit(trainer: Any, identity: RunSpec) -> None:
     if "wandb" in args.report_to:  # ours instead of transformers' and TRL's
         trainer.remove_callback(WandbCallback)
         args.report_to = [name for name in args.report_to if name != "wandb"]
-        trainer.add_callback(WandbRun(trainer, {**identity.record(), **provenance(identity.data_sha256)}))
+        trainer.add_callback(
+            WandbRun(trainer, identity.record().dump() | provenance(identity.data_sha256).dump())
+        )
     # the last one that sees a checkpoint, because it ends the run
     trainer.add_callback(StopCallback(trainer))
     trainer.add_callback(DiskCallback(trainer))

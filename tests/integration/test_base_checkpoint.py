@@ -38,8 +38,8 @@ def test_the_shipped_base_reads_but_does_not_answer(mini_data, tmp_path):
         tmp_path / "out",
         ModelAnswers(LocalModel(BASE, dtype="float32"), max_new_tokens=48),
     )
-    assert summary["format_rate"] == 0
-    assert summary["accuracy"] == 0
+    assert summary.format_rate == 0
+    assert summary.accuracy == 0
 
 
 @pytest.mark.slow

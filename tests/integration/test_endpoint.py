@@ -69,7 +69,9 @@ def chat(to, text="hello", max_tokens=20):
 
 
 def numbers(summary):
-    return {key: value for key, value in summary.items() if key not in ("seconds", "usage", "settings")}
+    return {
+        key: value for key, value in summary.dump().items() if key not in ("seconds", "usage", "settings")
+    }
 
 
 def command(*words):
@@ -85,7 +87,7 @@ def test_every_question_is_asked_once_a_few_at_a_time_history_by_history(split, 
 
     with serve(slow) as server:
         summary = evaluate(split, tmp_path, answers(server))
-    assert summary["n"] == len(server.requests) == len(set(asked(server))) == 32
+    assert summary.n == len(server.requests) == len(set(asked(server))) == 32
     assert 2 <= server.most_in_flight <= 4
     systems = [body["messages"][1]["content"] for body in server.requests]
     changes = sum(a != b for a, b in zip(systems, systems[1:], strict=False))
@@ -94,8 +96,8 @@ def test_every_question_is_asked_once_a_few_at_a_time_history_by_history(split, 
         "max_completion_tokens"
     ] == 20
     rows = read_rows(tmp_path)
-    assert summary["usage"]["input_tokens"] == sum(row["input_tokens"] for row in rows) > 0
-    assert summary["usage"]["cached_tokens"] > 0 and summary["output_tokens_per_question"] == 7
+    assert summary.usage.input_tokens == sum(row.input_tokens for row in rows) > 0
+    assert summary.usage.cached_tokens > 0 and summary.output_tokens_per_question == 7
 
 
 def test_a_server_that_fails_in_every_way_loses_nothing(split, tmp_path):
@@ -119,9 +121,9 @@ def test_a_server_that_fails_in_every_way_loses_nothing(split, tmp_path):
         summary = evaluate(split, tmp_path / "flaky", answers(server, timeout=0.3, attempts=12))
         calls = len(server.requests)
     assert numbers(summary) == numbers(whole)
-    failures = summary["usage"]["failures"]
+    failures = summary.usage.failures
     assert set(failures) == {"timeout", "malformed", "500", "429", "503"}
-    assert calls == 32 + sum(failures.values()) and summary["unanswered"] == 0
+    assert calls == 32 + sum(failures.values()) and summary.unanswered == 0
 
 
 def test_retry_after_is_honoured_by_all_calls(split):
@@ -157,11 +159,11 @@ def test_a_question_that_never_works_is_counted_and_asked_again(split, tmp_path)
     with serve(picky) as server:
         server.picky = True
         summary = evaluate(split, tmp_path, answers(server, attempts=2))
-        lost = summary["unanswered"]
-        assert lost >= 2 and summary["n"] == 32 - lost
+        lost = summary.unanswered
+        assert lost >= 2 and summary.n == 32 - lost
         server.picky, before = False, len(server.requests)
         summary = evaluate(split, tmp_path, answers(server))
-        assert summary["unanswered"] == 0 and summary["n"] == 32 and len(server.requests) - before == lost
+        assert summary.unanswered == 0 and summary.n == 32 and len(server.requests) - before == lost
 
 
 def test_killed_run_asks_nothing_twice(data, split, tmp_path):
@@ -218,7 +220,7 @@ def test_a_hard_budget_is_never_exceeded_and_survives_a_restart(split, tmp_path)
         ):
             once(6)
         rows = read_rows(tmp_path / "out")
-        spent = sum(row["cost"] for row in rows)
+        spent = sum(row.cost for row in rows)
         probe = (len(PROBE[0]["content"].split()) + 7) / 1000  # dollars: is the limit on answers heeded?
         assert 0 < len(rows) < 32 and len(rows) == len(server.requests) - 1
         assert Budget(6, ledger).spent == pytest.approx(spent + probe) and spent + probe <= 6
@@ -227,8 +229,8 @@ def test_a_hard_budget_is_never_exceeded_and_survives_a_restart(split, tmp_path)
         assert len(server.requests) <= len(rows) + 2  # what was spent before counts
         probes = len(server.requests) - len(rows)
         summary, budget = once(10_000)
-        assert summary["n"] == 32 == len(server.requests) - probes - 1
-        assert budget.spent == pytest.approx(summary["usage"]["cost"] + (probes + 1) * probe)
+        assert summary.n == 32 == len(server.requests) - probes - 1
+        assert budget.spent == pytest.approx(summary.usage.cost + (probes + 1) * probe)
 
 
 def test_a_budget_waits_for_calls_in_flight(split):
@@ -365,7 +367,7 @@ def test_dense_retrieval_asks_the_endpoint_for_embeddings(data, tmp_path):
         assert command(*words, "--context", "retrieval", "--embedding-model", "embed", "--passages", 1) == 0
         assert {len(body["messages"]) for body in server.requests} <= set(range(3, 9))
         rows = read_rows(tmp_path / "out")
-        assert all(row["read"].startswith("messages ") for row in rows)
+        assert all(row.read.startswith("messages ") for row in rows)
         assert json.loads((tmp_path / "out" / "run.json").read_text())["retriever"] == "embeddings: embed"
 
 

@@ -34,7 +34,7 @@ def answers(repository, mini_data, tmp_path_factory):
             limit=QUESTIONS,
             batch_size=batch,
         )
-        found[batch, shares, dtype] = {row["id"]: row["completion"] for row in read_rows(folder)}
+        found[batch, shares, dtype] = {row.id: row.completion for row in read_rows(folder)}
     return found
 
 

@@ -63,7 +63,7 @@ def mixed(question):
 
 
 def numbers(summary):
-    return {key: value for key, value in summary.items() if key != "seconds"}
+    return {key: value for key, value in summary.dump().items() if key != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +99,19 @@ def model(checkpoint):
 
 def test_scripted_models_score_what_they_must(split, tmp_path):
     perfect = evaluate(split, tmp_path / "perfect", Scripted(lambda q: boxed(q.gold)))
-    assert (
-        perfect["accuracy"] == 1 and perfect["n"] == len(split.questions) == 32 and perfect["personas"] == 4
-    )
-    assert {cell["accuracy"] for table in perfect["by"].values() for cell in table.values()} == {1}
+    assert perfect.accuracy == 1 and perfect.n == len(split.questions) == 32 and perfect.personas == 4
+    assert {cell.accuracy for table in perfect.by.values() for cell in table.values()} == {1}
     always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
     gold_a = sum(q.gold == "a" for q in split.questions)
-    assert always_a["accuracy"] == gold_a / 32 and always_a["answer_letters"]["a"] == 32
+    assert always_a.accuracy == gold_a / 32 and always_a.answer_letters["a"] == 32
     silent = evaluate(split, tmp_path / "silent", Scripted(lambda q: ""))
-    assert (silent["accuracy"], silent["unparsed_rate"], silent["format_rate"]) == (0, 1, 0)
+    assert (silent.accuracy, silent.unparsed_rate, silent.format_rate) == (0, 1, 0)
     hasty = evaluate(split, tmp_path / "hasty", Scripted(lambda q: f"\\boxed{{{q.gold}}}"))
-    assert (hasty["accuracy"], hasty["accuracy_without_gate"], hasty["format_rate"]) == (0, 1, 0)
+    assert (hasty.accuracy, hasty.accuracy_without_gate, hasty.format_rate) == (0, 1, 0)
     refusing = evaluate(split, tmp_path / "refusing", Scripted(lambda q: "<think>No.</think>I cannot say."))
-    assert (refusing["accuracy"], refusing["unparsed_rate"], refusing["format_rate"]) == (0, 1, 1)
+    assert (refusing.accuracy, refusing.unparsed_rate, refusing.format_rate) == (0, 1, 1)
     first = evaluate(split, tmp_path / "first", RuleAnswers("first"))
-    assert first["accuracy"] == gold_a / 32 and first["context"] == "none"
+    assert first.accuracy == gold_a / 32 and first.context == "none"
 
 
 def test_summary_has_the_agreed_keys(split, tmp_path):
@@ -133,8 +131,8 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
         "data_sha256",
         "seconds",
     }
-    assert agreed <= set(summary) and summary["data_sha256"] == split.sha256
-    assert list(summary["by"]) == [
+    assert agreed <= set(summary.dump()) and summary.data_sha256 == split.sha256
+    assert list(summary.by) == [
         "kind",
         "pref_type",
         "who",
@@ -144,11 +142,11 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
         "pref_type_who",
         "history_length",
     ]
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary.dump()
     assert "<svg" in (tmp_path / "report.html").read_text()
     for row in read_rows(tmp_path):
-        assert row["score"] == (row["answered"] == row["gold"]) and len(row["options"]) == 4
-        assert row["labels"]["pref_type"] and row["history_id"] in split.histories
+        assert row.score == (row.answered == row.gold) and len(row.options) == 4
+        assert row.labels.pref_type and row.history_id in split.histories
 
 
 def test_resumed_run_asks_only_what_is_missing(split, tmp_path):
@@ -167,7 +165,7 @@ def test_resumed_run_asks_only_what_is_missing(split, tmp_path):
 
 def test_a_limit_grows(split, tmp_path):
     some, rest = Scripted(mixed), Scripted(mixed)
-    assert evaluate(split, tmp_path, some, limit=10)["n"] == 10
+    assert evaluate(split, tmp_path, some, limit=10).n == 10
     assert sorted(some.asked) == sorted(q.id for q in split.questions[:10])
     assert numbers(evaluate(split, tmp_path, rest)) == numbers(
         evaluate(split, tmp_path / "b", Scripted(mixed))
@@ -225,15 +223,15 @@ def test_a_tiny_model_in_every_context(model, split, tmp_path):
     for context in CONTEXTS:
         answers = ModelAnswers(model, context, max_new_tokens=6)
         summary = evaluate(split, tmp_path / context, answers, limit=9, batch_size=4)
-        assert summary["n"] == 9 and summary["unparsed_rate"] == 1 and summary["cut_off_rate"] == 1
-        row = next(row for row in read_rows(tmp_path / context) if row["id"] == split.questions[0].id)
+        assert summary.n == 9 and summary.unparsed_rate == 1 and summary.cut_off_rate == 1
+        row = next(row for row in read_rows(tmp_path / context) if row.id == split.questions[0].id)
         history = split.history_of(split.questions[0]) if context != "none" else None
         prompt = messages(split.questions[0], history, context)
         whole = model.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        assert row["input_tokens"] == len(whole) and row["output_tokens"] == 6
+        assert row.input_tokens == len(whole) and row.output_tokens == 6
         alone = model.generate([whole], 6)
-        assert row["completion"] == model.tokenizer.decode(alone[0], skip_special_tokens=True)
-        tokens[context] = row["input_tokens"]
+        assert row.completion == model.tokenizer.decode(alone[0], skip_special_tokens=True)
+        tokens[context] = row.input_tokens
     assert tokens["none"] < tokens["history_no_persona"] < tokens["history"]
 
 
@@ -384,31 +382,25 @@ def test_a_longest_option_model_scores_what_the_audit_says(data, tmp_path):
 
     summary = evaluate(train, tmp_path, Scripted(longest))
     of_rule = told["rules"]["longest option"]
-    assert abs(summary["accuracy"] - of_rule) < 3 * (0.25 * 0.75 / told["n"]) ** 0.5
-    controls = summary["controls"]
+    assert abs(summary.accuracy - of_rule) < 3 * (0.25 * 0.75 / told["n"]) ** 0.5
+    controls = summary.controls
     # of equals the model takes the first, the rule any
-    assert controls["longest"]["accuracy"] == pytest.approx(of_rule)
-    assert (
-        controls["longest"]["explains"]
-        == summary["explained_by_shortcut"]
-        > 2 * controls["shortest"]["explains"]
-    )
-    assert controls["strongest"]["accuracy"] == pytest.approx(told["strongest"]["score"])
-    assert controls["strongest"]["rule"] == told["strongest"]["rule"]
-    assert told["gold_longest_alone"] <= summary["accuracy"] <= told["gold_longest"]
+    assert controls["longest"].accuracy == pytest.approx(of_rule)
+    assert controls["longest"].explains == summary.explained_by_shortcut > 2 * controls["shortest"].explains
+    assert controls["strongest"].accuracy == pytest.approx(told["strongest"]["score"])
+    assert controls["strongest"].rule == told["strongest"]["rule"]
+    assert told["gold_longest_alone"] <= summary.accuracy <= told["gold_longest"]
 
 
 def test_four_orders_unmask_a_model_that_looks_at_places(split, tmp_path):
     always_a = evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")), option_orders=4)
-    assert always_a["accuracy"] == 0.25 and always_a["n"] == 32 and always_a["asked"] == 128
-    assert (
-        always_a["option_orders"]["position_bias"] == 0.75 and always_a["option_orders"]["consistency"] == 0
-    )
+    assert always_a.accuracy == 0.25 and always_a.n == 32 and always_a.asked == 128
+    assert always_a.option_orders.position_bias == 0.75 and always_a.option_orders.consistency == 0
     knows = evaluate(split, tmp_path / "knows", Scripted(lambda q: boxed(q.gold)), option_orders=4)
     assert (
-        knows["accuracy"] == 1
-        and knows["option_orders"]["consistency"] == 1
-        and knows["option_orders"]["position_bias"] == 0
+        knows.accuracy == 1
+        and knows.option_orders.consistency == 1
+        and knows.option_orders.position_bias == 0
     )
     with pytest.raises(DataError, match="option_orders was 4, is None"):
         evaluate(split, tmp_path / "a", Scripted(lambda q: boxed("a")))
@@ -417,12 +409,10 @@ def test_four_orders_unmask_a_model_that_looks_at_places(split, tmp_path):
 def test_blind_control_is_asked_once_and_kept(split, tmp_path):
     blind = Scripted(mixed, context="none")
     summary = evaluate(split, tmp_path, Scripted(lambda q: boxed(q.gold)), samples=2, blind=blind, limit=10)
-    assert len(blind.asked) == 10 and summary["asked"] == 20 and summary["n"] == 10
-    assert summary["controls"]["blind"]["accuracy"] == summary["controls"]["blind"]["explains"]
+    assert len(blind.asked) == 10 and summary.asked == 20 and summary.n == 10
+    assert summary.controls["blind"].accuracy == summary.controls["blind"].explains
     rows = read_rows(tmp_path / "blind")
-    assert (
-        len(rows) == 10 and summary["controls"]["blind"]["accuracy"] == sum(row["score"] for row in rows) / 10
-    )
+    assert len(rows) == 10 and summary.controls["blind"].accuracy == sum(row.score for row in rows) / 10
     again = Scripted(mixed, context="none")
     assert (
         numbers(evaluate(split, tmp_path, Scripted(None), samples=2, blind=again, limit=10))
@@ -435,13 +425,11 @@ def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
     context = Retrieval(2)
     greedy = evaluate(split, tmp_path / "r", ModelAnswers(model, context, max_new_tokens=6), limit=6)
     row = read_rows(tmp_path / "r")[0]
-    question = next(q for q in split.questions if q.id == row["id"])
+    question = next(q for q in split.questions if q.id == row.id)
     made = context.messages(question, split.history_of(question))
     whole = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
     assert (
-        row["input_tokens"] == len(whole)
-        and row["read"].startswith("messages ")
-        and greedy["context"] == "retrieval"
+        row.input_tokens == len(whole) and row.read.startswith("messages ") and greedy.context == "retrieval"
     )
     drawn = evaluate(
         split,
@@ -452,7 +440,7 @@ def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
         batch_size=12,
     )
     rows = read_rows(tmp_path / "s")
-    assert drawn["n"] == 4 and len(rows) == 12 and len({row["completion"] for row in rows}) > 4
+    assert drawn.n == 4 and len(rows) == 12 and len({row.completion for row in rows}) > 4
     again = evaluate(
         split,
         tmp_path / "t",

@@ -190,24 +190,19 @@ def test_open_ended_evaluation_and_a_judge_that_comes_back(split, tmp_path):
         summary = evaluate(split, tmp_path / "out", free, judge=judge)
         empty = sum(q.row % 3 == 0 for q in split.questions)
         assert (
-            summary["not_scored"] >= 32 - empty
-            and summary["n"] == 32 - summary["not_scored"]
-            and not summary["accuracy"]
+            summary.not_scored >= 32 - empty and summary.n == 32 - summary.not_scored and not summary.accuracy
         )
         server.trouble = lambda number: None
         server.requests.clear()
         summary = evaluate(split, tmp_path / "out", Free(None), judge=judge)  # no question is asked again
         assert len(server.requests) == 3 * (32 - empty)
-        assert summary["not_scored"] == 0 and summary["n"] == 32 and summary["unparsed_rate"] == empty / 32
+        assert summary.not_scored == 0 and summary.n == 32 and summary.unparsed_rate == empty / 32
         rows = read_rows(tmp_path / "out")
         for row in rows:
-            assert row["open_ended"] and len(row["votes"]) == 3
+            assert row.open_ended and len(row.votes) == 3
             # the gate: no reasoning, no score
-            assert row["score"] == float(row["votes"][0] and row["completion"] == GOOD)
-        assert (
-            0 < summary["accuracy"] < summary["accuracy_without_gate"] < 1
-            and "longest" not in summary["controls"]
-        )
+            assert row.score == float(row.votes[0] and row.completion == GOOD)
+        assert 0 < summary.accuracy < summary.accuracy_without_gate < 1 and "longest" not in summary.controls
         assert "open-ended" in (tmp_path / "out" / "report.html").read_text()
         final = free.asked[0]
         assert evaluate(split, tmp_path / "out", Free(None), judge=judge) == summary and final.query

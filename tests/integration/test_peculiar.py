@@ -215,10 +215,10 @@ def test_a_budget_holds_whatever_the_server_counts(
                 sum(100 * (len(m["content"].encode()) + 16) for m in messages) + 1000 * 64
                 for messages in asked
             ]
-            assert sorted(row["cost"] for row in rows) == pytest.approx(
+            assert sorted(row.cost for row in rows) == pytest.approx(
                 sorted(dollars / 1e6 for dollars in most)
             )
-            assert {row["input_tokens"] for row in rows} == {None}
+            assert {row.input_tokens for row in rows} == {None}
             assert (
                 "tokens read: not given" in said(notes)
                 and "not given" in (here / "out" / "report.html").read_text()
@@ -236,7 +236,7 @@ def test_retrieval_takes_fewer_passages_where_the_server_has_no_room(rft, data: 
         codes = rft((fixed, tmp_path / "fixed"), (fit, tmp_path / "fit"))
         assert codes == [2, 0] and "--passages fit" in said(tmp_path / "fixed"), said(tmp_path / "fit")
         assert len(server.paid) == 4 and set(server.paid.values()) == {1}
-        assert all(row["read"].startswith("messages ") for row in read_rows(tmp_path / "fit" / "out"))
+        assert all(row.read.startswith("messages ") for row in read_rows(tmp_path / "fit" / "out"))
 
 
 def test_a_question_answered_from_a_memory_through_a_url(rft, chat: Path, tmp_path: Path) -> None:

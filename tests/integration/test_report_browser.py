@@ -17,11 +17,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from result_rows import result_row, summary_of
 
-from rft.evaluate.statistics import summarise
+from rft.records.training import METRICS
 from rft.report.evaluation import RUNS, write_evaluation_report, write_quickstart_report
 from rft.report.training import write_report
-from rft.runs.tracking import METRICS
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,47 +100,25 @@ def report(tmp_path):
         return Path(os.environ["RFT_REPORT"]).resolve()
     rows = []
     for i in range(60):
-        labels = {
-            "pref_type": ["ask_to_forget", "neutral_preferences"][i % 2],
-            "who": "self",
-            "updated": False,
-            "scenario": "chat",
-            "distance": 100 * i,
-            "preference": EVIL,
-            "prev_pref": "",
-        }
         said = [f"<think>{EVIL}</think>\\boxed{{a}}", "<think>x</think>\\boxed{b}", "no idea"][i % 3]
         rows.append(
-            {
-                "id": f"benchmark-{i}",
-                "question": f"benchmark-{i}",
-                "order": 0,
-                "sample": 0,
-                "open_ended": False,
-                "persona_id": str(i % 7),
-                "labels": labels,
-                "query": f"{EVIL} question {i}?",
-                "gold": "a",
-                "options": ["tea", "milk", EVIL, "cocoa"],
-                "answered": ["a", "b", None][i % 3],
-                "score": float(i % 3 == 0),
-                "completion": said,
-                "finished": True,
-                "input_tokens": 9,
-                "output_tokens": 3,
-                "seconds": 0.1,
-                "history_characters": 9000 * i,
-            }
+            result_row(
+                i,
+                i % 3 == 0,
+                str(i % 7),
+                labels={
+                    "pref_type": ["ask_to_forget", "neutral_preferences"][i % 2],
+                    "distance": 100 * i,
+                    "preference": EVIL,
+                },
+                query=f"{EVIL} question {i}?",
+                options=["tea", "milk", EVIL, "cocoa"],
+                answered=["a", "b", None][i % 3],
+                completion=said,
+                history_characters=9000 * i,
+            )
         )
-    about = {
-        "model": EVIL,
-        "context": "history",
-        "split": "benchmark",
-        "window": "32k",
-        "data_sha256": "abc",
-        "settings": {"x": EVIL},
-    }
-    summary = about | summarise(rows) | {"questions_in_split": 60, "unanswered": 0}
+    summary = summary_of(rows, model=EVIL, settings={"x": EVIL}, questions_in_split=60)
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     return tmp_path / "report.html"
 
@@ -272,26 +250,19 @@ def quickstart(tmp_path):
             "scenario": ("chat_message", "professional_writing", "translation")[i // 3 % 3],
             "distance": 10 ** (i % 5),
             "preference": "Enjoys tea",
-            "prev_pref": "",
         }
         rows.append(
-            {
-                "id": f"benchmark-{i}",
-                "persona_id": str(i // 8),
-                "labels": labels,
-                "query": f"Question {i}?",
-                "gold": "a",
-                "options": ["tea", "milk", "mate", "cocoa"],
-                "answered": "abcd"[i % 4],
-                "score": float(i % 4 == 0),
-                "finished": True,
-                "completion": f"<think>Tea.</think>\\boxed{{{'abcd'[i % 4]}}}",
-                "input_tokens": 9,
-                "output_tokens": 3,
-                "seconds": 0.1,
-            }
+            result_row(
+                i,
+                i % 4 == 0,
+                str(i // 8),
+                labels=labels,
+                query=f"Question {i}?",
+                answered="abcd"[i % 4],
+                completion=f"<think>Tea.</think>\\boxed{{{'abcd'[i % 4]}}}",
+            )
         )
-    summary = summarise(rows) | {"data_sha256": "0" * 64}
+    summary = summary_of(rows, data_sha256="0" * 64)
     curve = [(i, i / 100) for i in range(100)]
     write_quickstart_report(
         tmp_path / "quickstart.html",

@@ -87,11 +87,8 @@ def test_a_server_and_the_local_backend_answer_alike(url, tiny_checkpoint, mini_
     )
     evaluate(split, tmp_path / "there", there, limit=12)
     said = [
-        {row["id"]: plain(row["completion"]) for row in read_rows(tmp_path / name)}
-        for name in ("here", "there")
+        {row.id: plain(row.completion) for row in read_rows(tmp_path / name)} for name in ("here", "there")
     ]
     assert said[0] == said[1] and len(set(said[0].values())) > 1
-    tokens = [
-        {row["id"]: row["input_tokens"] for row in read_rows(tmp_path / name)} for name in ("here", "there")
-    ]
-    assert tokens[0] == tokens[1] and here["n"] == 12
+    tokens = [{row.id: row.input_tokens for row in read_rows(tmp_path / name)} for name in ("here", "there")]
+    assert tokens[0] == tokens[1] and here.n == 12

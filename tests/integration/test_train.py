@@ -115,7 +115,7 @@ def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
         cold_start.parent / "eval",
         ModelAnswers(LocalModel(cold_start, dtype="float32"), max_new_tokens=40),
     )
-    assert summary["format_rate"] > 0.5  # 0 before training
+    assert summary.format_rate > 0.5  # 0 before training
     record = json.loads((cold_start / "provenance.json").read_text())
     assert set(record) == {"git_commit", "versions", "data_sha256"}
 

@@ -7,62 +7,28 @@ import json
 
 import numpy as np
 import pytest
+from result_rows import changed, result_row, summary_of
 
 from rft.cli import main
 from rft.errors import DataError
 from rft.evaluate.comparison import add_arguments, compare, permutation_test, read_runs, run
 from rft.evaluate.statistics import interval_of_ratio, summarise
+from rft.records.summary import SweepPoint
 from rft.report.evaluation import write_sweep_report
 
 KINDS = ("neutral_preferences", "ask_to_forget")
 
 
-def row(i, score, persona, **changes):
-    labels = {
-        "pref_type": KINDS[i % 2],
-        "who": "self",
-        "updated": False,
-        "scenario": "chat",
-        "distance": 5,
-        "preference": "Tea",
-        "prev_pref": "",
-    }
-    letter = "a" if score else "b"
-    return {
-        "id": f"benchmark-{i}",
-        "question": f"benchmark-{i}",
-        "order": 0,
-        "sample": 0,
-        "open_ended": False,
-        "history_id": "h",
-        "history_characters": 9000,
-        "persona_id": persona,
-        "labels": labels,
-        "query": f"Query {i}?",
-        "options": ["tea", "milk", "mate", "cocoa"],
-        "gold": "a",
-        "answered": letter,
-        "score": float(score),
-        "completion": f"<think>So.</think>\\boxed{{{letter}}}",
-        "finished": True,
-        "input_tokens": 9,
-        "output_tokens": 3,
-        "seconds": 0.1,
-    } | changes
+def row(i, score, persona, **given):
+    given.setdefault("labels", {"pref_type": KINDS[i % 2]})
+    return result_row(i, score, persona, query=f"Query {i}?", history_characters=9000, **given)
 
 
-def write(folder, rows, **changes):
+def write(folder, rows, **about):
     folder.mkdir(parents=True)
-    summary = {
-        "model": folder.name,
-        "context": "history",
-        "split": "benchmark",
-        "window": "32k",
-        "data_sha256": "abc",
-        "settings": {},
-    }
-    (folder / "summary.json").write_text(json.dumps(summary | summarise(rows) | changes))
-    (folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    summary = summary_of(rows, model=folder.name, settings={}, **about)
+    (folder / "summary.json").write_text(summary.to_text())
+    (folder / "results.jsonl").write_text("".join(r.to_line() for r in rows))
     return folder
 
 
@@ -76,32 +42,30 @@ def test_differences_by_hand(tmp_path):
     one = write(tmp_path / "one", [row(i, i in (0, 1), str(i // 2)) for i in range(8)])
     two = write(tmp_path / "two", [row(i, i in (1, 2, 3, 4), str(i // 2)) for i in range(8)])
     found = compare(read_runs([one, two]))
-    cell = found["against"]["two"]["all"]
-    assert (cell["difference"], cell["n"], cell["personas"], cell["better"], cell["worse"]) == (
-        0.25,
-        8,
-        4,
-        3,
-        1,
-    )
-    assert (cell["first_accuracy"], cell["accuracy"]) == (0.25, 0.5)
-    assert found["against"]["two"]["answers"] == {"same": 4, "n": 8}  # 1, 5, 6 and 7 alike
+    cell = found.against["two"].all
+    assert (cell.difference, cell.n, cell.personas, cell.better, cell.worse) == (0.25, 8, 4, 3, 1)
+    assert (cell.first_accuracy, cell.accuracy) == (0.25, 0.5)
+    assert found.against["two"].answers.dump() == {"same": 4, "n": 8}  # 1, 5, 6 and 7 alike
     # persona sums -1, 2, 1, 0: of the 8 sign patterns of the first three |sum| >= 2 in 6
-    assert cell["p"] == 6 / 8
-    kinds = found["against"]["two"]["by"]["pref_type"]
-    assert kinds["neutral_preferences"]["difference"] == 0.25 and kinds["ask_to_forget"]["n"] == 4
-    assert compare(read_runs([two, one]))["against"]["one"]["all"]["difference"] == -0.25
+    assert cell.p == 6 / 8
+    kinds = found.against["two"].by["pref_type"]
+    assert kinds["neutral_preferences"].difference == 0.25 and kinds["ask_to_forget"].n == 4
+    assert compare(read_runs([two, one])).against["one"].all.difference == -0.25
 
 
 def test_only_common_questions_count_and_samples_are_averaged(tmp_path):
     one = write(tmp_path / "one", [row(i, 1, str(i)) for i in range(6)])
-    several = [row(i, s, str(i), id=f"benchmark-{i}/sample{s}", sample=s) for i in range(4) for s in (0, 1)]
+    several = [
+        row(i, s, str(i), id=f"benchmark-{i}/sample{s}", question=f"benchmark-{i}", sample=s)
+        for i in range(4)
+        for s in (0, 1)
+    ]
     two = write(
         tmp_path / "two",
-        [*several, row(9, 1, "9"), row(1, 1, "1") | {"id": "benchmark-1/sample2", "score": None}],
+        [*several, row(9, 1, "9"), changed(row(1, 1, "1"), id="benchmark-1/sample2", score=None)],
     )
-    cell = compare(read_runs([one, two]))["against"]["two"]["all"]
-    assert (cell["n"], cell["difference"], cell["worse"]) == (4, -0.5, 4)
+    cell = compare(read_runs([one, two])).against["two"].all
+    assert (cell.n, cell.difference, cell.worse) == (4, -0.5, 4)
 
 
 def test_permutation_test_is_exact_for_few_and_close_for_many():
@@ -122,11 +86,11 @@ def test_holm_correction_within_a_category(tmp_path):
     rows = [row(i, 0, str(i % 8)) for i in range(64)]
     better = [row(i, i % 2 == 0, str(i % 8)) for i in range(64)]
     found = compare(read_runs([write(tmp_path / "one", rows), write(tmp_path / "two", better)]))
-    kinds = found["against"]["two"]["by"]["pref_type"]
-    assert kinds["neutral_preferences"]["p_holm"] == pytest.approx(2 * kinds["neutral_preferences"]["p"])
+    kinds = found.against["two"].by["pref_type"]
+    assert kinds["neutral_preferences"].p_holm == pytest.approx(2 * kinds["neutral_preferences"].p)
     assert (
-        kinds["ask_to_forget"]["p_holm"] == 1.0
-        and kinds["ask_to_forget"]["ci95"][0] < 0 < kinds["ask_to_forget"]["ci95"][1]
+        kinds["ask_to_forget"].p_holm == 1.0
+        and kinds["ask_to_forget"].ci95[0] < 0 < kinds["ask_to_forget"].ci95[1]
     )
 
 
@@ -161,7 +125,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         read_runs([one, other])
     with pytest.raises(DataError, match="different data .window"):
         read_runs([one, write(tmp_path / "long", rows, window="128k")])
-    free = [r | {"open_ended": True, "votes": [True] * 3} for r in rows]
+    free = [changed(r, open_ended=True, votes=[True] * 3) for r in rows]
     with pytest.raises(DataError, match="one is open-ended and one multiple choice"):
         read_runs([one, write(tmp_path / "free", free)])
     with pytest.raises(DataError, match="no scored question in common"):
@@ -172,7 +136,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
         read_runs([one])
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        DataError, match="empty/summary.json: No such file or directory; expected the folder of a finished"
+        DataError, match="empty/summary.json: no such file; expected the folder of a finished"
     ):
         read_runs([one, tmp_path / "empty"])
     assert main(["compare", str(one), str(other), "--out", str(tmp_path / "x")]) == 2
@@ -200,11 +164,9 @@ def test_the_command_writes_a_page_and_says_what_it_found(tmp_path, capsys):
 
 def test_distances_stand_from_near_to_far_on_the_page(tmp_path):
     far = (0, 700, 50, 3000, 300)
-    rows = [row(i, i % 2, str(i % 4)) for i in range(20)]
-    for i, r in enumerate(rows):
-        r["labels"] = r["labels"] | {"distance": far[i % 5]}
-    changed = [r | {"score": float(i % 3 > 0)} for i, r in enumerate(rows)]
-    runs = write(tmp_path / "a", rows), write(tmp_path / "b", changed)
+    rows = [row(i, i % 2, str(i % 4), labels={"distance": far[i % 5]}) for i in range(20)]
+    others = [changed(r, score=i % 3 > 0) for i, r in enumerate(rows)]
+    runs = write(tmp_path / "a", rows), write(tmp_path / "b", others)
     assert command(*runs, "--out", tmp_path / "out") == 0
     table = (tmp_path / "out" / "report.html").read_text().split("Tokens since it was mentioned")[-1]
     places = [
@@ -215,13 +177,10 @@ def test_distances_stand_from_near_to_far_on_the_page(tmp_path):
 
 def test_a_sweep_draws_its_curve(tmp_path):
     points = [
-        {
-            "checkpoint": f"out/checkpoint-{step}",
-            "folder": f"checkpoint-{step}",
-            "step": step,
-            "unparsed_rate": 0.1,
-            **summarise([row(i, i < n, str(i % 4)) for i in range(10)]),
-        }
+        SweepPoint.model_validate(
+            summarise([row(i, i < n, str(i % 4)) for i in range(10)]).dump()
+            | {"checkpoint": f"out/checkpoint-{step}", "folder": f"checkpoint-{step}", "step": step}
+        )
         for step, n in ((10, 3), (20, 8), (30, 6))
     ]
     write_sweep_report(points, tmp_path / "report.html")

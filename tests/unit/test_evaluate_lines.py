@@ -8,6 +8,7 @@ import pytest
 from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.evaluate.lines import judge, of_memories, summarise, topic_of, verdicts
 from rft.memory.targets import about, load_memory_targets
+from rft.records.summary import Lines
 
 TARGETS = {
     "Enjoys listening to jazz": "music: Enjoys listening to rock.",
@@ -45,18 +46,18 @@ def memory(*lines: str) -> str:
 def test_every_line_is_judged_once(lines, expected):
     lines = list(lines)
     found = judge(memory(*lines), TARGETS)
-    assert [row["verdict"] for row in found] == expected
-    assert sorted(row["line"] for row in found if row["line"] is not None) == sorted(lines)
-    assert [row["target"] for row in found if row["target"] is not None] == list(TARGETS.values())
+    assert [row.verdict for row in found] == expected
+    assert sorted(row.line for row in found if row.line is not None) == sorted(lines)
+    assert [row.target for row in found if row.target is not None] == list(TARGETS.values())
 
 
 def test_two_targets_of_one_topic_are_told_apart():
     targets = {"a": "pets: forgotten.", "b": "pets: Enjoys caring for dogs."}
-    assert [row["verdict"] for row in judge(memory("pets: Enjoys caring for dogs."), targets)] == [
+    assert [row.verdict for row in judge(memory("pets: Enjoys caring for dogs."), targets)] == [
         "missing",
         "right",
     ]
-    assert [row["verdict"] for row in judge(memory("pets: forgotten.", "pets: no dogs"), targets)] == [
+    assert [row.verdict for row in judge(memory("pets: forgotten.", "pets: no dogs"), targets)] == [
         "right",
         "wrong",
     ]
@@ -72,21 +73,21 @@ def test_the_targets_themselves_are_all_right_and_each_error_counts_in_its_kind(
     notes = load_memory_targets(split)
     last = {history: of.memory(len(split.histories[history].messages)) for history, of in notes.items()}
     whole = of_memories(split, last)
-    assert whole["right_rate"] == 1 and whole["right"] == whole["targets"] == sum(
+    assert whole.right_rate == 1 and whole.right == whole.targets == sum(
         len(m.splitlines()) for m in last.values()
     )
-    assert (whole["wrong"], whole["missing"], whole["extra"], whole["withdrawn_present"]) == (0, 0, 0, 0)
-    assert whole["withdrawn"] == sum(len(of.withdrawn) for of in notes.values()) > 0
-    assert set(whole["by"]) == {"plain", "changed", "withdrawn", "others"}
+    assert (whole.wrong, whole.missing, whole.extra, whole.withdrawn_present) == (0, 0, 0, 0)
+    assert whole.withdrawn == sum(len(of.withdrawn) for of in notes.values()) > 0
+    assert set(whole.by) == {"plain", "changed", "withdrawn", "others"}
     question = next(q for q in split.questions if q.labels.kind == "withdrawn")
     target = notes[question.history_id].lines(10**6)[about(question)]
     kept = target.partition(":")[0] + f": {about(question)}."
     broken = last | {question.history_id: last[question.history_id].replace(target, kept)}
     found = of_memories(split, broken)
-    assert found["by"]["withdrawn"]["wrong"] == found["wrong"] == found["withdrawn_present"] == 1
-    assert found["right"] == whole["right"] - 1 and found["by"]["plain"] == whole["by"]["plain"]
+    assert found.by["withdrawn"].wrong == found.wrong == found.withdrawn_present == 1
+    assert found.right == whole.right - 1 and found.by["plain"] == whole.by["plain"]
     nothing = summarise(verdicts(split, {question.history_id: ""}, notes))
-    assert nothing["right_rate"] == 0 and nothing["missing"] == nothing["targets"]
+    assert nothing.right_rate == 0 and nothing.missing == nothing.targets
 
 
 def test_labels_alone_are_no_targets(mini_data, tmp_path):
@@ -101,4 +102,4 @@ def test_labels_alone_are_no_targets(mini_data, tmp_path):
 def test_a_summary_is_plain_json(mini_data):
     split = load_split(mini_data, "val")
     found = of_memories(split, dict.fromkeys(split.histories, "- music: Enjoys listening to jazz."))
-    assert json.loads(json.dumps(found)) == found
+    assert Lines.parse(json.dumps(found.dump()), "lines", "") == found

@@ -8,11 +8,13 @@ import random
 import re
 
 import pytest
+from result_rows import changed, result_row, summary_of
 
 from rft.errors import DataError
 from rft.evaluate import statistics
 from rft.evaluate.skill import lines
 from rft.evaluate.statistics import summarise
+from rft.records.summary import Measure
 from rft.report import charts
 from rft.report.evaluation import cards, pairs, write_evaluation_report, write_quickstart_report
 from rft.report.pages import columns
@@ -21,46 +23,10 @@ from rft.report.sentences import learned
 EVIL = "</pre><script>alert('x')</script>&lt;$y_1$"
 
 
-def row(i, score, kind="neutral_preferences", persona=None, said="I think so."):
-    letter = "a" if score else "b"
-    labels = {
-        "pref_type": kind,
-        "who": "self",
-        "updated": False,
-        "scenario": "chat",
-        "distance": 5,
-        "preference": "Tea",
-    }
-    return {
-        "id": f"benchmark-{i}",
-        "history_id": "h",
-        "persona_id": persona or str(i % 5),
-        "labels": labels,
-        "query": f"Query {i}?",
-        "options": ["tea", "milk", "mate", "cocoa"],
-        "gold": "a",
-        "answered": letter,
-        "score": float(score),
-        "completion": f"<think>{said}</think>\\boxed{{{letter}}}",
-        "finished": True,
-        "input_tokens": 10,
-        "output_tokens": 5,
-        "seconds": 0.1,
-    }
-
-
-def summary_of(rows, model="out/grpo", context="history"):
-    return {
-        "model": model,
-        "context": context,
-        "split": "benchmark",
-        "window": "32k",
-        "data_sha256": "abc",
-        "questions_in_split": 100,
-        "unanswered": 0,
-        "settings": {"temperature": 0},
-        **summarise(rows),
-    }
+def row(i, score, kind="neutral_preferences", persona=None, said="I think so.", **given):
+    completion = f"<think>{said}</think>\\boxed{{{'a' if score else 'b'}}}"
+    known = {"query": f"Query {i}?", "labels": {"pref_type": kind}, "completion": completion}
+    return result_row(i, score, persona or str(i % 5), **known | given)
 
 
 class Page(html.parser.HTMLParser):
@@ -119,7 +85,8 @@ def test_evaluation_report_shows_the_numbers(tmp_path):
 def test_boxes_of_another_form_are_pointed_out_if_they_matter(tmp_path, count, shown):
     """One answer in `count` has its letter in a box that only the lenient reading takes."""
     rows = [row(i, 1) for i in range(count)]
-    rows[0] |= {"completion": r"<think>I think so.</think>\boxed{A.}", "answered": None, "score": 0.0}
+    said = r"<think>I think so.</think>\boxed{A.}"
+    rows[0] = changed(rows[0], completion=said, answered=None, score=0.0)
     summary = summary_of(rows)
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html").text
@@ -134,15 +101,9 @@ def test_boxes_of_another_form_are_pointed_out_if_they_matter(tmp_path, count, s
 
 
 def test_text_from_data_stays_text(tmp_path):
-    rows = [row(i, i % 2, kind=EVIL, persona=EVIL, said=EVIL) for i in range(4)]
-    for r in rows:
-        r |= {
-            "query": EVIL,
-            "options": [EVIL] * 4,
-            "id": EVIL + r["id"],
-            "labels": r["labels"] | {"preference": EVIL},
-        }
-        r["labels"] |= {"scenario": EVIL, "who": EVIL}
+    labels = {"pref_type": EVIL, "preference": EVIL, "scenario": EVIL, "who": EVIL}
+    evil = {"query": EVIL, "options": [EVIL] * 4, "labels": labels, "persona": EVIL, "said": EVIL}
+    rows = [row(i, i % 2, id=f"{EVIL}{i}", **evil) for i in range(4)]
     summary = summary_of(rows, model=EVIL)
     write_evaluation_report(summary, rows, tmp_path / "one.html")
     write_quickstart_report(
@@ -161,10 +122,7 @@ def test_text_from_data_stays_text(tmp_path):
 
 
 def test_a_long_or_empty_completion_is_shown_short(tmp_path):
-    rows = [
-        row(0, 0, said="so " * 400_000),
-        row(1, 0) | {"completion": "", "answered": None, "finished": False},
-    ]
+    rows = [row(0, 0, said="so " * 400_000), row(1, 0, completion="", answered=None, finished=False)]
     write_evaluation_report(summary_of(rows), rows, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert len(page.source) < 100_000
@@ -199,11 +157,11 @@ def test_pairs_are_mostly_gains_and_never_hide_a_failure():
     before = [row(i, i % 3 == 0, "ask_to_forget" if i % 2 else "neutral_preferences") for i in range(30)]
     after = [row(i, i not in (4, 9), "ask_to_forget" if i % 2 else "neutral_preferences") for i in range(30)]
     chosen = pairs(before, after)
-    assert len(chosen) == 6 and all(a["id"] == b["id"] for a, b in chosen)
-    assert [(a["score"], b["score"]) for a, b in chosen[:5]] == [(0, 1)] * 5
-    assert chosen[5][1]["score"] == 0
-    assert {b["labels"]["pref_type"] for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
-    assert len({b["persona_id"] for _, b in chosen[:4]}) == 4
+    assert len(chosen) == 6 and all(a.id == b.id for a, b in chosen)
+    assert [(a.score, b.score) for a, b in chosen[:5]] == [(0, 1)] * 5
+    assert chosen[5][1].score == 0
+    assert {b.labels.pref_type for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
+    assert len({b.persona_id for _, b in chosen[:4]}) == 4
     assert len(pairs(after, after)) == 6 and pairs([], after) == []
 
 
@@ -239,18 +197,29 @@ def test_learned_says_what_the_numbers_say():
 
 
 def test_what_is_said_of_a_memory_is_what_is_written_and_read():
-    half, most = (summary_of([row(i, i % 2 if i < n else 1) for i in range(40)]) for n in (40, 20))
-    fields = {"forgotten": {"written": 6, "gone": 3, "rate": 0.5}}
+    of_half, of_most = ([row(i, i % 2 if i < n else 1) for i in range(40)] for n in (40, 20))
+    forgotten = {"withdrawn": 6, "written": 6, "gone": 3, "rate": 0.5, "kept": []}
     lines = [
-        {"targets": 300, "right_rate": x, "ci95": [x - 0.1, x + 0.1], "memories": 40} for x in (0.5, 0.7)
+        {
+            "targets": 300,
+            "right": 300 * x,
+            "wrong": 0,
+            "missing": 0,
+            "extra": 0,
+            "right_rate": x,
+            "ci95": [x - 0.1, x + 0.1],
+            "by": {},
+            "memories": 40,
+        }
+        for x in (0.5, 0.7)
     ]
-    tokens = {"input_tokens_per_question": 160.0}
+    reader = {"model": "sft"} | summarise(of_half).dump()
     summaries = {
-        "sft": half,
-        "grpo": most | {"input_tokens_per_question": 640.0},
-        "memory_sft": half | {"lines": lines[0]},
-        "memory": most | {"lines": lines[1], "reader": half} | tokens,
-        "forget": half | fields,
+        "sft": summary_of(of_half),
+        "grpo": summary_of(of_most, input_tokens_per_question=640.0),
+        "memory_sft": summary_of(of_half, lines=lines[0]),
+        "memory": summary_of(of_most, lines=lines[1], reader=reader, input_tokens_per_question=160.0),
+        "forget": summary_of(of_half, forgotten=forgotten),
     }
     said = told(summaries)[-5:]
     assert (
@@ -276,7 +245,7 @@ def test_what_is_said_of_a_memory_is_what_is_written_and_read():
 def test_a_kind_is_named_once_and_nothing_is_said_of_no_gain():
     def kinds(**shares):
         cells = {kind: {"accuracy": share, "ci95": [0.0, 1.0], "n": 10} for kind, share in shares.items()}
-        return summary_of([row(0, 1)]) | {"by": {"kind": cells}}
+        return summary_of([row(0, 1)], by={"kind": cells})
 
     def said(before, after):
         return [
@@ -313,9 +282,9 @@ def of_two_kinds(right_of_others, right_of_self):
         others = i % 4 == 0
         options = ["".join(draw.choices("bcdfghklmn", k=8)) for _ in range(4)]
         gold = "abcd"[draw.randrange(4)]
-        known = row(i, draw.random() < (right_of_others if others else right_of_self), persona=str(i // 8))
-        labels = known["labels"] | {"who": "others" if others else "self"}
-        rows.append(known | {"options": options, "gold": gold, "labels": labels})
+        right = draw.random() < (right_of_others if others else right_of_self)
+        labels = {"who": "others" if others else "self"}
+        rows.append(row(i, right, persona=str(i // 8), options=options, gold=gold, labels=labels))
     return rows
 
 
@@ -339,20 +308,21 @@ def test_no_sentence_says_more_than_each_category_does(monkeypatch):
 
 def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 500)
-    rows = of_two_kinds(1.0, 1.0)
-    for r in rows:  # somebody else's preference: always (b)
-        r["gold"] = "b" if r["labels"]["who"] == "others" else random.Random(r["id"]).choice("acd")
-    blind = [r | {"score": float(r["labels"]["who"] == "others")} for r in rows]
-    summary = summary_of(rows) | {**summarise(rows, blind=blind)}
+    rows = [  # somebody else's preference: always (b)
+        changed(r, gold="b" if r.labels.who == "others" else random.Random(r.id).choice("acd"))
+        for r in of_two_kinds(1.0, 1.0)
+    ]
+    blind = [changed(r, score=r.labels.who == "others") for r in rows]
+    summary = summary_of(rows, **summarise(rows, blind=blind).dump())
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     text = " ".join(Page(tmp_path / "report.html").text.split())
-    assert f"the strongest rule without the history: {summary['controls']['strongest']['rule']}" in text
+    assert f"the strongest rule without the history: {summary.controls['strongest'].rule}" in text
     assert "whose preference = others (always b: 100.0 % of 300)" in text
     assert "More than guessing: " in text and "whose preference = others (100.0 % of 300)" in text
 
 
 def test_charts_take_colours_from_the_page_and_repeat_exactly():
-    table = {"a_b": {"accuracy": 0.5, "ci95": [0.25, 0.75], "n": 4}}
+    table = {"a_b": Measure(accuracy=0.5, ci95=[0.25, 0.75], n=4)}
     one = charts.intervals({"x": table, "y": {}}, "title")
     assert one == charts.intervals({"x": table, "y": {}}, "title")
     assert "var(--series-1)" in one and not re.search("#[0-9a-f]{6}", one) and "a b (4)" in one
@@ -382,7 +352,7 @@ def test_many_steps_are_smoothed_and_few_are_not():
 
 def test_labels_of_a_chart_do_not_collide():
     names = [f"health and medical conditions, said by another person {i}" for i in range(14)]
-    table = {name: {"accuracy": 0.5, "ci95": [0.4, 0.6], "n": 28} for name in names}
+    table = {name: Measure(accuracy=0.5, ci95=[0.4, 0.6], n=28) for name in names}
     svg = charts.intervals({"": table}, "title")
     place = r'(?: x="[\d.]+" y="([\d.]+)"| transform="translate\([\d.]+ ([\d.]+)\))'
     lines = re.findall(rf'<text style="font-size: ([\d.]+)px;[^"]*fill: var\(--ink\)"{place}', svg)
@@ -407,13 +377,12 @@ def test_figures_fill_two_columns_of_about_the_same_height():
 
 
 def test_a_card_needs_a_line_and_a_summary_that_has_it():
-    summary = summary_of([row(i, i % 2) for i in range(4)])
+    rows = [row(i, i % 2) for i in range(4)]
+    summary = summary_of(rows)
     names = [name for name, _, _ in cards(summary)]
     assert "without a readable answer" in names and "… including writing the memory" not in names
-    more = summary | {
-        "input_tokens_with_writing": 12345.6,
-        "forgotten": {"rate": 0.5, "gone": 3, "written": 6},
-    }
+    forgotten = {"withdrawn": 6, "rate": 0.5, "gone": 3, "written": 6, "kept": []}
+    more = summary_of(rows, input_tokens_with_writing=12345.6, forgotten=forgotten)
     assert cards(more)[-1] == (
         "withdrawn facts removed from the memory",
         "50.0\xa0%",
@@ -424,8 +393,8 @@ def test_a_card_needs_a_line_and_a_summary_that_has_it():
 
 def test_a_control_without_a_name_of_its_own_is_shown_too(tmp_path):
     rows = [row(i, i % 2) for i in range(8)]
-    summary = summary_of(rows)
-    summary["controls"] |= {"option_word_overlap": summary["controls"]["longest"]}
+    controls = summary_of(rows).controls
+    summary = summary_of(rows, controls=controls | {"option_word_overlap": controls["longest"]})
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     assert Page(tmp_path / "report.html").text.count("option word overlap") == 2  # in the chart and the table
 

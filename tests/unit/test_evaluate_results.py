@@ -2,23 +2,24 @@
 
 import json
 import resource
+import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from result_rows import result_row
 
 from rft.errors import DataError
 from rft.evaluate.results import Results, read_rows
 from rft.files import write_whole
+from rft.records.summary import read_summary
 
 IDENTITY = {"data_sha256": "abc", "context": "history", "max_new_tokens": 64}
 IDS = {f"benchmark-{i}" for i in range(10)}
 
 
 def rows(*numbers):
-    return [
-        {"id": f"benchmark-{i}", "score": 1.0, "completion": "naïve \u2028 \ud800 \n\\boxed{a}"}
-        for i in numbers
-    ]
+    return [result_row(i, 1, completion="naïve \u2028 \ud800 \n\\boxed{a}") for i in numbers]
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def test_results_of_another_run_are_refused_and_left_alone(tmp_path):
 
 
 def test_rows_without_the_run_they_are_of_are_refused(tmp_path):
-    (tmp_path / "results.jsonl").write_text('{"id": "benchmark-0", "score": 1}\n')
+    (tmp_path / "results.jsonl").write_text(result_row(0, 1).to_line())
     with pytest.raises(DataError, match="results without run.json"):
         Results(tmp_path, IDENTITY, IDS)
 
@@ -74,17 +75,18 @@ def test_rows_without_the_run_they_are_of_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"id": "benchmark-1", "sco\n', "line 2: not a result row"),
-        ('{"id": "train-5", "score": 1}\n', "line 2: unexpected question 'train-5'"),
-        ('{"id": "benchmark-0", "score": 1}\n', "line 2: unexpected question 'benchmark-0'"),
+        ('{"id": "benchmark-1", "sco\n', "line 2: broken JSON"),
+        ("[1, 2]\n", "line 2: expected a JSON object, found"),
+        (result_row(5, 1, id="train-5").to_line(), "line 2: unexpected question 'train-5'"),
+        (result_row(0, 1).to_line(), "line 2: unexpected question 'benchmark-0'"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path, line, said):
     with Results(tmp_path, IDENTITY, IDS) as results:
         results.append(rows(0))
     with results.path.open("a") as file:
-        file.write(line + '{"id": "benchmark-2", "score": 1}\n')
-    with pytest.raises(DataError, match=f"results.jsonl: {said}"):
+        file.write(line + result_row(2, 1).to_line())
+    with pytest.raises(DataError, match=f"results.jsonl: {said}.*; remove that line and run again"):
         Results(tmp_path, IDENTITY, IDS)
 
 
@@ -126,9 +128,74 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
 
 
+def without(row, key):
+    return {name: value for name, value in row.dump().items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda row: without(row, "answered"), r"key answered is missing; run the same evaluation again$"),
+        (lambda row: row.dump() | {"score": "high"}, r"key score: expected a valid number, found 'high';"),
+        (lambda row: row.dump() | {"options": "tea"}, r"key options: expected a valid list, found 'tea';"),
+        (
+            lambda row: row.dump() | {"version": 2},
+            r"version 2, written by a newer rft; this one reads version 1",
+        ),
+        (lambda row: row.dump() | {"version": "a"}, r"key version: expected 1, found 'a';"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named_by_line_and_key(tmp_path, change, said):
+    lines = [result_row(0, 1).to_line(), json.dumps(change(result_row(1, 1))) + "\n"]
+    (tmp_path / "results.jsonl").write_text("".join(lines))
+    with pytest.raises(DataError, match=rf"results.jsonl: line 2: {said}") as error:
+        read_rows(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_reading_rows_names_what_is_missing(tmp_path):
-    with pytest.raises(DataError, match="results.jsonl: cannot read results: No such file"):
+    with pytest.raises(DataError, match="results.jsonl: cannot read it: No such file"):
         read_rows(tmp_path)
-    (tmp_path / "results.jsonl").write_text('{"id": "benchmark-0", "score": 1}\n{"id": "benchm')
-    with pytest.raises(DataError, match="line 2: not a result row"):
+    (tmp_path / "results.jsonl").write_text(result_row(0, 1).to_line() + '{"id": "benchm')
+    with pytest.raises(DataError, match="line 2: broken JSON .*; run the same evaluation again"):
         read_rows(tmp_path)
+
+
+OLD = Path(__file__).parent / "old_results"
+"""Results of rft at commit 54523b2, before files had a version."""
+
+
+def test_results_without_a_version_are_read_and_go_on(tmp_path):
+    shutil.copytree(OLD, tmp_path / "old")
+    old = [json.loads(line) for line in (OLD / "results.jsonl").read_text().splitlines()]
+    found = read_rows(tmp_path / "old")
+    assert [row.dump() for row in found] == [{"version": 1} | row for row in old]
+    summary = json.loads((OLD / "summary.json").read_text())
+    assert read_summary(tmp_path / "old").dump() == {"version": 1} | summary
+    settings = json.loads((OLD / "run.json").read_text())
+    with Results(tmp_path / "old", settings, [row.id for row in found]) as results:
+        assert list(results.rows.values()) == found
+
+
+def test_a_row_of_an_old_format_says_who_reads_it(tmp_path):
+    row = json.loads((OLD / "results.jsonl").read_text().splitlines()[0])
+    row["gold_letter"] = row.pop("gold")
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(
+        DataError, match=r"key gold is missing; .* \(it has no version, so an rft of 2026-11-27"
+    ):
+        read_rows(tmp_path)
+
+
+def test_rows_from_before_there_were_option_orders_are_read(tmp_path):
+    row = result_row(0, 1).dump()
+    del row["version"], row["question"]
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    [found] = read_rows(tmp_path)
+    assert (found.question, found.order, found.sample, found.open_ended) == ("benchmark-0", 0, 0, False)
+
+
+def test_keys_that_others_add_are_kept(tmp_path):
+    row = result_row(0, 1).dump() | {"note": "look at this"}
+    (tmp_path / "results.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_rows(tmp_path)[0].dump() == row

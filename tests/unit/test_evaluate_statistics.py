@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from result_rows import changed, result_row
 
 from rft.data.categories import distance_bucket
 from rft.evaluate import statistics
@@ -11,28 +12,16 @@ from rft.evaluate.statistics import interval, length_bucket, summarise
 
 
 def row(i, persona, score, **labels):
-    known = {
-        "pref_type": "neutral_preferences",
-        "who": "self",
-        "updated": False,
-        "scenario": "chat",
-        "distance": 5,
-    }
-    completion = f"<think>Hm.</think>\\boxed{{{'a' if score else 'b'}}}"
-    return {
-        "id": f"benchmark-{i}",
-        "persona_id": persona,
-        "labels": known | labels,
-        "gold": "a",
-        "options": ["some tea", "milk", "coffee!", "mate"],
-        "answered": "a" if score else "b",
-        "score": float(score),
-        "completion": completion,
-        "finished": True,
-        "input_tokens": 100 + i,
-        "output_tokens": 10,
-        "seconds": 0.5,
-    }
+    return result_row(
+        i,
+        score,
+        persona,
+        labels=labels,
+        options=["some tea", "milk", "coffee!", "mate"],
+        input_tokens=100 + i,
+        output_tokens=10,
+        seconds=0.5,
+    )
 
 
 def of_personas(scores):
@@ -45,22 +34,25 @@ def of_personas(scores):
 
 def test_words_are_told_from_boxes():
     """Of four right boxes: one answer names its option, one another, one none; one thought names another."""
-    rows = [row(i, str(i), 1) for i in range(4)]
-    for one, thought, words in zip(
-        rows,
-        ("Some tea is (a).", "Some tea is (a).", "Some tea.", "Milk is (b)."),
-        ("Some tea", "Milk", "", ""),
-        strict=True,
-    ):
-        one["completion"] = f"<think>{thought}</think>{words} \\boxed{{a}}"
+    rows = [
+        changed(row(i, str(i), 1), completion=f"<think>{thought}</think>{words} \\boxed{{a}}")
+        for i, (thought, words) in enumerate(
+            [
+                ("Some tea is (a).", "Some tea"),
+                ("Some tea is (a).", "Milk"),
+                ("Some tea.", ""),
+                ("Milk is (b).", ""),
+            ]
+        )
+    ]
     found = summarise(rows)
-    assert (found["right"], found["consistent"], found["right_and_consistent"]) == (1.0, 0.5, 0.5)
-    assert (found["thought_right"], found["thought_letter_right"], found["answer_right"]) == (0.75, 0.5, 0.25)
-    low, high = found["right_and_consistent_ci95"]
+    assert (found.right, found.consistent, found.right_and_consistent) == (1.0, 0.5, 0.5)
+    assert (found.thought_right, found.thought_letter_right, found.answer_right) == (0.75, 0.5, 0.25)
+    low, high = found.right_and_consistent_ci95
     assert 0 <= low < 0.5 < high <= 1
-    assert found["by"]["kind"]["plain"]["right_and_consistent"] == 0.5
-    rows[0]["completion"] = r"<think>Some tea.</think>\boxed{A.}"
-    assert (summarise(rows)["right"], summarise(rows)["right_leniently"]) == (0.75, 1.0)
+    assert found.by["kind"]["plain"].right_and_consistent == 0.5
+    rows[0] = changed(rows[0], completion=r"<think>Some tea.</think>\boxed{A.}")
+    assert (summarise(rows).right, summarise(rows).right_leniently) == (0.75, 1.0)
 
 
 def test_summary_of_four_rows_by_hand():
@@ -70,20 +62,19 @@ def test_summary_of_four_rows_by_hand():
         row(2, "2", 1, pref_type="ask_to_forget", distance=127),
         row(3, "2", 0, scenario="translation", distance=None),
     ]
-    rows[3] |= {"completion": "I cannot say", "answered": None, "finished": False}
-    rows[1] |= {"completion": "\\boxed{a}", "answered": "a"}  # the gold letter, but no reasoning: no reward
+    rows[3] = changed(rows[3], completion="I cannot say", answered=None, finished=False)
+    # the gold letter, but no reasoning: no reward
+    rows[1] = changed(rows[1], completion="\\boxed{a}", answered="a")
     found = summarise(rows)
-    assert found["accuracy"] == 0.5 and found["accuracy_without_gate"] == 0.75
-    assert (found["n"], found["personas"]) == (4, 2)
-    assert found["unparsed_rate"] == 0.25 and found["format_rate"] == 0.5 and found["cut_off_rate"] == 0.25
-    assert found["answer_letters"] == {"a": 3, "b": 0, "c": 0, "d": 0, "none": 1}
-    assert found["input_tokens_per_question"] == 101.5 and found["output_tokens_per_question"] == 10
-    assert found["seconds"] == 2.0
-    shares = {
-        name: {v: (c["accuracy"], c["n"]) for v, c in table.items()} for name, table in found["by"].items()
-    }
-    assert (found["right"], found["right_and_consistent"], found["consistent"]) == (0.75, 0.75, 1.0)
-    assert found["most_common_answer"] == {"text": "", "share": 0.75} and found["thought_words"] == 0.5
+    assert found.accuracy == 0.5 and found.accuracy_without_gate == 0.75
+    assert (found.n, found.personas) == (4, 2)
+    assert found.unparsed_rate == 0.25 and found.format_rate == 0.5 and found.cut_off_rate == 0.25
+    assert found.answer_letters == {"a": 3, "b": 0, "c": 0, "d": 0, "none": 1}
+    assert found.input_tokens_per_question == 101.5 and found.output_tokens_per_question == 10
+    assert found.seconds == 2.0
+    shares = {name: {v: (c.accuracy, c.n) for v, c in table.items()} for name, table in found.by.items()}
+    assert (found.right, found.right_and_consistent, found.consistent) == (0.75, 0.75, 1.0)
+    assert found.most_common_answer.dump() == {"text": "", "share": 0.75} and found.thought_words == 0.5
     assert shares == {
         "kind": {"others": (0.0, 1), "plain": (0.5, 2), "withdrawn": (1.0, 1)},
         "pref_type": {"ask_to_forget": (1.0, 1), "neutral_preferences": (1 / 3, 3)},
@@ -98,7 +89,7 @@ def test_summary_of_four_rows_by_hand():
         },
         "history_length": {"unknown": (0.5, 4)},
     }
-    assert list(found["by"]["distance"]) == ["0", "1-127", "unknown"]
+    assert list(found.by["distance"]) == ["0", "1-127", "unknown"]
 
 
 def test_order_of_rows_does_not_matter():
@@ -121,10 +112,14 @@ def test_distance_buckets():
     assert distance_bucket(10**9) == "32768+" and distance_bucket(None) == distance_bucket(-1) == "unknown"
 
 
+def pairs(rows):
+    return [(row.persona_id, row.score) for row in rows]
+
+
 def test_interval_of_four_personas_spans_them():
     # So few personas widen the percentiles beyond 1/256, the share of resamples that draw one persona only.
     rows = of_personas({"w": [1, 0, 0, 0], "x": [1, 1, 0, 0], "y": [1, 1, 1, 0], "z": [1, 1, 1, 1]})
-    assert interval(rows) == [0.25, 1.0]
+    assert interval(pairs(rows)) == [0.25, 1.0]
 
 
 def test_interval_agrees_with_resampling_in_a_loop():
@@ -136,20 +131,20 @@ def test_interval_agrees_with_resampling_in_a_loop():
         means.append(sum(sum(scores[p]) for p in people) / sum(len(scores[p]) for p in people))
     # 24 personas: Phi(-sqrt(24/23) * 2.0687) = 0.0173
     expected = np.quantile(means, [0.0173, 1 - 0.0173])
-    assert interval(of_personas(scores)) == pytest.approx(expected, abs=0.012)
+    assert interval(pairs(of_personas(scores))) == pytest.approx(expected, abs=0.012)
 
 
 def test_interval_is_seeded():
     rows = of_personas({str(p): [p % 2, p % 3 == 0, 1, p % 5 == 0] for p in range(30)})
-    assert interval(rows, seed=1) == interval(rows, seed=1)
+    assert interval(pairs(rows), seed=1) == interval(pairs(rows), seed=1)
 
 
 def test_all_right_or_all_wrong_is_not_certainty():
     right = of_personas({str(p): [1, 1] for p in range(10)})
     wrong = of_personas({str(p): [0, 0] for p in range(10)})
-    assert interval(right) == pytest.approx([0.025**0.1, 1.0])
-    assert interval(wrong) == pytest.approx([0.0, 1 - 0.025**0.1])
-    assert interval(of_personas({"1": [1, 0, 1]})) == [0.0, 1.0]
+    assert interval(pairs(right)) == pytest.approx([0.025**0.1, 1.0])
+    assert interval(pairs(wrong)) == pytest.approx([0.0, 1 - 0.025**0.1])
+    assert interval(pairs(of_personas({"1": [1, 0, 1]}))) == [0.0, 1.0]
 
 
 def test_interval_covers_the_truth(monkeypatch):
@@ -160,7 +155,7 @@ def test_interval_covers_the_truth(monkeypatch):
     for trial in range(trials):
         skill_P = draw.beta(4, 6, size=20)
         scores = {str(p): draw.random(draw.integers(4, 13)) < skill for p, skill in enumerate(skill_P)}
-        low, high = interval(of_personas(scores), seed=trial)
+        low, high = interval(pairs(of_personas(scores)), seed=trial)
         covered += low <= truth <= high
     assert 0.93 <= covered / trials <= 0.97
 
@@ -168,20 +163,20 @@ def test_interval_covers_the_truth(monkeypatch):
 def many(question, said, gold="a", order=0, persona="1"):
     """A row for each sample of one question; "-" names no letter, "!a" names one without reasoning."""
     return [
-        row(i, persona, letter == gold)
-        | {
-            "id": f"{question}/{order}/{i}",
-            "question": question,
-            "order": order,
-            "sample": i,
-            "gold": gold,
-            "answered": None if letter == "-" else letter[-1],
-            "completion": (
+        changed(
+            row(i, persona, letter == gold),
+            id=f"{question}/{order}/{i}",
+            question=question,
+            order=order,
+            sample=i,
+            gold=gold,
+            answered=None if letter == "-" else letter[-1],
+            completion=(
                 "hm"
                 if letter == "-"
                 else "<think>So.</think>" * (letter[0] != "!") + f"\\boxed{{{letter[-1]}}}"
             ),
-        }
+        )
         for i, letter in enumerate(said)
     ]
 
@@ -193,13 +188,13 @@ def test_mean_majority_and_pass_at_k_by_hand():
         *many("q3", ["!a", "!a", "-", "-"]),
     ]
     found = summarise(rows)
-    assert found["n"] == 3 and found["asked"] == 12 and found["accuracy"] == 3 / 12
-    samples = found["samples"]
-    assert samples["count"] == 4 and samples["mean"] == 3 / 12
-    assert samples["majority"] == 1 / 3  # q1; an answer without reasoning has no vote
+    assert found.n == 3 and found.asked == 12 and found.accuracy == 3 / 12
+    samples = found.samples
+    assert samples.count == 4 and samples.mean == 3 / 12
+    assert samples.majority == 1 / 3  # q1; an answer without reasoning has no vote
     # q1: 2 of 4 right, q2: 1 of 4: pass@2 = 1 - C(2,2)/C(4,2), 1 - C(3,2)/C(4,2)
-    assert samples["pass_at"] == pytest.approx({"1": 3 / 12, "2": (5 / 6 + 3 / 6) / 3, "4": 2 / 3})
-    assert "samples" not in summarise(many("q1", ["a"]))
+    assert samples.pass_at == pytest.approx({"1": 3 / 12, "2": (5 / 6 + 3 / 6) / 3, "4": 2 / 3})
+    assert summarise(many("q1", ["a"])).samples is None
 
 
 def test_orders_show_consistency_and_position_bias():
@@ -211,34 +206,29 @@ def test_orders_show_consistency_and_position_bias():
             shown = options[order:] + options[:order]
             gold = "abcd"[shown.index("milk")]
             said = choose(shown)
-            rows += [r | {"options": shown, "sample": 0} for r in many(question, [said], gold, order)]
+            rows += [changed(r, options=shown, sample=0) for r in many(question, [said], gold, order)]
         return rows
 
-    knows = summarise(ask("q1", lambda shown: "abcd"[shown.index("milk")]))["option_orders"]
-    assert (knows["consistency"], knows["position_bias"], knows["count"]) == (1.0, 0.0, 4)
-    assert knows["accuracy_at"] == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}
+    knows = summarise(ask("q1", lambda shown: "abcd"[shown.index("milk")])).option_orders
+    assert (knows.consistency, knows.position_bias, knows.count) == (1.0, 0.0, 4)
+    assert knows.accuracy_at == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}
     first = summarise(ask("q1", lambda shown: "a") + ask("q2", lambda shown: "a"))
     assert (
-        first["accuracy"] == 0.25
-        and first["option_orders"]["consistency"] == 0
-        and first["option_orders"]["position_bias"] == 0.75
+        first.accuracy == 0.25
+        and first.option_orders.consistency == 0
+        and first.option_orders.position_bias == 0.75
     )
-    assert first["option_orders"]["accuracy_at"] == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
-    silent = summarise(ask("q1", lambda shown: "-"))["option_orders"]
-    assert silent["consistency"] == 0 and silent["position_bias"] is None
+    assert first.option_orders.accuracy_at == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    silent = summarise(ask("q1", lambda shown: "-")).option_orders
+    assert silent.consistency == 0 and silent.position_bias is None
 
 
 def test_controls_stand_beside_and_explain():
-    rows = [row(i, str(i % 3), i < 6) for i in range(8)]
-    for i, r in enumerate(rows):
-        r["options"] = (
-            ["the longest option", "mid", "mid2", "x"]
-            if i in (0, 1, 6)
-            else ["m", "the longest option", "mid", "midd"]
-        )
-    blind = [r | {"score": float(i in (1, 2, 7))} for i, r in enumerate(rows)]
+    long, short = ["the longest option", "mid", "mid2", "x"], ["m", "the longest option", "mid", "midd"]
+    rows = [changed(row(i, str(i % 3), i < 6), options=long if i in (0, 1, 6) else short) for i in range(8)]
+    blind = [changed(r, score=i in (1, 2, 7)) for i, r in enumerate(rows)]
     found = summarise(rows, blind=blind)
-    shares = {name: (cell["accuracy"], cell["explains"]) for name, cell in found["controls"].items()}
+    shares = {name: (cell.accuracy, cell.explains) for name, cell in found.controls.items()}
     # right are 0-5; the longest option is gold in 0, 1, 6; the shortest in 2, 3, 4, 5, 7; blind is right in
     # 1, 2, 7 and the gold stands first in all of them
     assert shares == {
@@ -247,18 +237,13 @@ def test_controls_stand_beside_and_explain():
         "shortest": (5 / 8, 4 / 6),
         "strongest": (1.0, 1.0),
     }
-    strongest = found["controls"]["strongest"]
-    assert (
-        strongest["rule"] == "always a"
-        and strongest["telling"]
-        and strongest["ci95"][1] == 1
-        and strongest["n"] == 8
-    )
-    assert found["explained_by_shortcut"] == 1.0
-    partly = summarise(rows, blind=blind[:4])["controls"]
-    assert partly["blind"]["n"] == 4 and partly["strongest"]["n"] == 8
-    assert summarise([row(0, "1", 0)])["explained_by_shortcut"] is None
-    assert "blind" not in summarise(rows)["controls"]
+    strongest = found.controls["strongest"]
+    assert strongest.rule == "always a" and strongest.telling and strongest.ci95[1] == 1 and strongest.n == 8
+    assert found.explained_by_shortcut == 1.0
+    partly = summarise(rows, blind=blind[:4]).controls
+    assert partly["blind"].n == 4 and partly["strongest"].n == 8
+    assert summarise([row(0, "1", 0)]).explained_by_shortcut is None
+    assert "blind" not in summarise(rows).controls
 
 
 def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch):
@@ -273,48 +258,37 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
         ]
         gold = options[0 if others else draw.randrange(1, 4)]
         draw.shuffle(options)
-        of_row = {"options": options, "gold": "abcd"[options.index(gold)], "query": "What now?"}
-        rows.append(row(i, str(i // 8), i % 2, who="others" if others else "self") | of_row)
-    blind = [r | {"score": float(r["labels"]["who"] == "others")} for r in rows]
-    controls = summarise(rows, blind=blind)["controls"]
-    assert not controls["strongest"]["telling"] and controls["strongest"]["accuracy"] < 0.29
-    others, own = (controls["strongest"]["by"]["who"][who] for who in ("others", "self"))
-    assert (others["rule"], others["accuracy"], others["n"], others["telling"]) == (
+        asked = row(i, str(i // 8), i % 2, who="others" if others else "self")
+        rows.append(changed(asked, options=options, gold="abcd"[options.index(gold)]))
+    blind = [changed(r, score=r.labels.who == "others") for r in rows]
+    controls = summarise(rows, blind=blind).controls
+    assert not controls["strongest"].telling and controls["strongest"].accuracy < 0.29
+    others, own = (controls["strongest"].by["who"][who] for who in ("others", "self"))
+    assert (others.rule, others.accuracy, others.n, others.telling) == (
         "the most common option text",
         1.0,
         300,
         True,
     )
-    assert own["telling"] and own["accuracy"] == pytest.approx(1 / 3, abs=0.04)
-    assert own["ci95"][0] < own["accuracy"] < own["ci95"][1]
-    assert (
-        controls["blind"]["accuracy"] == 0.25 and controls["blind"]["by"]["who"]["others"]["accuracy"] == 1.0
-    )
-    assert set(controls["strongest"]["by"]) == set(statistics.CATEGORIES)
-    assert controls["strongest"]["by"]["history_length"] == {}, "nobody knows it"
+    assert own.telling and own.accuracy == pytest.approx(1 / 3, abs=0.04)
+    assert own.ci95[0] < own.accuracy < own.ci95[1]
+    assert controls["blind"].accuracy == 0.25 and controls["blind"].by["who"]["others"].accuracy == 1.0
+    assert set(controls["strongest"].by) == set(statistics.CATEGORIES)
+    assert controls["strongest"].by["history_length"] == {}, "nobody knows it"
 
 
 def test_what_is_not_scored_is_counted_and_not_wrong():
-    rows = [
-        row(i, str(i), 1) | {"open_ended": True, "votes": [True, True, False], "answered": "text"}
-        for i in range(3)
-    ]
-    rows.append(
-        row(3, "3", 0) | {"open_ended": True, "votes": [None, True, None], "answered": "text", "score": None}
-    )
-    rows.append(
-        row(4, "4", 0) | {"open_ended": True, "votes": [True, True, True], "answered": None, "score": 0.0}
-    )
+    def free(i, score, votes, answered="text"):
+        return changed(row(i, str(i), 1), open_ended=True, votes=votes, answered=answered, score=score)
+
+    rows = [free(i, 1.0, [True, True, False]) for i in range(3)]
+    rows.append(free(3, None, [None, True, None]))
+    rows.append(free(4, 0.0, [True, True, True], answered=None))
     found = summarise(rows)
-    assert (found["accuracy"], found["accuracy_without_gate"], found["n"], found["not_scored"]) == (
-        3 / 4,
-        1.0,
-        4,
-        1,
-    )
-    assert found["unparsed_rate"] == 1 / 5 and set(found["controls"]) == set()
+    assert (found.accuracy, found.accuracy_without_gate, found.n, found.not_scored) == (3 / 4, 1.0, 4, 1)
+    assert found.unparsed_rate == 1 / 5 and set(found.controls) == set()
     nothing = summarise([rows[3]])
-    assert nothing["accuracy"] is None and nothing["ci95"] is None and nothing["n"] == 0
+    assert nothing.accuracy is None and nothing.ci95 is None and nothing.n == 0
 
 
 def test_history_lengths_are_counted_in_tokens_of_four_characters():
@@ -327,6 +301,6 @@ def test_history_lengths_are_counted_in_tokens_of_four_characters():
         "unknown",
     ]
     found = summarise(
-        [row(i, "1", 1) | {"history_characters": n} for i, n in enumerate((10**6, 9000, 40_000))]
+        [changed(row(i, "1", 1), history_characters=n) for i, n in enumerate((10**6, 9000, 40_000))]
     )
-    assert list(found["by"]["history_length"]) == ["2k-4k", "8k-16k", "128k+"]
+    assert list(found.by["history_length"]) == ["2k-4k", "8k-16k", "128k+"]

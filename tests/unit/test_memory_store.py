@@ -176,7 +176,9 @@ def test_another_history_is_refused(agent, tmp_path):
 def test_a_broken_record_is_named(agent, tmp_path):
     run(agent, tmp_path / "m.md", history(10), Scribe(agent))
     (tmp_path / ".m.md.json").write_text(json.dumps({"what": 1}))
-    with pytest.raises(DataError, match="cannot read the record of this memory"):
+    with pytest.raises(
+        DataError, match=r"\.m\.md\.json: key writer is missing; remove it to read the history"
+    ):
         MemoryStore(tmp_path / "m.md", {})
 
 

@@ -5,14 +5,15 @@ import json
 import pandas as pd
 import pytest
 import torch
+from result_rows import result_row, summary_of
 from safetensors.torch import load_file, save_file
 
 from rft.errors import CheckpointError, DataError
+from rft.records.training import METRICS, Provenance, read_metrics
 from rft.report.panels import PANELS
 from rft.report.training import write_report
 from rft.runs.model_card import write_card
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import METRICS, read_metrics
 from rft.train.merge import check_loads, merge
 
 HOSTILE = "<script>alert(1)</script>"
@@ -76,7 +77,7 @@ def page_of(run):
 
 
 def log(run, rows):
-    (run / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / METRICS).write_text("".join(json.dumps({"time": 0.0} | row) + "\n" for row in rows))
 
 
 def test_the_report_shows_what_was_logged(run):
@@ -174,7 +175,7 @@ def test_values_that_are_no_numbers_are_named(run):
 def test_an_unreadable_provenance_is_named(run):
     log(run, [{"step": 6, "reward": 0.5}])
     (run / "provenance.json").write_text("{")
-    with pytest.raises(DataError, match=r"provenance.json: cannot read it as JSON"):
+    with pytest.raises(DataError, match=r"provenance.json: broken JSON .*; remove the file"):
         page_of(run)
 
 
@@ -198,16 +199,21 @@ def test_panels_and_their_series_have_names_of_their_own():
         assert len(set(names)) == len(names) and all(names) and panel.hint.endswith(".")
 
 
-def test_the_card_says_what_was_recorded(tmp_path):
+def test_the_card_says_what_was_recorded(tmp_path, caplog):
     identity = RunSpec(
         {"model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507", "data": "out/data", "learning_rate": 1e-6},
         "d" * 64,
         8,
     )
     (tmp_path / "evaluate/benchmark").mkdir(parents=True)
-    summary = {"accuracy": 0.538, "ci95": [0.52, 0.56], "n": 5000, "unparsed_rate": 0.01}
-    (tmp_path / "evaluate/benchmark/summary.json").write_text(json.dumps(summary))
-    write_card(tmp_path, identity, {"git_commit": "abc", "versions": {"trl": "1.16.0"}})
+    (tmp_path / "evaluate/old").mkdir()
+    summary = summary_of([result_row(0, 1)], accuracy=0.538, ci95=[0.52, 0.56], n=5000, unparsed_rate=0.01)
+    (tmp_path / "evaluate/benchmark/summary.json").write_text(summary.to_text())
+    (tmp_path / "evaluate/old/summary.json").write_text('{"accuracy": 0.5}')  # logged and left out
+    write_card(
+        tmp_path, identity, Provenance(git_commit="abc", versions={"trl": "1.16.0"}, data_sha256="d" * 64)
+    )
+    assert "evaluate/old/summary.json: key model is missing" in caplog.text
     card = (tmp_path / "README.md").read_text()
     for expected in (
         "base_model: Qwen/Qwen3-4B-Instruct-2507",

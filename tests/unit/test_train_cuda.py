@@ -164,7 +164,7 @@ def test_the_first_steps_of_the_quickstart(mini_data, repository, tmp_path, monk
             ModelAnswers(LocalModel(tmp_path / "sft", dtype="float32"), max_new_tokens=8),
             limit=8,
         )
-        assert summary["n"] == 8
+        assert summary.n == 8
         trainer = train_grpo(
             quickstart(
                 "grpo",
