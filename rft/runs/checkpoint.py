@@ -14,7 +14,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -24,6 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from rft.errors import CheckpointError, DataError, RecipeError
 from rft.records.base import read_json
 from rft.records.training import Manifest
+from rft.runs.failfast import GenerationArguments
 from rft.runs.model_card import write_card
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import provenance
@@ -51,6 +52,13 @@ class ResumableMixin(Trainer):
     """Mixin before a transformers or TRL trainer: its checkpoints are atomic and contain all of its state."""
 
     identity: RunSpec | None = None
+
+    # what only TRL's trainers have; `_step` to `_buffered_inputs` only those that generate
+    _metrics: dict[str, Any]
+    _step: int
+    num_iterations: int
+    _logs: dict[str, Any]
+    _buffered_inputs: Any
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
@@ -90,7 +98,7 @@ class ResumableMixin(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes our model card instead of TRL's: with checkpoints, at the end, and for the Hub."""
         if self.identity is not None and self.is_world_process_zero():
-            write_card(Path(self.args.output_dir), self.identity, provenance(self.identity.data_sha256))
+            write_card(Path(str(self.args.output_dir)), self.identity, provenance(self.identity.data_sha256))
 
     def _finish(self, staged: Path, final: Path) -> None:
         """Turns the staged files into a checkpoint: manifest, sync to disk, rename."""
@@ -119,7 +127,7 @@ class ResumableMixin(Trainer):
         if hasattr(self, "_metrics"):
             state["_metrics"] = {mode: dict(values) for mode, values in self._metrics.items()}
         if hasattr(self, "_buffered_inputs"):
-            generation = self.args.steps_per_generation * self.num_iterations
+            generation = cast(GenerationArguments, self.args).steps_per_generation * self.num_iterations
             state["_buffered_inputs"] = self._buffered_inputs if self._step % generation else None
             state["_logs"] = {
                 name: (

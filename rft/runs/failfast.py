@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import Trainer, TrainerCallback
@@ -30,8 +30,16 @@ MARGIN = 1.2
 """Free disk space required before a checkpoint, in checkpoint sizes."""
 
 
+class GenerationArguments(Protocol):
+    """The training arguments of TRL's trainers that generate."""
+
+    steps_per_generation: int
+
+
 class FailFastMixin(Trainer):
     """Mixin before a trainer: a loss or gradient that is not finite ends training."""
+
+    _step: int  # only of trainers that generate
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trains on a micro-batch.
@@ -49,7 +57,9 @@ class FailFastMixin(Trainer):
     def _batch(self, inputs: Any) -> Any:
         """The tensors of the micro-batch that was just trained on."""
         buffered = getattr(self, "_buffered_inputs", None)
-        return inputs if buffered is None else buffered[(self._step - 1) % self.args.steps_per_generation]
+        if buffered is None:
+            return inputs
+        return buffered[(self._step - 1) % cast(GenerationArguments, self.args).steps_per_generation]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

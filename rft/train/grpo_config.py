@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trl import GRPOConfig
 
@@ -25,6 +25,12 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
     """Fields of GRPO over histories, in addition to TRL's GRPOConfig. Batch sizes count completions, as in
     TRL."""
+
+    if TYPE_CHECKING:  # declared as optional, and set when the config is made
+        num_generations: int = 0
+        steps_per_generation: int = 0
+        max_completion_length: int = 0
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None
 
     questions_per_history: int = field(
         default=4,
@@ -156,13 +162,13 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
-            self._check_split()
+            self._check_split(self.max_tree_tokens)
 
-    def _check_split(self) -> None:
+    def _check_split(self, max_tree_tokens: int) -> None:
         if self.prefix_sharing == "off":
             raise RecipeError("max_tree_tokens limits shared trees; remove it, or set `prefix_sharing: on`")
-        if self.max_tree_tokens < 1:
-            raise RecipeError(f"max_tree_tokens {self.max_tree_tokens}: expected 1 or more")
+        if max_tree_tokens < 1:
+            raise RecipeError(f"max_tree_tokens {max_tree_tokens}: expected 1 or more")
         if self.top_entropy_quantile < 1.0 or self.entropy_coef or self.use_adaptive_entropy:
             raise RecipeError(
                 "max_tree_tokens splits a micro-batch, but top_entropy_quantile and the entropy bonus need"

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -159,6 +159,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
             "history_id": [q.history_id for q in questions],
         }
         weights = self.reward_weights.tolist()
+        functions = cast(list[Callable[..., list[float | None]]], self.reward_funcs)
         per_function = [
             function(
                 prompts=[""] * len(turns),
@@ -167,7 +168,7 @@ class MemoryGRPOTrainer(HistoryGRPOTrainer):
                 trainer_state=self.state,
                 **columns,
             )
-            for function in self.reward_funcs
+            for function in functions
         ]
         for turn, *scores in zip(turns, *per_function, strict=True):
             turn.reward = _weighted(weights, scores)

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rft.errors import RecipeError
+from rft.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class MuonMixin(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not self.args.muon:
+        if not self._is_wanted():
             return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise RecipeError(
@@ -95,14 +96,18 @@ class MuonMixin(Trainer):
         if self.args.optim != TrainingArguments.optim:
             logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def _is_wanted(self) -> bool:
+        return isinstance(self.args, RunConfig) and self.args.muon
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Creates a MuonAdamW if `muon: true` is set, otherwise the optimizer of the trainer."""
-        if not self.args.muon:
+        if not self._is_wanted():
             return super().create_optimizer(model)
         if self.optimizer is None:
-            args = self.args
+            args, trained = self.args, model or self.model
+            assert trained is not None
             self.optimizer = MuonAdamW(
-                model or self.model,
+                trained,
                 args.learning_rate,
                 args.weight_decay,
                 (args.adam_beta1, args.adam_beta2),

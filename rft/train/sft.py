@@ -86,6 +86,8 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
     """
 
     args: ColdStartConfig
+    model: torch.nn.Module
+    train_dataset: Dataset
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -134,6 +136,7 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
         labels = learned_BT.sum()
         metrics = self._metrics["train"]
         metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
+        assert entropies_BC is not None
         metrics["entropy"].append((entropies_BC.detach().sum() / labels).item())
         self._count_tokens(ends_B)
         loss = -logps_BC.sum() / (labels if num_items_in_batch is None else num_items_in_batch)

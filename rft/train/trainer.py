@@ -58,6 +58,10 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
     """
 
     args: HistoryGRPOConfig
+    model: torch.nn.Module
+    num_generations: int
+    max_completion_length: int
+    shuffle_dataset: bool
 
     def __init__(
         self, *, model: Any, split: Split, tokens: PromptTokens, args: HistoryGRPOConfig, **kwargs: Any
@@ -209,7 +213,7 @@ class HistoryGRPOTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin,
             order_B = torch.cat(parts).argsort()
             logps_BC = torch.cat([logps for logps, _ in tables])[order_B]
             entropies_BC = (
-                torch.cat([entropies for _, entropies in tables])[order_B] if compute_entropy else None
+                torch.cat([e for _, e in tables if e is not None])[order_B] if compute_entropy else None
             )
         else:
             logps_BC, entropies_BC = self._shared_logps(
