@@ -7,7 +7,7 @@ longest option), so every accuracy must be compared with these numbers.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def _evidence(snippet: str) -> list[str]:
         return [snippet]
 
 
-def _ties(question: Question, extreme: Any) -> int:
+def _ties(question: Question, extreme: Callable[[Iterable[int]], int]) -> int:
     """Number of options that share the extreme length; 0 if the gold is not among them."""
     lengths = [len(option) for option in question.options]
     wanted = extreme(lengths)

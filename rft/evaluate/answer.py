@@ -7,7 +7,9 @@ The settings are part of a run's identity: answers given under different setting
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from pydantic import JsonValue
 
 from rft.data.history import History
 from rft.data.question import Question
@@ -71,7 +73,7 @@ class Answerer(Protocol):
 
     name: str
     context: str
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
 
     def answer(self, questions: Sequence[Question], history: History | None) -> Sequence[Answer]:
         """Answers questions about one history.
@@ -92,7 +94,7 @@ class StreamingAnswerer(Protocol):
 
     name: str
     context: str
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
 
     def stream(
         self, asked: Iterable[tuple[Question, History | None]]

@@ -5,7 +5,9 @@ everything else that its messages depend on.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
+
+from pydantic import JsonValue
 
 from rft.data import prompt
 from rft.data.history import History
@@ -26,7 +28,7 @@ class Context(Protocol):
     def name(self) -> str: ...
 
     @property
-    def settings(self) -> dict[str, Any]: ...
+    def settings(self) -> dict[str, JsonValue]: ...
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
         """The conversation that the model continues; its last message contains the question."""
@@ -43,7 +45,7 @@ class FullHistoryContext:
     history."""
 
     name: str = "history"
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, JsonValue] = field(default_factory=dict)
 
     def messages(self, question: Question, history: History | None) -> list[dict[str, str]]:
         """The conversation in the layout `name`."""

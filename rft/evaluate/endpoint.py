@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any
 
+from pydantic import JsonValue
+
 from rft.data.history import History
 from rft.data.question import Question
 from rft.errors import ModelError
@@ -56,7 +58,7 @@ class EndpointAnswers:
         self.endpoint, self._context = endpoint, context
         self.name, self.context = endpoint.model, context.name
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
-        self.settings: dict[str, Any] = {
+        self.settings: dict[str, JsonValue] = {
             "base_url": endpoint.base_url,
             "model": endpoint.model,
             "max_new_tokens": max_new_tokens,

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from rft.data.history import History
 from rft.data.prompt import SYSTEM, final_message
@@ -60,8 +61,8 @@ class Memory:
         self.model, self.folder = model, Path(folder).expanduser()
         self.agent = MemoryAgent(model.tokenizer, memory, token_cache)
         self.temperature, self.seed, self.batch_size = temperature, seed, batch_size
-        self.settings: dict[str, Any] = asdict(memory)
-        self.writer: dict[str, Any] = {
+        self.settings: dict[str, JsonValue] = asdict(memory)
+        self.writer: dict[str, JsonValue] = {
             "model_fingerprint": model.fingerprint,
             "dtype": model.dtype,
             "temperature": temperature,

@@ -6,9 +6,9 @@ would fit. Nothing is truncated silently.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from rft.data.history import History
 from rft.data.prompt import PromptTokens
@@ -49,7 +49,7 @@ class ModelAnswers:
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
         if isinstance(self._context, FullHistoryContext):  # many questions share its history tokens
             self.tokens = PromptTokens(model.tokenizer, self.context, token_cache)
-        self.settings: dict[str, Any] = {
+        self.settings: dict[str, JsonValue] = {
             "model_fingerprint": model.fingerprint,
             "dtype": model.dtype,
             "max_new_tokens": max_new_tokens,

@@ -6,20 +6,18 @@ flight. An incomplete last line is dropped when the run is resumed.
 """
 
 import contextlib
-import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
-from pydantic import JsonValue
-
 from rft.errors import DataError
 from rft.files import claim, write_whole
-from rft.records.base import read_lines
+from rft.records.base import read_json, read_lines
 from rft.records.row import ResultRow
+from rft.records.run import RunIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ class Results:
 
     Args:
         folder: the folder of the run.
-        identity: flat JSON; a folder with results of another identity is rejected.
+        identity: the run; a folder with results of another run is rejected.
         ids: ids of all questions of the run.
 
     Raises:
@@ -43,7 +41,7 @@ class Results:
             folder cannot be written. The message names the file.
     """
 
-    def __init__(self, folder: Path | str, identity: Mapping[str, JsonValue], ids: Collection[str]):
+    def __init__(self, folder: Path | str, identity: RunIdentity, ids: Collection[str]):
         self.folder = Path(folder).expanduser()
         self.path = self.folder / ROWS
         self.rows: dict[str, ResultRow] = {}
@@ -56,7 +54,7 @@ class Results:
             ) from None
         try:
             self._lock()
-            self._claim(dict(identity))
+            self._claim(identity)
             self._read(ids)
         except BaseException:
             self._file.close()
@@ -96,10 +94,9 @@ class Results:
         taken = f"{self.path}: another process is writing these results; wait for it or name another --out"
         claim(self._file, DataError(taken))
 
-    def _claim(self, identity: dict[str, JsonValue]) -> None:
+    def _claim(self, identity: RunIdentity) -> None:
         """Writes `run.json` for a new run, or compares the existing one with this run."""
         path = self.folder / SETTINGS
-        identity = json.loads(json.dumps(identity))
         empty = not self.path.stat().st_size
         if empty or not path.exists():  # a run without answers has nothing to lose
             if not empty:
@@ -107,17 +104,13 @@ class Results:
                     f"{self.path}: results without {SETTINGS}, which describes their run; "
                     "name another --out or remove the file"
                 )
-            write_whole(path, json.dumps(identity, indent=1) + "\n")
+            write_whole(path, identity.to_text())
             return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot read it ({error}); name another --out") from None
-        before = before if isinstance(before, dict) else {}
+        before, now = read_json(path, RunIdentity, "name another --out").dump(), identity.dump()
         differences = [
-            f"{key} was {before.get(key)}, is {identity.get(key)}"
-            for key in {**identity, **before}
-            if before.get(key) != identity.get(key)
+            f"{key} was {before.get(key)}, is {now.get(key)}"
+            for key in {**now, **before}
+            if before.get(key) != now.get(key)
         ]
         if differences:
             raise DataError(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from rft.data.history import History
 from rft.data.prompt import SYSTEM, as_said, final_message
 from rft.data.question import Question
@@ -41,7 +43,7 @@ class Retrieval:
     ):
         self.fits, self.embed = passages == FIT, embed
         self.passages = PASSAGES if passages == FIT else int(passages)
-        self.settings: dict[str, Any] = {
+        self.settings: dict[str, JsonValue] = {
             "passages": passages,
             "passage_messages": WINDOW,
             "passage_overlap": OVERLAP,

@@ -9,7 +9,8 @@ displayed first; the display order is shuffled for each row, so this favours no 
 
 import re
 from collections.abc import Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 from rft.data.history import History
 from rft.data.question import LETTERS, Question
@@ -35,7 +36,7 @@ class RuleAnswers:
         self.rule = rule
         self.context = "history" if rule == "mentioned" else "none"
         self.name = f"rule: {rule} option"
-        self.settings: dict[str, Any] = {"rule": rule}
+        self.settings: dict[str, JsonValue] = {"rule": rule}
 
     def answer(self, questions: Sequence[Question], history: History | None = None) -> list[Answer]:
         """Answers every question by the rule; only "mentioned" uses the history."""

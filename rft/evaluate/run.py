@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
+
 from rft.data.dataset import Split
 from rft.data.history import History
 from rft.data.prompt import final_message
@@ -21,6 +23,7 @@ from rft.evaluate.results import Results
 from rft.evaluate.variants import asks, parts
 from rft.files import write_whole
 from rft.records.row import ResultRow
+from rft.records.run import RunIdentity
 from rft.records.summary import ReaderStatistics, Summary
 
 if TYPE_CHECKING:
@@ -56,9 +59,13 @@ class EvaluationSettings:
     open_ended: bool = False
     batch_size: int = 8
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JsonValue]:
         """The settings that all answers of one folder must share; a limit may change."""
-        settings = {"samples": self.samples, "option_orders": self.orders, "open_ended": self.open_ended}
+        settings: dict[str, JsonValue] = {
+            "samples": self.samples,
+            "option_orders": self.orders,
+            "open_ended": self.open_ended,
+        }
         return {key: value for key, value in settings.items() if value not in (1, False)}
 
     def asks(self, questions: Sequence[Question]) -> list[Question]:
@@ -158,7 +165,7 @@ def evaluate(
     return summary
 
 
-def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, str]:
+def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, JsonValue]:
     return {
         "context": answerer.context,
         "split": split.name,
@@ -167,8 +174,10 @@ def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, st
     }
 
 
-def _identity(asking: EvaluationSettings, judge: "Judge | None") -> dict[str, Any]:
-    judged = {"judge": f"{judge.endpoint.model} at {judge.endpoint.base_url}"} if judge is not None else {}
+def _identity(asking: EvaluationSettings, judge: "Judge | None") -> dict[str, JsonValue]:
+    judged: dict[str, JsonValue] = (
+        {"judge": f"{judge.endpoint.model} at {judge.endpoint.base_url}"} if judge is not None else {}
+    )
     return asking.identity() | judged
 
 
@@ -183,7 +192,9 @@ def _collect(
     """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were
     too long."""
     asked = asking.asks(split.questions[: asking.limit])
-    identity = dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
+    identity = RunIdentity.model_validate(
+        dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
+    )
     with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
         todo = [ask for ask in asked if ask.id not in results.rows]
         if len(todo) < len(asked):

@@ -7,10 +7,10 @@ Invariant: an interrupted and resumed run ends with the same memories as an unin
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from rft.data.history import History
-from rft.memory.agent import MemoryAgent
+from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.chunks import Chunk
 from rft.memory.store import MemoryStore
 from rft.memory.text import Update
@@ -35,7 +35,7 @@ Propose = Callable[[Sequence[Chunk], Sequence[str]], Sequence[Proposal]]
 class Agent(Protocol):
     """Common interface of `MemoryAgent` (with a tokenizer) and `EndpointAgent` (behind a URL)."""
 
-    settings: Any
+    settings: MemorySettings
 
     def chunks(self, history: History) -> list[Chunk]: ...
 

@@ -15,7 +15,7 @@ from rft.errors import DataError
 
 VERSION = 1
 """The version of the files that this rft writes and reads; raised when a key is renamed or removed."""
-BEFORE_VERSIONS = "2026-11-27 (commit 18435da or older)"
+BEFORE_VERSIONS = "2026-11-27 (commit 8cf1065 or older)"
 
 R = TypeVar("R", bound="Record")
 

@@ -13,12 +13,14 @@ from rft.files import write_whole
 from rft.records.base import Record
 from rft.records.comparison import Comparison
 from rft.records.row import ResultRow
+from rft.records.run import RunIdentity
 from rft.records.summary import Summary
 from rft.records.training import MetricsLine, Provenance
 
 SCHEMAS: dict[str, type[Record]] = {
     "results": ResultRow,
     "summary": Summary,
+    "run": RunIdentity,
     "comparison": Comparison,
     "metrics": MetricsLine,
     "provenance": Provenance,

@@ -7,13 +7,16 @@ so links the runs that made and used it. Only hashes and names are uploaded.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rft.records.base import read_json
 from rft.records.training import WANDB, WandbRecord
 
+if TYPE_CHECKING:
+    import wandb
 
-def dataset(data_sha256: str) -> Any:
+
+def dataset(data_sha256: str) -> "wandb.Artifact":
     """Makes the artifact that represents a dataset."""
     import wandb
 
@@ -25,7 +28,7 @@ def dataset(data_sha256: str) -> Any:
     return artifact
 
 
-def checkpoint(folder: Path, run_id: str, facts: Mapping[str, Any]) -> Any:
+def checkpoint(folder: Path, run_id: str, facts: Mapping[str, object]) -> "wandb.Artifact":
     """Makes the artifact that refers to a folder of weights.
 
     Args:
@@ -49,7 +52,7 @@ def trained_in(folder: Path) -> str | None:
     return None
 
 
-def use(run: Any, *artifacts: Any) -> None:
+def use(run: "wandb.Run", *artifacts: "wandb.Artifact") -> None:
     """Registers the inputs of a run. Offline W&B accepts none; the hashes in the run's config identify
     them."""
     for artifact in () if run.offline else artifacts:

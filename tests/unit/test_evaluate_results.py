@@ -12,9 +12,12 @@ from result_rows import result_row
 from rft.errors import DataError
 from rft.evaluate.results import Results, read_rows
 from rft.files import write_whole
+from rft.records.run import RunIdentity
 from rft.records.summary import read_summary
 
-IDENTITY = {"data_sha256": "abc", "context": "history", "max_new_tokens": 64}
+IDENTITY = RunIdentity.model_validate(
+    {"max_new_tokens": 64, "context": "history", "split": "benchmark", "window": "32k", "data_sha256": "abc"}
+)
 IDS = {f"benchmark-{i}" for i in range(10)}
 
 
@@ -39,7 +42,7 @@ def test_rows_come_back_as_they_were(tmp_path):
         results.append(rows(2))
     with Results(tmp_path, IDENTITY, IDS) as again:
         assert list(again.rows.values()) == rows(0, 1, 2) == read_rows(tmp_path)
-    assert json.loads((tmp_path / "run.json").read_text()) == IDENTITY
+    assert json.loads((tmp_path / "run.json").read_text()) == IDENTITY.dump()
 
 
 @pytest.mark.parametrize("lost", [1, 2, 30])
@@ -60,10 +63,18 @@ def test_results_of_another_run_are_refused_and_left_alone(tmp_path):
         results.append(rows(0))
     before = results.path.read_bytes()
     with pytest.raises(DataError, match=r"another run \(max_new_tokens was 64, is 32\); name another --out"):
-        Results(tmp_path, IDENTITY | {"max_new_tokens": 32}, IDS)
+        Results(tmp_path, IDENTITY.model_copy(update={"max_new_tokens": 32}), IDS)
     with pytest.raises(DataError, match="temperature was None, is 1"):
-        Results(tmp_path, IDENTITY | {"temperature": 1}, IDS)
+        Results(tmp_path, IDENTITY.model_copy(update={"temperature": 1}), IDS)
     assert results.path.read_bytes() == before
+
+
+def test_a_broken_run_is_named(tmp_path):
+    with Results(tmp_path, IDENTITY, IDS) as results:
+        results.append(rows(0))
+    (tmp_path / "run.json").write_text('{"context": "history"}')
+    with pytest.raises(DataError, match="run.json: key split is missing; name another --out"):
+        Results(tmp_path, IDENTITY, IDS)
 
 
 def test_rows_without_the_run_they_are_of_are_refused(tmp_path):
@@ -172,8 +183,8 @@ def test_results_without_a_version_are_read_and_go_on(tmp_path):
     assert [row.dump() for row in found] == [{"version": 1} | row for row in old]
     summary = json.loads((OLD / "summary.json").read_text())
     assert read_summary(tmp_path / "old").dump() == {"version": 1} | summary
-    settings = json.loads((OLD / "run.json").read_text())
-    with Results(tmp_path / "old", settings, [row.id for row in found]) as results:
+    identity = RunIdentity.parse((OLD / "run.json").read_text(), "run.json", "")
+    with Results(tmp_path / "old", identity, [row.id for row in found]) as results:
         assert list(results.rows.values()) == found
 
 
