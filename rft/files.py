@@ -5,10 +5,10 @@ write leaves no temporary file.
 """
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
-from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from rft.errors import DataError, RftError
 
@@ -49,14 +49,21 @@ def write_whole(path: Path, text: str) -> None:
         ) from None
 
 
-def claim(file: IO[Any], refused: RftError) -> None:
-    """Locks an open file until it is closed. The operating system also releases the lock if the process
-    crashes.
+def lock(path: Path, refused: RftError) -> FileLock:
+    """Locks a file that exists only for this purpose; its folder is created if missing. The operating system
+    releases the lock if the process crashes.
+
+    Returns:
+        The lock; it is held until `release()`, or until nothing refers to it.
 
     Raises:
         RftError: `refused`, if another process holds the lock.
+        OSError: the file cannot be written.
     """
+    held = FileLock(path, timeout=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        held.acquire()
+    except Timeout:
         raise refused from None
+    return held

@@ -14,14 +14,14 @@ from pathlib import Path
 from types import TracebackType
 
 from rft.errors import DataError
-from rft.files import claim, write_whole
+from rft.files import lock, write_whole
 from rft.records.base import read_json, read_lines
 from rft.records.row import ResultRow
 from rft.records.run import RunIdentity
 
 logger = logging.getLogger(__name__)
 
-SETTINGS, ROWS = "run.json", "results.jsonl"
+SETTINGS, ROWS, LOCK = "run.json", "results.jsonl", ".lock"
 
 
 class Results:
@@ -52,8 +52,9 @@ class Results:
             raise DataError(
                 f"{self.path}: cannot write results: {error.strerror or error}; choose another --out"
             ) from None
+        taken = f"{self.path}: another process is writing these results; wait for it or name another --out"
         try:
-            self._lock()
+            self._lock = lock(self.folder / LOCK, DataError(taken))
             self._claim(identity)
             self._read(ids)
         except BaseException:
@@ -67,6 +68,7 @@ class Results:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self._lock.release()
 
     def append(self, rows: Sequence[ResultRow]) -> None:
         """Appends a batch of rows atomically: if the disk cannot be written, none of them is kept."""
@@ -89,10 +91,6 @@ class Results:
         """Rewrites the file atomically with these rows; nothing can be appended afterwards."""
         write_whole(self.path, "".join(row.to_line() for row in rows))
         self.rows = {row.id: row for row in rows}
-
-    def _lock(self) -> None:
-        taken = f"{self.path}: another process is writing these results; wait for it or name another --out"
-        claim(self._file, DataError(taken))
 
     def _claim(self, identity: RunIdentity) -> None:
         """Writes `run.json` for a new run, or compares the existing one with this run."""

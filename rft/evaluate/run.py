@@ -20,7 +20,7 @@ from rft.data.question import Question
 from rft.errors import DataError
 from rft.evaluate.answer import Answer, Answerer, StreamingAnswerer, Unanswered, WritesMemories
 from rft.evaluate.results import Results
-from rft.evaluate.variants import asks, parts
+from rft.evaluate.variants import variant_parts, variants_of
 from rft.files import write_whole
 from rft.records.row import ResultRow
 from rft.records.run import RunIdentity
@@ -68,9 +68,9 @@ class EvaluationSettings:
         }
         return {key: value for key, value in settings.items() if value not in (1, False)}
 
-    def asks(self, questions: Sequence[Question]) -> list[Question]:
+    def variants(self, questions: Sequence[Question]) -> list[Question]:
         """All variants in which the questions are asked."""
-        return asks(questions, orders=self.orders, samples=self.samples, open_ended=self.open_ended)
+        return variants_of(questions, orders=self.orders, samples=self.samples, open_ended=self.open_ended)
 
 
 def evaluate(
@@ -191,26 +191,29 @@ def _collect(
 ) -> tuple[list[ResultRow], int, int]:
     """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were
     too long."""
-    asked = asking.asks(split.questions[: asking.limit])
+    asked = asking.variants(split.questions[: asking.limit])
     identity = RunIdentity.model_validate(
         dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
     )
-    with Results(out, identity, {ask.id for ask in asking.asks(split.questions)}) as results:
-        todo = [ask for ask in asked if ask.id not in results.rows]
+    with Results(out, identity, {variant.id for variant in asking.variants(split.questions)}) as results:
+        todo = [variant for variant in asked if variant.id not in results.rows]
         if len(todo) < len(asked):
             logger.info(
                 "%s: %d of %d answers are already in this folder", out, len(asked) - len(todo), len(asked)
             )
         if isinstance(answerer, WritesMemories):
             answerer.prepare(
-                [split.histories[history] for history in dict.fromkeys(ask.history_id for ask in todo)]
+                [
+                    split.histories[history]
+                    for history in dict.fromkeys(variant.history_id for variant in todo)
+                ]
             )
         too_long = _answer_all(todo, split, answerer, asking.batch_size, results, console)
         if judge is not None:
             from rft.evaluate.judging import judge_rows
 
             results.replace(judge_rows(list(results.rows.values()), judge, console))
-        rows = [results.rows[ask.id] for ask in asked if ask.id in results.rows]
+        rows = [results.rows[variant.id] for variant in asked if variant.id in results.rows]
     return rows, len(asked) - len(rows), too_long
 
 
@@ -243,8 +246,8 @@ def _answer_all(
         )
         for answered in _answers(batches(todo, answerer.context, batch_size), split, answerer):
             rows = [
-                result_row(ask, answer, seconds, split.history_of(ask))
-                for ask, answer, seconds in answered
+                result_row(variant, answer, seconds, split.history_of(variant))
+                for variant, answer, seconds in answered
                 if isinstance(answer, Answer)
             ]
             results.append(rows)
@@ -260,21 +263,23 @@ def _answer_all(
 def _answers(
     batched: Iterable[list[Question]], split: Split, answerer: Answerer | StreamingAnswerer
 ) -> Iterator[list[tuple[Question, Answer | Unanswered, float]]]:
-    """Yields lists of (ask, its answer, seconds): one list per batch, or one per answer of a streaming
+    """Yields lists of (variant, its answer, seconds): one list per batch, or one per answer of a streaming
     answerer."""
 
-    def history_of(ask: Question) -> History | None:
-        return None if answerer.context == "none" else split.history_of(ask)
+    def history_of(variant: Question) -> History | None:
+        return None if answerer.context == "none" else split.history_of(variant)
 
     if isinstance(answerer, StreamingAnswerer):
-        for answered in answerer.stream((ask, history_of(ask)) for batch in batched for ask in batch):
+        for answered in answerer.stream(
+            (variant, history_of(variant)) for batch in batched for variant in batch
+        ):
             yield [answered]
         return
     for batch in batched:
         start = time.perf_counter()
         answers = answerer.answer(batch, history_of(batch[0]))
         seconds = (time.perf_counter() - start) / len(batch)
-        yield [(ask, answer, seconds) for ask, answer in zip(batch, answers, strict=True)]
+        yield [(variant, answer, seconds) for variant, answer in zip(batch, answers, strict=True)]
 
 
 def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[list[Question]]:
@@ -289,33 +294,33 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
             yield group[start : start + size]
 
 
-def result_row(ask: Question, answer: Answer, seconds: float, history: History) -> ResultRow:
+def result_row(variant: Question, answer: Answer, seconds: float, history: History) -> ResultRow:
     """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer not
     yet judged)."""
     from reward import mcq_letter, personamem
     from reward.mcq import answer_part
 
-    question, order, sample = parts(ask.id)
-    if ask.open_ended:
+    question, order, sample = variant_parts(variant.id)
+    if variant.open_ended:
         answered = "text" if answer_part(answer.completion).strip() else None
     else:
         answered = mcq_letter(answer.completion)
-    told = ({"votes": []} if ask.open_ended else {}) | asdict(answer)
+    told = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
     return ResultRow(
-        id=ask.id,
+        id=variant.id,
         question=question,
         order=order,
         sample=sample,
-        open_ended=ask.open_ended,
-        history_id=ask.history_id,
+        open_ended=variant.open_ended,
+        history_id=variant.history_id,
         history_characters=sum(len(message.content) for message in history.messages),
-        persona_id=ask.persona_id,
-        labels=ask.labels,
-        query=ask.query,
-        options=list(ask.options),
-        gold=ask.gold,
+        persona_id=variant.persona_id,
+        labels=variant.labels,
+        query=variant.query,
+        options=list(variant.options),
+        gold=variant.gold,
         answered=answered,
-        score=None if ask.open_ended else personamem([answer.completion], [ask.gold])[0],
+        score=None if variant.open_ended else personamem([answer.completion], [variant.gold])[0],
         **{key: value for key, value in told.items() if value or key not in SAID_ONLY_IF_THERE},
         seconds=round(seconds, 6),
     )

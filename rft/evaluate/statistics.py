@@ -127,7 +127,8 @@ def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int
 
     The controls are the same model without the history, the longest and the shortest option, and the
     strongest of all rules of `rft data check` (`rft.data.rules`, including the trained probe). Each is scored
-    on the asks of `rows`. If a rule ranks several options first, each counts with an equal share.
+    on the question variants of `rows`. If a rule ranks several options first, each counts with an equal
+    share.
 
     Returns:
         `controls` of `summarise`; only blind, if given, for open-ended questions.

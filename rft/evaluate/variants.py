@@ -1,8 +1,8 @@
-"""Variants of a question (asks): rotated options, several samples, or without options.
+"""Variants of a question: rotated options, several samples, or without options.
 
-Invariant: an ask is a separate `Question` whose id encodes the question, option order and sample. The plain
-variant (displayed order, first sample) keeps the question's id. Over four orders each option appears once in
-each position, so a model that considers only positions is correct a quarter of the time.
+Invariant: a variant is a separate `Question` whose id encodes the question, option order and sample. The
+plain variant (displayed order, first sample) keeps the question's id. Over four orders each option appears
+once in each position, so a model that considers only positions is correct a quarter of the time.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import replace
 from rft.data.question import LETTERS, Question
 
 
-def asks(
+def variants_of(
     questions: Sequence[Question], *, orders: int = 1, samples: int = 1, open_ended: bool = False
 ) -> list[Question]:
     """All variants of each question; the variants of one question are consecutive.
@@ -24,27 +24,27 @@ def asks(
         open_ended: ask without options.
     """
     return [
-        replace(_rotated(question, order), id=ask_id(question.id, order, sample), open_ended=open_ended)
+        replace(_rotated(question, order), id=variant_id(question.id, order, sample), open_ended=open_ended)
         for question in questions
         for order in range(orders)
         for sample in range(samples)
     ]
 
 
-def ask_id(question_id: str, order: int = 0, sample: int = 0) -> str:
-    """The id of an ask, such as `benchmark-7`, `benchmark-7/order1` or `benchmark-7/order1/sample2`."""
+def variant_id(question_id: str, order: int = 0, sample: int = 0) -> str:
+    """The id of a variant, such as `benchmark-7`, `benchmark-7/order1` or `benchmark-7/order1/sample2`."""
     return question_id + (f"/order{order}" if order else "") + (f"/sample{sample}" if sample else "")
 
 
-def parts(identity: str) -> tuple[str, int, int]:
-    """Splits an ask's id into (question id, order, sample)."""
+def variant_parts(identity: str) -> tuple[str, int, int]:
+    """Splits a variant's id into (question id, order, sample)."""
     question, *rest = identity.split("/")
     number = {name.rstrip("0123456789"): int(name.lstrip("abcdefghijklmnopqrstuvwxyz")) for name in rest}
     return question, number.get("order", 0), number.get("sample", 0)
 
 
 def seed_of(seed: int, asked: Sequence[Question]) -> int:
-    """A seed for one batch of asks that does not depend on the batches before it."""
+    """A seed for one batch of variants that does not depend on the batches before it."""
     content = f"{seed} " + " ".join(question.id for question in asked)
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from pydantic import JsonValue
 
 from rft.errors import DataError
-from rft.files import claim, write_atomic
+from rft.files import lock, write_atomic
 from rft.memory import text
 from rft.memory.chunks import Chunk
 from rft.memory.text import Count, Update
@@ -70,25 +70,22 @@ class MemoryStore:
     def __init__(self, path: Path | str, writer: Mapping[str, JsonValue]):
         self.path = Path(path).expanduser()
         self.writer: dict[str, JsonValue] = json.loads(json.dumps(writer))
-        self._lock_path = self.path.with_name(f".{self.path.name}.lock")
+        taken = (
+            f"{self.path}: another process is writing this memory; wait for it to finish, or choose another"
+            " file"
+        )
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self._lock_path, "ab")
+            self._lock = lock(self.path.with_name(f".{self.path.name}.lock"), DataError(taken))
         except OSError as error:
             raise DataError(
                 f"{self.path}: cannot write a memory here: {error.strerror or error}; choose another file"
             ) from None
         try:
-            taken = (
-                f"{self.path}: another process is writing this memory; wait for it to finish, or choose"
-                " another file"
-            )
-            claim(self._lock, DataError(taken))
             self.record = read_record(self.path) or MemoryRecord(writer=self.writer)
             if not self.path.exists():  # deleted by the user, or new
                 self.record = MemoryRecord(writer=self.writer)
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
 
     def __enter__(self) -> "MemoryStore":
@@ -97,7 +94,7 @@ class MemoryStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        self._lock.release()
 
     def read(self, budget: int, count: Count) -> str:
         """Returns the memory, "" if there is no file. Raises DataError if the file is not a memory or exceeds

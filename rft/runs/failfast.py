@@ -20,7 +20,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from rft.errors import CheckpointError, RecipeError, TrainingError
-from rft.files import claim
+from rft.files import lock
 
 logger = logging.getLogger(__name__)
 
@@ -206,17 +206,11 @@ class OutputLock:
             RecipeError: If another run has it.
             CheckpointError: If the folder is not writable.
         """
+        taken = f"{folder}: another run writes to this folder; wait for it, or name another output_dir"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.file = (folder / ".lock").open("w")
+            self._lock = lock(folder / ".lock", RecipeError(taken))
         except OSError as error:
             raise CheckpointError(
                 f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or"
                 " change its permissions"
             ) from None
-        claim(
-            self.file,
-            RecipeError(
-                f"{folder}: another run writes to this folder; wait for it, or name another output_dir"
-            ),
-        )

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rft.errors import DataError
-from rft.files import claim
+from rft.files import lock
 
 
 @contextmanager
@@ -16,17 +16,11 @@ def only_writer(out: Path) -> Iterator[None]:
     Raises:
         DataError: another simulation writes to `out`.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     path = out.with_name(f".{out.name}.lock")
-    with path.open("w") as file:
-        claim(
-            file,
-            DataError(
-                f"{out}: another simulation writes to this folder; wait for it to finish, or use another"
-                " --out"
-            ),
-        )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    taken = f"{out}: another simulation writes to this folder; wait for it to finish, or use another --out"
+    held = lock(path, DataError(taken))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        held.release()

@@ -318,6 +318,7 @@ def test_command_with_a_model(checkpoint, data, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "context none: 0.0% right" in said and str(tmp_path / "out" / "report.html") in said
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        ".lock",
         "run.json",
         "results.jsonl",
         "summary.json",
