@@ -5,6 +5,7 @@ A reward is a function `reward(completions, **columns) -> list[float | None]`, a
 completion, None (never 0) if it could not be scored.
 """
 
+from reward.example import COLUMNS, Example, columns
 from reward.judge import Judge, open_ended
 from reward.loading import load
 from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, read
@@ -12,8 +13,11 @@ from reward.metrics import reading_metrics
 from reward.selfcheck import self_check
 
 __all__ = [
+    "COLUMNS",
+    "Example",
     "Judge",
     "Reading",
+    "columns",
     "has_reasoning",
     "load",
     "mcq_letter",
