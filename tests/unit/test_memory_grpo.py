@@ -17,6 +17,7 @@ from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import memory_units
 from rft.train.muon import MuonAdamW
 from rft.train.rewards import Scorer
+from rft.train.rollout import is_blind
 from rft.train.trl import PolicyTrainer
 
 
@@ -231,10 +232,10 @@ def test_turns_of_a_rollout_follow_from_one_another(make):
         assert all(turn.prompt == agent.answer_ids(turn.question, memory) for turn in rollout.answers)
 
 
-def test_a_share_of_the_histories_is_asked_with_an_empty_memory(make):
-    trainer = make(blind_share=0.5, per_device_train_batch_size=16)
-    units = [trainer.train_dataset[i] for i in range(0, 16, 2) for _ in range(2)]
-    found = trainer.loop.rollouts(units)
+def test_a_share_of_the_histories_is_asked_with_an_empty_memory(make, split):
+    seed = next(s for s in range(9) if len({is_blind(s, 0, name, 0.5) for name in split.histories}) == 2)
+    trainer = make(blind_share=0.5, per_device_train_batch_size=16, seed=seed)
+    found = trainer.loop.rollouts(units_of(trainer, 8))
     empty = [rollout for rollout in found if rollout.blind]
     assert empty and len(empty) < len(found)
     for rollout in found:
