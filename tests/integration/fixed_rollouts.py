@@ -1,10 +1,10 @@
-"""`rft.train.grpo` with completions that follow from the prompt alone, so that runs of any number of
+"""`rft.train.grpo` or `rft.train.memory_grpo` with completions that follow from the prompt alone, so that runs of any number of
 processes compare."""
 
 import sys
 from random import Random
 
-from rft.train import grpo, trl
+from rft.train import grpo, memory_grpo, trl
 from rft.train.runner import run_main
 
 SEED = 0
@@ -30,4 +30,4 @@ def length(completion_ids, **_):
 
 if __name__ == "__main__":
     trl.PolicyTrainer.complete = rollouts
-    sys.exit(run_main(grpo.train))
+    sys.exit(run_main(memory_grpo.train if "--memory_tokens" in sys.argv else grpo.train))

@@ -1,5 +1,5 @@
-"""One contract for rewards in both arms: the example of docs/rewards.md runs in both, with the columns that the
-page lists; what breaks the contract is said in one line."""
+"""One contract for rewards in both arms: the example of docs/rewards.md runs in both, with the columns that
+the page lists; what breaks the contract is said in one line."""
 
 import re
 
