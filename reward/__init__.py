@@ -2,8 +2,8 @@
 check.
 
 A reward is a function `reward(completions, **columns) -> list[float | None]`, as TRL calls it: one number per
-completion, None (never 0) if it could not be scored. Its columns are the fields of `Example`, the same in every
-training; docs/rewards.md is the page on writing one.
+completion, None (never 0) if it could not be scored. Its columns are the fields of `Example`, the same in
+every training; docs/rewards.md is the page on writing one.
 """
 
 from reward.example import COLUMNS, Example, columns

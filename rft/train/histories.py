@@ -13,9 +13,10 @@ from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.sampler import HistorySampler
 from rft.train.advantages import advantages
+from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.metrics import deviation
-from rft.train.rollout import Gather, Policy, Rollout, Turn, is_blind, table
+from rft.train.rollout import Gather, Rollout, Turn, is_blind, table
 
 
 class HistoryArm:

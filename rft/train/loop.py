@@ -25,57 +25,18 @@ every shared token exists once (`rft.prefix_tree`).
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rft.train import metrics
+from rft.train.arm import Arm, Policy
 from rft.train.grpo_config import ADDITIVE, ROW_MEANS, LoopConfig
 from rft.train.importance import importance_ratios
 from rft.train.micro_batch import MicroBatch, Part, grow, pack
 from rft.train.rewards import Scorer
-from rft.train.rollout import Arm, Policy, Rollout
-
-
-class TrainedPolicy(Policy, Protocol):
-    """The policy as the loop sees it: it can also be trained (`rft.train.trl.PolicyTrainer`)."""
-
-    state: Any
-
-    def decode(self, completions: Sequence[list[int]]) -> list[str]:
-        """Returns completions as texts."""
-        ...
-
-    def logps(self, batch: MicroBatch, reference: bool = False) -> Tensor:
-        """Returns the log-probs (B, C) of a micro-batch under the policy, or under the reference; no
-        gradient."""
-        ...
-
-    def loss(self, model: Any, part: Part) -> Tensor:
-        """Returns TRL's loss of some rows of a micro-batch."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradients of a loss."""
-        ...
-
-    def before_the_last_part(self, model: Any) -> AbstractContextManager[None]:
-        """While gradients of parts but the last are added: processes do not exchange them yet."""
-        ...
-
-    def record(self, name: str, value: float) -> None:
-        """Logs a metric with the next step."""
-        ...
-
-    def count_tokens(self, tokens: int) -> None:
-        """Adds to the tokens of all rows so far."""
-        ...
-
-    def show(self, table: Mapping[str, Any]) -> None:
-        """Adds rows to the table of completions."""
-        ...
+from rft.train.rollout import Rollout
 
 
 class Loop:
@@ -95,7 +56,7 @@ class Loop:
         self,
         arm: Arm,
         scorer: Scorer,
-        policy: TrainedPolicy,
+        policy: Policy,
         args: LoopConfig,
         pad_token_id: int,
         device: Any,

@@ -21,9 +21,10 @@ from trl.trainer.utils import RepeatSampler
 from rft.data.dataset import Split
 from rft.memory.agent import MemoryAgent
 from rft.train.advantages import advantages
+from rft.train.arm import Policy
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.metrics import deviation, mean
-from rft.train.rollout import Gather, Policy, Rollout, Turn, is_blind, table
+from rft.train.rollout import Gather, Rollout, Turn, is_blind, table
 
 
 class MemoryArm:

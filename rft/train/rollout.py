@@ -1,5 +1,4 @@
-"""What the policy has done with one unit of data, and who makes it: the record that every part of the loop
-reads or completes.
+"""What the policy has done with one unit of data: the record that every part of the loop reads or completes.
 
     histories   Rollout(history, answers=[answer])                         one turn: a question over a history
     memories    Rollout(history, updates=[u1 .. uT], answers=[a1 .. aQ])   a memory is written, then asked
@@ -9,13 +8,12 @@ rows of a micro-batch (`rft.train.micro_batch`), each turn one row.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 
 from rft.data.history import History
 from rft.data.question import Question
@@ -95,71 +93,6 @@ class Rollout:
         """The mean reward of the answers that could be scored, plus the bonus; NaN if there are none."""
         scored = [turn.reward for turn in self.answers if not math.isnan(turn.reward)]
         return sum(scored) / len(scored) + self.bonus if scored else math.nan
-
-
-class Policy(Protocol):
-    """The policy as an arm sees it.
-
-    Attributes:
-        ends: Tokens that end a completion.
-        step: Number of optimizer steps so far.
-    """
-
-    @property
-    def ends(self) -> Sequence[int]: ...
-    @property
-    def step(self) -> int: ...
-
-    def complete(self, prompts: Sequence[list[int]], longest: int) -> list[Completion]:
-        """Completes each prompt with at most `longest` tokens; all ranks call it together, and a rank may
-        have no prompts."""
-        ...
-
-    def gather(self, values: list[Any]) -> list[Any]:
-        """Concatenates the lists of all ranks; all ranks call it together."""
-        ...
-
-
-class Arm(Protocol):
-    """A way to put questions about histories to the policy: `HistoryArm` or `MemoryArm`.
-
-    Rollouts that compete with one another are neighbours: `num_generations` of them are a group.
-
-    Attributes:
-        keeps_flat_turns: Whether turns with an advantage of 0 stay in the batch.
-    """
-
-    keeps_flat_turns: bool
-
-    def sampler(self, dataset: Any) -> Sampler[int]:
-        """Returns the order in which units are drawn."""
-        ...
-
-    def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
-        """Makes a rollout for every drawn unit."""
-        ...
-
-    def assign_advantages(
-        self,
-        rollouts: Sequence[Rollout],
-        weights: Sequence[float],
-        memory_weights: Sequence[float],
-        gather: Gather,
-    ) -> None:
-        """Sets advantage, weight and share of every turn from the scores; the weights are those of the reward
-        functions of answers and of memories."""
-        ...
-
-    def metrics(self, rollouts: Sequence[Rollout], gather: Gather) -> dict[str, list[float]]:
-        """Returns this rank's values of the metrics that only this arm has."""
-        ...
-
-    def table(
-        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
-    ) -> dict[str, Any]:
-        """Returns rows of the table of completions as columns; `names` are those of the reward functions,
-        `extra` what they log per answer."""
-        ...
 
 
 def is_blind(seed: int, step: int, history_id: str, share: float) -> bool:

@@ -31,12 +31,13 @@ from rft.prefix_tree.sample import sample
 from rft.runs.checkpoint import ResumableMixin
 from rft.runs.failfast import FailFastMixin
 from rft.runs.masters import MastersMixin
+from rft.train.arm import Arm
 from rft.train.grpo_config import LoopConfig
 from rft.train.loop import Loop
 from rft.train.micro_batch import MicroBatch, Part, Tensors
 from rft.train.muon import MuonMixin
 from rft.train.rewards import Scorer
-from rft.train.rollout import Arm, Completion
+from rft.train.rollout import Completion
 
 logger = logging.getLogger(__name__)
 

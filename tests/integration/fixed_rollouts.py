@@ -1,5 +1,5 @@
-"""`rft.train.grpo` or `rft.train.memory_grpo` with completions that follow from the prompt alone, so that runs of any number of
-processes compare."""
+"""`rft.train.grpo` or `rft.train.memory_grpo` with completions that follow from the prompt alone, so that
+runs of any number of processes compare."""
 
 import sys
 from random import Random

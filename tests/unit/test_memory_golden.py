@@ -1,5 +1,5 @@
-"""Losses and gradients of the memory's training as they were on 2026-11-27 at 8cf1065, before both arms shared
-a loop: four steps in float64 over completions that follow from their prompts."""
+"""Losses and gradients of the memory's training as they were on 2026-11-27 at 8cf1065, before both arms had
+one loop: four steps in float64 over completions that follow from their prompts."""
 
 import zlib
 from random import Random
