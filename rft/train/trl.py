@@ -42,6 +42,7 @@ from rft.train.rollout import Completion
 logger = logging.getLogger(__name__)
 
 OFF_POLICY = 0.01  # share of sampled tokens that may be outside the clip range before the first update
+stock_logps = GRPOTrainer._get_per_token_logps_and_entropies  # for a benchmark
 COUNTERS = ("_step", "_current_train_step_time", "_total_train_tokens")
 
 
