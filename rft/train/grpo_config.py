@@ -25,7 +25,8 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 
 @dataclass
 class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig):
-    """Fields of GRPO in both arms, in addition to TRL's GRPOConfig."""
+    """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions, or, in memory
+    GRPO, memories."""
 
     if TYPE_CHECKING:  # optional in a recipe; TRL's own checks have set them
         num_generations: int
@@ -224,7 +225,7 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig):
 
 @dataclass
 class HistoryGRPOConfig(LoopConfig):
-    """Fields of GRPO over histories. Batch sizes count completions, as in TRL."""
+    """Fields of GRPO over histories."""
 
     def units_per_generation(self) -> int:
         """Returns the number of units (the Q questions of one history) in a generation batch over all ranks.
