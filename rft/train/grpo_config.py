@@ -25,7 +25,7 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 
 @dataclass
 class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig):
-    """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions, or, in memory
+    """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions; in memory
     GRPO, memories."""
 
     if TYPE_CHECKING:  # optional in a recipe; TRL's own checks have set them
