@@ -1,6 +1,6 @@
 """The two sides of the loop: the arm, which knows what is asked, and the policy, which answers and learns.
 
-Invariant: an arm knows neither a model nor TRL; the policy knows neither questions nor memories.
+Invariant: an arm knows no model; the policy knows neither questions nor memories.
 """
 
 from collections.abc import Mapping, Sequence

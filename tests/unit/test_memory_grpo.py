@@ -120,10 +120,17 @@ def units_of(trainer, count=2):
         {"loss_type": "grpo", "turn_weighting": "trajectory", "max_tree_tokens": 700, "beta": 0.0},
         {"loss_type": "bnpo", "max_tree_tokens": 700},
         {"loss_type": "luspo", "importance_sampling_level": "sequence", "max_tree_tokens": 700},
+        {"loss_type": "dr_grpo", "scale_rewards": "batch", "max_tree_tokens": 700},
+        {
+            "loss_type": "sapo",
+            "turn_weighting": "turn",
+            "multi_objective_aggregation": "normalize_then_sum",
+            "answers_per_memory": 2,
+        },
         {"turn_weighting": "trajectory", "answers_per_memory": 2, "scale_rewards": "none"},
         {"max_tree_tokens": 700, "turn_weighting": "turn"},
     ],
-    ids=["token", "grpo", "bnpo", "luspo", "trajectory", "parts"],
+    ids=["token", "grpo", "bnpo", "luspo", "dr_grpo", "sapo", "trajectory", "parts"],
 )
 def test_tree_and_plain_rows_give_the_same_loss_and_gradients(make, fields):
     shared, plain = (
