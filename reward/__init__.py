@@ -2,9 +2,11 @@
 check.
 
 A reward is a function `reward(completions, **columns) -> list[float | None]`, as TRL calls it: one number per
-completion, None (never 0) if it could not be scored.
+completion, None (never 0) if it could not be scored. Its columns are the fields of `Example`, the same in
+every training; docs/rewards.md is the page on writing one.
 """
 
+from reward.example import COLUMNS, Example, columns
 from reward.judge import Judge, open_ended
 from reward.loading import load
 from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, read
@@ -12,8 +14,11 @@ from reward.metrics import reading_metrics
 from reward.selfcheck import self_check
 
 __all__ = [
+    "COLUMNS",
+    "Example",
     "Judge",
     "Reading",
+    "columns",
     "has_reasoning",
     "load",
     "mcq_letter",

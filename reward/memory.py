@@ -9,6 +9,10 @@ of N trajectories, None if there is nothing to score. The columns describe the t
     cut        whether each update was too long, so that its last bullets were dropped
     empty      whether each update wrote no bullet, so that the previous memory was kept
     withdrawn  phrases that the user asked to forget
+    history_id id of the history
+    completions the last memory
+
+and `trainer_state`, `log_metric` and `log_extra` as every reward (`reward.example`).
 
 Invariant: an empty memory earns nothing, so forgetting everything never increases a reward; `within_budget`
 alone also pays an update that says that nothing is to be remembered. The spelling of a phrase (case,
@@ -20,8 +24,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from reward.example import OF_A_RUN
+
 # N consecutive words of the chunk are a copy; a preference in the user's own words is shorter
 COPIED_WORDS = 8
+COLUMNS = ("memories", "chunks", "cut", "empty", "withdrawn", "history_id", "completions", *OF_A_RUN)
 PRESENT = 0.6  # a line mentions a withdrawn phrase if it contains at least this share of its words
 _EMPTY_WORDS = frozenset(
     "the and for with that this from about into over user their they likes enjoys loves prefers does"

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from rft.bench import device
 from rft.bench.policy import precision
 from rft.bench.stopwatch import once
 from rft.bench.workload import Update
+from rft.train.trl import stock_logps
 
 MICRO_BATCHES = (1, 2, 4)
 FULL = 16384  # tokens that fill any device: larger micro-batches are not faster
@@ -36,7 +36,7 @@ class StockTRL:
             part = numbers[first : first + micro_batch]
             ids_BL = torch.tensor([self.work.rows[i] for i in part], device=self.on)
             with precision(self.work.setting):
-                logps_BC, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+                logps_BC, _, _ = stock_logps(
                     self.trainer,
                     self.work.model,
                     ids_BL,

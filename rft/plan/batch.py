@@ -158,6 +158,18 @@ def memory_batch(
     )
 
 
+def longest_turn(args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]) -> int:
+    """Returns the most tokens of a prompt of memory GRPO with its completion, if every memory is full."""
+    memory, questions = agent.settings.memory_tokens, {q.id: q for q in split.questions}
+    chunk = max(
+        len(agent.update_ids(chunk, ""))
+        for name in {unit["history_id"] for unit in units}
+        for chunk in agent.chunks(split.histories[name])
+    )
+    asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
+    return memory + max(chunk + memory, asked + args.max_completion_length)
+
+
 def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:
     """Returns the largest batch of a cold start, and the batch in words.
 

@@ -52,6 +52,8 @@ class Tree:
         prompt_lengths: how many of each row's tokens are its prompt, at least 1 if a completion follows,
             since each completion token is predicted from the token before it. None: the rows are prompts
             only.
+        groups: an id per row, equal for rows that are known to have the same prompt; no token of these
+            prompts is then compared. None: nothing is known.
         min_saving: a shared prefix that saves fewer tokens than this is repeated instead (1: share
             everything).
         width: columns of the tables of log-probs, at least the longest completion (the default).
@@ -71,6 +73,7 @@ class Tree:
         rows: TokenRows,
         prompt_lengths: Sequence[int] | None = None,
         *,
+        groups: Sequence[int] | None = None,
         min_saving: int = MIN_SAVING,
         width: int | None = None,
         device: torch.device | str = "cpu",
@@ -83,7 +86,7 @@ class Tree:
             "prompts of 1..len(row) tokens"
         )
 
-        order, shared = sort_rows(arrays)
+        order, shared = sort_rows(arrays) if groups is None else sort_groups(arrays, prompts, groups)
         self.nodes, owners, leaves = grow([lengths[r] for r in order], shared, min_saving)
         self.leaves = [0] * len(arrays)
         for place, row in enumerate(order):
@@ -176,12 +179,36 @@ def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
     # big-endian: the order of the bytes is the order of the token ids
     keys = [row.astype(">i4").tobytes() for row in rows]
     order = sorted(range(len(rows)), key=keys.__getitem__)
-    shared = [0] * min(1, len(order))
-    for before, after in zip(order, order[1:], strict=False):
-        n = min(len(rows[before]), len(rows[after]))
-        differs = rows[before][:n] != rows[after][:n]
-        shared.append(int(differs.argmax()) if differs.any() else n)
+    shared = [common(rows[a], rows[b]) for a, b in zip(order, order[1:], strict=False)]
+    return order, [0] * min(1, len(order)) + shared
+
+
+def sort_groups(
+    rows: list[np.ndarray], prompts: Sequence[int], groups: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """`sort_rows` of rows of which those of a group have the same prompt: one prompt of every group is
+    sorted, and the completions of every group."""
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    heads = [rows[of_group[0]][: prompts[of_group[0]]] for of_group in members.values()]
+    places, shared_heads = sort_rows(heads)
+    if any(shared_heads[i] == len(heads[a]) for i, a in enumerate(places[:-1], 1)):
+        return sort_rows(rows)  # a prompt begins another one, so that the rows of both mix
+    order, shared = [], []
+    for place, shared_head in zip(places, shared_heads, strict=True):
+        of_group = list(members.values())[place]
+        inner, shared_tails = sort_rows([rows[row][prompts[row] :] for row in of_group])
+        order += [of_group[i] for i in inner]
+        shared += [shared_head, *(len(heads[place]) + n for n in shared_tails[1:])]
     return order, shared
+
+
+def common(one: np.ndarray, other: np.ndarray) -> int:
+    """The length of the prefix that two rows have in common."""
+    n = min(len(one), len(other))
+    differs = one[:n] != other[:n]
+    return int(differs.argmax()) if differs.any() else n
 
 
 def grow(

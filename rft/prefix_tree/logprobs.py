@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from rft.errors import RecipeError
 from rft.prefix_tree import support
 from rft.prefix_tree.attention import Plan, forward_kwargs
-from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_rows
+from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_groups, sort_rows
 
 CHUNK_LOGITS = 2**27
 """Logits that exist at a time: half a GiB in float32, the scores of 883 positions under a vocabulary of
@@ -169,16 +169,18 @@ def plain_logps(
     return logps_BC, entropies_BC[0] if compute_entropy else None
 
 
-def split(rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int) -> list[list[int]]:
+def split(
+    rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int, groups: Sequence[int] | None = None
+) -> list[list[int]]:
     """Splits row numbers into groups whose trees have at most `max_tree_tokens` tokens each: one group if all
     fit, otherwise cut between questions (rows of the same prompt), and inside a question only if it is too
-    large by itself.
+    large by itself. `groups` as in `Tree`.
 
     Raises:
         RecipeError: If a single row has more tokens than the budget.
     """
     arrays = [np.asarray(row, dtype=np.int64) for row in rows]
-    order, shared = sort_rows(arrays)
+    order, shared = sort_rows(arrays) if groups is None else sort_groups(arrays, prompt_lengths, groups)
     lengths = [len(arrays[r]) for r in order]
     if lengths and max(lengths) > max_tree_tokens:
         raise RecipeError(
@@ -192,12 +194,12 @@ def split(rows: TokenRows, prompt_lengths: Sequence[int], max_tree_tokens: int) 
 
     prompts = [prompt_lengths[r] for r in order]
     edges = [i for i in range(len(order)) if i == 0 or prompts[i] != prompts[i - 1] or shared[i] < prompts[i]]
-    groups: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for low, high in zip(edges, [*edges[1:], len(order)], strict=True):
         steps = [(low, high)] if fits(low, high) else [(i, i + 1) for i in range(low, high)]
         for first, last in steps:
-            if groups and fits(groups[-1][0], last):
-                groups[-1] = (groups[-1][0], last)
+            if spans and fits(spans[-1][0], last):
+                spans[-1] = (spans[-1][0], last)
             else:
-                groups.append((first, last))
-    return [sorted(order[low:high]) for low, high in groups]
+                spans.append((first, last))
+    return [sorted(order[low:high]) for low, high in spans]

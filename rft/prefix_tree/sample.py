@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import extract_model_from_parallel
@@ -67,7 +68,9 @@ def sample(
     """
     bare: Any = extract_model_from_parallel(model)
     support.check_length(bare, max(map(len, prompts), default=0) + max_new_tokens)
-    tree = Tree(prompts, device=next(bare.parameters()).device)
+    known = {id(prompt): np.asarray(prompt, dtype=np.int64) for prompt in prompts}
+    groups = [id(prompt) for prompt in prompts]  # a prompt that is repeated is one list
+    tree = Tree([known[group] for group in groups], groups=groups, device=next(bare.parameters()).device)
     # rows under a node: one slice
     rows = torch.tensor(sorted(range(len(prompts)), key=tree.leaves.__getitem__))
     tokens_BC = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long)

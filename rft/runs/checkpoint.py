@@ -3,18 +3,18 @@
 Invariant: a folder `checkpoint-N` is always complete, whichever process dies and whenever. A checkpoint is
 written into `.saving`, listed file by file in its `whole.json`, synced to disk and renamed. transformers
 saves the weights, the optimizer, the scheduler and every rank's random states. In addition, each rank saves
-what transformers and TRL keep in memory only: the buffered generation, TRL's step counter, and the metrics of
-an unfinished logging window. The order of the data depends only on (seed, epoch), and the sampler is given
-the epoch.
+what its trainer keeps in memory only (`ResumableMixin.unsaved_state`), such as micro-batches that are still
+to be trained, and the metrics of an unfinished logging window. The order of the data depends only on (seed,
+epoch), and the sampler is given the epoch.
 """
 
 import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -24,7 +24,6 @@ from transformers.trainer_utils import rotate_checkpoints
 from rft.errors import CheckpointError, DataError, RecipeError
 from rft.records.base import read_json
 from rft.records.training import Manifest
-from rft.runs.failfast import GenerationArguments
 from rft.runs.model_card import write_card
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import provenance
@@ -34,18 +33,8 @@ logger = logging.getLogger(__name__)
 STAGING = ".saving"
 WHOLE = "whole.json"
 STATE = "trainer_state.json"
-COUNTERS = (
-    "_step",
-    "_made",
-    "_trained",
-    "_from_start",
-    "_current_train_step_time",
-    "_total_train_tokens",
-    "_total_loss_scalar",
-    "_globalstep_last_logged",
-    "_initial_global_step",
-)
-"""Counters that a trainer keeps in memory only; those that it has are saved."""
+COUNTERS = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
+"""Counters that a transformers trainer keeps in memory only; those that it has are saved."""
 
 
 class ResumableMixin(Trainer):
@@ -120,23 +109,18 @@ class ResumableMixin(Trainer):
         staged.rename(final)
         sync(final.parent)
 
+    def unsaved_state(self) -> dict[str, Any]:
+        """Returns state that a subclass keeps in RAM only, as plain values and tensors; each rank saves its
+        own."""
+        return {}
+
+    def recall_unsaved(self, state: Mapping[str, Any]) -> None:
+        """Restores what `unsaved_state` returned."""
+
     def _rank_state(self) -> dict[str, Any]:
         """State that this rank's trainer keeps in RAM only, as plain values and tensors."""
-        state: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
-        state["_tr_loss"] = self._tr_loss.detach().cpu()
-        if hasattr(self, "_metrics"):
-            state["_metrics"] = {mode: dict(values) for mode, values in self._metrics.items()}
-        if hasattr(self, "_buffered_inputs"):
-            generation = cast(GenerationArguments, self.args).steps_per_generation * self.num_iterations
-            state["_buffered_inputs"] = self._buffered_inputs if self._step % generation else None
-            state["_logs"] = {
-                name: (
-                    {key: list(rows) for key, rows in kept.items()} if isinstance(kept, dict) else list(kept)
-                )
-                for name, kept in self._logs.items()
-                if name != "images"
-            }
-        return state
+        counters = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
+        return counters | {"_tr_loss": self._tr_loss.detach().cpu()} | self.unsaved_state()
 
     def recall(self, checkpoint: Path) -> None:
         """Restores the state that `_rank_state` saved for this rank.
@@ -158,17 +142,7 @@ class ResumableMixin(Trainer):
             if name in state:
                 setattr(self, name, state[name])
         self._tr_loss = state["_tr_loss"].to(self.args.device)
-        for mode, values in state.get("_metrics", {}).items():
-            self._metrics[mode].clear()
-            self._metrics[mode].update(values)
-        if "_buffered_inputs" in state:
-            self._buffered_inputs = state["_buffered_inputs"]
-            for name, kept in state["_logs"].items():
-                if isinstance(kept, dict):
-                    for key, rows in kept.items():
-                        self._logs[name][key].extend(rows)
-                else:
-                    self._logs[name].extend(kept)
+        self.recall_unsaved(state)
 
 
 def sync(path: Path) -> None:

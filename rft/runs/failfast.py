@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from transformers import Trainer, TrainerCallback
@@ -50,16 +50,13 @@ class FailFastMixin(Trainer):
         if not hasattr(self, "_rows_of_step"):
             self._rows_of_step: list[Any] = []
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._rows_of_step.append(self._batch(inputs))
+        self._rows_of_step.append(self.rows_of(inputs))
         self._end_unless_finite("loss", loss)
         return loss
 
-    def _batch(self, inputs: Any) -> Any:
-        """The tensors of the micro-batch that was just trained on."""
-        buffered = getattr(self, "_buffered_inputs", None)
-        if buffered is None:
-            return inputs
-        return buffered[(self._step - 1) % cast(GenerationArguments, self.args).steps_per_generation]
+    def rows_of(self, inputs: Any) -> Any:
+        """Returns the tensors of the micro-batch that was just trained on."""
+        return inputs
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -39,7 +39,7 @@ class EarlySigns(TrainerCallback):
         if state.global_step > STEPS or not state.is_world_process_zero:
             return
         for name, found in self.metrics.items():
-            new = self.trainer._metrics["train"].get(name, [])[self.read[name] :]
+            new = self.trainer.recorded(name)[self.read[name] :]
             found += new
             self.read[name] += len(new)
         if state.global_step == STEPS:
@@ -72,8 +72,8 @@ class EarlySigns(TrainerCallback):
             )
 
     def _warn(self, what: str) -> None:
-        said = list(self.trainer._logs["completion"])
-        example = f" A completion: {shortened(str(said[-1]))!r}" if said else ""
+        said = self.trainer.last_completion()
+        example = f" A completion: {shortened(said)!r}" if said else ""
         logger.warning("after step %d: %s.%s", self.trainer.state.global_step, what, example)
 
 

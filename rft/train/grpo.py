@@ -7,24 +7,22 @@ completions of the same question. The policy gradient is TRL's GRPO loss. With `
 questions are asked without options, and a judge's verdict is their reward; if the judge cannot be reached,
 the completion is left out of its group.
 
+The steps, in code: `rft.train.loop`.
+
     accelerate launch -m rft.train.grpo --config recipes/quickstart/grpo.yaml
     rft grpo --launch zero3 --num_processes 8 --config recipes/personamem_v2/grpo_32k.yaml
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trl import ModelConfig, get_peft_config
 
-import reward
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
-from rft.models.endpoint import Endpoint
-from rft.models.failures import EndpointError
 from rft.plan.batch import grpo_batch, prompt_lengths
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
@@ -32,17 +30,20 @@ from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.held_out import HeldOut, HeldOutCallback
+from rft.train.histories import HistoryArm
+from rft.train.judged import prepare, with_open_ended
 from rft.train.recipe import DataArguments, parse
+from rft.train.rewards import Scorer
 from rft.train.runner import finish, fit, load_policy, run_main
-from rft.train.target_check import check_rewards, check_target
-from rft.train.targets import grpo_rows, load_held_out, load_questions, mixed, target
-from rft.train.trainer import HistoryGRPOTrainer
+from rft.train.target_check import check_target
+from rft.train.targets import grpo_rows, load_held_out, load_questions
+from rft.train.trl import PolicyTrainer
 
 
-def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> HistoryGRPOTrainer:
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
-    rewards = args.reward_functions()
+    scorer = Scorer(args.reward_functions(), args.reward_weights, args.reward_seconds)
     args.units_per_generation()  # fails before anything is loaded
     if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():
         raise RecipeError(
@@ -56,9 +57,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     split, questions = load_questions(data, tokens)
     for question in questions:
         question.check()
-    if args.open_ended_share:
-        questions = mixed(questions, args.open_ended_share)
-        split = replace(split, questions=tuple(questions))
+    split, questions = with_open_ended(args, split, questions)
     held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
         dry_run(
@@ -71,19 +70,14 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
         args.vllm_max_model_length = (
             max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
         )
-    rows = grpo_rows(questions)
-    if not args.open_ended_share and args.process_index == 0:  # otherwise the judge decides
-        check_rewards(rewards, rows, target(questions[0]), tokenizer)
-    if args.open_ended_share:
-        rewards.append(reward.open_ended(_judge(args)))
+    prepare(scorer, args, questions, tokenizer)
     args.remove_unused_columns = False
-    trainer = HistoryGRPOTrainer(
-        split=split,
-        tokens=tokens,
+    trainer = PolicyTrainer(
+        arm=HistoryArm(split, tokens, args),
+        scorer=scorer,
         model=load_policy(model),
-        reward_funcs=rewards,
         args=args,
-        train_dataset=rows,
+        train_dataset=grpo_rows(questions),
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks],
@@ -104,16 +98,6 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> H
     fit(trainer, RunSpec.of(data, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
-
-
-def _judge(args: HistoryGRPOConfig) -> reward.Judge:
-    """The judge of open-ended answers. It must be reachable at the start; later it may fail."""
-    try:
-        endpoint = Endpoint(args.judge_base_url or "", args.judge_model or "", timeout=120.0)
-        endpoint.now(endpoint.check())
-    except EndpointError as error:
-        raise RecipeError(f"judge_base_url: {error}") from None
-    return reward.Judge(endpoint, "~/.cache/rft/verdicts")
 
 
 if __name__ == "__main__":

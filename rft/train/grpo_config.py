@@ -1,4 +1,4 @@
-"""Fields of a GRPO recipe over histories, and the checks of them that need no model.
+"""Fields of a GRPO recipe: those that every arm has, and those over histories; the checks that need no model.
 
 Invariant: a field that the trainer cannot honor raises RecipeError before a model is loaded."""
 
@@ -22,20 +22,25 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 
 
 @dataclass
-class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
-    """Fields of GRPO over histories, in addition to TRL's GRPOConfig. Batch sizes count completions, as in
-    TRL."""
+class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig):
+    """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions; in memory
+    GRPO, memories."""
 
-    if TYPE_CHECKING:  # declared as optional, and set when the config is made
+    if TYPE_CHECKING:  # optional in a recipe; TRL's own checks have set them
         num_generations: int = 0
         steps_per_generation: int = 0
+        generation_batch_size: int = 0
         max_completion_length: int = 0
+        shuffle_dataset: bool = True
         gradient_checkpointing_kwargs: dict[str, Any] | None = None
 
     questions_per_history: int = field(
         default=4,
         metadata={
-            "help": "Questions of one history that are drawn together, each with num_generations completions."
+            "help": (
+                "Questions of one history that are drawn together, each with num_generations completions or"
+                " answered by num_generations memories."
+            )
         },
     )
     rewards: list[str] = field(
@@ -81,9 +86,9 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
         default=0.0,
         metadata={
             "help": (
-                "Share of the histories of a generation whose questions are asked without the history. The"
-                " model then also learns what can be known without reading, so that the blind baseline of an"
-                " evaluation is fair."
+                "Share of the histories of a generation whose questions are asked without the history, or"
+                " with an empty memory. The model then also learns what can be known without reading, so"
+                " that the blind baseline of an evaluation is fair."
             )
         },
     )
@@ -159,6 +164,17 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
                 "use_transformers_continuous_batching: TRL casts the policy to half precision for it, and its"
                 " float32 masters would be lost; remove the field"
             )
+        strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
+        if strategy != "no":
+            raise RecipeError(
+                f"eval_strategy {strategy}: set held_out_split instead, which asks questions during training"
+            )
+        count = len(self.rewards) + bool(self.open_ended_share)
+        if self.reward_weights is not None and len(self.reward_weights) != count:
+            raise RecipeError(
+                f"reward_weights has {len(self.reward_weights)} numbers for {count} rewards; give one per"
+                f" reward{', the last one for the judge' * bool(self.open_ended_share)}"
+            )
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
         if self.max_tree_tokens is not None:
@@ -192,6 +208,23 @@ class HistoryGRPOConfig(RunConfig, HeldOutConfig, GRPOConfig):
             name: value for name, value in settings.items() if name in inspect.signature(function).parameters
         }
         return update_wrapper(partial(function, **taken), function) if taken else function
+
+    def units_per_generation(self) -> int:
+        """Returns the number of units in a generation batch over all ranks.
+
+        Raises:
+            RecipeError: If a rank's share of a generation batch does not contain complete units.
+        """
+        raise NotImplementedError
+
+    def arithmetic(self) -> str:
+        """Describes the batch in words."""
+        raise NotImplementedError
+
+
+@dataclass
+class HistoryGRPOConfig(LoopConfig):
+    """Fields of GRPO over histories."""
 
     def units_per_generation(self) -> int:
         """Returns the number of units (the Q questions of one history) in a generation batch over all ranks.

@@ -146,4 +146,4 @@ class HeldOutCallback(TrainerCallback):
         if state.global_step % args.held_out_steps and state.global_step < state.max_steps:
             return
         for name, value in self.held_out.values(args.seed).items():
-            self.held_out.trainer._metrics["train"][f"held_out/{name}"].append(value)
+            self.held_out.trainer.record(f"held_out/{name}", value)

@@ -3,9 +3,9 @@
 One step: a unit is a history and `questions_per_history` of its questions. `num_generations` memories are
 written for it in parallel, each chunk by chunk. Each memory answers all the questions, `answers_per_memory`
 times. A memory's updates are credited with the mean reward of its answers relative to the other memories of
-the history; an answer is credited with its own reward (`rft.train.trajectory`). Then every turn that has an
-advantage becomes a row. A check makes sure that all rows are trained. The loss is TRL's; all turns go through
-the prefix tree and the shared-prefix sampler.
+the history; an answer is credited with its own reward (`rft.train.memories`). Then every turn that has an
+advantage becomes a row. A check makes sure that all rows are trained. The loss is TRL's. The steps are those
+of `rft.train.loop`.
 
 A batch counts trajectories (memories), not rows.
 
@@ -25,25 +25,28 @@ from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.memory.targets import load_memory_targets
-from rft.plan.batch import memory_batch
+from rft.plan.batch import longest_turn, memory_batch
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
+from rft.train.judged import prepare, with_open_ended
+from rft.train.memories import MemoryArm
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory_units
-from rft.train.memory_trainer import MemoryGRPOTrainer
 from rft.train.recipe import DataArguments, parse
+from rft.train.rewards import Scorer
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
 from rft.train.targets import load_held_out
+from rft.train.trl import PolicyTrainer
 
 logger = logging.getLogger(__name__)
 
 
-def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> MemoryGRPOTrainer:
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, memory, args, model = parse((DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig), argv)
     settings = memory.settings()
@@ -51,7 +54,13 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
         memory_rewards = [reward.load(name) for name in args.memory_rewards]
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    rewards = args.reward_functions()
+    scorer = Scorer(
+        args.reward_functions(),
+        args.reward_weights,
+        args.reward_seconds,
+        memory_rewards,
+        args.memory_reward_weights,
+    )
     args.units_per_generation()  # fails before anything is loaded
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokenizer.padding_side = "left"
@@ -60,6 +69,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
     split, questions = load_memory_questions(data)
     for question in questions:
         question.check()
+    split, questions = with_open_ended(args, split, questions)
     held_out = load_held_out(data, args.held_out_split)
     units = memory_units(questions, args.questions_per_history, args.seed)
     if args.dry_run:
@@ -70,16 +80,19 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> M
             [len(agent.chunks(split.histories[name])) for name in {*units["history_id"]}], len(units)
         ),
     )
+    if args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length is None:
+        # otherwise vLLM reserves memory for all positions of the model
+        args.vllm_max_model_length = longest_turn(args, agent, split, list(units))
+    prepare(scorer, args, questions, tokenizer)
+    if memory_rewards:
+        scorer.targets = load_memory_targets(split)
     args.remove_unused_columns = False
-    trainer = MemoryGRPOTrainer(
-        agent=agent,
-        split=split,
+    trainer = PolicyTrainer(
+        arm=MemoryArm(split, agent, args),
+        scorer=scorer,
         model=load_policy(model),
-        reward_funcs=rewards,
         args=args,
         train_dataset=units,
-        notes=load_memory_targets(split) if memory_rewards else None,
-        memory_rewards=memory_rewards,
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
         callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks],

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rft.errors import RecipeError
-from rft.train import trajectory
-from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.grpo_config import LoopConfig
 
-# sums over tokens, divided by one number per batch: token weights stay exact
-WEIGHTED_LOSSES = ("dapo", "cispo")
+WEIGHTINGS = ("token", "turn", "trajectory")
+TURN_MEANS = ("grpo", "sapo")  # losses that give every turn the same weight, whatever its tokens weigh
 
 
 @dataclass
-class MemoryGRPOConfig(HistoryGRPOConfig):
+class MemoryGRPOConfig(LoopConfig):
     """Fields of memory GRPO. `num_generations` is the number of memories per history, `max_completion_length`
     the maximum tokens per answer; batch sizes count memories."""
 
@@ -29,7 +28,7 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
         default="token",
         metadata={
             "help": "Unit that has the same weight in the loss: a token, a turn or a trajectory.",
-            "choices": list(trajectory.WEIGHTINGS),
+            "choices": list(WEIGHTINGS),
         },
     )
     memory_rewards: list[str] = field(
@@ -47,20 +46,24 @@ class MemoryGRPOConfig(HistoryGRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, allowed in (
-            ("turn_weighting", trajectory.WEIGHTINGS),
-            ("loss_type", WEIGHTED_LOSSES),
-            ("scale_rewards", ("group", "none")),
-            ("multi_objective_aggregation", ("sum_then_normalize",)),
-            ("use_vllm", (False,)),
-            ("eval_strategy", ("no",)),
-            ("open_ended_share", (0.0,)),
-            ("blind_share", (0.0,)),
+        weighting, loss = self.turn_weighting, self.loss_type
+        if weighting not in WEIGHTINGS:
+            raise RecipeError(
+                f"turn_weighting {weighting}: memory GRPO supports only {', '.join(WEIGHTINGS)}"
+            )
+        if loss in TURN_MEANS and weighting == "token":
+            raise RecipeError(
+                f"loss_type {loss}: a mean over turns, which gives every turn the same weight; set"
+                " `turn_weighting: turn` or `trajectory`, or take dapo or cispo"
+            )
+        if (loss == "vespo" and weighting != "token") or (
+            self.importance_sampling_level == "sequence" and weighting == "trajectory"
         ):
-            value = getattr(self, key)
-            value = getattr(value, "value", value)
-            if value not in allowed:
-                raise RecipeError(f"{key} {value}: memory GRPO supports only {', '.join(map(str, allowed))}")
+            what = "loss_type vespo" if loss == "vespo" else "importance_sampling_level sequence"
+            raise RecipeError(
+                f"{what}: the ratio of a turn cannot be taken under `turn_weighting: {weighting}`; set"
+                " `turn_weighting: token`, or take another loss"
+            )
         if self.answers_per_memory < 1:
             raise RecipeError(f"answers_per_memory {self.answers_per_memory}: expected 1 or more")
         weights = self.memory_reward_weights

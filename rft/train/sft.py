@@ -31,7 +31,6 @@ from rft.plan.dry_run import dry_run
 from rft.prefix_tree import attention, support
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
-from rft.runs.checkpoint import ResumableMixin
 from rft.runs.failfast import FailFastMixin
 from rft.runs.masters import MastersMixin
 from rft.runs.progress import RichProgress
@@ -44,6 +43,7 @@ from rft.train.recipe import DataArguments, parse
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
 from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
+from rft.train.trl import RecordsMixin
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
         return batch * self.gradient_accumulation_steps * self.world_size
 
 
-class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, SFTTrainer):
+class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SFTTrainer):
     """TRL's SFTTrainer with exact resume and run guards.
 
     If `questions_per_history` is above 1, the loss goes through the prefix tree: the same numbers, but the
@@ -123,7 +123,7 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
         ends_B = prompts_B + learned_BT.sum(1)
         if self.args.questions_per_history == 1 or return_outputs:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            self._count_tokens(ends_B)
+            self._count_rows(ends_B)
             return loss
         prompts, ends = prompts_B.tolist(), ends_B.tolist()
         tree = Tree(
@@ -134,23 +134,19 @@ class ColdStartTrainer(ResumableMixin, FailFastMixin, MastersMixin, MuonMixin, S
         with self.accelerator.autocast():
             logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True)
         labels = learned_BT.sum()
-        metrics = self._metrics["train"]
-        metrics["prefix_tree/token_ratio"].append(tree.token_ratio)
+        self.record("prefix_tree/token_ratio", tree.token_ratio)
         assert entropies_BC is not None
-        metrics["entropy"].append((entropies_BC.detach().sum() / labels).item())
-        self._count_tokens(ends_B)
+        self.record("entropy", (entropies_BC.detach().sum() / labels).item())
+        self._count_rows(ends_B)
         loss = -logps_BC.sum() / (labels if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP and ZeRO take the mean over ranks
         return loss
 
-    def _count_tokens(self, ends_B: torch.Tensor) -> None:
-        """Updates `num_tokens`: the tokens of all rows so far, over all ranks. TRL counts only one row of a
-        batch without an attention mask. The count is kept in the trainer state, which is in every checkpoint,
-        as in GRPO."""
+    def _count_rows(self, ends_B: torch.Tensor) -> None:
+        """Updates `num_tokens`; TRL counts only one row of a batch without an attention mask."""
         if self.model.training:
-            self.state.num_input_tokens_seen += int(self.accelerator.gather(ends_B.sum()).sum())
-            self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
+            self.count_tokens(int(self.accelerator.gather(ends_B.sum()).sum()))
 
 
 @dataclass

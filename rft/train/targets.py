@@ -10,17 +10,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import zip_longest
-from typing import Any
 
 from datasets import Dataset
 
 from reward.judge import case_and_fact
 from rft.data.control import inert
 from rft.data.dataset import Split, load_split
-from rft.data.prompt import PromptTokens, final_message
+from rft.data.prompt import PromptTokens
 from rft.data.question import LETTERS, Question
 from rft.errors import RecipeError
 from rft.train.recipe import DataArguments
+from rft.train.rewards import question_columns
 
 logger = logging.getLogger(__name__)
 
@@ -164,28 +164,5 @@ def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Questi
 
 
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
-    """Builds one row per question.
-
-    A row has the final user message as `prompt` (for tables and rewards), ids, `answer` (None: open-ended),
-    the fields that a judge sees, and labels.
-    """
-    return Dataset.from_list([_row(q) for q in questions])
-
-
-def _row(question: Question) -> dict[str, Any]:
-    case, fact = case_and_fact(**asdict(question.labels))
-    return {
-        "prompt": final_message(question),
-        "question_id": question.id,
-        "history_id": question.history_id,
-        "persona_id": question.persona_id,
-        "answer": None if question.open_ended else question.gold,
-        "query": question.query,
-        "options": list(question.options),
-        "judge_case": case,
-        "preference": fact,
-        "pref_type": question.labels.pref_type,
-        "kind": question.labels.kind,
-        "who": question.labels.who,
-        "updated": question.labels.updated,
-    }
+    """Builds one row per question: what an `Example` says about it, so that the rows can be read."""
+    return Dataset.from_list([question_columns(q) for q in questions])

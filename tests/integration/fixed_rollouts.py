@@ -1,16 +1,16 @@
-"""`rft.train.grpo` with completions that follow from the prompt alone, so that runs of any number of
-processes compare."""
+"""`rft.train.grpo` or `rft.train.memory_grpo` with completions that follow from the prompt alone, so that
+runs of any number of processes compare."""
 
 import sys
 from random import Random
 
-from rft.train import grpo, trainer
+from rft.train import grpo, memory_grpo, trl
 from rft.train.runner import run_main
 
 SEED = 0
 
 
-def rollouts(trainer, prompts, *_):
+def rollouts(trainer, prompts, longest):
     """The n-th completion of a prompt: words drawn by (prompt, n). Log-probs are not known, and only a metric
     looks at them."""
     seen: dict[tuple, int] = {}
@@ -18,9 +18,9 @@ def rollouts(trainer, prompts, *_):
     for prompt in map(tuple, prompts):
         seen[prompt] = seen.get(prompt, 0) + 1
         rng = Random(f"{SEED}-{prompt}-{seen[prompt]}")
-        words = rng.randint(4, trainer.max_completion_length - 1)
-        completions.append([rng.randrange(300, 900) for _ in range(words)] + [trainer.eos_token_ids[0]])
-    return completions, [[0.0] * len(completion) for completion in completions]
+        words = rng.randint(4, longest - 1)
+        completions.append([rng.randrange(300, 900) for _ in range(words)] + [trainer.ends[0]])
+    return [(completion, [0.0] * len(completion)) for completion in completions]
 
 
 def length(completion_ids, **_):
@@ -29,5 +29,5 @@ def length(completion_ids, **_):
 
 
 if __name__ == "__main__":
-    trainer.HistoryGRPOTrainer._generate_single_turn = rollouts
-    sys.exit(run_main(grpo.train))
+    trl.PolicyTrainer.complete = rollouts
+    sys.exit(run_main(memory_grpo.train if "--memory_tokens" in sys.argv else grpo.train))

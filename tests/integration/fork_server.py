@@ -18,10 +18,10 @@ import traceback
 from pathlib import Path
 
 from rft.runs import checkpoint
-from rft.train import grpo, memory_grpo, runner, sft, trainer
+from rft.train import grpo, memory_grpo, runner, sft, trl
 
 SCRIPTS = {"grpo": grpo, "memory_grpo": memory_grpo, "sft": sft}
-PHASES = {"rollout": "_generate_single_turn", "update": "training_step", "checkpoint": "_save_checkpoint"}
+PHASES = {"rollout": "complete", "update": "training_step", "checkpoint": "_save_checkpoint"}
 
 
 def free_port() -> int:
@@ -33,7 +33,7 @@ def free_port() -> int:
 def mark_phases(folder: Path, rank: int) -> None:
     """Leaves in a file what the process is doing."""
     for phase, name in PHASES.items():
-        original = getattr(trainer.HistoryGRPOTrainer, name)
+        original = getattr(trl.PolicyTrainer, name)
 
         def marked(self, *args, original=original, phase=phase, **kwargs):
             place = folder / f"phase_{rank}"
@@ -44,7 +44,7 @@ def mark_phases(folder: Path, rank: int) -> None:
             finally:
                 place.write_text(before)
 
-        setattr(trainer.HistoryGRPOTrainer, name, marked)
+        setattr(trl.PolicyTrainer, name, marked)
 
 
 def signal_in(owner: type, name: str, call: int, number: int) -> None:
@@ -91,7 +91,7 @@ def child(job: dict, rank: int, port: int) -> int:
 
             checkpoint.sync = deadly
         else:
-            owner = sft.ColdStartTrainer if job["recipe"] == "sft" else trainer.HistoryGRPOTrainer
+            owner = sft.ColdStartTrainer if job["recipe"] == "sft" else trl.PolicyTrainer
             signal_in(owner, kill["in"], kill["call"], number)
     return runner.run_main(SCRIPTS[job["recipe"]].train, job["argv"])
 

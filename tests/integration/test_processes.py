@@ -31,7 +31,9 @@ ZERO3 = ("--use_deepspeed", "--zero_stage", "3", "--zero3_save_16bit_model", "tr
 LESS = ("--mlp_tile_tokens", "300", "--gradient_checkpointing", "true", "--offload_checkpoints", "true")
 
 
-def run(out: Path, data: Path, model: Path, launch: tuple[str, ...], *words: str) -> list[dict]:
+def run(
+    out: Path, data: Path, model: Path, launch: tuple[str, ...], *words: str, recipe: str = "grpo"
+) -> list[dict]:
     """What a run of five steps logs; two processes unless `launch` is empty."""
     processes = 2 if launch else 1
     command = [
@@ -41,7 +43,7 @@ def run(out: Path, data: Path, model: Path, launch: tuple[str, ...], *words: str
         str(processes),
         str(HERE / "fixed_rollouts.py"),
         "--config",
-        str(HERE.parents[1] / "recipes/quickstart/grpo.yaml"),
+        str(HERE.parents[1] / f"recipes/quickstart/{recipe}.yaml"),
         "--data",
         str(data),
         "--model_name_or_path",
@@ -108,6 +110,29 @@ def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tm
         assert theirs["reward"] == pytest.approx(ours["reward"], abs=1e-5)
     for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
         assert (tensor - weights[name]).abs().max() < 1e-3, name
+
+
+MEMORY = (
+    *("--chunk_tokens", "120", "--memory_tokens", "16", "--held_out_steps", "1000", "--num_generations", "2"),
+    *("--questions_per_history", "2", "--memory_rewards", "reward.memory.within_budget"),
+    *("--memory_reward_weights", "0.2"),
+)
+
+
+@pytest.mark.parametrize("processes", [DDP, ZERO3], ids=["ddp", "zero3"])
+def test_two_processes_train_a_memory_alike(mini_data, tiny_checkpoint, tmp_path, processes):
+    """Histories differ in chunks, so the processes have different numbers of turns, and of parts."""
+    logs, weights = [], []
+    for launch in ((), processes):
+        out = tmp_path / f"run_{len(logs)}"
+        size = ("--per_device_train_batch_size", str(4 if launch else 8), "--max_tree_tokens", "600")
+        logs.append(run(out, mini_data, tiny_checkpoint, launch, *MEMORY, *size, recipe="memory_grpo"))
+        weights.append(load_file(out / "model.safetensors"))
+    assert any(abs(entry["loss"]) > 1e-3 for entry in logs[0])
+    for ours, theirs in zip(*logs, strict=True):
+        for name in ("loss", "reward", "memory/updates", "num_tokens", "right/all"):
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
+    assert max((tensor - weights[1][name]).abs().max() for name, tensor in weights[0].items()) < 1e-3
 
 
 def test_muon_is_refused_where_matrices_are_shared_out(mini_data, tiny_checkpoint, tmp_path):

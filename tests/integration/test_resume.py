@@ -67,7 +67,7 @@ def uninterrupted_memory(server):
 @pytest.mark.parametrize(
     "kill",
     [
-        {"in": "_generate_single_turn", "call": 4},  # behind a rollout
+        {"in": "complete", "call": 4},  # behind a rollout
         {"in": "training_step", "call": 8},  # behind a backward pass
         {"in": "sync", "call": 23},  # in the middle of writing a checkpoint
     ],
@@ -85,7 +85,7 @@ def test_a_killed_run_resumes_bit_for_bit(server, uninterrupted, tmp_path, kill)
 @pytest.mark.parametrize(
     "kill",
     [
-        {"in": "_generate_single_turn", "call": 7},  # in the middle of a trajectory
+        {"in": "complete", "call": 7},  # in the middle of a trajectory
         {"in": "training_step", "call": 8},  # between the two micro-batches of a generation
     ],
     ids=["rollout", "update"],

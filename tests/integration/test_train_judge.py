@@ -10,6 +10,7 @@ from transformers import set_seed
 
 from rft.errors import RecipeError
 from rft.train.grpo import train
+from rft.train.memory_grpo import train as memory_train
 from rft.train.targets import grpo_rows, mixed
 
 
@@ -57,20 +58,20 @@ def test_a_share_of_the_questions_is_open_ended_always_the_same(mini_data):
 def test_grpo_with_a_judge_masks_what_it_cannot_score(words, monkeypatch):
     """Half of the judge's calls fail for good: those answers have no reward and no advantage, the others
     do."""
-    from rft.train.trainer import HistoryGRPOTrainer
+    from rft.train.loop import Loop
 
     # the tiny model has not learned the form yet
     monkeypatch.setattr("reward.judge.has_reasoning", lambda completion: True)
     monkeypatch.setattr("reward.judge.answer_part", lambda text: text)
     seen = []
-    score = HistoryGRPOTrainer._generate_and_score_completions
+    roll_out = Loop.rollouts
 
-    def watched(self, inputs):
-        output = score(self, inputs)
-        seen.append((inputs, list(self._logs["rewards"]["open_ended"])[-len(inputs) :], output["advantages"]))
-        return output
+    def watched(self, units):
+        rollouts = roll_out(self, units)
+        seen.extend((rollout.questions[0], rollout.answers[0]) for rollout in rollouts)
+        return rollouts
 
-    monkeypatch.setattr(HistoryGRPOTrainer, "_generate_and_score_completions", watched)
+    monkeypatch.setattr(Loop, "rollouts", watched)
     with serve(
         lambda messages: "VERDICT: " + ("YES" if len(messages[1]["content"]) % 2 else "NO"),
         lambda number: (400, {}) if number % 4 == 3 else None,
@@ -80,17 +81,60 @@ def test_grpo_with_a_judge_masks_what_it_cannot_score(words, monkeypatch):
         )
         assert server.requests
     scored = 0
-    for inputs, rewards, advantages in seen:
-        for row, reward, advantage in zip(inputs, rewards, advantages.tolist(), strict=True):
-            if row["answer"] is not None:
-                assert reward != reward  # nan: not the judge's to score
-            elif reward != reward:
-                assert advantage == 0
-            else:
-                scored += reward in (0.0, 1.0)
+    for question, turn in seen:
+        verdict = turn.scores[1]
+        if not question.open_ended:
+            assert verdict != verdict  # nan: not the judge's to score
+        elif verdict != verdict:
+            assert turn.advantage == 0
+        else:
+            scored += verdict in (0.0, 1.0)
     assert scored and {None} < set(answers_of(trainer))
     log = {key for entry in trainer.state.log_history for key in entry}
     assert {"rewards/open_ended/mean", "rewards/personamem/mean", "judge/not_scored", "unparsed_rate"} <= log
+
+
+def test_a_judge_scores_answers_from_memories_too(words, mini_data, repository, monkeypatch):
+    """The memory's recipe with half of the questions open-ended, and some asked with an empty memory."""
+    from rft.train.loop import Loop
+
+    monkeypatch.setattr("reward.judge.has_reasoning", lambda completion: True)
+    monkeypatch.setattr("reward.judge.answer_part", lambda text: text)
+    seen = []
+    roll_out = Loop.rollouts
+
+    def watched(self, units):
+        rollouts = roll_out(self, units)
+        seen.extend(rollouts)
+        return rollouts
+
+    monkeypatch.setattr(Loop, "rollouts", watched)
+    words[1] = str(repository / "recipes/quickstart/memory_grpo.yaml")
+    words[words.index("--num_generations") + 1] = "2"
+    words[words.index("--per_device_train_batch_size") + 1] = "8"
+    sizes = [
+        "--chunk_tokens",
+        "200",
+        "--memory_tokens",
+        "12",
+        "--held_out_steps",
+        "9",
+        "--blind_share",
+        "0.5",
+    ]
+    with serve(lambda messages: "VERDICT: " + ("YES" if len(messages[1]["content"]) % 2 else "NO")) as server:
+        judge = ["--open_ended_share", "0.5", "--judge_base_url", server.url, "--judge_model", "played"]
+        trainer = memory_train([*words, *sizes, *judge, "--held_out_questions", "4"])
+        assert server.requests
+    turns = [turn for rollout in seen for turn in rollout.answers]
+    assert {turn.question.open_ended for turn in turns} == {True, False}
+    for turn in turns:
+        letter, verdict = turn.scores
+        assert (letter == letter) != (verdict == verdict)  # nan: not this reward's to score
+        assert ("Options:" in trainer.decode([turn.prompt])[0]) != turn.question.open_ended
+    assert any(turn.scores[1] == 1 for turn in turns)
+    log = {key for entry in trainer.state.log_history for key in entry}
+    assert {"rewards/open_ended/mean", "judge/not_scored", "right/blind", "held_out/lines_right"} <= log
 
 
 def test_held_out_people_are_asked_during_training_and_nothing_else_changes(words, tmp_path):

@@ -15,8 +15,10 @@ from rft.errors import TrainingError
 from rft.models.loading import load_model
 from rft.runs.failfast import DiskCallback, checkpoint_bytes, size
 from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.histories import HistoryArm
+from rft.train.rewards import Scorer
 from rft.train.targets import grpo_rows
-from rft.train.trainer import HistoryGRPOTrainer
+from rft.train.trl import PolicyTrainer
 
 SHORT = ["--max_steps", "2", "--save_strategy", "no", "--logging_steps", "1"]
 
@@ -35,8 +37,8 @@ def server(mini_data, tiny_checkpoint, tmp_path_factory):
         ("hangs_in_some_rows", 0, "RewardTimeout: not finished after"),
         ("not_a_number", 0, "returned nan"),
         ("raises", 2, "error: reward raises failed in all 8 rows (ZeroDivisionError: division by zero)"),
-        ("one_too_few", 2, "error: reward one_too_few returned 7 numbers for 8 completions"),
-        ("words", 2, "error: reward words failed in all 8 rows (returned 'good')"),
+        ("one_too_few", 2, "error: reward one_too_few returned 2 numbers for 3 completions"),
+        ("words", 2, "error: reward words failed in all 3 rows (returned 'good')"),
         ("judge_is_down", 2, "failed in all 8 rows (ConnectionError: judge: connection refused)"),
     ],
 )
@@ -102,22 +104,19 @@ def trainer(mini_data, tiny_checkpoint, tmp_path):
     def length(completion_ids, **_):
         return [float(len(ids)) + i for i, ids in enumerate(completion_ids)]
 
-    return HistoryGRPOTrainer(
+    return PolicyTrainer(
         model=load_model(str(tiny_checkpoint), dtype="float32"),
-        split=split,
-        tokens=PromptTokens(tokenizer),
+        arm=HistoryArm(split, PromptTokens(tokenizer), args),
+        scorer=Scorer([length]),
         args=args,
-        reward_funcs=[length],
         train_dataset=grpo_rows(split.questions),
         processing_class=tokenizer,
     )
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_rows(trainer, monkeypatch, tmp_path):
-    original = HistoryGRPOTrainer._compute_loss
-    monkeypatch.setattr(
-        HistoryGRPOTrainer, "_compute_loss", lambda self, *args: original(self, *args) * float("nan")
-    )
+    original = PolicyTrainer.loss
+    monkeypatch.setattr(PolicyTrainer, "loss", lambda self, *args: original(self, *args) * float("nan"))
     before = {name: p.clone() for name, p in trainer.model.named_parameters()}
     with pytest.raises(TrainingError, match=r"step 1: the loss is not finite \(rank 0\)"):
         trainer.train()

@@ -20,8 +20,10 @@ from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.masters import MastersMixin, sharding_precision, spare_input_casts
 from rft.train import grpo, sft
 from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.histories import HistoryArm
+from rft.train.rewards import Scorer
 from rft.train.targets import grpo_rows
-from rft.train.trainer import HistoryGRPOTrainer
+from rft.train.trl import PolicyTrainer
 
 LR = 5e-6
 
@@ -103,12 +105,11 @@ def make(mini_data, tiny_checkpoint, tmp_path):
                 **words,
             }
         )
-        return HistoryGRPOTrainer(
+        return PolicyTrainer(
             model=load_model(str(tiny_checkpoint), dtype="bfloat16"),
-            split=split,
-            tokens=PromptTokens(tokenizer),
+            arm=HistoryArm(split, PromptTokens(tokenizer), args),
+            scorer=Scorer([lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]]),
             args=args,
-            reward_funcs=[lambda completion_ids, **_: [float(sum(ids)) for ids in completion_ids]],
             peft_config=peft_config,
             train_dataset=grpo_rows(split.questions),
             processing_class=tokenizer,
@@ -197,11 +198,12 @@ def test_vllm_beside_the_training_makes_room_for_the_longest_prompt_alone(
     class Built(Exception):
         pass
 
-    def build(args, split, tokens, **_):
-        longest = max(len(tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
+    def build(args, arm, **_):
+        split = arm.split
+        longest = max(len(arm.tokens.prompt_ids(q, split.history_of(q))) for q in split.questions)
         raise Built(args.vllm_max_model_length - longest)
 
-    monkeypatch.setattr(grpo, "HistoryGRPOTrainer", build)
+    monkeypatch.setattr(grpo, "PolicyTrainer", build)
     words = [
         "--model_name_or_path",
         str(tiny_checkpoint),

@@ -3,13 +3,17 @@ weighs."""
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rft.data.history import History, Message
 from rft.data.question import Labels, Question
-from rft.train.trajectory import EPSILON, Trajectory, Turn, advantages, assign_advantages, rows
+from rft.train.advantages import EPSILON, advantages
+from rft.train.memories import MemoryArm, weigh
+from rft.train.micro_batch import pack
+from rft.train.rollout import Rollout, Turn
 
 HISTORY = History("h", "1", "chat.json", (Message("user", "hello"),))
 LABELS = Labels("neutral_preferences", "self", False, "", None, "", "", False)
@@ -23,17 +27,31 @@ def turn(reward=math.nan, question=None, prompt=2, completion=3) -> Turn:
         list(range(10, 10 + completion)),
         [-1.0] * completion,
         question=question,
+        scores=[reward],
         reward=reward,
     )
 
 
-def two_memories(first, second, bonus=(0.0, 0.0)) -> list[Trajectory]:
-    """Two trajectories of two updates, with these (question, reward) answers."""
+def assign_advantages(group, scale):
+    """The advantages of two memories and their answers."""
+    args = SimpleNamespace(
+        num_generations=2,
+        answers_per_memory=len(group[0].answers) // 2,
+        scale_rewards="group" if scale else "none",
+        multi_objective_aggregation="sum_then_normalize",
+        turn_weighting="token",
+    )
+    arm = MemoryArm.__new__(MemoryArm)
+    arm.args = args
+    arm.assign_advantages(group, [1.0], [], list)
+
+
+def two_memories(first, second, bonus=(0.0, 0.0)) -> list[Rollout]:
+    """Two rollouts of two updates, with these (question, reward) answers."""
     return [
-        Trajectory(
+        Rollout(
             HISTORY,
-            [],
-            [Q1, Q2],
+            questions=[Q1, Q2],
             updates=[turn(), turn()],
             answers=[turn(reward, question) for question, reward in answered],
             bonus=extra,
@@ -97,11 +115,18 @@ def test_what_could_not_be_scored_counts_for_nothing():
 def test_advantages_are_trls():
     from trl.trainer.utils import nanstd
 
-    rewards = [0.0, 1.0, 1.0, 0.25]
-    tensor = torch.tensor(rewards, dtype=torch.float64)
+    tensor = torch.tensor([0.0, 1.0, 1.0, 0.25])
     expected = (tensor - tensor.mean()) / (nanstd(tensor) + 1e-4)
-    assert advantages(rewards, scale=True) == pytest.approx(expected.tolist(), abs=1e-7)
-    assert advantages([1.0, 1.0], scale=True) == [0.0, 0.0]
+    assert torch.equal(advantages(tensor[:, None], [1.0], 4), expected)
+    equal = torch.tensor([[0.7]] * 5)
+    assert advantages(equal, [1.0], 5).tolist() == [0.0] * 5
+
+
+def test_functions_are_normalized_before_they_are_added_if_asked():
+    """Two groups of two; the second function is ten times as large and counts the same."""
+    scores = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 10.0], [0.0, 0.0]], dtype=torch.float64)
+    found = advantages(scores, [1.0, 1.0], 2, aggregation="normalize_then_sum")
+    assert found.tolist() == pytest.approx([-0.8659, 0.8659, 0.8659, -0.8659], abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -115,22 +140,21 @@ def test_advantages_are_trls():
 )
 def test_every_token_turn_or_trajectory_counts_the_same(weighting, shares):
     found = [
-        Trajectory(HISTORY, [], [], updates=[turn(completion=2), turn(completion=4)]),
-        Trajectory(HISTORY, [], [], updates=[turn(completion=2)]),
+        Rollout(HISTORY, updates=[turn(completion=2), turn(completion=4)]),
+        Rollout(HISTORY, updates=[turn(completion=2)]),
     ]
-    batch = rows(found, weighting, pad_token_id=0)
-    weights_BC = batch["tool_mask"] * batch["completion_mask"]
+    for rollout in found:
+        for one in rollout.turns:
+            one.weight, one.share = weigh(rollout, one, weighting)
+    batch = pack([one for rollout in found for one in rollout.turns], pad_token_id=0)
+    weights_BC = batch["weights"] * batch["completion_mask"]
     assert (weights_BC.sum(1) / weights_BC.sum()).tolist() == pytest.approx(shares, abs=1e-7)
 
 
 def test_rows_are_the_turns_padded():
-    found = [
-        Trajectory(
-            HISTORY, [], [], updates=[turn(prompt=1, completion=2)], answers=[turn(prompt=3, completion=1)]
-        )
-    ]
-    found[0].updates[0].advantage = 0.5
-    batch = rows(found, "token", pad_token_id=99)
+    turns = [turn(prompt=1, completion=2), turn(prompt=3, completion=1)]
+    turns[0].advantage = 0.5
+    batch = pack(turns, pad_token_id=99)
     assert batch["prompt_ids"].tolist() == [[99, 99, 0], [0, 1, 2]] and batch["prompt_mask"].tolist() == [
         [0, 0, 1],
         [1, 1, 1],

@@ -12,10 +12,13 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.targets import load_memory_targets
 from rft.prefix_tree.logprobs import plain_logps
+from rft.train.memories import MemoryArm
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import memory_units
-from rft.train.memory_trainer import MemoryGRPOTrainer
 from rft.train.muon import MuonAdamW
+from rft.train.rewards import Scorer
+from rft.train.rollout import is_blind
+from rft.train.trl import PolicyTrainer
 
 
 def config(tmp_path, **fields) -> MemoryGRPOConfig:
@@ -62,7 +65,7 @@ def split(mini_data):
 
 @pytest.fixture
 def make(tokenizer, split, tmp_path):
-    def make(kind=MemoryGRPOTrainer, dtype=torch.float64, memory_rewards=(), ref=False, **fields):
+    def make(kind=PolicyTrainer, dtype=torch.float64, memory_rewards=(), **fields):
         agent = MemoryAgent(tokenizer, MemorySettings(90, 20))
         args = config(tmp_path, **fields)
         model = tiny_model(
@@ -72,34 +75,38 @@ def make(tokenizer, split, tmp_path):
             eos_token_id=tokenizer.eos_token_id,
         )
         units = memory_units(split.questions, args.questions_per_history, seed=0)
-        return kind(
-            agent=agent,
-            split=split,
+        scorer = Scorer([length_reward], memory_rewards=memory_rewards, targets=load_memory_targets(split))
+        trainer = kind(
+            arm=MemoryArm(split, agent, args),
+            scorer=scorer,
             args=args,
             model=model,
-            reward_funcs=[length_reward],
             train_dataset=units,
             processing_class=tokenizer,
-            notes=load_memory_targets(split),
-            memory_rewards=memory_rewards,
         )
+        trainer.model.train()
+        return trainer
 
     return make
 
 
-class PlainTrainer(MemoryGRPOTrainer):
+class PlainTrainer(PolicyTrainer):
     """Log-probs one row at a time, nothing shared."""
 
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-    ):
-        prompt = input_ids.shape[1] - logits_to_keep
-        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        logps_BC, entropies_BC = plain_logps(
-            model, rows, attention_mask[:, :prompt].sum(1).tolist(), self.temperature, True
-        )
-        self._logps_BC = logps_BC.detach()
-        return logps_BC, entropies_BC, None
+    def score_tokens(self, model, part, entropy=False):
+        rows = [
+            [*prompt[seen.bool()].tolist(), *said[kept.bool()].tolist()]
+            for prompt, seen, said, kept in zip(
+                *(part.tensors[f"{x}_{y}"] for x in ("prompt", "completion") for y in ("ids", "mask")),
+                strict=True,
+            )
+        ]
+        prompts = part.tensors["prompt_mask"].sum(1).tolist()
+        return plain_logps(model, rows, prompts, self.temperature, True)
+
+
+def doubled(tensors):
+    return {key: value.double() if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def units_of(trainer, count=2):
@@ -110,10 +117,20 @@ def units_of(trainer, count=2):
     "fields",
     [
         {},
+        {"loss_type": "grpo", "turn_weighting": "trajectory", "max_tree_tokens": 700, "beta": 0.0},
+        {"loss_type": "bnpo", "max_tree_tokens": 700},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "max_tree_tokens": 700},
+        {"loss_type": "dr_grpo", "scale_rewards": "batch", "max_tree_tokens": 700},
+        {
+            "loss_type": "sapo",
+            "turn_weighting": "turn",
+            "multi_objective_aggregation": "normalize_then_sum",
+            "answers_per_memory": 2,
+        },
         {"turn_weighting": "trajectory", "answers_per_memory": 2, "scale_rewards": "none"},
         {"max_tree_tokens": 700, "turn_weighting": "turn"},
     ],
-    ids=["token", "trajectory", "parts"],
+    ids=["token", "grpo", "bnpo", "luspo", "dr_grpo", "sapo", "trajectory", "parts"],
 )
 def test_tree_and_plain_rows_give_the_same_loss_and_gradients(make, fields):
     shared, plain = (
@@ -121,15 +138,13 @@ def test_tree_and_plain_rows_give_the_same_loss_and_gradients(make, fields):
         make(PlainTrainer, **{k: v for k, v in fields.items() if k != "max_tree_tokens"}),
     )
     torch.manual_seed(0)
-    batch = shared._micro_batches(shared._roll_out(units_of(shared)), 1)[0]
-    assert batch["advantages"].abs().max() > 0.1
-    assert len(batch["advantages"]) > 20
-    batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+    tensors = shared.loop.generation(units_of(shared))[0].tensors
+    assert tensors["advantages"].abs().max() > 0.1
+    assert len(tensors["advantages"]) > 20
     losses = []
     for trainer in (shared, plain):
-        trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
-        loss = trainer.compute_loss(trainer.model, batch)
+        loss = trainer.compute_loss(trainer.model, trainer.loop.batch(doubled(tensors)))
         loss.backward()
         losses.append(loss.item())
     assert abs(losses[0] - losses[1]) < 1e-9
@@ -140,68 +155,104 @@ def test_tree_and_plain_rows_give_the_same_loss_and_gradients(make, fields):
     assert total > 1e-3
 
 
-@pytest.mark.parametrize("top_entropy_quantile", [1.0, 0.5])
-def test_turns_without_an_advantage_are_left_out_and_change_nothing(make, monkeypatch, top_entropy_quantile):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"top_entropy_quantile": 0.5},
+        {"loss_type": "grpo", "turn_weighting": "turn"},
+        {"loss_type": "bnpo"},
+    ],
+    ids=str,
+)
+def test_turns_without_an_advantage_are_left_out_and_change_nothing(make, fields):
     """But where the loss compares the entropies of all tokens."""
-    trainer = make(answers_per_memory=2, top_entropy_quantile=top_entropy_quantile)
+    trainer = make(answers_per_memory=2, **fields)
     torch.manual_seed(0)
-    found = trainer._roll_out(units_of(trainer))
-    for turn in [turn for t in found for turn in t.answers][::3]:
+    found = trainer.loop.rollouts(units_of(trainer))
+    for turn in [turn for rollout in found for turn in rollout.answers][::3]:
         turn.advantage = 0.0
-    batch = trainer._micro_batches(found, 1)[0]
-    monkeypatch.setattr("rft.train.memory_trainer._with_advantage", lambda batch: batch)
-    whole = trainer._micro_batches(found, 1)[0]
-    with_one = sum(turn.advantage != 0 for t in found for turn in t.turns)
-    assert len(batch["advantages"]) == (with_one if top_entropy_quantile == 1 else len(whole["advantages"]))
-    assert with_one < len(whole["advantages"]) == sum(len(t.turns) for t in found)
-    trainer.model.train()
+    few = trainer.loop.micro_batches(found)[0]
+    trainer.arm.keeps_flat_turns = True
+    whole = trainer.loop.micro_batches(found)[0]
+    with_one = sum(turn.advantage != 0 for rollout in found for turn in rollout.turns)
+    assert len(few) == (len(whole) if "top_entropy_quantile" in fields else with_one)
+    assert with_one < len(whole) == sum(len(rollout.turns) for rollout in found)
     trainer.current_gradient_accumulation_steps = 1
     gradients = []
-    for rows in (batch, whole):
+    for batch in (few, whole):
         trainer.model.zero_grad()
-        loss = trainer.compute_loss(
-            trainer.model, {k: v.double() if v.is_floating_point() else v for k, v in rows.items()}
-        )
+        loss = trainer.compute_loss(trainer.model, trainer.loop.batch(doubled(batch.tensors)))
         loss.backward()
         gradients.append([loss.item(), *(p.grad.clone() for p in trainer.model.parameters())])
     assert abs(gradients[0][0] - gradients[1][0]) < 1e-9
     assert all((a - b).abs().max() < 1e-9 for a, b in zip(gradients[0][1:], gradients[1][1:], strict=True))
 
 
-def test_the_loss_by_hand(make):
-    """With every ratio at 1 the loss is minus the weighted mean of the advantages, whatever the weighting."""
-    trainer = make(turn_weighting="trajectory")
-    found = trainer._roll_out(units_of(trainer))
-    batch = trainer._micro_batches(found, 1)[0]
-    trainer.model.train()
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"loss_type": "cispo", "epsilon_high": 5.0}, {"loss_type": "grpo"}, {"loss_type": "sapo"}],
+    ids=str,
+)
+@pytest.mark.parametrize("weighting", ["turn", "trajectory"])
+def test_the_loss_by_hand(make, fields, weighting):
+    """With every ratio at 1 the loss is minus the weighted mean of the advantages (cispo's: times log-probs),
+    whatever the weighting, and in parts too."""
+    trainer = make(turn_weighting=weighting, max_tree_tokens=700, **fields)
+    found = trainer.loop.rollouts(units_of(trainer))
+    batch = trainer.loop.micro_batches(found)[0]
+    assert len(batch.parts) > 1
     trainer.current_gradient_accumulation_steps = 1
-    expected = -sum(sum(turn.advantage for turn in t.turns) / len(t.turns) for t in found) / len(found)
+
+    def worth(turn):
+        log = sum(turn.logps) / len(turn.logps) if fields.get("loss_type") == "cispo" else 1.0
+        # a soft gate: sigmoid(0) * 4 / temperature
+        gate = 2 / (1.0 if turn.advantage > 0 else 1.05) if fields.get("loss_type") == "sapo" else 1.0
+        return turn.advantage * log * gate
+
+    means = [[worth(turn) for turn in rollout.turns] for rollout in found]
+    if weighting == "turn":
+        expected = -sum(map(sum, means)) / sum(map(len, means))
+    else:
+        expected = -sum(sum(mean) / len(mean) for mean in means) / len(means)
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_sampled_and_trained_log_probs_agree(make):
     trainer = make()
-    found = trainer._roll_out(units_of(trainer))
-    batch = trainer._micro_batches(found, 1)[0]
-    ids, mask = (torch.cat([batch[f"prompt_{x}"], batch[f"completion_{x}"]], 1) for x in ("ids", "mask"))
-    logps_BC = trainer._get_per_token_logps_and_entropies(
-        trainer.model, ids, mask, batch["completion_ids"].shape[1]
-    )[0]
-    assert ((logps_BC - batch["sampling_per_token_logps"]) * batch["completion_mask"]).abs().max() < 1e-5
+    (batch,) = trainer.loop.generation(units_of(trainer))
+    off_BC = trainer.logps(batch) - batch.tensors["sampling_per_token_logps"]
+    assert (off_BC * batch.tensors["completion_mask"]).abs().max() < 1e-5
 
 
-def test_turns_of_a_trajectory_follow_from_one_another(make, split):
+def test_turns_of_a_rollout_follow_from_one_another(make):
     trainer = make()
-    agent = trainer._agent
-    for t in trainer._roll_out(units_of(trainer)):
-        chunks, memory = agent.chunks(t.history), ""
-        assert len(t.updates) == len(chunks) > 2
-        for chunk, turn in zip(chunks, t.updates, strict=True):
+    agent = trainer.arm.agent
+    for rollout in trainer.loop.rollouts(units_of(trainer)):
+        chunks, memory = agent.chunks(rollout.history), ""
+        assert len(rollout.updates) == len(chunks) > 2
+        for chunk, turn in zip(chunks, rollout.updates, strict=True):
             assert turn.prompt == agent.update_ids(chunk, memory)
-            memory = agent.accept(turn.completion, memory, trainer.eos_token_ids).memory
-        assert memory == t.memory
-        assert [turn.question for turn in t.answers] == t.questions
-        assert all(turn.prompt == agent.answer_ids(turn.question, memory) for turn in t.answers)
+            memory = agent.accept(turn.completion, memory, trainer.ends).memory
+        assert memory == rollout.memory
+        assert [turn.question for turn in rollout.answers] == rollout.questions
+        assert all(turn.prompt == agent.answer_ids(turn.question, memory) for turn in rollout.answers)
+
+
+def test_a_share_of_the_histories_is_asked_with_an_empty_memory(make, split):
+    seed = next(s for s in range(9) if len({is_blind(s, 0, name, 0.5) for name in split.histories}) == 2)
+    trainer = make(blind_share=0.5, per_device_train_batch_size=16, seed=seed)
+    found = trainer.loop.rollouts(units_of(trainer, 8))
+    empty = [rollout for rollout in found if rollout.blind]
+    assert empty and len(empty) < len(found)
+    for rollout in found:
+        assert rollout.blind == (not rollout.updates)
+    assert all(rollout.memory == "" and rollout.answers for rollout in empty)
+    assert any(turn.advantage for rollout in empty for turn in rollout.answers)
+    (batch,) = trainer.loop.micro_batches(found)
+    trainer.current_gradient_accumulation_steps = 1
+    assert torch.isfinite(trainer.compute_loss(trainer.model, batch))
+    assert trainer.recorded("right/blind") and trainer.recorded("memory/updates")[0] > 2
 
 
 def test_permuting_or_replacing_the_questions_does_not_change_the_memories(make):
@@ -210,7 +261,7 @@ def test_permuting_or_replacing_the_questions_does_not_change_the_memories(make)
 
     def memories(units):
         torch.manual_seed(3)
-        return [[turn.completion for turn in t.updates] for t in trainer._roll_out(units)]
+        return [[turn.completion for turn in t.updates] for t in trainer.loop.rollouts(units)]
 
     of_history = {unit["history_id"]: [] for unit in trainer.train_dataset}
     for unit in trainer.train_dataset:
@@ -269,12 +320,12 @@ def test_muon_trains_the_matrices(make):
 def test_rows_made_are_rows_trained(make):
     trainer = make(dtype=torch.float32, max_steps=1)
     trainer.train()
-    assert trainer._trained == trainer._made > 0
+    assert trainer.rows_trained == trainer.rows_made > 0
 
-    class Loses(MemoryGRPOTrainer):
-        def _prepare_inputs(self, generation_batch):
-            inputs = super()._prepare_inputs(generation_batch)
-            return {key: value[1:] if value.dim() else value for key, value in inputs.items()}
+    class Loses(PolicyTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            few = {key: value[1:] if value.dim() else value for key, value in inputs.tensors.items()}
+            return super().compute_loss(model, self.loop.batch(few), *args, **kwargs)
 
     with pytest.raises(RuntimeError, match="rows were trained, but .* turns were lost or trained twice"):
         make(Loses, dtype=torch.float32, max_steps=1).train()
@@ -283,7 +334,7 @@ def test_rows_made_are_rows_trained(make):
 def test_row_by_row_as_trl_does_it(make):
     trainer = make(dtype=torch.float32, max_steps=1, prefix_sharing="off")
     trainer.train()
-    assert trainer._trained == trainer._made > 0
+    assert trainer.rows_trained == trainer.rows_made > 0
 
 
 def test_the_batch_in_words(tmp_path):
@@ -311,8 +362,13 @@ def test_the_batch_in_words(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"loss_type": "grpo"}, "loss_type grpo: memory GRPO supports only dapo, cispo"),
-        ({"scale_rewards": "batch"}, "scale_rewards batch: memory GRPO supports only group, none"),
+        ({"loss_type": "grpo"}, "loss_type grpo: a mean over turns, .* set `turn_weighting: turn`"),
+        ({"loss_type": "vespo", "turn_weighting": "turn"}, "loss_type vespo: the ratio of a turn"),
+        (
+            {"importance_sampling_level": "sequence", "turn_weighting": "trajectory"},
+            "importance_sampling_level sequence: the ratio of a turn",
+        ),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy steps: set held_out_split"),
         ({"answers_per_memory": 0}, "answers_per_memory 0"),
         (
             {"turn_weighting": "word"},
@@ -339,8 +395,9 @@ def test_a_batch_that_tears_a_history_apart_is_refused_with_numbers(tmp_path):
 
 def test_truncated_completions_can_be_left_out_of_the_loss(make):
     trainer = make(mask_truncated_completions=True)
-    batch = trainer._micro_batches(trainer._roll_out(units_of(trainer)), 1)[0]
-    last_B = batch["completion_ids"].gather(1, batch["completion_mask"].sum(1, keepdim=True) - 1)[:, 0]
-    ended_B = torch.isin(last_B, torch.tensor(trainer.eos_token_ids))
+    tensors = trainer.loop.generation(units_of(trainer))[0].tensors
+    lengths_B1 = tensors["completion_mask"].sum(1, keepdim=True)
+    last_B = tensors["completion_ids"].gather(1, lengths_B1 - 1)[:, 0]
+    ended_B = torch.isin(last_B, torch.tensor(trainer.ends))
     assert ended_B.any() and not ended_B.all()
-    assert ((batch["tool_mask"].sum(1) > 0) == ended_B).all()
+    assert ((tensors["weights"].sum(1) > 0) == ended_B).all()

@@ -1,6 +1,8 @@
 """The tree holds exactly its rows: each path spells its row, each shared token stands once, and every
 completion token has its pair."""
 
+import random
+
 import pytest
 import torch
 from tiny_tree import random_rows
@@ -98,3 +100,24 @@ def test_padded_rows_are_the_same_tree():
     check_tree(padded, rows, prompts)
     assert padded.shape == (len(rows), right)
     assert padded.nodes == Tree(rows, prompts).nodes
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("nested", [False, True])
+def test_known_prompts_give_the_tree_that_sorting_gives(seed, nested):
+    """With `nested`, some prompts begin others, so that their rows mix."""
+    rng = random.Random(seed)
+    history = [rng.randrange(9) for _ in range(40)]
+    prompts = [history + [rng.randrange(3) for _ in range(rng.randint(1, 6))] for _ in range(5)]
+    if not nested:
+        prompts = [[*prompt, 100 + i] for i, prompt in enumerate(prompts)]
+    rows, lengths, groups = [], [], []
+    for _ in range(24):
+        group = rng.randrange(5)
+        rows.append(prompts[group] + [rng.randrange(3) for _ in range(rng.randint(1, 5))])
+        lengths.append(len(prompts[group]))
+        groups.append(group)
+    known, sorted_ = Tree(rows, lengths, groups=groups, min_saving=1), Tree(rows, lengths, min_saving=1)
+    assert known.nodes == sorted_.nodes and known.leaves == sorted_.leaves
+    for name in ("tokens_T", "positions_T", "slots_N", "labels_N", "rows_N", "columns_N"):
+        assert torch.equal(getattr(known, name), getattr(sorted_, name)), name

@@ -20,10 +20,12 @@ from rft.models import loading as loading
 from rft.models.local import LocalModel
 from rft.train.grpo import train as train_grpo
 from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.histories import HistoryArm
+from rft.train.rewards import Scorer
 from rft.train.sft import AnswerCollator, ColdStartConfig, ColdStartTrainer
 from rft.train.sft import train as train_sft
 from rft.train.targets import grpo_rows, target
-from rft.train.trainer import HistoryGRPOTrainer
+from rft.train.trl import PolicyTrainer
 
 COMMON = {
     "max_steps": 2,
@@ -64,12 +66,11 @@ def grpo(data, checkpoint, out, mixed, head_dim=None):
         model = Qwen3ForCausalLM(
             type(model.config)(**model.config.to_dict() | {"head_dim": head_dim, "dtype": None})
         )
-    return HistoryGRPOTrainer(
+    return PolicyTrainer(
         model=model,
-        split=split,
-        tokens=PromptTokens(tokenizer),
+        arm=HistoryArm(split, PromptTokens(tokenizer), args),
+        scorer=Scorer([scatter]),
         args=args,
-        reward_funcs=[scatter],
         train_dataset=grpo_rows(split.questions[:24]),
         processing_class=tokenizer,
     )

@@ -15,8 +15,12 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.histories import HistoryArm
+from rft.train.micro_batch import pack
+from rft.train.rewards import Scorer
+from rft.train.rollout import Turn
 from rft.train.targets import grpo_rows
-from rft.train.trainer import HistoryGRPOTrainer
+from rft.train.trl import PolicyTrainer, RecordsMixin
 
 ROWS = 24  # 3 histories x 2 questions x 4 completions
 
@@ -36,62 +40,67 @@ def config(out, **fields) -> HistoryGRPOConfig:
     return HistoryGRPOConfig(output_dir=str(out), **plain | fields)
 
 
-class PlainTrainer(HistoryGRPOTrainer):
+class PlainTrainer(PolicyTrainer):
     """Every padded row through the model by itself. (TRL's own path computes logits in float32, too coarse to
     compare with.)"""
 
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-    ):
-        places = (attention_mask.cumsum(1) - 1).clamp(min=0)
-        hidden = model.model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=places
-        ).last_hidden_state
-        logits = model.lm_head(hidden[:, -logits_to_keep - 1 : -1]) / self.temperature
+    def score_tokens(self, model, part, entropy=False):
+        ids, mask = (
+            torch.cat([part.tensors[f"prompt_{x}"], part.tensors[f"completion_{x}"]], 1)
+            for x in ("ids", "mask")
+        )
+        keep = part.tensors["completion_ids"].shape[1]
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        hidden = model.model(input_ids=ids, attention_mask=mask, position_ids=places).last_hidden_state
+        logits = model.lm_head(hidden[:, -keep - 1 : -1]) / self.temperature
         logps = logits.log_softmax(-1)
-        labels = input_ids[:, -logits_to_keep:, None]
-        return logps.gather(2, labels).squeeze(2), -(logps.exp() * logps).sum(-1), None
+        return logps.gather(2, ids[:, -keep:, None]).squeeze(2), -(logps.exp() * logps).sum(-1)
 
 
 @pytest.fixture(scope="module")
 def make(mini_data, tiny_checkpoint, tmp_path_factory):
     """A trainer on the same tiny float64 model every time."""
 
-    def trainer(kind=HistoryGRPOTrainer, **fields) -> HistoryGRPOTrainer:
+    def trainer(kind=PolicyTrainer, **fields) -> PolicyTrainer:
         tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, padding_side="left")
         split = load_split(mini_data, "train")
-        return kind(
+        args = config(tmp_path_factory.mktemp("run"), **fields)
+        trainer = kind(
             model=exact_norms(Qwen3ForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float64)),
-            split=split,
-            tokens=PromptTokens(tokenizer),
-            args=config(tmp_path_factory.mktemp("run"), **fields),
-            reward_funcs=[reward.personamem],
+            arm=HistoryArm(split, PromptTokens(tokenizer), args),
+            scorer=Scorer([reward.personamem]),
+            args=args,
             train_dataset=grpo_rows(split.questions),
             processing_class=tokenizer,
         )
+        trainer.model.train()
+        return trainer
 
     return trainer
 
 
+def drawn(trainer, count=ROWS):
+    order = trainer.arm.sampler(trainer.train_dataset)
+    return [trainer.train_dataset[i] for i, _ in zip(order, range(count), strict=False)]
+
+
 @pytest.fixture(scope="module")
 def batch(make):
-    """A generation batch with rewards that differ, so that no advantage is zero by chance."""
+    """The tensors of a generation, with rewards that differ, so that no advantage is zero by chance."""
     trainer = make(beta=0.1)
-    rows = [trainer.train_dataset[i] for i, _ in zip(trainer._get_train_sampler(), range(ROWS), strict=False)]
-    trainer.model.train()
-    inputs = trainer._generate_and_score_completions(rows)
+    (batch,) = trainer.loop.generation(drawn(trainer))
+    tensors = batch.tensors
     generator = torch.Generator().manual_seed(0)
-    inputs["advantages"] = torch.randn(ROWS, generator=generator, dtype=torch.float64)
-    inputs["old_per_token_logps"] = inputs["sampling_per_token_logps"] + 0.1 * torch.randn(
-        inputs["completion_ids"].shape, generator=generator, dtype=torch.float64
+    tensors["advantages"] = torch.randn(ROWS, generator=generator, dtype=torch.float64)
+    tensors["old_per_token_logps"] = tensors["sampling_per_token_logps"] + 0.1 * torch.randn(
+        tensors["completion_ids"].shape, generator=generator, dtype=torch.float64
     )
-    return inputs
+    return tensors
 
 
-def loss_and_gradients(trainer, batch):
-    trainer.model.train()
+def loss_and_gradients(trainer, tensors):
     trainer.current_gradient_accumulation_steps = 1
-    loss = trainer.compute_loss(trainer.model, dict(batch))
+    loss = trainer.compute_loss(trainer.model, trainer.loop.batch(dict(tensors)))
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     return loss.item(), gradients
@@ -105,72 +114,110 @@ def assert_equal(one, other):
     assert max(gradient.abs().max() for gradient in one[1].values()) > 1e-4
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo"])
 def test_parts_and_tree_and_plain_rows_give_one_loss_and_gradient(make, batch, loss_type):
     plain = loss_and_gradients(make(PlainTrainer, prefix_sharing="off", beta=0.1, loss_type=loss_type), batch)
     assert_equal(loss_and_gradients(make(beta=0.1, loss_type=loss_type), batch), plain)
     split = make(beta=0.1, loss_type=loss_type, max_tree_tokens=1200)
     assert_equal(loss_and_gradients(split, batch), plain)
-    assert split._metrics["train"]["prefix_tree/parts"][0] >= 3
-    assert max(split._metrics["train"]["prefix_tree/token_ratio"]) < 12
+    assert split.recorded("prefix_tree/parts")[0] >= 3
+    assert max(split.recorded("prefix_tree/token_ratio")) < 12
     halves = make(beta=0.1, loss_type=loss_type, max_tree_tokens=1200, gradient_checkpointing=True)
     assert_equal(loss_and_gradients(halves, batch), plain)
 
 
+def test_the_loss_is_that_of_stock_trl(make, batch):
+    """The same rows in TRL's own trainer, from its own padding and masks to its loss."""
+    ours = make(PlainTrainer, prefix_sharing="off", beta=0.1)
+
+    class Stock(PlainTrainer):
+        def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *args, **kwargs):
+            return (*self.score_tokens(model, part, True), None)
+
+    stock = make(Stock, prefix_sharing="off", beta=0.1)
+    stock.current_gradient_accumulation_steps = 1
+    (part,) = stock.loop.batch(dict(batch)).parts
+    extra = ("weights", "groups", "num_rows", "weight")
+    inputs = {name: tensor for name, tensor in batch.items() if name not in extra}
+    loss = GRPOTrainer.compute_loss(stock, stock.model, inputs)
+    loss.backward()
+    expected = loss.item(), {name: p.grad.clone() for name, p in stock.model.named_parameters()}
+    assert_equal(loss_and_gradients(ours, batch), expected)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_a_generation_is_that_of_stock_trl(make, monkeypatch, scale):
+    """Rows, masks, advantages and the number of tokens of the same completions, as TRL makes them."""
+    trainer = make(scale_rewards=scale, mask_truncated_completions=True)
+    rows = drawn(trainer)
+
+    def spread(completion_ids, **_):
+        return [None if sum(ids) % 5 == 0 else sum(ids) % 7 / 7 for ids in completion_ids]
+
+    trainer.loop.scorer = Scorer([spread])
+    ended = trainer.ends[0]
+    complete = trainer.complete
+    said = []
+
+    def some_end(prompts, longest):
+        drawn = [
+            (ids[: 3 + b % 4] + [ended], logps[: 4 + b % 4]) if b % 3 else (ids, logps)
+            for b, (ids, logps) in enumerate(complete(prompts, longest))
+        ]
+        said.extend((prompt, ids) for prompt, (ids, _) in zip(prompts, drawn, strict=True))
+        return drawn
+
+    monkeypatch.setattr(trainer, "complete", some_end)
+    (batch,) = trainer.loop.generation(rows)
+    ours = batch.tensors
+
+    trainer.reward_funcs = [spread]
+    monkeypatch.setattr(trainer, "_tokenize_prompts", lambda prompts: ([ids for ids, _ in said], None, {}))
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda *_: ([ids for _, ids in said], None))
+    theirs = GRPOTrainer._generate_and_score_completions(trainer, rows)
+    for name in ("prompt_ids", "prompt_mask", "completion_ids", "advantages"):
+        assert torch.equal(ours[name], theirs[name]), name
+    assert torch.equal(ours["completion_mask"] * ours["weights"], theirs["completion_mask"].float())
+    assert ours["num_items_in_batch"] == theirs["num_items_in_batch"] < ours["completion_mask"].sum()
+    assert (ours["advantages"] != 0).any()
+
+
 def test_log_probs_without_gradients_go_through_the_tree_in_parts(make, batch):
     """As old and reference log-probs do: for a whole generation batch, within the same budget."""
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     counts = batch["completion_mask"]
     plain, split = make(PlainTrainer, prefix_sharing="off"), make(max_tree_tokens=1200)
-    split.model.train()
-    with torch.no_grad():
-        expected, found = (
-            trainer._get_per_token_logps_and_entropies(
-                trainer.model, ids, mask, counts.shape[1], compute_entropy=True
-            )[:2]
-            for trainer in (plain, split)
-        )
-    for table, reference in zip(found, expected, strict=True):
-        assert torch.allclose(table * counts, reference * counts, rtol=0, atol=1e-9)
-    assert len(split._metrics["train"]["prefix_tree/token_ratio"]) >= 3
+    expected, found = (trainer.logps(trainer.loop.batch(dict(batch))) for trainer in (plain, split))
+    assert torch.allclose(found * counts, expected * counts, rtol=0, atol=1e-9)
+    assert len(split.recorded("prefix_tree/token_ratio")) >= 3
 
 
 def test_rows_that_share_nothing_take_the_plain_path_and_are_counted(make):
-    ids = torch.randint(5, 200, (4, 30), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, 200, (4, 30), generator=torch.Generator().manual_seed(0)).tolist()
+    tensors = pack([Turn(row[:22], row[22:], None) for row in ids], 0)
     tree, plain = make(), make(prefix_sharing="off")
-    for trainer in (tree, plain):
-        trainer.model.train()
-    found = tree._get_per_token_logps_and_entropies(tree.model, ids, torch.ones_like(ids), 8)[0]
-    expected = plain._get_per_token_logps_and_entropies(plain.model, ids, torch.ones_like(ids), 8)[0]
+    found, expected = (trainer.logps(trainer.loop.batch(dict(tensors))) for trainer in (tree, plain))
     assert torch.equal(found, expected)
-    assert tree._metrics["train"]["prefix_tree/plain_path"] == [1.0]
+    assert tree.recorded("prefix_tree/plain_path") == [1.0]
 
 
 def test_a_share_of_the_histories_is_asked_without_them(make):
     trainer = make(blind_share=0.5)
-    trainer.model.train()
-    rows = [
-        trainer.train_dataset[i] for i, _ in zip(trainer._get_train_sampler(), range(ROWS * 4), strict=False)
-    ]
-    batch = trainer._generate_and_score_completions(rows)
     blind = {}
-    for row, ids, mask in zip(rows, batch["prompt_ids"], batch["prompt_mask"], strict=True):
-        question = trainer._question[row["question_id"]]
-        prompt = trainer._tokenizer.decode(ids[mask.bool()])
-        said = [message.content for message in trainer._split.history_of(question).messages]
-        assert question.query in prompt
-        assert all((text in prompt) != row["blind"] for text in said)
-        blind.setdefault(row["history_id"], set()).add(row["blind"])
+    for rollout in trainer.loop.rollouts(drawn(trainer, 4 * ROWS)):
+        prompt = trainer.decode([rollout.answers[0].prompt])[0]
+        said = [message.content for message in rollout.history.messages]
+        assert rollout.questions[0].query in prompt
+        assert all((text in prompt) != rollout.blind for text in said)
+        blind.setdefault(rollout.history.id, set()).add(rollout.blind)
     assert all(len(kinds) == 1 for kinds in blind.values())
     assert {kind for kinds in blind.values() for kind in kinds} == {True, False}
 
 
 def test_the_first_batch_holds_the_longest_history(make):
     trainer = make()
-    first = trainer.train_dataset[next(iter(trainer._get_train_sampler()))]["history_id"]
-    lengths = {name: sum(len(m.content) for m in h.messages) for name, h in trainer._split.histories.items()}
-    assert lengths[first] == max(lengths.values())
+    histories = trainer.arm.split.histories
+    lengths = {name: sum(len(m.content) for m in h.messages) for name, h in histories.items()}
+    assert lengths[drawn(trainer, 1)[0]["history_id"]] == max(lengths.values())
 
 
 @pytest.mark.parametrize(
@@ -180,6 +227,8 @@ def test_the_first_batch_holds_the_longest_history(make):
         ({"max_tree_tokens": 100, "prefix_sharing": "off"}, "remove it"),
         ({"max_tree_tokens": 100, "top_entropy_quantile": 0.5}, "top_entropy_quantile"),
         ({"blind_share": 1.0}, "blind_share 1.0"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy steps: set held_out_split instead"),
+        ({"reward_weights": [1.0, 2.0]}, "reward_weights has 2 numbers for 1 rewards"),
         ({"repetition_penalty": 1.1}, "repetition_penalty 1.1"),
         ({"generation_kwargs": {"typical_p": 0.9}}, "generation_kwargs"),
         ({"prefix_sharing": "perhaps"}, "expected on or off"),
@@ -194,14 +243,14 @@ def test_what_sharing_cannot_honour_is_refused(tmp_path, fields, words):
 def test_rollouts_that_are_off_policy_are_told_once(make, batch, caplog):
     trainer = make()
     loss_and_gradients(trainer, batch)
-    assert trainer._metrics["train"]["sampling/off_policy"] == [0.0]
+    assert trainer.recorded("sampling/off_policy") == [0.0]
     assert "off-policy" not in caplog.text
     far = batch | {"sampling_per_token_logps": batch["sampling_per_token_logps"].clone()}
     far["sampling_per_token_logps"][:, 0] += 0.3  # one token a row, further than log 1.2
     for _ in range(2):
         loss_and_gradients(trainer, far)
     share = ROWS / batch["completion_mask"].sum().item()
-    assert trainer._metrics["train"]["sampling/off_policy"][1:] == pytest.approx([share] * 2)
+    assert trainer.recorded("sampling/off_policy")[1:] == pytest.approx([share] * 2)
     assert caplog.text.count("off-policy") == 1
     assert f"{100 * share:.1f} % of the sampled tokens" in caplog.text
 
@@ -216,8 +265,6 @@ def test_the_seams_of_trl_are_where_this_trainer_takes_hold():
     assert trl.__version__.startswith("1.16.")
     parameters = {
         "_get_train_sampler": ["self", "dataset"],
-        "_generate_and_score_completions": ["self", "inputs"],
-        "_tokenize_prompts": ["self", "prompts"],
         "_prepare_inputs": ["self", "generation_batch"],
         "_generate_single_turn": [
             "self",
@@ -228,8 +275,6 @@ def test_the_seams_of_trl_are_where_this_trainer_takes_hold():
             "has_tool_images",
         ],
         "_compute_loss": ["self", "model", "inputs"],
-        "_generate": ["self", "prompts"],
-        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     }
     for name, expected in parameters.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == expected, name
@@ -244,3 +289,7 @@ def test_the_seams_of_trl_are_where_this_trainer_takes_hold():
         "compute_entropy",
         "compute_aux_loss",
     ]
+    kept = {"_metrics", "_logs", "_step", "_current_train_step_time", "_total_train_tokens"}
+    source = inspect.getsource(GRPOTrainer)
+    assert all(f"self.{name}" in source for name in kept | {"_tokenizer", "_buffered_inputs"})
+    assert issubclass(PolicyTrainer, RecordsMixin)

@@ -6,9 +6,20 @@ import time
 import pytest
 
 from rft.errors import TrainingError
-from rft.train.safe_rewards import FAILED, isolate_failures
+from rft.train.rewards import FAILED, Reward
 
 ROWS = {"completions": ["a", "b", "c", "d"], "question_id": ["q-0", "q-1", "q-2", "q-3"]}
+
+
+def isolate_failures(function, seconds):
+    """The function with its failures handled, called as usual."""
+    reward = Reward(function, seconds)
+
+    def call(**columns):
+        return asyncio.run(reward(**columns))
+
+    call.__name__ = reward.__name__
+    return call
 
 
 def score(completions, **_):
@@ -90,12 +101,11 @@ def test_an_asynchronous_reward_is_guarded_alike():
             await asyncio.sleep(60)
         return score(completions)
 
-    reward = isolate_failures(judge, seconds=0.8)
-    assert asyncio.iscoroutinefunction(reward)
-    assert asyncio.run(reward(**ROWS)) == [0.0, 1.0, None, 3.0]
+    assert Reward(judge, seconds=0.8).is_async
+    assert isolate_failures(judge, seconds=0.8)(**ROWS) == [0.0, 1.0, None, 3.0]
 
     async def down(completions, **_):
         raise ConnectionError("connection refused")
 
     with pytest.raises(TrainingError, match="failed in all 4 rows .ConnectionError: connection refused"):
-        asyncio.run(isolate_failures(down, seconds=5)(**ROWS))
+        isolate_failures(down, seconds=5)(**ROWS)

@@ -1,0 +1,119 @@
+"""The arm that reads a whole history: a rollout is one answer to one question.
+
+history ─┬─ question 1 ─┬─ answer    the answers to a question compete with one another
+         │              └─ answer
+         └─ question 2 ─┬─ answer    all of them share the history, which is forwarded once
+                        └─ answer
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rft.data.dataset import Split
+from rft.data.prompt import PromptTokens, final_message
+from rft.data.sampler import HistorySampler
+from rft.train.advantages import advantages
+from rft.train.arm import Policy
+from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.metrics import deviation
+from rft.train.rollout import Gather, Rollout, Turn, is_blind, table
+
+
+class HistoryArm:
+    """Asks questions over whole histories.
+
+    Args:
+        split: Questions and histories of the dataset's rows.
+        tokens: Builds the prompts.
+        args: Fields of the recipe.
+    """
+
+    keeps_flat_turns = True  # as TRL does: entropy and the clip ratios are those of all answers
+
+    def __init__(self, split: Split, tokens: PromptTokens, args: HistoryGRPOConfig):
+        self.split, self.tokens, self.args = split, tokens, args
+        self.without_history = PromptTokens(tokens.tokenizer, "none")
+        self.questions = {question.id: question for question in split.questions}
+
+    def sampler(self, dataset: Any) -> HistorySampler:
+        """Returns an order in which `questions_per_history` questions of a history are together. The longest
+        history is first: if memory runs out, it runs out in the first step."""
+        histories, args = dataset["history_id"], self.args
+        longest = max(
+            sorted(set(histories)),
+            key=lambda name: sum(len(message.content) for message in self.split.histories[name].messages),
+        )
+        return HistorySampler(
+            histories,
+            args.questions_per_history,
+            args.units_per_generation(),
+            args.num_generations,
+            args.num_iterations * args.steps_per_generation,
+            shuffle=args.shuffle_dataset,
+            seed=args.seed,
+            first=longest,
+        )
+
+    def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
+        """Draws an answer for every row; a question has `num_generations` rows in a row."""
+        prompts: dict[str, list[int]] = {}
+        rollouts = []
+        for row in units:
+            question = self.questions[row["question_id"]]
+            history = self.split.history_of(question)
+            blind = is_blind(self.args.seed, policy.step, history.id, self.args.blind_share)
+            if question.id not in prompts:
+                prompts[question.id] = (
+                    self.without_history.prompt_ids(question, None)
+                    if blind
+                    else self.tokens.prompt_ids(question, history)
+                )
+            rollouts.append(Rollout(history, blind, [question]))
+        asked = [prompts[rollout.questions[0].id] for rollout in rollouts]
+        drawn = policy.complete(asked, self.args.max_completion_length)
+        for rollout, prompt, (completion, logps) in zip(rollouts, asked, drawn, strict=True):
+            rollout.answers = [Turn(prompt, completion, logps, question=rollout.questions[0])]
+        return rollouts
+
+    def assign_advantages(
+        self,
+        rollouts: Sequence[Rollout],
+        weights: Sequence[float],
+        memory_weights: Sequence[float],
+        gather: Gather,
+    ) -> None:
+        """Compares every answer with the other answers to its question."""
+        turns = [rollout.answers[0] for rollout in rollouts]
+        found = advantages(
+            table([turn.scores for turn in turns]).float(),  # as TRL does: the same numbers, bit for bit
+            weights,
+            self.args.num_generations,
+            self.args.scale_rewards,
+            self.args.multi_objective_aggregation,
+            gather,
+        )
+        for turn, advantage in zip(turns, found.tolist(), strict=True):
+            turn.advantage = advantage
+
+    def metrics(self, rollouts: Sequence[Rollout], gather: Gather) -> dict[str, list[float]]:
+        """Returns the deviation of all rewards."""
+        return {"reward_std": [deviation(gather([rollout.reward for rollout in rollouts]))]}
+
+    def table(
+        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
+    ) -> dict[str, Any]:
+        """Returns one row per answer."""
+        turns = [rollout.answers[0] for rollout in rollouts]
+        questions = [rollout.questions[0] for rollout in rollouts]
+        return {
+            "prompt": [final_message(question) for question in questions],
+            "completion": [turn.text for turn in turns],
+            "rewards": {name: [turn.scores[i] for turn in turns] for i, name in enumerate(names)},
+            "advantages": [turn.advantage for turn in turns],
+            "extra": {
+                "question_id": [question.id for question in questions],
+                "history_id": [question.history_id for question in questions],
+                "answer": [None if question.open_ended else question.gold for question in questions],
+                **extra,
+            },
+        }

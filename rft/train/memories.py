@@ -1,0 +1,201 @@
+"""The arm that keeps a memory: a rollout writes a memory chunk by chunk and answers questions from it.
+
+    history ── update c1 ── update c2 ── ... ── update cT ── memory ─┬─ answer q1 (A times)
+                                                                     └─ answer qQ (A times)
+
+A memory serves all its questions, so an update is credited with the mean reward of all answers (and the
+memory's own rewards), relative to the other rollouts over the same history. An answer is credited with its
+own
+reward: relative to the other answers to the same question from the same memory if there are several (A > 1),
+otherwise to those from the other memories.
+
+Invariant: the prompt of an update contains no question.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import Sampler
+from trl.trainer.utils import RepeatSampler
+
+from rft.data.dataset import Split
+from rft.memory.agent import MemoryAgent
+from rft.train.advantages import advantages
+from rft.train.arm import Policy
+from rft.train.memory_grpo_config import MemoryGRPOConfig
+from rft.train.metrics import deviation, mean
+from rft.train.rollout import Gather, Rollout, Turn, is_blind, table
+
+
+class MemoryArm:
+    """Writes memories and asks questions about them.
+
+    Args:
+        split: Questions and histories.
+        agent: Builds the prompts of updates and answers.
+        args: Fields of the recipe.
+    """
+
+    def __init__(self, split: Split, agent: MemoryAgent, args: MemoryGRPOConfig):
+        self.split, self.agent, self.args = split, agent, args
+        self.questions = {question.id: question for question in split.questions}
+        # of hundreds of turns, those without an advantage have neither gradient nor loss, unless of these
+        self.keeps_flat_turns = bool(
+            args.beta or args.top_entropy_quantile < 1 or args.entropy_coef or args.use_adaptive_entropy
+        )
+
+    def sampler(self, dataset: Any) -> Sampler[int]:
+        """Returns TRL's order: a row is a history with its questions."""
+        args = self.args
+        return RepeatSampler(
+            data_source=dataset,
+            mini_repeat_count=args.num_generations,
+            batch_size=args.generation_batch_size // args.num_generations,
+            repeat_count=args.num_iterations * args.steps_per_generation,
+            shuffle=args.shuffle_dataset,
+            seed=args.seed,
+        )
+
+    def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
+        """Writes a memory for every unit and asks it; a unit comes `num_generations` times in a row."""
+        rollouts = []
+        for unit in units:
+            history = self.split.histories[unit["history_id"]]
+            blind = is_blind(self.args.seed, policy.step, history.id, self.args.blind_share)
+            chunks = [] if blind else self.agent.chunks(history)
+            questions = [self.questions[name] for name in unit["question_ids"]]
+            rollouts.append(Rollout(history, blind, questions, chunks))
+        self._write(rollouts, policy)
+        self._answer(rollouts, policy)
+        return rollouts
+
+    def _write(self, rollouts: Sequence[Rollout], policy: Policy) -> None:
+        """Draws all updates, chunk by chunk; those of one history share its chunk."""
+        for place in range(max(policy.gather([len(rollout.chunks) for rollout in rollouts]))):
+            writing = [rollout for rollout in rollouts if place < len(rollout.chunks)]
+            known: dict[tuple[str, str], list[int]] = {}  # equal memories of one history: one prompt
+            prompts = []
+            for rollout in writing:
+                key = (rollout.history.id, rollout.memory)
+                if key not in known:
+                    known[key] = self.agent.update_ids(rollout.chunks[place], rollout.memory)
+                prompts.append(known[key])
+            drawn = policy.complete(prompts, self.agent.settings.memory_tokens)
+            for rollout, prompt, (completion, logps) in zip(writing, prompts, drawn, strict=True):
+                update = self.agent.accept(completion, rollout.memory, policy.ends)
+                rollout.updates.append(Turn(prompt, completion, logps, update=update))
+                rollout.memory = update.memory
+
+    def _answer(self, rollouts: Sequence[Rollout], policy: Policy) -> None:
+        asked = [(r, q) for r in rollouts for q in r.questions for _ in range(self.args.answers_per_memory)]
+        known: dict[tuple[str, str], list[int]] = {}
+        prompts = []
+        for rollout, question in asked:
+            key = (question.id, rollout.memory)
+            if key not in known:
+                known[key] = self.agent.answer_ids(question, rollout.memory)
+            prompts.append(known[key])
+        drawn = policy.complete(prompts, self.args.max_completion_length)
+        for (rollout, question), prompt, (completion, logps) in zip(asked, prompts, drawn, strict=True):
+            rollout.answers.append(Turn(prompt, completion, logps, question=question))
+
+    def assign_advantages(
+        self,
+        rollouts: Sequence[Rollout],
+        weights: Sequence[float],
+        memory_weights: Sequence[float],
+        gather: Gather,
+    ) -> None:
+        """Compares updates by their memories, and answers with the other answers to their question."""
+        args = self.args
+        settings = (args.scale_rewards, args.multi_objective_aggregation, gather)
+        if args.multi_objective_aggregation == "normalize_then_sum":
+            columns = [
+                [*map(mean, zip(*(turn.scores for turn in r.answers), strict=True)), *r.memory_scores]
+                for r in rollouts
+            ]
+            found = advantages(table(columns), [*weights, *memory_weights], args.num_generations, *settings)
+        else:
+            found = advantages(table([[r.reward] for r in rollouts]), [1.0], args.num_generations, *settings)
+        for rollout, advantage in zip(rollouts, found.tolist(), strict=True):
+            for turn in rollout.updates:
+                turn.advantage = advantage
+        compared, size = self._competing(rollouts)
+        found = advantages(table([turn.scores for turn in compared]), weights, size, *settings)
+        for turn, advantage in zip(compared, found.tolist(), strict=True):
+            turn.advantage = advantage
+        for rollout in rollouts:
+            for turn in rollout.turns:
+                turn.weight, turn.share = weigh(rollout, turn, args.turn_weighting)
+
+    def _competing(self, rollouts: Sequence[Rollout]) -> tuple[list[Turn], int]:
+        """All answers, those that compete next to one another, and how many these are."""
+        if self.args.answers_per_memory > 1:
+            return [turn for rollout in rollouts for turn in rollout.answers], self.args.answers_per_memory
+        size = self.args.num_generations
+        groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
+        columns = [zip(*(rollout.answers for rollout in group), strict=True) for group in groups]
+        return [turn for of_group in columns for of_question in of_group for turn in of_question], size
+
+    def metrics(self, rollouts: Sequence[Rollout], gather: Gather) -> dict[str, list[float]]:
+        """Returns sizes of memories, and how updates went."""
+        size = self.args.num_generations
+        groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
+        updates = [turn for rollout in rollouts for turn in rollout.updates]
+        seeing = [rollout for rollout in rollouts if not rollout.blind]
+        return {
+            "reward_std": [deviation([rollout.reward for rollout in group]) for group in groups],
+            "memory/tokens": [float(self.agent.count(rollout.memory)) for rollout in seeing],
+            "memory/bonus": [rollout.bonus for rollout in seeing],
+            "memory/updates": [float(len(rollout.updates)) for rollout in seeing],
+            "memory/cut_rate": [float(turn.update.cut) for turn in updates if turn.update],
+            "memory/empty_rate": [float(turn.update.empty) for turn in updates if turn.update],
+            "memory/update_length": [float(len(turn.completion)) for turn in updates],
+        }
+
+    def table(
+        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
+    ) -> dict[str, Any]:
+        """Returns one row per rollout: its memory and its answers."""
+        of_answers = {
+            column: iter(values if len(values) == sum(len(r.answers) for r in rollouts) else ())
+            for column, values in extra.items()
+        }
+        return {
+            "prompt": [f"history {rollout.history.id}" for rollout in rollouts],
+            "completion": [
+                "\n\n".join(
+                    [
+                        rollout.memory,
+                        *(f"{turn.question.query}\n{turn.text}" for turn in rollout.answers if turn.question),
+                    ]
+                )
+                for rollout in rollouts
+            ],
+            "rewards": {"trajectory": [rollout.reward for rollout in rollouts]},
+            "advantages": [rollout.turns[0].advantage for rollout in rollouts],
+            "extra": {
+                "history_id": [rollout.history.id for rollout in rollouts],
+                **{
+                    column: [
+                        ", ".join(str(next(values, "")) for _ in rollout.answers) for rollout in rollouts
+                    ]
+                    for column, values in of_answers.items()
+                },
+            },
+        }
+
+
+def weigh(rollout: Rollout, turn: Turn, weighting: str) -> tuple[float, float]:
+    """Returns the weight of a turn's tokens in a sum over tokens, and of the turn in a mean over turns.
+
+    Args:
+        rollout: The rollout of the turn.
+        turn: The turn.
+        weighting: What has the same weight: every "token", every "turn", or every "trajectory" and, within
+            it, every turn.
+    """
+    if weighting == "token":
+        return 1.0, 1.0
+    share = 1.0 if weighting == "turn" else 1.0 / len(rollout.turns)
+    return share / len(turn.completion), share
