@@ -136,9 +136,10 @@ def run(args: argparse.Namespace) -> int:
     counts = record["counts"]
     console.print(
         f"{args.out}: {sum(counts['personas'].values()):,} personas, {counts['preferences']:,} preferences, "
-        f"{counts['topics']} topics; questions: "
-        + ", ".join(f"{s} {n:,}" for s, n in counts["questions"].items())
+        f"{counts['topics']} topics",
+        soft_wrap=True,
     )
+    console.print("questions: " + ", ".join(f"{s} {n:,}" for s, n in counts["questions"].items()))
     for window, (low, middle, high) in counts["tokens"].items():
         console.print(f"tokens per history at {window}: {low:,} to {high:,}, median {middle:,.0f}")
     if record["usage"]:
