@@ -174,9 +174,9 @@ class Judge:
 
     async def _vote(self, prompt: list[dict[str, str]], number: int) -> bool | None:
         path = self._path(prompt, number)
-        known = _read(path)
-        if known is not None:
-            return known
+        cached = _read(path)
+        if cached is not None:
+            return cached
         try:
             reply = await self.endpoint.chat(prompt, max_tokens=JUDGE_TOKENS)
         except CallFailed as error:
@@ -231,9 +231,9 @@ def open_ended(judge: Judge) -> Callable[..., Awaitable[list[float | None]]]:
                 return None
             if not has_reasoning(completion):
                 return 0.0
-            case, asked, known = shown
+            case, asked, user_preference = shown
             try:
-                return majority(await judge.votes(case, asked, completion, known))
+                return majority(await judge.votes(case, asked, completion, user_preference))
             except Unreachable as error:
                 logger.warning("judge: not scored (%s)", error)
                 return None

@@ -44,8 +44,8 @@ def _file(path: Path, spec: str) -> ModuleType:
         raise ValueError(
             f'reward "{spec}": no file {path.absolute()}; give its path relative to the current folder'
         )
-    found = importlib.util.spec_from_file_location(path.stem, path)
-    assert found is not None and found.loader is not None  # a .py file always has a loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None and module_spec.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
     return module

@@ -92,9 +92,13 @@ def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
     """Parses `completion` (a string or list of messages). Without `options`, only letters in parentheses name
     an option."""
     thought, answer = _thought_and_answer(_text(completion) or "")
-    said = without_boxes(answer)
+    answer_text = without_boxes(answer)
     shown = options or ("",) * len(LETTERS)
-    in_answer, in_thought, thought_words = mentions(said, shown), mentions(thought, shown), words(thought)
+    in_answer, in_thought, thought_words = (
+        mentions(answer_text, shown),
+        mentions(thought, shown),
+        words(thought),
+    )
     return Reading(
         letter=mcq_letter(completion),
         lenient=lenient_letter(completion),
@@ -107,7 +111,7 @@ def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
         thought_words=len(thought_words),
         thought_vocabulary=len({word for word in thought_words if len(word) > 1 or not word.isascii()}),
         reasons=has_reasoning(completion),
-        answer=" ".join(said.split()),
+        answer=" ".join(answer_text.split()),
     )
 
 
@@ -266,9 +270,9 @@ def _reward(
         return 0.0
     if floor == 1 and gate == "off":
         return 1.0
-    said = read(completion, options)
-    agrees = gate == "off" or (said.consistent and (gate != "naming" or said.answer_quotes == gold))
-    return float(agrees and said.thought_vocabulary >= floor)
+    reading = read(completion, options)
+    agrees = gate == "off" or (reading.consistent and (gate != "naming" or reading.answer_quotes == gold))
+    return float(agrees and reading.thought_vocabulary >= floor)
 
 
 def _text(completion: Any) -> str | None:
@@ -296,9 +300,9 @@ def _thought_and_answer(text: str) -> tuple[str, str]:
     parts = _TAG.split(text)  # text, tag, text, tag, ..., text
     depth = 1 if len(parts) > 1 and parts[1] == _CLOSE else 0
     thought = []
-    for said, tag in zip(parts[::2], parts[1::2], strict=False):
+    for piece, tag in zip(parts[::2], parts[1::2], strict=False):
         if depth:
-            thought.append(said)
+            thought.append(piece)
         depth = depth + 1 if tag == _OPEN else max(depth - 1, 0)
     return " ".join(thought), "" if depth else parts[-1]
 

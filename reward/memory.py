@@ -112,12 +112,13 @@ def sensitive_absent(memories: Sequence[Sequence[str]], **columns: Any) -> list[
 def speaks_of(memory: str, phrase: str) -> bool:
     """Returns whether a line of the memory mentions the phrase: it contains most of its content words, in any
     inflection."""
-    wanted = {word for word in _words(phrase) if word not in _EMPTY_WORDS and len(word) > 2} or set(
+    phrase_words = {word for word in _words(phrase) if word not in _EMPTY_WORDS and len(word) > 2} or set(
         _words(phrase)
     )
-    return bool(wanted) and any(
-        sum(any(_alike(word, other) for other in said) for word in wanted) >= PRESENT * len(wanted)
-        for said in (set(_words(line)) for line in memory.splitlines())
+    return bool(phrase_words) and any(
+        sum(any(_alike(word, other) for other in line_words) for word in phrase_words)
+        >= PRESENT * len(phrase_words)
+        for line_words in (set(_words(line)) for line in memory.splitlines())
     )
 
 

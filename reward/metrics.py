@@ -30,15 +30,19 @@ def reading_metrics(readings: Sequence[Reading], golds: Sequence[str]) -> dict[s
     if not readings:
         raise ValueError("reward.reading_metrics: no completions, so rates are undefined; pass at least one")
     count = len(readings)
-    letters = Counter(said.letter or "none" for said in readings)
-    readable = [said for said in readings if said.letter is not None]
+    letters = Counter(reading.letter or "none" for reading in readings)
+    readable = [reading for reading in readings if reading.letter is not None]
     pairs = list(zip(readings, golds, strict=True))
     return {
         "unparsed_rate": letters["none"] / count,
-        "format_rate": sum(said.reasons for said in readings) / count,
-        **({"consistent": sum(said.consistent for said in readable) / len(readable)} if readable else {}),
-        "thought_right": sum(said.thought_names == gold for said, gold in pairs) / count,
-        "answer_right": sum(said.answer_names == gold for said, gold in pairs) / count,
-        "thought_words": sum(said.thought_words for said in readings) / count,
+        "format_rate": sum(reading.reasons for reading in readings) / count,
+        **(
+            {"consistent": sum(reading.consistent for reading in readable) / len(readable)}
+            if readable
+            else {}
+        ),
+        "thought_right": sum(reading.thought_names == gold for reading, gold in pairs) / count,
+        "answer_right": sum(reading.answer_names == gold for reading, gold in pairs) / count,
+        "thought_words": sum(reading.thought_words for reading in readings) / count,
         **{f"answer_letters/{letter}": letters[letter] / count for letter in (*LETTERS, "none")},
     }

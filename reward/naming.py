@@ -125,27 +125,31 @@ def mentions(text: str, options: Sequence[str]) -> Mentions:
         options: N options in the order of their letters; "" is never mentioned.
     """
     plain, clauses = _clauses(text)
-    known = [(letter, _plain(_fold(option))) for letter, option in zip(ALPHABET, options, strict=False)]
-    spans = _widest([*_whole(plain, known), *_broken_off(plain, clauses, known)])
+    plain_options = [
+        (letter, _plain(_fold(option))) for letter, option in zip(ALPHABET, options, strict=False)
+    ]
+    spans = _widest([*_whole(plain, plain_options), *_broken_off(plain, clauses, plain_options)])
     masked = _without(plain, spans)
-    spans += [(m.start(), m.end(), m[1]) for m in _MARKED.finditer(masked) if m[1] in ALPHABET[: len(known)]]
+    spans += [
+        (m.start(), m.end(), m[1]) for m in _MARKED.finditer(masked) if m[1] in ALPHABET[: len(plain_options)]
+    ]
     denied, doubted = _denied(masked, clauses, sorted(spans))
-    found: dict[bool, set[str]] = {True: set(), False: set()}  # is a letter in parentheses -> letters
+    named: dict[bool, set[str]] = {True: set(), False: set()}  # is a letter in parentheses -> letters
     beside: dict[tuple[int, bool], set[str]] = defaultdict(set)  # same, per sentence
     starts = [start for start, _, _ in clauses]
     for span in spans:
         if span not in denied and span not in doubted:
             start, stop, letter = span
             is_letter = plain[start] == _MARK
-            found[is_letter].add(letter)
+            named[is_letter].add(letter)
             beside[clauses[bisect_right(starts, stop - 1) - 1][2], is_letter].add(letter)
     return Mentions(
-        words=frozenset(found[False]),
-        letters=frozenset(found[True]),
-        denied=frozenset({letter for _, _, letter in denied} - found[False] - found[True]),
+        words=frozenset(named[False]),
+        letters=frozenset(named[True]),
+        denied=frozenset({letter for _, _, letter in denied} - named[False] - named[True]),
         mislabels=any(
-            len(said) == len(beside[sentence, True]) == 1 and said != beside[sentence, True]
-            for (sentence, is_letter), said in list(beside.items())
+            len(by_words) == len(beside[sentence, True]) == 1 and by_words != beside[sentence, True]
+            for (sentence, is_letter), by_words in list(beside.items())
             if not is_letter
         ),
     )
@@ -168,28 +172,30 @@ def _clauses(text: str) -> tuple[str, list[Clause]]:
     return " ".join(pieces), clauses
 
 
-def _whole(plain: str, known: Sequence[tuple[str, str]]) -> Iterator[Span]:
+def _whole(plain: str, plain_options: Sequence[tuple[str, str]]) -> Iterator[Span]:
     """Yields the places where all words of an option occur."""
-    for letter, wanted in known:
-        start = plain.find(wanted) if wanted else -1
+    for letter, option in plain_options:
+        start = plain.find(option) if option else -1
         while start >= 0:
-            stop = start + len(wanted)
+            stop = start + len(option)
             if _ends(plain, start - 1, start) and _ends(plain, stop - 1, stop):
                 yield start, stop, letter
-            start = plain.find(wanted, start + 1)
+            start = plain.find(option, start + 1)
 
 
-def _broken_off(plain: str, clauses: Sequence[Clause], known: Sequence[tuple[str, str]]) -> Iterator[Span]:
+def _broken_off(
+    plain: str, clauses: Sequence[Clause], plain_options: Sequence[tuple[str, str]]
+) -> Iterator[Span]:
     """Yields the places where a sentence ends with the beginning of one option."""
     beginnings = defaultdict(set)
-    for letter, wanted in known:
-        pieces = wanted.split()
+    for letter, option in plain_options:
+        pieces = option.split()
         for count in range(max(2, (len(pieces) + 1) // 2), len(pieces)):
             beginnings[" ".join(pieces[:count])].add(letter)
     by_last_word = defaultdict(list)
     for beginning, letters in beginnings.items():
-        others = [wanted for letter, wanted in known if letter not in letters]
-        if len(letters) == 1 and not any(wanted.startswith(beginning) for wanted in others):
+        others = [option for letter, option in plain_options if letter not in letters]
+        if len(letters) == 1 and not any(option.startswith(beginning) for option in others):
             by_last_word[beginning.rpartition(" ")[2]].append((beginning, min(letters)))
     for number, (start, stop, sentence) in enumerate(clauses, start=1):
         if number == len(clauses) or clauses[number][2] != sentence:
@@ -236,11 +242,11 @@ def _denied(masked: str, clauses: Sequence[Clause], spans: Sequence[Span]) -> tu
     for number, (_, _, sentence) in enumerate(clauses):
         if number and clauses[number - 1][2] != sentence:
             last = []
-        if said := denials[number]:
-            behind = [span for span in beginning[number] if span[0] > said[0]]
-            before = [span for span in ending[number] if span[1] <= said[-1]]
+        if denial_starts := denials[number]:
+            behind = [span for span in beginning[number] if span[0] > denial_starts[0]]
+            before = [span for span in ending[number] if span[1] <= denial_starts[-1]]
             denied.update(behind)
-            if not behind or behind[-1][0] < said[-1]:
+            if not behind or behind[-1][0] < denial_starts[-1]:
                 denied.update(before)
             if not behind and not before:
                 doubted.update(last)

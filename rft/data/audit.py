@@ -62,24 +62,24 @@ def shortcuts(questions: Sequence[Question]) -> dict[str, Any]:
         report[f"gold_{name}_alone"] = sum(t == 1 for t in ties) / n
         report[f"gold_{name}"] = sum(t > 0 for t in ties) / n
     report["letters"] = {letter: sum(q.gold == letter for q in questions) for letter in LETTERS}
-    found = rules.scores([rules.asked(question) for question in questions])
+    rule_scores = rules.scores([rules.asked(question) for question in questions])
     labels = [question.labels for question in questions]
-    everything = _cell(found, range(n))
+    everything = _cell(rule_scores, range(n))
     report["rules"] = everything.pop("rules")
     report["strongest"] = everything
     report["by"] = {
         name: {
-            value: _cell(found, rows)
-            for value, rows in rules.cells([value_of(known) for known in labels]).items()
+            value: _cell(rule_scores, rows)
+            for value, rows in rules.cells([value_of(row_labels) for row_labels in labels]).items()
         }
         for name, value_of in OF_LABELS.items()
     }
     return report
 
 
-def _cell(found: Mapping[str, Sequence[float]], rows: Sequence[int]) -> dict[str, Any]:
-    means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
-    return {**rules.strongest(found, rows).record(), "rules": means}
+def _cell(rule_scores: Mapping[str, Sequence[float]], rows: Sequence[int]) -> dict[str, Any]:
+    means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in rule_scores.items()}
+    return {**rules.strongest(rule_scores, rows).record(), "rules": means}
 
 
 def lines(audit: Mapping[str, Any]) -> dict[str, str]:
@@ -87,13 +87,13 @@ def lines(audit: Mapping[str, Any]) -> dict[str, str]:
     shown = {text: f"{audit[key]:.1%}" for text, key in SHARES.items()}
     shown |= {f"score of: {name}": f"{score:.1%}" for name, score in audit["rules"].items()}
     shown.setdefault(f"score of: {rules.PROBE}", "too few rows")
-    shown["strongest of these"] = _told(audit["strongest"])
+    shown["strongest of these"] = _describe(audit["strongest"])
     for category, cells in audit["by"].items():
         value, cell = max(
             cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"], default=("", None)
         )
         shown[f"strongest by {category}"] = (
-            f"{value}: {_told(cell)}" if cell else f"no value with {rules.LEAST} questions"
+            f"{value}: {_describe(cell)}" if cell else f"no value with {rules.LEAST} questions"
         )
     if "evidence" in audit:
         shown["evidence found in the history"] = (
@@ -104,7 +104,7 @@ def lines(audit: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _told(cell: Mapping[str, Any]) -> str:
+def _describe(cell: Mapping[str, Any]) -> str:
     return f"{cell['rule']} {cell['score']:.1%} of {cell['n']:,}{', telling' if cell['telling'] else ''}"
 
 
@@ -113,17 +113,17 @@ def telling_rules(audit: Mapping[str, Any]) -> list[str]:
     and the strongest rule of each category value."""
     bar = audit["strongest"]["bar"]
     telling = {rule: score for rule, score in audit["rules"].items() if score > bar}
-    found = [
+    descriptions = [
         f"{rule} scores {telling[rule]:.1%}" for rule in sorted(telling, key=lambda rule: -telling[rule])
     ]
     for category, cells in audit["by"].items():
         beyond = {value: cell for value, cell in cells.items() if cell["telling"]}
         if beyond:
-            said = ", ".join(
-                f"{value} ({_told(cell).removesuffix(', telling')})" for value, cell in beyond.items()
+            cells_text = ", ".join(
+                f"{value} ({_describe(cell).removesuffix(', telling')})" for value, cell in beyond.items()
             )
-            found.append(f"by {category}: {said}")
-    return found
+            descriptions.append(f"by {category}: {cells_text}")
+    return descriptions
 
 
 def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
@@ -138,13 +138,13 @@ def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
     questions: list[Question] = []
     evident: list[bool] = []
     items = set[str]()
-    link, history, said = "", None, set[str]()
+    link, history, history_texts = "", None, set[str]()
     for row, record in read_rows(csv_path(root, split)):
         where = f"{split}: row {row}"
         if history is None or record[column] != link:
             link = record[column]
             history = read_history(history_path(root, link, where, column))
-            said = texts_of(history)
+            history_texts = texts_of(history)
             items.update(item for message in history.turns for item in plausible_items(message.content))
         try:
             question = read_question(record, row, split, window, history.id, where)
@@ -152,7 +152,7 @@ def audit_split(root: Path, split: str, window: str) -> dict[str, Any]:
             continue
         questions.append(question)
         if record.get(SNIPPET):
-            evident.append(evidence_found(record, said))
+            evident.append(evidence_found(record, history_texts))
         items.update(plausible_items("\n".join((question.query, *question.options))))
     return {**shortcuts(questions), **told(evident, len(questions)), "personal_items": len(items)}
 
@@ -176,10 +176,10 @@ def texts_of(history: History) -> set[str]:
     return {_fold(message.content) for message in history.messages}
 
 
-def evidence_found(record: Mapping[str, str], said: Collection[str]) -> bool:
-    """Returns whether every message of the row's snippet is in `said`, the texts of its history."""
+def evidence_found(record: Mapping[str, str], history_texts: Collection[str]) -> bool:
+    """Returns whether every message of the row's snippet is in `history_texts`."""
     evidence = _evidence(record.get(SNIPPET, ""))
-    return bool(evidence) and all(_fold(text) in said for text in evidence)
+    return bool(evidence) and all(_fold(text) in history_texts for text in evidence)
 
 
 def prove_label_free(question: Question, history: History) -> None:
@@ -205,12 +205,12 @@ def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
     """
     added = _fold(SYSTEM + "\n" + final_message(question))
     asked = _fold(question.query)
-    found = [c for c in ("preference", "prev_pref") if _stands(record.get(c, ""), asked)]
-    found += [c for c in ("short_persona", "expanded_persona") if _stands(record.get(c, ""), added)]
+    columns = [c for c in ("preference", "prev_pref") if _stands(record.get(c, ""), asked)]
+    columns += [c for c in ("short_persona", "expanded_persona") if _stands(record.get(c, ""), added)]
     evidence = [text for text in _evidence(record.get(SNIPPET, "")) if _fold(text) != asked]
     if any(_stands(text, added) for text in evidence):
-        found.append(SNIPPET)
-    return found
+        columns.append(SNIPPET)
+    return columns
 
 
 def _evidence(snippet: str) -> list[str]:
@@ -225,8 +225,8 @@ def _evidence(snippet: str) -> list[str]:
 def _ties(question: Question, extreme: Callable[[Iterable[int]], int]) -> int:
     """Number of options that share the extreme length; 0 if the gold is not among them."""
     lengths = [len(option) for option in question.options]
-    wanted = extreme(lengths)
-    return lengths.count(wanted) if lengths[LETTERS.index(question.gold)] == wanted else 0
+    extreme_length = extreme(lengths)
+    return lengths.count(extreme_length) if lengths[LETTERS.index(question.gold)] == extreme_length else 0
 
 
 def _stands(label: str, text: str) -> bool:

@@ -148,9 +148,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any]:
     """All findings of one split; notes and warnings are appended to `report`."""
-    said = {id: {m.content.strip() for m in history.turns} for id, history in split.histories.items()}
+    contents = {id: {m.content.strip() for m in history.turns} for id, history in split.histories.items()}
     questions = {question.row: question for question in split.questions}
-    found: dict[str, list[int]] = {}
+    rows_by_finding: dict[str, list[int]] = {}
     authors_tokens: dict[str, str] = {}
     rows = 0
     evident: list[bool] = []
@@ -171,16 +171,16 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
             evident.append(evidence_found(record, texts[history.id]))
         personal.update(plausible_items("\n".join((question.query, *question.options))))
         for column in repeated_labels(question, record):
-            found.setdefault(f"the text of {column} occurs in the question itself", []).append(row)
+            rows_by_finding.setdefault(f"the text of {column} occurs in the question itself", []).append(row)
         if history.persona_id and history.persona_id != question.persona_id:
-            found.setdefault("the history belongs to another persona", []).append(row)
-        if question.query in said[history.id]:
-            found.setdefault(ASKED_BEFORE, []).append(row)
+            rows_by_finding.setdefault("the history belongs to another persona", []).append(row)
+        if question.query in contents[history.id]:
+            rows_by_finding.setdefault(ASKED_BEFORE, []).append(row)
         authors_tokens[history.id] = record.get(f"total_tokens_in_chat_history_{split.window}", "")
 
     if skipped := [skip.row for skip in split.skipped if not skip.reason.endswith("is excluded")]:
         report["warnings"].append(f"{split.name}: {len(skipped)} of {rows} rows skipped ({_some(skipped)})")
-    for finding, where in found.items():
+    for finding, where in rows_by_finding.items():
         report["notes" if finding == ASKED_BEFORE else "warnings"].append(
             f"{split.name}: {finding} ({_some(where)})"
         )
@@ -233,9 +233,9 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
         for persona in sorted(
             set().union(*(rows[name] for name in trained)) & set(rows["benchmark"]), key=_by_number
         ):
-            found = {name: rows[name][persona] for name in [*trained, "benchmark"] if persona in rows[name]}
-            report["shared_personas"][persona] = found
-            where = ", ".join(f"{name} ({count} rows)" for name, count in found.items())
+            counts = {name: rows[name][persona] for name in [*trained, "benchmark"] if persona in rows[name]}
+            report["shared_personas"][persona] = counts
+            where = ", ".join(f"{name} ({count} rows)" for name, count in counts.items())
             report["warnings"].append(
                 f"persona {persona} is in both the training and the test data: {where}; "
                 f"exclude it from training with --exclude-personas {persona}"
@@ -247,9 +247,9 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
                 f"val shares {shared} of its {len(rows['val'])} personas with train: "
                 "it measures new questions, not new people"
             )
-    known = {skip.reason for name in trained for skip in splits[name].skipped}
+    skip_reasons = {skip.reason for name in trained for skip in splits[name].skipped}
     for persona in excluded:
-        if f"persona {persona} is excluded" not in known:
+        if f"persona {persona} is excluded" not in skip_reasons:
             report["warnings"].append(
                 f"--exclude-personas {persona} is ignored: no such persona in train or val"
             )

@@ -24,22 +24,22 @@ RESERVED_DOMAIN = re.compile(
 
 def plausible_items(text: str) -> list[str]:
     """Returns the personal items of a text outside the reserved ranges, ordered by kind."""
-    found: list[str] = []
+    items: list[str] = []
     if "@" in text:
-        found += [item for item in EMAIL.findall(text) if not RESERVED_DOMAIN.search(item)]
+        items += [item for item in EMAIL.findall(text) if not RESERVED_DOMAIN.search(item)]
     if NUMBERS.search(text):
-        found += _numbers(text)
+        items += _numbers(text)
     if "sk-" in text:
-        found += [item for item in KEY.findall(text) if "EXAMPLE" not in item]
-    return found
+        items += [item for item in KEY.findall(text) if "EXAMPLE" not in item]
+    return items
 
 
 def _numbers(text: str) -> list[str]:
-    found = [item for item in PHONE.findall(text) if not re.search(r"555\D01\d\d$", item)]
-    found += [item for item in SOCIAL.findall(text) if item[:3] not in ("000", "666") and item[0] != "9"]
-    found += [item for item in CARD.findall(text) if item[0] != "0" and _luhn(item)]
-    found += [item for item in IBAN.findall(text) if not item.startswith("XX")]
-    return found
+    items = [item for item in PHONE.findall(text) if not re.search(r"555\D01\d\d$", item)]
+    items += [item for item in SOCIAL.findall(text) if item[:3] not in ("000", "666") and item[0] != "9"]
+    items += [item for item in CARD.findall(text) if item[0] != "0" and _luhn(item)]
+    items += [item for item in IBAN.findall(text) if not item.startswith("XX")]
+    return items
 
 
 def _luhn(card: str) -> bool:

@@ -55,8 +55,8 @@ def choices(questions: "Sequence[Asked]") -> list[int] | None:
     gold_B, fold_B = np.array([question.gold for question in questions[thinned]]), fold[thinned]
     weights_FK = np.stack(
         [
-            _train(features_B4F[kept], gold_B[kept])
-            for kept in (fold_B != held_out for held_out in range(FOLDS))
+            _train(features_B4F[train_mask_B], gold_B[train_mask_B])
+            for train_mask_B in (fold_B != held_out for held_out in range(FOLDS))
         ],
         axis=1,
     )

@@ -277,12 +277,12 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
     """The messages before the final one."""
     if context not in CONTEXTS:
         raise DataError(f"unknown context {context!r}; expected one of {', '.join(CONTEXTS)}")
-    kept: tuple[Message, ...] = ()
+    context_messages: tuple[Message, ...] = ()
     if context != "none":
         if history is None:
             raise DataError(f"context {context!r} needs the question's history")
-        kept = history.messages if context == "history" else history.turns
-    return [{"role": "system", "content": SYSTEM}, *map(as_said, kept)]
+        context_messages = history.messages if context == "history" else history.turns
+    return [{"role": "system", "content": SYSTEM}, *map(as_said, context_messages)]
 
 
 def _read_ids(path: Path) -> Any | None:

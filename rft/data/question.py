@@ -173,12 +173,12 @@ def _distractors(text: str) -> list[str]:
     usable = [answer.strip() for answer in answers if isinstance(answer, str) and answer.strip()]
     if len(answers) != 3 or len(usable) != 3:
         nulls = sum(answer is None for answer in answers)
-        found = f"{len(answers)} incorrect_answers"
+        problem = f"{len(answers)} incorrect_answers"
         if nulls:
-            found += f", {nulls} of them null"
+            problem += f", {nulls} of them null"
         elif len(usable) < len(answers):
-            found += f", {len(answers) - len(usable)} of them empty or not a text"
-        raise UnusableRow(f"{found}; expected 3 texts")
+            problem += f", {len(answers) - len(usable)} of them empty or not a text"
+        raise UnusableRow(f"{problem}; expected 3 texts")
     return usable
 
 

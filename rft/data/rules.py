@@ -67,46 +67,46 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
 
     The probe is omitted if there are too few questions to train it.
     """
-    found: dict[str, list[float]] = {}
+    rule_scores: dict[str, list[float]] = {}
     for (most, least), measure in MEASURES.items():
         values = [measure(question) for question in questions]
-        found[most] = [_taken(v, q.gold, max) for v, q in zip(values, questions, strict=True)]
-        found[least] = [_taken(v, q.gold, min) for v, q in zip(values, questions, strict=True)]
+        rule_scores[most] = [_taken(v, q.gold, max) for v, q in zip(values, questions, strict=True)]
+        rule_scores[least] = [_taken(v, q.gold, min) for v, q in zip(values, questions, strict=True)]
     common = Counter(option for question in questions for option in question.options)
     often = [[common[option] for option in question.options] for question in questions]
-    found["the most common option text"] = [
+    rule_scores["the most common option text"] = [
         _taken(v, q.gold, max) for v, q in zip(often, questions, strict=True)
     ]
-    found["the least common option text"] = [
+    rule_scores["the least common option text"] = [
         _taken(v, q.gold, min) for v, q in zip(often, questions, strict=True)
     ]
     rates = _gold_rates(questions)
-    found["the option text most often gold"] = [
+    rule_scores["the option text most often gold"] = [
         _taken(v, q.gold, max) for v, q in zip(rates, questions, strict=True)
     ]
-    found["the option text least often gold"] = [
+    rule_scores["the option text least often gold"] = [
         _taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)
     ]
     for place, letter in enumerate(LETTERS):
-        found[f"always {letter}"] = [float(question.gold == place) for question in questions]
+        rule_scores[f"always {letter}"] = [float(question.gold == place) for question in questions]
     if (chosen := choices(questions)) is not None:
-        found[PROBE] = [
+        rule_scores[PROBE] = [
             float(choice == question.gold) for choice, question in zip(chosen, questions, strict=True)
         ]
-    return found
+    return rule_scores
 
 
-def strongest(found: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Strongest:
+def strongest(rule_scores: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Strongest:
     """Returns the strongest rule on some of the questions.
 
     Args:
-        found: result of `scores`.
+        rule_scores: result of `scores`.
         rows: indices of the questions; at least one.
     """
     rows = list(rows)
-    means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in found.items()}
+    means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in rule_scores.items()}
     rule = max(means, key=lambda name: means[name])
-    return Strongest(rule, means[rule], len(rows), len(found), bar(len(rows), len(found)))
+    return Strongest(rule, means[rule], len(rows), len(rule_scores), bar(len(rows), len(rule_scores)))
 
 
 def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
@@ -119,8 +119,8 @@ def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
 
 def _taken(values: Sequence[float], gold: int, extreme: Callable[[Sequence[float]], float]) -> float:
     """Expected score of choosing at random among the options with the extreme value."""
-    wanted = extreme(values)
-    return 1 / list(values).count(wanted) if values[gold] == wanted else 0.0
+    extreme_value = extreme(values)
+    return 1 / list(values).count(extreme_value) if values[gold] == extreme_value else 0.0
 
 
 def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
@@ -128,16 +128,19 @@ def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
     so that a text that is new there is at chance."""
     fold = folds([question.persona_id for question in questions])
     shown: Counter[tuple[int | None, str]] = Counter()
-    right: Counter[tuple[int | None, str]] = Counter()
+    gold_counts: Counter[tuple[int | None, str]] = Counter()
     for question, held_out in zip(questions, fold, strict=True):
         gold = question.options[question.gold]
         for key in (None, held_out):
             shown.update((key, option) for option in question.options)
-            right[key, gold] += 1
+            gold_counts[key, gold] += 1
 
     def rate(text: str, fold: int) -> float:
-        seen, gold = shown[None, text] - shown[fold, text], right[None, text] - right[fold, text]
-        return (gold + 1) / (seen + len(LETTERS))
+        times_shown, gold = (
+            shown[None, text] - shown[fold, text],
+            gold_counts[None, text] - gold_counts[fold, text],
+        )
+        return (gold + 1) / (times_shown + len(LETTERS))
 
     return [
         [rate(option, held_out) for option in question.options]
@@ -161,8 +164,8 @@ def _shared_with_query(question: Asked) -> list[float]:
 def _shared_with_others(question: Asked) -> list[float]:
     words = [_words(option) for option in question.options]
     return [
-        sum(len(mine & other) / max(len(mine | other), 1) for other in words if other is not mine)
-        for mine in words
+        sum(len(own & other) / max(len(own | other), 1) for other in words if other is not own)
+        for own in words
     ]
 
 

@@ -51,25 +51,25 @@ ALTERNATE = re.compile(r"roles? must alternate|must alternate|consecutive|same r
 Messages = Sequence[Mapping[str, str]]
 
 
-def too_long(said: Words, status: int) -> bool:
+def too_long(error: Words, status: int) -> bool:
     """Returns whether an error means that the prompt is too long for the server."""
     if status == 429:  # rate limit: too long only if this request alone exceeds it
-        return "request too large" in said.message.lower()
-    if status == 413 or CONTEXT.search(f"{said.code} {said.message}"):
+        return "request too large" in error.message.lower()
+    if status == 413 or CONTEXT.search(f"{error.code} {error.message}"):
         return True
-    return bool(PROMPT_TOO_LONG.search(said.message)) and not cap_too_large(said)
+    return bool(PROMPT_TOO_LONG.search(error.message)) and not cap_too_large(error)
 
 
-def cap_too_large(said: Words) -> bool:
+def cap_too_large(error: Words) -> bool:
     """Returns whether an error means that the requested maximum answer length is too large."""
-    return any(name in f"{said.param} {said.message}" for name in CAPS) and bool(
-        CAP_TOO_LARGE.search(said.message)
+    return any(name in f"{error.param} {error.message}" for name in CAPS) and bool(
+        CAP_TOO_LARGE.search(error.message)
     )
 
 
-def filtered(said: Words) -> bool:
+def filtered(error: Words) -> bool:
     """Returns whether an error means that a content filter refused the prompt."""
-    return bool(FILTERED.search(f"{said.code} {said.message}"))
+    return bool(FILTERED.search(f"{error.code} {error.message}"))
 
 
 class Dialect:
@@ -111,27 +111,27 @@ class Dialect:
         kept = {key: value for key, value in options.items() if value is not None and key not in self.refused}
         return {"messages": self._messages(messages), **kept}
 
-    def learn(self, said: Words, sent: Mapping[str, Any]) -> bool:
+    def learn(self, error: Words, sent: Mapping[str, Any]) -> bool:
         """Learns from an error.
 
         Args:
-            said: the error.
+            error: the error.
             sent: the body of the request.
 
         Returns:
             Whether something was learned, so that the same request should be sent again in another form.
         """
         roles = [message["role"] for message in sent["messages"]]
-        if (SYSTEM.search(said.message) or ALTERNATE.search(said.message)) and self._learn_roles(
-            said.message, roles
+        if (SYSTEM.search(error.message) or ALTERNATE.search(error.message)) and self._learn_roles(
+            error.message, roles
         ):
             return True
-        if STREAM.search(said.message) and "stream_options" not in said.message and "stream" not in sent:
+        if STREAM.search(error.message) and "stream_options" not in error.message and "stream" not in sent:
             self._note("the server only streams", "streamed", streams=True)
             return True
         names = [name for name in OPTIONAL if name in sent]
-        wrong = [name for name in names if said.param.split(".")[-1].split("[")[0] == name]
-        wrong = wrong or [name for name in names if re.search(rf"(?<![\w-]){name}(?![\w-])", said.message)]
+        wrong = [name for name in names if error.param.split(".")[-1].split("[")[0] == name]
+        wrong = wrong or [name for name in names if re.search(rf"(?<![\w-]){name}(?![\w-])", error.message)]
         for name in wrong:
             self.drop(name, "refuses")
         return bool(wrong)

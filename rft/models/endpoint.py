@@ -214,8 +214,8 @@ class Endpoint:
                 ending = "content_filter" if trouble.kind == FILTERED else ""
                 return Reply("", None, None, None, bool(ending), ending, spent, dict(failures), adapted)
             if trouble.kind == TOO_LONG:
-                raise TooLong(self.clean(trouble.said.message), failures)
-            if self.dialect.learn(trouble.said, body):
+                raise TooLong(self.clean(trouble.error.message), failures)
+            if self.dialect.learn(trouble.error, body):
                 continue  # send it again in the form that the server accepts
             failures[trouble.kind] += 1
             if trouble.kind == REFUSED or failures.total() >= self.attempts:
@@ -272,8 +272,8 @@ class Endpoint:
                 cap, f"wrote {wrote:,} tokens but only {max_tokens:,} were allowed, so it ignores"
             )
         sent = sum(_bytes(message["content"]) for message in body["messages"])
-        known = (reply.input_tokens or 0) + (reply.cached_tokens or 0)
-        if known and sent > max(LONG_TEXT, BYTES_A_TOKEN * known) and not self._prompts_cut:
+        tokens_read = (reply.input_tokens or 0) + (reply.cached_tokens or 0)
+        if tokens_read and sent > max(LONG_TEXT, BYTES_A_TOKEN * tokens_read) and not self._prompts_cut:
             self._prompts_cut = True
             logger.warning(
                 "%s, %s: a prompt of %d bytes was read as %d tokens; the server seems to truncate long"
@@ -281,7 +281,7 @@ class Endpoint:
                 self.base_url,
                 self.model,
                 sent,
-                known,
+                tokens_read,
             )
 
     def _enter(self) -> None:
@@ -336,29 +336,31 @@ class Endpoint:
             never_sent = type(cause).__name__.startswith("Connect")
             return Trouble("connection", Words(str(cause) or type(cause).__name__), billed=not never_sent)
         if isinstance(error, ServerSaid):
-            return self._said(error.code, Words(str(error)), billed=True)
+            return self._trouble_of_status(error.code, Words(str(error)), billed=True)
         if isinstance(error, openai.APIStatusError):
-            return self._said(error.status_code, words(error.response.text), error.response)
+            return self._trouble_of_status(error.status_code, words(error.response.text), error.response)
         if isinstance(error, (openai.APIError, Malformed)):
             return Trouble("malformed", Words(str(error)), billed=True)
         raise error
 
-    def _said(self, status: int, said: Words, response: Any = None, billed: bool = False) -> "Trouble":
+    def _trouble_of_status(
+        self, status: int, error: Words, response: Any = None, billed: bool = False
+    ) -> "Trouble":
         """Same as `_trouble`, for an error message from the server."""
-        if status in (400, 403, 422, 451) and filtered(said):
-            return Trouble(FILTERED, said, billed=True)
-        if status == 400 and UNFINISHED_ANSWER.search(said.message):
-            return Trouble(UNFINISHED, said, billed=True)
-        if status not in (401, 402, 403, 404) and too_long(said, status):
-            return Trouble(TOO_LONG, said, billed=billed)
-        self._refuse_for_good(status, said, response)
+        if status in (400, 403, 422, 451) and filtered(error):
+            return Trouble(FILTERED, error, billed=True)
+        if status == 400 and UNFINISHED_ANSWER.search(error.message):
+            return Trouble(UNFINISHED, error, billed=True)
+        if status not in (401, 402, 403, 404) and too_long(error, status):
+            return Trouble(TOO_LONG, error, billed=billed)
+        self._refuse_for_good(status, error, response)
         if status not in (408, 409, 425, 429) and status < 500:
-            return Trouble(REFUSED, said, billed=billed)
+            return Trouble(REFUSED, error, billed=billed)
         wait = _retry_after(response.headers) if response is not None else None
-        return Trouble(str(status), said, min(wait, LONGEST_WAIT) if wait is not None else None, billed)
+        return Trouble(str(status), error, min(wait, LONGEST_WAIT) if wait is not None else None, billed)
 
-    def _refuse_for_good(self, status: int, said: Words, response: Any = None) -> None:
-        message = self.clean(said.message)
+    def _refuse_for_good(self, status: int, error: Words, response: Any = None) -> None:
+        message = self.clean(error.message)
         if response is not None:
             self._refuse_detour(response)
         if status in (401, 403):
@@ -368,7 +370,7 @@ class Endpoint:
             raise EndpointError(
                 f"{self.base_url} {what} the environment variable {self.key_variable} ({status})"
             ) from None
-        if status == 402 or (status == 429 and "insufficient_quota" in said.code):
+        if status == 402 or (status == 429 and "insufficient_quota" in error.code):
             raise EndpointError(
                 f"{self.base_url}: the account's quota is used up ({status}); top it up and run again"
             ) from None
@@ -377,7 +379,7 @@ class Endpoint:
                 f"{self.base_url}: no model {self.model!r} or no chat API there (404: {message}); check the "
                 "model name and the URL, which often ends in /v1"
             ) from None
-        if cap_too_large(said):
+        if cap_too_large(error):
             raise EndpointError(
                 f"{self.base_url}: {self.model} does not support answers of this length ({message}); allow"
                 " fewer tokens, as with --max-new-tokens"
@@ -398,7 +400,7 @@ class Endpoint:
 
     def _given_up(self, trouble: "Trouble", failures: Mapping[str, int]) -> Exception:
         """Returns the error of one call, or of the endpoint if no call has succeeded yet."""
-        reason = self.clean(trouble.said.message)
+        reason = self.clean(trouble.error.message)
         self._strikes += not self.answered
         nobody_there = trouble.kind == "connection" and not trouble.billed
         if self.answered or (not nobody_there and self._strikes < STRIKES):

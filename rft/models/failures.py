@@ -35,13 +35,13 @@ class Trouble:
 
     Attributes:
         kind: one of the constants below, "timeout", "connection", "malformed", or an HTTP status.
-        said: the error message of the server.
+        error: the error message of the server.
         wait: seconds that the server asks to wait (None: not given).
         billed: whether the call may be billed anyway.
     """
 
     kind: str
-    said: Words
+    error: Words
     wait: float | None = None
     billed: bool = False
 

