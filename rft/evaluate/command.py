@@ -95,9 +95,10 @@ def run(args: argparse.Namespace) -> int:
     lost = sum(summary.unanswered + summary.not_scored for summary in summaries.values())
     if lost:
         too_long = sum(summary.too_long for summary in summaries.values())
-        said = f" ({too_long} too long for the model: see above)" if too_long else ""
+        too_long_note = f" ({too_long} too long for the model: see above)" if too_long else ""
         print(
-            f"{lost} answers are missing or not scored{said}; run the same command again to retry them",
+            f"{lost} answers are missing or not scored{too_long_note}; run the same command again to retry"
+            " them",
             file=sys.stderr,
         )
     return 1 if lost else 0
@@ -229,15 +230,15 @@ def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -
     return answerer.read_by(LocalModel(args.reader))
 
 
-def _settings(args: argparse.Namespace, known: dict[str, Any], why: str) -> dict[str, Any]:
-    """The options in `known` with defaults filled in; warns that other given options are ignored."""
+def _settings(args: argparse.Namespace, defaults: dict[str, Any], why: str) -> dict[str, Any]:
+    """The options in `defaults` with the given values; warns that other given options are ignored."""
     for key in {**ASKING, **ON_THIS_MACHINE, **ENDPOINT, **RETRIEVAL, **MEMORY, **JUDGE}:
-        if key not in known and getattr(args, key) is not None:
+        if key not in defaults and getattr(args, key) is not None:
             logger.warning("--%s is ignored: %s", key.replace("_", "-"), why)
-    given = {key: getattr(args, key) for key in known if getattr(args, key) is not None}
+    given = {key: getattr(args, key) for key in defaults if getattr(args, key) is not None}
     if given.get("temperature") == "server":
         given["temperature"] = None
-    return known | given
+    return defaults | given
 
 
 def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
@@ -302,9 +303,9 @@ def _checkpoints(args: argparse.Namespace) -> list[str]:
     """The models to evaluate: one, or all matches of a pattern, sorted by the number at their end."""
     if args.rule or args.base_url or not glob.has_magic(args.model):
         return [args.model or args.rule]
-    found = [path for path in glob.glob(str(Path(args.model).expanduser())) if Path(path).is_dir()]
-    if not found:
+    folders = [path for path in glob.glob(str(Path(args.model).expanduser())) if Path(path).is_dir()]
+    if not folders:
         raise DataError(f"{args.model}: no checkpoint folder matches this pattern")
     from rft.report.sweep import step_of
 
-    return sorted(found, key=lambda path: (step_of(path) is None, step_of(path) or 0, path))
+    return sorted(folders, key=lambda path: (step_of(path) is None, step_of(path) or 0, path))

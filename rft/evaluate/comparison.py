@@ -46,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out).expanduser()
     write_whole(out / "comparison.json", comparison.to_text())
     write_comparison_report(comparison, runs, out / "report.html")
-    for name, found in comparison.against.items():
-        overall = found.all
+    for name, result in comparison.against.items():
+        overall = result.all
         low, high = overall.ci95
         print(
             f"{name} against {comparison.first}: {100 * overall.difference:+.1f} points (95 %"
             f" interval {100 * low:+.1f} to {100 * high:+.1f}; permutation test p = {overall.p:.2g};"
-            f" {overall.n} questions); {found.answers.same} of {found.answers.n} answers"
+            f" {overall.n} questions); {result.answers.same} of {result.answers.n} answers"
             " are the same word for word"
         )
     print(f"report: {out / 'report.html'}")
@@ -88,14 +88,14 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, Evaluated]:
         for name, path in zip(_names(paths), paths, strict=True)
     }
     (first, (about, rows)), *others = runs.items()
-    for name, (summary, theirs) in others:
+    for name, (summary, other_rows) in others:
         for key in SAME:
             if getattr(summary, key) != getattr(about, key):
                 raise DataError(
                     f"{first} and {name} are runs on different data ({key}: {getattr(about, key)} and"
                     f" {getattr(summary, key)}); compare runs of the same dataset, split and window"
                 )
-        if rows[0].open_ended != theirs[0].open_ended:
+        if rows[0].open_ended != other_rows[0].open_ended:
             raise DataError(
                 f"{first} and {name}: one is open-ended and one multiple choice; their scores cannot be"
                 " compared"

@@ -65,7 +65,7 @@ class EndpointAnswers:
             "temperature": temperature,
             **context.settings,
         } | ({"sampling_seed": seed} if temperature != 0 else {})
-        self._too_long_told = False
+        self._warned_too_long = False
 
     def stream(self, asked: Iterable[tuple[Question, History | None]]) -> Iterator[Asked]:
         """Yields (question, its answer, seconds it took) as the answers arrive.
@@ -132,8 +132,8 @@ class EndpointAnswers:
                 )
                 return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
         else:
-            if not self._too_long_told:  # logged once; the others are only counted
-                self._too_long_told = True
+            if not self._warned_too_long:  # logged once; the others are only counted
+                self._warned_too_long = True
                 logger.warning(
                     "question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER
                 )
@@ -175,7 +175,7 @@ def embedder(endpoint: Endpoint) -> Any:
     )
 
     def embed(texts: Sequence[str]) -> list[list[float]]:
-        found: list[list[float]] = []
+        embeddings: list[list[float]] = []
         try:
             for start in range(0, len(texts), EMBEDDED_AT_ONCE):
                 asked = list(texts[start : start + EMBEDDED_AT_ONCE])
@@ -184,16 +184,19 @@ def embedder(endpoint: Endpoint) -> Any:
                     [float(x) for x in item.embedding]
                     for item in sorted(answer.data, key=lambda item: item.index)
                 ]
-                if len(vectors) != len(asked) or len({len(vector) for vector in [*found, *vectors]}) != 1:
+                if (
+                    len(vectors) != len(asked)
+                    or len({len(vector) for vector in [*embeddings, *vectors]}) != 1
+                ):
                     raise ValueError(
                         f"{len(vectors)} vectors for {len(asked)} texts, or vectors of different lengths"
                     )
-                found += vectors
+                embeddings += vectors
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             raise ModelError(
                 f"{endpoint.base_url}: no embeddings from {endpoint.model} ({endpoint.clean(error)}); check"
                 " --embedding-model"
             ) from None
-        return found
+        return embeddings
 
     return embed

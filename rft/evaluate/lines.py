@@ -66,7 +66,7 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[Verdict]:
     """
     lines = [line.removeprefix("- ") for line in memory.splitlines() if line.strip()]
     left = list(lines)
-    found: list[Verdict] = []
+    judged: list[Verdict] = []
 
     def take(target: str, same: Callable[[str], str]) -> str | None:
         line = next((line for line in left if same(line) == same(target)), None)
@@ -78,8 +78,8 @@ def judge(memory: str, targets: Mapping[str, str]) -> list[Verdict]:
     for key, target in targets.items():
         line = exact[key] or take(target, topic_of)
         verdict = "missing" if line is None else "right" if exact[key] is not None else "wrong"
-        found.append(Verdict(verdict, key, line, target))
-    return found + [Verdict("extra", None, line, None) for line in left]
+        judged.append(Verdict(verdict, key, line, target))
+    return judged + [Verdict("extra", None, line, None) for line in left]
 
 
 def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, MemoryTargets]) -> list[Verdict]:
@@ -94,33 +94,33 @@ def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, Memo
     rows = []
     for history_id, memory in memories.items():
         history = split.histories[history_id]
-        for found in judge(memory, notes[history_id].lines(len(history.messages))):
-            kind = kinds.get((history_id, found.about or ""), "other")
-            rows.append(replace(found, persona_id=history.persona_id, history_id=history_id, kind=kind))
+        for verdict in judge(memory, notes[history_id].lines(len(history.messages))):
+            kind = kinds.get((history_id, verdict.about or ""), "other")
+            rows.append(replace(verdict, persona_id=history.persona_id, history_id=history_id, kind=kind))
     return rows
 
 
-def summarise(found: Sequence[Verdict], seed: int = 0) -> Lines:
+def summarise(judged: Sequence[Verdict], seed: int = 0) -> Lines:
     """Counts of N >= 1 judged lines, as in `summary.json` under `lines`."""
-    wanted = [one for one in found if one.verdict != "extra"]
-    kinds = sorted({one.kind for one in wanted})
-    right = [(one.persona_id, float(one.verdict == "right")) for one in wanted]
+    expected = [one for one in judged if one.verdict != "extra"]
+    kinds = sorted({one.kind for one in expected})
+    correct = [(one.persona_id, float(one.verdict == "right")) for one in expected]
     return Lines(
-        **_counts(wanted).dump(),
-        extra=len(found) - len(wanted),
-        ci95=interval(right, seed) if right else None,
-        by={kind: _counts([one for one in wanted if one.kind == kind]) for kind in kinds},
+        **_counts(expected).dump(),
+        extra=len(judged) - len(expected),
+        ci95=interval(correct, seed) if correct else None,
+        by={kind: _counts([one for one in expected if one.kind == kind]) for kind in kinds},
     )
 
 
-def _counts(wanted: Sequence[Verdict]) -> LineCounts:
-    counts = Counter(one.verdict for one in wanted)
+def _counts(expected: Sequence[Verdict]) -> LineCounts:
+    counts = Counter(one.verdict for one in expected)
     return LineCounts(
-        targets=len(wanted),
+        targets=len(expected),
         right=counts["right"],
         wrong=counts["wrong"],
         missing=counts["missing"],
-        right_rate=counts["right"] / len(wanted) if wanted else None,
+        right_rate=counts["right"] / len(expected) if expected else None,
     )
 
 

@@ -107,12 +107,12 @@ class Memory:
             )
         starts = range(0, len(todo), self.batch_size)
         for start in track(starts, "writing memories", transient=True, disable=not todo):
-            together = todo[start : start + self.batch_size]
-            with ExitStack() as held:
+            batch = todo[start : start + self.batch_size]
+            with ExitStack() as stack:
                 stores = [
-                    held.enter_context(MemoryStore(self._path(history), self.writer)) for history in together
+                    stack.enter_context(MemoryStore(self._path(history), self.writer)) for history in batch
                 ]
-                for _ in write(self.agent, self._generate, self.model.end_ids, together, stores):
+                for _ in write(self.agent, self._generate, self.model.end_ids, batch, stores):
                     pass
 
     def writing_tokens(self, history: History) -> int:

@@ -50,7 +50,7 @@ class Retrieval:
         }
         self.settings["retriever"] = f"embeddings: {embedding_model}" if embed else "bm25"
         self._index: tuple[str, Any] = ("", None)  # (history id, index) of the last history
-        self._found: tuple[tuple[str, str], list[range]] = (("", ""), [])
+        self._ranking: tuple[tuple[str, str], list[range]] = (("", ""), [])
 
     def messages(
         self, question: Question, history: History | None, passages: int | None = None
@@ -80,7 +80,7 @@ class Retrieval:
         """The numbers of passages to try, largest first: down to one with "fit", otherwise only the
         configured number."""
         self._search(question, history, None)
-        most = min(self.passages, len(self._found[1]))
+        most = min(self.passages, len(self._ranking[1]))
         return range(most, 0 if self.fits else most - 1, -1)
 
     def ways(self, question: Question, history: History | None) -> list[tuple[list[dict[str, str]], str]]:
@@ -96,11 +96,11 @@ class Retrieval:
         if history is None:
             raise DataError(f"question {question.id}: context 'retrieval' needs the question's history")
         key = (history.id, question.query)
-        if self._found[0] != key:
+        if self._ranking[0] != key:
             if self._index[0] != history.id:
                 self._index = (history.id, self._build(history))
-            self._found = (key, self._index[1].ranked(question.query))
-        return _joined(self._found[1][: self.passages if passages is None else passages])
+            self._ranking = (key, self._index[1].ranked(question.query))
+        return _joined(self._ranking[1][: self.passages if passages is None else passages])
 
     def _build(self, history: History) -> "_Index":
         turns = history.turns
@@ -145,8 +145,8 @@ def _bm25_scores(texts: Sequence[str]) -> Callable[[str], Sequence[float]]:
 
     def scores(query: str) -> Sequence[float]:
         words = bm25s.tokenize([query], return_ids=False, show_progress=False)[0]
-        known = [word for word in words if word in index.vocab_dict]
-        return index.get_scores(known).tolist() if known else [0.0] * len(texts)
+        indexed_words = [word for word in words if word in index.vocab_dict]
+        return index.get_scores(indexed_words).tolist() if indexed_words else [0.0] * len(texts)
 
     return scores
 

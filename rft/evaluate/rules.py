@@ -40,25 +40,29 @@ class RuleAnswers:
 
     def answer(self, questions: Sequence[Question], history: History | None = None) -> list[Answer]:
         """Answers every question by the rule; only "mentioned" uses the history."""
-        said = "\n".join(_words(turn.content) for turn in history.turns) if history is not None else ""
-        return [Answer(self._completion(question, said)) for question in questions]
+        history_words = (
+            "\n".join(_words(turn.content) for turn in history.turns) if history is not None else ""
+        )
+        return [Answer(self._completion(question, history_words)) for question in questions]
 
-    def _completion(self, question: Question, said: str) -> str:
-        letter = choice(self.rule, question.options, said)
+    def _completion(self, question: Question, history_words: str) -> str:
+        letter = choice(self.rule, question.options, history_words)
         return f"<think>Option ({letter}) is the {self.rule}.</think>\\boxed{{{letter}}}"
 
 
-def choice(rule: str, options: Sequence[str], said: str = "") -> str:
+def choice(rule: str, options: Sequence[str], history_words: str = "") -> str:
     """The letter that a rule takes.
 
     Args:
         rule: one of `RULES`.
         options: the texts of the options, in display order.
-        said: the words of a history (see `_words`), used only by "mentioned".
+        history_words: the words of a history (see `_words`), used only by "mentioned".
     """
-    sizes = [_longest_run(option, said) if rule == "mentioned" else len(option) for option in options]
-    wanted = {"shortest": min(sizes), "first": sizes[0]}.get(rule, max(sizes))
-    return LETTERS[sizes.index(wanted)]
+    sizes = [
+        _longest_run(option, history_words) if rule == "mentioned" else len(option) for option in options
+    ]
+    chosen_size = {"shortest": min(sizes), "first": sizes[0]}.get(rule, max(sizes))
+    return LETTERS[sizes.index(chosen_size)]
 
 
 def _words(text: str) -> str:
@@ -66,13 +70,13 @@ def _words(text: str) -> str:
     return " " + " ".join(re.findall(r"\w+", text.casefold())) + " "
 
 
-def _longest_run(option: str, said: str) -> int:
-    """Length in characters of the longest run of the option's words that occurs in `said`."""
+def _longest_run(option: str, history_words: str) -> int:
+    """Length in characters of the longest run of the option's words that occurs in `history_words`."""
     words, longest = _words(option).split(), 0
     for start in range(len(words)):
         for stop in range(start + 1, len(words) + 1):
             run = " ".join(words[start:stop])
-            if f" {run} " not in said:
+            if f" {run} " not in history_words:
                 break
             longest = max(longest, len(run))
     return longest

@@ -133,18 +133,18 @@ def evaluate(
         once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
         blind_rows, lost, lost_too_long = _collect(split, out / BLIND, blind, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
-    found: dict[str, Any] = {}  # what not every run has
+    extras: dict[str, Any] = {}  # what not every run has
     if reader is not None:
         once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
         reader_rows, lost, lost_too_long = _collect(split, out / READER, reader, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
         if reader_rows:
-            found["reader"] = ReaderStatistics(model=reader.name, **summarise(reader_rows, seed).dump())
+            extras["reader"] = ReaderStatistics(model=reader.name, **summarise(reader_rows, seed).dump())
     if isinstance(answerer, WritesMemories):
-        found["forgotten"] = forgotten(split, answerer.folder)
+        extras["forgotten"] = forgotten(split, answerer.folder)
         memories = last_memories(answerer.folder, [row.history_id for row in rows])
         if (written := lines.of_memories(split, memories, seed)) is not None:
-            found["lines"] = written
+            extras["lines"] = written
     summary = Summary(
         model=answerer.name,
         context=answerer.context,
@@ -152,7 +152,7 @@ def evaluate(
         window=split.window,
         data_sha256=split.sha256,
         **summarise(rows, seed, blind_rows).dump(),
-        **found,
+        **extras,
         unanswered=unanswered,
         too_long=too_long,
         questions_in_split=len(split.questions),
@@ -254,9 +254,9 @@ def _answer_all(
             failed += len(answered) - len(rows)
             too_long += sum(isinstance(answer, Unanswered) and answer.too_long for _, answer, _ in answered)
             scores += [row.score for row in rows if row.score is not None]
-            said = [f"{sum(scores) / len(scores):.0%} right"] if scores else []
-            said += [f"{failed} not answered"] if failed else []
-            progress.update(task, advance=len(answered), said=", ".join(said))
+            notes = [f"{sum(scores) / len(scores):.0%} right"] if scores else []
+            notes += [f"{failed} not answered"] if failed else []
+            progress.update(task, advance=len(answered), said=", ".join(notes))
     return too_long
 
 
@@ -305,7 +305,7 @@ def result_row(variant: Question, answer: Answer, seconds: float, history: Histo
         answered = "text" if answer_part(answer.completion).strip() else None
     else:
         answered = mcq_letter(answer.completion)
-    told = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
+    answer_fields = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
     return ResultRow(
         id=variant.id,
         question=question,
@@ -321,6 +321,6 @@ def result_row(variant: Question, answer: Answer, seconds: float, history: Histo
         gold=variant.gold,
         answered=answered,
         score=None if variant.open_ended else personamem([answer.completion], [variant.gold])[0],
-        **{key: value for key, value in told.items() if value or key not in SAID_ONLY_IF_THERE},
+        **{key: value for key, value in answer_fields.items() if value or key not in SAID_ONLY_IF_THERE},
         seconds=round(seconds, 6),
     )

@@ -62,12 +62,12 @@ class SkilledRow(ResultRow):
 def with_skill(row: ResultRow) -> SkilledRow:
     """Adds the skill measures to the row of a question with options."""
     reading, gold = read(row.completion, row.options), row.gold
-    right = reading.right(gold)
+    correct = reading.right(gold)
     return SkilledRow(
         **dict(row),
-        right=float(right),
+        right=float(correct),
         consistent=None if reading.letter is None else float(reading.consistent),
-        right_and_consistent=float(right and reading.consistent),
+        right_and_consistent=float(correct and reading.consistent),
         thought_right=float(reading.thought_names == gold),
         thought_letter_right=float(reading.thought_letter == gold),
         answer_right=float(reading.answer_names == gold),
@@ -79,8 +79,8 @@ def with_skill(row: ResultRow) -> SkilledRow:
 
 def scored_consistently(row: ResultRow) -> SkilledRow:
     """The row of `with_skill` with `score`: 1 for a right and consistent answer, otherwise 0."""
-    known = with_skill(row)
-    return known.model_copy(update={"score": known.right_and_consistent})
+    skilled = with_skill(row)
+    return skilled.model_copy(update={"score": skilled.right_and_consistent})
 
 
 def skill(rows: Sequence[SkilledRow]) -> dict[str, Any]:
@@ -111,11 +111,12 @@ def lines(summary: Statistics) -> list[str]:
     values = {key: getattr(summary, key) for key in NAMES}
     shown = {key: f"{100 * value:6.1f} %" for key, value in values.items() if value is not None}
     shown["right_and_consistent"] += f"  (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-    said = summary.most_common_answer
+    most_common = summary.most_common_answer
     return [
         *(f"{NAMES[key]:<62}{figure}" for key, figure in shown.items()),
         f"{'words of a thought, mean':<62}{summary.thought_words:6.1f}",
-        f"{'the answer given most often: ' + repr(said.text[:30]):<62}{100 * said.share:6.1f} %",
+        f"{'the answer given most often: ' + repr(most_common.text[:30]):<62}"
+        f"{100 * most_common.share:6.1f} %",
         *([_cost_of_form(summary)] if summary.understated else []),
     ]
 

@@ -133,59 +133,59 @@ def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int
     Returns:
         `controls` of `summarise`; only blind, if given, for open-ended questions.
     """
-    seen = {row.id: row.score for row in blind}
+    blind_scores = {row.id: row.score for row in blind}
     controls: dict[str, Control] = {}
-    if blind and any(seen.get(row.question) is not None for row in rows):
-        known = [(row, score) for row in rows if (score := seen.get(row.question)) is not None]
-        controls["blind"] = _control(known, seed, by=_blind_by(known, seed))
+    if blind and any(blind_scores.get(row.question) is not None for row in rows):
+        blind_scored = [(row, score) for row in rows if (score := blind_scores.get(row.question)) is not None]
+        controls["blind"] = _control(blind_scored, seed, by=_blind_by(blind_scored, seed))
     if rows[0].open_ended:
         return controls
     asked = [Asked(row.persona_id, row.query, row.options, LETTERS.index(row.gold)) for row in rows]
-    found = rules.scores(asked)
+    rule_scores = rules.scores(asked)
     for name in ("longest", "shortest"):
-        controls[name] = _control(list(zip(rows, found[f"{name} option"], strict=True)), seed)
-    best = rules.strongest(found, range(len(rows)))
-    scored = list(zip(rows, found[best.rule], strict=True))
-    controls["strongest"] = _control(scored, seed, best, _strongest_by(rows, found, seed))
+        controls[name] = _control(list(zip(rows, rule_scores[f"{name} option"], strict=True)), seed)
+    best = rules.strongest(rule_scores, range(len(rows)))
+    scored = list(zip(rows, rule_scores[best.rule], strict=True))
+    controls["strongest"] = _control(scored, seed, best, _strongest_by(rows, rule_scores, seed))
     return controls
 
 
 def _control(
-    known: Sequence[tuple[ResultRow, float]],
+    scored: Sequence[tuple[ResultRow, float]],
     seed: int,
     best: Strongest | None = None,
     by: dict[str, dict[str, Control]] | None = None,
 ) -> Control:
     """A control from (row, score of the control) pairs; `best` is the rule that it is."""
-    hits = [score for row, score in known if row.score]
-    control = Control(**_measure(known, seed).dump(), explains=mean(hits) if hits else None)
+    hits = [score for row, score in scored if row.score]
+    control = Control(**_measure(scored, seed).dump(), explains=mean(hits) if hits else None)
     more: dict[str, object] = {}
     if best is not None:
         more = {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
     return control.model_copy(update=more if by is None else more | {"by": by})
 
 
-def _blind_by(known: Sequence[tuple[ResultRow, float]], seed: int) -> dict[str, dict[str, Control]]:
+def _blind_by(scored: Sequence[tuple[ResultRow, float]], seed: int) -> dict[str, dict[str, Control]]:
     """{category: {value: control}} of the model without the history, for large cells."""
     return {
         name: {
-            value: _control([known[i] for i in cell], seed)
-            for value, cell in rules.cells([value_of(row) for row, _ in known]).items()
+            value: _control([scored[i] for i in cell], seed)
+            for value, cell in rules.cells([value_of(row) for row, _ in scored]).items()
         }
         for name, value_of in CATEGORIES.items()
     }
 
 
 def _strongest_by(
-    rows: Sequence[ResultRow], found: Mapping[str, Sequence[float]], seed: int
+    rows: Sequence[ResultRow], rule_scores: Mapping[str, Sequence[float]], seed: int
 ) -> dict[str, dict[str, Control]]:
     """{category: {value: control}}: the strongest rule of each large cell."""
     by: dict[str, dict[str, Control]] = {}
     for name, value_of in CATEGORIES.items():
         by[name] = {}
         for value, cell in rules.cells([value_of(row) for row in rows]).items():
-            best = rules.strongest(found, cell)
-            by[name][value] = _control([(rows[i], found[best.rule][i]) for i in cell], seed, best)
+            best = rules.strongest(rule_scores, cell)
+            by[name][value] = _control([(rows[i], rule_scores[best.rule][i]) for i in cell], seed, best)
     return by
 
 
@@ -258,8 +258,8 @@ def _majority_is_right(group: Sequence[ResultRow]) -> bool:
     return bool(votes) and votes.most_common(1)[0][0] == group[0].gold
 
 
-def _pass_at(k: int, n: int, right: int) -> float:
-    return 1 - math.comb(n - right, k) / math.comb(n, k)
+def _pass_at(k: int, n: int, correct: int) -> float:
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def _groups(rows: Sequence[ResultRow], key: Callable[[ResultRow], Hashable]) -> list[list[ResultRow]]:
@@ -294,8 +294,8 @@ def _mean_known(values: Iterable[int | None]) -> float | None:
     return mean(known) if known else None
 
 
-def _counted(said: Iterable[Sequence[str]]) -> dict[str, int]:
-    return dict(sorted(Counter(chain.from_iterable(said)).items()))
+def _counted(labels: Iterable[Sequence[str]]) -> dict[str, int]:
+    return dict(sorted(Counter(chain.from_iterable(labels)).items()))
 
 
 def interval(values: Sequence[tuple[str, float]], seed: int = 0) -> list[float]:

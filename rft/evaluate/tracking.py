@@ -23,15 +23,15 @@ def track(summary: Summary, out: Path) -> None:
     """
     import wandb
 
-    told = summary.dump()
-    config = {key: told[key] for key in ABOUT}
+    record = summary.dump()
+    config = {key: record[key] for key in ABOUT}
     name = f"{Path(summary.model).name}, {summary.context}"
     with wandb.init(job_type="evaluate", name=name, config=config, dir=str(out)) as run:
         lineage.use(run, lineage.dataset(summary.data_sha256))
         folder = Path(summary.model)
         if folder.is_dir() and (trained_in := lineage.trained_in(folder)):
             lineage.use(run, lineage.checkpoint(folder, trained_in, {"data_sha256": summary.data_sha256}))
-        run.summary.update({key: value for key, value in told.items() if key not in (*ABOUT, "by")})
+        run.summary.update({key: value for key, value in record.items() if key not in (*ABOUT, "by")})
         columns: list[str | int] = ["value", "accuracy", "low", "high", "n", "accuracy_without_gate"]
         for category, table in summary.by.items():
             rows = [

@@ -42,7 +42,7 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
     Args:
         runs: {name of the run: its rows}.
     """
-    found: dict[str, Entry] = {}
+    by_question: dict[str, Entry] = {}
     rows_of: dict[str, list[tuple[str, ResultRow]]] = {}
     for name, rows in runs.items():
         for row in rows:
@@ -53,33 +53,33 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
         longest = max(200, longest * LARGEST_PAGE // size)
     for row in next(iter(runs.values())):
         question = row.question
-        if question in found:
+        if question in by_question:
             continue
         labels = row.labels
-        told = {"preference": labels.preference, "prev_pref": labels.prev_pref}
-        found[question] = {
+        preferences = {"preference": labels.preference, "prev_pref": labels.prev_pref}
+        by_question[question] = {
             "id": question,
             "persona": row.persona_id,
             "query": row.query,
             "options": [] if row.open_ended else list(row.options),
             "gold": row.gold,
             "kind": readable(labels.pref_type),
-            "facts": [f"{key}: {fact}" for key, fact in told.items() if fact],
+            "facts": [f"{key}: {fact}" for key, fact in preferences.items() if fact],
             "labels": (
                 f"{labels.who}, {readable(labels.scenario)}" + (", changed later" if labels.updated else "")
             ),
             "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
         }
-    return list(found.values())
+    return list(by_question.values())
 
 
 def _answer(name: str, row: ResultRow, shown: ResultRow, longest: int) -> dict[str, object]:
-    way = [f"option order {row.order + 1}"] if row.order else []
-    way += [f"sample {row.sample + 1}"] if row.sample else []
+    variant_labels = [f"option order {row.order + 1}"] if row.order else []
+    variant_labels += [f"sample {row.sample + 1}"] if row.sample else []
     text = row.completion
     cut = len(text) - 2 * longest
     answer: dict[str, object] = {
-        "run": ", ".join([name, *way] if name else way),
+        "run": ", ".join([name, *variant_labels] if name else variant_labels),
         "status": status(row),
         "text": text if cut <= 0 else f"{text[:longest]}\n[… {cut:,} more characters …]\n{text[-longest:]}",
     }
@@ -97,9 +97,9 @@ def _answer(name: str, row: ResultRow, shown: ResultRow, longest: int) -> dict[s
     return answer
 
 
-def data(found: Sequence[Entry]) -> Markup:
+def data(questions: Sequence[Entry]) -> Markup:
     """Returns the JSON of a page's data block."""
-    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(questions, ensure_ascii=False, separators=(",", ":"))
     return Markup("".join(_ESCAPES.get(c, c) for c in text) if any(c in text for c in _ESCAPES) else text)
 
 

@@ -67,11 +67,11 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
     is_open = rows[0].open_ended
     shown = [name for name in CATEGORIES if _worth_showing(name, summary.by)]
     beside = _beside(summary)
-    found = browser.entries({"": rows})
+    entries = browser.entries({"": rows})
     write_page(
         path,
         "evaluation.html.jinja",
-        found=found,
+        entries=entries,
         summary=summary,
         headline=consistently(summary).accuracy,
         headline_ci95=consistently(summary).ci95,
@@ -122,22 +122,22 @@ def cards(summary: Summary, keys: Collection[str] | None = None) -> list[Card]:
     They are those of CARDS that the summary has (only `keys`, if given), then how much was forgotten, how
     many memory lines are right, and the accuracy of a fixed reader.
     """
-    found: list[Card] = []
+    top_cards: list[Card] = []
     for name, key, write in CARDS:
         value: float | None = getattr(summary, key)
         if value is None or (keys is not None and key not in keys):
             continue
         if value or key != "refused_rate":  # shown only if there was one
-            found.append((name, write(value), ""))
+            top_cards.append((name, write(value), ""))
     gone, lines, reader = summary.forgotten, summary.lines, summary.reader
     if gone is not None and gone.rate is not None:
         note = f"{gone.gone} of {gone.written} that were once written"
-        found.append(("withdrawn facts removed from the memory", percent(gone.rate), note))
+        top_cards.append(("withdrawn facts removed from the memory", percent(gone.rate), note))
     if lines is not None:
-        found.append(("lines of the memory right", percent(lines.right_rate), span(lines.ci95)))
+        top_cards.append(("lines of the memory right", percent(lines.right_rate), span(lines.ci95)))
     if reader is not None:
-        found.append(("right, answered by the fixed reader", percent(reader.accuracy), span(reader.ci95)))
-    return found
+        top_cards.append(("right, answered by the fixed reader", percent(reader.accuracy), span(reader.ci95)))
+    return top_cards
 
 
 def write_comparison_report(
@@ -161,13 +161,13 @@ def write_comparison_report(
         for entry in browser.entries({name: rows for name, (_, rows) in runs.items()})
         if len({score.get(str(entry["id"])) for score in scores}) > 1
     ]
-    overall = {name: found.all for name, found in against.items()}
+    overall = {name: result.all for name, result in against.items()}
     shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())).by)]
     categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
     write_page(
         path,
         "comparison.html.jinja",
-        found=moved,
+        entries=moved,
         comparison=comparison,
         overall=charts.differences({"": overall}, f"Differences from the first run, with {INTERVAL}s"),
         categories=[
@@ -183,7 +183,7 @@ def _in_order(
 ) -> dict[str, dict[str, Difference]]:
     """Returns a category's table of each compared run, with values in the order of the first run's page."""
     order = next(iter(runs.values()))[0].by.get(key, {})
-    tables = {name: found.by[key] for name, found in against.items()}
+    tables = {name: result.by[key] for name, result in against.items()}
     return {
         name: {value: table[value] for value in (*order, *table) if value in table}
         for name, table in tables.items()
@@ -200,20 +200,20 @@ def write_sweep_report(points: Sequence[SweepPoint], path: Path | str) -> None:
     Raises:
         DataError: the page cannot be written.
     """
-    known = [(point.accuracy, point) for point in points if point.accuracy is not None]
-    stepped = [(float(point.step), accuracy) for accuracy, point in known if point.step is not None]
+    evaluated = [(point.accuracy, point) for point in points if point.accuracy is not None]
+    stepped = [(float(point.step), accuracy) for accuracy, point in evaluated if point.step is not None]
     write_page(
         path,
         "sweep.html.jinja",
         points=points,
-        best=max(known, key=lambda item: item[0], default=(0.0, None))[1],
+        best=max(evaluated, key=lambda item: item[0], default=(0.0, None))[1],
         curve=(
             charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True)
             if len(stepped) > 1
             else None
         ),
         overall=charts.intervals(
-            {"": {point.folder: point for _, point in known}},
+            {"": {point.folder: point for _, point in evaluated}},
             f"Accuracy of each checkpoint with its {INTERVAL}",
         ),
     )
@@ -300,13 +300,13 @@ def pairs(before: Sequence[ResultRow], after: Sequence[ResultRow], count: int = 
     return chosen
 
 
-def _sample(rows: Sequence[ResultRow], each: int = 3) -> list[ResultRow]:
+def _sample(rows: Sequence[ResultRow], per_group: int = 3) -> list[ResultRow]:
     """Returns a few rows to read: wrong, unreadable and right ones, of as many kinds as possible."""
     rows = sorted(rows, key=_order)
     wrong = [(row, row) for row in rows if not row.score and row.answered]
     unread = [(row, row) for row in rows if row.answered is None]
-    right = [(row, row) for row in rows if row.score]
-    return [row for group in (wrong, unread, right) for row, _ in _spread(group, each)]
+    correct = [(row, row) for row in rows if row.score]
+    return [row for group in (wrong, unread, correct) for row, _ in _spread(group, per_group)]
 
 
 def _spread(candidates: Sequence[Pair], count: int) -> list[Pair]:

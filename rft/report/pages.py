@@ -26,14 +26,14 @@ Card = tuple[str, str, str]
 
 
 def write_page(
-    path: Path | str, template: str, found: Sequence[browser.Entry] = (), **values: object
+    path: Path | str, template: str, entries: Sequence[browser.Entry] = (), **values: object
 ) -> None:
     """Writes a page from one of the templates.
 
     Args:
         path: the file to write.
         template: its file name in `rft/report/templates`.
-        found: the entries of the question browser. If empty, the page has no script.
+        entries: the entries of the question browser. If empty, the page has no script.
         values: the variables of the template.
 
     Raises:
@@ -58,10 +58,10 @@ def write_page(
         "shown": shown,
         "columns": columns,
     }
-    script, policy = browser.script() if found else ("", "")
+    script, policy = browser.script() if entries else ("", "")
     page = pages.get_template(template).render(
         letters=LETTERS,
-        questions=browser.data(found) if found else "",
+        questions=browser.data(entries) if entries else "",
         script=script,
         script_policy=policy,
         **values,

@@ -37,16 +37,16 @@ def consistently(summary: C) -> C:
     """
     if summary.right_and_consistent is None:
         return summary
-    found: dict[str, object] = {
+    updates: dict[str, object] = {
         "accuracy": summary.right_and_consistent,
         "ci95": summary.right_and_consistent_ci95,
     }
     if isinstance(summary, Statistics):
-        found["by"] = {
+        updates["by"] = {
             name: {value: consistently(cell) for value, cell in table.items()}
             for name, table in summary.by.items()
         }
-    return summary.model_copy(update=found)
+    return summary.model_copy(update=updates)
 
 
 def learned(summaries: Mapping[str, Summary]) -> list[str]:
@@ -58,7 +58,7 @@ def learned(summaries: Mapping[str, Summary]) -> list[str]:
     """
     before, after = consistently(summaries["sft"]), consistently(summaries["grpo"])
     gain = (after.accuracy or 0.0) - (before.accuracy or 0.0)
-    said = [
+    sentences = [
         (
             f"With GRPO, right and consistent answers went from {percent(before.accuracy)} to"
             f" {percent(after.accuracy)} ({100 * gain:+.1f} points) on {after.n} questions about"
@@ -68,34 +68,36 @@ def learned(summaries: Mapping[str, Summary]) -> list[str]:
         *_on_words(before, after),
     ]
     if "blind" in summaries:
-        said.append(
+        sentences.append(
             _on_control(summaries["blind"], "Without the history, the same model gets", "the history")
         )
     if "longest_option" in summaries:
-        said.append(
+        sentences.append(
             _on_control(
                 summaries["longest_option"], "Always choosing the longest option gets", "reading the options"
             )
         )
     if "strongest" in after.controls:
-        said.append(_on_rules(after.controls["strongest"]))
-    said += _on_kinds(_by_kind(before, after))
+        sentences.append(_on_rules(after.controls["strongest"]))
+    sentences += _on_kinds(_by_kind(before, after))
     if "memory" in summaries:
-        said += _on_memory(summaries)
-    return said
+        sentences += _on_memory(summaries)
+    return sentences
 
 
 def _on_words(before: Statistics, after: Statistics) -> list[str]:
     """Describes how often the words name the gold option and agree with the box."""
     if after.thought_right is None:
         return []
-    said = (
+    sentence = (
         f"The thought names the gold option in {percent(after.thought_right)} of the answers (before GRPO: "
     )
-    said += f"{percent(before.thought_right)})"
+    sentence += f"{percent(before.thought_right)})"
     if after.consistent is not None:
-        said += f"; words and box agree in {percent(after.consistent)} (before: {percent(before.consistent)})"
-    return [said + "."]
+        sentence += (
+            f"; words and box agree in {percent(after.consistent)} (before: {percent(before.consistent)})"
+        )
+    return [sentence + "."]
 
 
 def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
@@ -112,15 +114,15 @@ def _on_kinds(moved: Sequence[tuple[str, float, float]]) -> list[str]:
     gained, lost = (pick(moved, key=lambda item: item[2] - item[1]) for pick in (max, min))
     lowest = min(moved, key=lambda item: item[2])
     is_lowest = lowest[2] < max(high for _, _, high in moved)
-    told = [("gain", gained)] * (gained[2] > gained[1]) + [("loss", lost)] * (lost[2] < lost[1])
-    said = [
+    changes = [("gain", gained)] * (gained[2] > gained[1]) + [("loss", lost)] * (lost[2] < lost[1])
+    sentences = [
         f"The largest {change} is on"
         f" {_moved(item)}{', still the lowest' if is_lowest and item is lowest else ''}."
-        for change, item in told
+        for change, item in changes
     ]
-    if is_lowest and all(item is not lowest for _, item in told):
-        said.append(f"The lowest accuracy after GRPO is on {_moved(lowest)}.")
-    return said
+    if is_lowest and all(item is not lowest for _, item in changes):
+        sentences.append(f"The lowest accuracy after GRPO is on {_moved(lowest)}.")
+    return sentences
 
 
 def _moved(item: tuple[str, float, float]) -> str:
@@ -133,38 +135,40 @@ def _on_memory(summaries: Mapping[str, Summary]) -> list[str]:
     per question."""
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
     memory, before = summaries["memory"], summaries.get("memory_sft")
-    found = []
+    sentences = []
     if written := memory.lines:
-        said = (
+        sentence = (
             f"Of the {written.targets:,} lines that {written.memories} memories should contain, "
             f"{percent(written.right_rate)} are right ({INTERVAL} {span(written.ci95)})"
         )
-        found.append(f"{said}{_before(before.lines.right_rate if before and before.lines else None)}.")
-    said = (
+        sentences.append(
+            f"{sentence}{_before(before.lines.right_rate if before and before.lines else None)}."
+        )
+    sentence = (
         f"From its memory alone, the model gets {percent(memory.accuracy)} ({INTERVAL} {span(memory.ci95)})"
     )
-    found.append(f"{said}{_before(before.accuracy if before else None)}.")
+    sentences.append(f"{sentence}{_before(before.accuracy if before else None)}.")
     if before and memory.reader:
         reader = consistently(memory.reader)
-        found.append(
+        sentences.append(
             f"A fixed reader, the cold start, gets {percent(reader.accuracy)} ({INTERVAL}"
             f" {span(reader.ci95)}) from the same memories and {percent(before.accuracy)} from its own."
         )
     read = memory.input_tokens_per_question
     all_of_it = summaries["grpo"].input_tokens_per_question if "grpo" in summaries else None
     if read and all_of_it:
-        found.append(
+        sentences.append(
             f"It reads {read:,.0f} tokens per question. Reading the full history takes {all_of_it:,.0f}"
             f" tokens ({all_of_it / read:.1f} times as many) and gets"
             f" {percent(summaries['grpo'].accuracy)}."
         )
     gone = summaries["forget"].forgotten if "forget" in summaries else None
     if gone is not None and gone.rate is not None:
-        found.append(
+        sentences.append(
             f"Of {gone.written} facts that were in a memory and that users asked to forget, {gone.gone}"
             f" are gone ({percent(gone.rate)})."
         )
-    return found
+    return sentences
 
 
 def _before(share: float | None) -> str:
@@ -175,12 +179,12 @@ def _before(share: float | None) -> str:
 def on_controls(summary: Statistics) -> list[str]:
     """Describes what the controls of an evaluation show, overall and in each category that is large enough to
     judge."""
-    said = []
+    sentences = []
     if (blind := summary.controls.get("blind")) is not None and blind.accuracy is not None:
-        said.append(_on_control(blind, "Without the history, the same model gets", "the history"))
+        sentences.append(_on_control(blind, "Without the history, the same model gets", "the history"))
     if (best := summary.controls.get("strongest")) is not None:
-        said.append(_on_rules(best))
-    return said
+        sentences.append(_on_rules(best))
+    return sentences
 
 
 def _on_control(summary: Statistics | Control, does: str, source: str) -> str:
@@ -210,13 +214,13 @@ def _on_control(summary: Statistics | Control, does: str, source: str) -> str:
             else f"{source} cannot explain its results"
         )
         verdict = f"no better than guessing, {_each_of(cells)}" + (f", so {follows}" if cells else "")
-    found = f"{does} {percent(summary.accuracy)} ({INTERVAL} {span(summary.ci95)}): {verdict}."
-    return found + (f" More than guessing: {'; '.join(above)}." if above else "")
+    sentence = f"{does} {percent(summary.accuracy)} ({INTERVAL} {span(summary.ci95)}): {verdict}."
+    return sentence + (f" More than guessing: {'; '.join(above)}." if above else "")
 
 
 def _on_rules(best: Control) -> str:
     """Describes the strongest of the rules that read neither the history nor the labels."""
-    found = (
+    sentence = (
         f"Of {best.tried} rules that read only the question and its options, the strongest"
         f" ({best.rule}) gets {percent(best.accuracy)} ({INTERVAL} {span(best.ci95)})"
     )
@@ -232,7 +236,7 @@ def _on_rules(best: Control) -> str:
         verdict = "within chance for the best of them overall, but above it in some categories"
     else:
         verdict = f"within chance for the best of them, {_each_of(cells)}"
-    return f"{found}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
+    return f"{sentence}: {verdict}." + (f" More than chance allows: {'; '.join(telling)}." if telling else "")
 
 
 def _by_kind(before: Statistics, after: Statistics) -> list[tuple[str, float, float]]:

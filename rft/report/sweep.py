@@ -14,8 +14,8 @@ from rft.records.summary import Summary, SweepPoint
 
 def step_of(name: str) -> int | None:
     """Returns the number at the end of a checkpoint's folder name: 200 for `out/checkpoint-200`."""
-    found = re.search(r"(\d+)$", Path(name).name)
-    return int(found[1]) if found else None
+    match = re.search(r"(\d+)$", Path(name).name)
+    return int(match[1]) if match else None
 
 
 def write_sweep(summaries: Mapping[str, Summary], out: Path) -> None:
@@ -42,6 +42,6 @@ def write_sweep(summaries: Mapping[str, Summary], out: Path) -> None:
         )
         for name, summary in summaries.items()
     ]
-    told = [point.dump() for point in points]
-    write_whole(out / "sweep.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    records = [point.dump() for point in points]
+    write_whole(out / "sweep.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     write_sweep_report(points, out / "report.html")

@@ -98,12 +98,12 @@ def find(rows: Sequence[MetricsLine], metrics: Mapping[str, str]) -> dict[str, P
     """
     logged = dict.fromkeys(key for row in rows for key in row.values)
     names: dict[str, str] = {}
-    for wanted, name in metrics.items():
-        if wanted.endswith("/"):
-            others = [key for key in logged if key.startswith(wanted) and key not in names]
-            names |= {key: charts.readable(key.removeprefix(wanted)) for key in others}
-        elif wanted in logged:
-            names[wanted] = name
+    for metric, name in metrics.items():
+        if metric.endswith("/"):
+            others = [key for key in logged if key.startswith(metric) and key not in names]
+            names |= {key: charts.readable(key.removeprefix(metric)) for key in others}
+        elif metric in logged:
+            names[metric] = name
     series = {
         name: [(float(row.step), value) for row in rows if _is_number(value := row.values.get(key))]
         for key, name in names.items()
@@ -113,18 +113,18 @@ def find(rows: Sequence[MetricsLine], metrics: Mapping[str, str]) -> dict[str, P
 
 def cards(rows: Sequence[MetricsLine]) -> list[Card]:
     """Returns the numbers at the top of the page, each with its value at the end and at the start."""
-    found = []
+    top_cards = []
     for metric, (name, share) in CARDS.items():
         for points in find(rows, {metric: name}).values():
             start, end = _ends(points)
-            found.append(
+            top_cards.append(
                 (
                     name,
                     _written(end, share),
                     f"{_written(start, share)} at the start" if len(points) > 1 else "",
                 )
             )
-    return found
+    return top_cards
 
 
 def newest_questions(folder: Path) -> dict[str, object] | None:
@@ -169,12 +169,12 @@ def _side(name: str, row: Completion, rewards: Sequence[str]) -> dict[str, objec
     from reward import mcq_letter, personamem
 
     gold = _gold(row)
-    worth = [
+    reward_texts = [
         f"{charts.readable(key)} {charts.number(row[key])}" for key in rewards if _is_number(row.get(key))
     ]
     return {
         "name": name,
-        "worth": ", ".join([*worth, f"advantage {row['advantage']:+.2f}"]),
+        "worth": ", ".join([*reward_texts, f"advantage {row['advantage']:+.2f}"]),
         "completion": row["completion"],
         "gold": gold,
         "answered": mcq_letter(row["completion"]) if gold else None,
@@ -237,11 +237,15 @@ def _facts(folder: Path) -> dict[str, str]:
     record = read_provenance(folder)
     if record is None:
         return {}
-    told = record.dump()
-    versions = ", ".join(f"{name} {version}" for name, version in told.pop("versions").items())
-    facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in told.items()}
+    entries = record.dump()
+    versions = ", ".join(f"{name} {version}" for name, version in entries.pop("versions").items())
+    facts = {FACTS.get(key, charts.readable(key)): str(value) for key, value in entries.items()}
     return facts | ({"versions": versions} if versions else {})
 
 
-def _text(said: Any) -> str:
-    return said if isinstance(said, str) else "\n".join(str(message.get("content", "")) for message in said)
+def _text(content: Any) -> str:
+    return (
+        content
+        if isinstance(content, str)
+        else "\n".join(str(message.get("content", "")) for message in content)
+    )
