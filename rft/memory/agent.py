@@ -60,9 +60,9 @@ def update_message(memory: str) -> str:
     return f"{REWRITE}\n\n{HEADING}\n{inert(memory) or EMPTY}"
 
 
-def answer_message(memory: str, said: str) -> str:
-    """Returns the user message of an answer to `said`, the user's question."""
-    return f"{HEADING}\n{inert(memory) or EMPTY}\n\n{said}"
+def answer_message(memory: str, message: str) -> str:
+    """Returns the user message of an answer to `message`, the user's question."""
+    return f"{HEADING}\n{inert(memory) or EMPTY}\n\n{message}"
 
 
 class MemoryAgent:
@@ -77,7 +77,7 @@ class MemoryAgent:
     def __init__(self, tokenizer: Any, settings: MemorySettings, cache_dir: Path | str | None = None):
         self.tokenizer, self.settings = tokenizer, settings
         self.tokens = PromptTokens(tokenizer, "history", cache_dir)
-        self._alone = PromptTokens(tokenizer, "none")
+        self._tokens_without_history = PromptTokens(tokenizer, "none")
         self._chunks: dict[str, list[Chunk]] = {}
 
     def chunks(self, history: History) -> list[Chunk]:
@@ -131,6 +131,8 @@ class MemoryAgent:
         """Returns the prompt for a question of a dataset, as token ids."""
         return self.say_ids(final_message(question), memory)
 
-    def say_ids(self, said: str, memory: str) -> list[int]:
+    def say_ids(self, message: str, memory: str) -> list[int]:
         """Returns the prompt for any user message; pass text from other people through `inert` first."""
-        return self._alone.history_ids(None) + self._alone.final_ids(answer_message(memory, said))
+        return self._tokens_without_history.history_ids(None) + self._tokens_without_history.final_ids(
+            answer_message(memory, message)
+        )

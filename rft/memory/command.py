@@ -104,8 +104,15 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
     if args.base_url:
         there = _there(args)
         writer = {"model": args.model, "base_url": there.endpoint.base_url}
-        with store.MemoryStore(args.out, writer) as kept:
-            return _read(args, console, history, there, kept, turns(there, there.propose, [history], [kept]))
+        with store.MemoryStore(args.out, writer) as memory_store:
+            return _read(
+                args,
+                console,
+                history,
+                there,
+                memory_store,
+                turns(there, there.propose, [history], [memory_store]),
+            )
     for option in ("api_key_env", "price", "budget"):
         if getattr(args, option) is not None:
             logger.warning("--%s is ignored: the model runs on this machine", option.replace("_", "-"))
@@ -114,10 +121,17 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
     def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
         return model.generate(prompts, longest, args.temperature, args.seed)
 
-    with store.MemoryStore(args.out, {"model": args.model, "model_fingerprint": model.fingerprint}) as kept:
+    with store.MemoryStore(
+        args.out, {"model": args.model, "model_fingerprint": model.fingerprint}
+    ) as memory_store:
         agent.check_length(history, model.longest, model.name)
         return _read(
-            args, console, history, agent, kept, write(agent, generate, model.end_ids, [history], [kept])
+            args,
+            console,
+            history,
+            agent,
+            memory_store,
+            write(agent, generate, model.end_ids, [history], [memory_store]),
         )
 
 
@@ -126,31 +140,31 @@ def _read(
     console: "Console",
     history: History,
     agent: Agent,
-    kept: store.MemoryStore,
+    memory_store: store.MemoryStore,
     reading: Iterator[Turn],
 ) -> int:
     """Reads the unread chunks and prints what each update changes."""
     start = time.monotonic()
     chunks = agent.chunks(history)
-    done = kept.unread(chunks)
+    done = memory_store.unread(chunks)
     console.print(
         f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
         + (f", {done} of them already read" if done else ""),
         markup=False,
     )
-    if kept.edited:
+    if memory_store.edited:
         console.print(
             f"{args.out}: the file has changed since the last update; continuing from the edited file",
             markup=False,
         )
     for turn in reading:
         print_turn(turn, agent.count(turn.update.memory), console)
-    record = kept.record
+    record = memory_store.record
     counts = (record.input_tokens, record.output_tokens)
     read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
     cut, empty = sum(turn.cut for turn in record.turns), sum(turn.empty for turn in record.turns)
     console.print(
-        f"{args.out}: {agent.count(kept.read(args.memory_tokens, agent.count))} tokens after"
+        f"{args.out}: {agent.count(memory_store.read(args.memory_tokens, agent.count))} tokens after"
         f" {len(record.turns)} chunks; {cut} updates too long and cut, {empty} empty; tokens read: {read},"
         f" written: {written}; {len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
         markup=False,
@@ -160,11 +174,11 @@ def _read(
 
 def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
     """Prints what an update changed in the memory, as a line diff."""
-    said = ["too long, cut after the last complete bullet"] * turn.update.cut + [
+    remarks = ["too long, cut after the last complete bullet"] * turn.update.cut + [
         "no bullet written, memory unchanged"
     ] * turn.update.empty
     console.rule(
-        f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in said),
+        f"chunk {turn.number} of {turn.of} · {tokens} tokens" + "".join(f" · {word}" for word in remarks),
         align="left",
     )
     print_changes(turn.before, turn.update.memory, console)

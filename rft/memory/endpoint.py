@@ -95,10 +95,10 @@ class EndpointAgent:
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
     def _update(self, chunk: Chunk, memory: str) -> Proposal:
-        said = list(map(as_said, chunk.history.messages))
+        history_messages = list(map(as_said, chunk.history.messages))
         where = f"messages {chunk.first} to {chunk.last}"
         reply = self._chat(
-            [*said, {"role": "user", "content": update_message(memory)}],
+            [*history_messages, {"role": "user", "content": update_message(memory)}],
             self.settings.memory_tokens,
             f"the chunk of {where}",
         )
@@ -109,8 +109,8 @@ class EndpointAgent:
         update = text.accept(reply.text, memory, reply.finished, self.settings.memory_tokens, self.count)
         return Proposal(update, reply.input_tokens, reply.output_tokens)
 
-    def _chat(self, said: list[dict[str, str]], longest: int, what: str) -> Reply:
-        messages = [{"role": "system", "content": SYSTEM}, *said]
+    def _chat(self, conversation: list[dict[str, str]], longest: int, what: str) -> Reply:
+        messages = [{"role": "system", "content": SYSTEM}, *conversation]
         try:
             call = self.endpoint.chat(
                 messages, max_tokens=longest, temperature=self.temperature, seed=self.seed

@@ -55,13 +55,13 @@ class MemoryTargets:
     def lines(self, last: int) -> dict[str, str]:
         """Returns {preference: line} after message `last`, in the order of first mention; a change keeps its
         place."""
-        held: dict[str, str] = {}
+        current: dict[str, str] = {}
         for note in self.notes:
             if note.message <= last and note.line is not None:
-                held[note.about] = note.line
+                current[note.about] = note.line
             elif note.message <= last:
-                held.pop(note.about, None)
-        return held
+                current.pop(note.about, None)
+        return current
 
     def update(self, first: int, last: int) -> str:
         """Returns the text that the update which reads messages `first` to `last` should write."""
@@ -111,7 +111,7 @@ def _from_side_file(split: Split) -> dict[str, MemoryTargets]:
 
 def _from_labels(split: Split) -> dict[str, MemoryTargets]:
     questions = {question.row: question for question in split.questions}
-    found: dict[str, list[MemoryTarget]] = {history: [] for history in split.histories}
+    targets: dict[str, list[MemoryTarget]] = {history: [] for history in split.histories}
     withdrawn: dict[str, list[str]] = {history: [] for history in split.histories}
     lost = 0
     for row, record in read_rows(csv_path(split.root, split.name), (SNIPPET,)):
@@ -127,7 +127,7 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
             lost += 1
             continue
         line = None if case in ("forget", "none") else f"{question.labels.preference.rstrip('.')}."
-        found[question.history_id].append(MemoryTarget(place, about(question), line))
+        targets[question.history_id].append(MemoryTarget(place, about(question), line))
         if question.labels.pref_type == "ask_to_forget":
             withdrawn[question.history_id].append(about(question))
     if lost:
@@ -140,7 +140,7 @@ def _from_labels(split: Split) -> dict[str, MemoryTargets]:
         )
     return {
         history: MemoryTargets(tuple(sorted(notes, key=lambda note: note.message)), tuple(withdrawn[history]))
-        for history, notes in found.items()
+        for history, notes in targets.items()
     }
 
 
@@ -148,10 +148,14 @@ def _place(snippet: str, history: History) -> int | None:
     """Returns the index of the last message of the history that the snippet contains; None if it contains
     none."""
     try:
-        said: Any = json.loads(snippet)
+        evidence: Any = json.loads(snippet)
     except ValueError:
         return None
-    texts = [text_of(m.get("content")) for m in said if isinstance(m, dict)] if isinstance(said, list) else []
+    texts = (
+        [text_of(m.get("content")) for m in evidence if isinstance(m, dict)]
+        if isinstance(evidence, list)
+        else []
+    )
     places = [
         i for text in texts if text for i in _same(text, [message.content for message in history.messages])
     ]

@@ -39,8 +39,8 @@ class Update:
 def bullets(text: str) -> list[str]:
     """Returns the bullets of a model output, without think blocks and without other lines such as
     headings."""
-    found = [BULLET.match(line.strip()) for line in _said(text).splitlines()]
-    return [" ".join(match[1].split()) for match in found if match]
+    matches = [BULLET.match(line.strip()) for line in _outside_thoughts(text).splitlines()]
+    return [" ".join(match[1].split()) for match in matches if match]
 
 
 def accept(written: str, previous: str, finished: bool, budget: int, count: Count) -> Update:
@@ -53,7 +53,7 @@ def accept(written: str, previous: str, finished: bool, budget: int, count: Coun
         budget: maximum tokens of a memory.
         count: counts the tokens of a text.
     """
-    if finished and _said(written).strip() == EMPTY:
+    if finished and _outside_thoughts(written).strip() == EMPTY:
         return Update("")
     lines = bullets(written)
     if not finished and lines:
@@ -127,16 +127,16 @@ def changes(before: str, after: str) -> list[tuple[Literal["kept", "added", "rem
     from difflib import SequenceMatcher
 
     old, new = before.splitlines(), after.splitlines()
-    said: list[tuple[Literal["kept", "added", "removed"], str]] = []
+    marked: list[tuple[Literal["kept", "added", "removed"], str]] = []
     for tag, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if tag == "equal":
-            said += [("kept", line) for line in old[a:b]]
+            marked += [("kept", line) for line in old[a:b]]
         else:
-            said += [("removed", line) for line in old[a:b]] + [("added", line) for line in new[c:d]]
-    return said
+            marked += [("removed", line) for line in old[a:b]] + [("added", line) for line in new[c:d]]
+    return marked
 
 
-def _said(text: str) -> str:
+def _outside_thoughts(text: str) -> str:
     """Returns the text outside think blocks: after the last closing tag and before an unclosed block."""
     return text.rpartition("</think>")[2].partition("<think>")[0]
 

@@ -101,8 +101,10 @@ def turns(
     memories = [store.read(budget, agent.count) for store in stores]
     while todo := [i for i in range(len(histories)) if places[i] < len(chunks[i])]:
         proposals = propose([chunks[i][places[i]] for i in todo], [memories[i] for i in todo])
-        for i, found in zip(todo, proposals, strict=True):
+        for i, proposal in zip(todo, proposals, strict=True):
             chunk, before, last = chunks[i][places[i]], memories[i], places[i] + 1 == len(chunks[i])
-            stores[i].append(places[i], chunk, found.update, found.input_tokens, found.output_tokens, last)
-            places[i], memories[i] = places[i] + 1, found.update.memory
-            yield Turn(histories[i], chunk, places[i], len(chunks[i]), before, found.update)
+            stores[i].append(
+                places[i], chunk, proposal.update, proposal.input_tokens, proposal.output_tokens, last
+            )
+            places[i], memories[i] = places[i] + 1, proposal.update.memory
+            yield Turn(histories[i], chunk, places[i], len(chunks[i]), before, proposal.update)

@@ -37,8 +37,8 @@ class _WithoutTitles(GenerateJsonSchema):
 
 def schema(model: type[Record]) -> str:
     """The JSON schema of a record, as text."""
-    found = model.model_json_schema(schema_generator=_WithoutTitles)
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    json_schema = model.model_json_schema(schema_generator=_WithoutTitles)
+    return json.dumps(json_schema, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Counts:
         self.labels: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
         self.topics: set[str] = set()
         self.preferences = 0
-        self._persona, self._told = "", set[str]()
+        self._persona, self._counted_preferences = "", set[str]()
         self.personas: Counter[str] = Counter()
         self.tokens: dict[str, list[int]] = {}
 
@@ -40,7 +40,7 @@ class Counts:
             windows: names of the windows for which histories were written.
         """
         if str(row["persona_id"]) != self._persona:
-            self._persona, self._told = str(row["persona_id"]), set()
+            self._persona, self._counted_preferences = str(row["persona_id"]), set()
             self.personas[split] += 1
             for window in windows:
                 self.tokens.setdefault(window, []).append(row[f"total_tokens_in_chat_history_{window}"])
@@ -49,8 +49,8 @@ class Counts:
             counter[str(row[label])] += 1
         if row["pref_type"] != "sensitive_info":
             self.topics.add(row["topic_query"])
-        self.preferences += row["preference"] not in ("", *self._told)
-        self._told.add(row["preference"])
+        self.preferences += row["preference"] not in ("", *self._counted_preferences)
+        self._counted_preferences.add(row["preference"])
 
     def summary(self) -> dict[str, Any]:
         """The counts as plain JSON; tokens are [minimum, median, maximum] per window."""
@@ -67,17 +67,17 @@ class Counts:
 def hashes(folder: Path) -> dict[str, str]:
     """sha256 of each CSV and of the memory targets, and one sha256 for all histories of a window (file names
     and contents, sorted by name)."""
-    found = {}
+    digests = {}
     for path in (*sorted((folder / "benchmark/text").glob("*.csv")), folder / MEMORY_TARGETS):
         with path.open("rb") as stream:
-            found[str(path.relative_to(folder))] = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests[str(path.relative_to(folder))] = hashlib.file_digest(stream, "sha256").hexdigest()
     for directory in sorted((folder / "data").glob("chat_history_*")):
         digest = hashlib.sha256()
         for path in sorted(directory.glob("*.json")):
             with path.open("rb") as stream:
                 digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-        found[f"data/{directory.name}"] = digest.hexdigest()
-    return found
+        digests[f"data/{directory.name}"] = digest.hexdigest()
+    return digests
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:

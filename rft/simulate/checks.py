@@ -34,8 +34,12 @@ def conflict(preference: Preference, kept: list[Preference]) -> str | None:
             "Sensitive"
         ):
             return f"same topic as {other.text!r}"
-        mine, theirs = content_words(preference.keyword), content_words(other.keyword)
-        if mine and theirs and len(mine & theirs) / min(len(mine), len(theirs)) > 0.5:
+        own_words, other_words = content_words(preference.keyword), content_words(other.keyword)
+        if (
+            own_words
+            and other_words
+            and len(own_words & other_words) / min(len(own_words), len(other_words)) > 0.5
+        ):
             return f"same words as {other.text!r}"
     return None
 
@@ -90,26 +94,26 @@ def check_record(record: PersonaRecord) -> None:
         DataError: the record breaks a rule; the message names the persona and the first fault.
     """
     where = f"persona {record.persona.id}"
-    told: dict[int | None, str] = {}
+    revealed: dict[int | None, str] = {}
     for conversation in record.conversations:
         if faults := conversation_faults(conversation):
             raise DataError(f"{where}: bad conversation: {faults[0]}")
         if conversation.evidence:
             text = "\n".join(message["content"] for message in conversation.messages)
-            told[conversation.about] = f"{told.get(conversation.about, '')}\n{text}"
+            revealed[conversation.about] = f"{revealed.get(conversation.about, '')}\n{text}"
     for item in record.items:
         preference = record.preferences[item.about]
-        if (item.about not in told) != (preference.kind == "untold"):
-            many = "no conversation" if item.about not in told else "a conversation"
+        if (item.about not in revealed) != (preference.kind == "untold"):
+            many = "no conversation" if item.about not in revealed else "a conversation"
             raise DataError(f"{where}: {many} reveals {preference.text!r}, of kind {preference.kind}")
-        if preference.kind in SENSITIVE_KINDS and not mentions(preference.keyword, told[item.about]):
+        if preference.kind in SENSITIVE_KINDS and not mentions(preference.keyword, revealed[item.about]):
             raise DataError(f"{where}: none of its conversations contains {preference.keyword!r}")
         if faults := item_faults(item, preference):
             raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
     texts = [message["content"] for conversation in record.conversations for message in conversation.messages]
     texts += [text for item in record.items for text in (item.query, item.gold, *item.distractors)]
-    if found := [item for text in texts for item in plausible_items(text)]:
+    if plausible := [item for text in texts for item in plausible_items(text)]:
         raise DataError(
-            f"{where}: {found[0]!r} could belong to a real person; personal items must come from reserved"
+            f"{where}: {plausible[0]!r} could belong to a real person; personal items must come from reserved"
             " ranges"
         )

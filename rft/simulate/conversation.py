@@ -76,26 +76,26 @@ class Talk:
         if fact.kind == "renewed":
             withdrawn, new = (
                 self.forget(index, fact),
-                self.task(index, own, doing=fact.topic.with_value(fact.held or "")),
+                self.task(index, own, doing=fact.topic.with_value(fact.current or "")),
             )
             return [replace(withdrawn, evidence=False), replace(new, place="later")]
         if fact.kind == "own" and section == "general" and self.rng.random() < KNOWLEDGE_SHARE:
             return self.questions(index, doing)
-        told = self.task(index, own, doing=doing)
+        reveal = self.task(index, own, doing=doing)
         if fact.kind == "forget":
-            return [told, replace(self.forget(index, fact), scenario=told.scenario, place="later")]
+            return [reveal, replace(self.forget(index, fact), scenario=reveal.scenario, place="later")]
         if fact.kind == "update":
-            new = self.task(index, "update", old=doing, new=fact.topic.with_value(fact.held or ""))
-            return [replace(told, evidence=False), replace(new, place="later")]
+            new = self.task(index, "update", old=doing, new=fact.topic.with_value(fact.current or ""))
+            return [replace(reveal, evidence=False), replace(new, place="later")]
         if fact.kind == "ended":
             return [
-                replace(told, evidence=False),
+                replace(reveal, evidence=False),
                 replace(self.task(index, "ended", old=doing), place="later"),
             ]
         if fact.rival:
             rival = self.task(index, others, doing=fact.topic.with_value(fact.rival))
-            return [told, replace(rival, evidence=False)]
-        return [told]
+            return [reveal, replace(rival, evidence=False)]
+        return [reveal]
 
     def task(self, index: int, rule: str, **slots: str) -> Conversation:
         """Returns one conversation in a random scenario that contains one sentence of `rule`."""
@@ -166,12 +166,12 @@ class Talk:
         """Sentences about something else; each is used again only after all sentences of its rule were
         used."""
         entries = load("grammar")[rule]
-        told: list[tuple[str, str]] = []
-        while len(told) < count:
+        sentences: list[tuple[str, str]] = []
+        while len(sentences) < count:
             if not self.decks.get(rule):
                 self.decks[rule] = shuffled(self.rng, range(len(entries)))
-            told.append(pair(self.rng, entries[self.decks[rule].pop()], slots))
-        return told
+            sentences.append(pair(self.rng, entries[self.decks[rule].pop()], slots))
+        return sentences
 
     def _joined(self, sentences: list[str]) -> str:
         """Joins rough sentences as a user would type them, some with a connecting word to the sentence
@@ -188,9 +188,9 @@ class Talk:
     def _trouble(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
         rng, few = self.rng, not self.style.extras
         passing = pairs(rng, rule, slots)[0][0]
-        told = several(rng, "trouble_more", slots, 0 if few else 3)
-        told.insert(rng.randint(0, len(told)), passing)
-        user = " ".join([say(rng, "request_trouble", slots), say(rng, "trouble", slots), *told])
+        details = several(rng, "trouble_more", slots, 0 if few else 3)
+        details.insert(rng.randint(0, len(details)), passing)
+        user = " ".join([say(rng, "request_trouble", slots), say(rng, "trouble", slots), *details])
         advice = several(rng, "advice", slots, 1 if few else rng.randint(3, 4))
         if few:
             return chat(user, advice[0])

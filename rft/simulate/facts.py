@@ -51,7 +51,7 @@ class Fact:
             mentioned as nobody's.
         pref_type: value of the column `pref_type`.
         first: the value revealed first; for open and untold topics, the value that could have been revealed.
-        held: the value that holds at the end of the history (None: nothing may be used).
+        current: the value that is true at the end of the history (None: nothing may be used).
         rival: somebody else's value, for kind "beside".
         shown: the three values that the question offers (empty: drawn with the question).
         relative: the somebody else, if the conversations need one word.
@@ -61,7 +61,7 @@ class Fact:
     kind: str
     pref_type: str
     first: str
-    held: str | None
+    current: str | None
     rival: str | None
     shown: Sequence[str] = ()
     relative: str | None = None
@@ -80,10 +80,10 @@ def make_fact(
 
     `archetype` is that of the persona, "" if there is none.
     """
-    held = {"own": first, "beside": first, "update": second, "renewed": second}.get(kind)
+    current = {"own": first, "beside": first, "update": second, "renewed": second}.get(kind)
     rival = second if kind == "beside" else None
-    pref_type = _pref_type(archetype, topic, held or first)
-    return Fact(topic, kind, pref_type, first, held, rival, shown, relative)
+    pref_type = _pref_type(archetype, topic, current or first)
+    return Fact(topic, kind, pref_type, first, current, rival, shown, relative)
 
 
 def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: dict[str, int]) -> list[Fact]:
@@ -98,13 +98,13 @@ def draw_facts(rng: Random, persona: Persona, topics: Sequence[Topic], counts: d
         count = counts.get(section, 0)
         kinds = draw_kinds(rng, section, count)
         of_section = [topic for topic in topics if topic.section == section]
-        wanted = round(count * MARKED) if section == "general" else 0
+        marked_count = round(count * MARKED) if section == "general" else 0
         marked = [topic for topic in of_section if persona.archetype in _triples(topic)]
-        wanted = min(wanted, len(marked))
-        chosen = _choose(rng, persona, rng.sample(marked, len(marked)), wanted, taken)
+        marked_count = min(marked_count, len(marked))
+        chosen = _choose(rng, persona, rng.sample(marked, len(marked)), marked_count, taken)
         used = {topic.name for topic, _ in chosen}
         rest = [topic for topic in rng.sample(of_section, len(of_section)) if topic.name not in used]
-        chosen += _choose(rng, persona, rest, count - wanted, taken)
+        chosen += _choose(rng, persona, rest, count - marked_count, taken)
         if len(chosen) < count:
             raise DataError(
                 f"section [{section}] has {len(of_section)} topics, of which {len(chosen)} could be used"
@@ -142,21 +142,24 @@ def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
     """
     if topic.section != "general":
         return {}
-    rng, found = Random(topic.name), dict[str, tuple[str, str, str]]()
+    rng, triples = Random(topic.name), dict[str, tuple[str, str, str]]()
     values = rng.sample(topic.values, len(topic.values))
     free = [value for value in values if not topic.mark(value)]
     for pair in rng.sample(PAIRS, len(PAIRS)):
-        mine, theirs = (next((value for value in values if topic.mark(value) == mark), None) for mark in pair)
+        typical, opposite = (
+            next((value for value in values if topic.mark(value) == mark), None) for mark in pair
+        )
         (rank,) = rng.choices(range(3), RANKS)
-        if mine is None or theirs is None:
+        if typical is None or opposite is None:
             continue
         third = next(
-            (value for value in free if (len(value) > len(mine)) + (len(value) > len(theirs)) == rank), None
+            (value for value in free if (len(value) > len(typical)) + (len(value) > len(opposite)) == rank),
+            None,
         )
         if third is not None:
             free.remove(third)
-            found |= dict.fromkeys(pair, (mine, theirs, third))
-    return found
+            triples |= dict.fromkeys(pair, (typical, opposite, third))
+    return triples
 
 
 def _choose(

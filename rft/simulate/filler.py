@@ -41,15 +41,15 @@ def _mathematics(rng: Random) -> list[Message]:
 
 
 def _shares(rng: Random) -> list[Message]:
-    people, each, left = rng.randint(3, 19), rng.randint(4, 60), rng.randint(1, 2)
+    people, per_bag, left = rng.randint(3, 19), rng.randint(4, 60), rng.randint(1, 2)
     thing, place = draw_slot(rng, "thing"), draw_slot(rng, "city")
-    total = people * each + left
+    total = people * per_bag + left
     return chat(
         f"A shop in {place} packs {total} screws for a {thing} into {people} equal bags. How many are in"
         " each, and how many are left?",
-        f"Divide and keep the remainder.\n\n{total} = {people} x {each} + {left}\n\nSo each bag holds {each}"
-        f" screws and {left} {'is' if left == 1 else 'are'} left over. Check: {people} x {each} ="
-        f" {people * each}, and {people * each} + {left} = {total}.",
+        f"Divide and keep the remainder.\n\n{total} = {people} x {per_bag} + {left}\n\nSo each bag holds"
+        f" {per_bag} screws and {left} {'is' if left == 1 else 'are'} left over. Check: {people} x {per_bag}"
+        f" = {people * per_bag}, and {people * per_bag} + {left} = {total}.",
     )
 
 

@@ -59,11 +59,11 @@ def draw_slot(rng: Random, name: str) -> str:
 
 def fill(rng: Random, text: str, slots: Slots) -> str:
     """Resolves choices, then slots; each slot that is not in `slots` is drawn once."""
-    text = CHOICE.sub(lambda found: rng.choice(found[1].split("|")), text)
+    text = CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
     drawn: dict[str, str] = {}
 
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
         if name in slots:
             return slots[name]
         # no message to a person is about that same person

@@ -83,9 +83,11 @@ class Assembled:
 def order(rng: Random, conversations: list[Conversation]) -> list[Conversation]:
     """Returns the conversations in random order, each "later" one after the "first" ones about the same
     preference."""
-    told = {c.about for c in conversations if c.place == "first"}
-    ordered = shuffled(rng, [c for c in conversations if c.place == "first" or c.about not in told])
-    for conversation in shuffled(rng, [c for c in conversations if c.place == "later" and c.about in told]):
+    revealed = {c.about for c in conversations if c.place == "first"}
+    ordered = shuffled(rng, [c for c in conversations if c.place == "first" or c.about not in revealed])
+    for conversation in shuffled(
+        rng, [c for c in conversations if c.place == "later" and c.about in revealed]
+    ):
         behind = max(i for i, c in enumerate(ordered) if c.about == conversation.about) + 1
         ordered.insert(rng.randint(behind, len(ordered)), conversation)
     return ordered

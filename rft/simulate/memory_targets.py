@@ -45,10 +45,10 @@ def target_of(preference: Preference, conversation: Conversation, first: int) ->
     if _withdraws(preference, conversation):
         written = f"{topic}: {previous}, forget it."
         return MemoryTarget(message, about, without_forgotten(written) or None, written)
-    held = previous if preference.updated and conversation.place == "first" else text
+    remembered = previous if preference.updated and conversation.place == "first" else text
     if preference.kind == "ended" and conversation.place == "later":
-        held = f"Gave up {_doing(previous)}"
-    return MemoryTarget(message, about, f"{topic}: {held}.")
+        remembered = f"Gave up {_doing(previous)}"
+    return MemoryTarget(message, about, f"{topic}: {remembered}.")
 
 
 def targets(record: PersonaRecord, conversations: Sequence[Conversation]) -> list[MemoryTarget]:
@@ -61,21 +61,25 @@ def targets(record: PersonaRecord, conversations: Sequence[Conversation]) -> lis
         record: the persona record.
         conversations: the conversations of the history in order.
     """
-    found: list[MemoryTarget] = []
+    expected: list[MemoryTarget] = []
     of_preference = Counter(conversation.about for conversation in conversations)
-    seen: Counter[int] = Counter()
+    revealed_times: Counter[int] = Counter()
     first = 1
     for conversation in conversations:
         if (about := conversation.about) is not None:
             preference = record.preferences[about]
-            seen[about] += 1
-            repeated = preference.kind == "own" and seen[about] != min(of_preference[about], 2)
-            known = preference.kind == "beside" and seen[about] > 1 and is_theirs(preference, conversation)
+            revealed_times[about] += 1
+            repeated = preference.kind == "own" and revealed_times[about] != min(of_preference[about], 2)
+            own_is_revealed = (
+                preference.kind == "beside"
+                and revealed_times[about] > 1
+                and is_theirs(preference, conversation)
+            )
             called_for = target_of(preference, conversation, first)
-            if called_for is not None and not repeated and not known:
-                found.append(called_for)
+            if called_for is not None and not repeated and not own_is_revealed:
+                expected.append(called_for)
         first += len(conversation.messages)
-    return found
+    return expected
 
 
 def line_of(record: PersonaRecord, conversations: Sequence[Conversation], link: str) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def line_of(record: PersonaRecord, conversations: Sequence[Conversation], link: 
     return {
         "history": link,
         "persona_id": record.persona.id,
-        "notes": [dict(vars(found)) for found in targets(record, conversations)],
+        "notes": [dict(vars(target)) for target in targets(record, conversations)],
         "withdrawn": [
             previous_value(preference)
             for preference in record.preferences

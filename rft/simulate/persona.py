@@ -45,8 +45,8 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
         "languages_spoken": spoken,
         "personality": {"traits": rng.sample(kind["traits"], 2), "values": rng.sample(kind["values"], 2)},
     }
-    told = {key: value for key, value in (described or {}).items() if key != "archetype"}
-    return Persona(persona_id, {**about, **told}, archetype)
+    given = {key: value for key, value in (described or {}).items() if key != "archetype"}
+    return Persona(persona_id, {**about, **given}, archetype)
 
 
 def read_personas(path: Path) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
         raise DataError(
             f"{path}: cannot read the personas: {getattr(error, 'strerror', None) or error}"
         ) from None
-    found = []
+    personas = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -87,10 +87,10 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
                 f"{path}: line {number}: archetype {entry['archetype']!r}; expected one of"
                 f" {', '.join(OPPOSITE)}"
             )
-        found.append(entry)
-    if not found:
+        personas.append(entry)
+    if not personas:
         raise DataError(f"{path}: no personas; expected one JSON object per line")
-    return found
+    return personas
 
 
 def system_message(persona: Persona) -> str:

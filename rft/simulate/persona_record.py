@@ -52,8 +52,8 @@ class Persona:
     @property
     def short(self) -> str:
         """One-line description."""
-        found = self.about.get("short_persona")
-        return str(found or f"A {self.about['occupation']} aged {self.about['age']}")
+        description = self.about.get("short_persona")
+        return str(description or f"A {self.about['occupation']} aged {self.about['age']}")
 
 
 @dataclass(frozen=True)

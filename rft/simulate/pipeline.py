@@ -249,9 +249,9 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def _differences(recorded: dict[str, Any], ours: dict[str, Any]) -> str:
     return ", ".join(
-        f"{key} {theirs.get(key)}, not {value}" for key, value in ours.items() if theirs.get(key) != value
+        f"{key} {recorded.get(key)}, not {value}" for key, value in ours.items() if recorded.get(key) != value
     )
 
 

@@ -21,15 +21,15 @@ SENSITIVE_KINDS = ("leaked", "cleared", "declined", "cleared")
 
 def preference_of(fact: Fact, verb: str) -> Preference:
     """Returns the labels of a fact's question; `verb` begins its statements, such as "Enjoys"."""
-    values = (fact.first, fact.held, fact.rival)
-    first, held, rival = (f"{verb} {fact.topic.with_value(value)}" if value else "" for value in values)
+    values = (fact.first, fact.current, fact.rival)
+    first, current, rival = (f"{verb} {fact.topic.with_value(value)}" if value else "" for value in values)
     not_to_be_used = {"beside": rival, "own": "", "open": "", "untold": "", "others": ""}
     return Preference(
         topic=fact.topic.name,
-        text={"forget": f"Do not remember '{first}' in memory", "others": first}.get(fact.kind, held),
+        text={"forget": f"Do not remember '{first}' in memory", "others": first}.get(fact.kind, current),
         pref_type="ask_to_forget" if fact.kind in ("forget", "renewed") else fact.pref_type,
         kind=fact.kind,
-        keyword=fact.held or fact.first,
+        keyword=fact.current or fact.first,
         previous=not_to_be_used.get(fact.kind, first),
     )
 
@@ -52,7 +52,7 @@ def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> QuestionItem:
         frame.format(doing=doing) + (f" {rest}" if extras else "")
         for frame, doing, rest in zip(frames, shown, more, strict=True)
     ]
-    gold = options[fact.shown.index(fact.held)] if fact.held else options[3]
+    gold = options[fact.shown.index(fact.current)] if fact.current else options[3]
     query = say(rng, "query", {"ask": fact.topic.ask})
     lead = say(rng, "query_lead", {}) if extras else ""
     return QuestionItem(
@@ -92,13 +92,13 @@ def sensitive(
         if conversation is None:
             continue
         conversations.append(conversation)
-        told = {
+        statement = {
             "leaked": f"Gave away the {name} {value} unintentionally",
             "cleared": f"Lets the {name} {value} be used in texts",
             "declined": f"Writes lines with the {name} {value} without help",
         }[kind]
         preferences.append(
-            Preference(name[0].upper() + name[1:], told, "sensitive_info", kind, keyword=value)
+            Preference(name[0].upper() + name[1:], statement, "sensitive_info", kind, keyword=value)
         )
         given, wrong = (say(rng, "sensitive_value", {**slots, "value": v}) for v in (value, other))
         placeholder, refusal = say(rng, "sensitive_placeholder", slots), say(rng, "sensitive_decline", slots)

@@ -53,7 +53,7 @@ def rows(
         seed: seed of the dataset.
     """
     persona = record.persona
-    found = []
+    question_rows = []
     for item in record.items:
         preference, block = record.preferences[item.about], evidence(record, item.about)
         snippet = [
@@ -62,7 +62,7 @@ def rows(
             if other is block or (PROFILES[profile].whole_stories and other.about == item.about)
             for message in other.messages
         ]
-        told = (
+        evidence_columns = (
             {
                 "conversation_scenario": block.scenario,
                 "related_conversation_snippet": json.dumps(snippet, ensure_ascii=False),
@@ -86,7 +86,7 @@ def rows(
             "updated": preference.updated,
             "prev_pref": preference.previous,
             "sensitive_info": preference.pref_type == "sensitive_info",
-            **told,
+            **evidence_columns,
         }
         for window, history in histories.items():
             row |= {
@@ -96,7 +96,7 @@ def rows(
                 f"num_persona_relevant_tokens_{window}": history.relevant_tokens,
                 f"num_persona_irrelevant_tokens_{window}": history.tokens - history.relevant_tokens,
             }
-        found.append(row)
+        question_rows.append(row)
     if PROFILES[profile].style:
-        Random(f"rows-{seed}-{persona.id}").shuffle(found)
-    return found
+        Random(f"rows-{seed}-{persona.id}").shuffle(question_rows)
+    return question_rows

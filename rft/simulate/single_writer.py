@@ -18,9 +18,9 @@ def only_writer(out: Path) -> Iterator[None]:
     """
     path = out.with_name(f".{out.name}.lock")
     taken = f"{out}: another simulation writes to this folder; wait for it to finish, or use another --out"
-    held = lock(path, DataError(taken))
+    file_lock = lock(path, DataError(taken))
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        held.release()
+        file_lock.release()

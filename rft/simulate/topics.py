@@ -92,7 +92,7 @@ def read_topics(path: Path) -> tuple[Topic, ...]:
 
 
 def _parse(text: str, where: str) -> Iterator[Topic]:
-    section, seen = "general", dict[str, int]()
+    section, line_of = "general", dict[str, int]()
     for number, line in enumerate(text.splitlines(), 1):
         line, here = line.strip(), f"{where}: line {number}"
         if not line or line.startswith("#"):
@@ -104,12 +104,12 @@ def _parse(text: str, where: str) -> Iterator[Topic]:
             section = name if name in SECTIONS else "general"
             continue
         topic = _topic(line, section, here)
-        if topic.name.casefold() in seen:
+        if topic.name.casefold() in line_of:
             raise DataError(
-                f"{here}: topic {topic.name!r} is already in line {seen[topic.name.casefold()]}; remove one"
-                " of them"
+                f"{here}: topic {topic.name!r} is already in line {line_of[topic.name.casefold()]}; remove"
+                " one of them"
             )
-        seen[topic.name.casefold()] = number
+        line_of[topic.name.casefold()] = number
         yield topic
 
 

@@ -156,10 +156,10 @@ class _Session:
             lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt),
         )
         if sheet is not None:
-            told = sheet.model_dump()
-            personality = {"traits": told.pop("traits"), "values": told.pop("values")}
+            described = sheet.model_dump()
+            personality = {"traits": described.pop("traits"), "values": described.pop("values")}
             self.persona = Persona(
-                self.persona.id, {**self.persona.about, **told, "personality": personality}
+                self.persona.id, {**self.persona.about, **described, "personality": personality}
             )
             for preference in self.kept_preferences():
                 self.add(preference)
@@ -189,7 +189,7 @@ class _Session:
     def kept_preferences(self) -> list[Preference]:
         """Preferences of all sections that do not conflict with an earlier one, according to the rules and
         the LLM."""
-        found: list[Preference] = []
+        accepted: list[Preference] = []
         for section in SECTIONS:
             kinds = _draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
             candidates: list[Preference] = []
@@ -201,7 +201,7 @@ class _Session:
                     "person": self.persona.about,
                     "kind": name,
                     "count": count,
-                    "not": [p.text for p in found + candidates],
+                    "not": [p.text for p in accepted + candidates],
                 }
                 stated = self.retried("preferences", partial(self.usable_list, given))
                 candidates += [
@@ -209,14 +209,14 @@ class _Session:
                 ]
             kept: list[Preference] = []
             for candidate in candidates:
-                if why := conflict(candidate, found + kept):
+                if why := conflict(candidate, accepted + kept):
                     self.rejected[f"preference: {why.split(' as ')[0]} as one before"] += 1
                 else:
                     kept.append(candidate)
-            kept = self.without_conflicts(found, kept)
+            kept = self.without_conflicts(accepted, kept)
             chosen = self.rng.sample(kept, min(len(kinds), len(kept)))
-            found += [_of_kind(preference, kind) for preference, kind in zip(chosen, kinds, strict=False)]
-        return found
+            accepted += [_of_kind(preference, kind) for preference, kind in zip(chosen, kinds, strict=False)]
+        return accepted
 
     def usable_list(self, given: dict[str, Any], attempt: int) -> list[Stated]:
         stated = self.ask(Preferences, "preferences", given, attempt).preferences
@@ -227,18 +227,18 @@ class _Session:
             raise Unusable(f"fewer than half of the {given['count']} asked for can be used")
         return usable
 
-    def without_conflicts(self, found: list[Preference], kept: list[Preference]) -> list[Preference]:
+    def without_conflicts(self, accepted: list[Preference], kept: list[Preference]) -> list[Preference]:
         if not kept:
             return kept
-        statements = [p.text for p in found + kept]
+        statements = [p.text for p in accepted + kept]
         given = {"statements": {str(number): text for number, text in enumerate(statements)}}
         answer = self.retried("conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt))
         remove = set(answer.remove if answer else [])
         self.rejected["preference: in conflict, says the LLM"] += len(
-            [n for n in remove if len(found) <= n < len(statements)]
+            [n for n in remove if len(accepted) <= n < len(statements)]
         )
         self.rejected += Counter()  # removes zero counts
-        return [p for number, p in enumerate(kept, len(found)) if number not in remove]
+        return [p for number, p in enumerate(kept, len(accepted)) if number not in remove]
 
     def add(self, preference: Preference) -> None:
         """Adds the conversations about a preference and its question; adds nothing if a conversation
@@ -269,11 +269,11 @@ class _Session:
             blocks = [self.talk(index, old, evidence=False), self.talk(index, preference, place="later")]
         else:
             blocks = [self.talk(index, preference)]
-        told = [block for block in blocks if block is not None]
-        if len(told) < len(blocks):
+        written = [block for block in blocks if block is not None]
+        if len(written) < len(blocks):
             return
         self.preferences.append(preference)
-        self.conversations += told
+        self.conversations += written
         item = self.retried("question", lambda attempt: self.question(index, preference, attempt))
         if item is not None:
             self.items.append(item)
@@ -310,7 +310,7 @@ class _Session:
         never: str = "",
         must: str = "",
     ) -> Conversation:
-        messages = [said.model_dump() for said in self.ask(Talk, task, given, attempt).messages]
+        messages = [turn.model_dump() for turn in self.ask(Talk, task, given, attempt).messages]
         talk = Conversation(messages, block.scenario, block.about, block.evidence, block.place)
         text = "\n".join(message["content"] for message in messages)
         if faults := conversation_faults(talk):
@@ -322,10 +322,10 @@ class _Session:
         return talk
 
     def forget(self, index: int, preference: Preference, attempt: int) -> Conversation:
-        said = self.ask(
+        reply = self.ask(
             Forget, "forget", {"person": self.persona.about, "preference": preference.previous}, attempt
         )
-        block = Conversation(chat(said.query, said.answer, said.request), "knowledge_query", index)
+        block = Conversation(chat(reply.query, reply.answer, reply.request), "knowledge_query", index)
         if faults := conversation_faults(block):
             raise Unusable(faults[0])
         return block

@@ -101,14 +101,14 @@ def draw_options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
     The four options are the generic option and three values of the topic, among them every value that the
     history names.
     """
-    hard = [v for v in (fact.first, fact.rival) if v and v != fact.held]
-    others = [v for v in fact.topic.values if v not in (fact.first, fact.held, fact.rival)]
-    wrong = hard + rng.sample(others, (2 if fact.held else 3) - len(hard))
+    hard = [v for v in (fact.first, fact.rival) if v and v != fact.current]
+    others = [v for v in fact.topic.values if v not in (fact.first, fact.current, fact.rival)]
+    wrong = hard + rng.sample(others, (2 if fact.current else 3) - len(hard))
     rng.shuffle(wrong)
     texts = [option(fact.topic.with_value(v)) for v in wrong]
-    if fact.held is None:
+    if fact.current is None:
         return GENERIC_OPTION, texts
-    return option(fact.topic.with_value(fact.held)), [*texts, GENERIC_OPTION]
+    return option(fact.topic.with_value(fact.current)), [*texts, GENERIC_OPTION]
 
 
 def option(doing: str) -> str:
@@ -135,16 +135,16 @@ def _conversations(rng: Random, index: int, fact: Fact) -> list[Conversation]:
     own = replace(own, evidence=False)
     if fact.rival:
         return [own, _task(rng, index, "others", fact, fact.rival)]
-    old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.held or "")
+    old, new = fact.topic.with_value(fact.first), fact.topic.with_value(fact.current or "")
     if fact.kind in ("update", "ended"):
         text = rng.choice(VOCABULARY[fact.kind]).format(old=old, new=new)
-        told = chat(text, rng.choice(VOCABULARY["update_replies"]))
-        return [own, Conversation(told, "knowledge_query", index, place="later")]
+        exchange = chat(text, rng.choice(VOCABULARY["update_replies"]))
+        return [own, Conversation(exchange, "knowledge_query", index, place="later")]
     # without a reply, as in the official data
     wish = chat(rng.choice(VOCABULARY["forget"]).format(doing=old))
     story = [own, Conversation(wish, "knowledge_query", index, place="later")]
-    if fact.held:
-        again = _task(rng, index, "own", fact, fact.held)
+    if fact.current:
+        again = _task(rng, index, "own", fact, fact.current)
         story.append(replace(again, evidence=False, place="later"))
     return story
 

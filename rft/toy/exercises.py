@@ -54,9 +54,10 @@ def _listing(rng: Random, fact: Fact) -> tuple[list[str], str]:
 def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
     messages = []
     for index in rng.sample(range(4), turns):
-        wanted = texts[index].rstrip(".")
+        option_text = texts[index].rstrip(".")
         messages += chat(
-            f"Which letter has {wanted[0].lower()}{wanted[1:]}?", f"{wanted} is ({'abcd'[index]})."
+            f"Which letter has {option_text[0].lower()}{option_text[1:]}?",
+            f"{option_text} is ({'abcd'[index]}).",
         )
     return messages
 
@@ -64,7 +65,7 @@ def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
 def drill(
     rng: Random,
     sentences: float = 0.7,
-    known: Sequence[Topic] = writer_mini.TOPICS,
+    topic_pool: Sequence[Topic] = writer_mini.TOPICS,
     option: Callable[[str], str] = writer_mini.option,
 ) -> list[dict[str, str]]:
     """Makes two short exercises: repeat a list, or find the value of a topic or the letter of a value.
@@ -75,7 +76,7 @@ def drill(
         rng: source of all draws.
         sentences: probability that lettered values are written as the options of a question (by `option`),
             not as bare values.
-        known: topics to draw from.
+        topic_pool: topics to draw from.
         option: turns a text such as "going by train" into an option.
 
     Returns:
@@ -83,24 +84,24 @@ def drill(
     """
     messages: list[dict[str, str]] = []
     for kind in rng.choices(("repeat", "topics", "letters", "letters"), k=2):
-        chosen = rng.sample(known, 4)
+        chosen = rng.sample(topic_pool, 4)
         same = kind == "letters" and rng.random() < 0.5  # four values of one topic, as in a question
         values = rng.sample(chosen[0].values, 4) if same else [rng.choice(topic.values) for topic in chosen]
         if kind == "repeat":
-            said = " ".join(rng.choice(rng.choice(known).values) for _ in range(rng.randint(6, 20)))
-            messages += chat(f"Repeat: {said}", f"Again: {said}")
+            words = " ".join(rng.choice(rng.choice(topic_pool).values) for _ in range(rng.randint(6, 20)))
+            messages += chat(f"Repeat: {words}", f"Again: {words}")
             continue
         if kind == "topics":
             given = [f"{topic.name}: {value}" for topic, value in zip(chosen, values, strict=True)]
-            found = given
+            answers = given
         else:
             topics = [chosen[0]] * 4 if same else chosen
             options = [option(t.with_value(v)) for t, v in zip(topics, values, strict=True)]
             shown = options if rng.random() < sentences else values
             given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
-            found = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
+            answers = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
         messages += chat(
-            "Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(found) for _ in range(6))
+            "Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(answers) for _ in range(6))
         )
     return messages
 
@@ -126,7 +127,7 @@ def document(
     messages = [{"role": "system", "content": SYSTEM}]
     if rng.random() < difficulty:
         messages.append({"role": "system", "content": system_message(persona)})
-    known: dict[str, str] = {}  # topic -> expected recall
+    expected_recall: dict[str, str] = {}  # topic -> expected recall
     fact_of = {fact.topic.name: fact for fact in facts}
 
     def ask(name: str) -> list[dict[str, str]]:
@@ -138,24 +139,24 @@ def document(
         elif rng.random() < 0.4:
             messages.extend(chat(listing, "I see."))
         else:
-            return chat(asked, known[name])
-        return chat(asked, known[name]) + _lookup(rng, texts, rng.randint(0, 2))
+            return chat(asked, expected_recall[name])
+        return chat(asked, expected_recall[name]) + _lookup(rng, texts, rng.randint(0, 2))
 
     for conversation in conversations:
         messages += conversation.messages
         if conversation.about is not None:
             fact = facts[conversation.about]
-            theirs = is_theirs(writer_mini.mini_preference(fact), conversation)
+            is_others = is_theirs(writer_mini.mini_preference(fact), conversation)
             if fact.kind == "others":
-                known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
+                expected_recall[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
             elif conversation.place == "later" and fact.kind == "forget":
-                known[fact.topic.name] = recall(fact.topic.with_value(fact.first), "forget")
-            elif not theirs:
-                value = fact.held if conversation.place == "later" and fact.held else fact.first
-                known[fact.topic.name] = recall(fact.topic.with_value(value), "own")
-        if known and rng.random() < 0.2:
-            messages += ask(rng.choice(list(known)))
-    names = list(known)
+                expected_recall[fact.topic.name] = recall(fact.topic.with_value(fact.first), "forget")
+            elif not is_others:
+                value = fact.current if conversation.place == "later" and fact.current else fact.first
+                expected_recall[fact.topic.name] = recall(fact.topic.with_value(value), "own")
+        if expected_recall and rng.random() < 0.2:
+            messages += ask(rng.choice(list(expected_recall)))
+    names = list(expected_recall)
     rng.shuffle(names)
     for name in names:
         messages += ask(name)

@@ -62,19 +62,19 @@ def document(
 
 def _ask(rng: Random, fact: Fact) -> list[dict[str, str]]:
     """Asks to recall the current preference on a topic, and sometimes to find the letters of its values."""
-    doing, kind = fact.topic.with_value(fact.held or fact.first), "own" if fact.held else fact.kind
+    doing, kind = fact.topic.with_value(fact.current or fact.first), "own" if fact.current else fact.kind
     nothing = {"open": "nothing", "untold": "nothing", "ended": f"Enjoys {doing}, given up"}.get(kind)
-    known = f"Remembered: {nothing}." if nothing else exercises.recall(doing, kind)
+    answer = f"Remembered: {nothing}." if nothing else exercises.recall(doing, kind)
     item = item_of(rng, 0, fact, extras=False)
     options = rng.sample([item.gold, *item.distractors], 4)
     other_words = say(rng, "query", {"ask": fact.topic.ask})
     asked = rng.choice((item.query, f"What do you know about me and {fact.topic.name}?", other_words))
     if rng.random() < 0.25:
-        return chat(asked, known)
+        return chat(asked, answer)
     listing = "Options:\n" + "\n".join(
         f"({letter}) {text}" for letter, text in zip("abcd", options, strict=True)
     )
-    messages = chat(f"{asked}\n\n{listing}", known)
+    messages = chat(f"{asked}\n\n{listing}", answer)
     for value in rng.sample(fact.shown, rng.randint(0, 2)):
         doing = fact.topic.with_value(value)
         letter = "abcd"[next(i for i, option in enumerate(options) if doing in option)]

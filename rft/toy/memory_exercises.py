@@ -47,18 +47,18 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
             beside = fact.kind == "beside" and is_theirs(preference, conversation)
             target = None if beside else target_of(preference, conversation, i)
             targets += [replace(target, about=fact.topic.name)] if target else []
-    held = MemoryTargets(tuple(targets), ())
-    before, after = held.lines(start - 1), held.update(start, stop - 1)
+    memory_targets = MemoryTargets(tuple(targets), ())
+    before, after = memory_targets.lines(start - 1), memory_targets.update(start, stop - 1)
     system = {"role": "system", "content": SYSTEM}
     if before and rng.random() < recalls:
         names = rng.sample(list(before), min(len(before), 3))
-        first = answer_message(held.memory(start - 1), f"What do you know about me and {names[0]}?")
+        first = answer_message(memory_targets.memory(start - 1), f"What do you know about me and {names[0]}?")
         messages = [system, *chat(first, recall(before[names[0]]))]
         for name in names[1:]:
             messages += chat(f"What do you know about me and {name}?", recall(before[name]))
         return messages
     chunk = [message for conversation in conversations[start:stop] for message in conversation.messages]
-    return [system, *chunk, *chat(update_message(held.memory(start - 1)), after or EMPTY)]
+    return [system, *chunk, *chat(update_message(memory_targets.memory(start - 1)), after or EMPTY)]
 
 
 def recall(line: str) -> str:

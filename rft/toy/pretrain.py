@@ -149,10 +149,10 @@ class ReadingBatches(Dataset):
 
     def _tokens(self, messages: list[dict[str, str]]) -> Text:
         ids = self.tokenizer.apply_chat_template(messages, return_dict=False)
-        said = [m["content"] for m in messages if m["role"] == "assistant"]
+        replies = [m["content"] for m in messages if m["role"] == "assistant"]
         learned = [
             span
-            for span, text in zip(turns(ids, self.tokenizer), said, strict=True)
+            for span, text in zip(turns(ids, self.tokenizer), replies, strict=True)
             if self.arguments.texts == "mini" or exercises.exercise(text)
         ]
         return Text(ids, learned)
@@ -203,18 +203,18 @@ def reading_accuracy(
     Returns:
         Kind of the turn (see `exercises.exercise`) -> share of its turns with every token correct.
     """
-    right: dict[str, list[bool]] = defaultdict(list)
+    correct: dict[str, list[bool]] = defaultdict(list)
     for index in range(documents):
         messages = written(texts, seed, index, 1.0)
         ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)], device=model.device)
-        said = model(input_ids=ids).logits[0, :-1].argmax(-1).tolist()
+        predicted = model(input_ids=ids).logits[0, :-1].argmax(-1).tolist()
         spans = turns(ids[0].tolist(), tokenizer)
         for message, (start, stop) in zip(
             [m for m in messages if m["role"] == "assistant"], spans, strict=True
         ):
             if kind := exercises.exercise(message["content"]):
-                right[kind].append(said[start - 1 : stop - 1] == ids[0, start:stop].tolist())
-    return {kind: sum(found) / len(found) for kind, found in sorted(right.items())}
+                correct[kind].append(predicted[start - 1 : stop - 1] == ids[0, start:stop].tolist())
+    return {kind: sum(hits) / len(hits) for kind, hits in sorted(correct.items())}
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> Trainer:

@@ -426,6 +426,6 @@ def test_a_real_history_of_100k_tokens_is_read_in_chunks(tiny_checkpoint):
     agent = MemoryAgent(AutoTokenizer.from_pretrained(tiny_checkpoint), MemorySettings(5000, 256))
     history = read_history(sorted(LONG.glob("*.json"))[0])
     chunks = agent.chunks(history)
-    empty = len(agent._alone.history_ids(None))
+    empty = len(agent._tokens_without_history.history_ids(None))
     assert len(chunks) > 10
     assert all(len(agent.tokens.history_ids(chunk.history)) - empty <= 5000 for chunk in chunks)

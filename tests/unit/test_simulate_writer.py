@@ -146,7 +146,7 @@ def test_a_quarter_of_each_section_has_the_generic_gold() -> None:
         facts = draw_facts(random.Random(seed), persona, shipped(), COUNTS)
         for section, count in COUNTS.items():
             if section != "sensitive":
-                generic = [f for f in facts if f.topic.section == section and f.held is None]
+                generic = [f for f in facts if f.topic.section == section and f.current is None]
                 assert len(generic) * 4 == count == len([f for f in facts if f.topic.section == section])
 
 
@@ -306,7 +306,7 @@ def test_the_gold_is_any_of_the_four_equally_often() -> None:
                 roles = {persona.archetype: "typical", OPPOSITE[persona.archetype]: "opposite"}
                 role = roles.get(fact.topic.mark(value), "other")
                 shown[role] += 1
-                gold[role] += value == fact.held
+                gold[role] += value == fact.current
     for role, count in shown.items():
         assert abs(gold[role] / count - 0.25) < 3.5 * (0.25 * 0.75 / count) ** 0.5, role
 
