@@ -115,9 +115,9 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
     try:
         return run(args)
     except (RftError, OSError) as error:
-        if (said := told(error)) is None:
+        if (message := told(error)) is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except Interrupted as left:  # training inside a longer command
         print(str(left), file=sys.stderr)

@@ -60,10 +60,10 @@ def lock(path: Path, refused: RftError) -> FileLock:
         RftError: `refused`, if another process holds the lock.
         OSError: the file cannot be written.
     """
-    held = FileLock(path, timeout=0)
+    file_lock = FileLock(path, timeout=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        held.acquire()
+        file_lock.acquire()
     except Timeout:
         raise refused from None
-    return held
+    return file_lock

@@ -37,20 +37,20 @@ def reachable() -> bool:
         return False
     if any(os.environ.get(name) for name in PROXIES):
         return True
-    server, found = urlparse(constants.ENDPOINT), []
+    server, connected = urlparse(constants.ENDPOINT), []
 
     def knock() -> None:
         try:
             port = server.port or (80 if server.scheme == "http" else 443)
             socket.create_connection((server.hostname or "", port), timeout=SECONDS).close()
-            found.append(True)
+            connected.append(True)
         except OSError:
             pass
 
     asking = threading.Thread(target=knock, daemon=True)  # a DNS lookup can block for longer than the timeout
     asking.start()
     asking.join(SECONDS)
-    return bool(found)
+    return bool(connected)
 
 
 def unreachable(name: str) -> str:

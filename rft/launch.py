@@ -154,14 +154,14 @@ def launch(layout: str, module: str, words: list[str]) -> int:
         (out / LEFT).unlink(missing_ok=True)
     ignored = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by the launcher
     process = subprocess.Popen(line, start_new_session=True, env=os.environ | allocator(words))
-    told: list[int] = []
+    received: list[int] = []
 
     def hand_on(number: int, frame: object) -> None:
-        told.append(number)
+        received.append(number)
         # torchrun starts each worker in its own session
         for child in psutil.Process(process.pid).children(recursive=True):
             if module in child.cmdline():
-                child.send_signal(signal.SIGUSR1 if len(told) == 1 else signal.SIGTERM)
+                child.send_signal(signal.SIGUSR1 if len(received) == 1 else signal.SIGTERM)
 
     before = {
         number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -215,8 +215,8 @@ def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
 
 def _output_dir(words: Sequence[str]) -> Path | None:
     """The output folder of the run."""
-    found = _field(words, "output_dir")
-    return Path(found) if found else None
+    folder = _field(words, "output_dir")
+    return Path(folder) if folder else None
 
 
 def _field(words: Sequence[str], name: str) -> Any:
@@ -226,8 +226,8 @@ def _field(words: Sequence[str], name: str) -> Any:
     if (recipe := _value(words, "config")) is not None and Path(recipe).is_file():
         import yaml
 
-        found = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
-        return found.get(name) if isinstance(found, dict) else None
+        recipe_fields = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        return recipe_fields.get(name) if isinstance(recipe_fields, dict) else None
     return None
 
 

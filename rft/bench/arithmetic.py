@@ -60,12 +60,12 @@ def rollout_ceiling(setting: Setting, tree: Tree, micro_batches: int) -> float:
         setting, rows * (prompt + steps), rows * prompt * (prompt + 1) // 2 + pairs, rows * completion
     )
     shared = _forward(setting, len(tree.tokens_T) + rows * steps, _pairs(tree) + pairs, rows * completion)
-    kept = (
+    cache_reads = (
         steps * (setting.prompt_tokens + setting.questions * setting.question_tokens)
         + rows * steps * (steps + 1) / 2
     )
     row_bytes = micro_batches * (steps + 1) * weight_bytes(setting) + token_bytes(setting) * pairs
-    shared_bytes = (steps + 1) * weight_bytes(setting) + token_bytes(setting) * kept
+    shared_bytes = (steps + 1) * weight_bytes(setting) + token_bytes(setting) * cache_reads
     return max(stock / shared, row_bytes / shared_bytes)
 
 

@@ -47,12 +47,12 @@ class Ours:
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        kept: Any,
+        saved: Any,
         causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the gradients of q, k and v."""
-        return kept.backward(dout, q, k, v, out, lse, scale)
+        return saved.backward(dout, q, k, v, out, lse, scale)
 
 
 class Cudnn:
@@ -75,10 +75,10 @@ class Cudnn:
         self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor, Any]:
         """Returns the output, the log-sum-exps, and what the backward pass needs."""
-        out, lse, *kept = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        out, lse, *saved = torch.ops.aten._scaled_dot_product_cudnn_attention(
             *self._dense(q, k, v), None, True, 0.0, causal, False, scale=scale
         )
-        return out[0].transpose(0, 1), lse.reshape(q.shape[1], len(q)).T, (kept, lse.shape)
+        return out[0].transpose(0, 1), lse.reshape(q.shape[1], len(q)).T, (saved, lse.shape)
 
     def backward(
         self,
@@ -88,12 +88,12 @@ class Cudnn:
         v: Tensor,
         out: Tensor,
         lse: Tensor,
-        kept: Any,
+        saved: Any,
         causal: bool,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the gradients of q, k and v."""
-        (cu_q, cu_k, max_q, max_k, seed, offset, _), lse_shape = kept
+        (cu_q, cu_k, max_q, max_k, seed, offset, _), lse_shape = saved
         dense = self._dense(q, k, v)
         dout_, out_ = (x.transpose(0, 1)[None] for x in (dout, out))
         dq, dk, dv = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
@@ -206,10 +206,10 @@ def merged_error(backend: Any, setting: Setting) -> float:
     lse = torch.logaddexp(parts[0][1].float(), parts[1][1].float())
     out = sum(out.float() * (one.float() - lse).exp()[..., None] for out, one, _ in parts).to(q.dtype)  # type: ignore[union-attr]
     shares = [
-        backend.backward(dout, q, k[part], v[part], out, lse, kept, False, scale)
-        for part, (_, _, kept) in zip((slice(None, half), slice(half, None)), parts, strict=True)
+        backend.backward(dout, q, k[part], v[part], out, lse, saved, False, scale)
+        for part, (_, _, saved) in zip((slice(None, half), slice(half, None)), parts, strict=True)
     ]
-    found = (
+    computed = (
         out,
         shares[0][0].float() + shares[1][0],
         *(torch.cat([a, b]) for a, b in list(zip(*shares, strict=True))[1:]),
@@ -217,7 +217,7 @@ def merged_error(backend: Any, setting: Setting) -> float:
     q, k, v = (x.double().requires_grad_() for x in (q, k, v))
     exact, _ = attention(q, k, v, None, scale)
     truth = exact.detach(), *torch.autograd.grad(exact, (q, k, v), dout.double())
-    return max(((x.double() - y).norm() / y.norm()).item() for x, y in zip(found, truth, strict=True))
+    return max(((x.double() - y).norm() / y.norm()).item() for x, y in zip(computed, truth, strict=True))
 
 
 def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
@@ -226,27 +226,27 @@ def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
     history, m = setting.prompt_tokens, setting.shape
     behind = setting.questions * (setting.question_tokens + setting.generations * setting.completion_tokens)
     scale = m["head_dim"] ** -0.5
-    found: dict[str, dict[str, float]] = {"forward_flops_per_second": {}, "backward_flops_per_second": {}}
+    rates: dict[str, dict[str, float]] = {"forward_flops_per_second": {}, "backward_flops_per_second": {}}
     for name, queries, causal in (("history, itself", history, True), ("behind, history", behind, False)):
         pairs = history * (history + 1) // 2 if causal else queries * history
         flops = 4 * pairs * m["num_attention_heads"] * m["head_dim"]
-        for way, seconds in _seconds(backend, setting, queries, causal, scale).items():
-            work = flops if way == "forward" else 2.5 * flops  # the backward pass recomputes the scores
-            found[f"{way}_flops_per_second"][name] = work / seconds
-    return found
+        for direction, seconds in _seconds(backend, setting, queries, causal, scale).items():
+            work = flops if direction == "forward" else 2.5 * flops  # the backward pass recomputes the scores
+            rates[f"{direction}_flops_per_second"][name] = work / seconds
+    return rates
 
 
 def _seconds(backend: Any, setting: Setting, queries: int, causal: bool, scale: float) -> dict[str, float]:
     """Returns the median seconds of forward and backward for this number of queries over the history."""
     q, k, v, dout = _operands(setting, queries, setting.prompt_tokens)
-    out, lse, kept = backend.forward(q, k, v, causal, scale)
+    out, lse, saved = backend.forward(q, k, v, causal, scale)
     works: dict[str, Callable[[], Any]] = {
         "forward": lambda: backend.forward(q, k, v, causal, scale)[0],
-        "backward": lambda: backend.backward(dout, q, k, v, out, lse, kept, causal, scale)[0],
+        "backward": lambda: backend.backward(dout, q, k, v, out, lse, saved, causal, scale)[0],
     }
     works["backward"]()  # a warm-up; the forward pass above was one too
     times, _ = in_turns(setting.device, works, LEAST)
-    return {way: statistics.median(each.seconds) for way, each in times.items()}
+    return {direction: statistics.median(timed.seconds) for direction, timed in times.items()}
 
 
 def own_calls(setting: Setting) -> dict[str, float]:
@@ -264,10 +264,10 @@ def own_calls(setting: Setting) -> dict[str, float]:
         for one in calls:
             one.forward(q[one.query_rows], k[one.key_rows], v[one.key_rows], scale)
 
-    together = [call(nodes, nodes, True, on)]
+    one_call = [call(nodes, nodes, True, on)]
     apart = [call(group, group, True, on) for group in (nodes[:1], nodes[1:])]
-    works = {"one_call_seconds": lambda: run(together), "apart_seconds": lambda: run(apart)}
+    works = {"one_call_seconds": lambda: run(one_call), "apart_seconds": lambda: run(apart)}
     for work in works.values():
         once(setting.device, work)
     times, _ = in_turns(setting.device, works, LEAST)
-    return {name: statistics.median(found.seconds) for name, found in times.items()}
+    return {name: statistics.median(timed.seconds) for name, timed in times.items()}

@@ -40,13 +40,13 @@ def trajectories(setting: Setting) -> Batch:
     return rows, prompts
 
 
-def some(count: int, wanted: int) -> list[int]:
-    """Chooses `wanted` of `count` row indices, half from each end, so that some share a question and all a
+def some(count: int, requested: int) -> list[int]:
+    """Chooses `requested` of `count` row indices, half from each end, so that some share a question and all a
     history; 0: all."""
-    if not 0 < wanted < count:
+    if not 0 < requested < count:
         return list(range(count))
-    first = wanted - wanted // 2
-    return [*range(first), *range(count - wanted // 2, count)]
+    first = requested - requested // 2
+    return [*range(first), *range(count - requested // 2, count)]
 
 
 def _tokens(setting: Setting) -> Callable[[int], list[int]]:

@@ -67,5 +67,5 @@ def _resident(key: str) -> int:
 
 def one_line(error: BaseException) -> str:
     """Returns the error in one line."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0][:240]}" if said else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:240]}" if lines else type(error).__name__

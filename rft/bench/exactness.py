@@ -54,11 +54,11 @@ def _run(work: Update, path: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Te
     return logps_BC, gradients
 
 
-def largest(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+def largest(gradients: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
     """Returns the largest norm of a gradient's error, relative to the gradient's norm (LoRA starts with
     gradients of 0)."""
     errors = []
-    for name, gradient in found.items():
+    for name, gradient in gradients.items():
         truth = exact[name].float()
         errors.append(((gradient.float() - truth).norm() / truth.norm().clamp_min(1e-30)).item())
     return max(errors)

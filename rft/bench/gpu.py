@@ -60,8 +60,8 @@ class Worker:
                     return self._replaced(status, figures, why)
             self.pipe.send((part, seconds, done))
             while True:
-                status, found, why = self._receive(end)
-                figures = found or figures
+                status, received, why = self._receive(end)
+                figures = received or figures
                 if status != "figures":
                     break
                 say(figures)
@@ -75,10 +75,10 @@ class Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=self.target, args=(theirs, *self.args), daemon=True)
+        self.pipe, worker_end = context.Pipe()
+        self.process = context.Process(target=self.target, args=(worker_end, *self.args), daemon=True)
         self.process.start()
-        theirs.close()  # so that the pipe ends when the worker dies
+        worker_end.close()  # so that the pipe ends when the worker dies
 
     def _receive(self, end: float) -> Outcome:
         if not self.pipe.poll(max(0.0, end - time.monotonic())):
@@ -169,5 +169,5 @@ def gpu(
         worker.end()
     show_gpu(result)
     print(f"{time.monotonic() - start:.0f} s in total; {out / 'gpu.json'}")
-    found = result["parts"].values()
-    return int(any(part["status"] == "failed" or part["figures"].get("wrong") for part in found))
+    measured = result["parts"].values()
+    return int(any(part["status"] == "failed" or part["figures"].get("wrong") for part in measured))

@@ -81,7 +81,7 @@ def kernels(
     return figures
 
 
-def judged(found: Tensors, exact: Tensors, plain: Tensors) -> dict[str, Any]:
+def judged(computed: Tensors, exact: Tensors, plain: Tensors) -> dict[str, Any]:
     """Returns the largest relative error over outputs, log-sum-exps and gradients, with the error of plain
     attention."""
     worst: dict[str, Any] = {"error": 0.0, "yardstick": 0.0, "right": True, "of": "out"}
@@ -90,10 +90,10 @@ def judged(found: Tensors, exact: Tensors, plain: Tensors) -> dict[str, Any]:
     for name, truth in exact.items():
         # the gradient of a query alone may be 0: it has a single key
         size = gradients if name in GRADIENTS else sizes[name]
-        error, yardstick = (_error(x[name], truth, size) for x in (found, plain))
-        right = error <= max(MOST * yardstick, LEAST)
-        if (not right, error) > (not worst["right"], worst["error"]):
-            worst = {"error": error, "yardstick": yardstick, "right": right, "of": name}
+        error, yardstick = (_error(x[name], truth, size) for x in (computed, plain))
+        correct = error <= max(MOST * yardstick, LEAST)
+        if (not correct, error) > (not worst["right"], worst["error"]):
+            worst = {"error": error, "yardstick": yardstick, "right": correct, "of": name}
     return worst
 
 
@@ -185,21 +185,21 @@ def _call(
     operands = q[one.query_rows], k[one.key_rows], v[one.key_rows]
     out, lse = one.forward(*operands, scale)
     shares = one.backward(dout[one.query_rows], *operands, out, lse, scale)
-    found = dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *shares), strict=True))
+    computed = dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *shares), strict=True))
 
     def plain(exact: torch.dtype) -> Tensors:
         leaves = [x.detach().to(exact).requires_grad_() for x in (q, k, v)]
         pieces = []
         for (a, b), (c, d) in zip(queries, keys, strict=True):
-            seen = torch.ones(b - a, d - c, dtype=torch.bool, device=device).tril() if causal else None
-            pieces.append(attention(leaves[0][a:b], leaves[1][c:d], leaves[2][c:d], seen, scale))
+            mask = torch.ones(b - a, d - c, dtype=torch.bool, device=device).tril() if causal else None
+            pieces.append(attention(leaves[0][a:b], leaves[1][c:d], leaves[2][c:d], mask, scale))
         out, lse = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         dq, dk, dv = torch.autograd.grad(out, leaves, dout[one.query_rows].to(exact))
         rows = one.query_rows, one.key_rows, one.key_rows
         shares = [x[where] for x, where in zip((dq, dk, dv), rows, strict=True)]
         return dict(zip(("out", "lse", "dq", "dk", "dv"), (out.detach(), lse.detach(), *shares), strict=True))
 
-    return found, plain(torch.float64), plain(dtype)
+    return computed, plain(torch.float64), plain(dtype)
 
 
 def _decode(
@@ -213,11 +213,14 @@ def _decode(
 
     def plain(exact: torch.dtype) -> Tensors:
         operands = [[x[r].transpose(0, 1).to(exact) for x in (q, k, v)] for r in range(rows)]
-        each = [attention(q_1HD, k_SKD, v_SKD, None, scale) for q_1HD, k_SKD, v_SKD in operands]
-        return {"out": torch.stack([out for out, _ in each]), "lse": torch.stack([lse for _, lse in each])}
+        per_row = [attention(q_1HD, k_SKD, v_SKD, None, scale) for q_1HD, k_SKD, v_SKD in operands]
+        return {
+            "out": torch.stack([out for out, _ in per_row]),
+            "lse": torch.stack([lse for _, lse in per_row]),
+        }
 
-    found = {"out": out.transpose(1, 2), "lse": lse.transpose(1, 2)}
-    return found, plain(torch.float64), plain(dtype)
+    computed = {"out": out.transpose(1, 2), "lse": lse.transpose(1, 2)}
+    return computed, plain(torch.float64), plain(dtype)
 
 
 def _tree(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tensors, Tensors, Tensors]:
@@ -235,12 +238,12 @@ def _tree(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tenso
     q = _random(device, dtype, total, sizes.heads, size)
     k, v = (_random(device, dtype, total, sizes.keys, size) for _ in range(2))
     dout, scale = _random(device, dtype, total, sizes.heads, size), size**-0.5
-    seen = torch.zeros(total, total, dtype=torch.bool)
+    mask = torch.zeros(total, total, dtype=torch.bool)
     for node in tree.nodes:
         own = node.end - node.start
-        seen[node.start : node.end, node.start : node.end] = torch.ones(own, own, dtype=torch.bool).tril()
-        seen[node.end : node.stop, node.start : node.end] = True
-    seen = seen.to(device)
+        mask[node.start : node.end, node.start : node.end] = torch.ones(own, own, dtype=torch.bool).tril()
+        mask[node.end : node.stop, node.start : node.end] = True
+    mask = mask.to(device)
 
     def of(attend: Callable[..., Tensor], exact: torch.dtype) -> Tensors:
         leaves = [x.detach().to(exact).requires_grad_() for x in (q, k, v)]
@@ -249,9 +252,9 @@ def _tree(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tenso
         return dict(zip(("out", "dq", "dk", "dv"), (out.detach(), *gradients), strict=True))
 
     plan, layer = Plan(tree), nn.Identity()
-    found = of(lambda q, k, v: plan.attend(layer, q, k, v, scale), dtype)
+    computed = of(lambda q, k, v: plan.attend(layer, q, k, v, scale), dtype)
 
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return attention(q, k, v, seen, scale)[0]
+        return attention(q, k, v, mask, scale)[0]
 
-    return found, of(plain, torch.float64), of(plain, dtype)
+    return computed, of(plain, torch.float64), of(plain, dtype)

@@ -93,9 +93,9 @@ def measured(setting: Setting) -> dict[str, Any]:
     work = Update(setting, questions(setting))
     work.warm_up()
     seconds, (beyond, _) = once(setting.device, lambda: device.peak(setting.device, work.shared))
-    found = memory(setting, work.model, work.tree(work.all), beyond)
+    memory_figures = memory(setting, work.model, work.tree(work.all), beyond)
     return {
         "seconds": seconds,
-        "bytes": found.get("update_bytes"),
+        "bytes": memory_figures.get("update_bytes"),
         "flops_per_second": questions_flops(setting) / seconds,
     }

@@ -54,5 +54,5 @@ def precision(setting: Setting) -> AbstractContextManager:
 
 def held_bytes(model: torch.nn.Module) -> int:
     """Returns the bytes of weights and gradients."""
-    each = [x for p in model.parameters() for x in (p, p.grad) if x is not None]
-    return sum(x.numel() * x.element_size() for x in each)
+    tensors = [x for p in model.parameters() for x in (p, p.grad) if x is not None]
+    return sum(x.numel() * x.element_size() for x in tensors)

@@ -78,12 +78,12 @@ def rollout(
     size = 0
     if not tree_only:
         stock(1, 2)
-        alone, _ = once(on, lambda: stock(1, 1))
+        one_token, _ = once(on, lambda: stock(1, 1))
         longer, (one, _) = once(on, lambda: device.peak(on, lambda: stock(1)))
         size = (
             len(prompts) if not one else min(len(prompts), max(1, int(SHARE * device.free_bytes(on) / one)))
         )
-        expected = size * alone + GROWTH * (longer - alone)
+        expected = size * one_token + GROWTH * (longer - one_token)
         if repeats * (whole + brief + expected) <= end - time.monotonic():
             figures["stock_micro_batch"] = size
             works["stock"] = lambda: stock(size)

@@ -32,10 +32,10 @@ class Times:
     def figures(self, name: str, on: str, factor: float = 1.0) -> dict[str, Any]:
         """Returns medians and all repeats, by figure. `factor` scales times measured on a part of the
         batch."""
-        found: dict[str, Any] = {f"{name}_seconds": factor * statistics.median(self.seconds)}
+        figures: dict[str, Any] = {f"{name}_seconds": factor * statistics.median(self.seconds)}
         if on == "cpu":
-            found[f"{name}_cpu_seconds"] = factor * statistics.median(self.cpu_seconds)
-        return found | {f"{name}_repeats": [round(factor * each, 6) for each in self.seconds]}
+            figures[f"{name}_cpu_seconds"] = factor * statistics.median(self.cpu_seconds)
+        return figures | {f"{name}_repeats": [round(factor * repeat, 6) for repeat in self.seconds]}
 
 
 def once(on: str, work: Callable[[], Any]) -> tuple[float, Any]:

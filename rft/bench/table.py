@@ -57,13 +57,13 @@ def show(result: dict[str, Any]) -> None:
 
 def note(figures: dict[str, Any], path: str) -> str:
     """Returns how a path was run."""
-    said = {
+    description = {
         "trl": f"micro-batch {figures.get('trl_micro_batch')}",
         "plain": "one row at a time",
         "stock": f"{figures.get('stock_micro_batch')} rows at a time",
     }.get(path, "")
     extrapolated = figures.get("baseline_extrapolated")
-    return f"{said}; extrapolated {extrapolated}" if extrapolated and path != "tree" else said
+    return f"{description}; extrapolated {extrapolated}" if extrapolated and path != "tree" else description
 
 
 def sayings(figures: dict[str, Any]) -> Iterator[str]:
@@ -112,8 +112,8 @@ def show_gpu(result: dict[str, Any]) -> None:
         rows = list(SUMMARIES[name](part["figures"], card)) if part["figures"] else []
         if part["status"] != "done":
             rows.append((part["status"], part.get("why", "")))
-        for i, (figure, said) in enumerate(rows):
-            table.add_row("" if i else name, figure, said)
+        for i, (figure, value) in enumerate(rows):
+            table.add_row("" if i else name, figure, value)
         table.add_section()
     screen().print(table)
 
@@ -202,8 +202,8 @@ def _paths(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             f"{1e3 * figures['tree_token_seconds']:.3g} ms; its memory reads alone take {1e3 * bound:.3g} ms",
         )
     for line in sayings(figures):
-        figure, _, said = line.strip().partition("  ")
-        yield figure, said.strip()
+        figure, _, value = line.strip().partition("  ")
+        yield figure, value.strip()
     if "exactness" in figures:
         yield "exactness", f"not measured: {figures['exactness']}"
 
@@ -224,19 +224,19 @@ def _longest(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
 
 
 def _training(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
-    for name, found in figures.items():
-        said = [f"{found['steps']} steps"]
-        if "step_seconds" in found:
-            said.append(f"{found['step_seconds']:.3g} s each")
+    for name, run_figures in figures.items():
+        texts = [f"{run_figures['steps']} steps"]
+        if "step_seconds" in run_figures:
+            texts.append(f"{run_figures['step_seconds']:.3g} s each")
         for key in ("loss", "held_out/right_and_consistent", "reward"):
-            if key in found:
-                said.append(f"{key} {found[key]['first']:.3g} -> {found[key]['last']:.3g}")
-        if "sampling/logp_difference_max" in found:
-            said.append(
+            if key in run_figures:
+                texts.append(f"{key} {run_figures[key]['first']:.3g} -> {run_figures[key]['last']:.3g}")
+        if "sampling/logp_difference_max" in run_figures:
+            texts.append(
                 "sampled and trained log-probs differ by at most"
-                f" {found['sampling/logp_difference_max']['largest']:.2g}"
+                f" {run_figures['sampling/logp_difference_max']['largest']:.2g}"
             )
-        yield name, ", ".join(said)
+        yield name, ", ".join(texts)
 
 
 SUMMARIES = {

@@ -103,7 +103,11 @@ def learned(out: Path) -> dict[str, Any]:
         "sampling/logp_difference_max",
         "time/rollout",
     ):
-        found = [row.values[key] for row in rows if key in row.values]
-        if found:
-            figures[key] = {"first": mean(found[:EDGE]), "last": mean(found[-EDGE:]), "largest": max(found)}
+        values = [row.values[key] for row in rows if key in row.values]
+        if values:
+            figures[key] = {
+                "first": mean(values[:EDGE]),
+                "last": mean(values[-EDGE:]),
+                "largest": max(values),
+            }
     return figures

@@ -112,11 +112,11 @@ def affordable(
     """
     total = update_flops(work.setting, work.tree(work.all))
     for rows in (few, few[:1]):
-        each = pace * work.flops(rows) * 1.3  # the baselines are slower per operation than the tree
+        repeat_seconds = pace * work.flops(rows) * 1.3  # the baselines are slower per operation than the tree
         for count in range(len(names), 0, -1):
-            if pace * total * repeats + each * (repeats + 1) * count <= left:
+            if pace * total * repeats + repeat_seconds * (repeats + 1) * count <= left:
                 late = [
-                    f"{name}: needs {each * (repeats + 1):.0f} s, more than the time left"
+                    f"{name}: needs {repeat_seconds * (repeats + 1):.0f} s, more than the time left"
                     for name in names[count:]
                 ]
                 return rows, names[:count], late
@@ -146,10 +146,10 @@ def memory(setting: Setting, model: Any, tree: Tree, beyond: int | None) -> dict
         tree: the tree of the batch.
         beyond: measured peak bytes beyond weights and gradients (None: not measured).
     """
-    found = {
+    figures = {
         "update_estimated_bytes": estimated_bytes(setting, model, len(tree.tokens_T), len(tree.labels_N))
     }
-    return found if beyond is None else found | {"update_bytes": held_bytes(model) + beyond}
+    return figures if beyond is None else figures | {"update_bytes": held_bytes(model) + beyond}
 
 
 def rates(setting: Setting, flops: float, seconds: Sequence[float]) -> dict[str, float]:

@@ -51,14 +51,14 @@ class Update:
 
     def plain(self, numbers: Sequence[int]) -> Tensor:
         """Runs the update one row at a time."""
-        found = []
+        padded = []
         for i in numbers:
             with precision(self.setting):
                 logps_1C, _ = plain_logps(self.model, [self.rows[i]], [self.prompts[i]], compute_entropy=True)
-            found.append(
+            padded.append(
                 torch.nn.functional.pad(self.backward(logps_1C, [i]), (0, self.width - logps_1C.shape[1]))
             )
-        return torch.cat(found)
+        return torch.cat(padded)
 
     def tree(self, numbers: Sequence[int]) -> Tree:
         """Returns the tree of these rows."""

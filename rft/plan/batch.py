@@ -32,11 +32,15 @@ def grpo_batch(
     for q in questions:
         per_history.setdefault(q.history_id, []).append(len(tokens.question_ids(q)))
     prefix = {h: len(tokens.history_ids(split.histories[h])) for h in per_history}
-    asked, each, completion = args.questions_per_history, args.num_generations, args.max_completion_length
+    asked, generations, completion = (
+        args.questions_per_history,
+        args.num_generations,
+        args.max_completion_length,
+    )
     trees = sorted(
         (prefix[h] + sum(sorted(lengths)[-asked:]) for h, lengths in per_history.items()), reverse=True
     )
-    unit = asked * each
+    unit = asked * generations
     share = args.per_device_train_batch_size * args.steps_per_generation
     units = share // unit
     drawn = sum(trees[:units])
@@ -54,21 +58,21 @@ def grpo_batch(
         [q.history_id for q in questions],
         asked,
         histories,
-        each,
+        generations,
         args.num_iterations * args.steps_per_generation,
     )
     per_epoch = len(order) / (histories * unit) / args.gradient_accumulation_steps
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{histories} histories x {asked} questions x {each} completions = {histories * unit} completions per"
-        f" generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
+        f"{histories} histories x {asked} questions x {generations} completions = {histories * unit}"
+        f" completions per generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
         f" {layout.processes} process{'es' * (layout.processes != 1)} with {share} completions each,"
         f" {args.per_device_train_batch_size} at a time (micro-batch), {args.gradient_accumulation_steps}"
         f" micro-batch{'es' * (args.gradient_accumulation_steps != 1)} per optimizer step; at most"
         f" {drawn + share * completion:,} tokens per process and generation; {per_epoch:g} optimizer steps"
         f" per epoch, {steps:g} in total"
     )
-    if histories * unit > len(questions) * each:
+    if histories * unit > len(questions) * generations:
         words += (
             f"\ntoo little data for one generation: it needs {histories * asked} questions, and there are"
             f" {len(questions)}"
@@ -105,20 +109,20 @@ def memory_batch(
     }
     asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
     answers = args.questions_per_history * args.answers_per_memory
-    together = args.per_device_train_batch_size
-    groups = -(-together // args.num_generations)
+    trajectories = args.per_device_train_batch_size
+    groups = -(-trajectories // args.num_generations)
 
     def turns(chunks: Sequence[int]) -> int:
         """Tokens in the tree of a micro-batch. Chunks are shared; each trajectory has its own memories,
         updates and answers."""
         own = len(chunks) * 2 * memory + memory + args.questions_per_history * asked + answers * completion
-        return groups * sum(chunks) + together * own
+        return groups * sum(chunks) + trajectories * own
 
     update = max(turns(chunks) for chunks in read.values())
-    scored = together * (max(map(len, read.values())) * memory + answers * completion)
+    scored = trajectories * (max(map(len, read.values())) * memory + answers * completion)
     if args.max_tree_tokens:
         update = min(update, args.max_tree_tokens)
-    share = together * args.steps_per_generation
+    share = trajectories * args.steps_per_generation
     chunk = max(max(chunks) for chunks in read.values())
     phases = [  # of a rollout: writing the updates of one chunk, and answering
         {
@@ -181,13 +185,13 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     """
     layout, _ = machine(args)
     rows = args.per_device_train_batch_size
-    together = rows * args.gradient_accumulation_steps * layout.processes
+    rows_per_step = rows * args.gradient_accumulation_steps * layout.processes
     shared = args.questions_per_history
     at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
-    per_epoch = -(-count // together)
+    per_epoch = -(-count // rows_per_step)
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
-        f"{together} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps}"
+        f"{rows_per_step} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps}"
         f" micro-batches x {layout.processes} process{'es' * (layout.processes != 1)}; at most {at_once:,}"
         f" tokens at a time; {per_epoch:g} optimizer steps per epoch, {steps:g} in total"
     )

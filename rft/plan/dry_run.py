@@ -72,7 +72,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         f" {sorted(prompts.values())[len(prompts) // 2]:,}"
     )
     shape = shape_of(model, args)
-    found = estimate(shape, layout, work)
+    phases = estimate(shape, layout, work)
     kind = (
         f"ZeRO-{layout.zero}"
         if layout.zero
@@ -86,7 +86,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         f"estimated memory per process ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
         f"{work.update:,} tokens forwarded at once):"
     )
-    for phase, by_part in found.items():
+    for phase, by_part in phases.items():
         if by_part:
             shown = ", ".join(f"{name} {size / GIB:.2f}" for name, size in by_part.items() if size)
             say(f"  {phase}: {sum(by_part.values()) / GIB:.2f} GiB ({shown})")
@@ -98,12 +98,12 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         )
     free = memory * (1 - layout.vllm)
     share = f", of which vLLM takes {layout.vllm:.0%}" if layout.vllm else ""
-    if peak(found) <= free:
-        say(f"it fits: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}")
+    if peak(phases) <= free:
+        say(f"it fits: {peak(phases) / GIB:.2f} of {memory / GIB:.1f} GiB{share}")
         raise DryRun(0)
     say(
-        f"it does not fit: {peak(found) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. Changes that would help,"
-        " cheapest first:"
+        f"it does not fit: {peak(phases) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. Changes that would"
+        " help, cheapest first:"
     )
     for change, smaller in changes(shape, layout, work, args):
         need = peak(estimate(*smaller))
@@ -120,7 +120,7 @@ def masters(shape: ModelShape, layout: Parallelism) -> str:
     )
     of = " of adapters" if not shape.full else ""
     shares = layout.processes if layout.zero or layout.fsdp else 1
-    each = (
+    per_process = (
         f", {shape.trained * MASTERS / shares / GIB:.2f} GiB on each of {shares} processes"
         if shares > 1
         else ""
@@ -128,7 +128,9 @@ def masters(shape: ModelShape, layout: Parallelism) -> str:
     whole = f"{shape.trained * MASTERS / GIB:.2f} GiB"
     if layout.zero:
         where = (
-            f"in host memory: {whole}{each.replace(' on ', ' for ')}" if layout.offload else f"{whole}{each}"
+            f"in host memory: {whole}{per_process.replace(' on ', ' for ')}"
+            if layout.offload
+            else f"{whole}{per_process}"
         )
         return (
             f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes"
@@ -141,18 +143,18 @@ def masters(shape: ModelShape, layout: Parallelism) -> str:
         else ""
     )
     return (
-        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each, {whole}{each}, and"
-        f" 4 per gradient{beside}"
+        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each,"
+        f" {whole}{per_process}, and 4 per gradient{beside}"
     )
 
 
 def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -> list[tuple[str, Setting]]:
     """Returns changes to a recipe that reduce memory, and the setting after each. Those that cost least time
     come first."""
-    found: list[tuple[str, Setting]] = []
+    options: list[tuple[str, Setting]] = []
     checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
     if not work.checkpointing:
-        found.append(("gradient_checkpointing: true", (shape, layout, replace(work, checkpointing=True))))
+        options.append(("gradient_checkpointing: true", (shape, layout, replace(work, checkpointing=True))))
     smaller_activations = {"offload_checkpoints: true": replace(work, offload=True, checkpointing=True)}
     if work.update > TILE:
         smaller_activations |= {
@@ -163,7 +165,7 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
         }
     for fields_, less in smaller_activations.items():
         if less.tile >= work.tile and less.offload >= work.offload and less != work:
-            found.append((f"{checkpointed}{fields_}", (shape, layout, less)))
+            options.append((f"{checkpointed}{fields_}", (shape, layout, less)))
     longest_row = work.prefix + work.completion
     if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
         budget = max(longest_row, work.update // 4)
@@ -174,21 +176,23 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
             checkpointing=True,
             accumulates=True,
         )
-        found.append(
+        options.append(
             (f"gradient_checkpointing: true and max_tree_tokens: {budget}", (shape, layout, smaller))
         )
     if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
-        found.append(("--launch zero3", (shape, replace(layout, zero=3), replace(work, checkpointing=True))))
+        options.append(
+            ("--launch zero3", (shape, replace(layout, zero=3), replace(work, checkpointing=True)))
+        )
     if shape.trained == shape.parameters:
         adapter = replace(shape, trained=shape.parameters // 60, trained_width=4, frozen_width=shape.width)
-        found.append(
+        options.append(
             (
                 "use_peft: true (LoRA, rank 32, all linear layers)",
                 (adapter, layout, replace(work, checkpointing=True)),
             )
         )
     if not layout.offload:
-        found.append(
+        options.append(
             (
                 "--launch zero3_offload",
                 (shape, replace(layout, zero=3, offload=True), replace(work, checkpointing=True)),
@@ -202,13 +206,13 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
             scored=work.scored // 2,
             checkpointing=True,
         )
-        found.append(
+        options.append(
             (
                 "half of per_device_train_batch_size and twice gradient_accumulation_steps",
                 (shape, layout, half),
             )
         )
-    return found
+    return options
 
 
 def shape_of(model: Any, args: Any) -> ModelShape:
@@ -250,7 +254,7 @@ def shape_of(model: Any, args: Any) -> ModelShape:
 
 def changed(parts: Sequence[Any]) -> dict[str, Any]:
     """Returns the fields that differ from their defaults, as plain values."""
-    found: dict[str, Any] = {}
+    differing: dict[str, Any] = {}
     for part in parts:
         for f in fields(part):
             default = (
@@ -262,5 +266,5 @@ def changed(parts: Sequence[Any]) -> dict[str, Any]:
             )
             value = getattr(part, f.name)
             if f.init and value != default and not f.name.endswith(SECRETS):
-                found[f.name] = json.loads(json.dumps(value, default=plain))
-    return found
+                differing[f.name] = json.loads(json.dumps(value, default=plain))
+    return differing

@@ -186,8 +186,8 @@ def held(shape: ModelShape, layout: Parallelism) -> tuple[Parts, float]:
             parts["gathered weights"] = min(ZERO3_LIVE, shape.parameters) * shape.width
         parts["optimizer"] = 0 if layout.offload else shape.trained * MASTERS / layout.processes
         parts["gradients in a bucket"] = min(ZERO_BUCKET, shape.trained) * shape.width
-        kept = 0 if layout.offload else layout.processes
-        return parts, shape.trained * shape.width / kept if kept else 0.0
+        shards = 0 if layout.offload else layout.processes
+        return parts, shape.trained * shape.width / shards if shards else 0.0
     share = layout.processes if layout.fsdp else 1
     parts = {"weights": (frozen * shape.frozen_width + shape.trained * shape.trained_width) / share}
     # two layers and the embedding, and a layer's float32 gradients before they are reduced to their shards

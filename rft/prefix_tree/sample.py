@@ -134,12 +134,12 @@ def _everywhere(done: bool, in_step: bool, device: torch.device) -> bool:
 
 def _processors(top_p: float, top_k: int, min_p: float | None) -> LogitsProcessorList:
     """In the order in which transformers' generate applies them."""
-    wanted: list[tuple[Any, Any]] = [
+    warpers: list[tuple[Any, Any]] = [
         (top_k, TopKLogitsWarper),
         (top_p if top_p < 1 else None, TopPLogitsWarper),
         (min_p, MinPLogitsWarper),
     ]
-    return LogitsProcessorList([warper(value) for value, warper in wanted if value])
+    return LogitsProcessorList([warper(value) for value, warper in warpers if value])
 
 
 def _choose(
@@ -152,8 +152,8 @@ def _choose(
     if temperature == 0:
         tokens_R = logits_RV.argmax(-1)
     else:
-        seen: Any = None  # none of the processors looks at the tokens before
-        probs_RV = torch.softmax(processors(seen, all_RV), -1)
+        previous_ids: Any = None  # none of the processors looks at the tokens before
+        probs_RV = torch.softmax(processors(previous_ids, all_RV), -1)
         tokens_R = torch.multinomial(probs_RV, 1, generator=generator).squeeze(1)
     return tokens_R, all_RV.gather(1, tokens_R[:, None]).squeeze(1)
 
@@ -240,11 +240,11 @@ class Decode:
         for level in sorted({node.level for node in spans}):
             nodes = [node for node in spans if node.level == level]
             short = alike([node for node in nodes if own_length(node) < LONG], tree.device, *padded)
-            for together in [[node] for node in nodes if own_length(node) >= LONG] + short:
+            for batch in [[node] for node in nodes if own_length(node) >= LONG] + short:
                 parts.append(
                     Part(
-                        [spans[node] for node in together],
-                        [(node.start, node.end) for node in together],
+                        [spans[node] for node in batch],
+                        [(node.start, node.end) for node in batch],
                         tree.device,
                     )
                 )

@@ -40,10 +40,10 @@ def check_training(model: Any, args: Any) -> None:
 
 def _reasons(model: Any) -> list[str]:
     config = model.config.get_text_config()
-    found = []
+    reasons = []
     layers = getattr(config, "layer_types", None)
     if others := sorted(set(layers or ()) - {"full_attention"}):
-        found.append(
+        reasons.append(
             f"it has layers of {', '.join(others)} (layer_types), and only full attention merges path by path"
         )
     if (
@@ -51,10 +51,12 @@ def _reasons(model: Any) -> list[str]:
         and getattr(config, "sliding_window", None)
         and getattr(config, "use_sliding_window", True)
     ):
-        found.append(f"its attention slides over a window of {config.sliding_window} tokens (sliding_window)")
+        reasons.append(
+            f"its attention slides over a window of {config.sliding_window} tokens (sliding_window)"
+        )
     for key in ("num_experts", "num_local_experts", "n_routed_experts"):
         if getattr(config, key, None):
-            found.append(
+            reasons.append(
                 f"it has {getattr(config, key)} experts ({key}), whose routing loss counts every copy of a"
                 " token"
             )
@@ -66,17 +68,17 @@ def _reasons(model: Any) -> list[str]:
         "lm_head_multiplier",
     ):
         if getattr(config, key, None) is not None:
-            found.append(f"it changes its logits after the output head ({key})")
+            reasons.append(f"it changes its logits after the output head ({key})")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") in ("dynamic", "longrope"):
-        found.append(f"its rotary angles depend on the length of the batch (rope_type {rope['rope_type']})")
+        reasons.append(f"its rotary angles depend on the length of the batch (rope_type {rope['rope_type']})")
     if not getattr(model, "_supports_attention_backend", False):
-        found.append(
+        reasons.append(
             f"{type(model).__name__} does not take its attention from transformers' AttentionInterface"
         )
     if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
-        found.append("its PEFT adapter puts virtual tokens in front of every row")
-    return found + _dropout(model, config)
+        reasons.append("its PEFT adapter puts virtual tokens in front of every row")
+    return reasons + _dropout(model, config)
 
 
 def _kernel(model: Any, device: torch.device, dtype: torch.dtype) -> list[str]:

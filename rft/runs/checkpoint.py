@@ -226,10 +226,10 @@ def damage(folder: Path) -> str | None:
 
 def checkpoints(run: Path) -> list[Path]:
     """Lists the checkpoint folders of a run, newest first."""
-    found = [
+    folders = [
         p for p in run.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
     ]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
+    return sorted(folders, key=lambda p: int(p.name.removeprefix("checkpoint-")), reverse=True)
 
 
 def newest_whole(run: Path) -> Path | None:
@@ -271,24 +271,24 @@ def resume_point(args: Any, identity: RunSpec) -> Path | None:
 
 
 def _resume_point(args: Any, identity: RunSpec) -> Path | None:
-    wanted, run = args.resume_from_checkpoint, Path(args.output_dir)
-    if wanted in (None, False, "false", "False"):
+    requested, run = args.resume_from_checkpoint, Path(args.output_dir)
+    if requested in (None, False, "false", "False"):
         if earlier := checkpoints(run):
             raise CheckpointError(
                 f"{run} contains {earlier[0].name} of an earlier run: add --resume_from_checkpoint true to"
                 " resume from it, or name another output_dir"
             )
         return None
-    if wanted in (True, "true", "True"):
+    if requested in (True, "true", "True"):
         folder = newest_whole(run)
         if folder is None:
             logger.info("resume: no complete checkpoint in %s, starting from the beginning", run)
             return None
     else:
-        folder = Path(wanted)
+        folder = Path(requested)
         if not folder.is_dir():
             raise RecipeError(
-                f"resume_from_checkpoint {wanted}: no such folder; name a checkpoint-N folder, or true for"
+                f"resume_from_checkpoint {requested}: no such folder; name a checkpoint-N folder, or true for"
                 " the newest one"
             )
         if wrong := damage(folder):

@@ -75,14 +75,14 @@ def _table(evaluations: list[Path]) -> list[str]:
         if not (folder / SUMMARY).exists():
             continue
         try:
-            found = read_summary(folder)
+            summary = read_summary(folder)
         except DataError as error:  # must not end a training
             logger.warning("model card: %s", error)
             continue
-        if found.accuracy is not None and found.ci95 is not None:
-            low, high = found.ci95
-            accuracy = f"{found.accuracy:.1%} [{low:.1%}, {high:.1%}]"
-            rows.append(f"| {folder.name} | {accuracy} | {found.n} | {found.unparsed_rate:.1%} |")
+        if summary.accuracy is not None and summary.ci95 is not None:
+            low, high = summary.ci95
+            accuracy = f"{summary.accuracy:.1%} [{low:.1%}, {high:.1%}]"
+            rows.append(f"| {folder.name} | {accuracy} | {summary.n} | {summary.unparsed_rate:.1%} |")
     head = ["| | accuracy [95 %] | questions | unparsed |", "|---|---|---|---|"]
     return (
         [*head, *rows]

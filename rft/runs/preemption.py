@@ -29,7 +29,7 @@ class StopCallback(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.told: str | None = None
+        self.signal_name: str | None = None
         self.stopped = False
         self.before: dict[signal.Signals, Any] = {}
 
@@ -40,18 +40,18 @@ class StopCallback(TrainerCallback):
             self.before[number] = signal.signal(number, self._tell)
 
     def _tell(self, number: int, frame: FrameType | None) -> None:
-        self.told = signal.Signals(number).name
+        self.signal_name = signal.Signals(number).name
         signal.signal(number, self.before[signal.Signals(number)])  # a second signal acts at once
         if self.trainer.args.process_index == 0:
             logger.warning(
                 "%s: saving a checkpoint after this step, then exiting. Send it again to exit immediately.",
-                self.told,
+                self.signal_name,
             )
 
     def on_step_end(self, args, state, control, **kwargs):
         """Requests a checkpoint and the end of training if any process got a signal."""
-        told = torch.tensor(int(self.told is not None), device=args.device)
-        if self.trainer.accelerator.gather(told).max().item() and state.global_step < state.max_steps:
+        signalled = torch.tensor(int(self.signal_name is not None), device=args.device)
+        if self.trainer.accelerator.gather(signalled).max().item() and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = self.stopped = True
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -70,7 +70,7 @@ class StopCallback(TrainerCallback):
             return
         checkpoint = f"checkpoint-{state.global_step}"
         if state.is_world_process_zero:
-            left = {"exit_code": EXIT_CODE, "signal": self.told, "checkpoint": checkpoint}
+            left = {"exit_code": EXIT_CODE, "signal": self.signal_name, "checkpoint": checkpoint}
             (Path(args.output_dir) / LEFT).write_text(json.dumps(left) + "\n", encoding="utf-8")
         self.trainer.callback_handler.on_train_end(args, state, control)
         raise Interrupted(

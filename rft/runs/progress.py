@@ -44,22 +44,22 @@ class RichProgress(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Shows the metrics of `SHOWN` beside the bar, or prints a line."""
-        said = " ".join(
+        metrics = " ".join(
             f"{name} {logs[key]:.3f}"
             for key, name in SHOWN.items()
             if isinstance((logs or {}).get(key), float)
         )
-        if not said:
+        if not metrics:
             return
         if self.bar:
-            self.bar.update(self.task, said=said)
+            self.bar.update(self.task, said=metrics)
         elif state.is_world_process_zero and state.global_step > self.step:
-            each = (time.monotonic() - self.time) / (state.global_step - self.step)
+            step_seconds = (time.monotonic() - self.time) / (state.global_step - self.step)
             self.step, self.time = state.global_step, time.monotonic()
-            left = duration(each * (state.max_steps - state.global_step))
+            left = duration(step_seconds * (state.max_steps - state.global_step))
             line = (
-                f"{self.name} step {state.global_step}/{state.max_steps} {said}, {each:.3g} s a step, {left}"
-                " left"
+                f"{self.name} step {state.global_step}/{state.max_steps} {metrics}, {step_seconds:.3g} s a"
+                f" step, {left} left"
             )
             print(line, file=self.console.file, flush=True)
 

@@ -133,8 +133,8 @@ class RunSpec:
                 in `allowed`.
             RecipeError: If `allowed` names an unknown field.
         """
-        known = {*self.recipe, "data_sha256"}
-        if unknown := sorted(set(allowed) - known):
+        field_names = {*self.recipe, "data_sha256"}
+        if unknown := sorted(set(allowed) - field_names):
             raise RecipeError(
                 f"allow_change {unknown[0]}: not a field of the recipe; name the field that may differ, or"
                 " data_sha256"
@@ -147,18 +147,20 @@ class RunSpec:
             )
         before = {key: value for key, value in written.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
         now = self._numbers()
-        found = {
+        differences = {
             key: (before.get(key), now.get(key))
             for key in {**before, **now}
             if before.get(key) != now.get(key)
         }
         if written.data_sha256 != self.data_sha256:
-            found["data_sha256"] = (written.data_sha256[:12], self.data_sha256[:12])
-        refused = sorted(set(found) - set(allowed))
+            differences["data_sha256"] = (written.data_sha256[:12], self.data_sha256[:12])
+        refused = sorted(set(differences) - set(allowed))
         if refused:
-            shown = "; ".join(f"{key}: {found[key][0]!r} then, {found[key][1]!r} now" for key in refused)
+            shown = "; ".join(
+                f"{key}: {differences[key][0]!r} then, {differences[key][1]!r} now" for key in refused
+            )
             raise CheckpointError(
                 f"{checkpoint} is from a different run ({shown}); change it back, add --allow_change"
                 f" {' '.join(refused)} to resume anyway, or name another output_dir"
             )
-        return [f"{key}: {was!r} -> {is_now!r}" for key, (was, is_now) in sorted(found.items())]
+        return [f"{key}: {was!r} -> {is_now!r}" for key, (was, is_now) in sorted(differences.items())]

@@ -64,11 +64,11 @@ def provenance(data_sha256: str) -> Provenance:
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str | None]:
     """Returns the version of each package; None if it is not installed."""
-    found: dict[str, str | None] = dict.fromkeys(packages)
+    installed: dict[str, str | None] = dict.fromkeys(packages)
     for name in packages:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 class ProvenanceCallback(TrainerCallback):
