@@ -38,9 +38,8 @@ def prepare(scorer: Scorer, args: LoopConfig, questions: Sequence[Question], tok
         first = questions[0]
         right = target(first)
         wrong = next(letter for letter in LETTERS if letter != first.gold)
-        scorer.check(
-            first, right, right.replace(f"\\boxed{{{first.gold}}}", f"\\boxed{{{wrong}}}"), tokenizer
-        )
+        false = right.replace(f"\\boxed{{{first.gold}}}", f"\\boxed{{{wrong}}}")
+        scorer.check(first, right, false, tokenizer, loud=args.process_index == 0)
 
 
 def _judge(args: LoopConfig) -> reward.Judge:

@@ -347,11 +347,11 @@ class Scorer:
         self._loop = self._loop or asyncio.new_event_loop()
         return self._loop.run_until_complete(work)
 
-    def check(self, question: Question, right: str, wrong: str, tokenizer: Any) -> None:
+    def check(self, question: Question, right: str, wrong: str, tokenizer: Any, loud: bool = True) -> None:
         """Tries the rewards on a correct, a wrong and an empty answer to a question, before a model is
         loaded.
 
-        Logs a warning if they give all three the same score: then nothing can be learned.
+        Logs a warning (if `loud`) if they give all three the same score: then nothing can be learned.
 
         Raises:
             RecipeError: If one returns no numbers, or too few or too many.
@@ -382,7 +382,7 @@ class Scorer:
                 given.append(function.checked(columns, scores))
             except TrainingError as error:
                 raise RecipeError(str(error)) from None
-        if given and all(len(set(scores)) == 1 for scores in given):
+        if loud and given and all(len(set(scores)) == 1 for scores in given):
             logger.warning(
                 "the rewards give a correct answer, a wrong one and an empty one the same score (%s): nothing"
                 " can be learned from them; check `rewards`",

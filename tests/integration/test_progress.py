@@ -128,30 +128,32 @@ def test_rewards_that_differ_are_not_called_flat(train, tmp_path, caplog):
 def test_rewards_that_tell_nothing_apart_are_named_before_the_first_step(train, tmp_path, caplog):
     (tmp_path / "rewards.py").write_text(
         "def same(completions, **columns):\n    return [0.5] * len(completions)\n"
-        "def needs(completions, trainer_state, **columns):\n    return [0.0] * len(completions)\n"
+        "def needs(completions, trainer_state, **columns):\n    return [0.0 * trainer_state.global_step] * len(completions)\n"
     )
     said = {}
     for name in ("same", "needs"):
         caplog.clear()
         caplog.set_level("INFO")
         train("--max_steps", "1", "--rewards", f"{tmp_path}/rewards.py:{name}")
-        said[name] = [
-            record.getMessage() for record in caplog.records if record.name == "rft.train.target_check"
-        ]
+        said[name] = [record.getMessage() for record in caplog.records if record.name == "rft.train.rewards"]
     assert said["same"] == [
         "the rewards give a correct answer, a wrong one and an empty one the same score (0.5): nothing can "
         "be learned from them; check `rewards`"
     ]
     assert len(said["needs"]) == 1 and said["needs"][0].startswith(
-        "cannot check the rewards before the first step (TypeError: "
+        "cannot check the rewards before the first step (AttributeError: "
     )
 
 
 def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
     class Trainer:  # as the other processes have it: its table of completions is never read there
         state = TrainerState(global_step=STEPS)
-        _metrics = {"train": {"unparsed_rate": [1.0], "reward": [0.0], "frac_reward_zero_std": [1.0]}}
-        _logs = {"completion": ["something"]}
+
+        def recorded(self, name):
+            return {"unparsed_rate": [1.0], "reward": [0.0], "frac_reward_zero_std": [1.0]}[name]
+
+        def last_completion(self):
+            return "something"
 
     for first in (False, True):
         state = TrainerState(global_step=STEPS, is_world_process_zero=first)
