@@ -128,7 +128,8 @@ def test_rewards_that_differ_are_not_called_flat(train, tmp_path, caplog):
 def test_rewards_that_tell_nothing_apart_are_named_before_the_first_step(train, tmp_path, caplog):
     (tmp_path / "rewards.py").write_text(
         "def same(completions, **columns):\n    return [0.5] * len(completions)\n"
-        "def needs(completions, trainer_state, **columns):\n    return [0.0 * trainer_state.global_step] * len(completions)\n"
+        "def needs(completions, trainer_state, **columns):\n"
+        "    return [0.0 * trainer_state.global_step] * len(completions)\n"
     )
     said = {}
     for name in ("same", "needs"):
