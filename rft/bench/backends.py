@@ -130,8 +130,7 @@ def backends(
         {"backends": [{backend, error, right: whether its error is at most `MOST` times ours,
         forward_flops_per_second: {call:
         rate}, backward...} or {backend, refused}], "own_calls": seconds of each node attending itself, in one
-        call and with
-        long and short nodes in separate calls}.
+        call and with long and short nodes in separate calls}.
     """
     figures: dict[str, Any] = {"backends": []}
     for name, backend in _all(setting.device):

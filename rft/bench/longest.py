@@ -34,8 +34,7 @@ def longest(
 
     Returns:
         {"lengths": [{prompt_tokens, tokens, estimated_bytes, expected_seconds, then bytes and seconds, or
-        why_not}], and for the
-        length that ran "prompt_tokens", "bytes", "estimated_bytes", "seconds"}.
+        why_not}], and for the length that ran "prompt_tokens", "bytes", "estimated_bytes", "seconds"}.
     """
     end = time.monotonic() + seconds
     figures: dict[str, Any] = {"lengths": []}

@@ -76,8 +76,7 @@ def check(
 
     Returns:
         A dict with `splits`, `shared_personas`, `notes`, `warnings`, `errors` and `ok`, which is False if
-        there is an error or,
-        with `strict`, a warning.
+        there is an error or, with `strict`, a warning.
 
     Raises:
         DataError: if there is no dataset.

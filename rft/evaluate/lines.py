@@ -129,10 +129,9 @@ def of_memories(split: Split, memories: Mapping[str, str], seed: int = 0) -> Lin
 
     Returns:
         The entries of `summarise` and: memories (their number), withdrawn (number of values that users ask to
-        forget),
-        withdrawn_present (how many of these the memories still mention). None without memories, or if the
-        dataset has no
-        memory targets: question labels do not cover everything that a memory may contain.
+        forget), withdrawn_present (how many of these the memories still mention). None without memories, or
+        if the dataset has no memory targets: question labels do not cover everything that a memory may
+        contain.
     """
     if not memories or not has_targets(split):
         return None

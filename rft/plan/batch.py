@@ -52,7 +52,7 @@ def grpo_batch(
         update = call = args.per_device_train_batch_size * row
     if args.max_tree_tokens:
         update = min(update, args.max_tree_tokens)
-    optimizer_steps = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
+    optimizer_steps = args.optimizer_steps
     histories = units * layout.processes
     order = HistorySampler(
         [q.history_id for q in questions],
@@ -138,9 +138,8 @@ def memory_batch(
     ]
     widest = max(phases, key=lambda phase: phase["prefix"] + phase["rows"] * phase["completion"])
     prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
-    each_generation = args.num_iterations * args.steps_per_generation / args.gradient_accumulation_steps
     processes = machine(args)[0].processes
-    per_epoch = len(units) // args.units_per_generation(processes) * each_generation
+    per_epoch = len(units) // args.units_per_generation(processes) * args.optimizer_steps
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{args.arithmetic(processes)};"

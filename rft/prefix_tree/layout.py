@@ -173,8 +173,7 @@ def sort_rows(rows: list[np.ndarray]) -> tuple[list[int], list[int]]:
 
     Returns:
         The row numbers in that order, and for each place the length of the prefix that the row there has in
-        common
-        with the one before (0 for the first).
+        common with the one before (0 for the first).
     """
     # big-endian: the order of the bytes is the order of the token ids
     keys = [row.astype(">i4").tobytes() for row in rows]
@@ -219,8 +218,7 @@ def grow(
 
     Returns:
         The nodes depth-first, for each node a row (by its place in the order) that owns its tokens, and for
-        each row
-        its last node.
+        each row its last node.
     """
     spans: list[tuple[int, int, int, int]] = []  # first, length, parent, level
     owners: list[int] = []

@@ -49,10 +49,8 @@ def tree_logps(
 
     Returns:
         (logps_BC, entropies_BC), row b's completion from column 0, zeros after it, C the tree's width; the
-        shape of
-        TRL's `_get_per_token_logps_and_entropies` for completions padded to the right. float32 (float64 for a
-        float64
-        model).
+        shape of TRL's `_get_per_token_logps_and_entropies` for completions padded to the right. float32
+        (float64 for a float64 model).
 
     Raises:
         ModelError: If a row is longer than the model's positions, or a log-prob is NaN.

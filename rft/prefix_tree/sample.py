@@ -59,8 +59,8 @@ def sample(
 
     Returns:
         (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature)
-        before
-        top-p, top-k and min-p, which is what `tree_logps` gives at this temperature (temperature 0: as at 1).
+        before top-p, top-k and min-p, which is what `tree_logps` gives at this temperature (temperature 0: as
+        at 1).
 
     Raises:
         ModelError: If a prompt with its completion can be longer than the model's positions, or a log-prob is

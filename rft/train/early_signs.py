@@ -2,10 +2,8 @@
 
 | sign | logged |
 |---|---|
-| no letter can be read in any completion of the first steps | after `STEPS` steps, or at the end of a shorter
-run |
-| all completions of a question have the same reward, for every question of the first steps | at the same time
-|
+| no letter can be read in any completion of the first `STEPS` steps | after them, or at the end of the run |
+| in these steps, all completions of every question have the same reward | at the same time |
 
 Training continues: a run may start flat and still learn.
 """

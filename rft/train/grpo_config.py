@@ -3,10 +3,12 @@
 Invariant: a field that the trainer cannot honor raises RecipeError before a model is loaded."""
 
 import inspect
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from trl import GRPOConfig
 
@@ -22,9 +24,12 @@ ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over 
 
 
 @dataclass
-class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig):
+class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
     """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions; in memory
     GRPO, memories."""
+
+    unit_fields: ClassVar[tuple[str, ...]]  # their product is the number of rollouts in a unit
+    rollout_name: ClassVar[str]  # what a batch size counts
 
     if TYPE_CHECKING:  # optional in a recipe; TRL's own checks have set them
         num_generations: int = 0
@@ -209,41 +214,44 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig):
         }
         return update_wrapper(partial(function, **taken), function) if taken else function
 
-    def units_per_generation(self) -> int:
-        """Returns the number of units in a generation batch over all ranks.
+    def units_per_generation(self, processes: int | None = None) -> int:
+        """Returns the number of units (rollouts that stay on one rank) in a generation batch over all ranks.
+
+        Args:
+            processes: Number of ranks; by default those of this run.
 
         Raises:
             RecipeError: If a rank's share of a generation batch does not contain complete units.
         """
-        raise NotImplementedError
+        unit = math.prod(getattr(self, name) for name in self.unit_fields)
+        share = self.per_device_train_batch_size * self.steps_per_generation
+        if share % unit:
+            whole = max(unit, round(share / unit) * unit)
+            product = " x ".join(f"{name} {getattr(self, name)}" for name in self.unit_fields)
+            product += f" = {unit}" if len(self.unit_fields) > 1 else ""
+            raise RecipeError(
+                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
+                f" {self.steps_per_generation} = {share} {self.rollout_name} per rank, which is not a"
+                f" multiple of {product}; make the product {whole}, so that a history stays on one rank"
+            )
+        return share * (processes or self.world_size) // unit
 
+    @property
+    def optimizer_steps(self) -> float:
+        """Optimizer steps per generation batch."""
+        return self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
+
+    @abstractmethod
     def arithmetic(self) -> str:
         """Describes the batch in words."""
-        raise NotImplementedError
 
 
 @dataclass
 class HistoryGRPOConfig(LoopConfig):
     """Fields of GRPO over histories."""
 
-    def units_per_generation(self) -> int:
-        """Returns the number of units (the Q questions of one history) in a generation batch over all ranks.
-
-        Raises:
-            RecipeError: If a rank's share of a generation batch does not contain complete units.
-        """
-        unit = self.questions_per_history * self.num_generations
-        share = self.per_device_train_batch_size * self.steps_per_generation
-        if share % unit:
-            whole = max(unit, round(share / unit) * unit)
-            raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
-                f" {self.steps_per_generation} = {share} completions per rank, which is not a multiple of"
-                f" questions_per_history {self.questions_per_history} x num_generations"
-                f" {self.num_generations} = {unit}; make the product {whole}, so that a history stays on one"
-                " rank"
-            )
-        return share * self.world_size // unit
+    unit_fields: ClassVar = ("questions_per_history", "num_generations")
+    rollout_name: ClassVar = "completions"
 
     def arithmetic(self) -> str:
         """Describes the batch in words."""
@@ -252,7 +260,7 @@ class HistoryGRPOConfig(LoopConfig):
             self.questions_per_history,
             self.num_generations,
         )
-        optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
+        optimizer_steps = self.optimizer_steps
         return (
             f"a generation batch: {units} histories x {questions} questions x {per_question} completions ="
             f" {units * questions * per_question} completions, for {optimizer_steps:g} optimizer"

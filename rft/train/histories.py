@@ -7,6 +7,7 @@ history ─┬─ question 1 ─┬─ answer    the answers to a question compe
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rft.data.dataset import Split
@@ -16,7 +17,7 @@ from rft.train.advantages import advantages
 from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.metrics import deviation
-from rft.train.rollout import Gather, Rollout, Turn, is_blind, table
+from rft.train.rollout import Gather, Rollout, Turn, build_once, is_blind, table
 
 
 class HistoryArm:
@@ -56,24 +57,22 @@ class HistoryArm:
 
     def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
         """Draws an answer for every row; a question has `num_generations` rows in a row."""
-        prompts: dict[str, list[int]] = {}
         rollouts = []
         for row in units:
             question = self.questions[row["question_id"]]
             history = self.split.history_of(question)
             blind = is_blind(self.args.seed, policy.step, history.id, self.args.blind_share)
-            if question.id not in prompts:
-                prompts[question.id] = (
-                    self.without_history.prompt_ids(question, None)
-                    if blind
-                    else self.tokens.prompt_ids(question, history)
-                )
             rollouts.append(Rollout(history, blind, [question]))
-        asked = [prompts[rollout.questions[0].id] for rollout in rollouts]
+        asked = build_once((r.questions[0].id, partial(self._prompt, r)) for r in rollouts)
         drawn = policy.complete(asked, self.args.max_completion_length)
         for rollout, prompt, (completion, logps) in zip(rollouts, asked, drawn, strict=True):
             rollout.answers = [Turn(prompt, completion, logps, question=rollout.questions[0])]
         return rollouts
+
+    def _prompt(self, rollout: Rollout) -> list[int]:
+        if rollout.blind:
+            return self.without_history.prompt_ids(rollout.questions[0], None)
+        return self.tokens.prompt_ids(rollout.questions[0], rollout.history)
 
     def assign_advantages(
         self,

@@ -5,14 +5,14 @@
 
 A memory serves all its questions, so an update is credited with the mean reward of all answers (and the
 memory's own rewards), relative to the other rollouts over the same history. An answer is credited with its
-own
-reward: relative to the other answers to the same question from the same memory if there are several (A > 1),
-otherwise to those from the other memories.
+own reward: relative to the other answers to the same question from the same memory if there are several (A >
+1), otherwise to those from the other memories.
 
 Invariant: the prompt of an update contains no question.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch.utils.data import Sampler
@@ -24,7 +24,7 @@ from rft.train.advantages import advantages
 from rft.train.arm import Policy
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.metrics import deviation, mean
-from rft.train.rollout import Gather, Rollout, Turn, is_blind, table
+from rft.train.rollout import Gather, Rollout, Turn, build_once, is_blind, table
 
 
 class MemoryArm:
@@ -73,13 +73,10 @@ class MemoryArm:
         """Draws all updates, chunk by chunk; those of one history share its chunk."""
         for place in range(max(policy.gather([len(rollout.chunks) for rollout in rollouts]))):
             writing = [rollout for rollout in rollouts if place < len(rollout.chunks)]
-            known: dict[tuple[str, str], list[int]] = {}  # equal memories of one history: one prompt
-            prompts = []
-            for rollout in writing:
-                key = (rollout.history.id, rollout.memory)
-                if key not in known:
-                    known[key] = self.agent.update_ids(rollout.chunks[place], rollout.memory)
-                prompts.append(known[key])
+            prompts = build_once(
+                ((r.history.id, r.memory), partial(self.agent.update_ids, r.chunks[place], r.memory))
+                for r in writing
+            )
             drawn = policy.complete(prompts, self.agent.settings.memory_tokens)
             for rollout, prompt, (completion, logps) in zip(writing, prompts, drawn, strict=True):
                 update = self.agent.accept(completion, rollout.memory, policy.ends)
@@ -88,13 +85,10 @@ class MemoryArm:
 
     def _answer(self, rollouts: Sequence[Rollout], policy: Policy) -> None:
         asked = [(r, q) for r in rollouts for q in r.questions for _ in range(self.args.answers_per_memory)]
-        known: dict[tuple[str, str], list[int]] = {}
-        prompts = []
-        for rollout, question in asked:
-            key = (question.id, rollout.memory)
-            if key not in known:
-                known[key] = self.agent.answer_ids(question, rollout.memory)
-            prompts.append(known[key])
+        prompts = build_once(
+            ((question.id, r.memory), partial(self.agent.answer_ids, question, r.memory))
+            for r, question in asked
+        )
         drawn = policy.complete(prompts, self.args.max_completion_length)
         for (rollout, question), prompt, (completion, logps) in zip(asked, prompts, drawn, strict=True):
             rollout.answers.append(Turn(prompt, completion, logps, question=question))

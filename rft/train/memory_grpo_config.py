@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rft.errors import RecipeError
 from rft.train.grpo_config import LoopConfig
@@ -14,6 +15,9 @@ TURN_MEANS = ("grpo", "sapo")  # losses that give every turn the same weight, wh
 class MemoryGRPOConfig(LoopConfig):
     """Fields of memory GRPO. `num_generations` is the number of memories per history, `max_completion_length`
     the maximum tokens per answer; batch sizes count memories."""
+
+    unit_fields: ClassVar = ("num_generations",)
+    rollout_name: ClassVar = "memories"
 
     answers_per_memory: int = field(
         default=1,
@@ -73,31 +77,11 @@ class MemoryGRPOConfig(LoopConfig):
                 " memory_rewards; give one weight per reward"
             )
 
-    def units_per_generation(self, processes: int | None = None) -> int:
-        """Returns the number of histories in a generation batch over all ranks.
-
-        Args:
-            processes: Number of ranks; by default those of this run.
-
-        Raises:
-            RecipeError: If a rank's share of the batch does not contain all memories of a history.
-        """
-        share = self.per_device_train_batch_size * self.steps_per_generation
-        if share % self.num_generations:
-            raise RecipeError(
-                f"per_device_train_batch_size {self.per_device_train_batch_size} x steps_per_generation"
-                f" {self.steps_per_generation} = {share} memories per rank, which is not a multiple of"
-                f" num_generations {self.num_generations}; make the product"
-                f" {max(1, round(share / self.num_generations)) * self.num_generations}, so that a history"
-                " stays on one rank"
-            )
-        return share * (processes or self.world_size) // self.num_generations
-
     def arithmetic(self, processes: int | None = None) -> str:
         """Describes the batch in words, over `processes` processes or those of this run."""
         processes = processes or self.world_size
         histories, memories = self.units_per_generation(processes), self.num_generations
-        optimizer_steps = self.num_iterations * self.steps_per_generation / self.gradient_accumulation_steps
+        optimizer_steps = self.optimizer_steps
         against = (
             "the other answers of its memory"
             if self.answers_per_memory > 1

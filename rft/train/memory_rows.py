@@ -106,8 +106,7 @@ def sft_rows(
 
     Returns:
         Rows {history_id, turn, question_id, before, completion, length}. `before` is the memory in the
-        prompt, `turn` the chunk
-        of an update (-1: an answer), `length` the row's characters.
+        prompt, `turn` the chunk of an update (-1: an answer), `length` the row's characters.
 
     Raises:
         RecipeError: If a target memory is larger than the budget.

@@ -2,15 +2,14 @@
 
 | the reward function | what happens |
 |---|---|
-| raises, or is not done within `reward_seconds` | called again row by row; rows that fail alone become None,
-logged, counted |
-| returns NaN, an infinity or no number for a row | that row becomes None, logged, counted |
+| raises, or is not done within `reward_seconds` | called row by row; rows that fail become None, logged |
+| returns NaN, an infinity or no number for a row | that row becomes None, logged |
 | returns more or fewer numbers than rows | the run stops: numbers cannot be matched to rows |
 | fails in every row, of two or more | the run stops, with the first failure |
 
-None marks a completion that could not be scored: it is left out of its group and has no advantage. A reward
-that compares rows with one another should handle its own failures, because it is called again with one row at
-a time.
+Logged failures are counted in `reward/failed_rows`. None marks a completion that could not be scored: it is
+left out of its group and has no advantage. A reward that compares rows with one another should handle its own
+failures, because it is called again with one row at a time.
 """
 
 import asyncio
@@ -266,9 +265,8 @@ class Scorer:
         self.memory_weights = list(memory_weights or [1.0] * len(self.memory_rewards))
         self.targets = targets or {}
         self._weights, self._seconds = weights, seconds
-        self._loop: asyncio.AbstractEventLoop | None = (
-            None  # one for all steps: a judge keeps its connections
-        )
+        # one for all steps: a judge keeps its connections
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def names(self) -> list[str]:

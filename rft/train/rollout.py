@@ -8,7 +8,7 @@ rows of a micro-batch (`rft.train.micro_batch`), each turn one row.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -99,6 +99,13 @@ def is_blind(seed: int, step: int, history_id: str, share: float) -> bool:
     """Whether a history is left out: the same for all its questions in a generation, on every rank, and in a
     resumed run."""
     return Random(f"{seed}-{step}-{history_id}").random() < share
+
+
+def build_once(asked: Iterable[tuple[Hashable, Callable[[], list[int]]]]) -> list[list[int]]:
+    """Returns a prompt for each (key, function that builds it). Equal keys get one list, built once, by which
+    a micro-batch knows that its rows share a prompt."""
+    prompts: dict[Hashable, list[int]] = {}
+    return [prompts[key] if key in prompts else prompts.setdefault(key, build()) for key, build in asked]
 
 
 def table(rows: Sequence[Sequence[float]]) -> torch.Tensor:
