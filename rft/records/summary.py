@@ -246,5 +246,5 @@ def read_summary(folder: Path) -> Summary:
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected the folder of a finished `rft evaluate`")
     return read_json(
-        path, Summary, "run the same evaluation again: it rewrites this file and asks nothing twice"
+        path, Summary, "run the same evaluation again: it rewrites this file from the answers on disk"
     )
