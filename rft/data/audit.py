@@ -173,13 +173,13 @@ def told(evident: Sequence[bool], n: int) -> dict[str, Any]:
 
 def texts_of(history: History) -> set[str]:
     """Returns the messages of a history, normalized in case and white space for `evidence_found`."""
-    return {_fold(message.content) for message in history.messages}
+    return {fold(message.content) for message in history.messages}
 
 
 def evidence_found(record: Mapping[str, str], history_texts: Collection[str]) -> bool:
     """Returns whether every message of the row's snippet is in `history_texts`."""
     evidence = _evidence(record.get(SNIPPET, ""))
-    return bool(evidence) and all(_fold(text) in history_texts for text in evidence)
+    return bool(evidence) and all(fold(text) in history_texts for text in evidence)
 
 
 def prove_label_free(question: Question, history: History) -> None:
@@ -203,12 +203,12 @@ def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
     Options may repeat the preference they are about, and a query may be a message of the history (some are).
     Otherwise neither descriptions of the person nor evidence may occur there.
     """
-    added = _fold(SYSTEM + "\n" + final_message(question))
-    asked = _fold(question.query)
-    columns = [c for c in ("preference", "prev_pref") if _stands(record.get(c, ""), asked)]
-    columns += [c for c in ("short_persona", "expanded_persona") if _stands(record.get(c, ""), added)]
-    evidence = [text for text in _evidence(record.get(SNIPPET, "")) if _fold(text) != asked]
-    if any(_stands(text, added) for text in evidence):
+    added = fold(SYSTEM + "\n" + final_message(question))
+    asked = fold(question.query)
+    columns = [c for c in ("preference", "prev_pref") if contains(asked, record.get(c, ""))]
+    columns += [c for c in ("short_persona", "expanded_persona") if contains(added, record.get(c, ""))]
+    evidence = [text for text in _evidence(record.get(SNIPPET, "")) if fold(text) != asked]
+    if any(contains(added, text) for text in evidence):
         columns.append(SNIPPET)
     return columns
 
@@ -229,10 +229,12 @@ def _ties(question: Question, extreme: Callable[[Iterable[int]], int]) -> int:
     return lengths.count(extreme_length) if lengths[LETTERS.index(question.gold)] == extreme_length else 0
 
 
-def _stands(label: str, text: str) -> bool:
-    label = _fold(label)
+def contains(text: str, label: str) -> bool:
+    """Whether a folded text contains a label that is too long to occur in it by chance."""
+    label = fold(label)
     return len(label) >= TELLING and label in text
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """Returns a text in lower case with single spaces."""
     return " ".join(text.casefold().split())

@@ -7,6 +7,7 @@ rules; no model judges here.
 
 import re
 
+from rft.data.audit import contains, fold
 from rft.data.private import plausible_items
 from rft.errors import DataError
 from rft.simulate.persona_record import (
@@ -19,7 +20,6 @@ from rft.simulate.persona_record import (
 )
 from rft.simulate.topics import content_words
 
-TELLING = 12  # characters; shorter texts may occur in a query by chance
 PREAMBLE = re.compile(
     r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE
 )
@@ -52,13 +52,11 @@ def mentions(keyword: str, text: str) -> bool:
 def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
     """Returns the faults of a question; empty if there are none."""
     faults, options = [], [item.gold, *item.distractors]
-    query = " ".join(item.query.casefold().split())
+    query = fold(item.query)
     stated = [preference.text, preference.previous, preference.keyword]
-    if any(
-        len(text) >= TELLING and " ".join(text.casefold().split()) in query for text in stated
-    ) or mentions(preference.keyword, item.query):
+    if any(contains(query, text) for text in stated) or mentions(preference.keyword, item.query):
         faults.append("the query tells the preference")
-    if len(item.distractors) != 3 or len({" ".join(o.casefold().split()) for o in options}) != 4:
+    if len(item.distractors) != 3 or len(set(map(fold, options))) != 4:
         faults.append("not four different options")
     if any(not option.strip() or len(option) > LONGEST for option in options) or not item.query.strip():
         faults.append(f"an empty text, or an option of more than {LONGEST} characters")

@@ -5,8 +5,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
+
+from replies import Replies
 
 
 class Server(ThreadingHTTPServer):
@@ -33,12 +35,8 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Replies):
     server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self.server.keys.add(self.headers.get("Authorization"))
@@ -83,9 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         if trouble == "hang":
             self.server.closing.wait(20)
         elif trouble == "malformed":
-            self.send_text('{"choices": [{"mess', "application/json")
+            self.text('{"choices": [{"mess')
         elif trouble == "html":
-            self.send_text("<html>Welcome</html>", "text/html")
+            self.text("<html>Welcome</html>", "text/html")
         elif trouble == "empty":
             self.send({"object": "chat.completion", "choices": []})
         elif trouble is not None:
@@ -113,24 +111,6 @@ class Handler(BaseHTTPRequestHandler):
                     },
                 }
             )
-
-    def send(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_text(json.dumps(value), "application/json", status, headers)
-
-    def send_text(
-        self, text: str, kind: str, status: int = 200, headers: dict[str, str] | None = None
-    ) -> None:
-        data = text.encode("utf-8")
-        with contextlib.suppress(OSError):  # the client may have given up
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": kind,
-                "Content-Length": str(len(data)),
-                **(headers or {}),
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
 
 
 def embedding(text: str) -> list[float]:

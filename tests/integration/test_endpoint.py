@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from served import serve
 
-from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate.command import add_arguments, run
 from rft.evaluate.context import FullHistoryContext
@@ -27,22 +26,8 @@ from rft.evaluate.run import evaluate
 from rft.models.budget import Budget
 from rft.models.endpoint import PROBE, Endpoint
 from rft.models.failures import BudgetSpent, EndpointError, Unanswered
-from rft.simulate.pipeline import simulate
-from rft.simulate.profile import Settings
 
 KEY = "sk-very-secret-0123456789"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate(Settings("mini", 40, seed=0), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def split(data):
-    return load_split(data, "benchmark")
 
 
 def answer(messages):

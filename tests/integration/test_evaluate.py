@@ -34,8 +34,6 @@ from rft.evaluate.rules import RuleAnswers
 from rft.evaluate.run import batches, evaluate
 from rft.models.local import LocalModel
 from rft.models.vllm import VLLMModel, tensor_parallel
-from rft.simulate.pipeline import simulate
-from rft.simulate.profile import Settings
 from rft.toy.model import make_model, make_tokenizer
 
 
@@ -64,18 +62,6 @@ def mixed(question):
 
 def numbers(summary):
     return {key: value for key, value in summary.dump().items() if key != "seconds"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate(Settings("mini", 40, seed=0), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def split(data):
-    return load_split(data, "benchmark")
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,9 @@ from test_endpoint import command, endpoint
 
 from reward import Judge, open_ended
 from reward.judge import RUBRICS, VOTES, case_and_fact, majority, read_verdict
-from rft.data.dataset import load_split
 from rft.evaluate.answer import Answer
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
-from rft.simulate.pipeline import simulate
-from rft.simulate.profile import Settings
 
 GOOD = "<think>They like tea.</think>Have some tea in the garden."
 
@@ -33,18 +30,6 @@ class Free:
         assert all(question.open_ended for question in questions)
         self.asked += questions
         return [Answer(self.say(q), input_tokens=5, output_tokens=5) for q in questions]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "mini"
-    simulate(Settings("mini", 40, seed=0), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def split(data):
-    return load_split(data, "benchmark")
 
 
 def shown(messages):

@@ -1,4 +1,4 @@
-"""Every peculiarity of peculiar.py from the command line: `rft evaluate`, `rft memory write`, and as the
+"""Every peculiarity of peculiarities.py from the command line: `rft evaluate`, `rft memory write`, and as the
 judge."""
 
 import json
@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from peculiar import PECULIARITIES, Peculiar, Peculiarity, peculiar
+from peculiar import Peculiar, peculiar
+from peculiarities import PECULIARITIES, Peculiarity
 
 from rft.evaluate.results import read_rows
 from rft.memory.store import read_record

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from peculiar import Call, Play, extra, hang, has, peculiar
+from peculiar import Call, Play, peculiar
+from peculiarities import extra, hang, has
 
 from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
