@@ -30,7 +30,7 @@ from rft.runs.tracking import MetricsFile, WandbRun, provenance
 from rft.screen import leave_out, leave_out_noise
 from rft.train.activations import offload_checkpoints, tile_mlps
 from rft.train.early_signs import EarlySigns
-from rft.train.malloc import keep_freed_memory
+from rft.train.malloc import ReturnFreedMemory, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ def fit(trainer: Any, identity: RunSpec) -> None:
     args = trainer.args
     if args.device.type == "cpu":
         keep_freed_memory()
+        trainer.add_callback(ReturnFreedMemory())
     if args.save_on_each_node:
         raise RecipeError(
             "save_on_each_node: a checkpoint must be one folder on a disk that all nodes share; remove the"
