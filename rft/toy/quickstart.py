@@ -16,13 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
+from rft import shipped
 from rft.errors import DataError
 from rft.files import write_whole
 from rft.records.summary import SUMMARY, QuickstartSummary, read_summary
 from rft.runs.account import check_account
 from rft.screen import screen
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
+RECIPES = shipped.RECIPES / "quickstart"
 # 300 of them are held out: the baselines answer 2,400 questions, on which chance is 25 +- 1 %
 PERSONAS = 3000
 ANSWER_TOKENS = 48
