@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
         width = max(map(len, recipes()), default=0)
         for name, path in recipes().items():
             print(f"{name:<{width}}  {purpose(path)}")
-        print("\nto train from one: rft grpo --config quickstart/grpo.yaml; rft sft, memory-sft, ... likewise")
+        print(
+            "\nto train from one: rft grpo --config quickstart/grpo.yaml; rft sft, memory-sft, ... likewise"
+        )
         print(f"recipes: {RECIPES}; layouts (--launch) and Slurm scripts: {LAUNCH}")
     return 0
 

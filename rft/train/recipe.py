@@ -63,7 +63,7 @@ class _Parser(TrlParser):
 
 
 def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Parses `--config RECIPE`, a file or the name of a shipped recipe, and overrides such as `--learning_rate 1e-6`.
+    """Parses `--config RECIPE` (a file, or the name of a shipped recipe) and overrides such as `--seed 1`.
 
     Args:
         types: Dataclasses whose fields the recipe may set.
@@ -73,7 +73,7 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         One instance per dataclass of `types`.
 
     Raises:
-        RecipeError: If there is no such recipe, here or shipped, it is not a YAML mapping, a key is unknown (the message has
+        RecipeError: If there is no such recipe, it is not a YAML mapping, a key is unknown (the message has
             the nearest valid name), or a field or TRL's own checks reject a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
