@@ -35,6 +35,7 @@ class Installed:
         left_out = ("PYTHONPATH", "PYTHONSAFEPATH")
         self.env = {name: value for name, value in os.environ.items() if name not in left_out}
         self.env |= {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.env["CUDA_VISIBLE_DEVICES"] = ""  # the same plan on every machine
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
