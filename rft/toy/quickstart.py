@@ -35,7 +35,10 @@ CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `rft quickstart`."""
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html"
+        "--out",
+        type=Path,
+        default=Path("out/quickstart"),  # where the shipped recipes look for its data and checkpoints
+        help="folder for data, checkpoints, evaluations and report.html (default out/quickstart)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the data and of training (default 0)"

@@ -109,7 +109,7 @@ def test_the_quickstart_trains_from_the_shipped_base_and_a_dry_run_names_a_shipp
 
     few = (
         "import sys; from rft.cli import main; from rft.toy import quickstart\n"
-        "quickstart.PERSONAS = 45; sys.exit(main(['quickstart', '--out', 'out/quickstart']))"
+        "quickstart.PERSONAS = 45; sys.exit(main(['quickstart']))"
     )
     process = installed.start(sys.executable, "-c", few)
     lines = []
