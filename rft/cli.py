@@ -24,6 +24,7 @@ COMMANDS = {
         "check a dataset: contents, errors, and answers that can be guessed without the history",
     ),
     "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
+    "recipes": ("rft.recipes", "list the recipes that come with rft, print one, or copy one (show|copy)"),
     "compare": ("rft.evaluate.comparison", "compare evaluations of the same questions by paired differences"),
     "memory": (
         "rft.memory.command",
@@ -58,7 +59,7 @@ def _help() -> str:
         "",
         "Reinforcement fine-tuning for personalization over long chat histories.",
         "",
-        "commands (details: rft COMMAND --help; training commands accept --launch LAYOUT, see launch/):",
+        "commands (details: rft COMMAND --help; training commands accept --launch LAYOUT):",
     ]
     lines += [f"  {name:<12} {what}" for name, (_, what) in {**COMMANDS, **TRAINING}.items()]
     return "\n".join(lines)
@@ -98,12 +99,13 @@ def _train(module: str, words: list[str]) -> int:
             if dry is None:
                 return launch(layout, module, words)
             words = dry
+        from rft.train.runner import run_main
+
+        train = import_module(module).train
     except RftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from rft.train.runner import run_main
-
-    return run_main(import_module(module).train, words)
+    return run_main(train, words)
 
 
 def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import RecipeError
+from rft.shipped import LAUNCH, locate
 
-CONFIGS = Path(__file__).resolve().parent.parent / "launch"
 OF_LAUNCHER = (
     "num_processes",
     "num_machines",
@@ -61,7 +61,7 @@ def take_launch(words: list[str]) -> tuple[str | None, list[str]]:
 
 def layouts() -> list[str]:
     """Returns the layout names that `--launch` accepts."""
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    return sorted(path.stem for path in LAUNCH.glob("*.yaml"))
 
 
 def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[str]:
@@ -76,7 +76,7 @@ def command(layout: str, module: str, words: Sequence[str], gpus: int) -> list[s
     Raises:
         RecipeError: if the layout is unknown, or if there is no GPU and `--num_processes` is not given.
     """
-    config = CONFIGS / f"{layout}.yaml"
+    config = LAUNCH / f"{layout}.yaml"
     if not config.is_file():
         raise RecipeError(f"--launch {layout}: no such layout; expected one of {', '.join(layouts())}")
     for_launcher: list[str] = []
@@ -201,16 +201,24 @@ def main() -> int:
 
 def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
     """Returns the words of a dry run for the layout, which needs only one process; None if the words contain
-    no `--dry_run`."""
+    no `--dry_run`. Without a GPU, the layout's own number of processes is planned for."""
     import torch
 
     if not any(re.match(r"--dry[-_]run(=|$)", word) for word in words):
         return None
-    line = command(layout, module, words, torch.cuda.device_count())
+    line = command(layout, module, words, torch.cuda.device_count() or _processes(layout))
     for_script = line[line.index(module) + 1 :]
     if _value(words, "dry_run_on") is None:
         for_script += ["--dry_run_on", f"{layout}:{_value(line, 'num_processes')}"]
     return for_script
+
+
+def _processes(layout: str) -> int:
+    """The number of processes in the file of a layout; 0 if there is no such layout."""
+    import yaml
+
+    path = LAUNCH / f"{layout}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"] if path.is_file() else 0
 
 
 def _output_dir(words: Sequence[str]) -> Path | None:
@@ -223,10 +231,10 @@ def _field(words: Sequence[str], name: str) -> Any:
     """A field of the run, from the flag, otherwise from the recipe; None if neither sets it."""
     if (named := _value(words, name)) is not None:
         return named
-    if (recipe := _value(words, "config")) is not None and Path(recipe).is_file():
+    if (recipe := _value(words, "config")) is not None and (path := locate(recipe)).is_file():
         import yaml
 
-        recipe_fields = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+        recipe_fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         return recipe_fields.get(name) if isinstance(recipe_fields, dict) else None
     return None
 

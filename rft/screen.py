@@ -6,15 +6,18 @@ text.
 """
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDTH = 150
 
 
-def screen(**settings: Any) -> Console:
+def screen(**settings: Any) -> "Console":
     """Returns a rich console with the given settings (for example `stderr=True`, `highlight=False`)."""
+    from rich.console import Console  # not at the top: `rft --help` needs none
+
     console = Console(**settings)
     return console if console.is_terminal else Console(**settings, width=max(WIDTH, console.width))
 

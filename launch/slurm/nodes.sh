@@ -2,7 +2,7 @@
 # Several nodes with 8 GPUs each: one launcher per node; all connect to the first node. The output folder and the dataset must be on a
 # disk that all nodes share. Saves a checkpoint and requeues the job in the same way as one_node.sh.
 #
-#   sbatch --nodes=4 launch/slurm/nodes.sh recipes/personamem_v2/grpo_32k.yaml [layout] [overrides ...]
+#   sbatch --nodes=4 launch/slurm/nodes.sh personamem_v2/grpo_32k.yaml [layout] [overrides ...]
 #SBATCH --job-name=rft
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One node with 8 GPUs. Ten minutes before its time limit, or when it is preempted, the run saves a checkpoint and the job is requeued.
 #
-#   sbatch launch/slurm/one_node.sh recipes/personamem_v2/grpo_32k.yaml [layout] [overrides ...]
+#   sbatch launch/slurm/one_node.sh personamem_v2/grpo_32k.yaml [layout] [overrides ...]
 #SBATCH --job-name=rft
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

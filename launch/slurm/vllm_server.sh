@@ -2,7 +2,7 @@
 # Two nodes: the first serves rollouts with vLLM, the second trains. (Rollouts on the training GPUs do not need this script: add
 # --use_vllm true --vllm_mode colocate --vllm_gpu_memory_utilization 0.3 --vllm_enable_sleep_mode true to one_node.sh or nodes.sh.)
 #
-#   sbatch launch/slurm/vllm_server.sh recipes/personamem_v2/grpo_32k.yaml MODEL [layout] [overrides ...]
+#   sbatch launch/slurm/vllm_server.sh personamem_v2/grpo_32k.yaml MODEL [layout] [overrides ...]
 #SBATCH --job-name=rft-vllm
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

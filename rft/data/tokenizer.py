@@ -9,6 +9,7 @@ from typing import Any
 
 from rft.errors import CheckpointError
 from rft.hub import local_only, out_of_reach, unreachable
+from rft.shipped import locate
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -26,7 +27,8 @@ def load_tokenizer(name: str, revision: str | None = None, chat: bool = True) ->
     """
     from transformers import AutoTokenizer
 
-    folder = checkpoint_folder(name)
+    name = checkpoint(name)
+    folder = Path(name)
     if folder.is_dir() and not any((folder / file).exists() for file in FILES):
         raise CheckpointError(
             f"{name}: no tokenizer in this checkpoint folder; copy tokenizer.json, tokenizer_config.json and "
@@ -54,19 +56,21 @@ def load_tokenizer(name: str, revision: str | None = None, chat: bool = True) ->
     return tokenizer
 
 
-def checkpoint_folder(name: str) -> Path:
-    """Returns the path of `name`, which may be missing if `name` can be a Hub id.
+def checkpoint(name: str) -> str:
+    """Returns the folder of a local checkpoint or of one that comes with rft; otherwise the Hub id as given.
 
     Raises:
         CheckpointError: there is no such folder, and `name` is not a valid Hub id.
     """
-    folder = Path(name).expanduser()
-    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+    folder = locate(name)
+    if folder.exists():
+        return str(folder)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise CheckpointError(
             f"{name}: no such folder; expected a checkpoint folder or a Hub id such as"
             " Qwen/Qwen3-4B-Instruct-2507"
         )
-    return folder
+    return name
 
 
 def first_line(error: Exception) -> str:

@@ -6,9 +6,10 @@ kernel and the reason.
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
-from rft.data.tokenizer import checkpoint_folder, first_line
+from rft.data.tokenizer import checkpoint, first_line
 from rft.errors import CheckpointError
 from rft.hub import local_only, out_of_reach, unreachable
 
@@ -65,6 +66,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    name = checkpoint(name)
+    folder = Path(name)
     kwargs = {
         "dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
         "attn_implementation": attention(attn_implementation),
@@ -72,7 +75,6 @@ def load_model(
         "use_safetensors": True,
         "local_files_only": local_only(name),
     }
-    folder = checkpoint_folder(name)
     if (
         folder.exists()
         and not (folder / "config.json").exists()

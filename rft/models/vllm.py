@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.data.prompt import fingerprint as tokenizer_fingerprint
-from rft.data.tokenizer import load_tokenizer
+from rft.data.tokenizer import checkpoint, load_tokenizer
 from rft.errors import CheckpointError, ModelError
 from rft.hub import local_only
 from rft.models.loading import end_ids
@@ -48,8 +48,8 @@ class VLLMModel:
         import torch
         from transformers import AutoConfig
 
-        self.name = str(name)
-        if (Path(name).expanduser() / "adapter_config.json").exists():
+        self.name = checkpoint(str(name))
+        if (Path(self.name) / "adapter_config.json").exists():
             raise CheckpointError(
                 f"{name}: is an adapter, but --vllm needs a full checkpoint; merge it, or leave --vllm out"
             )
@@ -125,7 +125,7 @@ def _end_ids(name: str, tokenizer: Any) -> list[int]:
 
 
 def _fingerprint(name: str, tokenizer: Any) -> str:
-    files = sorted(Path(name).expanduser().glob("*.safetensors"))
+    files = sorted(Path(name).glob("*.safetensors"))
     digest = hashlib.sha256(json.dumps([tokenizer_fingerprint(tokenizer), None if files else name]).encode())
     for file in files:
         with file.open("rb") as stream:

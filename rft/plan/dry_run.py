@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rft.data.tokenizer import checkpoint
 from rft.errors import RecipeError
 from rft.hub import local_only, out_of_reach, unreachable
 from rft.plan.machine import machine
@@ -226,17 +227,16 @@ def shape_of(model: Any, args: Any) -> ModelShape:
     from transformers import AutoConfig, AutoModelForCausalLM
     from trl import get_peft_config
 
+    name = checkpoint(model.model_name_or_path)
     try:
         config = AutoConfig.from_pretrained(
-            model.model_name_or_path,
-            revision=model.model_revision,
-            local_files_only=local_only(model.model_name_or_path),
+            name, revision=model.model_revision, local_files_only=local_only(name)
         )
     except (OSError, ValueError) as error:
-        if out_of_reach(model.model_name_or_path):
-            raise RecipeError(f"model_name_or_path {unreachable(model.model_name_or_path)}") from None
+        if out_of_reach(name):
+            raise RecipeError(f"model_name_or_path {unreachable(name)}") from None
         raise RecipeError(
-            f"model_name_or_path {model.model_name_or_path}: cannot load its config"
+            f"model_name_or_path {name}: cannot load its config"
             f" ({str(error).splitlines()[0][:150]}); name a checkpoint folder, or a Hub id that this machine"
             " can reach"
         ) from None

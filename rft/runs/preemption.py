@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from rft.errors import Interrupted
+from rft.errors import Interrupted, TrainingError
 from rft.launch import LEFT
 
 logger = logging.getLogger(__name__)
 
+if not hasattr(signal, "SIGUSR1"):
+    raise TrainingError("training does not run on Windows, which has no SIGUSR1; use WSL, Linux or macOS")
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

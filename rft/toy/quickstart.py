@@ -16,13 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
+from rft import shipped
 from rft.errors import DataError
 from rft.files import write_whole
 from rft.records.summary import SUMMARY, QuickstartSummary, read_summary
 from rft.runs.account import check_account
 from rft.screen import screen
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
+RECIPES = shipped.RECIPES / "quickstart"
 # 300 of them are held out: the baselines answer 2,400 questions, on which chance is 25 +- 1 %
 PERSONAS = 3000
 ANSWER_TOKENS = 48
@@ -34,7 +35,10 @@ CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `rft quickstart`."""
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder for data, checkpoints, evaluations and report.html"
+        "--out",
+        type=Path,
+        default=Path("out/quickstart"),  # where the shipped recipes look for its data and checkpoints
+        help="folder for data, checkpoints, evaluations and report.html (default out/quickstart)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed of the data and of training (default 0)"

@@ -46,7 +46,7 @@ def show(types: Sequence[type], everything: bool) -> str:
     lines = [
         "A recipe, and fields that override it:",
         "",
-        "  --config RECIPE.yaml          path of the recipe",
+        "  --config RECIPE.yaml          path of the recipe, or the name of a shipped one (rft recipes)",
         (
             "  --launch LAYOUT               run under accelerate: one_gpu, ddp, fsdp2, zero2, zero3,"
             " zero3_offload (launch/)"

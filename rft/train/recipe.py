@@ -17,6 +17,7 @@ from trl import TrlParser
 from rft.data.dataset import PINNED_REVISION
 from rft.errors import RecipeError
 from rft.runs.account import check_account
+from rft.shipped import recipe as find_recipe
 from rft.train.help import FLAGS, show
 
 NOT_FIELDS = ("config", "env")  # keys of TRL's parser that are not fields
@@ -62,7 +63,7 @@ class _Parser(TrlParser):
 
 
 def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Parses `--config FILE` and overrides such as `--learning_rate 1e-6`.
+    """Parses `--config RECIPE` (a file, or the name of a shipped recipe) and overrides such as `--seed 1`.
 
     Args:
         types: Dataclasses whose fields the recipe may set.
@@ -72,7 +73,7 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         One instance per dataclass of `types`.
 
     Raises:
-        RecipeError: If the file does not exist or is not a YAML mapping, a key is unknown (the message has
+        RecipeError: If there is no such recipe, it is not a YAML mapping, a key is unknown (the message has
             the nearest valid name), or a field or TRL's own checks reject a value.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -80,8 +81,13 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         print(show(types, everything=not {"-h", "--help"} & set(argv)))
         raise SystemExit(0)
     names = {f.name for cls in types for f in fields(cls) if f.init}
-    for path in _config_paths(argv):
+    if "--config" in argv:
+        place = argv.index("--config") + 1
+        if place == len(argv):
+            raise RecipeError("--config needs a value: the path of a recipe")
+        path = find_recipe(argv[place])
         _check_keys(path, names)
+        argv[place] = str(path)
     for word in argv:
         if word.startswith("--"):
             key = word[2:].split("=")[0].replace("-", "_")
@@ -106,15 +112,6 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
     ):
         check_account()
     return parsed
-
-
-def _config_paths(argv: Sequence[str]) -> list[Path]:
-    if "--config" not in argv:
-        return []
-    place = argv.index("--config") + 1
-    if place == len(argv):
-        raise RecipeError("--config needs a value: the path of a recipe")
-    return [Path(argv[place])]
 
 
 class UniqueKeys(yaml.SafeLoader):

@@ -12,10 +12,11 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from rft.errors import RecipeError
-from rft.launch import CONFIGS, SEGMENTS, allocator, command, layouts, take_launch
+from rft.launch import SEGMENTS, allocator, command, for_dry_run, layouts, take_launch
+from rft.shipped import FILES, LAUNCH, RECIPES
 from rft.train.runner import run_main
 
-SCRIPTS = sorted((CONFIGS / "slurm").glob("*.sh"))
+SCRIPTS = sorted((LAUNCH / "slurm").glob("*.sh"))
 
 
 def test_the_layouts_are_all_there():
@@ -25,7 +26,7 @@ def test_the_layouts_are_all_there():
 
 @pytest.mark.parametrize("layout", layouts())
 def test_accelerate_reads_every_layout(layout):
-    config = load_config_from_file(str(CONFIGS / f"{layout}.yaml"))
+    config = load_config_from_file(str(LAUNCH / f"{layout}.yaml"))
     assert config.num_machines == 1
     assert config.num_processes == (1 if layout == "one_gpu" else 8)
     expected = {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(layout, "DEEPSPEED")
@@ -50,7 +51,7 @@ def test_the_command_is_accelerates():
         "-m",
         "rft.launch",
         "--config_file",
-        str(CONFIGS / "zero3.yaml"),
+        str(LAUNCH / "zero3.yaml"),
         "--num_processes",
         "2",
         "--main_process_port",
@@ -104,9 +105,9 @@ def test_take_launch():
 def commands_of_readmes():
     """The lines of the READMEs that train from a recipe of recipes/personamem_v2, with the recipe."""
     for page in ("README.md", "launch/README.md", "recipes/personamem_v2/README.md"):
-        for line in (CONFIGS.parent / page).read_text().splitlines():
-            if found := re.search(r"rft[. ].*--config (recipes/personamem_v2/\w+\.yaml)", line):
-                yield line, CONFIGS.parent / found[1]
+        for line in (FILES / page).read_text().splitlines():
+            if found := re.search(r"rft[. ].*--config (?:recipes/)?(personamem_v2/\w+\.yaml)", line):
+                yield line, RECIPES / found[1]
 
 
 def test_every_command_names_the_layout_that_its_recipe_needs():
@@ -117,6 +118,18 @@ def test_every_command_names_the_layout_that_its_recipe_needs():
         wanted = "one_gpu|ddp" if lora else "zero3|fsdp2"
         assert re.search(rf"rft \S+ +--launch ({wanted}) ", line), line
         assert "--num_processes 8" in line or lora, line
+
+
+def test_a_dry_run_without_a_gpu_plans_for_the_layouts_own_processes(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    words = ["--config", "quickstart/grpo.yaml", "--dry-run"]
+    assert for_dry_run("zero3", "m", words) == [*words, "--dry_run_on", "zero3:8"]
+    assert for_dry_run("one_gpu", "m", words) == [*words, "--dry_run_on", "one_gpu:1"]
+    chosen = [*words, "--num_processes", "4"]
+    assert for_dry_run("ddp", "m", chosen) == [*words, "--dry_run_on", "ddp:4"]
+    assert for_dry_run("zero3", "m", words[:2]) is None
+    with pytest.raises(RecipeError, match="--launch zero4: no such layout"):
+        for_dry_run("zero4", "m", words)
 
 
 @pytest.fixture
@@ -158,12 +171,12 @@ def test_the_slurm_scripts_are_sound(script):
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck():
-    everything = [*SCRIPTS, *sorted((CONFIGS.parent / "docker").glob("*.sh"))]
+    everything = [*SCRIPTS, *sorted((FILES / "docker").glob("*.sh"))]
     done = subprocess.run(["shellcheck", *map(str, everything)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 def test_no_secret_and_no_machine_in_the_layouts():
     for layout in layouts():
-        config = yaml.safe_load((CONFIGS / f"{layout}.yaml").read_text())
+        config = yaml.safe_load((LAUNCH / f"{layout}.yaml").read_text())
         assert not {key for key in config if "token" in key or "ip" in key}

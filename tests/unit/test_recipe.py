@@ -122,7 +122,7 @@ def recipe(tmp_path: Path, text: str) -> list[str]:
         ([*QUICK, "--context", "everything"], "invalid choice"),
         ([*QUICK, "--max_steps", "many"], "invalid int value"),
         ([*QUICK, "--max_step", "3"], "did you mean 'max_steps'"),
-        (["--config", "no/such.yaml"], "no/such.yaml: cannot read"),
+        (["--config", "no/such.yaml"], "no/such.yaml: no such file, and no such recipe"),
         (["--config"], "--config needs a value: the path"),
         ([*QUICK, "--prefix_sharing", "maybe"], "invalid choice"),
     ],
