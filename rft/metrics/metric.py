@@ -14,6 +14,7 @@ from rft.metrics.step import Step, deviation, mean
 
 REDUCTIONS: dict[str, Callable[[Any], float]] = {"mean": mean, "min": min, "max": max, "deviation": deviation}
 _PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
+LOG, SUMMARY, BOTH = "metrics.jsonl", "summary.json", "both"  # files
 SHARE = "share"
 NUMBER = "number"
 TOKENS = "tokens"
@@ -37,8 +38,7 @@ class Metric:
         panel: Title of its chart in `rft.report.panels`; "": none.
         series: Its name in that chart; "": the value of the placeholder.
         card: Its name among the numbers at the top of a page; "": not among them.
-        file: Whether it is logged in training ("metrics.jsonl"), a figure of an evaluation ("summary.json"),
-            or "both".
+        file: `LOG` if it is logged in training, `SUMMARY` if it is a figure of an evaluation, or `BOTH`.
         by_reward: Whether a reward function logs it, through `log_metric`.
     """
 
@@ -51,7 +51,7 @@ class Metric:
     panel: str = ""
     series: str = ""
     card: str = ""
-    file: str = "metrics.jsonl"
+    file: str = LOG
     by_reward: bool = False
 
     @property
@@ -68,6 +68,11 @@ class Metric:
     def is_share(self) -> bool:
         """Whether it is shown in percent."""
         return self.unit == SHARE
+
+    def part(self, name: str) -> str:
+        """Returns what stands in a name for the placeholder; "" if there is none."""
+        found = re.fullmatch(self.pattern, name)
+        return found[1] if found and self.is_family else ""
 
     def measure(self, step: Step) -> dict[str, float]:
         """Returns {name: number} for a step; {} if it has no value there."""
@@ -105,6 +110,10 @@ class Registry:
                 )
             self._named[metric.name] = metric
         self._families = [(re.compile(metric.pattern), metric) for metric in metrics if metric.is_family]
+
+    def of_file(self, file: str) -> list[Metric]:
+        """Returns the metrics that are in a file, in order."""
+        return [metric for metric in self.all if metric.file in (file, BOTH)]
 
     def find(self, name: str) -> Metric | None:
         """Returns the metric or family that a name belongs to; None if there is none."""
