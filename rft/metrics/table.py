@@ -82,6 +82,16 @@ def _letters(step: Step) -> dict[str, list[float]]:
     return {letter: [name == letter for name in named] for letter in (*LETTERS, "none")}
 
 
+def whole_groups(are: bool) -> Callable[[Step], Iterable[float]]:
+    """Whether all completions of a question are right, or all are wrong."""
+    return lambda step: [
+        all(answer.reading.right(answer.gold) == are for answer in answers if answer.reading)
+        for group in step.groups
+        for answers in zip(*(trajectory.answers for trajectory in group), strict=True)
+        if all(answer.reading and not answer.blind for answer in answers)
+    ]
+
+
 # fmt: off
 REGISTRY = Registry([
 
@@ -228,7 +238,11 @@ REGISTRY = Registry([
            reduce="last", over="steps", panel="Learning rate", series="learning rate"),
     Metric("frac_reward_zero_std", "Groups whose rewards are all equal: nothing is learned from them.",
            of=lambda s: [deviation([t.reward for t in group]) == 0 for group in s.groups], over="groups",
-           panel=FLAT, series="share of completions"),
+           panel=FLAT, series="all rewards equal"),
+    Metric("groups/all_right", "Questions of which all completions in a group are right: too easy.",
+           of=whole_groups(True), over="questions of groups", panel=FLAT, series="all right"),
+    Metric("groups/all_wrong", "Questions of which all completions in a group are wrong: too hard.",
+           of=whole_groups(False), over="questions of groups", panel=FLAT, series="all wrong"),
     Metric("clip_ratio/low_mean", "Tokens clipped from below.", over="tokens"),
     Metric("clip_ratio/high_mean", "Tokens clipped from above.", over="tokens"),
     Metric("clip_ratio/region_mean", "Tokens clipped from either side.", over="tokens"),

@@ -104,6 +104,7 @@ def test_metrics_tell_the_hollow_run_from_an_honest_one():
     assert found["right_and_consistent/all"] == found["answer_right"] == 0.5
     assert (found["consistent"], found["thought_right"]) == (2 / 3, 0.75)
     assert (found["unparsed_rate"], found["format_rate"], found["thought_words"]) == (0.25, 0.75, 6)
+    assert (found["groups/all_right"], found["groups/all_wrong"]) == (0.5, 0)  # HOLLOW has the right box
     letters = [found[f"answer_letters/{x}"] for x in ("a", "b", "c", "d", "none")]
     assert letters == [0.75, 0, 0, 0, 0.25]
     assert not {"right/blind", "memory/tokens", "reward"} & found.keys()
