@@ -19,14 +19,15 @@ def main(entity: str, project: str) -> None:
         ws.Section(
             name=section,
             is_open=True,
-            panels=[wr.LinePlot(title=p.title, x="train/global_step", **_metrics(p.metrics)) for p in panels],
+            panels=[wr.LinePlot(title=p.title, x="train/global_step", **selected(p.metrics)) for p in panels],
         )
         for section, panels in PANELS.items()
     ]
     print(ws.Workspace(entity=entity, project=project, name="rft", sections=sections).save().url)
 
 
-def _metrics(metrics: list[Metric]) -> dict[str, object]:
+def selected(metrics: list[Metric]) -> dict[str, object]:
+    """Returns the metrics of a panel as arguments of W&B's LinePlot."""
     if any(metric.is_family for metric in metrics):
         return {"metric_regex": "|".join(f"^train/{metric.pattern}$" for metric in metrics)}
     return {"y": [f"train/{metric.name}" for metric in metrics]}

@@ -1,5 +1,8 @@
 """The table of metrics: every name has one entry, and every page, log and summary reads it."""
 
+import importlib.util
+import json
+import re
 from collections import defaultdict
 
 import pytest
@@ -12,7 +15,9 @@ from rft.metrics.page import page
 from rft.metrics.step import Answer, Step, Trajectory
 from rft.metrics.table import REGISTRY, find, named
 from rft.records.summary import Statistics
+from rft.records.training import METRICS
 from rft.report.panels import PANELS
+from rft.report.training import write_report
 from rft.train.metrics import check_logged, of_all_ranks
 from rft.train.rewards import Scorer
 from rft.train.rollout import Rollout, Turn
@@ -149,3 +154,26 @@ def test_all_ranks_have_the_metrics_of_one_that_has_all_rollouts(mini_data):
     ours, own = measured([rollouts])
     assert own == {"mine": 1.0} and 0 < ours["right/all"] < 1 and "right/blind" in ours
     assert measured([rollouts[:2], rollouts[2:]]) == (ours, {"mine": 2.5})
+
+
+def test_a_logged_metric_is_on_the_page_and_in_the_workspace(tmp_path, repository):
+    """Every metric with a chart, a family by one of its members."""
+    logged = {
+        metric.name.replace("KIND", "changed").replace("LETTER", "c")
+        for metric in REGISTRY.all
+        if metric.panel
+    }
+    lines = [json.dumps({"step": step, "time": 0.0} | dict.fromkeys(logged, 0.5)) for step in (1, 2)]
+    (tmp_path / METRICS).write_text("\n".join(lines) + "\n")
+    write_report(tmp_path, tmp_path / "page.html")
+    shown = (tmp_path / "page.html").read_text()
+    assert "Not logged by this run" not in shown and ">all wrong<" in shown and ">changed<" in shown
+    spec = importlib.util.spec_from_file_location("workspace", repository / "launch/wandb_workspace.py")
+    workspace = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(workspace)
+    found = set()
+    for panel in (panel for section in PANELS.values() for panel in section):
+        wanted = workspace.selected(panel.metrics)
+        pattern = wanted.get("metric_regex", "|".join(map(re.escape, wanted.get("y", []))))
+        found |= {name for name in logged if re.fullmatch(pattern, f"train/{name}")}
+    assert found == logged
