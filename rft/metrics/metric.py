@@ -65,6 +65,11 @@ class Metric:
         return _PLACEHOLDER.sub("([^/]+)", re.escape(self.name))
 
     @property
+    def how(self) -> str:
+        """How it adds up, in words."""
+        return "last value" if self.reduce == "last" else f"{self.reduce} over {self.over}"
+
+    @property
     def is_share(self) -> bool:
         """Whether it is shown in percent."""
         return self.unit == SHARE

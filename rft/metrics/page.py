@@ -56,7 +56,7 @@ def _row(metric: Metric) -> str:
         f"`{metric.name}`",
         metric.meaning,
         metric.unit,
-        f"{metric.reduce} over {metric.over}",
+        metric.how,
         "; ".join(places),
     )
     return f"| {' | '.join(cells)} |"

@@ -11,7 +11,7 @@ from reward.mcq import LETTERS, Reading
 from rft.metrics.metric import BOTH, NATS, NUMBER, SECONDS, SUMMARY, TOKENS, Metric, Registry
 from rft.metrics.step import Step, deviation
 
-RUN = "run"  # what the values of a whole training are over
+RUN = "the training"  # what the values of a whole training are over
 
 # titles of charts with several metrics
 KINDS = "Right and consistent, by kind of question"
@@ -301,12 +301,12 @@ REGISTRY = Registry([
            over="batches", by_reward=True),
     Metric("num_tokens", "Tokens of all rows since the start.", TOKENS,
            reduce="last", over="steps"),
-    Metric("train_runtime", "Time of the training, logged at its end.", SECONDS, reduce="last", over=RUN),
+    Metric("train_runtime", "Time of the training, logged at its end.", SECONDS, reduce="sum", over=RUN),
     Metric("train_samples_per_second", "Rows per second.", NUMBER, over=RUN),
     Metric("train_steps_per_second", "Optimizer steps per second.", NUMBER, over=RUN),
     Metric("train_loss", "Loss.", NUMBER, over=RUN),
     Metric("total_flos", "Floating-point operations of the training, as transformers estimates them.", NUMBER,
-           reduce="last", over=RUN),
+           reduce="sum", over=RUN),
 ])
 # fmt: on
 
