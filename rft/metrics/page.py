@@ -46,19 +46,14 @@ def page() -> str:
 
 
 def _table(file: str) -> str:
-    rows = [_row(metric) for metric in REGISTRY.of_file(file)]
+    rows = [_row(metric, file) for metric in REGISTRY.of_file(file)]
     return "\n".join(["| name | meaning | unit | how it adds up | shown |", "|---|---|---|---|---|", *rows])
 
 
-def _row(metric: Metric) -> str:
-    places = [*([metric.panel] if metric.panel else []), *(["top of the page"] if metric.card else [])]
-    cells = (
-        f"`{metric.name}`",
-        metric.meaning,
-        metric.unit,
-        metric.how,
-        "; ".join(places),
-    )
+def _row(metric: Metric, file: str) -> str:
+    chart = metric.panel if file == LOG else ""  # of a training's page
+    places = [place for place in (chart, "top of the page" if metric.card else "") if place]
+    cells = (f"`{metric.name}`", metric.meaning, metric.unit, metric.how, "; ".join(places))
     return f"| {' | '.join(cells)} |"
 
 

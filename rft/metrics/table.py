@@ -234,7 +234,7 @@ REGISTRY = Registry([
            over="tokens", panel="Distance to the reference (KL), nats", series="KL"),
     Metric("grad_norm", "Norm of the gradient, before clipping.", NUMBER,
            reduce="last", over="steps", panel="Gradient norm", series="norm"),
-    Metric("learning_rate", "As set by the schedule.", NUMBER,
+    Metric("learning_rate", "Learning rate, as set by the schedule.", NUMBER,
            reduce="last", over="steps", panel="Learning rate", series="learning rate"),
     Metric("frac_reward_zero_std", "Groups whose rewards are all equal: nothing is learned from them.",
            of=lambda s: [deviation([t.reward for t in group]) == 0 for group in s.groups], over="groups",
@@ -304,7 +304,7 @@ REGISTRY = Registry([
     Metric("train_runtime", "Time of the training, logged at its end.", SECONDS, reduce="sum", over=RUN),
     Metric("train_samples_per_second", "Rows per second.", NUMBER, over=RUN),
     Metric("train_steps_per_second", "Optimizer steps per second.", NUMBER, over=RUN),
-    Metric("train_loss", "Loss.", NUMBER, over=RUN),
+    Metric("train_loss", "Loss, over all steps.", NUMBER, over=RUN),
     Metric("total_flos", "Floating-point operations of the training, as transformers estimates them.", NUMBER,
            reduce="sum", over=RUN),
 ])
