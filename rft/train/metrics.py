@@ -4,6 +4,7 @@ Invariant: every rank computes the metrics of the whole step (`rft.metrics.table
 they do not depend on the number of ranks.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rft.errors import TrainingError
@@ -38,7 +39,9 @@ def of_all_ranks(
             found.setdefault(name, []).extend(values)
     step = Step([of_group for groups, _ in ranks for of_group in groups])
     means = {name: mean(values) for name, values in found.items()}
-    return table.REGISTRY.measure(step), {name: value for name, value in means.items() if value == value}
+    return table.REGISTRY.measure(step), {
+        name: value for name, value in means.items() if not math.isnan(value)
+    }
 
 
 def check_logged(name: str) -> None:
