@@ -10,7 +10,6 @@ from reward.example import COLUMNS, Example, columns
 from reward.judge import Judge, open_ended
 from reward.loading import load
 from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, read
-from reward.metrics import reading_metrics
 from reward.selfcheck import self_check
 
 __all__ = [
@@ -26,6 +25,5 @@ __all__ = [
     "paper",
     "personamem",
     "read",
-    "reading_metrics",
     "self_check",
 ]

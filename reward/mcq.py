@@ -19,12 +19,14 @@ How a completion is read (`read`):
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from reward.naming import mentions, named_letter, words
 
 LETTERS = ("a", "b", "c", "d")
 GATES = ("off", "contradiction", "naming")
+READINGS = 4096  # of the latest completions are kept
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _TAG = re.compile(f"({_OPEN}|{_CLOSE})")
@@ -90,8 +92,13 @@ class Reading:
 
 def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
     """Parses `completion` (a string or list of messages). Without `options`, only letters in parentheses name
-    an option."""
-    thought, answer = _thought_and_answer(_text(completion) or "")
+    an option. The same completion is parsed once, for rewards and metrics alike."""
+    return _read(_text(completion) or "", None if options is None else tuple(options))
+
+
+@lru_cache(maxsize=READINGS)
+def _read(completion: str, options: tuple[str, ...] | None) -> Reading:
+    thought, answer = _thought_and_answer(completion)
     answer_text = without_boxes(answer)
     shown = options or ("",) * len(LETTERS)
     in_answer, in_thought, thought_words = (

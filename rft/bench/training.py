@@ -11,12 +11,23 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rft.bench.update import Say
+from rft.metrics.table import named
 from rft.records.training import METRICS, read_metrics
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
 from rft.toy.quickstart import RECIPES
 
 SHARE = 0.35  # share of the time for the cold start
+FOLLOWED = [
+    named(name).name
+    for name in (
+        "loss",
+        "reward",
+        "held_out/right_and_consistent",
+        "sampling/logp_difference_max",
+        "time/rollout",
+    )
+]
 EDGE = 5  # number of steps averaged for the first and the last value
 
 
@@ -96,13 +107,7 @@ def learned(out: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"steps": max((row.step for row in rows), default=0)}
     if gaps:
         figures["step_seconds"] = median(gaps)
-    for key in (
-        "loss",
-        "reward",
-        "held_out/right_and_consistent",
-        "sampling/logp_difference_max",
-        "time/rollout",
-    ):
+    for key in FOLLOWED:
         values = [row.values[key] for row in rows if key in row.values]
         if values:
             figures[key] = {

@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from reward import read
+from rft.metrics.table import named
 from rft.records.row import ResultRow
 from rft.records.summary import Statistics
 
 NAMES = {
-    "right": "the box names the gold letter",
-    "right_leniently": "the same, also accepting box formats of other models",
-    "consistent": "no words name another option (readable boxes only)",
-    "right_and_consistent": "right and consistent",
-    "thought_letter_right": "the letter in the thought is gold",
-    "thought_right": "the thought names the gold option",
-    "answer_right": "the answer's words name the gold option",
+    key: named(key).card or named(key).series
+    for key in (
+        "right",
+        "right_leniently",
+        "consistent",
+        "right_and_consistent",
+        "thought_letter_right",
+        "thought_right",
+        "answer_right",
+    )
 }
 """{measure: its label on the terminal}."""
 SHARES = (

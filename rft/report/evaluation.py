@@ -4,10 +4,11 @@ Invariant: a page is made from summaries and rows only, so it can be rebuilt fro
 `rft.report.pages` renders and saves it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rft.data.question import LETTERS
+from rft.metrics.table import REGISTRY, SUMMARY
 from rft.records.comparison import Against, Comparison, Difference
 from rft.records.row import ResultRow, mean_scores
 from rft.records.summary import Cell, Control, Measure, Summary, SweepPoint
@@ -29,23 +30,6 @@ CONTROLS = {
     "shortest": "always the shortest option",
     "strongest": "the strongest rule without the history",
 }
-CARDS: tuple[
-    tuple[str, str, Callable[[float], str]], ...
-] = (  # name, key in the summary, how it is formatted
-    ("right and consistent", "right_and_consistent", percent),
-    ("right, with or without reasoning", "accuracy_without_gate", percent),
-    ("consistent: words and box agree", "consistent", percent),
-    ("the thought names the gold option", "thought_right", percent),
-    ("words per thought", "thought_words", count),
-    ("reasoned before answering", "format_rate", percent),
-    ("without a readable answer", "unparsed_rate", percent),
-    ("refused to answer", "refused_rate", percent),
-    ("cut off at the length limit", "cut_off_rate", percent),
-    ("tokens read per question", "input_tokens_per_question", count),
-    ("… including writing the memory", "input_tokens_with_writing", count),
-    ("tokens written per question", "output_tokens_per_question", count),
-)
-
 Pair = tuple[ResultRow, ResultRow]
 """The answers of two runs to one question."""
 
@@ -119,16 +103,16 @@ def write_memory_report(summary: Summary, timelines: Iterable[object], path: Pat
 def cards(summary: Summary, keys: Collection[str] | None = None) -> list[Card]:
     """Returns the numbers at the top of a page.
 
-    They are those of CARDS that the summary has (only `keys`, if given), then how much was forgotten, how
-    many memory lines are right, and the accuracy of a fixed reader.
+    They are the metrics with a card that the summary has (only `keys`, if given), then how much was
+    forgotten, how many memory lines are right, and the accuracy of a fixed reader.
     """
     top_cards: list[Card] = []
-    for name, key, write in CARDS:
-        value: float | None = getattr(summary, key)
-        if value is None or (keys is not None and key not in keys):
+    for metric in REGISTRY.of_file(SUMMARY):
+        key, value = metric.name, getattr(summary, metric.name)
+        if not metric.card or value is None or (keys is not None and key not in keys):
             continue
         if value or key != "refused_rate":  # shown only if there was one
-            top_cards.append((name, write(value), ""))
+            top_cards.append((metric.card, percent(value) if metric.is_share else count(value), ""))
     gone, lines, reader = summary.forgotten, summary.lines, summary.reader
     if gone is not None and gone.rate is not None:
         note = f"{gone.gone} of {gone.written} that were once written"

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from rft.errors import DataError
+from rft.metrics import table
+from rft.metrics.metric import Metric
 from rft.records.training import METRICS, MetricsLine, read_metrics, read_provenance
 from rft.report import charts
 from rft.report.pages import Card, percent, write_page
-from rft.report.panels import CARDS, HEADLINES, PANELS, Panel
+from rft.report.panels import HEADLINES, PANELS, Panel
 
 Completion = Mapping[str, Any]
 """A row of TRL's table of completions."""
@@ -59,7 +61,7 @@ def write_report(folder: Path, page: Path) -> None:
             f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training run"
         )
     headline = next(key for key in HEADLINES if any(key in row.values for row in rows))
-    values = find(rows, {headline: headline}).get(headline)
+    values = next(iter(find(rows, [table.named(headline)]).values()), None)
     if not values:
         raise DataError(f"{folder / METRICS}: {headline} is never a finite number; there is nothing to draw")
     sections: dict[str, list[dict[str, object]]] = {}
@@ -89,41 +91,30 @@ def write_report(folder: Path, page: Path) -> None:
     )
 
 
-def find(rows: Sequence[MetricsLine], metrics: Mapping[str, str]) -> dict[str, Points]:
+def find(rows: Sequence[MetricsLine], metrics: Sequence[Metric]) -> dict[str, Points]:
     """Returns {name of the series: its (step, value) points} of each series that was logged.
 
     Args:
         rows: the lines of `metrics.jsonl`.
-        metrics: as in `Panel`.
+        metrics: metrics and families.
     """
     logged = dict.fromkeys(key for row in rows for key in row.values)
-    names: dict[str, str] = {}
-    for metric, name in metrics.items():
-        if metric.endswith("/"):
-            others = [key for key in logged if key.startswith(metric) and key not in names]
-            names |= {key: charts.readable(key.removeprefix(metric)) for key in others}
-        elif metric in logged:
-            names[metric] = name
-    series = {
-        name: [(float(row.step), value) for row in rows if _is_number(value := row.values.get(key))]
-        for key, name in names.items()
-    }
-    return {name: points for name, points in series.items() if points}
+    series: dict[str, Points] = {}
+    for metric in metrics:
+        for key in (key for key in logged if table.find(key) is metric):
+            points = [(float(row.step), value) for row in rows if _is_number(value := row.values.get(key))]
+            if points:
+                series[metric.series or charts.readable(metric.part(key))] = points
+    return series
 
 
 def cards(rows: Sequence[MetricsLine]) -> list[Card]:
     """Returns the numbers at the top of the page, each with its value at the end and at the start."""
     top_cards = []
-    for metric, (name, share) in CARDS.items():
-        for points in find(rows, {metric: name}).values():
-            start, end = _ends(points)
-            top_cards.append(
-                (
-                    name,
-                    _written(end, share),
-                    f"{_written(start, share)} at the start" if len(points) > 1 else "",
-                )
-            )
+    for metric in table.REGISTRY.all:
+        for points in find(rows, [metric]).values() if metric.card else ():
+            start, end = (_written(value, metric.is_share) for value in _ends(points))
+            top_cards.append((metric.card, end, f"{start} at the start" if len(points) > 1 else ""))
     return top_cards
 
 

@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from rft.metrics.table import named
 from rft.screen import screen
 
-SHOWN = {"loss": "loss", "reward": "reward", "unparsed_rate": "unparsed"}
+SHOWN = {named("loss"): "loss", named("reward"): "reward", named("unparsed_rate"): "unparsed"}
 
 
 class RichProgress(TrainerCallback):
@@ -45,9 +46,9 @@ class RichProgress(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Shows the metrics of `SHOWN` beside the bar, or prints a line."""
         metrics = " ".join(
-            f"{name} {logs[key]:.3f}"
-            for key, name in SHOWN.items()
-            if isinstance((logs or {}).get(key), float)
+            f"{name} {logs[metric.name]:.3f}"
+            for metric, name in SHOWN.items()
+            if isinstance((logs or {}).get(metric.name), float)
         )
         if not metrics:
             return

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from transformers import Trainer, TrainerCallback
 
 from rft.files import write_atomic
+from rft.metrics.table import RUN, find
 from rft.records.base import Record, read_json
 from rft.records.training import (
     METRICS,
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 SAMPLES = 8
 """Completions per generation in W&B's table; `completions/*.parquet` contains all of them."""
-SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "wandb")
 
 
@@ -168,8 +168,8 @@ class WandbRun(TrainerCallback):
             self._send(logs, state.global_step)
 
     def _send(self, logs: dict[str, float], step: int) -> None:
-        self.run.summary.update({key: value for key, value in logs.items() if key in SUMMARY})
-        row = {_name(key): value for key, value in logs.items() if key not in SUMMARY}
+        self.run.summary.update({key: value for key, value in logs.items() if _of_the_run(key)})
+        row = {_name(key): value for key, value in logs.items() if not _of_the_run(key)}
         if not row.keys() <= {"train/epoch"}:
             self.run.log({**row, "train/global_step": step}, step=step)
             self.newest = step
@@ -213,6 +213,11 @@ class WandbRun(TrainerCallback):
         self.run.log_artifact(
             lineage.checkpoint(folder, self.sent.id, {**facts, "step": step}), aliases=[f"step-{step}"]
         )
+
+
+def _of_the_run(key: str) -> bool:
+    metric = find(key)
+    return metric is not None and metric.over == RUN
 
 
 def _name(key: str) -> str:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rft import shipped
 from rft.errors import DataError
 from rft.files import write_whole
+from rft.metrics.table import named
 from rft.records.summary import SUMMARY, QuickstartSummary, read_summary
 from rft.runs.account import check_account
 from rft.screen import screen
@@ -259,6 +260,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _curve(folder: Path, key: str) -> list[tuple[int, float]]:
-    """Reads the (step, value) pairs of a training run from its saved trainer state."""
+    """Reads the (step, value) pairs of a metric of a training run from its saved trainer state."""
+    key = named(key).name
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [(entry["step"], entry[key]) for entry in history if key in entry]

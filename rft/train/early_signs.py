@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rft.metrics.table import named
+
 logger = logging.getLogger(__name__)
 
 STEPS = 5
@@ -29,7 +31,8 @@ class EarlySigns(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.metrics: dict[str, list[float]] = {"reward": [], "frac_reward_zero_std": [], "unparsed_rate": []}
+        names = ("reward", "frac_reward_zero_std", "unparsed_rate")
+        self.metrics: dict[str, list[float]] = {named(name).name: [] for name in names}
         self.read: Counter[str] = Counter()  # how many of the trainer's values since its last log were read
 
     def on_step_end(self, args, state, control, **kwargs):

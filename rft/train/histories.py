@@ -16,7 +16,6 @@ from rft.data.sampler import HistorySampler
 from rft.train.advantages import advantages
 from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig
-from rft.train.metrics import deviation
 from rft.train.rollout import Gather, Rollout, Turn, build_once, is_blind, table
 
 
@@ -93,10 +92,6 @@ class HistoryArm:
         )
         for turn, advantage in zip(turns, found.tolist(), strict=True):
             turn.advantage = advantage
-
-    def metrics(self, rollouts: Sequence[Rollout], gather: Gather) -> dict[str, list[float]]:
-        """Returns the deviation of all rewards."""
-        return {"reward_std": [deviation(gather([rollout.reward for rollout in rollouts]))]}
 
     def table(
         self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]

@@ -84,11 +84,16 @@ class Loop:
             turn.text = text
         logged: dict[str, list[float]] = {}
         extra: dict[str, list[Any]] = {}
+
+        def log_metric(name: str, value: float) -> None:
+            metrics.check_logged(name)
+            logged.setdefault(name, []).append(value)
+
         scorer.score(
             rollouts,
             policy.ends,
             trainer_state=policy.state,
-            log_metric=lambda name, value: logged.setdefault(name, []).append(value),
+            log_metric=log_metric,
             log_extra=lambda column, values: extra.setdefault(column, []).extend(values),
         )
         scored = time.perf_counter()
@@ -168,11 +173,13 @@ class Loop:
         self, rollouts: Sequence[Rollout], logged: dict[str, list[float]], extra: dict[str, list[Any]]
     ) -> None:
         policy, names = self.policy, self.scorer.names
-        logged |= metrics.of_rewards(rollouts, names, self.args.num_generations, policy.gather)
-        logged |= metrics.of_answers(rollouts, policy.ends, policy.gather)
-        logged |= self.arm.metrics(rollouts, policy.gather)
-        for name, value in metrics.of_all_ranks(logged, policy.gather).items():
+        measured, own = metrics.of_all_ranks(
+            rollouts, self.args.num_generations, names, policy.ends, logged, policy.gather
+        )
+        for name, value in measured.items():
             policy.record(name, value)
+        for name, value in own.items():
+            policy.record(name, value, registered=False)
         turns = [turn for rollout in rollouts for turn in rollout.turns]
         policy.count_tokens(sum(policy.gather([len(turn.prompt) + len(turn.completion) for turn in turns])))
         policy.show(self.arm.table(rollouts, names, extra))

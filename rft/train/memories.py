@@ -20,10 +20,10 @@ from trl.trainer.utils import RepeatSampler
 
 from rft.data.dataset import Split
 from rft.memory.agent import MemoryAgent
+from rft.metrics.step import mean
 from rft.train.advantages import advantages
 from rft.train.arm import Policy
 from rft.train.memory_grpo_config import MemoryGRPOConfig
-from rft.train.metrics import deviation, mean
 from rft.train.rollout import Gather, Rollout, Turn, build_once, is_blind, table
 
 
@@ -66,6 +66,8 @@ class MemoryArm:
             questions = [self.questions[name] for name in unit["question_ids"]]
             rollouts.append(Rollout(history, blind, questions, chunks))
         self._write(rollouts, policy)
+        for rollout in rollouts:
+            rollout.memory_tokens = self.agent.count(rollout.memory)
         self._answer(rollouts, policy)
         return rollouts
 
@@ -130,22 +132,6 @@ class MemoryArm:
         groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
         columns = [zip(*(rollout.answers for rollout in group), strict=True) for group in groups]
         return [turn for of_group in columns for of_question in of_group for turn in of_question], size
-
-    def metrics(self, rollouts: Sequence[Rollout], gather: Gather) -> dict[str, list[float]]:
-        """Returns sizes of memories, and how updates went."""
-        size = self.args.num_generations
-        groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
-        updates = [turn for rollout in rollouts for turn in rollout.updates]
-        seeing = [rollout for rollout in rollouts if not rollout.blind]
-        return {
-            "reward_std": [deviation([rollout.reward for rollout in group]) for group in groups],
-            "memory/tokens": [float(self.agent.count(rollout.memory)) for rollout in seeing],
-            "memory/bonus": [rollout.bonus for rollout in seeing],
-            "memory/updates": [float(len(rollout.updates)) for rollout in seeing],
-            "memory/cut_rate": [float(turn.update.cut) for turn in updates if turn.update],
-            "memory/empty_rate": [float(turn.update.empty) for turn in updates if turn.update],
-            "memory/update_length": [float(len(turn.completion)) for turn in updates],
-        }
 
     def table(
         self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]

@@ -31,12 +31,14 @@ from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import RecipeError, TrainingError
 from rft.memory.targets import MemoryTargets
+from rft.metrics.table import named
+from rft.train.metrics import check_logged
 from rft.train.rollout import Rollout
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 3  # failures per batch that are logged in full
-FAILED = "reward/failed_rows"
+FAILED = named("reward/failed_rows").name
 CANNOT = "cannot check the rewards before the first step (%s: %s)"
 
 
@@ -278,6 +280,12 @@ class Scorer:
         """Weights of the reward functions of answers."""
         return list(self._weights or [1.0] * len(self.rewards))
 
+    @property
+    def reads_letters(self) -> bool:
+        """Whether a reward of answers can take `answer`, the gold letter; otherwise letters are not
+        measured."""
+        return any(function.takes is None or "answer" in function.takes for function in self.rewards)
+
     def add(self, function: Callable[..., Any]) -> None:
         """Adds a reward function of answers."""
         self.rewards.append(Reward(function, self._seconds))
@@ -309,6 +317,8 @@ class Scorer:
         for (_, turn), *scores in zip(answers, *tables, strict=True):
             turn.scores = [math.nan if score is None else score for score in scores]
             turn.reward = weighted(self.weights, turn.scores)
+            if self.reads_letters and turn.question is not None and not turn.question.open_ended:
+                turn.reading = reward.read(turn.text, turn.question.options)
         if not self.memory_rewards:
             return
         tables = self._all(self.memory_rewards, {**self._memory_columns(rollouts), **of_the_run})
@@ -366,13 +376,15 @@ class Scorer:
         columns = {
             **reward.columns(examples),
             "trainer_state": None,
-            "log_metric": lambda name, value: None,
+            "log_metric": lambda name, value: check_logged(name),
             "log_extra": lambda column, values: None,
         }
         given = []
         for function in self.rewards:
             try:
                 scores = self._run(function.call(columns, function.seconds))
+            except TrainingError as error:
+                raise RecipeError(f"reward {function.__name__}: {error}") from None
             except Exception as error:  # a user's own code, which may need what exists only in a training
                 logger.info(CANNOT, type(error).__name__, error)
                 return

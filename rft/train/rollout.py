@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from reward import Reading
 from rft.data.history import History
 from rft.data.question import Question
 from rft.memory.chunks import Chunk
@@ -37,6 +38,7 @@ class Turn:
         question: The question of an answer; None for an update.
         update: The result of an update; None for an answer.
         text: The text of an answer.
+        reading: How the letter and the words of an answer were read, if they matter to its rewards.
         scores: What each reward function gave an answer; NaN: not scored.
         reward: The weighted sum of the scores; NaN if all are.
         advantage: Advantage of every token of the completion.
@@ -50,6 +52,7 @@ class Turn:
     question: Question | None = None
     update: Update | None = None
     text: str = ""
+    reading: Reading | None = None
     scores: list[float] = field(default_factory=list)
     reward: float = math.nan
     advantage: float = 0.0
@@ -67,6 +70,7 @@ class Rollout:
         questions: What is asked.
         chunks: What updates read.
         memory: What they have written.
+        memory_tokens: Its length; None if the policy reads the whole history.
         updates: One turn per chunk; [] if the policy reads the whole history.
         answers: The turns that answer `questions`.
         memory_scores: What each reward function for memories gave; NaN: not scored.
@@ -78,6 +82,7 @@ class Rollout:
     questions: list[Question] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     memory: str = ""
+    memory_tokens: int | None = None
     updates: list[Turn] = field(default_factory=list)
     answers: list[Turn] = field(default_factory=list)
     memory_scores: list[float] = field(default_factory=list)

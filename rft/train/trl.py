@@ -25,6 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from rft.errors import CheckpointError
+from rft.metrics.table import named
 from rft.prefix_tree import attention, support
 from rft.prefix_tree.logprobs import tree_logps
 from rft.prefix_tree.sample import sample
@@ -51,8 +52,19 @@ class RecordsMixin(ResumableMixin):
 
     _metrics: Any  # TRL's
 
-    def record(self, name: str, value: float) -> None:
-        """Logs a metric with the next step; several values are averaged."""
+    def record(self, name: str, value: float, registered: bool = True) -> None:
+        """Logs a metric with the next step; several values are averaged.
+
+        Args:
+            name: Name of the metric.
+            value: Its value.
+            registered: Whether it must be in the table of metrics; False for what a reward logs.
+
+        Raises:
+            ValueError: If it is not there.
+        """
+        if registered:
+            named(name)
         self._metrics["train"][name].append(value)
 
     def recorded(self, name: str) -> list[float]:

@@ -95,7 +95,7 @@ def test_boxes_of_another_form_are_pointed_out_if_they_matter(tmp_path, count, s
         lines(summary)[-1].startswith("Box format costs 1.0 points: boxes such as \\boxed{B.} or")
     ) == shown
     assert any(
-        line.startswith("the same, also accepting box formats") and line.endswith("100.0 %")
+        line.startswith("the box is right, in other forms too") and line.endswith("100.0 %")
         for line in lines(summary)
     )
 

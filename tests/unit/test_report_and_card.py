@@ -195,8 +195,9 @@ def test_panels_and_their_series_have_names_of_their_own():
     panels = [panel for section in PANELS.values() for panel in section]
     assert len({panel.title for panel in panels}) == len(panels)
     for panel in panels:
-        names = [name for metric, name in panel.metrics.items() if not metric.endswith("/")]
-        assert len(set(names)) == len(names) and all(names) and panel.hint.endswith(".")
+        names = [metric.series for metric in panel.metrics if not metric.is_family]
+        assert panel.metrics and len(set(names)) == len(names) and all(names) and panel.hint.endswith(".")
+        assert len({metric.unit for metric in panel.metrics}) == 1
 
 
 def test_the_card_says_what_was_recorded(tmp_path, caplog):

@@ -14,6 +14,7 @@ from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError, TrainingError
 from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.metrics.table import find
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.memories import MemoryArm
@@ -88,6 +89,8 @@ def test_the_example_of_the_page_runs_in_both_arms(arm, make, page, tmp_path):
     assert {"rewards/helpful/mean", "rewards/personamem/mean", "reward_std", "time/reward"} <= logged[
         0
     ].keys()
+    logged_names = {name for entry in trainer.state.log_history for name in entry} - {"step", "epoch"}
+    assert [name for name in logged_names if find(name) is None] == []
 
 
 @pytest.mark.parametrize("arm", ARMS)

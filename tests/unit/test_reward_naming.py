@@ -2,7 +2,7 @@
 
 import pytest
 
-from reward import paper, personamem, read, reading_metrics
+from reward import paper, personamem, read
 from reward.naming import named_letter, named_option, words
 
 DRINKS = ("Tea", "Green tea", "Black coffee.", "Something quite new.")
@@ -141,6 +141,11 @@ def test_the_gate_needs_options_and_a_name_that_it_knows():
     ]
 
 
+def test_a_completion_is_read_once():
+    assert read(HONEST, OPTIONS) is read([{"role": "assistant", "content": HONEST}], tuple(OPTIONS))
+    assert read(HONEST) != read(HONEST, OPTIONS)
+
+
 def test_readings_of_broken_completions():
     empty = read(r"<think></think>Learning Latin \boxed{a}", OPTIONS)
     assert (empty.letter, empty.thought_words, empty.reasons, empty.consistent) == ("a", 0, False, True)
@@ -148,21 +153,6 @@ def test_readings_of_broken_completions():
     assert (cut.letter, cut.answer_names, cut.consistent) == (None, "a", False)
     everything = read("<think>Let me see.</think>" + " ".join(OPTIONS) + r" \boxed{a}", OPTIONS)
     assert (everything.answer_names, everything.consistent) == (None, True)
-
-
-def test_metrics_tell_the_hollow_run_from_an_honest_one():
-    honest, hollow = (reading_metrics([read(text, OPTIONS)] * 4, ["a"] * 4) for text in (HONEST, HOLLOW))
-    assert (honest["consistent"], honest["answer_right"], honest["thought_right"]) == (1, 1, 1)
-    assert (hollow["consistent"], hollow["answer_right"], hollow["thought_right"]) == (0, 0, 1)
-    assert hollow["thought_words"] == 8
-    mixed = reading_metrics(
-        [read(text, OPTIONS) for text in (HONEST, "", "<think>x</think>", r"\boxed{d}")], ["a"] * 4
-    )
-    assert mixed["unparsed_rate"] == 0.5
-    assert mixed["format_rate"] == 0.25
-    assert [mixed[f"answer_letters/{x}"] for x in ("a", "b", "c", "d", "none")] == [0.25, 0, 0, 0.25, 0.5]
-    with pytest.raises(ValueError, match="no completions"):
-        reading_metrics([], [])
 
 
 def test_with_a_gate_an_answer_that_was_cut_off_is_paid_nothing():

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
+from rft.metrics.table import find
 from rft.train.held_out import HeldOut
 from rft.train.sft import AnswerCollator, ColdStartArguments, ColdStartConfig, ColdStartTrainer, train
 from rft.train.targets import target
@@ -163,6 +164,8 @@ def test_shared_histories_train_as_trl_does(questions, tiny_checkpoint, tmp_path
     for trainer in (shared, plain):
         trainer.train()
         logs.append([row for row in trainer.state.log_history if "loss" in row])
+    logged_names = {name for row in trainer.state.log_history for name in row} - {"step", "epoch"}
+    assert [name for name in logged_names if find(name) is None] == []
     assert [row["loss"] for row in logs[0]] == pytest.approx([row["loss"] for row in logs[1]], abs=1e-5)
     assert [row["entropy"] for row in logs[0]] == pytest.approx([row["entropy"] for row in logs[1]], abs=1e-4)
     labels_BT = plain.data_collator([rows[i] for i in order[:24]])["labels"]  # three steps of eight rows
