@@ -81,7 +81,8 @@ def _say(message: dict[str, Any], draft: Draft) -> None:
 
 def _text(content: dict[str, Any]) -> tuple[str, set[str]]:
     """The text of a message, and what was changed or left out."""
-    parts, texts, changes = content.get("parts"), [], set()
+    parts, texts = content.get("parts"), []
+    changes: set[str] = set()
     if not isinstance(parts, list):
         return (content["text"] if isinstance(content.get("text"), str) else ""), changes
     for part in parts:

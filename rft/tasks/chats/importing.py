@@ -1,8 +1,8 @@
 """Imports chats into a folder: one history per user, and `import.json`, which says what became of every
 message.
 
-Invariant: the folder appears whole or not at all, and the same files give the same bytes. Memory is bounded by
-the largest conversation and a few numbers per conversation, not by the files.
+Invariant: the folder appears whole or not at all, and the same files give the same bytes. Memory is bounded
+by the largest conversation and a few numbers per conversation, not by the files.
 """
 
 import filecmp
@@ -202,7 +202,7 @@ class _Import:
     def _history(self, user: str, folder: Path, name: str) -> dict[str, Any]:
         """Writes one history, message by message; returns what the record says of it."""
         private: Counter[str] = Counter()
-        sessions, undated, dates = 0, 0, set()
+        sessions, undated, first, last = 0, 0, "", ""
         with open(folder / name, "w", encoding="utf-8") as file:
             file.write('{"chat_history": [')
             for session, said in self.shelf.messages(user):
@@ -215,7 +215,7 @@ class _Import:
                 }
                 if said.date:
                     message["date"] = said.date
-                    dates = {min(dates | {said.date}), max(dates | {said.date})}
+                    first, last = min(first or said.date, said.date), max(last, said.date)
                 elif session != sessions:
                     undated += 1
                 file.write("," * bool(sessions) + "\n" + json.dumps(message, ensure_ascii=False))
@@ -225,8 +225,8 @@ class _Import:
         return {
             "history": name,
             "sessions_without_date": undated,
-            "first": min(dates, default=None),
-            "last": max(dates, default=None),
+            "first": first or None,
+            "last": last or None,
             "private": dict(sorted(private.items())),
         }
 

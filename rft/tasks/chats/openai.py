@@ -66,7 +66,8 @@ def say(turn: dict[str, Any], id: str, draft: Draft) -> None:
 
 def _text(turn: dict[str, Any]) -> tuple[str, set[str]]:
     """The text of a message, and what was changed."""
-    content, changes = turn.get("content"), set()
+    content = turn.get("content")
+    changes: set[str] = set()
     if not content and isinstance(turn.get("refusal"), str):
         return turn["refusal"], {"refusal taken as text"}
     if isinstance(content, str):
