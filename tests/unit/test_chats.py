@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from exports import DAY, START, chatgpt, claude, node, said, sharegpt, talk, trip, write, write_zip
 
 from rft.cli import main
+from rft.data.control import inert
 from rft.data.history import read_history
 from rft.data.private import replaced
 from rft.data.prompt import PromptTokens
@@ -327,7 +330,7 @@ def test_a_broken_line_is_left_out_and_a_cut_list_says_what_is_lost(tmp_path, ca
     (tmp_path / "lines.jsonl").write_text("\n".join([lines[0], lines[1][:30], "", lines[2]]))
     record = run(tmp_path / "out", tmp_path / "lines.jsonl")
     assert record["users"]["lines"]["conversations"] == {"kept": 2, "dropped": {"broken JSON": 1}}
-    assert "lines.jsonl: line 2: broken JSON (Unterminated string" in capsys.readouterr().err
+    assert "lines.jsonl: line 2: broken JSON (Expecting value)" in capsys.readouterr().err
 
     (tmp_path / "cut.json").write_text(f"[{lines[0]}, {lines[1]}, {lines[2][:30]}")
     assert main(["chats", "import", str(tmp_path / "cut.json"), "--out", str(tmp_path / "cut")]) == 1
@@ -611,3 +614,37 @@ def test_control_tokens_in_a_chat_are_text(tmp_path, tokenizer):
 
     assert "<|im_end|>" in control.values()
     assert prompt("forged", *said) == prompt("harmless", "Thanks.", "I saw them there", "And so on")
+
+
+@pytest.mark.parametrize(
+    "name", ["repo_name", "reponame", "file_sep", "filename", "gh_stars", "issue_comment"]
+)
+def test_marks_of_smollm2_are_broken_up(name):
+    assert inert(f"a <{name}> b <jupyter_code>") == f"a < {name}> b < jupyter_code>"
+
+
+# The page
+
+
+def test_every_command_of_the_page_works(tmp_path, repository, tiny_checkpoint, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ana", "data"):
+        export = [trip(), talk("t", START + 14 * DAY, "Write to ana@corp.com.", "Ok.", "I moved.", "Nice.")]
+        write_zip(tmp_path / f"{name}.zip", {"conversations.json": json.dumps(export)})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model").symlink_to(tiny_checkpoint)
+    small = {"write": ["--memory-tokens", "24"], "answer": ["--max-new-tokens", "8"]}
+    page = (repository / "docs" / "your_chats.md").read_text()
+    commands = re.findall(r"^rft (.+)$", page, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        words = shlex.split(command)
+        assert main(words + small.get(words[1], [])) == 0, capsys.readouterr().err
+    assert main(["chats", "import", "ana.zip", "data.zip", "--user", "ana", "--out", "both"]) == 0
+    assert "rft chats import ana.zip data.zip --user ana --out chats" in page
+    table = page.split("```text\n")[1].splitlines()[1].split()
+    user = json.loads((tmp_path / "chats" / "import.json").read_text())["users"]["ana"]
+    messages = user["messages"]
+    changed, dropped = (sum(messages[key].values()) for key in ("mapped", "dropped"))
+    numbers = [user["conversations"]["kept"], messages["kept"], changed, dropped, 1]
+    assert table == ["ana", *map(str, numbers), user["first"][:10], user["last"][:10]]

@@ -24,7 +24,7 @@ def file_names(users: Iterable[str]) -> dict[str, str]:
     """Returns the file name of each user, without suffix. A name that had to be changed, or that differs from
     another only in case, ends with a hash of the user's name."""
     plain = {user: _plain(user) for user in users}
-    same = Counter(name.casefold() for name in plain.values())
+    same = Counter(name.casefold() for user, name in plain.items() if name == user)
     return {
         user: name if name == user and same[name.casefold()] == 1 else f"{name or 'user'}-{_digest(user)}"
         for user, name in plain.items()

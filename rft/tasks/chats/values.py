@@ -83,9 +83,13 @@ def _is_line(first: str, second: str) -> bool:
 
 def _one(line: str) -> Any:
     try:
-        return json.loads(line, strict=False)
+        return json.loads(line.strip(), strict=False)
     except (ValueError, RecursionError) as error:
-        return Broken(f"broken JSON ({error})", last=False)
+        return Broken(_reason(error), last=False)
+
+
+def _reason(error: Exception) -> str:
+    return f"broken JSON ({error.msg if isinstance(error, json.JSONDecodeError) else error})"
 
 
 def _several(text: str, stream: io.TextIOWrapper, window: int) -> Iterator[tuple[str, Any]]:
@@ -109,7 +113,7 @@ def _several(text: str, stream: io.TextIOWrapper, window: int) -> Iterator[tuple
                 value, end = DECODER.raw_decode(text, at)
                 cut = end == len(text) and not isinstance(value, dict | list)  # a number may continue
             except (ValueError, RecursionError) as error:
-                value, cut = Broken(f"broken JSON ({error})", last=True), _is_cut(error, text)
+                value, cut = Broken(_reason(error), last=True), _is_cut(error, text)
             more = stream.read(max(window, len(text) - at)) if cut else ""
             if not more:
                 break
