@@ -56,7 +56,7 @@ def _print(record: dict[str, Any], out: Path, console: "Console") -> None:
 
     users = record["users"]
     table = Table("user", title=str(out))
-    for column in ("conversations", "kept", "changed", "dropped", "private items"):
+    for column in ("conversations", "messages", "changes", "dropped", "private items"):
         table.add_column(column, justify="right")
     table.add_column("from")
     table.add_column("to")

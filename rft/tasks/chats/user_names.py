@@ -26,7 +26,9 @@ def file_names(users: Iterable[str]) -> dict[str, str]:
     plain = {user: _plain(user) for user in users}
     same = Counter(name.casefold() for user, name in plain.items() if name == user)
     return {
-        user: name if name == user and same[name.casefold()] == 1 else f"{name or 'user'}-{_digest(user)}"
+        user: name
+        if name and name == user and same[name.casefold()] == 1
+        else f"{name or 'user'}-{_digest(user)}"
         for user, name in plain.items()
     }
 
