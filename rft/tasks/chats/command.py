@@ -83,10 +83,10 @@ def _print(record: dict[str, Any], out: Path, console: "Console") -> None:
     if undated := sum(c.get("sessions_without_date", 0) for c in everyone):
         console.print(f"conversations without a date, placed first: {undated:,}")
     done = "unchanged" if record["unchanged"] else "written"
-    histories = sum("history" in counts for counts in everyone)
-    console.print(
-        f"{out / HISTORIES}: {histories:,} histories, {done}; all counts: {out / RECORD}", markup=False
-    )
+    number = sum("history" in counts for counts in everyone)
+    histories = f"{number:,} {'history' if number == 1 else 'histories'}"
+    where = f"{out / HISTORIES}: {histories}, {done}; all counts: {out / RECORD}"
+    console.print(where, markup=False, soft_wrap=True)
 
 
 def _messages(counts: dict[str, Any]) -> tuple[int, int, int]:
