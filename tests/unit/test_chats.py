@@ -176,10 +176,12 @@ OPENAI = [
 ]
 
 
-@pytest.mark.parametrize("form", ["list", "lines", "object"])
+@pytest.mark.parametrize("form", ["list", "lines", "object", "conversation"])
 def test_openai_messages_in_every_form(tmp_path, form, capsys):
     row = {"id": "c1", "user_id": "ana", "created_at": "2024-05-01T12:00:00+02:00", "messages": OPENAI}
-    name, document = {"list": ("x.json", [row]), "lines": ("x.jsonl", [row]), "object": ("x.json", row)}[form]
+    other = {"conversation": row["messages"]} | {key: row[key] for key in ("id", "user_id", "created_at")}
+    forms = {"list": ("x.json", [row]), "lines": ("x.jsonl", [row]), "object": ("x.json", row)}
+    name, document = (forms | {"conversation": ("x.jsonl", [other])})[form]
     record = run(tmp_path / "out", write(tmp_path / name, document))
     assert texts(tmp_path / "out", "ana") == [
         ("user", "Book"),
@@ -260,6 +262,21 @@ def test_several_exports_of_one_person(tmp_path):
     assert user["conversations"] == {"kept": 2, "dropped": {"duplicate id": 2}}
     assert user["messages"]["dropped"] == {"conversation with a duplicate id": 6}
     assert [f["users"]["ana"]["messages"]["kept"] for f in record["files"]] == [0, 6, 0, 2]
+
+
+def test_one_user_for_data_that_name_several_is_said(tmp_path, capsys):
+    rows = [{"messages": [{"role": "user", "content": "Hi"}], "user": user} for user in ("ana", "bo")]
+    record = run(tmp_path / "out", write(tmp_path / "log.jsonl", rows), "--user", "us")
+    assert list(record["users"]) == ["us"] and record["users_made_one"] == 2
+    assert "--user: the data name 2 users, which are imported as one" in capsys.readouterr().err
+
+
+def test_an_id_of_two_conversations_loses_neither(tmp_path, capsys):
+    rows = [sharegpt("0", "I like tea.", "Ok."), sharegpt("0", "I like jazz.", "Ok.")]
+    record = run(tmp_path / "out", write(tmp_path / "a.jsonl", rows))
+    assert [m["session"] for m in raw(tmp_path / "out", "a")] == [1, 1, 2, 2]
+    assert record["users"]["a"]["messages"]["dropped"] == {}
+    assert "line 2 (0): another conversation has the same id; both are kept" in capsys.readouterr().err
 
 
 def test_two_files_of_the_same_name_are_not_one_person(tmp_path, capsys):
@@ -393,7 +410,7 @@ def test_a_zip_is_read_and_never_extracted(tmp_path, capsys):
     broken[80] ^= 0xFF  # in the compressed data
     (tmp_path / "bad.zip").write_bytes(broken)
     assert main(["chats", "import", str(tmp_path / "bad.zip"), "--out", str(tmp_path / "o")]) == 2
-    assert "bad.zip: ../../x/conversations.json: the zip cannot be read further" in capsys.readouterr().err
+    assert "bad.zip: ../../x/conversations.json: cannot be read further" in capsys.readouterr().err
 
 
 def test_dates_of_every_kind(tmp_path, capsys):

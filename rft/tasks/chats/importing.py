@@ -8,8 +8,6 @@ by the largest conversation and a few numbers per conversation, not by the files
 import filecmp
 import json
 import shutil
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +21,11 @@ from rft.data.private import replaced
 from rft.errors import DataError
 from rft.files import lock
 from rft.tasks.chats.counts import Counts
-from rft.tasks.chats.draft import Draft
+from rft.tasks.chats.draft import LONGEST_NAME, Draft
 from rft.tasks.chats.formats import FORMATS, Format, described, detect
 from rft.tasks.chats.reading import Reading
 from rft.tasks.chats.shelf import Shelf
-from rft.tasks.chats.source import Source, find
+from rft.tasks.chats.source import Source, Unreadable, find
 from rft.tasks.chats.user_names import file_names, pseudonym
 from rft.tasks.chats.values import Broken, values
 
@@ -69,6 +67,7 @@ class _Import:
         self.files: list[_File] = []
         self.counts: dict[tuple[str, str], Counts] = {}
         self.origins: dict[str, Path] = {}
+        self.joined: set[str] = set()  # users of the data that --user makes one
 
     def read(self, source: Source) -> None:
         """Reads a file onto the shelf."""
@@ -82,11 +81,9 @@ class _Import:
                 for place, value in values(stream):
                     empty = False
                     self._value(value, place, source, file, seen)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        except Unreadable as error:
             file.lost = True
-            self._problem(file, "", f"the zip cannot be read further ({error}); download it again")
-        except OSError as error:
-            raise DataError(f"{source.name}: cannot read it: {error.strerror or error}") from None
+            self._problem(file, "", f"cannot be read further ({error}); download it again, or copy it here")
         if empty and not file.lost:
             self._problem(file, "", "nothing in it; expected chats as JSON")
 
@@ -114,7 +111,7 @@ class _Import:
             counts.dropped_conversations["nothing left" if draft.dropped else "empty"] += 1
             if not draft.problems:
                 draft.problem("no message is left of it" if draft.dropped else "an empty conversation")
-        name = f" ({draft.id})" if draft.id and not file.format.single else ""
+        name = f" ({draft.id[:LONGEST_NAME]})" if draft.id and not file.format.single else ""
         for problem in draft.problems:
             self._problem(file, place + name, problem)
 
@@ -137,6 +134,7 @@ class _Import:
     def _user(self, draft: Draft, source: Source) -> str:
         """The user of a conversation: as given, as the data say, or by the file."""
         if self.settings.user:
+            self.joined |= {draft.user} - {""}
             return self.settings.user
         if draft.user:
             return pseudonymous(draft.user, self.settings)
@@ -148,7 +146,7 @@ class _Import:
         return pseudonymous(source.user, self.settings)
 
     def _problem(self, file: _File, place: str, text: str) -> None:
-        line = f"{place}: {text}" if place else text
+        line = "".join(c if c.isprintable() else "?" for c in (f"{place}: {text}" if place else text))
         if self.settings.replace_private:
             line = replaced(line)[0]
         self.reading.problem(file.name, line)
@@ -168,6 +166,8 @@ class _Import:
         if not any(counts.messages for counts in self.counts.values()):
             problems = [f"{file.name}: {problem}" for file in self.files for problem in file.problems]
             raise DataError(problems[0] if problems else f"{self.files[0].name}: no message of a user in it")
+        if len(self.joined) > 1:
+            self.reading.say(f"--user: the data name {len(self.joined)} users, which are imported as one")
         (folder / HISTORIES).mkdir()
         totals: dict[str, Counts] = {}
         for (_, user), counts in self.counts.items():
@@ -176,6 +176,7 @@ class _Import:
         record = {
             "version": VERSION,
             "settings": vars(self.settings) | {"format": self.settings.format or "auto"},
+            "users_made_one": len(self.joined),
             "files": [self._of_file(file) for file in self.files],
             "users": {
                 user: totals[user].to_json()
@@ -202,7 +203,7 @@ class _Import:
     def _history(self, user: str, folder: Path, name: str) -> dict[str, Any]:
         """Writes one history, message by message; returns what the record says of it."""
         private: Counter[str] = Counter()
-        sessions, undated, first, last = 0, 0, "", ""
+        sessions, dated, first, last = 0, set(), "", ""
         with open(folder / name, "w", encoding="utf-8") as file:
             file.write('{"chat_history": [')
             for session, said in self.shelf.messages(user):
@@ -216,15 +217,14 @@ class _Import:
                 if said.date:
                     message["date"] = said.date
                     first, last = min(first or said.date, said.date), max(last, said.date)
-                elif session != sessions:
-                    undated += 1
+                    dated.add(session)
                 file.write("," * bool(sessions) + "\n" + json.dumps(message, ensure_ascii=False))
                 sessions = session
             metadata = {"persona_id": user, "sessions": sessions}
             file.write(f'\n], "metadata": {json.dumps(metadata, ensure_ascii=False)}}}\n')
         return {
             "history": name,
-            "sessions_without_date": undated,
+            "sessions_without_date": sessions - len(dated),
             "first": first or None,
             "last": last or None,
             "private": dict(sorted(private.items())),
@@ -257,6 +257,7 @@ def import_chats(
         DataError: a path is no chats, nothing in them can be used, or `out` contains something else.
     """
     sources = find(paths)
+    out = out if out.name not in ("", "..") else out.resolve()
     if _occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")
     partial = out.parent / f".{out.name}.partial"
@@ -273,6 +274,9 @@ def import_chats(
                     work.read(source)
                 record = work.write(partial)
             return record | {"unchanged": _publish(partial, out, overwrite)}
+        except OSError as error:
+            reason = f"{error.strerror or error}; free space, or choose another folder"
+            raise DataError(f"{out}: cannot write the import: {reason}") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

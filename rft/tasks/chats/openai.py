@@ -1,5 +1,7 @@
 """OpenAI messages: `{"messages": [{"role", "content"}, ...]}` or a plain list of messages, per conversation.
 
+Data sets call the list "conversation" or "conversations" as well.
+
 `content` is a text, a list of parts, or null. Tool calls, their output and instructions (system, developer)
 are left out: a history holds what the user and the assistant said.
 """
@@ -9,6 +11,7 @@ from typing import Any
 from rft.tasks.chats.draft import Draft, name_of, shown
 
 NAME, TITLE = "openai", "OpenAI messages"
+LISTS = ("messages", "conversation", "conversations")
 IDS = ("conversation_id", "id", "uuid")
 USERS = ("user_id", "user", "person")
 DATES = ("date", "created_at", "create_time", "created", "timestamp")
@@ -23,7 +26,7 @@ TEXTS = ("text", "input_text", "output_text")
 
 def matches(document: Any) -> bool:
     """Whether a value of the file is a conversation of this format."""
-    turns = document.get("messages") if isinstance(document, dict) else document
+    turns = _turns(document)
     return isinstance(turns, list) and all(isinstance(turn, dict) and "role" in turn for turn in turns)
 
 
@@ -31,8 +34,14 @@ def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     if isinstance(document, dict):
         conversation_of(document, draft)
-    for turn in document["messages"] if isinstance(document, dict) else document:
+    for turn in _turns(document):
         say(turn, name_of(turn.get("id")), draft)
+
+
+def _turns(document: Any) -> Any:
+    if not isinstance(document, dict):
+        return document
+    return next((document[key] for key in LISTS if key in document), None)
 
 
 def conversation_of(document: dict[str, Any], draft: Draft) -> None:

@@ -72,7 +72,7 @@ class Shelf:
         entry = Entry(
             file,
             self._number,
-            said[0].date,
+            next((message.date for message in said if message.date), ""),
             said[-1].date,
             hash((said[0].role, said[0].content)),
             [],

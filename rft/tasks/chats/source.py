@@ -8,17 +8,24 @@ JSON file is one user's.
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from rft.errors import DataError
 
 EXPORT = re.compile(r"conversations([-_]\d+)?\.json")
 SUFFIXES = (".json", ".jsonl")
 SHOWN = 5  # names of files in a zip that are listed in an error
+FAILURES = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a file or a zip (damaged, encrypted, of an unknown method) raises."""
+
+
+class Unreadable(Exception):
+    """A file cannot be read, or not to its end; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +50,42 @@ class Source:
 
     @contextmanager
     def open(self, advance: Callable[[int], None]) -> Iterator[BinaryIO]:
-        """Opens the file; `advance` gets the number of bytes of each read."""
-        if self.member is None:
-            with open(self.path, "rb") as file:
-                yield io.BufferedReader(_Counted(file, advance))
-        else:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as entry:
-                yield io.BufferedReader(_Counted(entry, advance))  # type: ignore[arg-type]
+        """Opens the file; `advance` gets the number of bytes of each read.
+
+        Raises:
+            Unreadable: here, or while the file is read.
+        """
+        with ExitStack() as opened:
+            try:
+                if self.member is None:
+                    file: IO[bytes] = opened.enter_context(open(self.path, "rb"))
+                else:
+                    archive = opened.enter_context(zipfile.ZipFile(self.path))
+                    file = opened.enter_context(archive.open(self.member))
+            except FAILURES as error:
+                raise Unreadable(_why(error)) from None
+            yield io.BufferedReader(_Counted(file, advance))
 
 
 class _Counted(io.RawIOBase):
-    def __init__(self, file: BinaryIO, advance: Callable[[int], None]):
+    def __init__(self, file: IO[bytes], advance: Callable[[int], None]):
         self.file, self.advance = file, advance
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer) -> int:
-        content = self.file.read(len(buffer))
+        try:
+            content = self.file.read(len(buffer))
+        except FAILURES as error:
+            raise Unreadable(_why(error)) from None
         buffer[: len(content)] = content
         self.advance(len(content))
         return len(content)
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def find(paths: list[Path]) -> list[Source]:
