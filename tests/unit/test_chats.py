@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import re
 import shlex
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from exports import DAY, START, chatgpt, claude, node, said, sharegpt, talk, trip, write, write_zip
@@ -21,6 +23,7 @@ from rft.data.private import replaced
 from rft.data.prompt import PromptTokens
 from rft.models.gguf import PACKAGE, WHEEL
 from rft.tasks.chats.draft import iso
+from rft.tasks.chats.formats import FORMATS
 from rft.tasks.chats.user_names import file_names
 from rft.tasks.chats.values import Broken, values
 
@@ -320,6 +323,55 @@ def test_broken_branches(tmp_path, capsys):
         "item 8: expected ChatGPT export, found a NoneType",
     ):
         assert f"a.json: {line}" in err
+
+
+JUNK = [None, True, 0, -1, 1e308, "", "x", "\0", "\ud800", [], {}, [None], [[]], {"id": []}, {"": None}]
+
+
+def spoilt(value: Any, rng: random.Random) -> Any:
+    """The value with about one part in twenty replaced by something else, at any depth."""
+    if rng.random() < 0.05:
+        return rng.choice(JUNK)
+    if isinstance(value, dict):
+        return {key: spoilt(part, rng) for key, part in value.items() if rng.random() > 0.02}
+    return [spoilt(part, rng) for part in value] if isinstance(value, list) else value
+
+
+def number_of_messages(row: Any) -> int:
+    """Counted without the code that imports them."""
+    if "mapping" in row:
+        return sum(
+            isinstance(n, dict) and isinstance(n.get("message"), dict) for n in row["mapping"].values()
+        )
+    if "role" in row:
+        return 1
+    keys = ("chat_messages", "messages", "conversations")
+    return len(row if isinstance(row, list) else next(row[key] for key in keys if key in row))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_spoilt_exports_never_stop_the_import_and_are_counted(tmp_path, name):
+    tree = [said(id, "human", "Hi", parent_message_uuid=parent) for id, parent in ("ab", "ba", "ca", "dc")]
+    document: Any = {
+        "chatgpt": trip(),
+        "claude": claude("c", "2024-05-01T10:00:00Z", tree),
+        "openai": {"id": "c", "user": "u", "date": "2024-05-01", "messages": OPENAI},
+        "sharegpt": sharegpt("s", "Hi", "Hello"),
+        "messages": {"role": "user", "content": [{"type": "text", "text": "Hi"}], "user": "u", "session": 1},
+    }[name]
+    rng = random.Random(0)
+    rows = [document] + [spoilt(document, rng) for _ in range(400)]
+    record = run(tmp_path / "out", write(tmp_path / "a.jsonl", rows), "--format", name)
+    users = record["users"].values()
+    if name != "messages":
+        counts = [user["conversations"] for user in users]
+        assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) == len(rows)
+    counts = [user["messages"] for user in users]
+    there = sum(number_of_messages(row) for row in rows if FORMATS[name].matches(row))
+    assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) == there
+    kept = sum(user["messages"]["kept"] for user in users)
+    read = [read_history(tmp_path / "out" / user["history"]) for user in users if "history" in user]
+    assert kept == sum(len(history.messages) for history in read) > 0
 
 
 def test_nul_bytes_and_half_characters(tmp_path, capsys):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rft.tasks.chats.branch import CYCLE, MISSING, branch
 from rft.tasks.chats.draft import Draft, iso, name_of, shown
+from rft.tasks.chats.openai import only_objects
 
 NAME, TITLE = "claude", "Claude export"
 ROLES = {"human": "user", "user": "user", "assistant": "assistant"}
@@ -36,8 +37,7 @@ def read(document: Any, draft: Draft) -> None:
     draft.id = name_of(document.get("uuid"))
     draft.user = name_of(document.get("account"))
     draft.date = draft.when(document.get("created_at"))
-    messages = [message for message in document["chat_messages"] if isinstance(message, dict)]
-    draft.drop("not a message", len(document["chat_messages"]) - len(messages))
+    messages = only_objects(document["chat_messages"], draft)
     for message in _branch(messages, document.get("current_leaf_message_uuid"), draft):
         role = ROLES.get(str(message.get("sender")))
         if role is None:

@@ -52,14 +52,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(record: dict[str, Any], out: Path, console: "Console") -> None:
+    from rich.box import SIMPLE
     from rich.table import Table
 
     users = record["users"]
-    table = Table("user", title=str(out))
-    for column in ("conversations", "messages", "changes", "dropped", "private items"):
+    table = Table("user", title=str(out), box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("sessions", "messages", "changes", "dropped", "private"):
         table.add_column(column, justify="right")
-    table.add_column("from")
-    table.add_column("to")
+    table.add_column("from", no_wrap=True)
+    table.add_column("to", no_wrap=True)
     for user in list(users)[:USERS]:
         counts = users[user]
         numbers = (

@@ -26,16 +26,29 @@ TEXTS = ("text", "input_text", "output_text")
 
 def matches(document: Any) -> bool:
     """Whether a value of the file is a conversation of this format."""
-    turns = _turns(document)
-    return isinstance(turns, list) and all(isinstance(turn, dict) and "role" in turn for turn in turns)
+    return has_turns(_turns(document), "role")
 
 
 def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     if isinstance(document, dict):
         conversation_of(document, draft)
-    for turn in _turns(document):
+    for turn in only_objects(_turns(document), draft):
         say(turn, name_of(turn.get("id")), draft)
+
+
+def has_turns(turns: Any, key: str) -> bool:
+    """Whether a value is a list of messages, of which at least one has the key; or an empty list."""
+    return isinstance(turns, list) and (
+        not turns or any(isinstance(turn, dict) and key in turn for turn in turns)
+    )
+
+
+def only_objects(turns: list[Any], draft: Draft) -> list[dict[str, Any]]:
+    """Returns the messages of a list, and drops what is no object."""
+    objects = [turn for turn in turns if isinstance(turn, dict)]
+    draft.drop("not a message", len(turns) - len(objects))
+    return objects
 
 
 def _turns(document: Any) -> Any:

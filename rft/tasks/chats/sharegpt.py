@@ -3,7 +3,7 @@
 from typing import Any
 
 from rft.tasks.chats.draft import Draft, name_of, shown
-from rft.tasks.chats.openai import conversation_of, date_of
+from rft.tasks.chats.openai import conversation_of, date_of, has_turns, only_objects
 
 NAME, TITLE = "sharegpt", "ShareGPT"
 ROLES = {"human": "user", "user": "user"} | dict.fromkeys(
@@ -22,15 +22,14 @@ NOT_SPOKEN = {
 
 def matches(document: Any) -> bool:
     """Whether a value of the file is a conversation of this format."""
-    turns = document.get("conversations") if isinstance(document, dict) else None
-    return isinstance(turns, list) and all(isinstance(turn, dict) and "from" in turn for turn in turns)
+    return isinstance(document, dict) and has_turns(document.get("conversations"), "from")
 
 
 def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     conversation_of(document, draft)
-    for turn in document["conversations"]:
-        role, text = turn["from"], turn.get("value")
+    for turn in only_objects(document["conversations"], draft):
+        role, text = turn.get("from"), turn.get("value")
         if isinstance(role, str) and role in ROLES:
             text = text if isinstance(text, str) else ""
             draft.say(ROLES[role], text, date_of(turn), name_of(turn.get("id")) or None)
