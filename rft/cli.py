@@ -23,6 +23,10 @@ COMMANDS = {
         "rft.data.check",
         "check a dataset: contents, errors, and answers that can be guessed without the history",
     ),
+    "chats import": (
+        "rft.tasks.chats.command",
+        "make one history per user from chat exports and logs (ChatGPT, Claude, ShareGPT, OpenAI messages)",
+    ),
     "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
     "recipes": ("rft.recipes", "list the recipes that come with rft, print one, or copy one (show|copy)"),
     "compare": ("rft.evaluate.comparison", "compare evaluations of the same questions by paired differences"),
