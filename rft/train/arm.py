@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from rft.data.question import Question
+from rft.train.advantages import Contest
 from rft.train.micro_batch import MicroBatch, Part
 from rft.train.rollout import Completion, Gather, Rollout
 
@@ -51,28 +53,25 @@ class Arm(Protocol):
         """Returns the order in which units are drawn."""
         ...
 
-    def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
-        """Makes a rollout for every drawn unit."""
+    def asked(self, unit: Mapping[str, Any]) -> list[Question]:
+        """Returns the questions of a unit."""
         ...
 
-    def assign_advantages(
-        self,
-        rollouts: Sequence[Rollout],
-        weights: Sequence[float],
-        memory_weights: Sequence[float],
-        gather: Gather,
-    ) -> None:
-        """Sets advantage, weight and share of every turn from the scores; the weights are those of the reward
-        functions of answers and of memories."""
+    def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
+        """Makes a rollout for every drawn unit; sets weight and share of its turns."""
+        ...
+
+    def contests(
+        self, rollouts: Sequence[Rollout], weights: Sequence[float], memory_weights: Sequence[float]
+    ) -> list[Contest]:
+        """Returns what competes with what, by the scores; the weights are those of the reward functions of
+        answers and of memories."""
         ...
 
     def metrics(self, rollouts: Sequence[Rollout], gather: Gather) -> dict[str, list[float]]:
         """Returns this rank's values of the metrics that only this arm has."""
         ...
 
-    def table(
-        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
-    ) -> dict[str, Any]:
-        """Returns rows of the table of completions as columns; `names` are those of the reward functions,
-        `extra` what they log per answer."""
+    def table(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, Any]:
+        """Returns rows of the table of completions as columns; `names` are those of the reward functions."""
         ...

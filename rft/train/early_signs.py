@@ -29,7 +29,9 @@ class EarlySigns(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.metrics: dict[str, list[float]] = {"reward": [], "frac_reward_zero_std": [], "unparsed_rate": []}
+        # of what is trained: a group that was drawn flat may have been replaced
+        flat = "redraw/flat_after" if trainer.args.redraw_rounds else "frac_reward_zero_std"
+        self.metrics: dict[str, list[float]] = {"reward": [], flat: [], "unparsed_rate": []}
         self.read: Counter[str] = Counter()  # how many of the trainer's values since its last log were read
 
     def on_step_end(self, args, state, control, **kwargs):

@@ -97,6 +97,16 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
             )
         },
     )
+    redraw_rounds: int = field(
+        default=0,
+        metadata={
+            "help": (
+                "Rounds in which groups whose completions all have the same reward, which teach nothing, are"
+                " replaced by other questions of the history, or by another memory's history and questions"
+                " (dynamic sampling, DAPO). What is flat after the last round stays. 0: nothing is redrawn."
+            )
+        },
+    )
     max_tree_tokens: int | None = field(
         default=None,
         metadata={
@@ -182,6 +192,8 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
             )
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
+        if self.redraw_rounds < 0:
+            raise RecipeError(f"redraw_rounds {self.redraw_rounds}: expected 0 (nothing is redrawn) or more")
         if self.max_tree_tokens is not None:
             self._check_split(self.max_tree_tokens)
 

@@ -37,6 +37,7 @@ class Turn:
         question: The question of an answer; None for an update.
         update: The result of an update; None for an answer.
         text: The text of an answer.
+        extra: What reward functions say about an answer in the table of completions.
         scores: What each reward function gave an answer; NaN: not scored.
         reward: The weighted sum of the scores; NaN if all are.
         advantage: Advantage of every token of the completion.
@@ -50,6 +51,7 @@ class Turn:
     question: Question | None = None
     update: Update | None = None
     text: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
     scores: list[float] = field(default_factory=list)
     reward: float = math.nan
     advantage: float = 0.0
@@ -106,6 +108,11 @@ def build_once(asked: Iterable[tuple[Hashable, Callable[[], list[int]]]]) -> lis
     a micro-batch knows that its rows share a prompt."""
     prompts: dict[Hashable, list[int]] = {}
     return [prompts[key] if key in prompts else prompts.setdefault(key, build()) for key, build in asked]
+
+
+def extra_columns(rollouts: Sequence[Rollout]) -> list[str]:
+    """Returns the names of all columns that reward functions add to the table of completions."""
+    return list(dict.fromkeys(name for r in rollouts for turn in r.answers for name in turn.extra))
 
 
 def table(rows: Sequence[Sequence[float]]) -> torch.Tensor:

@@ -118,6 +118,7 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
             scorer,
             self,
             args,
+            self.train_dataset,
             self._tokenizer.pad_token_id,
             self.accelerator.device,
             old_logps=bool(args.gradient_accumulation_steps % self._generation),
