@@ -158,6 +158,8 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
 
     def decode(self, completions: Sequence[list[int]]) -> list[str]:
         """Returns completions as texts."""
+        if not completions:  # transformers would return one
+            return []
         return self._tokenizer.batch_decode(completions, skip_special_tokens=True)
 
     def complete(self, prompts: Sequence[list[int]], longest: int) -> list[Completion]:

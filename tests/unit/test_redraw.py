@@ -217,8 +217,8 @@ def test_what_could_not_be_scored_is_not_drawn_again(make):
 @pytest.mark.parametrize(
     ("scores", "aggregation", "flat"),
     [
-        ([[1.0, 0.0], [0.0, 1.0]], "sum_then_normalize", True),
-        ([[1.0, 0.0], [0.0, 1.0]], "normalize_then_sum", False),  # each function tells them apart
+        ([[1.0, 0.0], [0.0, 2.0]], "sum_then_normalize", True),
+        ([[1.0, 0.0], [0.0, 2.0]], "normalize_then_sum", False),  # each function tells them apart
         ([[1.0, math.nan], [1.0, math.nan]], "normalize_then_sum", True),
         ([[1.0, math.nan], [math.nan, math.nan]], "sum_then_normalize", True),
         ([[1.0, 0.0], [1.0, 0.5]], "sum_then_normalize", False),
