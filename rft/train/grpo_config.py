@@ -21,6 +21,12 @@ from rft.train.held_out import HeldOutConfig
 # losses divided by the tokens of the complete batch: the losses of its parts add up
 ADDITIVE = ("cispo", "dapo", "vespo")
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
+NAMES = {  # what TRL knows, but looks at only in a loss
+    "loss_type": (*ADDITIVE, *ROW_MEANS, "bnpo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
 
 
 @dataclass
@@ -145,6 +151,9 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key, names in NAMES.items():
+            if getattr(self, key) not in names:
+                raise RecipeError(f"{key} {getattr(self, key)}: expected one of {', '.join(names)}")
         if self.min_thought_words < 1:
             raise RecipeError(
                 f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 accepts any thought"
