@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 OFF_POLICY = 0.01  # share of sampled tokens that may be outside the clip range before the first update
 stock_logps = GRPOTrainer._get_per_token_logps_and_entropies  # for a benchmark
 COUNTERS = ("_step", "_current_train_step_time", "_total_train_tokens")
-ENTROPY = ("entropy_coef", "_last_world_entropy", "_entropy_window_stats")  # of use_adaptive_entropy
 
 
 class RecordsMixin(ResumableMixin):
@@ -68,12 +67,12 @@ class RecordsMixin(ResumableMixin):
 
     def unsaved_state(self) -> dict[str, Any]:
         """Returns counters and metrics since the last log."""
-        counters = {name: getattr(self, name) for name in (*COUNTERS, *ENTROPY) if hasattr(self, name)}
+        counters = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
         return counters | {"_metrics": {mode: dict(values) for mode, values in self._metrics.items()}}
 
     def recall_unsaved(self, state: Mapping[str, Any]) -> None:
         """Restores what `unsaved_state` returned."""
-        for name in (*COUNTERS, *ENTROPY):
+        for name in COUNTERS:
             if name in state:
                 setattr(self, name, state[name])
         for mode, values in state["_metrics"].items():

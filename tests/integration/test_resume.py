@@ -122,12 +122,13 @@ def test_a_killed_run_that_redraws_resumes_bit_for_bit(server, tmp_path, recipe)
 
 
 def test_an_adaptive_entropy_bonus_resumes_bit_for_bit(server, tmp_path):
-    """Killed when the coefficient has moved."""
+    """Killed when the coefficient has moved; TRL saves it with a checkpoint, and ours must let it."""
     words = ["--use_adaptive_entropy", "true", "--entropy_target", "100", "--entropy_coef_delta", "0.01"]
     expected = whole(server, "entropy", *words)
     coefficients = [row["entropy_coef"] for row in expected["metrics"] if "entropy_coef" in row]
     assert len(set(coefficients)) == len(coefficients) > 2
     assert server.run(tmp_path, *STEPS, *words, kill={"in": "training_step", "call": 9})["statuses"] == [-9]
+    assert (tmp_path / "checkpoint-8").is_dir()
     done = server.run(tmp_path, *STEPS, *words, *RESUME)
     assert done["statuses"] == [0], done["said"]
     assert_same(left(tmp_path), expected)
