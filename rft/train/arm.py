@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from rft.data.question import Question
+from rft.train.advantages import Contest
 from rft.train.micro_batch import MicroBatch, Part
-from rft.train.rollout import Completion, Gather, Rollout
+from rft.train.rollout import Completion, Rollout
 
 
 class Policy(Protocol):
@@ -51,24 +53,21 @@ class Arm(Protocol):
         """Returns the order in which units are drawn."""
         ...
 
+    def asked(self, unit: Mapping[str, Any]) -> list[Question]:
+        """Returns the questions of a unit."""
+        ...
+
     def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
-        """Makes a rollout for every drawn unit."""
+        """Makes a rollout for every drawn unit; sets weight and share of its turns."""
         ...
 
-    def assign_advantages(
-        self,
-        rollouts: Sequence[Rollout],
-        weights: Sequence[float],
-        memory_weights: Sequence[float],
-        gather: Gather,
-    ) -> None:
-        """Sets advantage, weight and share of every turn from the scores; the weights are those of the reward
-        functions of answers and of memories."""
+    def contests(
+        self, rollouts: Sequence[Rollout], weights: Sequence[float], memory_weights: Sequence[float]
+    ) -> list[Contest]:
+        """Returns what competes with what, by the scores; the weights are those of the reward functions of
+        answers and of memories."""
         ...
 
-    def table(
-        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
-    ) -> dict[str, Any]:
-        """Returns rows of the table of completions as columns; `names` are those of the reward functions,
-        `extra` what they log per answer."""
+    def table(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, Any]:
+        """Returns rows of the table of completions as columns; `names` are those of the reward functions."""
         ...

@@ -31,7 +31,9 @@ class EarlySigns(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        names = ("reward", "frac_reward_zero_std", "unparsed_rate")
+        # of what is trained: a group that was drawn flat may have been replaced
+        flat = "redraw/flat_after" if trainer.args.redraw_rounds else "frac_reward_zero_std"
+        names = ("reward", flat, "unparsed_rate")
         self.metrics: dict[str, list[float]] = {named(name).name: [] for name in names}
         self.read: Counter[str] = Counter()  # how many of the trainer's values since its last log were read
 

@@ -21,6 +21,12 @@ from rft.train.held_out import HeldOutConfig
 # losses divided by the tokens of the complete batch: the losses of its parts add up
 ADDITIVE = ("cispo", "dapo", "vespo")
 ROW_MEANS = ("grpo", "sapo", "dr_grpo", "luspo")  # losses that are a mean over rows
+NAMES = {  # what TRL knows, but looks at only in a loss
+    "loss_type": (*ADDITIVE, *ROW_MEANS, "bnpo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
 
 
 @dataclass
@@ -97,6 +103,16 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
             )
         },
     )
+    redraw_rounds: int = field(
+        default=0,
+        metadata={
+            "help": (
+                "Rounds in which groups whose completions all have the same reward, which teach nothing, are"
+                " replaced by other questions of the history, or by another memory's history and questions"
+                " (dynamic sampling, DAPO). What is flat after the last round stays. 0: nothing is redrawn."
+            )
+        },
+    )
     max_tree_tokens: int | None = field(
         default=None,
         metadata={
@@ -135,6 +151,9 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key, names in NAMES.items():
+            if getattr(self, key) not in names:
+                raise RecipeError(f"{key} {getattr(self, key)}: expected one of {', '.join(names)}")
         if self.min_thought_words < 1:
             raise RecipeError(
                 f"min_thought_words {self.min_thought_words}: expected 1 or more; 1 accepts any thought"
@@ -182,6 +201,8 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
             )
         if not 0 <= self.blind_share < 1:
             raise RecipeError(f"blind_share {self.blind_share}: expected a share from 0 to below 1")
+        if self.redraw_rounds < 0:
+            raise RecipeError(f"redraw_rounds {self.redraw_rounds}: expected 0 (nothing is redrawn) or more")
         if self.max_tree_tokens is not None:
             self._check_split(self.max_tree_tokens)
 

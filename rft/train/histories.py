@@ -12,11 +12,12 @@ from typing import Any
 
 from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens, final_message
+from rft.data.question import Question
 from rft.data.sampler import HistorySampler
-from rft.train.advantages import advantages
+from rft.train.advantages import Contest
 from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig
-from rft.train.rollout import Gather, Rollout, Turn, build_once, is_blind, table
+from rft.train.rollout import Rollout, Turn, build_once, extra_columns, is_blind, table
 
 
 class HistoryArm:
@@ -54,11 +55,15 @@ class HistoryArm:
             first=longest,
         )
 
+    def asked(self, unit: Mapping[str, Any]) -> list[Question]:
+        """Returns the question of a row."""
+        return [self.questions[unit["question_id"]]]
+
     def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
         """Draws an answer for every row; a question has `num_generations` rows in a row."""
         rollouts = []
-        for row in units:
-            question = self.questions[row["question_id"]]
+        for unit in units:
+            (question,) = self.asked(unit)
             history = self.split.history_of(question)
             blind = is_blind(self.args.seed, policy.step, history.id, self.args.blind_share)
             rollouts.append(Rollout(history, blind, [question]))
@@ -73,29 +78,17 @@ class HistoryArm:
             return self.without_history.prompt_ids(rollout.questions[0], None)
         return self.tokens.prompt_ids(rollout.questions[0], rollout.history)
 
-    def assign_advantages(
-        self,
-        rollouts: Sequence[Rollout],
-        weights: Sequence[float],
-        memory_weights: Sequence[float],
-        gather: Gather,
-    ) -> None:
-        """Compares every answer with the other answers to its question."""
+    def contests(
+        self, rollouts: Sequence[Rollout], weights: Sequence[float], memory_weights: Sequence[float]
+    ) -> list[Contest]:
+        """Every answer competes with the other answers to its question."""
         turns = [rollout.answers[0] for rollout in rollouts]
-        found = advantages(
-            table([turn.scores for turn in turns]).float(),  # as TRL does: the same numbers, bit for bit
-            weights,
-            self.args.num_generations,
-            self.args.scale_rewards,
-            self.args.multi_objective_aggregation,
-            gather,
-        )
-        for turn, advantage in zip(turns, found.tolist(), strict=True):
-            turn.advantage = advantage
+        scores_NF = table(
+            [turn.scores for turn in turns]
+        ).float()  # as TRL does: the same numbers, bit for bit
+        return [Contest([[turn] for turn in turns], scores_NF, weights, self.args.num_generations)]
 
-    def table(
-        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
-    ) -> dict[str, Any]:
+    def table(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, Any]:
         """Returns one row per answer."""
         turns = [rollout.answers[0] for rollout in rollouts]
         questions = [rollout.questions[0] for rollout in rollouts]
@@ -108,6 +101,6 @@ class HistoryArm:
                 "question_id": [question.id for question in questions],
                 "history_id": [question.history_id for question in questions],
                 "answer": [None if question.open_ended else question.gold for question in questions],
-                **extra,
+                **{name: [turn.extra.get(name) for turn in turns] for name in extra_columns(rollouts)},
             },
         }

@@ -1,9 +1,9 @@
-"""GRPO in one page: draw units -> roll out -> score -> advantages -> loss -> step.
+"""GRPO in one page: draw units -> roll out -> score -> (redraw) -> advantages -> loss -> step.
 
 What `transformers.Trainer` runs, in short (`rft.train.trl` connects it with this page):
 
     for units in arm.sampler(dataset):                   # draw: histories and questions about them
-        batches = loop.generation(units)                 # roll out, score, advantages
+        batches = loop.generation(units)                 # roll out, score, redraw, advantages
         for batch in num_iterations * batches:           # micro-batches
             loop.loss(model, batch).backward()           # loss
             if gradient_accumulation_steps are done:
@@ -19,9 +19,9 @@ special: rows of a micro-batch share histories and memories, so a micro-batch is
 every shared token exists once (`rft.prefix_tree`).
 
     rft grpo --config quickstart/grpo.yaml
-    rft grpo --launch zero3 --num_processes 8 --config personamem_v2/grpo_32k.yaml
 """
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,11 @@ from rft.train.arm import Arm, Policy
 from rft.train.grpo_config import ADDITIVE, ROW_MEANS, LoopConfig
 from rft.train.importance import importance_ratios
 from rft.train.micro_batch import MicroBatch, Part, grow, pack
+from rft.train.redraw import Redraw
 from rft.train.rewards import Scorer
 from rft.train.rollout import Rollout
+
+logger = logging.getLogger(__name__)
 
 
 class Loop:
@@ -47,6 +50,7 @@ class Loop:
         scorer: The rewards.
         policy: The model in training.
         args: Fields of the recipe.
+        dataset: All units.
         pad_token_id: Fills rows.
         device: Where rows are trained.
         old_logps: Whether the policy can change between a rollout and its loss.
@@ -58,27 +62,37 @@ class Loop:
         scorer: Scorer,
         policy: Policy,
         args: LoopConfig,
+        dataset: Any,
         pad_token_id: int,
         device: Any,
         old_logps: bool,
     ):
         self.arm, self.scorer, self.policy, self.args = arm, scorer, policy, args
         self.pad_token_id, self.device, self.old_logps = pad_token_id, device, old_logps
+        self.redraw = Redraw(arm, policy, args, dataset)
         self.corrects = args.use_vllm and args.vllm_importance_sampling_correction
 
     def generation(self, units: Sequence[Mapping[str, Any]]) -> list[MicroBatch]:
         """Rolls out the policy on this rank's units and returns `steps_per_generation` micro-batches to
         train."""
-        rollouts = self.rollouts(units)
-        return self.micro_batches(rollouts)
+        return self.micro_batches(self.rollouts(units))
 
     def rollouts(self, units: Sequence[Mapping[str, Any]]) -> list[Rollout]:
         """Returns a rollout for every unit, with its rewards and advantages."""
-        policy, scorer = self.policy, self.scorer
+        weights = self.scorer.weights, self.scorer.memory_weights
+        drawn, logged = self.scored(units)
+        trained, of_redraw = self.redraw(units, drawn, weights, lambda more: self.scored(more)[0])
+        for contest in self.arm.contests(trained, *weights):
+            contest.decide(self.args, self.policy.gather)
+        self._log(drawn, trained, logged | of_redraw)
+        return trained
+
+    def scored(self, units: Sequence[Mapping[str, Any]]) -> tuple[list[Rollout], dict[str, list[float]]]:
+        """Returns a rollout for every unit, with its rewards, and what this took and the rewards logged."""
+        policy = self.policy
         start = time.perf_counter()
         rollouts = self.arm.roll_out(units, policy)
         rolled_out = time.perf_counter()
-
         answers = [turn for rollout in rollouts for turn in rollout.answers]
         for turn, text in zip(answers, policy.decode([turn.completion for turn in answers]), strict=True):
             turn.text = text
@@ -89,19 +103,21 @@ class Loop:
             metrics.check_logged(name)
             logged.setdefault(name, []).append(value)
 
-        scorer.score(
-            rollouts,
-            policy.ends,
-            trainer_state=policy.state,
-            log_metric=log_metric,
-            log_extra=lambda column, values: extra.setdefault(column, []).extend(values),
-        )
-        scored = time.perf_counter()
-
-        self.arm.assign_advantages(rollouts, scorer.weights, scorer.memory_weights, policy.gather)
-        logged |= {"time/rollout": [rolled_out - start], "time/reward": [scored - rolled_out]}
-        self._log(rollouts, logged, extra)
-        return rollouts
+        if rollouts:  # in a redraw, a rank may have none
+            self.scorer.score(
+                rollouts,
+                policy.ends,
+                trainer_state=policy.state,
+                log_metric=log_metric,
+                log_extra=lambda column, values: extra.setdefault(column, []).extend(values),
+            )
+        for column, values in extra.items():
+            if len(values) != len(answers):
+                logger.warning("log_extra: %d values of %s for %d answers", len(values), column, len(answers))
+            for turn, value in zip(answers, values, strict=False):
+                turn.extra[column] = value
+        logged |= {"time/rollout": [rolled_out - start], "time/reward": [time.perf_counter() - rolled_out]}
+        return rollouts, logged
 
     def micro_batches(self, rollouts: Sequence[Rollout]) -> list[MicroBatch]:
         """Returns the turns of rollouts as the rows of micro-batches, with old and reference log-probs if
@@ -170,16 +186,15 @@ class Loop:
         return weights_PC.sum().item() / max(1.0, batch.tensors["weight"].item())  # bnpo: a mean over tokens
 
     def _log(
-        self, rollouts: Sequence[Rollout], logged: dict[str, list[float]], extra: dict[str, list[Any]]
+        self, drawn: Sequence[Rollout], trained: Sequence[Rollout], logged: dict[str, list[float]]
     ) -> None:
+        """Metrics tell of what was drawn, an even sample of the data; the table shows what is trained."""
         policy, names = self.policy, self.scorer.names
         measured, own = metrics.of_all_ranks(
-            rollouts, self.args.num_generations, names, policy.ends, logged, policy.gather
+            drawn, self.args.num_generations, names, policy.ends, logged, policy.gather
         )
-        for name, value in measured.items():
-            policy.record(name, value)
-        for name, value in own.items():
-            policy.record(name, value, registered=False)
-        turns = [turn for rollout in rollouts for turn in rollout.turns]
+        for name, value in (measured | own).items():
+            policy.record(name, value, registered=name in measured)
+        turns = [turn for rollout in trained for turn in rollout.turns]
         policy.count_tokens(sum(policy.gather([len(turn.prompt) + len(turn.completion) for turn in turns])))
-        policy.show(self.arm.table(rollouts, names, extra))
+        policy.show(self.arm.table(trained, names))

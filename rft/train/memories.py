@@ -19,12 +19,13 @@ from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler
 
 from rft.data.dataset import Split
+from rft.data.question import Question
 from rft.memory.agent import MemoryAgent
 from rft.metrics.step import mean
-from rft.train.advantages import advantages
+from rft.train.advantages import Contest
 from rft.train.arm import Policy
 from rft.train.memory_grpo_config import MemoryGRPOConfig
-from rft.train.rollout import Gather, Rollout, Turn, build_once, is_blind, table
+from rft.train.rollout import Rollout, Turn, build_once, extra_columns, is_blind, table
 
 
 class MemoryArm:
@@ -56,6 +57,10 @@ class MemoryArm:
             seed=args.seed,
         )
 
+    def asked(self, unit: Mapping[str, Any]) -> list[Question]:
+        """Returns the questions that a unit asks each of its memories."""
+        return [self.questions[name] for name in unit["question_ids"]]
+
     def roll_out(self, units: Sequence[Mapping[str, Any]], policy: Policy) -> list[Rollout]:
         """Writes a memory for every unit and asks it; a unit comes `num_generations` times in a row."""
         rollouts = []
@@ -63,12 +68,14 @@ class MemoryArm:
             history = self.split.histories[unit["history_id"]]
             blind = is_blind(self.args.seed, policy.step, history.id, self.args.blind_share)
             chunks = [] if blind else self.agent.chunks(history)
-            questions = [self.questions[name] for name in unit["question_ids"]]
-            rollouts.append(Rollout(history, blind, questions, chunks))
+            rollouts.append(Rollout(history, blind, self.asked(unit), chunks))
         self._write(rollouts, policy)
         for rollout in rollouts:
             rollout.memory_tokens = self.agent.count(rollout.memory)
         self._answer(rollouts, policy)
+        for rollout in rollouts:
+            for turn in rollout.turns:
+                turn.weight, turn.share = weigh(rollout, turn, self.args.turn_weighting)
         return rollouts
 
     def _write(self, rollouts: Sequence[Rollout], policy: Policy) -> None:
@@ -95,34 +102,24 @@ class MemoryArm:
         for (rollout, question), prompt, (completion, logps) in zip(asked, prompts, drawn, strict=True):
             rollout.answers.append(Turn(prompt, completion, logps, question=question))
 
-    def assign_advantages(
-        self,
-        rollouts: Sequence[Rollout],
-        weights: Sequence[float],
-        memory_weights: Sequence[float],
-        gather: Gather,
-    ) -> None:
-        """Compares updates by their memories, and answers with the other answers to their question."""
-        args = self.args
-        settings = (args.scale_rewards, args.multi_objective_aggregation, gather)
-        if args.multi_objective_aggregation == "normalize_then_sum":
+    def contests(
+        self, rollouts: Sequence[Rollout], weights: Sequence[float], memory_weights: Sequence[float]
+    ) -> list[Contest]:
+        """Updates compete by their memories, and answers with the other answers to their question."""
+        if self.args.multi_objective_aggregation == "normalize_then_sum":
+            of_memory: Sequence[float] = [*weights, *memory_weights]
             columns = [
                 [*map(mean, zip(*(turn.scores for turn in r.answers), strict=True)), *r.memory_scores]
                 for r in rollouts
             ]
-            found = advantages(table(columns), [*weights, *memory_weights], args.num_generations, *settings)
         else:
-            found = advantages(table([[r.reward] for r in rollouts]), [1.0], args.num_generations, *settings)
-        for rollout, advantage in zip(rollouts, found.tolist(), strict=True):
-            for turn in rollout.updates:
-                turn.advantage = advantage
+            of_memory, columns = [1.0], [[rollout.reward] for rollout in rollouts]
+        updates = [rollout.updates for rollout in rollouts]
         compared, size = self._competing(rollouts)
-        found = advantages(table([turn.scores for turn in compared]), weights, size, *settings)
-        for turn, advantage in zip(compared, found.tolist(), strict=True):
-            turn.advantage = advantage
-        for rollout in rollouts:
-            for turn in rollout.turns:
-                turn.weight, turn.share = weigh(rollout, turn, args.turn_weighting)
+        return [
+            Contest(updates, table(columns), of_memory, self.args.num_generations),
+            Contest([[turn] for turn in compared], table([turn.scores for turn in compared]), weights, size),
+        ]
 
     def _competing(self, rollouts: Sequence[Rollout]) -> tuple[list[Turn], int]:
         """All answers, those that compete next to one another, and how many these are."""
@@ -133,14 +130,8 @@ class MemoryArm:
         columns = [zip(*(rollout.answers for rollout in group), strict=True) for group in groups]
         return [turn for of_group in columns for of_question in of_group for turn in of_question], size
 
-    def table(
-        self, rollouts: Sequence[Rollout], names: Sequence[str], extra: dict[str, list]
-    ) -> dict[str, Any]:
+    def table(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, Any]:
         """Returns one row per rollout: its memory and its answers."""
-        of_answers = {
-            column: iter(values if len(values) == sum(len(r.answers) for r in rollouts) else ())
-            for column, values in extra.items()
-        }
         return {
             "prompt": [f"history {rollout.history.id}" for rollout in rollouts],
             "completion": [
@@ -157,10 +148,8 @@ class MemoryArm:
             "extra": {
                 "history_id": [rollout.history.id for rollout in rollouts],
                 **{
-                    column: [
-                        ", ".join(str(next(values, "")) for _ in rollout.answers) for rollout in rollouts
-                    ]
-                    for column, values in of_answers.items()
+                    name: [", ".join(str(turn.extra.get(name, "")) for turn in r.answers) for r in rollouts]
+                    for name in extra_columns(rollouts)
                 },
             },
         }

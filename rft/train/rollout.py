@@ -39,6 +39,7 @@ class Turn:
         update: The result of an update; None for an answer.
         text: The text of an answer.
         reading: How the letter and the words of an answer were read, if they matter to its rewards.
+        extra: What reward functions say about an answer in the table of completions.
         scores: What each reward function gave an answer; NaN: not scored.
         reward: The weighted sum of the scores; NaN if all are.
         advantage: Advantage of every token of the completion.
@@ -53,6 +54,7 @@ class Turn:
     update: Update | None = None
     text: str = ""
     reading: Reading | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
     scores: list[float] = field(default_factory=list)
     reward: float = math.nan
     advantage: float = 0.0
@@ -111,6 +113,11 @@ def build_once(asked: Iterable[tuple[Hashable, Callable[[], list[int]]]]) -> lis
     a micro-batch knows that its rows share a prompt."""
     prompts: dict[Hashable, list[int]] = {}
     return [prompts[key] if key in prompts else prompts.setdefault(key, build()) for key, build in asked]
+
+
+def extra_columns(rollouts: Sequence[Rollout]) -> list[str]:
+    """Returns the names of all columns that reward functions add to the table of completions."""
+    return list(dict.fromkeys(name for r in rollouts for turn in r.answers for name in turn.extra))
 
 
 def table(rows: Sequence[Sequence[float]]) -> torch.Tensor:

@@ -130,6 +130,7 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
             scorer,
             self,
             args,
+            self.train_dataset,
             self._tokenizer.pad_token_id,
             self.accelerator.device,
             old_logps=bool(args.gradient_accumulation_steps % self._generation),
@@ -169,6 +170,8 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
 
     def decode(self, completions: Sequence[list[int]]) -> list[str]:
         """Returns completions as texts."""
+        if not completions:  # transformers would return one
+            return []
         return self._tokenizer.batch_decode(completions, skip_special_tokens=True)
 
     def complete(self, prompts: Sequence[list[int]], longest: int) -> list[Completion]:

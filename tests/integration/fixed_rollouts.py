@@ -2,6 +2,7 @@
 runs of any number of processes compare."""
 
 import sys
+import zlib
 from random import Random
 
 from rft.train import grpo, memory_grpo, trl
@@ -26,6 +27,14 @@ def rollouts(trainer, prompts, longest):
 def length(completion_ids, **_):
     """A reward that differs within every group."""
     return [float(len(ids)) for ids in completion_ids]
+
+
+def length_or_not(completion_ids, question_id, **_):
+    """`length` for every second question, by the hash of its id; the same for all answers to the others."""
+    return [
+        len(ids) * float(zlib.crc32(name.encode()) % 2)
+        for ids, name in zip(completion_ids, question_id, strict=True)
+    ]
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ def test_every_way_of_launching_trains_alike(one, mini_data, tiny_checkpoint, tm
         assert (tensor - weights[name]).abs().max() < 1e-3, name
 
 
+REDRAWN = tuple(f"redraw/{name}" for name in ("flat_before", "flat_after", "rounds", "completions"))
 MEMORY = (
     *("--chunk_tokens", "120", "--memory_tokens", "16", "--held_out_steps", "1000", "--num_generations", "2"),
     *("--questions_per_history", "2", "--memory_rewards", "reward.memory.within_budget"),
@@ -133,6 +134,22 @@ def test_two_processes_train_a_memory_alike(mini_data, tiny_checkpoint, tmp_path
         for name in ("loss", "reward", "memory/updates", "num_tokens", "right/all"):
             assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
     assert max((tensor - weights[1][name]).abs().max() for name, tensor in weights[0].items()) < 1e-3
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "memory_grpo"])
+def test_two_processes_redraw_alike(mini_data, tiny_checkpoint, tmp_path, recipe):
+    """Each has other flat groups, and different numbers of them."""
+    logs, rewards = [], ("--rewards", f"{HERE / 'fixed_rollouts.py'}:length_or_not", "--redraw_rounds", "2")
+    for launch in ((), DDP):
+        out = tmp_path / f"run_{len(logs)}"
+        size = (*MEMORY, "--per_device_train_batch_size", str(4 if launch else 8))
+        size = size if recipe == "memory_grpo" else ()
+        logs.append(run(out, mini_data, tiny_checkpoint, launch, *size, *rewards, recipe=recipe))
+    for ours, theirs in zip(*logs, strict=True):
+        for name in ("loss", "reward", "num_tokens", *REDRAWN):
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
+    assert any(entry["redraw/flat_after"] < entry["redraw/flat_before"] for entry in logs[0])
+    assert any(abs(entry["loss"]) > 1e-3 for entry in logs[0])
 
 
 def test_muon_is_refused_where_matrices_are_shared_out(mini_data, tiny_checkpoint, tmp_path):

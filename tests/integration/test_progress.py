@@ -3,6 +3,7 @@ learned."""
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -149,6 +150,7 @@ def test_rewards_that_tell_nothing_apart_are_named_before_the_first_step(train, 
 def test_the_signs_are_said_by_the_first_process_alone(tmp_path, caplog):
     class Trainer:  # as the other processes have it: its table of completions is never read there
         state = TrainerState(global_step=STEPS)
+        args = SimpleNamespace(redraw_rounds=0)
 
         def recorded(self, name):
             return {"unparsed_rate": [1.0], "reward": [0.0], "frac_reward_zero_std": [1.0]}[name]

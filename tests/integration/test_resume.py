@@ -99,6 +99,50 @@ def test_a_killed_memory_run_resumes_bit_for_bit(server, uninterrupted_memory, t
     assert_same(left(out), uninterrupted_memory)
 
 
+REDRAW = ["--redraw_rounds", "2"]
+SOME_FLAT = [*REDRAW, "--rewards", f"{Path(__file__).with_name('rewards_for_tests.py')}:flat_for_some"]
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "memory_grpo"])
+def test_a_killed_run_that_redraws_resumes_bit_for_bit(server, tmp_path, recipe):
+    """Killed within a round of redraws, and between the two micro-batches of a generation."""
+    words = [*STEPS, *SOME_FLAT]
+    expected = whole(server, f"redraws_{recipe}", *SOME_FLAT, recipe=recipe)
+    drawn = [row for row in expected["metrics"] if "redraw/completions" in row]
+    assert any(row["redraw/flat_after"] < row["redraw/flat_before"] for row in drawn)
+    kills = {"complete": 8 if recipe == "grpo" else 23, "training_step": 8}
+    for name, call in kills.items():
+        out = tmp_path / name
+        killed = server.run(out, *words, recipe=recipe, kill={"in": name, "call": call})
+        assert killed["statuses"] == [-9]
+        done = server.run(out, *words, *RESUME, recipe=recipe)
+        assert done["statuses"] == [0], done["said"]
+        assert "resume: " in done["said"] and "checkpoint-" in done["said"]
+        assert_same(left(out), expected)
+
+
+def test_an_adaptive_entropy_bonus_resumes_bit_for_bit(server, tmp_path):
+    """Killed when the coefficient has moved; TRL saves it with a checkpoint, and ours must let it."""
+    words = ["--use_adaptive_entropy", "true", "--entropy_target", "100", "--entropy_coef_delta", "0.01"]
+    expected = whole(server, "entropy", *words)
+    coefficients = [row["entropy_coef"] for row in expected["metrics"] if "entropy_coef" in row]
+    assert len(set(coefficients)) == len(coefficients) > 2
+    assert server.run(tmp_path, *STEPS, *words, kill={"in": "training_step", "call": 9})["statuses"] == [-9]
+    assert (tmp_path / "checkpoint-8").is_dir()
+    done = server.run(tmp_path, *STEPS, *words, *RESUME)
+    assert done["statuses"] == [0], done["said"]
+    assert_same(left(tmp_path), expected)
+
+
+def test_where_no_group_is_flat_redrawing_changes_nothing(server, uninterrupted):
+    found = whole(server, "nothing_flat", *REDRAW)
+    for rows in (found["metrics"], found["file"]):
+        for row in rows:
+            for name in [name for name in row if name.startswith("redraw/")]:
+                assert row.pop(name) == 0
+    assert_same(found, uninterrupted)
+
+
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM", "SIGUSR1"])
 def test_a_run_that_is_told_to_leave_leaves_a_checkpoint_and_75(server, uninterrupted, tmp_path, signal):
     out = tmp_path / "run"

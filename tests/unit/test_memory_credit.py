@@ -43,7 +43,8 @@ def assign_advantages(group, scale):
     )
     arm = MemoryArm.__new__(MemoryArm)
     arm.args = args
-    arm.assign_advantages(group, [1.0], [], list)
+    for contest in arm.contests(group, [1.0], []):
+        contest.decide(args, list)
 
 
 def two_memories(first, second, bonus=(0.0, 0.0)) -> list[Rollout]:

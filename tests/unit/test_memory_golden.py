@@ -120,40 +120,97 @@ def run(trainer, norms):
     return [*losses, *norms.found, weights.norm().item()]
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_the_memory_trains_as_it_did(name, mini_data, tiny_checkpoint, tmp_path, monkeypatch):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, padding_side="left")
-    split = load_split(mini_data, "val")
-    args = MemoryGRPOConfig(output_dir=str(tmp_path), **COMMON | FIELDS[name])
-    rewards = [reward.load(f"reward.memory.{x}") for x in ("within_budget", "forgotten_absent")]
+def complete(self, prompts, longest):
+    """Completions that follow from their prompts."""
+    seen = {}
+    drawn = []
+    for prompt in map(tuple, prompts):
+        seen[prompt] = seen.get(prompt, 0) + 1
+        ids = words(prompt, seen[prompt], longest, self.ends[0])
+        drawn.append((ids, [-5.0] * len(ids)))
+    return drawn
 
-    def complete(self, prompts, longest):
-        seen = {}
-        drawn = []
-        for prompt in map(tuple, prompts):
-            seen[prompt] = seen.get(prompt, 0) + 1
-            ids = words(prompt, seen[prompt], longest, self.ends[0])
-            drawn.append((ids, [-5.0] * len(ids)))
-        return drawn
 
+@pytest.fixture
+def make(mini_data, tiny_checkpoint, tmp_path, monkeypatch):
+    """A trainer of a tiny float64 model."""
     monkeypatch.setattr(PolicyTrainer, "complete", complete)
-    model = tiny_model(
-        torch.float64,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=2048,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    if args.beta:  # a reference is loaded from a folder
-        model.save_pretrained(tmp_path / "reference")
-        model.config._name_or_path = str(tmp_path / "reference")
+
+    def trainer(*callbacks, **fields) -> PolicyTrainer:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint, padding_side="left")
+        split = load_split(mini_data, "val")
+        args = MemoryGRPOConfig(output_dir=str(tmp_path), **COMMON | fields)
+        rewards = [reward.load(f"reward.memory.{x}") for x in ("within_budget", "forgotten_absent")]
+        model = tiny_model(
+            torch.float64,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=2048,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        if args.beta:  # a reference is loaded from a folder
+            model.save_pretrained(tmp_path / "reference")
+            model.config._name_or_path = str(tmp_path / "reference")
+        return PolicyTrainer(
+            arm=MemoryArm(split, MemoryAgent(tokenizer, MemorySettings(90, 20)), args),
+            scorer=Scorer([scatter], None, 60.0, rewards, None, load_memory_targets(split)),
+            args=args,
+            model=model,
+            train_dataset=memory_units(split.questions, 2, seed=0),
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+
+    return trainer
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_memory_trains_as_it_did(make, name):
     norms = Norms()
-    trainer = PolicyTrainer(
-        arm=MemoryArm(split, MemoryAgent(tokenizer, MemorySettings(90, 20)), args),
-        scorer=Scorer([scatter], None, 60.0, rewards, None, load_memory_targets(split)),
-        args=args,
-        model=model,
-        train_dataset=memory_units(split.questions, 2, seed=0),
-        processing_class=tokenizer,
-        callbacks=[norms],
-    )
-    assert run(trainer, norms) == pytest.approx(GOLDEN[name], rel=1e-6, abs=1e-9)
+    assert run(make(norms, **FIELDS[name]), norms) == pytest.approx(GOLDEN[name], rel=1e-6, abs=1e-9)
+
+
+@pytest.fixture
+def float64():
+    """Weights, advantages and divisors of a batch are rounded to torch's default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def loss_of(trainer, rollouts):
+    """The trainer's loss of a generation, and its loss by definition: the clipped objective, averaged over
+    the tokens of each turn, then over turns, all alike or each with its share of its trajectory."""
+    (batch,) = trainer.loop.micro_batches(rollouts)
+    generator = torch.Generator().manual_seed(0)
+    old_BC = batch.tensors["sampling_per_token_logps"]
+    old_BC = trainer.logps(batch) + 0.3 * torch.randn(old_BC.shape, generator=generator, dtype=torch.float64)
+    batch.add("old_per_token_logps", old_BC)
+    trainer.current_gradient_accumulation_steps = 1
+    found = trainer.compute_loss(trainer.model, batch).item()
+
+    total = weights = 0.0
+    kept = iter(old_BC)
+    for rollout in rollouts:
+        for turn in rollout.turns:
+            share = 1 / len(rollout.turns) if trainer.args.turn_weighting == "trajectory" else 1.0
+            weights += share
+            if not turn.advantage:  # left out of the batch
+                continue
+            p, c = len(turn.prompt), len(turn.completion)
+            logits = trainer.model(torch.tensor([[*turn.prompt, *turn.completion]])).logits[0, p - 1 : -1]
+            logps = logits.log_softmax(-1)[range(c), turn.completion]
+            ratio = (logps - next(kept)[:c]).exp()
+            bounded = ratio.clamp(1 - trainer.args.epsilon, 1 + trainer.args.epsilon)
+            total -= share * torch.min(ratio * turn.advantage, bounded * turn.advantage).mean().item()
+    return found, total / weights
+
+
+@pytest.mark.parametrize("weighting", ["turn", "trajectory"])
+def test_the_loss_of_turns_and_trajectories_is_its_definition(make, float64, weighting):
+    trainer = make(turn_weighting=weighting)
+    unit = trainer.train_dataset[0], trainer.train_dataset[7]
+    rollouts = trainer.loop.rollouts([unit[0], unit[0], unit[1], unit[1]])
+    assert len({len(turn.completion) for r in rollouts for turn in r.turns}) > 3
+    found, expected = loss_of(trainer, rollouts)
+    assert found == pytest.approx(expected, rel=1e-9, abs=0)
+    assert abs(expected) > 1e-3

@@ -114,35 +114,76 @@ def assert_equal(one, other):
     assert max(gradient.abs().max() for gradient in one[1].values()) > 1e-4
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo", "luspo"])
-def test_parts_and_tree_and_plain_rows_give_one_loss_and_gradient(make, batch, loss_type):
-    plain = loss_and_gradients(make(PlainTrainer, prefix_sharing="off", beta=0.1, loss_type=loss_type), batch)
-    assert_equal(loss_and_gradients(make(beta=0.1, loss_type=loss_type), batch), plain)
-    split = make(beta=0.1, loss_type=loss_type, max_tree_tokens=1200)
-    assert_equal(loss_and_gradients(split, batch), plain)
-    assert split.recorded("prefix_tree/parts")[0] >= 3
-    assert max(split.recorded("prefix_tree/token_ratio")) < 12
-    halves = make(beta=0.1, loss_type=loss_type, max_tree_tokens=1200, gradient_checkpointing=True)
-    assert_equal(loss_and_gradients(halves, batch), plain)
+SEQUENCE = {"importance_sampling_level": "sequence"}
+VARIANTS = {
+    "grpo": {"loss_type": "grpo"},
+    "gspo": {"loss_type": "grpo", **SEQUENCE},
+    "bnpo": {"loss_type": "bnpo"},
+    "dr_grpo": {"loss_type": "dr_grpo"},
+    "dapo": {"loss_type": "dapo"},
+    "dapo with sequence ratios": {"loss_type": "dapo", **SEQUENCE},
+    "clip higher, on both sides": {"loss_type": "dapo", "epsilon_high": 0.28, "delta": 1.1},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 1.05},
+    "sapo": {"loss_type": "sapo"},
+    "luspo": {"loss_type": "luspo", **SEQUENCE},
+    "vespo": {"loss_type": "vespo"},
+    "unbiased KL": {"loss_type": "dapo", "use_bias_correction_kl": True},
+    "off-policy mask": {"loss_type": "grpo", "off_policy_mask_threshold": 0.0},
+}
+OF_THE_WHOLE_BATCH = {  # refused with max_tree_tokens
+    "tokens of high entropy": {"top_entropy_quantile": 0.5},
+    "entropy bonus": {"entropy_coef": 0.01},
+    "adaptive entropy bonus": {"use_adaptive_entropy": True, "entropy_coef": 0.01},
+}
 
 
-def test_the_loss_is_that_of_stock_trl(make, batch):
-    """The same rows in TRL's own trainer, from its own padding and masks to its loss."""
-    ours = make(PlainTrainer, prefix_sharing="off", beta=0.1)
+def by_stock_trl(make, tensors, **fields):
+    """Loss and gradients of TRL's own trainer, from its own padding and masks to its loss."""
 
     class Stock(PlainTrainer):
         def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *args, **kwargs):
             return (*self.score_tokens(model, part, True), None)
 
-    stock = make(Stock, prefix_sharing="off", beta=0.1)
+    stock = make(Stock, prefix_sharing="off", **fields)
     stock.current_gradient_accumulation_steps = 1
-    (part,) = stock.loop.batch(dict(batch)).parts
+    (part,) = stock.loop.batch(dict(tensors)).parts
     extra = ("weights", "groups", "num_rows", "weight")
-    inputs = {name: tensor for name, tensor in batch.items() if name not in extra}
+    inputs = {name: tensor for name, tensor in tensors.items() if name not in extra}
     loss = GRPOTrainer.compute_loss(stock, stock.model, inputs)
     loss.backward()
-    expected = loss.item(), {name: p.grad.clone() for name, p in stock.model.named_parameters()}
-    assert_equal(loss_and_gradients(ours, batch), expected)
+    return loss.item(), {name: p.grad.clone() for name, p in stock.model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_over_the_tree_and_in_parts_is_that_of_stock_trl(make, batch, name):
+    fields = {"beta": 0.1, **VARIANTS[name]}
+    stock = by_stock_trl(make, batch, **fields)
+    assert_equal(loss_and_gradients(make(**fields), batch), stock)
+    split = make(**fields, max_tree_tokens=1200)
+    assert_equal(loss_and_gradients(split, batch), stock)
+    assert split.recorded("prefix_tree/parts")[0] >= 3
+    assert max(split.recorded("prefix_tree/token_ratio")) < 12
+    halves = make(**fields, max_tree_tokens=1200, gradient_checkpointing=True)
+    assert_equal(loss_and_gradients(halves, batch), stock)
+
+
+@pytest.mark.parametrize("name", OF_THE_WHOLE_BATCH)
+def test_variants_that_need_the_whole_batch_are_those_of_stock_trl(make, batch, name):
+    fields = {"beta": 0.1, **OF_THE_WHOLE_BATCH[name]}
+    assert_equal(loss_and_gradients(make(**fields), batch), by_stock_trl(make, batch, **fields))
+    with pytest.raises(RecipeError, match="lower per_device_train_batch_size instead"):
+        make(**fields, max_tree_tokens=1200)
+
+
+@pytest.mark.parametrize("name", VARIANTS | OF_THE_WHOLE_BATCH)
+def test_every_variant_takes_a_step_over_the_tree(make, name):
+    fields = (VARIANTS | OF_THE_WHOLE_BATCH)[name]
+    trainer = make(**fields, max_steps=1, learning_rate=1e-3, save_strategy="no", logging_steps=1)
+    trainer.loop.scorer = Scorer([lambda completion_ids, **_: [sum(ids) % 7 for ids in completion_ids]])
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    assert trainer.state.log_history[0]["prefix_tree/plain_path"] == 0
+    assert all((p - old).abs().max() > 0 for p, old in zip(trainer.model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -229,6 +270,9 @@ def test_the_first_batch_holds_the_longest_history(make):
         ({"blind_share": 1.0}, "blind_share 1.0"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy steps: set held_out_split instead"),
         ({"reward_weights": [1.0, 2.0]}, "reward_weights has 2 numbers for 1 rewards"),
+        ({"loss_type": "ppo"}, "loss_type ppo: expected one of cispo, dapo, vespo, grpo, sapo, dr_grpo"),
+        ({"importance_sampling_level": "turn"}, "importance_sampling_level turn: expected one of token,"),
+        ({"scale_rewards": "all"}, "scale_rewards all: expected one of group, batch, none"),
         ({"repetition_penalty": 1.1}, "repetition_penalty 1.1"),
         ({"generation_kwargs": {"typical_p": 0.9}}, "generation_kwargs"),
         ({"prefix_sharing": "perhaps"}, "expected on or off"),
