@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from rft.data.categories import nameless
+from rft.tasks.base import nameless
 from rft.data.probe import Asked, choices, folds
 from rft.data.question import LETTERS, Question
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.errors import DataError
 from rft.evaluate.context import Context, FullHistoryContext
 from rft.evaluate.options import ASKING, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL, add_arguments

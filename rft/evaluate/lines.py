@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reward.memory import speaks_of
-from rft.data.dataset import MEMORY_TARGETS, Split
+from rft.tasks.base import Split
+from rft.tasks.memory_targets import MEMORY_TARGETS
 from rft.evaluate.statistics import interval
-from rft.memory.targets import MemoryTargets, about, load_memory_targets
+from rft.tasks.memory_targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS
 from rft.records.summary import LineCounts, Lines
 

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rft.data.dataset import HUB_ID, WINDOWS
+from rft.tasks.personamem.dataset import HUB_ID, WINDOWS
 from rft.evaluate.context import CONTEXTS
 from rft.evaluate.rules import RULES
 from rft.memory.agent import MemorySettings

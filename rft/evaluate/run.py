@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from rft.data.dataset import Split
+from rft.tasks.base import Split
 from rft.data.history import History
 from rft.data.prompt import final_message
 from rft.data.question import Question

@@ -6,7 +6,7 @@ Invariant: no model is loaded.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rft.data.dataset import Split
+from rft.tasks.base import Split
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from rft.data import rules
-from rft.data.categories import nameless
+from rft.tasks.base import nameless
 from rft.data.rules import CHANCE
 from rft.records.summary import Cell, Control, Measure, Statistics, Summary
 from rft.report import charts

@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `rft simulate` and returns the exit code."""
     console = screen()
-    from rft.data.audit import lines
+    from rft.tasks.audit import lines
     from rft.simulate.pipeline import simulate
     from rft.simulate.profile import LlmSettings, Settings
 

@@ -22,8 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rft.data.audit import audit_split
-from rft.data.dataset import COLUMNS, MEMORY_TARGETS
+from rft.tasks.audit import audit_split
+from rft.tasks.memory_targets import MEMORY_TARGETS
+from rft.tasks.personamem.dataset import COLUMNS
 from rft.errors import DataError
 from rft.files import write_atomic
 from rft.screen import screen

@@ -4,7 +4,7 @@ import json
 from random import Random
 from typing import Any
 
-from rft.data.dataset import COLUMNS
+from rft.tasks.personamem.dataset import COLUMNS
 from rft.simulate.history import Assembled, evidence
 from rft.simulate.persona_record import PersonaRecord
 from rft.simulate.profile import PROFILES

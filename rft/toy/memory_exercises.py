@@ -10,7 +10,7 @@ from random import Random
 
 from rft.data.prompt import SYSTEM
 from rft.memory.agent import answer_message, update_message
-from rft.memory.targets import MemoryTargets
+from rft.tasks.memory_targets import MemoryTargets
 from rft.memory.text import EMPTY
 from rft.simulate import writer_mini
 from rft.simulate.memory_targets import is_theirs, target_of

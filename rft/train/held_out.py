@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
-from rft.data.dataset import Split
+from rft.tasks.base import Split
 from rft.data.prompt import PromptTokens
 from rft.evaluate.answer import Answer
 from rft.evaluate.run import result_row

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import reward
-from rft.data.dataset import Split
+from rft.tasks.base import Split
 from rft.data.question import LETTERS, Question
 from rft.errors import RecipeError
 from rft.models.endpoint import Endpoint

@@ -24,7 +24,7 @@ import reward
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import load_memory_targets
+from rft.tasks.memory_targets import load_memory_targets
 from rft.plan.batch import longest_turn, memory_batch
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress

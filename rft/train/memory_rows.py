@@ -1,7 +1,7 @@
 """The memory's training rows: targets of updates and answers for the cold start, and units of questions for
 GRPO.
 
-Targets come from notes (`rft.memory.targets`) and labels; prompts come from the agent, which sees neither.
+Targets come from notes (`rft.tasks.memory_targets`) and labels; prompts come from the agent, which sees neither.
 """
 
 import logging
@@ -13,11 +13,11 @@ from typing import Any
 from datasets import Dataset
 
 from rft.data.control import inert
-from rft.data.dataset import Split
+from rft.tasks.base import Split
 from rft.data.question import Question
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTargets, about
+from rft.tasks.memory_targets import MemoryTargets, about
 from rft.memory.text import EMPTY
 from rft.train.recipe import DataArguments
 from rft.train.targets import answer, load_questions, named, of_every_kind

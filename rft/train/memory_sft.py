@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split
+from rft.tasks.base import Split
 from rft.data.prompt import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import load_memory_targets
+from rft.tasks.memory_targets import load_memory_targets
 from rft.plan.batch import sft_batch
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress

@@ -14,7 +14,7 @@ import torch
 import yaml
 from trl import TrlParser
 
-from rft.data.dataset import PINNED_REVISION
+from rft.tasks.personamem.dataset import PINNED_REVISION
 from rft.errors import RecipeError
 from rft.runs.account import check_account
 from rft.train.help import FLAGS, show

@@ -30,7 +30,7 @@ from reward.memory import COLUMNS as MEMORY_COLUMNS
 from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import RecipeError, TrainingError
-from rft.memory.targets import MemoryTargets
+from rft.tasks.memory_targets import MemoryTargets
 from rft.train.rollout import Rollout
 
 logger = logging.getLogger(__name__)

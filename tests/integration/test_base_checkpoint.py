@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.run import evaluate
 from rft.models.local import LocalModel

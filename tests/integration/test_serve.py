@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.evaluate.context import FullHistoryContext
 from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.model_answers import ModelAnswers

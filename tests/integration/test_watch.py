@@ -8,7 +8,7 @@ import pytest
 import torch
 from runs import HERE, Server
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import TrainingError

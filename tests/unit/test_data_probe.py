@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from rft.data.audit import lines, shortcuts, telling_rules
+from rft.tasks.audit import lines, shortcuts, telling_rules
 from rft.data.private import plausible_items
 from rft.data.probe import WORDS, choices
 from rft.data.question import LETTERS, Labels, Question

@@ -11,7 +11,8 @@ import pytest
 from dataset_folder import CHATML, IRREGULAR_HISTORY, folder, real_data, row, tokenizer, write_history
 
 from rft.data.control import inert
-from rft.data.dataset import Split, load_split
+from rft.tasks.base import Split
+from rft.tasks.load import load_split
 from rft.data.history import read_history
 from rft.data.prompt import CONTEXTS, SYSTEM, PromptTokens, final_message, messages
 from rft.data.question import Labels

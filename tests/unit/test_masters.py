@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_tree import random_rows, tiny_model
 from transformers import Trainer
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError

@@ -6,7 +6,7 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.data.history import History, Message, history_id
 from rft.data.prompt import PromptTokens
 from rft.errors import DataError, ModelError

@@ -10,9 +10,10 @@ from transformers import AutoTokenizer
 
 import reward
 from reward.memory import sensitive_absent, speaks_of
-from rft.data.dataset import MEMORY_TARGETS, load_split
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTargets, about, load_memory_targets
+from rft.tasks.memory_targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS, Update
 from rft.simulate.checks import mentions
 from rft.simulate.history import Assembled, assemble, count_words

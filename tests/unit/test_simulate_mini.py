@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.dataset import COLUMNS, load_split
+from rft.tasks.load import load_split
+from rft.tasks.personamem.dataset import COLUMNS
 from rft.errors import DataError
-from rft.memory.targets import load_memory_targets
+from rft.tasks.memory_targets import load_memory_targets
 from rft.simulate import writer_mini
 from rft.simulate.persona_record import USED_KINDS
 from rft.simulate.pipeline import offline_writer, simulate

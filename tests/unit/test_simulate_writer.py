@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.audit import shortcuts
+from rft.tasks.audit import shortcuts
 from rft.data.private import plausible_items
 from rft.data.question import LETTERS, Labels, Question
 from rft.errors import DataError

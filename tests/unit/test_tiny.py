@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.errors import RecipeError
 from rft.simulate import writer_mini
 from rft.simulate.profile import PROFILES

@@ -11,7 +11,7 @@ from test_prefix_tree_cuda import ALL_KERNELS, KERNELS
 from tiny_tree import tiny_model
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import ModelError
 from rft.evaluate.model_answers import ModelAnswers

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 from trl import GRPOTrainer
 
 import reward
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.train.grpo_config import HistoryGRPOConfig

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from rft.data.audit import (
+from rft.tasks.audit import (
     SNIPPET,
     evidence_found,
     lines,
@@ -26,7 +26,7 @@ from rft.data.audit import (
     texts_of,
     told,
 )
-from rft.data.dataset import (
+from rft.tasks.personamem.dataset import (
     COLUMNS,
     HUB_ID,
     WINDOWS,

@@ -14,7 +14,7 @@ from typing import Any
 
 from rft.data import rules
 from rft.data.categories import OF_LABELS
-from rft.data.dataset import csv_path, history_path, read_rows
+from rft.tasks.personamem.dataset import csv_path, history_path, read_rows
 from rft.data.history import History, read_history, text_of
 from rft.data.private import plausible_items
 from rft.data.prompt import CONTEXTS, SYSTEM, final_message, messages
