@@ -93,7 +93,9 @@ def headed(message: Message, before: Message | None = None) -> str:
 def shown_date(date: str) -> str:
     """Returns an ISO 8601 date, or date and time, as prompts contain it: "Mon 2023-05-08 13:56"."""
     moment = datetime.fromisoformat(date)
-    return f"{DAYS[moment.weekday()]} {moment:%Y-%m-%d}" + f" {moment:%H:%M}" * (len(date) > len("2023-05-08"))
+    return f"{DAYS[moment.weekday()]} {moment:%Y-%m-%d}" + f" {moment:%H:%M}" * (
+        len(date) > len("2023-05-08")
+    )
 
 
 def is_date(value: Any) -> bool:

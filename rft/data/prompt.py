@@ -43,7 +43,9 @@ def final_message(question: Question) -> str:
     today = f"Today is {shown_date(question.date)}.\n\n" if question.date else ""
     query = today + inert(question.query)
     if question.open_ended:
-        brief = " in as few words as possible. If the conversations do not tell it, say that it cannot be known"
+        brief = (
+            " in as few words as possible. If the conversations do not tell it, say that it cannot be known"
+        )
         brief = brief if question.compared else ""
         return f"{query}\n\nThink inside <think> and </think> tags, then answer{brief}."
     options = "\n".join(

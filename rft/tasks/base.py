@@ -8,19 +8,16 @@ so rows of old results are judged and grouped as when they were written.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rft.data.history import History
 from rft.data.question import Question
 
-if TYPE_CHECKING:
-    from rft.tasks.memory_targets import MemoryTargets
-
 ORDER_SEED = 42
 """The options of row N are shuffled by `random.Random(ORDER_SEED + N)`, the gold first, so that letters tell
 nothing and are the same in every run."""
-UNKNOWN = "unknown"
 Labels = Mapping[str, Any]
+MOST_VALUES = 30  # of a breakdown or label that is shown without being asked for
 
 
 class UnusableRow(Exception):
@@ -92,6 +89,23 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Findings:
+    """What a task finds in a split.
+
+    Attributes:
+        warnings: about the file.
+        rows: {warning: the rows that it is about}.
+        figures: more entries of the split's audit.
+        tokens: length of each history as the dataset states it.
+    """
+
+    warnings: tuple[str, ...] = ()
+    rows: Mapping[str, list[int]] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Task:
     """The functions of one kind of dataset.
 
@@ -100,14 +114,16 @@ class Task:
         groups: labels -> {name of a breakdown: value}; "kind" is `Question.kind`.
         titles: {name of a breakdown: title on a page}; others are titled by their name.
         shown: labels -> how a page shows them.
+        crosses: {name of a breakdown that crosses two labels: the label without which it says nothing new}.
         judged: question -> (key of `reward.judge.RUBRICS` or a rubric in words, the fact that the judge is shown).
         reasoning: (question, knows) -> the thought of the completion that a cold start imitates. If the prompt
             has no history, `knows` is False. With options, it ends with "(x)", the gold letter.
         named: question -> how an answer names its right option.
         about: labels -> the preference that a question is about, as `MemoryTarget.about` has it; "" if none.
-        memory_targets: what memories should contain, if the labels tell it.
-        audit: (split, report) -> more entries of a split's findings (`rft.tasks.check`); notes and warnings are
-            appended to the report.
+        counted: the labels that `rft data check` counts; (): all that have at most `MOST_VALUES` values.
+        memory_targets: split -> {history id: `rft.tasks.memory_targets.MemoryTargets`}, if the labels tell what
+            memories should contain.
+        audit: split -> what `rft data check` reports about it beyond what every task has.
     """
 
     name: str
@@ -117,14 +133,11 @@ class Task:
     reasoning: Callable[[Question, bool], str]
     named: Callable[[Question], str]
     titles: Mapping[str, str] = field(default_factory=dict)
+    crosses: Mapping[str, str] = field(default_factory=dict)
+    counted: tuple[str, ...] = ()
     about: Callable[[Labels], str] = lambda labels: ""
-    memory_targets: "Callable[[Split], dict[str, MemoryTargets]] | None" = None
-    audit: Callable[[Split, dict[str, Any]], dict[str, Any]] | None = None
-
-
-def nameless(value: str) -> bool:
-    """Returns whether a breakdown's value stands for a missing label."""
-    return value in ("", UNKNOWN)
+    memory_targets: Callable[[Split], dict[str, Any]] | None = None
+    audit: Callable[[Split], "Findings"] = lambda split: Findings()
 
 
 def excluded(person: str, exclude: Collection[str]) -> None:

@@ -15,12 +15,24 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reward.free_text import normalized
 from reward.mcq import LETTERS
 from rft.data.control import inert
 from rft.data.history import History, history_id, is_date, read_history, read_messages
 from rft.data.question import FEWEST, MOST, Question
 from rft.errors import DataError
-from rft.tasks.base import ORDER_SEED, Asked, Labels, Shown, Skip, Split, Task, UnusableRow, excluded
+from rft.tasks.base import (
+    ORDER_SEED,
+    Asked,
+    Findings,
+    Labels,
+    Shown,
+    Skip,
+    Split,
+    Task,
+    UnusableRow,
+    excluded,
+)
 from rft.tasks.files import history_path, inside
 
 ABOUT = "dataset.json"
@@ -29,6 +41,8 @@ KEYS = ("id", "person", "history", "query", "date", "options", "answer", "labels
 REQUIRED = ("history", "query", "answer")
 RUBRIC = "rubric"
 """The label with what a judge should check, in words, instead of a rubric of `reward.judge.RUBRICS`."""
+LEAST_LEAK = 4  # characters of an answer whose occurrence in a query is reported
+NOT_IN_HISTORY = "the answer of a question without options occurs nowhere in its history, word for word"
 SHORT = 8  # maximum words of an option that a cold start's answer names in full
 _VARIANT = re.compile(r"/(?:order|sample)\d+$")  # how the ids of variants end
 
@@ -147,7 +161,9 @@ def read_about(root: Path) -> dict[str, Any]:
         raise DataError(f"{path}: judge_only: expected true or false; {remedy}")
     figure = {"name": str, "metric": str, "value": int | float, "source": str}
     for published in about["published"] if isinstance(about["published"], list) else [None]:
-        if not isinstance(published, dict) or not all(isinstance(published.get(k), t) for k, t in figure.items()):
+        if not isinstance(published, dict) or not all(
+            isinstance(published.get(k), t) for k, t in figure.items()
+        ):
             raise DataError(f"{path}: published: expected a list of {{{', '.join(figure)}}}; {remedy}")
     return about
 
@@ -309,6 +325,29 @@ def reasoning(question: Question, knows: bool = True) -> str:
     return f"{known}: {inert(question.gold_text)}"
 
 
+def audit(split: Split) -> Findings:
+    """Where an answer leaks, and how many free answers occur in their history."""
+    rows: dict[str, list[int]] = {}
+    free = [question for question in split.questions if question.compared and not question.abstain]
+    said = {id: normalized("\n".join(m.content for m in h.messages)) for id, h in split.histories.items()}
+    found = 0
+    for question in split.questions:
+        query = normalized(question.query)
+        texts = [normalized(text) for text in question.accepted or (question.gold_text,)]
+        if any(len(text) >= LEAST_LEAK and f" {text} " in f" {query} " for text in texts):
+            rows.setdefault("the answer occurs in the query", []).append(question.row)
+    for question in free:
+        history = f" {said[question.history_id]} "
+        if any(f" {normalized(text)} " in history for text in question.accepted):
+            found += 1
+        else:
+            rows.setdefault(NOT_IN_HISTORY, []).append(question.row)
+    options = [question for question in split.questions if question.options]
+    figures: dict[str, Any] = {"with_options": len(options), "free": len(split.questions) - len(options)}
+    figures["abstain"] = sum(question.abstain for question in split.questions)
+    return Findings(rows=rows, figures=figures | ({"in_history": found / len(free)} if free else {}))
+
+
 TASK = Task(
     name="jsonl",
     groups=groups,
@@ -317,4 +356,5 @@ TASK = Task(
     judged=judged,
     reasoning=reasoning,
     named=named,
+    audit=audit,
 )

@@ -15,10 +15,7 @@ from rft.tasks import jsonl
 from rft.tasks.base import Split, Task
 from rft.tasks.personamem import dataset as personamem
 
-TASKS = {
-    "personamem": "rft.tasks.personamem.task",
-    "jsonl": "rft.tasks.jsonl",
-}
+TASKS = {"personamem": "rft.tasks.personamem.task", "jsonl": "rft.tasks.jsonl"}
 """{name: the module with its `TASK`}."""
 
 
@@ -52,15 +49,23 @@ def load_split(
             fix it.
     """
     if not jsonl.is_jsonl(source):
-        return personamem.load_split(source, split, window, revision=revision, exclude_personas=exclude_personas)
+        return personamem.load_split(
+            source, split, window, revision=revision, exclude_personas=exclude_personas
+        )
     if revision is not None:
         warnings.warn(f"revision {revision} is ignored: {source} is a folder", stacklevel=2)
+    if window != personamem.WINDOWS[0]:
+        warnings.warn(f"window {window} is ignored: {source} has histories of one size", stacklevel=2)
     return jsonl.load_split(Path(source).expanduser(), split, exclude_personas)
 
 
 def locate(source: str | Path, revision: str | None = None, *, window: str | None = None) -> Path:
     """Returns the dataset folder, downloaded if `source` is a Hub id. Raises DataError if there is none."""
-    return Path(source).expanduser() if jsonl.is_jsonl(source) else personamem.locate(source, revision, window=window)
+    return (
+        Path(source).expanduser()
+        if jsonl.is_jsonl(source)
+        else personamem.locate(source, revision, window=window)
+    )
 
 
 def split_names(root: Path) -> list[str]:

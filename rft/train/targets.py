@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 ABSTENTION = "That cannot be known from our conversations."
 """The answer that a cold start imitates if the right answer is to abstain."""
 
+
 def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
     """Loads the training split and its questions whose prompt fits `max_prompt_tokens`; logs how many are
     left out.
@@ -123,9 +124,14 @@ def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Questi
     42.
     """
     free = set(random.Random(42).sample(range(len(questions)), round(open_ended_share * len(questions))))
-    return [replace(question, open_ended=i in free or question.open_ended) for i, question in enumerate(questions)]
+    return [
+        replace(question, open_ended=i in free or question.open_ended) for i, question in enumerate(questions)
+    ]
 
 
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
     """Builds one row per question: what an `Example` says about it, so that the rows can be read."""
-    return Dataset.from_list([question_columns(q) for q in questions])
+    rows = [question_columns(q) for q in questions]
+    for row in rows:
+        del row["labels"]  # a label may have values of several types, which a table cannot hold
+    return Dataset.from_list(rows)

@@ -16,12 +16,12 @@ from rich.console import Console
 
 import reward
 import rft.data.prompt as prompt
-from rft.tasks.audit import prove_label_free, repeated_labels, shortcuts, telling_rules
-from rft.tasks.check import add_arguments, check, run
-from rft.tasks.load import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.rules import bar
 from rft.errors import CheckpointError, DataError
+from rft.tasks.audit import prove_label_free, repeated_labels, shortcuts, telling_rules
+from rft.tasks.check import add_arguments, check, run
+from rft.tasks.load import load_split
 
 
 def told(source: Path, **options: Any) -> tuple[dict[str, Any], str]:

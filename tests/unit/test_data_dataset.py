@@ -12,8 +12,8 @@ from dataset_folder import IRREGULAR_HISTORY, folder, real_data, row, write_hist
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import rft.tasks.personamem.dataset as dataset
-from rft.tasks.personamem.dataset import COLUMNS, HUB_ID, PINNED_REVISION, Skip, load_split, locate
 from rft.errors import DataError
+from rft.tasks.personamem.dataset import COLUMNS, HUB_ID, PINNED_REVISION, Skip, load_split, locate
 
 
 def refused(root: Path, split: str = "benchmark", window: str = "32k", **options: Any) -> str:

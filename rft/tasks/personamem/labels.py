@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from reward.judge import case_and_fact
-from rft.tasks.base import UNKNOWN, Asked, Shown
+from rft.data.rules import UNKNOWN
+from rft.tasks.base import Asked, Shown
 
 DISTANCES = (0, 1, 128, 512, 2048, 8192, 32768)  # lower edges of the distance buckets, in tokens
 BUCKETS = [
