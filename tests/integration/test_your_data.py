@@ -11,6 +11,7 @@ from served import serve
 from reward.judge import VOTES
 from rft import cli
 from rft.errors import RecipeError
+from rft.plan.dry_run import DryRun
 from rft.train.grpo import train as grpo
 from rft.train.sft import train as sft
 
@@ -105,7 +106,16 @@ def test_targets_score_one_and_rewards_are_chosen_by_the_questions(here, tiny_ch
 def test_a_judge_scores_answers_without_options(here, tiny_checkpoint, capsys):
     rows = []
     with serve(lambda messages: "VERDICT: YES") as server:
-        words = ["evaluate", "--model", str(tiny_checkpoint), "--data", "mine", "--split", "train", "--no-controls"]
+        words = [
+            "evaluate",
+            "--model",
+            str(tiny_checkpoint),
+            "--data",
+            "mine",
+            "--split",
+            "train",
+            "--no-controls",
+        ]
         words += ["--judge-base-url", server.url, "--judge-model", "judge", "--max-new-tokens", "6"]
         assert cli.main([*words, "--out", "out"]) == 0
         shown = [request["messages"][1]["content"] for request in server.requests]
