@@ -286,6 +286,9 @@ def _labels(labels: Any) -> dict[str, Any]:
         return {}
     if not isinstance(labels, dict) or not all(isinstance(v, str | int | float) for v in labels.values()):
         raise UnusableRow("labels is not an object of texts, numbers and true or false")
+    for text in (*labels, *(value for value in labels.values() if isinstance(value, str))):
+        if text.strip():
+            _text(text, "a label")
     return labels
 
 

@@ -12,7 +12,8 @@ from result_rows import changed, result_row, summary_of
 from rft.cli import main
 from rft.errors import DataError
 from rft.evaluate.comparison import add_arguments, compare, permutation_test, read_runs, run
-from rft.evaluate.statistics import interval_of_ratio, summarise
+from rft.evaluate.interval import interval_of_ratio
+from rft.evaluate.statistics import summarise
 from rft.records.summary import SweepPoint
 from rft.report.evaluation import write_sweep_report
 

@@ -7,7 +7,8 @@ import pytest
 from result_rows import changed, result_row
 
 from rft.evaluate import statistics
-from rft.evaluate.statistics import interval, length_bucket, summarise
+from rft.evaluate.interval import interval
+from rft.evaluate.statistics import length_bucket, summarise
 from rft.tasks.personamem.labels import distance_bucket
 
 
