@@ -137,6 +137,25 @@ def test_memory_sft_says_what_is_missing(here, tiny_checkpoint):
         memory_sft(words)
 
 
+def test_the_memory_arm_and_the_other_contexts(here, tiny_checkpoint):
+    words = ["--config", "grpo.yaml", "--model_name_or_path", str(tiny_checkpoint), *SMALL]
+    words += [
+        "--chunk_tokens",
+        "90",
+        "--memory_tokens",
+        "12",
+        "--max_completion_length",
+        "6",
+        "--max_steps",
+        "1",
+    ]
+    assert cli.main(["memory-grpo", *words, "--per_device_train_batch_size", "4"]) == 0
+    asked = ["evaluate", "--data", "mine", "--no-controls", "--max-new-tokens", "6"]
+    for context, more in (("memory", ["--chunk-tokens", "90", "--memory-tokens", "12"]), ("retrieval", [])):
+        model = ["--model", "out/grpo", "--context", context, *more, "--out", f"out/{context}"]
+        assert cli.main([*asked, *model]) == 0 and len(rows_of(here / "out" / context)) == 2
+
+
 def test_a_dry_run_of_both_trainings(here, tiny_checkpoint, capsys):
     for name, train in (("sft", sft), ("grpo", grpo)):
         with pytest.raises(DryRun):
