@@ -184,7 +184,7 @@ def test_a_sweep_draws_its_curve(tmp_path):
         )
         for step, n in ((10, 3), (20, 8), (30, 6))
     ]
-    write_sweep_report(points, tmp_path / "report.html")
+    write_sweep_report(points, tmp_path / "report.html", 0.25)
     page = (tmp_path / "report.html").read_text()
     assert (
         "80.0\N{NO-BREAK SPACE}% right at best: checkpoint-20" in page
