@@ -195,10 +195,9 @@ def _labels(split: Split, task: Task) -> dict[str, dict[str, int]]:
 
 def _tokens(split: Split, stated: Sequence[int], tokenizer: Any) -> dict[str, Any]:
     """Lengths as [minimum, median, maximum], in tokens: of histories as stated by the dataset (in characters,
-    if it states none), of prompts and
-    their parts as counted by the tokenizer."""
+    if it cannot state any), of prompts and their parts as counted by the tokenizer."""
     tokens: dict[str, Any] = {"history, authors": _spread(stated)}
-    if not stated:
+    if not split.window:  # such a dataset states no lengths
         tokens = {
             "history, characters": _spread(
                 sum(len(message.content) for message in history.messages)

@@ -300,9 +300,10 @@ def groups(labels: Labels) -> dict[str, str]:
 
 
 def shown(labels: Labels) -> Shown:
-    """Returns how a page shows the labels."""
+    """Returns how a page shows the labels: questions are filtered by `kind`, or else by the first label."""
     named = groups(labels)
-    kind = named.pop("kind", "")
+    first = "kind" if "kind" in named else next(iter(named), "")
+    kind = named.pop(first, "")
     return Shown(kind, ", ".join(f"{name}: {value}" for name, value in named.items()))
 
 
