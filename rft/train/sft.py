@@ -263,6 +263,11 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     check_target(tokens)
     split, questions = load_questions(data, tokens)
     questions = cold_start.labelled(questions)
+    if judged := next((q for q in questions if q.judge_only), None):
+        raise RecipeError(
+            f"question {judged.id}: only a judge can score its answers, so the data has none to imitate; use"
+            " options, or start `rft grpo` with a judge from a model that follows instructions"
+        )
     logger.info(
         "%d of them have targets; %d of these are of a kind that is not plain (updated, withdrawn, others')",
         len(questions),

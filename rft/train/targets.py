@@ -96,9 +96,12 @@ def target(question: Question, knows: bool = True) -> str:
 
     Args:
         question: The question to answer.
-        knows: False if the prompt contains no history, so that nothing can be remembered.
+        knows: False if the prompt contains no history, so that nothing can be remembered: a letter is then a
+            guess, and a question without options is not answered.
     """
-    return f"<think>{task_named(question.task).reasoning(question, knows)}</think>{answer(question)}"
+    thought = task_named(question.task).reasoning(question, knows)
+    said = answer(question) if knows or question.gold is not None else ABSTENTION
+    return f"<think>{thought}</think>{said}"
 
 
 def is_hard(question: Question) -> bool:

@@ -78,7 +78,7 @@ def test_targets_score_one_and_rewards_are_chosen_by_the_questions(here, tiny_ch
     from rft.train.grpo_config import HistoryGRPOConfig
     from rft.train.judged import prepare
     from rft.train.rewards import Scorer, question_columns
-    from rft.train.targets import target
+    from rft.train.targets import ABSTENTION, target
 
     questions = load_split(here / "mine", "train").questions
     tokenizer = load_tokenizer(str(tiny_checkpoint))
@@ -97,6 +97,8 @@ def test_targets_score_one_and_rewards_are_chosen_by_the_questions(here, tiny_ch
     assert prepared(questions, rewards=["reward.personamem", "reward.exact_match"]).names[1] == "exact_match"
     with pytest.raises(RecipeError, match="reward_weights has 1 numbers, but .* token_f1 as well"):
         prepared(questions, reward_weights=[1.0])
+    assert target(questions[2], knows=False).endswith(f"</think>{ABSTENTION}")
+    assert target(questions[0], knows=False).endswith(f"\\boxed{{{questions[0].gold}}}")
     for question in questions:
         columns = {key: [value] for key, value in question_columns(question).items()}
         scores = [f.function([target(question)], **columns)[0] for f in scorer.rewards]
@@ -127,6 +129,15 @@ def test_a_judge_scores_answers_without_options(here, tiny_checkpoint, capsys):
     for row in asked:
         fact = json.dumps("\n".join(row["accepted"]) if "accepted" in row else "")
         assert sum(f'"fact": {fact}' in text for text in shown) == VOTES
+
+
+def test_a_cold_start_needs_answers_to_imitate(here, tiny_checkpoint):
+    (here / "mine/dataset.json").write_text('{"judge_only": true}')
+    words = ["--model_name_or_path", str(tiny_checkpoint), *SMALL]
+    with pytest.raises(RecipeError, match="question train-2: only a judge can score"):
+        sft(["--config", "sft.yaml", *words])
+    with pytest.raises(RecipeError, match="question train-2 has no options .* set judge_base_url"):
+        grpo(["--config", "grpo.yaml", *words])
 
 
 def test_memory_sft_says_what_is_missing(here, tiny_checkpoint):
