@@ -21,6 +21,7 @@ class Answer:
         blind: Whether the question was asked without its history, or with an empty memory.
         kind: The kind of the question.
         gold: The gold letter; "" for an open-ended question.
+        options: The number of options.
         reading: How the letter and the words were read; None if letters do not matter: the question has no
             options, or no reward can take `answer`.
     """
@@ -31,6 +32,7 @@ class Answer:
     blind: bool = False
     kind: str = ""
     gold: str = ""
+    options: int = 0
     reading: Reading | None = None
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
+from rft.tasks.base import Split
 from rft.train.advantages import Contest
 from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig

@@ -65,8 +65,9 @@ def _seen(rollout: Rollout, names: Sequence[str], ends: Sequence[int]) -> Trajec
             ended=turn.completion[-1] in ends,
             scores=dict(zip(names, turn.scores, strict=True)),
             blind=rollout.blind,
-            kind=turn.question.labels.kind,
+            kind=turn.question.kind,
             gold=turn.question.gold,
+            options=len(turn.question.options),
             reading=turn.reading,
         )
         for turn in rollout.answers

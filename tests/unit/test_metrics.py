@@ -8,7 +8,6 @@ from collections import defaultdict
 import pytest
 
 import reward
-from rft.data.dataset import load_split
 from rft.errors import RecipeError, TrainingError
 from rft.metrics.metric import LOG, SUMMARY, Metric, Registry
 from rft.metrics.page import page
@@ -18,6 +17,7 @@ from rft.records.summary import Statistics
 from rft.records.training import METRICS
 from rft.report.panels import PANELS
 from rft.report.training import write_report
+from rft.tasks.load import load_split
 from rft.train.metrics import check_logged, of_all_ranks
 from rft.train.rewards import Scorer
 from rft.train.rollout import Rollout, Turn
