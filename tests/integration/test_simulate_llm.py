@@ -17,10 +17,14 @@ from peculiarities import extra, hang, has
 
 from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
+from rft.llm.chat import Chat
+from rft.llm.client import Llm
+from rft.llm.forms import Answer, Unusable
+from rft.llm.journal import Journal
+from rft.llm.settings import LlmSettings
 from rft.memory.targets import about, load_memory_targets
-from rft.simulate.llm import Answer, Chat, Journal, Llm, Unusable
 from rft.simulate.pipeline import simulate
-from rft.simulate.profile import LlmSettings, Settings
+from rft.simulate.profile import Settings
 from rft.toy.model import make_tokenizer
 
 SERVER = Path(__file__).parent / "scripted_llm.py"
@@ -118,7 +122,7 @@ def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, 
     url, log = server("--delay", "0.01", "--slow", "0")
     code = (
         "import sys; from pathlib import Path; from rft.simulate.pipeline import simulate;"
-        "from rft.simulate.profile import LlmSettings, Settings;"
+        "from rft.llm.settings import LlmSettings; from rft.simulate.profile import Settings;"
         f"simulate({settings(url, tokenizer)!r}, Path(sys.argv[1]), workers=2)"
     )
     for enough in (30, 90):

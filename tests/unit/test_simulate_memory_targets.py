@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 import reward
 from reward.memory import sensitive_absent, speaks_of
 from rft.data.dataset import MEMORY_TARGETS, load_split
+from rft.data.faults import mentions
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS, Update
-from rft.simulate.checks import mentions
 from rft.simulate.history import Assembled, assemble, count_words
 from rft.simulate.memory_targets import THEIRS, line_of, previous_value, targets
 from rft.simulate.persona_record import (
