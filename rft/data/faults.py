@@ -10,13 +10,13 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
-from rft.data.audit import contains, fold
 from rft.data.private import plausible_items
 
 PREAMBLE = re.compile(
     r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE
 )
 LONGEST = 800  # maximum characters per option
+TELLING = 12  # minimum length in characters; a shorter label ("Tea") may occur in a text by chance
 
 
 class Item(Protocol):
@@ -72,3 +72,14 @@ def text_faults(*texts: str) -> list[str]:
 def mentions(keyword: str, text: str) -> bool:
     """Whether `text` contains `keyword` as whole words, ignoring case."""
     return re.search(rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)", text.casefold()) is not None
+
+
+def contains(text: str, label: str) -> bool:
+    """Whether a folded text contains a label that is too long to occur in it by chance."""
+    label = fold(label)
+    return len(label) >= TELLING and label in text
+
+
+def fold(text: str) -> str:
+    """Returns a text in lower case with single spaces."""
+    return " ".join(text.casefold().split())

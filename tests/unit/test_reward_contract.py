@@ -10,10 +10,10 @@ from tiny_tree import tiny_model
 from transformers import AutoTokenizer
 
 import reward
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError, TrainingError
 from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.memories import MemoryArm
@@ -173,7 +173,7 @@ def test_an_example_is_one_row_of_the_columns(mini_data):
     ]
     columns = reward.columns(examples)
     assert reward.personamem(**columns) == [1.0, 0.0]
-    assert set(columns) < set(reward.COLUMNS) and columns["who"][0] == question.labels.who
+    assert set(columns) < set(reward.COLUMNS) and columns["kind"][0] == question.kind
 
 
 def test_an_error_in_every_row_ends_the_run(make):

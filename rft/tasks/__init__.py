@@ -1,0 +1,1 @@
+"""What is asked: one module or folder per kind of dataset, each with a `TASK` (`rft.tasks.base.Task`)."""
