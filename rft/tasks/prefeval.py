@@ -1,0 +1,263 @@
+"""PrefEval: a preference, filler turns, then a question whose usual answer violates it.
+
+Invariant: every row of the chosen form becomes one question or one dropped row with its reason, and training
+and test never share a topic.
+
+The layout is `benchmark_dataset/` of amazon-science/PrefEval: one file per topic and form, and
+`mcq_options/` with four texts per question, of which the first is right. The rows of the forms are joined by
+their questions.
+"""
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rft.errors import DataError
+from rft.tasks.dataset_writer import DatasetWriter, Published
+from rft.tasks.source_files import field, read_list, text_field
+
+SOURCE = "https://github.com/amazon-science/PrefEval"
+LICENSE = "CC BY-NC 4.0"
+REPORT_BY = ("topic", "form")
+FORMS = {
+    "explicit": "explicit_preference",
+    "choice-based": "implicit_preference/choice-based",
+    "persona-driven": "implicit_preference/persona-driven",
+}
+OPTIONS, FILLER = "mcq_options", "filtered_inter_turns.json"
+TOPIC = re.compile(r"[a-z0-9_]+\.json")
+HELD_OUT = ("entertain_shows", "lifestyle_health", "pet_ownership", "shop_technology", "travel_restaurant")
+"""Five of the twenty topics, one from each larger area. Models are tested on them and never trained."""
+
+ACKNOWLEDGED = "Thank you for telling me. I will keep it in mind."
+"""The reply to an explicit preference. The authors' files have none: they let each model write its own."""
+
+CHOICE_TURNS = (
+    ("query", "user"),
+    ("assistant_options", "assistant"),
+    ("user_selection", "user"),
+    ("assistant_acknowledgment", "assistant"),
+)
+PUBLISHED = (
+    Published(
+        "most models of the paper, no prompt for it, 10 filler turns: at most",
+        "preference following, free answers",
+        0.10,
+        "arXiv 2502.09597, abstract",
+    ),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this benchmark."""
+    parser.add_argument(
+        "--form",
+        choices=tuple(FORMS),
+        default="explicit",
+        help="how the user reveals the preference (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--answers",
+        choices=("options", "free"),
+        default="options",
+        help="choose among four options, or write a free answer for a judge (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--filler-turns",
+        type=int,
+        default=10,
+        metavar="N",
+        help="turns about other things between the preference and the question (default: %(default)s)",
+    )
+
+
+def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -> None:
+    """Converts PrefEval.
+
+    Args:
+        source: the repository, or its folder `benchmark_dataset`.
+        dataset: where the questions go.
+        options: see `add_arguments`.
+
+    Raises:
+        DataError: a folder, file or key is missing, or there are fewer filler turns than asked for.
+    """
+    root = _root(source)
+    topics = _topics(root / FORMS[options.form], dataset)
+    held_out = _held_out(topics, dataset)
+    filler = _filler(root / FILLER, options.filler_turns)
+    multiple_choice = options.answers == "options"
+    if multiple_choice:
+        _name_strays(root / OPTIONS, topics, dataset)
+    else:
+        dataset.note("free answers are scored by a judge: each question has its rubric as a label")
+    if options.form == "explicit":
+        dataset.note(f"the reply to each preference is fixed: {ACKNOWLEDGED}")
+
+    seen: dict[tuple[str, str], str] = {}
+    asked: dict[str, list[str]] = {}
+    reworded: list[str] = []
+    longest: list[bool] = []
+    for topic in topics:
+        rows = read_list(root / FORMS[options.form] / f"{topic}.json")
+        option_rows = read_list(root / OPTIONS / f"{topic}.json") if multiple_choice else []
+        for index, record in enumerate(rows):
+            id, where = f"{topic}-{index}", f"{FORMS[options.form]}/{topic}.json: row {index}"
+            preference, question = (text_field(record, key, where) for key in ("preference", "question"))
+            if first := seen.get((preference, question)):
+                dataset.drop(where, f"repeats {first}: the same preference and question")
+                continue
+            seen[preference, question] = where
+            row: dict[str, Any] = {"id": id, "person": id, "query": question}
+            if multiple_choice:
+                found = _row_of(question, index, option_rows)
+                if found is None:
+                    dataset.drop(where, f"{OPTIONS}/{topic}.json has no row, or several, with its question")
+                    continue
+                texts, problem = _options(option_rows[found], f"{OPTIONS}/{topic}.json: row {found}")
+                if problem:
+                    dataset.drop(where, problem)
+                    continue
+                if text_field(option_rows[found], "preference", where) != preference:
+                    reworded.append(id)
+                lengths = [len(text) for text in texts]
+                longest.append(lengths.index(max(lengths)) == 0 and lengths.count(max(lengths)) == 1)
+                row |= {"options": texts, "answer": texts[0]}
+            else:
+                row["answer"] = preference
+            asked.setdefault(question, []).append(id)
+            messages = [*_opening(record, preference, options.form, where), *filler]
+            row["history"] = dataset.history(id, messages)
+            row["labels"] = {"topic": topic, "form": options.form, "filler_turns": options.filler_turns}
+            if not multiple_choice:
+                row["labels"]["rubric"] = _rubric(record, preference)
+            dataset.row("benchmark" if topic in held_out else "train", row)
+
+    if repeated := [ids for ids in asked.values() if len(ids) > 1]:
+        listed = "; ".join(" = ".join(ids) for ids in repeated)
+        dataset.note(f"{len(repeated)} questions occur twice, with different preferences, and stay: {listed}")
+    if reworded:
+        dataset.note(
+            f"{len(reworded)} preferences are worded differently in {OPTIONS}; the history has the wording"
+            f" of the form: {', '.join(reworded)}"
+        )
+    if longest:
+        share = sum(longest) / len(longest)
+        dataset.note(
+            f"the right option is the longest of the four in {sum(longest)} of {len(longest)} questions"
+            f" ({share:.1%}, ties not counted): report `rft evaluate --rule longest` next to every accuracy"
+        )
+
+
+def _root(source: Path) -> Path:
+    root = source / "benchmark_dataset" if (source / "benchmark_dataset").is_dir() else source
+    if missing := [name for name in (*FORMS.values(), OPTIONS) if not (root / name).is_dir()]:
+        raise DataError(
+            f"{source}: no folder {', '.join(missing)}; expected PrefEval or its folder benchmark_dataset"
+        )
+    return root
+
+
+def _topics(folder: Path, dataset: DatasetWriter) -> list[str]:
+    """The topics with a file in the folder of a form; other files there are named as dropped."""
+    topics = sorted(path.stem for path in folder.iterdir() if TOPIC.fullmatch(path.name))
+    if not topics:
+        raise DataError(f"{folder}: no TOPIC.json; expected one file per topic")
+    _name_strays(folder, topics, dataset)
+    return topics
+
+
+def _name_strays(folder: Path, topics: Sequence[str], dataset: DatasetWriter) -> None:
+    place = folder.relative_to(folder.parents[1 if folder.name == OPTIONS else 0]).name
+    if missing := [topic for topic in topics if not (folder / f"{topic}.json").is_file()]:
+        raise DataError(f"{folder}: no {missing[0]}.json; expected one file for each topic of the form")
+    for path in sorted(folder.iterdir()):
+        if path.name.removesuffix(".json") not in topics or path.suffix != ".json":
+            dataset.drop(f"{place}/{path.name}", "a stray file: its name is no topic of the form")
+
+
+def _held_out(topics: Sequence[str], dataset: DatasetWriter) -> set[str]:
+    """The topics to test on: HELD_OUT, or the last third if not all of these are there."""
+    if set(HELD_OUT) <= set(topics):
+        held_out = set(HELD_OUT)
+        why = "the fixed list"
+    else:
+        held_out = set(topics[len(topics) - max(1, len(topics) // 3) :])
+        why = f"the last third of {len(topics)} topics, as not all of {', '.join(HELD_OUT)} are there"
+    dataset.note(f"held out for the test: {', '.join(sorted(held_out))} ({why}); the others are for training")
+    return held_out
+
+
+def _filler(path: Path, turns: int) -> list[dict[str, str]]:
+    """The first turns of the filler chats in the order of the file; a turn is a user message and its
+    reply."""
+    if turns < 0:
+        raise DataError(f"--filler-turns {turns}: expected 0 or more")
+    messages: list[dict[str, str]] = []
+    if turns == 0:
+        return messages
+    for index, chat in enumerate(read_list(path)):
+        where = f"{path}: row {index}"
+        conversation = field(chat, "conversation", list, where)
+        for place in range(0, len(conversation) - 1, 2):
+            for role, message in zip(("user", "assistant"), conversation[place : place + 2], strict=True):
+                if field(message, "role", str, where) != role:
+                    raise DataError(f"{where}: message {place}: expected user and assistant in turn")
+                messages.append({"role": role, "content": field(message, "content", str, where)})
+            if len(messages) == 2 * turns:
+                return messages
+    raise DataError(f"{path}: only {len(messages) // 2} turns of filler; --filler-turns asks for {turns}")
+
+
+def _opening(record: Mapping[str, Any], preference: str, form: str, where: str) -> list[dict[str, str]]:
+    """The messages in which the user reveals the preference."""
+    if form == "explicit":
+        return [{"role": "user", "content": preference}, {"role": "assistant", "content": ACKNOWLEDGED}]
+    conversation = field(record, "conversation", dict, where)
+    if form == "choice-based":
+        return [{"role": role, "content": text_field(conversation, key, where)} for key, role in CHOICE_TURNS]
+    if not conversation or not all(key.isdecimal() for key in conversation):
+        raise DataError(f"{where}: 'conversation' must have the numbers of its turns as keys")
+    return [
+        {"role": role, "content": text_field(conversation[key], role, where)}
+        for key in sorted(conversation, key=int)
+        for role in ("user", "assistant")
+    ]
+
+
+def _row_of(question: str, index: int, option_rows: Sequence[Any]) -> int | None:
+    """The row of the options of a question: the same index if the question is the same, else the only row
+    with this question, else None."""
+    same = [place for place, row in enumerate(option_rows) if _question(row) == question]
+    return index if index in same else same[0] if len(same) == 1 else None
+
+
+def _question(row: Any) -> str | None:
+    text = row.get("question") if isinstance(row, Mapping) else None
+    return text.strip() if isinstance(text, str) else None
+
+
+def _options(row: Any, where: str) -> tuple[list[str], str]:
+    """The options of a row, the right one first, and what is wrong with them ("" if nothing)."""
+    texts = field(row, "classification_task_options", list, where)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        return [], f"{where}: an option is empty or not a text"
+    texts = [text.strip() for text in texts]
+    if len(texts) < 2:
+        return [], f"{where}: {len(texts)} options; expected 4"
+    if twice := [text for text, count in Counter(texts).items() if count > 1]:
+        return [], f"{where}: an option occurs twice: {twice[0]!r}"
+    return texts, ""
+
+
+def _rubric(record: Mapping[str, Any], preference: str) -> str:
+    explanation = record.get("explanation")
+    told = f" About this case: {explanation.strip()}" if isinstance(explanation, str) else ""
+    return (
+        f"The user once revealed this preference: {preference} Right: the answer helps with the question and"
+        " everything it recommends respects the preference. Wrong: it recommends something that violates the"
+        f" preference, ignores it, invents another preference, or gives no help.{told}"
+    )
