@@ -147,7 +147,7 @@ class DatasetWriter:
             first = f"; the first reason: {': '.join(self.dropped[0])}" if self.dropped else ""
             raise DataError(f"{self._card['source']}: no question could be converted{first}")
         if self._mended:
-            self.note(f"{self._mended} halves of surrogate pairs were replaced with U+FFFD")
+            self.note(f"halves of surrogate pairs, replaced with U+FFFD: {self._mended}")
         card = {
             **self._card,
             **self._lists,

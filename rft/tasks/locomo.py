@@ -93,7 +93,7 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
                 continue
             dataset.row("benchmark", {"id": id, "person": sample, "history": link, **row})
     for text, count in notes.items():
-        dataset.note(f"{count} {text}")
+        dataset.note(f"{text}: {count}")
     _note_repeats(asked, dataset)
     _note_ceiling(wrong, asked, totals, dataset)
 
@@ -126,7 +126,7 @@ def _messages(conversation: Mapping[str, Any], where: str, notes: Counter[str]) 
     numbers = sorted(int(found[1]) for key in conversation if (found := SESSION.fullmatch(key)))
     dated = {key.removesuffix("_date_time") for key in conversation if key.endswith("_date_time")}
     if unused := dated - {f"session_{number}" for number in numbers}:
-        notes["dates of sessions that do not exist were left out"] += len(unused)
+        notes["dates of sessions that do not exist, left out"] += len(unused)
     messages = []
     for number in numbers:
         date = _date(text_field(conversation, f"session_{number}_date_time", where), where)
@@ -137,7 +137,7 @@ def _messages(conversation: Mapping[str, Any], where: str, notes: Counter[str]) 
                 raise DataError(f"{here}: unknown speaker {speaker!r}; expected {' or '.join(roles)}")
             text = field(turn, "text", str, here)
             if isinstance(caption := turn.get("blip_caption"), str) and caption.strip():
-                notes["photos became their captions: [shares caption]"] += 1
+                notes["photos that became their captions, [shares ...]"] += 1
                 text = f"{text} [shares {caption.strip()}]".strip()
             messages.append(
                 {"role": roles[speaker], "name": speaker, "content": text, "date": date, "session": number}
@@ -162,20 +162,20 @@ def _row(record: Any, id: str, where: str, notes: Counter[str]) -> dict[str, Any
     if "answer" in record:
         answer = str(field(record, "answer", (str, int), where)).strip()
         if isinstance(record["answer"], int):
-            notes["answers are numbers in the file and became texts"] += 1
+            notes["answers that are numbers in the file and became texts"] += 1
     elif number == ADVERSARIAL:
         answer = None
-        notes["adversarial questions have no answer: the right answer is to abstain"] += 1
+        notes["adversarial questions without an answer, where the right answer is to abstain"] += 1
     else:
         raise DataError(f"{where}: no 'answer'; only category {ADVERSARIAL} may lack it")
     written = [text for text in record.get("evidence") or [] if isinstance(text, str)]
     evidence = [id for text in written for id in EVIDENCE.findall(text)]
     if any(len(EVIDENCE.findall(text)) > 1 for text in written):
-        notes["questions have several evidence ids in one text, which were taken apart"] += 1
+        notes["questions with several evidence ids in one text, taken apart"] += 1
     if any(not EVIDENCE.findall(text) for text in written):
-        notes["questions have a malformed evidence id, which was left out"] += 1
+        notes["questions with a malformed evidence id, left out"] += 1
     if not evidence:
-        notes["questions have no evidence"] += 1
+        notes["questions without evidence"] += 1
     labels = {
         "category": CATEGORIES[number],
         "evidence": " ".join(evidence),
@@ -229,7 +229,7 @@ def _note_repeats(asked: Mapping[str, Mapping[str, Any]], dataset: DatasetWriter
         by_text.setdefault((id.rpartition("-")[0], str(record["question"]).strip()), []).append(id)
     if repeated := [" = ".join(ids) for ids in by_text.values() if len(ids) > 1]:
         dataset.note(
-            f"{len(repeated)} questions are asked twice about one history and stay: {'; '.join(repeated)}"
+            f"questions asked twice about one history, which stay: {len(repeated)} ({'; '.join(repeated)})"
         )
 
 
@@ -255,6 +255,6 @@ def _note_ceiling(
     )
     overall = 1 - len(wrong) / sum(totals.values())
     dataset.note(
-        f"{len(wrong)} questions with wrong labels were left out; with them the ceiling would be"
-        f" {overall:.1%}: {ceilings}"
+        f"questions with wrong labels, left out: {len(wrong)}; with them the ceiling would be {overall:.1%}:"
+        f" {ceilings}"
     )

@@ -93,7 +93,7 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
         row = _row(record, id, where, notes)
         dataset.row("benchmark", {"id": id, "history": dataset.history(id, messages), **row})
     for text, count in notes.items():
-        dataset.note(f"{count} {text}")
+        dataset.note(f"{text}: {count}")
     dataset.note(f"converted from {path.name}: figures of oracle, S and M are not comparable")
 
 
@@ -118,7 +118,7 @@ def _messages(record: Mapping[str, Any], where: str, notes: Counter[str]) -> lis
         raise DataError(f"{where}: {len(dates)} haystack_dates for {len(sessions)} haystack_sessions")
     order = sorted(range(len(sessions)), key=lambda place: dates[place])
     if order != list(range(len(sessions))):
-        notes["histories were not in the order of their dates and were sorted"] += 1
+        notes["histories that were not in the order of their dates, sorted"] += 1
     messages = []
     for number, place in enumerate(order, start=1):
         here = f"{where}: session {place}"
@@ -129,7 +129,7 @@ def _messages(record: Mapping[str, Any], where: str, notes: Counter[str]) -> lis
             if role not in ROLES:
                 raise DataError(f"{here}: unknown role {role!r}; expected {' or '.join(ROLES)}")
             if not content.strip():
-                notes["empty messages were left out"] += 1
+                notes["empty messages, left out"] += 1
                 continue
             messages.append({"role": role, "content": content, "date": dates[place], "session": number})
     return messages
@@ -142,10 +142,10 @@ def _row(record: Mapping[str, Any], id: str, where: str, notes: Counter[str]) ->
         raise DataError(f"{where}: unknown question_type {kind!r}; expected one of {', '.join(RUBRICS)}")
     answer = str(field(record, "answer", (str, int), where)).strip()
     if isinstance(record["answer"], int):
-        notes["answers are numbers in the file and became texts"] += 1
+        notes["answers that are numbers in the file and became texts"] += 1
     abstains = id.endswith(ABSTENTION)
     if abstains:
-        notes["questions cannot be answered: the right answer is to abstain"] += 1
+        notes["questions that cannot be answered, where the right answer is to abstain"] += 1
     labels = {
         "question_type": kind,
         "abstention": abstains,
@@ -165,10 +165,8 @@ def _date(text: Any, where: str) -> str:
     """ "2023/05/20 (Sat) 02:21" in ISO 8601."""
     found = DATE.fullmatch(text.strip()) if isinstance(text, str) else None
     try:
-        return datetime(*map(int, found.groups())).strftime("%Y-%m-%dT%H:%M") if found else _no_date(text)
-    except ValueError:
-        raise DataError(f"{where}: {text!r} is no date such as '2023/05/20 (Sat) 02:21'") from None
-
-
-def _no_date(text: Any) -> str:
-    raise ValueError(text)
+        if found:
+            return datetime(*map(int, found.groups())).strftime("%Y-%m-%dT%H:%M")
+    except ValueError:  # such as a month of 13
+        pass
+    raise DataError(f"{where}: {text!r} is no date such as '2023/05/20 (Sat) 02:21'")

@@ -86,12 +86,12 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
         DataError: a folder, file or key is missing, or there are fewer filler turns than asked for.
     """
     root = _root(source)
-    topics = _topics(root / FORMS[options.form], dataset)
+    topics = _topics(root, FORMS[options.form], dataset)
     held_out = _held_out(topics, dataset)
     filler = _filler(root / FILLER, options.filler_turns)
     multiple_choice = options.answers == "options"
     if multiple_choice:
-        _name_strays(root / OPTIONS, topics, dataset)
+        _name_strays(root, OPTIONS, topics, dataset)
     else:
         dataset.note("free answers are scored by a judge: each question has its rubric as a label")
     if options.form == "explicit":
@@ -138,11 +138,13 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
 
     if repeated := [ids for ids in asked.values() if len(ids) > 1]:
         listed = "; ".join(" = ".join(ids) for ids in repeated)
-        dataset.note(f"{len(repeated)} questions occur twice, with different preferences, and stay: {listed}")
+        dataset.note(
+            f"questions that occur twice, with different preferences, and stay: {len(repeated)} ({listed})"
+        )
     if reworded:
         dataset.note(
-            f"{len(reworded)} preferences are worded differently in {OPTIONS}; the history has the wording"
-            f" of the form: {', '.join(reworded)}"
+            f"preferences worded differently in {OPTIONS}, where the history has the wording of the form:"
+            f" {len(reworded)} ({', '.join(reworded)})"
         )
     if longest:
         share = sum(longest) / len(longest)
@@ -161,22 +163,23 @@ def _root(source: Path) -> Path:
     return root
 
 
-def _topics(folder: Path, dataset: DatasetWriter) -> list[str]:
+def _topics(root: Path, folder: str, dataset: DatasetWriter) -> list[str]:
     """The topics with a file in the folder of a form; other files there are named as dropped."""
-    topics = sorted(path.stem for path in folder.iterdir() if TOPIC.fullmatch(path.name))
+    topics = sorted(path.stem for path in (root / folder).iterdir() if TOPIC.fullmatch(path.name))
     if not topics:
-        raise DataError(f"{folder}: no TOPIC.json; expected one file per topic")
-    _name_strays(folder, topics, dataset)
+        raise DataError(f"{root / folder}: no TOPIC.json; expected one file per topic")
+    _name_strays(root, folder, topics, dataset)
     return topics
 
 
-def _name_strays(folder: Path, topics: Sequence[str], dataset: DatasetWriter) -> None:
-    place = folder.relative_to(folder.parents[1 if folder.name == OPTIONS else 0]).name
-    if missing := [topic for topic in topics if not (folder / f"{topic}.json").is_file()]:
-        raise DataError(f"{folder}: no {missing[0]}.json; expected one file for each topic of the form")
-    for path in sorted(folder.iterdir()):
-        if path.name.removesuffix(".json") not in topics or path.suffix != ".json":
-            dataset.drop(f"{place}/{path.name}", "a stray file: its name is no topic of the form")
+def _name_strays(root: Path, folder: str, topics: Sequence[str], dataset: DatasetWriter) -> None:
+    """Names the files of a folder that belong to no topic, such as "travel_hotel copy.json"."""
+    files = {path.name for path in (root / folder).iterdir()}
+    expected = {f"{topic}.json" for topic in topics}
+    if missing := sorted(expected - files):
+        raise DataError(f"{root / folder}: no {missing[0]}; expected one file for each topic of the form")
+    for name in sorted(files - expected):
+        dataset.drop(f"{folder}/{name}", "a stray file: its name is no topic of the form")
 
 
 def _held_out(topics: Sequence[str], dataset: DatasetWriter) -> set[str]:
