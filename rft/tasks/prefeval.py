@@ -11,9 +11,9 @@ their questions.
 import argparse
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rft.errors import DataError
 from rft.tasks.dataset_writer import DatasetWriter, Published
@@ -74,6 +74,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class Asked(NamedTuple):
+    """A row of a form, with its options in the order of the file ([] without options).
+
+    reworded: whether the row of the options words the preference differently.
+    """
+
+    id: str
+    topic: str
+    where: str
+    record: Mapping[str, Any]
+    preference: str
+    question: str
+    options: list[str]
+    reworded: bool
+
+
 def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -> None:
     """Converts PrefEval.
 
@@ -85,73 +101,61 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
     Raises:
         DataError: a folder, file or key is missing, or there are fewer filler turns than asked for.
     """
-    root = _root(source)
+    root, multiple_choice = _root(source), options.answers == "options"
+    filler = _filler(root / FILLER, options.filler_turns)
     topics = _topics(root, FORMS[options.form], dataset)
     held_out = _held_out(topics, dataset)
-    filler = _filler(root / FILLER, options.filler_turns)
-    multiple_choice = options.answers == "options"
     if multiple_choice:
         _name_strays(root, OPTIONS, topics, dataset)
-    else:
-        dataset.note("free answers are scored by a judge: each question has its rubric as a label")
+    rows = [row for topic in topics for row in _rows(root, topic, options.form, multiple_choice, dataset)]
+    for row in rows:
+        messages = [*_opening(row, options.form), *filler]
+        labels = {"topic": row.topic, "form": options.form, "filler_turns": options.filler_turns}
+        if multiple_choice:
+            answer = {"options": row.options, "answer": row.options[0]}
+        else:
+            answer = {"answer": row.preference}
+            labels["rubric"] = _rubric(row)
+        dataset.row(
+            "benchmark" if row.topic in held_out else "train",
+            {
+                "id": row.id,
+                "person": row.id,
+                "history": dataset.history(row.id, messages),
+                "query": row.question,
+                **answer,
+                "labels": labels,
+            },
+        )
+    _note(rows, options, dataset)
+
+
+def _note(rows: Sequence[Asked], options: argparse.Namespace, dataset: DatasetWriter) -> None:
+    """Notes what is peculiar about the questions."""
     if options.form == "explicit":
         dataset.note(f"the reply to each preference is fixed: {ACKNOWLEDGED}")
-
-    seen: dict[tuple[str, str], str] = {}
-    asked: dict[str, list[str]] = {}
-    reworded: list[str] = []
-    longest: list[bool] = []
-    for topic in topics:
-        rows = read_list(root / FORMS[options.form] / f"{topic}.json")
-        option_rows = read_list(root / OPTIONS / f"{topic}.json") if multiple_choice else []
-        for index, record in enumerate(rows):
-            id, where = f"{topic}-{index}", f"{FORMS[options.form]}/{topic}.json: row {index}"
-            preference, question = (text_field(record, key, where) for key in ("preference", "question"))
-            if first := seen.get((preference, question)):
-                dataset.drop(where, f"repeats {first}: the same preference and question")
-                continue
-            seen[preference, question] = where
-            row: dict[str, Any] = {"id": id, "person": id, "query": question}
-            if multiple_choice:
-                found = _row_of(question, index, option_rows)
-                if found is None:
-                    dataset.drop(where, f"{OPTIONS}/{topic}.json has no row, or several, with its question")
-                    continue
-                texts, problem = _options(option_rows[found], f"{OPTIONS}/{topic}.json: row {found}")
-                if problem:
-                    dataset.drop(where, problem)
-                    continue
-                if text_field(option_rows[found], "preference", where) != preference:
-                    reworded.append(id)
-                lengths = [len(text) for text in texts]
-                longest.append(lengths.index(max(lengths)) == 0 and lengths.count(max(lengths)) == 1)
-                row |= {"options": texts, "answer": texts[0]}
-            else:
-                row["answer"] = preference
-            asked.setdefault(question, []).append(id)
-            messages = [*_opening(record, preference, options.form, where), *filler]
-            row["history"] = dataset.history(id, messages)
-            row["labels"] = {"topic": topic, "form": options.form, "filler_turns": options.filler_turns}
-            if not multiple_choice:
-                row["labels"]["rubric"] = _rubric(record, preference)
-            dataset.row("benchmark" if topic in held_out else "train", row)
-
-    if repeated := [ids for ids in asked.values() if len(ids) > 1]:
-        listed = "; ".join(" = ".join(ids) for ids in repeated)
+    by_question: dict[str, list[str]] = {}
+    for row in rows:
+        by_question.setdefault(row.question, []).append(row.id)
+    if repeated := [" = ".join(ids) for ids in by_question.values() if len(ids) > 1]:
         dataset.note(
-            f"questions that occur twice, with different preferences, and stay: {len(repeated)} ({listed})"
+            "questions that occur twice, with different preferences, and stay:"
+            f" {len(repeated)} ({'; '.join(repeated)})"
         )
-    if reworded:
+    if reworded := [row.id for row in rows if row.reworded]:
         dataset.note(
             f"preferences worded differently in {OPTIONS}, where the history has the wording of the form:"
             f" {len(reworded)} ({', '.join(reworded)})"
         )
-    if longest:
-        share = sum(longest) / len(longest)
+    if options.answers == "options":
+        longest = sum(len(row.options[0]) > max(map(len, row.options[1:])) for row in rows)
         dataset.note(
-            f"the right option is the longest of the four in {sum(longest)} of {len(longest)} questions"
-            f" ({share:.1%}, ties not counted): report `rft evaluate --rule longest` next to every accuracy"
+            f"the right option is the longest of the four in {longest} of {len(rows)} questions"
+            f" ({longest / max(len(rows), 1):.1%}, ties not counted): report `rft evaluate --rule longest`"
+            " next to every accuracy"
         )
+    else:
+        dataset.note("free answers are scored by a judge: each question has its rubric as a label")
 
 
 def _root(source: Path) -> Path:
@@ -215,17 +219,45 @@ def _filler(path: Path, turns: int) -> list[dict[str, str]]:
     raise DataError(f"{path}: only {len(messages) // 2} turns of filler; --filler-turns asks for {turns}")
 
 
-def _opening(record: Mapping[str, Any], preference: str, form: str, where: str) -> list[dict[str, str]]:
+def _rows(
+    root: Path, topic: str, form: str, multiple_choice: bool, dataset: DatasetWriter
+) -> Iterator[Asked]:
+    """The usable rows of a topic; the others are named as dropped."""
+    option_rows = read_list(root / OPTIONS / f"{topic}.json") if multiple_choice else []
+    seen: dict[tuple[str, str], str] = {}
+    for index, record in enumerate(read_list(root / FORMS[form] / f"{topic}.json")):
+        where = f"{FORMS[form]}/{topic}.json: row {index}"
+        preference, question = (text_field(record, key, where) for key in ("preference", "question"))
+        texts: list[str] = []
+        problem, reworded = "", False
+        if first := seen.get((preference, question)):
+            problem = f"repeats {first}: the same preference and question"
+        elif multiple_choice:
+            if (found := _row_of(question, index, option_rows)) is None:
+                problem = f"{OPTIONS}/{topic}.json has no row, or several, with its question"
+            else:
+                texts, problem = _options(option_rows[found], f"{OPTIONS}/{topic}.json: row {found}")
+                reworded = str(option_rows[found].get("preference")).strip() != preference
+        seen.setdefault((preference, question), where)
+        if problem:
+            dataset.drop(where, problem)
+        else:
+            yield Asked(f"{topic}-{index}", topic, where, record, preference, question, texts, reworded)
+
+
+def _opening(row: Asked, form: str) -> list[dict[str, str]]:
     """The messages in which the user reveals the preference."""
     if form == "explicit":
-        return [{"role": "user", "content": preference}, {"role": "assistant", "content": ACKNOWLEDGED}]
-    conversation = field(record, "conversation", dict, where)
+        return [{"role": "user", "content": row.preference}, {"role": "assistant", "content": ACKNOWLEDGED}]
+    conversation = field(row.record, "conversation", dict, row.where)
     if form == "choice-based":
-        return [{"role": role, "content": text_field(conversation, key, where)} for key, role in CHOICE_TURNS]
+        return [
+            {"role": role, "content": text_field(conversation, key, row.where)} for key, role in CHOICE_TURNS
+        ]
     if not conversation or not all(key.isdecimal() for key in conversation):
-        raise DataError(f"{where}: 'conversation' must have the numbers of its turns as keys")
+        raise DataError(f"{row.where}: 'conversation' must have the numbers of its turns as keys")
     return [
-        {"role": role, "content": text_field(conversation[key], role, where)}
+        {"role": role, "content": text_field(conversation[key], role, row.where)}
         for key in sorted(conversation, key=int)
         for role in ("user", "assistant")
     ]
@@ -256,11 +288,11 @@ def _options(row: Any, where: str) -> tuple[list[str], str]:
     return texts, ""
 
 
-def _rubric(record: Mapping[str, Any], preference: str) -> str:
-    explanation = record.get("explanation")
+def _rubric(row: Asked) -> str:
+    explanation = row.record.get("explanation")
     told = f" About this case: {explanation.strip()}" if isinstance(explanation, str) else ""
     return (
-        f"The user once revealed this preference: {preference} Right: the answer helps with the question and"
-        " everything it recommends respects the preference. Wrong: it recommends something that violates the"
-        f" preference, ignores it, invents another preference, or gives no help.{told}"
+        f"The user once revealed this preference: {row.preference} Right: the answer helps with the question"
+        " and everything it recommends respects the preference. Wrong: it recommends something that violates"
+        f" the preference, ignores it, invents another preference, or gives no help.{told}"
     )
