@@ -166,7 +166,8 @@ def _date(text: Any, where: str) -> str:
     found = DATE.fullmatch(text.strip()) if isinstance(text, str) else None
     try:
         if found:
-            return datetime(*map(int, found.groups())).strftime("%Y-%m-%dT%H:%M")
+            year, month, day, hour, minute = map(int, found.groups())
+            return datetime(year, month, day, hour, minute).strftime("%Y-%m-%dT%H:%M")
     except ValueError:  # such as a month of 13
         pass
     raise DataError(f"{where}: {text!r} is no date such as '2023/05/20 (Sat) 02:21'")
