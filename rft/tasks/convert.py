@@ -18,7 +18,6 @@ BENCHMARKS: dict[str, tuple[ModuleType, str]] = {
     "longmemeval": (longmemeval, "LongMemEval: oracle, S or M"),
     "personamem_v1": (personamem_v1, "PersonaMem v1: 32k, 128k or 1M"),
 }
-TASKS = {"personamem_v1": "jsonl"}  # benchmarks that need nothing beyond the row format
 SHOWN = 20  # dropped rows printed; dataset.json has all
 
 
@@ -38,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     with DatasetWriter(
         Path(args.out).expanduser(),
         name=args.benchmark,
-        task=TASKS.get(args.benchmark, args.benchmark),
         source=module.SOURCE,
         license=module.LICENSE,
         report_by=module.REPORT_BY,

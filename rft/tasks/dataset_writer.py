@@ -54,7 +54,6 @@ class DatasetWriter:
     Args:
         folder: folder to create.
         name: name of the dataset.
-        task: value of `task` in dataset.json.
         source: where the original files come from.
         license: licence of the original files.
         report_by: labels by which reports break down the results.
@@ -64,6 +63,7 @@ class DatasetWriter:
         counts: rows written, by split.
         dropped: what gave no question, in order.
         notes: what the user should know about the data.
+        judge_only: whether the answers tell a judge what is right, and cannot be compared as texts.
 
     Raises:
         DataError: the folder exists and is not empty, or cannot be written.
@@ -74,7 +74,6 @@ class DatasetWriter:
         folder: Path,
         *,
         name: str,
-        task: str,
         source: str,
         license: str,
         report_by: Sequence[str],
@@ -86,7 +85,8 @@ class DatasetWriter:
         self.counts: Counter[str] = Counter()
         self.dropped: list[Dropped] = []
         self.notes: list[str] = []
-        self._card = {"version": VERSION, "name": name, "task": task, "source": source, "license": license}
+        self.judge_only = False
+        self._card = {"version": VERSION, "name": name, "task": "jsonl", "source": source, "license": license}
         self._lists = {"report_by": list(report_by), "published": [p._asdict() for p in published]}
         self._partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         self._splits: dict[str, IO[str]] = {}
@@ -151,6 +151,7 @@ class DatasetWriter:
         card = {
             **self._card,
             **self._lists,
+            "judge_only": self.judge_only,
             "dropped": [drop._asdict() for drop in self.dropped],
             "notes": self.notes,
         }

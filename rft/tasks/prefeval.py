@@ -155,7 +155,8 @@ def _note(rows: Sequence[Asked], options: argparse.Namespace, dataset: DatasetWr
             " next to every accuracy"
         )
     else:
-        dataset.note("free answers are scored by a judge: each question has its rubric as a label")
+        dataset.judge_only = True
+        dataset.note("free answers are scored by a judge, by the rubric of each question: give --judge-model")
 
 
 def _root(source: Path) -> Path:
@@ -289,10 +290,11 @@ def _options(row: Any, where: str) -> tuple[list[str], str]:
 
 
 def _rubric(row: Asked) -> str:
+    """What a judge checks; its fact is the preference."""
     explanation = row.record.get("explanation")
     told = f" About this case: {explanation.strip()}" if isinstance(explanation, str) else ""
     return (
-        f"The user once revealed this preference: {row.preference} Right: the answer helps with the question"
-        " and everything it recommends respects the preference. Wrong: it recommends something that violates"
-        f" the preference, ignores it, invents another preference, or gives no help.{told}"
+        "The fact is no answer but a preference that the user once revealed. Right: the answer helps with the"
+        " request, and everything it recommends respects this preference. Wrong: it recommends something that"
+        f" violates it, ignores it, takes another preference for granted, or gives no help.{told}"
     )

@@ -103,7 +103,7 @@ def test_free_answers_of_prefeval_have_a_rubric_and_no_options(tmp_path):
     assert convert("prefeval", made.prefeval(tmp_path), out, "--answers", "free", "--filler-turns", "1") == 0
     row = rows(out)[0]
     assert "options" not in row and row["answer"] == "I never buy travel number 0."
-    assert "I never buy travel number 0." in row["labels"]["rubric"]
+    assert card(out)["judge_only"] is True
     assert "Most travel have that number." in row["labels"]["rubric"]
 
 
@@ -495,9 +495,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 
 def test_half_surrogates_are_replaced_and_counted(tmp_path):
-    with DatasetWriter(
-        tmp_path / "out", name="x", task="jsonl", source="here", license="mine", report_by=()
-    ) as dataset:
+    with DatasetWriter(tmp_path / "out", name="x", source="here", license="mine", report_by=()) as dataset:
         link = dataset.history("a/../b", [{"role": "user", "content": "half \ud83d"}])
         dataset.row("train", {"history": link, "query": "\udc00?", "answer": "x"})
         with pytest.raises(DataError, match="two histories have this name"):
