@@ -8,11 +8,18 @@ once in `answer_letters`, whose shares add up to 1.
 from collections import Counter
 from collections.abc import Sequence
 
-from reward.mcq import LETTERS, Reading
+from reward.mcq import LETTERS, OPTIONS, Reading
 
 
-def reading_metrics(readings: Sequence[Reading], golds: Sequence[str]) -> dict[str, float]:
+def reading_metrics(
+    readings: Sequence[Reading], golds: Sequence[str | None], options: int = OPTIONS
+) -> dict[str, float]:
     """Computes rates over N >= 1 readings and their gold letters.
+
+    Args:
+        readings: the readings.
+        golds: the gold letter of each.
+        options: the largest number of options of a question.
 
     Returns:
         A dict with these keys; each rate is a share of the completions unless noted:
@@ -44,5 +51,5 @@ def reading_metrics(readings: Sequence[Reading], golds: Sequence[str]) -> dict[s
         "thought_right": sum(reading.thought_names == gold for reading, gold in pairs) / count,
         "answer_right": sum(reading.answer_names == gold for reading, gold in pairs) / count,
         "thought_words": sum(reading.thought_words for reading in readings) / count,
-        **{f"answer_letters/{letter}": letters[letter] / count for letter in (*LETTERS, "none")},
+        **{f"answer_letters/{letter}": letters[letter] / count for letter in (*LETTERS[:options], "none")},
     }

@@ -20,7 +20,7 @@ COMMANDS = {
     "quickstart": ("rft.toy.quickstart", "train a tiny model from scratch and write a report, on a laptop"),
     "simulate": ("rft.simulate.command", "generate a dataset of synthetic personas"),
     "data check": (
-        "rft.data.check",
+        "rft.tasks.check",
         "check a dataset: contents, errors, and answers that can be guessed without the history",
     ),
     "data convert": (

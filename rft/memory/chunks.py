@@ -6,10 +6,10 @@ token limit.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rft.data.history import History, Message, history_id
+from rft.data.history import History, Message, headed, history_id
 from rft.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class _Sizes:
     def __call__(self, message: Message) -> int:
         if message.role not in self.markup:  # +1: content and markup may join differently
             self.markup[message.role] = self.tokens.message_tokens(message.role, "x") + 1
-        return self.markup[message.role] + len(self.content(message.content)[0])
+        return self.markup[message.role] + len(self.content(headed(message))[0])
 
     def content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text alone, and the characters (start, end) of each token."""
@@ -120,7 +120,7 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
     if size(message) <= most:
         return [message]
     marks = sum(len(size.content(mark)[0]) for mark in (CONTINUES, CONTINUED))
-    room = most - size(Message(message.role, "")) - marks - 2
+    room = most - size(replace(message, content="")) - marks - 2
     if room < 1:
         raise DataError(
             f"{history.path}: chunk_tokens {most} is too small for a message and its markup; use at least"
@@ -133,10 +133,10 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
         last = token + room >= len(ends)
         end = len(text) if last else _word_end(text, start, max(ends[token + room - 1], start + 1))
         content = (CONTINUED if start else "") + text[start:end] + ("" if end == len(text) else CONTINUES)
-        while size(Message(message.role, content)) > most:  # a piece alone may have a few more tokens
+        while size(replace(message, content=content)) > most:  # a piece alone may have a few more tokens
             end = start + max(1, (end - start) * 9 // 10)
             content = (CONTINUED if start else "") + text[start:end] + CONTINUES
-        pieces.append(Message(message.role, content))
+        pieces.append(replace(message, content=content))
         start = end
         while token < len(ends) and ends[token] <= start:
             token += 1

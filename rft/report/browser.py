@@ -55,22 +55,26 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
         question = row.question
         if question in by_question:
             continue
-        labels = row.labels
-        preferences = {"preference": labels.preference, "prev_pref": labels.prev_pref}
+        labels = row.shown
         by_question[question] = {
             "id": question,
             "persona": row.persona_id,
             "query": row.query,
             "options": [] if row.open_ended else list(row.options),
             "gold": row.gold,
-            "kind": readable(labels.pref_type),
-            "facts": [f"{key}: {fact}" for key, fact in preferences.items() if fact],
-            "labels": (
-                f"{labels.who}, {readable(labels.scenario)}" + (", changed later" if labels.updated else "")
-            ),
+            "kind": readable(labels.kind),
+            "facts": [*labels.facts, *_right(row)],
+            "labels": labels.about,
             "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
         }
     return list(by_question.values())
+
+
+def _right(row: ResultRow) -> list[str]:
+    """Returns what is right, for a question without options."""
+    if row.abstain:
+        return ["right: that it cannot be known"]
+    return [f"right: {text}" for text in row.accepted]
 
 
 def _answer(name: str, row: ResultRow, shown: ResultRow, longest: int) -> dict[str, object]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from rft.data.question import LETTERS
 from rft.files import write_whole
 from rft.report import browser, charts
 
@@ -60,11 +59,7 @@ def write_page(
     }
     script, policy = browser.script() if entries else ("", "")
     page = pages.get_template(template).render(
-        letters=LETTERS,
-        questions=browser.data(entries) if entries else "",
-        script=script,
-        script_policy=policy,
-        **values,
+        questions=browser.data(entries) if entries else "", script=script, script_policy=policy, **values
     )
     write_whole(Path(path), page)
 

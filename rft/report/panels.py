@@ -20,7 +20,7 @@ class Panel:
             prefix, and the rest of each key is the name.
         hint: one sentence on how to read the chart.
         share: the metrics are between 0 and 1, and are shown in percent.
-        chance: draw the accuracy of guessing one of four letters.
+        chance: draw the accuracy of guessing a letter.
     """
 
     title: str

@@ -94,9 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `rft simulate` and returns the exit code."""
     console = screen()
-    from rft.data.audit import lines
     from rft.simulate.pipeline import simulate
     from rft.simulate.profile import LlmSettings, Settings
+    from rft.tasks.audit import lines
 
     if bool(args.llm_base_url) != bool(args.llm_model):
         raise DataError("--llm-base-url and --llm-model are needed together; give both or neither")

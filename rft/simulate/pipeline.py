@@ -22,8 +22,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rft.data.audit import audit_split
-from rft.data.dataset import COLUMNS, MEMORY_TARGETS
 from rft.errors import DataError
 from rft.files import write_atomic
 from rft.screen import screen
@@ -39,6 +37,9 @@ from rft.simulate.single_writer import only_writer
 from rft.simulate.topics import read_topics, shipped
 from rft.simulate.writer_grammar import GrammarWriter
 from rft.simulate.writer_mini import MiniWriter
+from rft.tasks.memory_targets import MEMORY_TARGETS
+from rft.tasks.personamem.audit import audit_split
+from rft.tasks.personamem.dataset import COLUMNS
 
 RECORD = "simulation.json"  # settings of a dataset; written to the partial folder first
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, TypeVar
 
-from rft.data.question import LETTERS
+from reward.mcq import LETTERS
 from rft.simulate.checks import conflict, conversation_faults, item_faults, mentions
 from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
@@ -443,4 +443,4 @@ def _check_length(item: QuestionItem, words: int) -> None:
 def _lettered(item: QuestionItem, rng: Random) -> tuple[dict[str, str], str]:
     """Returns the options by letter, shuffled for each judge, and the letter of the gold."""
     options: Sequence[str] = rng.sample([item.gold, *item.distractors], 4)
-    return dict(zip(LETTERS, options, strict=True)), LETTERS[options.index(item.gold)]
+    return dict(zip(LETTERS, options, strict=False)), LETTERS[options.index(item.gold)]

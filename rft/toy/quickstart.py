@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         lambda: simulate(Settings("mini", PERSONAS, args.seed), data, console=console),
     )
 
-    from rft.data.dataset import Split, load_split
+    from rft.tasks.base import Split
+from rft.tasks.load import load_split
     from rft.evaluate.memory import MEMORIES, MemoryAnswers
     from rft.evaluate.model_answers import ModelAnswers
     from rft.evaluate.results import read_rows

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.sampler import HistorySampler
+from rft.tasks.base import Split
 from rft.train.advantages import advantages
 from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig

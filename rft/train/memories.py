@@ -18,8 +18,8 @@ from typing import Any
 from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler
 
-from rft.data.dataset import Split
 from rft.memory.agent import MemoryAgent
+from rft.tasks.base import Split
 from rft.train.advantages import advantages
 from rft.train.arm import Policy
 from rft.train.memory_grpo_config import MemoryGRPOConfig

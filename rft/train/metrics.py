@@ -89,12 +89,14 @@ def of_answers(rollouts: Sequence[Rollout], ends: Sequence[int], gather: Gather)
     ]
     if asked:
         rates = reward.reading_metrics(
-            [said for *_, said in asked], [question.gold for _, question, _ in asked]
+            [said for *_, said in asked],
+            [question.gold for _, question, _ in asked],
+            max(len(question.options) for _, question, _ in asked),
         )
         values |= {name: [value] for name, value in rates.items()}
     for rollout, question, said in asked:
-        right = said.right(question.gold)
-        for name in ("blind",) if rollout.blind else ("all", question.labels.kind):
+        right = said.letter == question.gold
+        for name in ("blind",) if rollout.blind else ("all", *filter(None, [question.kind])):
             values.setdefault(f"right/{name}", []).append(float(right))
             values.setdefault(f"right_and_consistent/{name}", []).append(float(right and said.consistent))
     return values

@@ -20,17 +20,16 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
 import reward
-from reward.judge import case_and_fact
 from reward.memory import COLUMNS as MEMORY_COLUMNS
 from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import RecipeError, TrainingError
-from rft.memory.targets import MemoryTargets
+from rft.tasks.load import task_named
+from rft.tasks.memory_targets import MemoryTargets
 from rft.train.rollout import Rollout
 
 logger = logging.getLogger(__name__)
@@ -220,7 +219,7 @@ def weighted(weights: Sequence[float], scores: Sequence[float]) -> float:
 
 def question_columns(question: Question) -> dict[str, Any]:
     """Returns the fields of an `Example` that follow from its question."""
-    case, fact = case_and_fact(**asdict(question.labels))
+    case, fact = task_named(question.task).judged(question)
     return {
         "prompt": final_message(question),
         "question_id": question.id,
@@ -229,12 +228,11 @@ def question_columns(question: Question) -> dict[str, Any]:
         "query": question.query,
         "options": list(question.options),
         "answer": None if question.open_ended else question.gold,
-        "labels": asdict(question.labels),
-        "pref_type": question.labels.pref_type,
-        "kind": question.labels.kind,
-        "who": question.labels.who,
-        "updated": question.labels.updated,
-        "preference": fact,
+        "accepted": list(question.accepted) if question.compared else [],
+        "abstain": question.abstain and question.compared,
+        "labels": dict(question.labels),
+        "kind": question.kind,
+        "fact": fact,
         "judge_case": case,
     }
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from served import serve
 
-from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate.command import add_arguments, run
 from rft.evaluate.context import FullHistoryContext
@@ -29,6 +28,7 @@ from rft.models.endpoint import PROBE, Endpoint
 from rft.models.failures import BudgetSpent, EndpointError, Unanswered
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
+from rft.tasks.load import load_split
 
 KEY = "sk-very-secret-0123456789"
 
@@ -174,7 +174,7 @@ def test_killed_run_asks_nothing_twice(data, split, tmp_path):
     with serve(slow) as server:
         program = textwrap.dedent(f"""
             from rft.models.endpoint import Endpoint
-            from rft.data.dataset import load_split
+            from rft.tasks.load import load_split
             from rft.evaluate.context import FullHistoryContext
             from rft.evaluate.endpoint import EndpointAnswers
             from rft.evaluate.run import evaluate

@@ -20,8 +20,6 @@ import wandb
 from transformers import Qwen3Config, set_seed
 from wandb_file import ended, read_run, records
 
-from rft.data.audit import shortcuts
-from rft.data.dataset import load_split
 from rft.data.prompt import CONTEXTS, messages
 from rft.errors import CheckpointError, DataError, ModelError
 from rft.evaluate import command as evaluate_command
@@ -36,6 +34,8 @@ from rft.models.local import LocalModel
 from rft.models.vllm import VLLMModel, tensor_parallel
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
+from rft.tasks.audit import shortcuts
+from rft.tasks.load import load_split
 from rft.toy.model import make_model, make_tokenizer
 
 
@@ -178,7 +178,7 @@ def test_killed_run_is_resumed(data, split, tmp_path):
         import sys, time
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         from pathlib import Path
-        from rft.data.dataset import load_split
+        from rft.tasks.load import load_split
         from rft.evaluate.run import evaluate
         from test_evaluate import Scripted, mixed
 

@@ -11,12 +11,12 @@ from test_endpoint import command, endpoint
 
 from reward import Judge, open_ended
 from reward.judge import RUBRICS, VOTES, case_and_fact, majority, read_verdict
-from rft.data.dataset import load_split
 from rft.evaluate.answer import Answer
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
+from rft.tasks.load import load_split
 
 GOOD = "<think>They like tea.</think>Have some tea in the garden."
 

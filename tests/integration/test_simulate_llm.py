@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from peculiar import Call, Play, extra, hang, has, peculiar
 
-from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
-from rft.memory.targets import about, load_memory_targets
 from rft.simulate.llm import Answer, Chat, Journal, Llm, Unusable
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import LlmSettings, Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import about, load_memory_targets
 from rft.toy.model import make_tokenizer
 
 SERVER = Path(__file__).parent / "scripted_llm.py"

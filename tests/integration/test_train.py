@@ -103,10 +103,10 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
 
 
 def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
-    from rft.data.dataset import load_split
     from rft.evaluate.model_answers import ModelAnswers
     from rft.evaluate.run import evaluate
     from rft.models.local import LocalModel
+    from rft.tasks.load import load_split
 
     losses = logged(cold_start, "loss")
     assert losses[-1] < losses[0] / 3

@@ -42,7 +42,7 @@ def answers_of(trainer):
 
 
 def test_a_share_of_the_questions_is_open_ended_always_the_same(mini_data):
-    from rft.data.dataset import load_split
+    from rft.tasks.load import load_split
 
     questions = load_split(mini_data, "train").questions
     once = mixed(questions, 0.2)

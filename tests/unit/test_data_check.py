@@ -16,12 +16,12 @@ from rich.console import Console
 
 import reward
 import rft.data.prompt as prompt
-from rft.data.audit import prove_label_free, repeated_labels, shortcuts, telling_rules
-from rft.data.check import add_arguments, check, run
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.rules import bar
 from rft.errors import CheckpointError, DataError
+from rft.tasks.audit import prove_label_free, repeated_labels, shortcuts, telling_rules
+from rft.tasks.check import add_arguments, check, run
+from rft.tasks.load import load_split
 
 
 def told(source: Path, **options: Any) -> tuple[dict[str, Any], str]:
@@ -403,7 +403,7 @@ def test_the_long_window(tmp_path: Path) -> None:
 
 def test_reading_data_needs_no_torch() -> None:
     code = (
-        "import sys, rft.data.check, rft.data.prompt\n"
+        "import sys, rft.tasks.check, rft.data.prompt\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -5,11 +5,11 @@ import zlib
 
 import pytest
 
-from rft.data.audit import lines, shortcuts, telling_rules
 from rft.data.private import plausible_items
 from rft.data.probe import WORDS, choices
 from rft.data.question import LETTERS, Labels, Question
 from rft.data.rules import MEASURES, PROBE, Asked, bar, cells, scores, strongest
+from rft.tasks.audit import lines, shortcuts, telling_rules
 
 LABELS = Labels("", "", False, "", None, "", "", False)
 

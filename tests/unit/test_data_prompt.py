@@ -11,11 +11,12 @@ import pytest
 from dataset_folder import CHATML, IRREGULAR_HISTORY, folder, real_data, row, tokenizer, write_history
 
 from rft.data.control import inert
-from rft.data.dataset import Split, load_split
 from rft.data.history import read_history
 from rft.data.prompt import CONTEXTS, SYSTEM, PromptTokens, final_message, messages
 from rft.data.question import Labels
 from rft.errors import DataError, ModelError
+from rft.tasks.base import Split
+from rft.tasks.load import load_split
 
 # Drops the reasoning of all assistant messages before the last user message, and adds an empty one to those
 # after it, as the template of Qwen3 does: what a message becomes depends on what follows.

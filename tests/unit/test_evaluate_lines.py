@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.evaluate.lines import judge, of_memories, summarise, topic_of, verdicts
-from rft.memory.targets import about, load_memory_targets
 from rft.records.summary import Lines
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, about, load_memory_targets
 
 TARGETS = {
     "Enjoys listening to jazz": "music: Enjoys listening to rock.",

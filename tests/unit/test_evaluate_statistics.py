@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from result_rows import changed, result_row
 
-from rft.data.categories import distance_bucket
 from rft.evaluate import statistics
 from rft.evaluate.statistics import interval, length_bucket, summarise
+from rft.tasks.personamem.labels import distance_bucket
 
 
 def row(i, persona, score, **labels):

@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 import reward
 from reward.judge import case_and_fact
-from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTarget, MemoryTargets, about, load_memory_targets
 from rft.memory.text import EMPTY, Update
 from rft.simulate import writer_mini
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, MemoryTarget, MemoryTargets, about, load_memory_targets
 from rft.toy.memory_exercises import memory_document
 from rft.train.memory_rows import answer_target, memory_units, sft_rows
 from rft.train.sft import LabelArguments

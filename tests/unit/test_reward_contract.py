@@ -10,10 +10,10 @@ from tiny_tree import tiny_model
 from transformers import AutoTokenizer
 
 import reward
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError, TrainingError
 from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.memories import MemoryArm

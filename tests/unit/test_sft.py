@@ -10,9 +10,9 @@ from datasets import Dataset
 from tiny_tree import exact_norms
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
+from rft.tasks.load import load_split
 from rft.train.held_out import HeldOut
 from rft.train.sft import AnswerCollator, ColdStartArguments, ColdStartConfig, ColdStartTrainer, train
 from rft.train.targets import target

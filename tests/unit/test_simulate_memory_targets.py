@@ -10,9 +10,7 @@ from transformers import AutoTokenizer
 
 import reward
 from reward.memory import sensitive_absent, speaks_of
-from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS, Update
 from rft.simulate.checks import mentions
 from rft.simulate.history import Assembled, assemble, count_words
@@ -28,6 +26,8 @@ from rft.simulate.persona_record import (
 )
 from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import PROFILES, Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, MemoryTargets, about, load_memory_targets
 from rft.train.memory_rows import sft_rows
 
 PERSONAS = {"mini": 60, "middle": 60, "paper": 20}  # enough for every kind

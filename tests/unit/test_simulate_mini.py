@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
-from rft.memory.targets import load_memory_targets
 from rft.simulate import writer_mini
 from rft.simulate.persona_record import USED_KINDS
 from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import PROFILES, Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import load_memory_targets
+from rft.tasks.personamem.dataset import COLUMNS
 
 PUBLISHED = {
     "benchmark/text/benchmark.csv": "c2a52c051ddd150b",

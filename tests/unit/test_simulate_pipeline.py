@@ -19,13 +19,14 @@ import pytest
 from dataset_folder import tokenizer as make_tokenizer
 
 from rft.cli import main
-from rft.data.dataset import COLUMNS, MEMORY_TARGETS, load_split
 from rft.errors import DataError
-from rft.memory.targets import load_memory_targets
 from rft.simulate.history import TokenCounter, assemble, order, size
 from rft.simulate.persona_record import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
 from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, load_memory_targets
+from rft.tasks.personamem.dataset import COLUMNS
 from rft.train.targets import reasoning
 
 TOKENS = 5200  # the test tokenizer knows few words, so it counts many tokens

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.audit import shortcuts
 from rft.data.private import plausible_items
 from rft.data.question import LETTERS, Labels, Question
 from rft.errors import DataError
@@ -30,6 +29,7 @@ from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.question import ENJOYS, item_of
 from rft.simulate.sensitive import MAKERS
 from rft.simulate.topics import LINE, OPPOSITE, Topic, read_topics, shipped
+from rft.tasks.audit import shortcuts
 
 COUNTS = PROFILES["paper"].counts
 

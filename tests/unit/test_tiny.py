@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
-from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.simulate import writer_mini
 from rft.simulate.profile import PROFILES
 from rft.simulate.topics import shipped
+from rft.tasks.load import load_split
 from rft.toy import exercises, grammar_exercises
 from rft.toy.model import make_model, make_tokenizer
 from rft.toy.pretrain import ReadingArguments, ReadingBatches

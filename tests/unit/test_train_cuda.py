@@ -11,13 +11,13 @@ from test_prefix_tree_cuda import ALL_KERNELS, KERNELS
 from tiny_tree import tiny_model
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import ModelError
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.run import evaluate
 from rft.models import loading as loading
 from rft.models.local import LocalModel
+from rft.tasks.load import load_split
 from rft.train.grpo import train as train_grpo
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
