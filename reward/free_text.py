@@ -3,9 +3,9 @@ r"""Rewards of answers in free text that are compared with accepted texts, witho
 Invariant: a completion scores above 0 only if it reasons inside think tags and then answers; a question that
 cannot be answered from the history is right exactly if the answer says so. Only the answer part counts.
 
-Normalization and token F1 are those of SQuAD (Rajpurkar et al., arXiv 1606.05250, evaluation script 1.1): lower
-case, without punctuation and the articles a, an, the. Of several accepted texts the best one counts. The
-content of a \boxed{...} is read as text.
+Normalization and token F1 are those of SQuAD (Rajpurkar et al., arXiv 1606.05250, evaluation script 1.1):
+lower case, without punctuation and the articles a, an, the. Of several accepted texts the best one counts.
+The content of a \boxed{...} is read as text.
 """
 
 import re
@@ -69,8 +69,8 @@ def exact_match(
 def token_f1(
     completions: Sequence[Any], accepted: Sequence[Sequence[str]], abstain: Sequence[bool], **columns: Any
 ) -> list[float | None]:
-    """Scores each completion by the F1 of its answer's words with the best accepted text; arguments and result
-    as of `exact_match`. If the right answer is to abstain, the score is 1.0 or 0.0."""
+    """Scores each completion by the F1 of its answer's words with the best accepted text; arguments and
+    result as of `exact_match`. If the right answer is to abstain, the score is 1.0 or 0.0."""
     return _scores(f1, completions, accepted, abstain, columns)
 
 

@@ -1,5 +1,5 @@
-r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict, for 2 to 26
-options.
+r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict, for 2 to
+26 options.
 
 Invariant: a completion scores 1 only if it reasons inside think tags, closes every think block, and then
 names one letter, the gold one, in a box (\boxed{b}). An unreadable answer is wrong; nothing is guessed. With
@@ -278,8 +278,8 @@ def gold_letter(gold: Any, count: int = OPTIONS) -> str | None:
     letter = gold.strip().strip("().").strip().lower() if isinstance(gold, str) else ""
     if letter not in LETTERS[:count]:
         raise ValueError(
-            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS[:count])}, or None"
-            " for an open-ended question"
+            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS[:count])},"
+            " or None for an open-ended question"
         )
     return letter
 

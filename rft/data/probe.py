@@ -5,8 +5,8 @@ trained on. On fair data it stays at chance for any number of questions. Any pol
 chance without the history.
 
 Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), with an L2
-penalty, fitted by L-BFGS (scipy). Questions may have different numbers of options: shapes are (B, O, F), O the
-largest number, and rows of options that a question does not have are masked.
+penalty, fitted by L-BFGS (scipy). Questions may have different numbers of options: shapes are (B, O, F), O
+the largest number, and rows of options that a question does not have are masked.
 """
 
 import re
@@ -99,8 +99,8 @@ def _train(features_BOF: Any, absent_BO: Any, gold_B: Any) -> Any:
 
 
 def _features(options: Sequence[Sequence[str]], most: int) -> tuple[Any, Any]:
-    """Form, words and similarity of each option of each question, as float32 (questions, `most`, features), and
-    which of the options a question does not have."""
+    """Form, words and similarity of each option of each question, as float32 (questions, `most`, features),
+    and which of the options a question does not have."""
     import numpy as np
 
     rows = [

@@ -33,7 +33,8 @@ class Question:
         abstain: whether the right answer is that it cannot be known.
         judge_only: whether `accepted` tells a judge what is right, and answers are not compared with it.
         date: when the question is asked, in ISO 8601; "" if not given. It is shown to the model.
-        kind: what a correct answer must recognize, for metrics and for balanced draws; "" if there is only one.
+        kind: what a correct answer must recognize, for metrics and for balanced draws; "" if there is only
+            one.
         task: name of the task (`rft.tasks.load.task_named`).
     """
 

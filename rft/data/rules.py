@@ -58,8 +58,8 @@ def chance(options: Sequence[int]) -> float:
 
 
 def bar(n: int, tried: int, guessing: float) -> float:
-    """Returns the score on n questions above which chance does not explain the best of `tried` rules; guessing
-    alone scores `guessing`.
+    """Returns the score on n questions above which chance does not explain the best of `tried` rules;
+    guessing alone scores `guessing`.
 
     Bonferroni correction: the probability that one guess is three standard errors too high is divided among
     the rules.

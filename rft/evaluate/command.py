@@ -261,8 +261,8 @@ def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
 def _judge(
     args: argparse.Namespace, settings: dict[str, Any], budget: "Budget | None", has_free: bool
 ) -> "Judge | None":
-    """The judge of answers without options. `has_free`: some questions have no options; a judge is optional for
-    those."""
+    """The judge of answers without options. `has_free`: some questions have no options; a judge is optional
+    for those."""
     if args.rule:
         return None
     if not settings["open_ended"] and not has_free:

@@ -314,8 +314,8 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
 def result_row(
     variant: Question, answer: Answer, seconds: float, history: History, judged: bool = False
 ) -> ResultRow:
-    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer that a
-    judge is to score)."""
+    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer that
+    a judge is to score)."""
     from reward import exact_match, mcq_letter, personamem
     from reward.mcq import answer_part
 

@@ -27,6 +27,7 @@ from rft.models.reply import REFUSED
 from rft.records.row import ResultRow
 from rft.records.summary import Cell, Control, Measure, OptionOrders, Samples, Statistics, Usage
 from rft.tasks.base import MOST_VALUES
+from rft.tasks.load import task_named
 
 RESAMPLES = 10_000
 # lower edges of history lengths, in tokens of 4 characters
@@ -62,7 +63,8 @@ def summarise(
         exact_match, token_f1: means of `reward.free_text` over the answers that are compared with accepted
             texts, with or without reasoning (only if there are some).
         answer_letters: how many answers name each letter.
-        (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions. If
+        (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions.
+        If
             only some questions have options, the others count in right_and_consistent with their score)
         refused_rate: share of answers that were refused.
         endings: number of missing answers, by reason.
@@ -145,7 +147,7 @@ def breakdowns(rows: Sequence[ResultRow], report_by: Collection[str] = ()) -> di
         rows: the result rows.
         report_by: names of the breakdowns; (): all of the rows that have at most `MOST_VALUES` values.
     """
-    groups = [row.groups for row in rows]
+    groups = [task_named(row.task).groups(row.labels) for row in rows]
     values = {
         name: [of_row.get(name, "") for of_row in groups]
         for name in dict.fromkeys(name for of_row in groups for name in of_row)

@@ -1,9 +1,9 @@
 """Variants of a question: rotated options, several samples, or without options.
 
 Invariant: a variant is a separate `Question` whose id encodes the question, option order and sample. The
-plain variant (displayed order, first sample) keeps the question's id. Over as many orders as there are options,
-each option appears once in each position, so a model that considers only positions is correct as often as by
-guessing.
+plain variant (displayed order, first sample) keeps the question's id. Over as many orders as there are
+options, each option appears once in each position, so a model that considers only positions is correct as
+often as by guessing.
 """
 
 import hashlib

@@ -10,8 +10,6 @@ from pydantic import JsonValue, model_validator
 
 from reward.mcq import LETTERS
 from rft.records.base import Versioned
-from rft.tasks.base import Shown
-from rft.tasks.load import task_named
 
 
 class ResultRow(Versioned):
@@ -91,16 +89,6 @@ class ResultRow(Versioned):
     def compared(self) -> bool:
         """As in `rft.data.question.Question`."""
         return bool(self.open_ended and (self.accepted or self.abstain) and not self.judge_only)
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """{name of a breakdown: the value of this row}."""
-        return task_named(self.task).groups(self.labels)
-
-    @property
-    def shown(self) -> Shown:
-        """How a page shows the labels."""
-        return task_named(self.task).shown(self.labels)
 
     @model_validator(mode="before")
     @classmethod

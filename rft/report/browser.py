@@ -16,6 +16,8 @@ from markupsafe import Markup
 from rft.models.reply import REFUSED
 from rft.records.row import ResultRow
 from rft.report.charts import readable
+from rft.tasks.base import Shown
+from rft.tasks.load import task_named
 
 LONGEST_COMPLETION = 4000  # characters kept at each end of a longer completion
 LARGEST_PAGE = 40_000_000  # characters of data; above this, completions are shortened further
@@ -55,7 +57,7 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
         question = row.question
         if question in by_question:
             continue
-        labels = row.shown
+        labels = shown_labels(row)
         by_question[question] = {
             "id": question,
             "persona": row.persona_id,
@@ -68,6 +70,11 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
             "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
         }
     return list(by_question.values())
+
+
+def shown_labels(row: ResultRow) -> Shown:
+    """Returns how a page shows the labels of a row."""
+    return task_named(row.task).shown(row.labels)
 
 
 def _right(row: ResultRow) -> list[str]:

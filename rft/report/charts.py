@@ -290,7 +290,8 @@ def _key(names: Collection[str]) -> Markup:
 
 
 def _percents(chance: float | None, at_chance: str) -> tuple[list[float], list[str]]:
-    """Returns the ticks 0, 25, 50, 75 and 100 % with their labels, and `chance`, in place of a tick near it."""
+    """Returns the ticks 0, 25, 50, 75 and 100 % with their labels, and `chance`, in place of a tick near
+    it."""
     ticks = {share: "{}" for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
     if chance:
         ticks = {share: label for share, label in ticks.items() if abs(share - chance) > TICK_ROOM}

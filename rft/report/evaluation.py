@@ -339,11 +339,14 @@ def _spread(candidates: Sequence[Pair], count: int) -> list[Pair]:
     chosen: list[Pair] = []
     left = list(candidates)
     while left and len(chosen) < count:
-        kinds = [row.shown.kind for row, _ in chosen]
+        kinds = [browser.shown_labels(row).kind for row, _ in chosen]
         people = [row.persona_id for row, _ in chosen]
         place = min(
             range(len(left)),
-            key=lambda i: (kinds.count(left[i][0].shown.kind), people.count(left[i][0].persona_id)),
+            key=lambda i: (
+                kinds.count(browser.shown_labels(left[i][0]).kind),
+                people.count(left[i][0].persona_id),
+            ),
         )
         chosen.append(left.pop(place))
     return chosen

@@ -56,6 +56,7 @@ def write_page(
         "readable": charts.readable,
         "shown": shown,
         "columns": columns,
+        "labels": browser.shown_labels,
     }
     script, policy = browser.script() if entries else ("", "")
     page = pages.get_template(template).render(

@@ -1,7 +1,7 @@
 """Published results, for reference next to a run. None of them was measured here.
 
-PersonaMem-v2: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k histories.
-Values are shares between 0 and 1; None if not stated.
+PersonaMem-v2: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k
+histories. Values are shares between 0 and 1; None if not stated.
 """
 
 from typing import NamedTuple
@@ -39,8 +39,8 @@ OF_TASKS = {
     "personamem": Published(
         OVERALL,
         BY_CATEGORY,
-        "Published figures are for the official benchmark's 5,000 questions at 32k (arXiv 2512.06688), under the"
-        " authors' protocol.",
+        "Published figures are for the official benchmark's 5,000 questions at 32k (arXiv 2512.06688), under"
+        " the authors' protocol.",
     )
 }
 """{name of the task: its figures}. Other datasets name theirs in dataset.json."""

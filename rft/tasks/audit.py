@@ -1,9 +1,9 @@
 """Audit of dataset shortcuts: how far questions can be answered without the history.
 
-Invariant: a prompt depends only on query, options, date and history, and a rule that does not read the history
-scores at chance in every breakdown of the questions. The first part is verified for our prompts. The second part
-is a property of the data and is only measured: released PersonaMem-v2 violates it (the gold is too often the
-longest option), so every accuracy must be compared with these numbers.
+Invariant: a prompt depends only on query, options, date and history, and a rule that does not read the
+history scores at chance in every breakdown of the questions. The first part is verified for our prompts. The
+second part is a property of the data and is only measured: released PersonaMem-v2 violates it (the gold is
+too often the longest option), so every accuracy must be compared with these numbers.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -131,8 +131,8 @@ def prove_label_free(question: Question, history: History) -> None:
     """Builds the question's prompt in every context, with its labels and without them.
 
     Raises:
-        DataError: if the two prompts differ, that is, if anything but query, options, date and history reaches the
-            model.
+        DataError: if the two prompts differ, that is, if anything but query, options, date and history
+            reaches the model.
     """
     bare = replace(
         question,
@@ -140,7 +140,7 @@ def prove_label_free(question: Question, history: History) -> None:
         row=0,
         persona_id="",
         gold=question.gold and LETTERS[0],
-        labels={},
+        labels=dict.fromkeys(question.labels),
         kind="",
         accepted=("",) if question.compared else (),
         abstain=False,

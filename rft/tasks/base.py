@@ -1,8 +1,8 @@
 """What every kind of dataset gives: a `Split` of questions with their histories, and a `Task`, the functions
 that know its labels.
 
-Invariant: nothing outside a task reads a label by its name. A task's functions depend on their arguments only,
-so rows of old results are judged and grouped as when they were written.
+Invariant: nothing outside a task reads a label by its name. A task's functions depend on their arguments
+only, so rows of old results are judged and grouped as when they were written.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -115,14 +115,15 @@ class Task:
         titles: {name of a breakdown: title on a page}; others are titled by their name.
         shown: labels -> how a page shows them.
         crosses: {name of a breakdown that crosses two labels: the label without which it says nothing new}.
-        judged: question -> (key of `reward.judge.RUBRICS` or a rubric in words, the fact that the judge is shown).
-        reasoning: (question, knows) -> the thought of the completion that a cold start imitates. If the prompt
-            has no history, `knows` is False. With options, it ends with "(x)", the gold letter.
+        judged: question -> (key of `reward.judge.RUBRICS` or a rubric in words, the fact that the judge is
+            shown).
+        reasoning: (question, knows) -> the thought of the completion that a cold start imitates. If the
+            prompt has no history, `knows` is False. With options, it ends with "(x)", the gold letter.
         named: question -> how an answer names its right option.
         about: labels -> the preference that a question is about, as `MemoryTarget.about` has it; "" if none.
         counted: the labels that `rft data check` counts; (): all that have at most `MOST_VALUES` values.
-        memory_targets: split -> {history id: `rft.tasks.memory_targets.MemoryTargets`}, if the labels tell what
-            memories should contain.
+        memory_targets: split -> {history id: `rft.tasks.memory_targets.MemoryTargets`}, if the labels tell
+            what memories should contain.
         audit: split -> what `rft data check` reports about it beyond what every task has.
     """
 

@@ -161,8 +161,8 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
     audit = {**(shortcuts(optional) if optional else {}), **found.figures, "personal_items": len(personal)}
     if optional:
         report["warnings"] += [
-            f"{split.name}: a rule that reads no history beats chance ({audit['chance']:.0%}): {rule}; report its"
-            " score with every accuracy"
+            f"{split.name}: a rule that reads no history beats chance ({audit['chance']:.0%}): {rule}; report"
+            " its score with every accuracy"
             for rule in telling_rules(audit)
         ]
     return {

@@ -1,4 +1,5 @@
-"""Files of a dataset folder. Invariant: no file outside the folder is ever opened, whatever a link contains."""
+"""Files of a dataset folder. Invariant: no file outside the folder is ever opened, whatever a link
+contains."""
 
 from pathlib import Path, PurePosixPath
 

@@ -1,9 +1,9 @@
 """A dataset of one's own: `{train,val,benchmark}.jsonl`, one question a line (docs/your_data.md).
 
-Invariant: every line becomes either a question or a `Skip` with a reason, and no file outside the dataset folder
-is opened. A line that is not JSON, a history file that is missing and a path that leaves the folder are errors:
-then the folder is not what its author thinks. Rows are lines, counted from 0; the order of the options depends
-only on the row.
+Invariant: every line becomes either a question or a `Skip` with a reason, and no file outside the dataset
+folder is opened. A line that is not JSON, a history file that is missing and a path that leaves the folder
+are errors: then the folder is not what its author thinks. Rows are lines, counted from 0; the order of the
+options depends only on the row.
 """
 
 import hashlib
@@ -64,8 +64,8 @@ def load_split(root: Path, split: str, exclude_personas: Collection[str] = ()) -
     """Reads `{split}.jsonl` and the histories it names.
 
     Raises:
-        DataError: if the data is invalid; the message names the file and row, what was expected and how to fix
-            it.
+        DataError: if the data is invalid; the message names the file and row, what was expected and how to
+            fix it.
     """
     if split not in _names(root):
         raise DataError(f"{root}: no split {split!r}; it has {', '.join(split_names(root))}")

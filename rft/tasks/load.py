@@ -45,8 +45,8 @@ def load_split(
         exclude_personas: people whose rows are skipped.
 
     Raises:
-        DataError: if the data is invalid; the message names the file, row or key, what was expected and how to
-            fix it.
+        DataError: if the data is invalid; the message names the file, row or key, what was expected and how
+            to fix it.
     """
     if not jsonl.is_jsonl(source):
         return personamem.load_split(

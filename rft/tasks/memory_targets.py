@@ -2,7 +2,8 @@
 in reports.
 
 They come from the file `memory_targets.jsonl` of the dataset folder if it has one, as simulated datasets do,
-otherwise from the labels of the split's questions, if the task knows how. Prompts never contain memory targets.
+otherwise from the labels of the split's questions, if the task knows how. Prompts never contain memory
+targets.
 """
 
 import json

@@ -32,13 +32,13 @@ def with_open_ended(
 
 
 def prepare(scorer: Scorer, args: LoopConfig, questions: Sequence[Question], tokenizer: Any) -> None:
-    """Adds the judge if there is one and there are questions without options, or else `reward.token_f1` if there
-    are such questions and no reward of the recipe reads their accepted answers; then tries the rewards on the
-    first question, if no judge has to be paid for it.
+    """Adds the judge if there is one and there are questions without options, or else `reward.token_f1` if
+    there are such questions and no reward of the recipe reads their accepted answers; then tries the rewards
+    on the first question, if no judge has to be paid for it.
 
     Raises:
-        RecipeError: If only a judge can score some questions and there is none, the judge cannot be reached, or
-            a reward returns no numbers.
+        RecipeError: If only a judge can score some questions and there is none, the judge cannot be reached,
+            or a reward returns no numbers.
     """
     free = [question for question in questions if question.open_ended]
     judged = args.open_ended_share or (free and (args.judge_base_url or args.judge_model))

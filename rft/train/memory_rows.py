@@ -1,7 +1,8 @@
 """The memory's training rows: targets of updates and answers for the cold start, and units of questions for
 GRPO.
 
-Targets come from notes (`rft.tasks.memory_targets`) and labels; prompts come from the agent, which sees neither.
+Targets come from notes (`rft.tasks.memory_targets`) and labels; prompts come from the agent, which sees
+neither.
 """
 
 import logging

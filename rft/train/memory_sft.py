@@ -106,9 +106,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     split, questions = load_memory_questions(data)
     if not has_memory_targets(split):
         raise RecipeError(
-            f"{data.data}: no {MEMORY_TARGETS}, and the labels do not tell what a memory should contain, so there"
-            " is nothing to imitate; start `rft memory-grpo` from a model that follows instructions, or from a"
-            " cold start on other data"
+            f"{data.data}: no {MEMORY_TARGETS}, and the labels do not tell what a memory should contain, so"
+            " there is nothing to imitate; start `rft memory-grpo` from a model that follows instructions, or"
+            " from a cold start on other data"
         )
     questions = labels.labelled(questions)
     held_out = load_held_out(data, args.held_out_split)

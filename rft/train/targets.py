@@ -82,9 +82,9 @@ def load_held_out(data: DataArguments, split: str | None) -> Split | None:
 def answer(question: Question) -> str:
     """Returns the text after the think block.
 
-    Without options it is the first accepted answer. With options it names the option once more, so that the letter in the box is looked up in the same way as the letter in
-    the think block. A tiny model that had to copy the letter from there learned this 120 to 190 steps later
-    (2026-11-22).
+    Without options it is the first accepted answer. With options it names the option once more, so that the
+    letter in the box is looked up in the same way as the letter in the think block. A tiny model that had to
+    copy the letter from there learned this 120 to 190 steps later (2026-11-22).
     """
     if question.gold is None:
         return inert(question.gold_text) or ABSTENTION

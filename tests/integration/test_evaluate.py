@@ -146,7 +146,7 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
     assert "<svg" in (tmp_path / "report.html").read_text()
     for row in read_rows(tmp_path):
         assert row.score == (row.answered == row.gold) and len(row.options) == 4
-        assert row.labels.pref_type and row.history_id in split.histories
+        assert row.labels["pref_type"] and row.history_id in split.histories
 
 
 def test_resumed_run_asks_only_what_is_missing(split, tmp_path):

@@ -84,16 +84,18 @@ def test_five_personas_come_out_whole(server: Start, tokenizer: str, tmp_path: P
         targets = load_memory_targets(split)
         for question in split.questions:
             question.check()
-            of, labels = targets[question.history_id], question.labels
+            of = targets[question.history_id]
             line = of.lines(len(split.history_of(question).messages)).get(about(question))
-            if labels.kind == "withdrawn":
+            if question.kind == "withdrawn":
                 assert line is None or line.endswith(": forgotten.")
                 assert any(phrase in about(question) for phrase in of.withdrawn)
-            elif labels.kind == "sensitive":
+            elif question.kind == "sensitive":
                 assert line is None
             else:
-                theirs = ", not the user's own" if labels.kind == "others" else ""
-                assert line is not None and line.endswith(f": {labels.preference.rstrip('.')}{theirs}.")
+                theirs = ", not the user's own" if question.kind == "others" else ""
+                assert line is not None and line.endswith(
+                    f": {question.labels['preference'].rstrip('.')}{theirs}."
+                )
 
     assert set(kinds(log)) >= {"valid", "malformed", "refused", "cut"}
     calls = sum(answered(log).values())

@@ -314,7 +314,7 @@ def test_the_real_sample() -> None:
     split = load_split(root, "benchmark")
     assert len(split.questions) == 24 and not split.skipped and len(split.histories) == 1
     assert {q.persona_id for q in split.questions} == {"0"}
-    assert all(q.labels.topic == q.labels.topic.lstrip(": ") for q in split.questions)
+    assert all(q.labels["topic"] == q.labels["topic"].lstrip(": ") for q in split.questions)
     irregular = load_split(root, "irregular")
     assert [q.row for q in irregular.questions] == [0]
     assert irregular.skipped == (Skip(1, "4 incorrect_answers, 1 of them null; expected 3 texts"),)

@@ -79,7 +79,7 @@ def test_the_targets_themselves_are_all_right_and_each_error_counts_in_its_kind(
     assert (whole.wrong, whole.missing, whole.extra, whole.withdrawn_present) == (0, 0, 0, 0)
     assert whole.withdrawn == sum(len(of.withdrawn) for of in notes.values()) > 0
     assert set(whole.by) == {"plain", "changed", "withdrawn", "others"}
-    question = next(q for q in split.questions if q.labels.kind == "withdrawn")
+    question = next(q for q in split.questions if q.kind == "withdrawn")
     target = notes[question.history_id].lines(10**6)[about(question)]
     kept = target.partition(":")[0] + f": {about(question)}."
     broken = last | {question.history_id: last[question.history_id].replace(target, kept)}

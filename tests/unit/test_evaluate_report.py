@@ -160,7 +160,7 @@ def test_pairs_are_mostly_gains_and_never_hide_a_failure():
     assert len(chosen) == 6 and all(a.id == b.id for a, b in chosen)
     assert [(a.score, b.score) for a, b in chosen[:5]] == [(0, 1)] * 5
     assert chosen[5][1].score == 0
-    assert {b.labels.pref_type for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
+    assert {b.labels["pref_type"] for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
     assert len({b.persona_id for _, b in chosen[:4]}) == 4
     assert len(pairs(after, after)) == 6 and pairs([], after) == []
 
@@ -309,10 +309,10 @@ def test_no_sentence_says_more_than_each_category_does(monkeypatch):
 def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 500)
     rows = [  # somebody else's preference: always (b)
-        changed(r, gold="b" if r.labels.who == "others" else random.Random(r.id).choice("acd"))
+        changed(r, gold="b" if r.labels["who"] == "others" else random.Random(r.id).choice("acd"))
         for r in of_two_kinds(1.0, 1.0)
     ]
-    blind = [changed(r, score=r.labels.who == "others") for r in rows]
+    blind = [changed(r, score=r.labels["who"] == "others") for r in rows]
     summary = summary_of(rows, **summarise(rows, blind=blind).dump())
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     text = " ".join(Page(tmp_path / "report.html").text.split())

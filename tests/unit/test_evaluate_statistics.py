@@ -260,7 +260,7 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
         draw.shuffle(options)
         asked = row(i, str(i // 8), i % 2, who="others" if others else "self")
         rows.append(changed(asked, options=options, gold="abcd"[options.index(gold)]))
-    blind = [changed(r, score=r.labels.who == "others") for r in rows]
+    blind = [changed(r, score=r.labels["who"] == "others") for r in rows]
     controls = summarise(rows, blind=blind).controls
     assert not controls["strongest"].telling and controls["strongest"].accuracy < 0.29
     others, own = (controls["strongest"].by["who"][who] for who in ("others", "self"))
@@ -273,7 +273,7 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
     assert own.telling and own.accuracy == pytest.approx(1 / 3, abs=0.04)
     assert own.ci95[0] < own.accuracy < own.ci95[1]
     assert controls["blind"].accuracy == 0.25 and controls["blind"].by["who"]["others"].accuracy == 1.0
-    assert set(controls["strongest"].by) == set(statistics.CATEGORIES)
+    assert set(controls["strongest"].by) == set(statistics.breakdowns(rows))
     assert controls["strongest"].by["history_length"] == {}, "nobody knows it"
 
 

@@ -59,7 +59,7 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
             )
         else:
             assert line.lower().endswith(f": enjoys {gold.lower()}")
-        assert (question.labels.pref_type == "ask_to_forget") == any(
+        assert (question.labels["pref_type"] == "ask_to_forget") == any(
             phrase in about(question) for phrase in of.withdrawn
         )
 
@@ -122,7 +122,7 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
 
 def test_few_answers_are_of_every_kind(mini_data, agent):
     split = load_split(mini_data, "train")
-    kind = {q.id: q.labels.kind for q in split.questions}
+    kind = {q.id: q.kind for q in split.questions}
     rows = sft_rows(split.questions, split, load_memory_targets(split), agent, answers_per_update=1.0)
     of_history: dict[str, list[str]] = {}
     for row in rows:

@@ -173,7 +173,7 @@ def test_an_example_is_one_row_of_the_columns(mini_data):
     ]
     columns = reward.columns(examples)
     assert reward.personamem(**columns) == [1.0, 0.0]
-    assert set(columns) < set(reward.COLUMNS) and columns["who"][0] == question.labels.who
+    assert set(columns) < set(reward.COLUMNS) and columns["kind"][0] == question.kind
 
 
 def test_an_error_in_every_row_ends_the_run(make):

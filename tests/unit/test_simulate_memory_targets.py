@@ -256,7 +256,7 @@ def test_questions_of_the_middle_profile_find_their_line(middle: Path) -> None:
                 (middle / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text()
             )
             (preference,) = (
-                Preference(**p) for p in raw["preferences"] if p["topic"] == question.labels.topic
+                Preference(**p) for p in raw["preferences"] if p["topic"] == question.labels["topic"]
             )
             of = loaded[question.history_id]
             assert of.lines(10**6).get(about(question)) == expected(preference)

@@ -168,7 +168,7 @@ def test_the_cold_start_reasons_in_the_words_the_base_recalls_with(mini_data):
     for question in split.questions:
         said = reasoning(question).rsplit(". ", 1)[0] + "."
         # the base has no word for it
-        ended = question.labels.kind == "changed" and not question.labels.preference
+        ended = question.kind == "changed" and not question.labels["preference"]
         assert said.endswith(", given up.") if ended else said in recalls
 
 

@@ -2,8 +2,9 @@
 
 Invariant: a breakdown assigns exactly one value to every question, and depends only on its labels.
 
-The labels are pref_type, who ("self" or "others"), updated, scenario, distance (tokens between the evidence and
-the end of the history as counted by the authors; None if not given), preference, prev_pref, sensitive, topic.
+The labels are pref_type, who ("self" or "others"), updated, scenario, distance (tokens between the evidence
+and the end of the history as counted by the authors; None if not given), preference, prev_pref, sensitive,
+topic.
 """
 
 from collections.abc import Mapping
@@ -33,8 +34,8 @@ TITLES = {
 def kind_of(labels: Mapping[str, Any]) -> str:
     """What a correct answer must recognize about the preference.
 
-    "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is another
-    person's; "changed": it was updated; "plain": none of these.
+    "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is
+    another person's; "changed": it was updated; "plain": none of these.
     """
     if labels["pref_type"] == "ask_to_forget":
         return "withdrawn"

@@ -1,5 +1,5 @@
-"""What memories should contain, from the labels of the questions: the snippet that reveals a preference is looked
-up in the history."""
+"""What memories should contain, from the labels of the questions: the snippet that reveals a preference is
+looked up in the history."""
 
 import json
 import logging

@@ -1,7 +1,7 @@
 """Reads a four-option question of PersonaMem from one row of its CSV.
 
-Invariant: exactly one of the four options is gold. The order depends only on the index of the row in its file,
-so the letters are the same in every run.
+Invariant: exactly one of the four options is gold. The order depends only on the index of the row in its
+file, so the letters are the same in every run.
 """
 
 import ast
