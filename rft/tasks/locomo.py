@@ -42,7 +42,6 @@ PUBLISHED = (
     Published("ceiling left by wrong labels, open-domain", "judge", 0.906, AUDIT),
     Published("ceiling left by wrong labels, single-hop", "judge", 0.957, AUDIT),
     Published("GPT-4.1-mini, whole history, reasoning prompt, categories 1 to 4", "judge", 0.9262, AUDIT),
-    Published("vague wrong answers that the usual judge accepts", "judge", 0.6281, AUDIT),
 )
 
 

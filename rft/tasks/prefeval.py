@@ -120,7 +120,6 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
             "benchmark" if row.topic in held_out else "train",
             {
                 "id": row.id,
-                "person": row.id,
                 "history": dataset.history(row.id, messages),
                 "query": row.question,
                 **answer,

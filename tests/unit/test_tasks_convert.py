@@ -13,9 +13,11 @@ import pytest
 from dataset_folder import real_data
 
 from rft.cli import main
+from rft.data.history import headed
 from rft.errors import DataError
 from rft.tasks import source_files
 from rft.tasks.dataset_writer import DatasetWriter
+from rft.tasks.load import load_split
 from rft.tasks.prefeval import ACKNOWLEDGED, HELD_OUT
 from rft.tasks.source_files import json_objects
 
@@ -54,11 +56,7 @@ def test_prefeval_puts_filler_between_preference_and_question(tmp_path, capsys):
     assert convert("prefeval", made.prefeval(tmp_path), out, "--filler-turns", "3") == 0
     assert [row["id"] for row in rows(out, "train")] == ["pets-0", "pets-1", "ships-0", "ships-1"]
     row = rows(out)[1]
-    assert (row["id"], row["query"], row["person"]) == (
-        "travel-1",
-        "Which travel suit me on day 1?",
-        "travel-1",
-    )
+    assert (row["id"], row["query"]) == ("travel-1", "Which travel suit me on day 1?")
     assert row["answer"] == row["options"][0] == "travel of another number, and that is the long one"
     assert row["labels"] == {"topic": "travel", "form": "explicit", "filler_turns": 3}
     messages = history(out, row)
@@ -505,19 +503,58 @@ def test_half_surrogates_are_replaced_and_counted(tmp_path):
     assert "replaced with U+FFFD: 2" in told(tmp_path / "out")
 
 
-def test_every_published_figure_has_a_source(tmp_path):
-    for name, source in (
-        ("prefeval", made.prefeval(tmp_path / "p")),
-        ("locomo", made.locomo(tmp_path / "l")),
-        ("longmemeval", made.longmemeval(tmp_path / "m/longmemeval_s.json")),
-        ("personamem_v1", made.personamem_v1(tmp_path / "v")),
-    ):
-        out = tmp_path / name
-        assert convert(name, source, out, *(["--filler-turns", "0"] if name == "prefeval" else [])) == 0
-        published = card(out)["published"]
-        assert published and all(0 < figure["value"] < 1 and figure["source"] for figure in published)
-        labels = set().union(*(row["labels"] for row in rows(out)))
-        assert set(card(out)["report_by"]) <= labels
+MADE = {
+    "prefeval": lambda root: (made.prefeval(root), "--filler-turns", "1"),
+    "locomo": lambda root: (made.locomo(root),),
+    "longmemeval": lambda root: (made.longmemeval(root / "longmemeval_s.json"),),
+    "personamem_v1": lambda root: (made.personamem_v1(root),),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_reader_takes_every_row(name, tmp_path):
+    source, *options = MADE[name](tmp_path / "source")
+    out = tmp_path / "out"
+    assert convert(name, source, out, *options) == 0
+    split = load_split(out, "benchmark")
+    assert not split.skipped and [question.id for question in split.questions] == [
+        row["id"] for row in rows(out)
+    ]
+    assert split.published and all(0 < value < 1 and source for *_, value, source in split.published)
+    assert split.report_by and set(split.report_by) <= set().union(*(q.labels for q in split.questions))
+    assert list(split.notes) == card(out)["notes"]
+    for question, row in zip(split.questions, rows(out), strict=True):
+        assert question.gold_text == (row["answer"] or "")
+        assert question.abstain == (row["answer"] is None)
+        assert question.judge_only == card(out)["judge_only"] is False
+
+
+def test_people_of_locomo_are_conversations_and_speakers_are_shown(tmp_path):
+    assert convert("locomo", made.locomo(tmp_path), tmp_path / "out") == 0
+    split = load_split(tmp_path / "out", "benchmark")
+    assert {question.persona_id for question in split.questions} == {"conv-30"}
+    (history,) = split.histories.values()
+    first, second = history.messages[:2]
+    assert headed(first) == "[session 1, Mon 2023-05-08 13:56]\nAnn: Look. [shares a photo of a boat]"
+    assert headed(second, first) == "Ann: I painted it last year."
+
+
+def test_the_longest_option_of_prefeval_is_found_by_its_rule(tmp_path, capsys):
+    assert convert("prefeval", made.prefeval(tmp_path), tmp_path / "out", "--filler-turns", "0") == 0
+    words = [
+        "evaluate",
+        "--rule",
+        "longest",
+        "--data",
+        str(tmp_path / "out"),
+        "--out",
+        str(tmp_path / "longest"),
+    ]
+    assert main(words) == 0
+    summary = json.loads((tmp_path / "longest/summary.json").read_text(encoding="utf-8"))
+    assert (summary["accuracy"], summary["n"]) == (1.0, 2)
+    assert summary["published"][0][1] == "preference following, free answers"
+    assert "arXiv 2502.09597, abstract" in (tmp_path / "longest/report.html").read_text(encoding="utf-8")
 
 
 def sample(name: str) -> Path:
