@@ -23,6 +23,10 @@ COMMANDS = {
         "rft.tasks.check",
         "check a dataset: contents, errors, and answers that can be guessed without the history",
     ),
+    "data convert": (
+        "rft.tasks.convert",
+        "convert a benchmark (PrefEval, LoCoMo, LongMemEval, PersonaMem v1) from its authors' files",
+    ),
     "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
     "compare": ("rft.evaluate.comparison", "compare evaluations of the same questions by paired differences"),
     "memory": (
