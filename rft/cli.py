@@ -26,6 +26,13 @@ COMMANDS = {
     "data convert": (
         "rft.tasks.convert",
         "convert a benchmark (PrefEval, LoCoMo, LongMemEval, PersonaMem v1) from its authors' files",
+    "chats import": (
+        "rft.tasks.chats.command",
+        "make one history per user from chat exports and logs (ChatGPT, Claude, ShareGPT, OpenAI messages)",
+    ),
+    "questions write": (
+        "rft.tasks.questions.command",
+        "let an LLM write questions about your users' chats, checked by rules and votes",
     ),
     "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
     "compare": ("rft.evaluate.comparison", "compare evaluations of the same questions by paired differences"),

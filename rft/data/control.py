@@ -13,6 +13,9 @@ MARKUP = re.compile(
     r"|<\uff5c[^\s<>\uff5c]{1,64}\uff5c>"  # DeepSeek
     r"|</?(?:think|s|unk|pad|bos|eos|mask|tool_call|tool_response)>"
     r"|<(?:start|end)_of_turn>"  # Gemma
+    # StarCoder, SmolLM2
+    r"|<(?:repo_?name|file_sep|filename|gh_stars|issue_(?:start|comment|closed)|empty_output)>"
+    r"|<jupyter_(?:start|text|code|output|script)>"
     # Mistral, Llama 2
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]|<</?SYS>>"
 )

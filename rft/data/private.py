@@ -8,8 +8,11 @@ keys that contain EXAMPLE.
 """
 
 import re
+from collections import Counter
+from collections.abc import Callable
 
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# a match starts at the start of a run of such characters; without this, a run of n takes n * n steps
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 PHONE = re.compile(r"(?<![\w.-])(?:\+?1[ .-])?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\w-])")
 SOCIAL = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 CARD = re.compile(r"(?<![\w-])(?:\d{4}[ -]){3}\d{4}(?![\w-])")
@@ -20,26 +23,45 @@ NUMBERS = re.compile(r"\d{2}[ .-]\d{4}|\d{2} [A-Z0-9]{4}")
 RESERVED_DOMAIN = re.compile(
     r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net|edu)|[\w-]+\.(?:example|test|invalid))$", re.IGNORECASE
 )
+KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool]]] = {
+    "email": (EMAIL, lambda item: not RESERVED_DOMAIN.search(item)),
+    "phone": (PHONE, lambda item: not re.search(r"555\D01\d\d$", item)),
+    "social security": (SOCIAL, lambda item: item[:3] not in ("000", "666") and item[0] != "9"),
+    "account": (IBAN, lambda item: not item.startswith("XX")),
+    "card": (CARD, lambda item: item[0] != "0" and _luhn(item)),
+    "key": (KEY, lambda item: "EXAMPLE" not in item),
+}
+"""For each kind: its pattern, and whether a match could belong to a real person."""
 
 
 def plausible_items(text: str) -> list[str]:
     """Returns the personal items of a text outside the reserved ranges, ordered by kind."""
-    items: list[str] = []
-    if "@" in text:
-        items += [item for item in EMAIL.findall(text) if not RESERVED_DOMAIN.search(item)]
+    return [item for kind in _possible(text) for item in KINDS[kind][0].findall(text) if KINDS[kind][1](item)]
+
+
+def replaced(text: str) -> tuple[str, Counter[str]]:
+    """Returns the text with its personal items replaced by their kind, such as "[email]", and the number of
+    items of each kind."""
+    found: Counter[str] = Counter()
+    for kind in _possible(text):
+        pattern, plausible = KINDS[kind]
+
+        def placeholder(match: re.Match[str], kind=kind, plausible=plausible) -> str:
+            if not plausible(match[0]):
+                return match[0]
+            found[kind] += 1
+            return f"[{kind}]"
+
+        text = pattern.sub(placeholder, text)
+    return text, found
+
+
+def _possible(text: str) -> list[str]:
+    """The kinds that a text can contain, found by a quick look."""
+    kinds = ["email"] if "@" in text else []
     if NUMBERS.search(text):
-        items += _numbers(text)
-    if "sk-" in text:
-        items += [item for item in KEY.findall(text) if "EXAMPLE" not in item]
-    return items
-
-
-def _numbers(text: str) -> list[str]:
-    items = [item for item in PHONE.findall(text) if not re.search(r"555\D01\d\d$", item)]
-    items += [item for item in SOCIAL.findall(text) if item[:3] not in ("000", "666") and item[0] != "9"]
-    items += [item for item in CARD.findall(text) if item[0] != "0" and _luhn(item)]
-    items += [item for item in IBAN.findall(text) if not item.startswith("XX")]
-    return items
+        kinds += ["phone", "social security", "account", "card"]
+    return kinds + ["key"] * ("sk-" in text)
 
 
 def _luhn(card: str) -> bool:

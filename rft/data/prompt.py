@@ -28,7 +28,7 @@ CONTEXTS = ("history", "history_no_persona", "none")
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 PROBE = "a question that nobody asks"
 OPEN, CLOSE = "<think>", "</think>"
-RENDERING = 2
+RENDERING = 3
 """Version of the rendering in `_before` and `_compute`; part of cache file names, so files of other versions
 are not read."""
 

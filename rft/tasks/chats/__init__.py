@@ -1,0 +1,1 @@
+"""Chats as people have them (exports and logs), imported into one history per user."""

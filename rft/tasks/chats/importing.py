@@ -1,0 +1,330 @@
+"""Imports chats into a folder: one history per user, and `import.json`, which says what became of every
+message.
+
+Invariant: the folder appears whole or not at all, and the same files give the same bytes. Memory is bounded
+by the largest conversation and a few numbers per conversation, not by the files.
+"""
+
+import filecmp
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rft.data.private import replaced
+from rft.errors import DataError
+from rft.files import lock
+from rft.tasks.chats.counts import Counts
+from rft.tasks.chats.draft import LONGEST_NAME, Draft
+from rft.tasks.chats.formats import FORMATS, Format, described, detect
+from rft.tasks.chats.reading import Reading
+from rft.tasks.chats.shelf import Shelf
+from rft.tasks.chats.source import Source, Unreadable, find
+from rft.tasks.chats.user_names import file_names, pseudonym
+from rft.tasks.chats.values import Broken, values
+
+HISTORIES, RECORD = "histories", "import.json"
+VERSION = 1
+LISTED = 1000
+"""Problems of one file that import.json lists; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to do.
+
+    Attributes:
+        format: a name of FORMATS; None: detected for each file.
+        user: the user of all chats; None: as the data say, else by file.
+        replace_private: whether personal items are replaced by placeholders.
+    """
+
+    format: str | None = None
+    user: str | None = None
+    replace_private: bool = False
+
+
+@dataclass
+class _File:
+    """What was found in one file."""
+
+    name: str
+    format: Format | None
+    problems: list[str] = field(default_factory=list)
+    more_problems: int = 0
+    lost: bool = False
+
+
+class _Import:
+    def __init__(self, settings: Settings, shelf: Shelf, reading: Reading):
+        self.settings, self.shelf, self.reading = settings, shelf, reading
+        self.files: list[_File] = []
+        self.counts: dict[tuple[str, str], Counts] = {}
+        self.origins: dict[str, Path] = {}
+        self.joined: set[str] = set()  # users of the data that --user makes one
+
+    def read(self, source: Source) -> None:
+        """Reads a file onto the shelf."""
+        settings = self.settings
+        file = _File(source.name, FORMATS[settings.format] if settings.format else None)
+        self.files.append(file)
+        seen: set[str] = set()
+        empty = True
+        try:
+            with source.open(self.reading.advance) as stream:
+                for place, value in values(stream):
+                    empty = False
+                    self._value(value, place, source, file, seen)
+        except Unreadable as error:
+            file.lost = True
+            self._problem(file, "", f"cannot be read further ({error}); download it again, or copy it here")
+        if empty and not file.lost:
+            self._problem(file, "", "nothing in it; expected chats as JSON")
+
+    def _value(self, value: Any, place: str, source: Source, file: _File, seen: set[str]) -> None:
+        if isinstance(value, Broken):
+            lost = "; what follows cannot be read: download or write the file again" if value.last else ""
+            file.lost |= value.last
+            self._problem(file, place, value.reason + lost)
+            return self._drop(source, file, "broken JSON")
+        if file.format is None and (found := detect(value)):
+            file.format = found
+            self.reading.say(f"{source.name}: {found.title}")
+        if file.format is None or not file.format.matches(value):
+            expected = file.format.title if file.format else "one of the formats " + ", ".join(FORMATS)
+            self._problem(file, place, f"expected {expected}, found {described(value)}")
+            return self._drop(source, file, "unknown format")
+        draft = Draft(f"{source.name}: {place}", seen=seen if file.format.single else set())
+        file.format.read(value, draft)
+        user = self._user(draft, source)
+        counts = self.counts.setdefault((source.name, user), Counts())
+        counts.dropped += draft.dropped
+        if draft.messages:
+            self._keep(user, source, draft, file.format)
+        elif not file.format.single:
+            counts.dropped_conversations["nothing left" if draft.dropped else "empty"] += 1
+            if not draft.problems:
+                draft.problem("no message is left of it" if draft.dropped else "an empty conversation")
+        name = f" ({draft.id[:LONGEST_NAME]})" if draft.id and not file.format.single else ""
+        for problem in draft.problems:
+            self._problem(file, place + name, problem)
+
+    def _keep(self, user: str, source: Source, draft: Draft, format: Format) -> None:
+        if format.single:
+            key: tuple[str, ...] = (format.name, source.name, draft.id)
+        else:
+            key = (format.name, draft.id) if draft.id else ()
+        other = self.shelf.put(user, source.name, draft, key, format.single)
+        if other:
+            counts = self.counts.setdefault((other.file, user), Counts())
+            counts.dropped_conversations["duplicate id"] += 1
+            counts.dropped["conversation with a duplicate id"] += other.messages
+            draft.problem("a conversation that is there twice; the longer one is kept")
+
+    def _drop(self, source: Source, file: _File, reason: str) -> None:
+        user = self.settings.user or pseudonymous(source.user, self.settings)
+        self.counts.setdefault((file.name, user), Counts()).dropped_conversations[reason] += 1
+
+    def _user(self, draft: Draft, source: Source) -> str:
+        """The user of a conversation: as given, as the data say, or by the file."""
+        if self.settings.user:
+            self.joined |= {draft.user} - {""}
+            return self.settings.user
+        if draft.user:
+            return pseudonymous(draft.user, self.settings)
+        if self.origins.setdefault(source.user, source.origin) != source.origin:
+            raise DataError(
+                f"{source.origin} and {self.origins[source.user]}: both would be user {source.user!r}; give"
+                " --user if they are the same person, or rename one"
+            )
+        return pseudonymous(source.user, self.settings)
+
+    def _problem(self, file: _File, place: str, text: str) -> None:
+        line = "".join(c if c.isprintable() else "?" for c in (f"{place}: {text}" if place else text))
+        if self.settings.replace_private:
+            line = replaced(line)[0]
+        self.reading.problem(file.name, line)
+        if len(file.problems) < LISTED:
+            file.problems.append(line)
+        else:
+            file.more_problems += 1
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Writes the histories and the record, and returns the record."""
+        for user, entries in self.shelf.users.items():
+            for entry in entries.values():
+                counts = self.counts[entry.file, user]
+                counts.conversations += 1
+                counts.messages += entry.messages
+                counts.mapped += entry.mapped
+        if not any(counts.messages for counts in self.counts.values()):
+            problems = [f"{file.name}: {problem}" for file in self.files for problem in file.problems]
+            raise DataError(problems[0] if problems else f"{self.files[0].name}: no message of a user in it")
+        if len(self.joined) > 1:
+            self.reading.say(f"--user: the data name {len(self.joined)} users, which are imported as one")
+        (folder / HISTORIES).mkdir()
+        totals: dict[str, Counts] = {}
+        for (_, user), counts in self.counts.items():
+            totals.setdefault(user, Counts()).add(counts)
+        names = file_names(sorted(self.shelf.users))
+        record = {
+            "version": VERSION,
+            "settings": vars(self.settings) | {"format": self.settings.format or "auto"},
+            "users_made_one": len(self.joined),
+            "files": [self._of_file(file) for file in self.files],
+            "users": {
+                user: totals[user].to_json()
+                | (self._history(user, folder, f"{HISTORIES}/{names[user]}.json") if user in names else {})
+                for user in sorted(totals)
+            },
+        }
+        text = json.dumps(record, ensure_ascii=False, indent=1)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+        return record
+
+    def _of_file(self, file: _File) -> dict[str, Any]:
+        return {
+            "file": file.name,
+            "format": file.format.name if file.format else None,
+            "read_to_its_end": not file.lost,
+            "users": {
+                user: counts.to_json() for (name, user), counts in self.counts.items() if name == file.name
+            },
+            "problems": file.problems,
+            "more_problems": file.more_problems,
+        }
+
+    def _history(self, user: str, folder: Path, name: str) -> dict[str, Any]:
+        """Writes one history, message by message; returns what the record says of it."""
+        private: Counter[str] = Counter()
+        sessions, dated, first, last = 0, set(), "", ""
+        with open(folder / name, "w", encoding="utf-8") as file:
+            file.write('{"chat_history": [')
+            for session, said in self.shelf.messages(user):
+                content, found = replaced(said.content)
+                private += found
+                message = {
+                    "role": said.role,
+                    "content": content if self.settings.replace_private else said.content,
+                    "session": session,
+                }
+                if said.date:
+                    message["date"] = said.date
+                    first, last = min(first or said.date, said.date), max(last, said.date)
+                    dated.add(session)
+                file.write("," * bool(sessions) + "\n" + json.dumps(message, ensure_ascii=False))
+                sessions = session
+            metadata = {"persona_id": user, "sessions": sessions}
+            file.write(f'\n], "metadata": {json.dumps(metadata, ensure_ascii=False)}}}\n')
+        return {
+            "history": name,
+            "sessions_without_date": sessions - len(dated),
+            "first": first or None,
+            "last": last or None,
+            "private": dict(sorted(private.items())),
+        }
+
+
+def pseudonymous(user: str, settings: Settings) -> str:
+    """Returns the user's name as it is written."""
+    return pseudonym(user) if settings.replace_private else user
+
+
+def import_chats(
+    paths: list[Path], out: Path, settings: Settings, overwrite: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Imports chats into the folder `out`.
+
+    If `out` already contains the same import, nothing is written.
+
+    Args:
+        paths: files, folders or zips of chats.
+        out: output folder.
+        settings: what to do.
+        overwrite: replace another import in `out`, after the new one is complete.
+        console: console for progress and problems (default: stderr).
+
+    Returns:
+        The record, as written to `import.json`, and `unchanged`: whether it was there before.
+
+    Raises:
+        DataError: a path is no chats, nothing in them can be used, or `out` contains something else.
+    """
+    sources = find(paths)
+    out = out if out.name not in ("", "..") else out.resolve()
+    if _occupied(out) and not (out / RECORD).is_file():
+        raise DataError(f"{out}: contains something else than imported chats; use another --out")
+    partial = out.parent / f".{out.name}.partial"
+    with _only_writer(out):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            with (
+                Shelf(partial / "shelf.jsonl") as shelf,
+                Reading(sum(source.size for source in sources), console) as reading,
+            ):
+                work = _Import(settings, shelf, reading)
+                for source in sources:
+                    work.read(source)
+                record = work.write(partial)
+            return record | {"unchanged": _publish(partial, out, overwrite)}
+        except OSError as error:
+            reason = f"{error.strerror or error}; free space, or choose another folder"
+            raise DataError(f"{out}: cannot write the import: {reason}") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _occupied(out: Path) -> bool:
+    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
+
+
+def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
+    """Gives the folder its name. Returns whether `out` had the same content."""
+    if _occupied(out):
+        old, new = _ours(out), _ours(partial)
+        if old == new and not filecmp.cmpfiles(out, partial, new, shallow=False)[1]:
+            return True
+        if not overwrite:
+            raise DataError(
+                f"{out}: contains another import; nothing was changed. Use another --out, or --overwrite to"
+                " replace it"
+            )
+        if strange := sorted({str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} - set(old)):
+            raise DataError(
+                f"{out}: also contains {strange[0]}, which is no part of an import, so --overwrite does not"
+                " remove it; move it, or use another --out"
+            )
+        replaced_folder = out.with_name(f".{out.name}.old")
+        shutil.rmtree(replaced_folder, ignore_errors=True)
+        out.rename(replaced_folder)
+        partial.rename(out)
+        shutil.rmtree(replaced_folder)
+        return False
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return False
+
+
+def _ours(folder: Path) -> list[str]:
+    """The files of an import, relative to its folder."""
+    return [RECORD, *(f"{HISTORIES}/{path.name}" for path in sorted((folder / HISTORIES).glob("*.json")))]
+
+
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    path = out.with_name(f".{out.name}.lock")
+    taken = f"{out}: another import writes to this folder; wait for it to finish, or use another --out"
+    file_lock = lock(path, DataError(taken))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file_lock.release()

@@ -1,0 +1,40 @@
+"""ShareGPT: `{"conversations": [{"from": "human", "value": "..."}, ...]}`, as a list or JSON lines."""
+
+from typing import Any
+
+from rft.tasks.chats.draft import Draft, name_of, shown
+from rft.tasks.chats.openai import conversation_of, date_of, has_turns, only_objects
+
+NAME, TITLE = "sharegpt", "ShareGPT"
+ROLES = {"human": "user", "user": "user"} | dict.fromkeys(
+    ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
+)
+NOT_SPOKEN = {
+    "system": "system message",
+    "function_call": "tool call",
+    "tool_call": "tool call",
+    "tool": "tool output",
+    "observation": "tool output",
+    "function_response": "tool output",
+    "tool_response": "tool output",
+}
+
+
+def matches(document: Any) -> bool:
+    """Whether a value of the file is a conversation of this format."""
+    return isinstance(document, dict) and has_turns(document.get("conversations"), "from")
+
+
+def read(document: Any, draft: Draft) -> None:
+    """Reads a conversation into the draft."""
+    conversation_of(document, draft)
+    for turn in only_objects(document["conversations"], draft):
+        role, text = turn.get("from"), turn.get("value")
+        if isinstance(role, str) and role in ROLES:
+            text = text if isinstance(text, str) else ""
+            draft.say(ROLES[role], text, date_of(turn), name_of(turn.get("id")) or None)
+        elif isinstance(role, str) and role in NOT_SPOKEN:
+            draft.drop(NOT_SPOKEN[role])
+        else:
+            draft.problem(f"unknown role {shown(role)}")
+            draft.drop("unknown role")
