@@ -26,6 +26,7 @@ COMMANDS = {
     "data convert": (
         "rft.tasks.convert",
         "convert a benchmark (PrefEval, LoCoMo, LongMemEval, PersonaMem v1) from its authors' files",
+    ),
     "chats import": (
         "rft.tasks.chats.command",
         "make one history per user from chat exports and logs (ChatGPT, Claude, ShareGPT, OpenAI messages)",

@@ -7,7 +7,7 @@ is answered from the journal, also by a later process. A kill loses at most the 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from rft.data.control import inert
@@ -81,14 +81,22 @@ class Chat:
         except Unusable:
             return None
 
-    def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
-        """Raises Unusable for this reason unless most judges approve; a judge without a usable response
-        counts as a rejection."""
-        content, votes = 0, self.llm.settings.votes
-        for vote in range(votes):
+    def votes(self, judge: Callable[[int], Result]) -> list[Result]:
+        """Returns the usable judgements of `votes` judges."""
+        judged = []
+        for vote in range(self.llm.settings.votes):
             try:
-                content += judge(vote)
+                judged.append(judge(vote))
             except Unusable as unusable:
                 self.rejected[f"vote: {unusable}"] += 1
-        if content * 2 <= votes:
+        return judged
+
+    def carried(self, approvals: Sequence[bool], reason: str) -> None:
+        """Raises Unusable for this reason unless most of all judges approve; a judge without a usable
+        response counts as a rejection."""
+        if sum(approvals) * 2 <= self.llm.settings.votes:
             raise Unusable(reason)
+
+    def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
+        """Raises Unusable for this reason unless most judges approve."""
+        self.carried(self.votes(judge), reason)

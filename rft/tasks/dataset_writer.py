@@ -63,6 +63,7 @@ class DatasetWriter:
         counts: rows written, by split.
         dropped: what gave no question, in order.
         notes: what the user should know about the data.
+        made: how the dataset was made, as plain JSON; {} adds nothing to the card.
         judge_only: whether the answers tell a judge what is right, and cannot be compared as texts.
 
     Raises:
@@ -85,6 +86,7 @@ class DatasetWriter:
         self.counts: Counter[str] = Counter()
         self.dropped: list[Dropped] = []
         self.notes: list[str] = []
+        self.made: dict[str, Any] = {}
         self.judge_only = False
         self._card = {"version": VERSION, "name": name, "task": "jsonl", "source": source, "license": license}
         self._lists = {"report_by": list(report_by), "published": [p._asdict() for p in published]}
