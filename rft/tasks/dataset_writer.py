@@ -156,6 +156,7 @@ class DatasetWriter:
             "judge_only": self.judge_only,
             "dropped": [drop._asdict() for drop in self.dropped],
             "notes": self.notes,
+            **({"made": self.made} if self.made else {}),
         }
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         (self._partial / CARD).write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -42,9 +42,8 @@ def reason_against(finding: Finding, history: History, shown: Collection[int]) -
     quote = one_spaced(inert(finding.quote))
     if not quote or quote not in one_spaced(inert(message.content)):
         return "the quoted words are not in the message"
-    if not (
-        finding.topic.strip() and finding.keyword.strip() and mentions(finding.keyword, finding.statement)
-    ):
+    named = finding.topic.strip() and finding.keyword.strip()
+    if not named or not mentions(finding.keyword, finding.statement):
         return "it has no topic, or its keyword is not in its statement"
     return next(iter(text_faults(finding.topic, finding.statement)), "")
 

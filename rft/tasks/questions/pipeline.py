@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rft import __version__
-from rft.data.history import read_history
+from rft.data.history import Message, read_history
 from rft.errors import DataError
 from rft.llm.client import Llm, make_endpoint
 from rft.screen import screen
@@ -99,7 +99,8 @@ def _complete(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         raise DataError(f"{out}: contains something else than these questions; use another --out") from None
     if other:
         raise DataError(
-            f"{out}: contains questions with another {', '.join(other)}; nothing was changed, use another --out"
+            f"{out}: contains questions with another {', '.join(other)}; nothing was changed, use"
+            " another --out"
         )
     return dict(made)
 
@@ -143,14 +144,7 @@ def _publish(
         dataset.dropped += dropped
         for one in asked:
             history = read_history(one.source.path)
-            messages = [
-                {
-                    key: value
-                    for key, value in vars(message).items()
-                    if value not in ("", None) or key == "content"
-                }
-                for message in history.messages
-            ]
+            messages = list(map(_as_row, history.messages))
             link = dataset.history(one.source.name, messages)
             for number, row in enumerate(one.rows):
                 name = {"id": f"{one.source.name}-{number}", "history": link}
@@ -158,6 +152,11 @@ def _publish(
         dataset.made = _record(identity, splits, written, reasons)
         dataset.note(_splits_told(dataset.made))
     return dataset.made
+
+
+def _as_row(message: Message) -> dict[str, Any]:
+    """A message as rows have it: without what it does not say."""
+    return {k: v for k, v in vars(message).items() if k == "content" or v not in ("", None)}
 
 
 def _record(

@@ -11,6 +11,8 @@ from rft.tasks.questions.findings import Finding
 
 PLAIN, CHANGED, WITHDRAWN, OTHERS = "plain", "changed", "withdrawn", "others"
 KINDS = (PLAIN, CHANGED, WITHDRAWN, OTHERS)
+FIRST = {"revealed": PLAIN, "updated": CHANGED, "withdrawn": WITHDRAWN, "others": OTHERS}
+"""What the first finding on a topic makes."""
 
 
 @dataclass
@@ -53,9 +55,7 @@ class Preferences:
     @property
     def all(self) -> list[Preference]:
         """The preferences in the order of their first messages."""
-        return sorted(
-            self._by_topic.values(), key=lambda preference: (preference.evidence[0], preference.topic)
-        )
+        return sorted(self._by_topic.values(), key=lambda p: (p.evidence[0], p.topic))
 
     def known(self) -> list[dict[str, str]]:
         """What the LLM is told about the parts that it has read."""
@@ -68,11 +68,8 @@ class Preferences:
         new = {"text": finding.statement.strip(), "keyword": finding.keyword.strip()}
         known = self._by_topic.get(key)
         if known is None:
-            kind = {"revealed": PLAIN, "updated": CHANGED, "withdrawn": WITHDRAWN, "others": OTHERS}[
-                finding.kind
-            ]
-            known = self._by_topic[key] = Preference(kind, finding.topic.strip(), **new)
-            why = ""
+            known = Preference(FIRST[finding.kind], finding.topic.strip(), **new)
+            self._by_topic[key], why = known, ""
         elif finding.kind == "withdrawn":
             why = "it was withdrawn before" if known.kind == WITHDRAWN else ""
             known.kind, known.before = WITHDRAWN, ""
@@ -82,20 +79,15 @@ class Preferences:
             known.text, known.keyword = new["text"], new["keyword"]
         else:
             same = fold(known.keyword) == fold(finding.keyword)
-            why = (
-                "it was known before, so this is more evidence for it"
-                if same
-                else "another preference has this topic"
-            )
+            why = "it is more evidence for one found before" if same else "another preference has this topic"
         known.quotes.setdefault(finding.message, finding.quote)
         return why
 
     def drop_unclear(self) -> list[Preference]:
         """Removes somebody else's preferences on topics on which the user has one too, and returns them: a
         right answer could not be told from a use of the other."""
-        unclear = [
-            p for (others, topic), p in self._by_topic.items() if others and (False, topic) in self._by_topic
-        ]
+        own = {topic for others, topic in self._by_topic if not others}
+        unclear = [p for (others, topic), p in self._by_topic.items() if others and topic in own]
         for preference in unclear:
             del self._by_topic[True, fold(preference.topic)]
         return unclear
