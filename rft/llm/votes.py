@@ -8,8 +8,8 @@ than the text, for example because a text told it to, is not of the same opinion
 from random import Random
 from typing import Any, Literal
 
+from reward.mcq import LETTERS
 from rft.data.faults import Item
-from rft.data.question import LETTERS
 from rft.llm.chat import Chat
 from rft.llm.forms import Answer
 
@@ -55,5 +55,6 @@ def vote_uses(chat: Chat, item: Item, preference: str, own: bool, attempt: int) 
 
 def lettered(item: Item, rng: Random) -> tuple[dict[str, str], str]:
     """Returns the options by letter, in random order, and the letter of the gold."""
-    options = rng.sample([item.gold, *item.distractors], len(LETTERS))
-    return dict(zip(LETTERS, options, strict=True)), LETTERS[options.index(item.gold)]
+    options = [item.gold, *item.distractors]
+    rng.shuffle(options)
+    return dict(zip(LETTERS, options, strict=False)), LETTERS[options.index(item.gold)]

@@ -22,8 +22,8 @@ def check_share(share: float, people: Collection[str]) -> None:
     if share and len(people) < 2:
         raise DataError(
             f"{next(iter(people))} is the only user, so nobody can be held out, and an evaluation would ask"
-            " about the chats that a model was trained on; import chats of more users, or put every question into"
-            " train with --held-out-users 0"
+            " about the chats that a model was trained on; import chats of more users, or put all"
+            " questions into train with --held-out-users 0"
         )
 
 
