@@ -1,8 +1,8 @@
 """What judges are asked about a question: to guess it without the history, and which options use a
 preference.
 
-Invariant: each judge sees the options in another order, so a judge who chooses a letter for another reason
-than the text, for example because a text told it to, is not of the same opinion twice.
+Invariant: of four successive judges, each sees the gold under another letter. So a judge who always chooses
+the same letter, for example because a text told it to, is outvoted, with three judges or more.
 """
 
 from random import Random
@@ -33,7 +33,7 @@ def vote_blind(chat: Chat, item: Item, attempt: int) -> None:
     """Raises Unusable unless most judges without the history choose another option than the gold."""
 
     def misses(vote: int) -> bool:
-        shown, gold = lettered(item, Random(f"{attempt}-{vote}-{item.query}"))
+        shown, gold = lettered(item, f"blind-{attempt}", vote)
         return chat.ask(Blind, BLIND, {"query": item.query, "answers": shown}, vote).letter != gold
 
     chat.vote("a reader without the history chooses the gold", misses)
@@ -44,7 +44,7 @@ def vote_uses(chat: Chat, item: Item, preference: str, own: bool, attempt: int) 
     alone uses it; if the preference is not `own`, that the gold does not use it."""
 
     def as_required(vote: int) -> bool:
-        shown, gold = lettered(item, Random(f"{vote}-{attempt}-{item.query}"))
+        shown, gold = lettered(item, f"uses-{attempt}", vote)
         given: dict[str, Any] = {"preference": preference, "query": item.query, "answers": shown}
         judged = chat.ask(Uses, USES, given, vote)
         used = set(judged.letters)
@@ -53,8 +53,11 @@ def vote_uses(chat: Chat, item: Item, preference: str, own: bool, attempt: int) 
     chat.vote("the options do not use the preference as they must", as_required)
 
 
-def lettered(item: Item, rng: Random) -> tuple[dict[str, str], str]:
-    """Returns the options by letter, in random order, and the letter of the gold."""
+def lettered(item: Item, seed: str, vote: int) -> tuple[dict[str, str], str]:
+    """Returns the options by letter, in a random order that successive votes rotate, and the letter of the
+    gold."""
     options = [item.gold, *item.distractors]
-    rng.shuffle(options)
+    Random(f"{seed}-{item.query}").shuffle(options)
+    start = vote % len(options)
+    options = options[start:] + options[:start]
     return dict(zip(LETTERS, options, strict=False)), LETTERS[options.index(item.gold)]

@@ -315,7 +315,7 @@ def test_instructions_in_a_chat_are_data(tmp_path: Path) -> None:
         for body in server.bodies:
             if "response_format" in body:
                 system, user = body["messages"]
-                assert system["content"].endswith(DATA) and "Ignore" not in system["content"]
+                assert system["content"].endswith(DATA) and "Ignore your" not in system["content"]
                 assert json.loads(user["content"]) and "<|im_" not in user["content"]
     assert any("< |im_end|>" in json.dumps(given) for _, given in llm.givens)
     assert made["users"]["train"] == ["ana"]
@@ -355,6 +355,7 @@ def test_histories_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.
         "val": [],
         "benchmark": made["users"]["benchmark"],
     }
+    capsys.readouterr()
     command = ["questions", "write", "--out", str(tmp_path / "x"), "--llm-base-url", "http://127.0.0.1:9/v1"]
     command += ["--llm-model", "m"]
     for arguments, complaint in (
@@ -407,13 +408,13 @@ def test_a_long_history_is_read_in_parts_that_fit_the_window(tmp_path: Path) -> 
     assert made["found"] == {"changed": 1, "plain": 1}
     parts = [given for task, given in llm.givens if task == "findings"]
     indices = [m["index"] for given in parts for m in given["messages"]]
-    assert indices == sorted(indices) and set(indices) == set(range(28))
+    assert indices == sorted(indices) and set(indices) == set(range(30))
     known = next(p["known"] for p in parts if any("slow boats" in m["text"] for m in p["messages"]))
     assert known == [{"topic": "travel", "kind": "plain", "statement": "Wants night trains"}]
     row = next(row for row in rows(tmp_path / "out")["train"] if row["labels"]["kind"] == "changed")
     assert row["labels"]["evidence"] == "0 14" and row["labels"]["distance_tokens"] > 12_000
     shown = next(
-        given for task, given in llm.givens if task == "right" and given["messages"][0]["index"] == 26
+        given for task, given in llm.givens if task == "right" and given["messages"][0]["index"] == 28
     )
     assert 1500 < len(shown["messages"][0]["text"]) < 2000  # of 45,000 characters, those around the words
 

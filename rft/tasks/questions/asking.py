@@ -86,7 +86,7 @@ def _vote_right(chat: Chat, draft: Draft, messages: list[dict[str, Any]], attemp
     right."""
 
     def judge(vote: int) -> tuple[set[str], str]:
-        shown, gold = lettered(draft, Random(f"{vote}-{draft.query}-{attempt}"))
+        shown, gold = lettered(draft, f"right-{attempt}", vote)
         given = {"messages": messages, "query": draft.query, "answers": shown}
         return set(chat.ask(Right, RIGHT, given, vote).letters), gold
 
