@@ -44,9 +44,9 @@ def of_user(number: int) -> list[dict[str, str]]:
     return talk(
         f"Plan my day. For dinner I want {wish}. Thank you!",
         f"For breakfast I want warm\n  bread{number}.",
-        "For travel I want night trains.",
+        f"For travel I want night trains{number}.",
         f"Translate this. Dana wrote: for lunch I want cold soup{number}.",
-        "A week later: for travel I now want slow boats.",
+        f"A week later: for travel I now want slow boats{number}.",
         f"And for dinner forget that I want {wish}.",
         "What is the capital of Peru?",
     )
@@ -116,7 +116,7 @@ def test_each_kind_becomes_questions_that_pass_the_check(
         "6",
     ]
     assert [one[k]["labels"]["distance_messages"] for k in ("changed", "withdrawn")] == [5, 3]
-    assert one["changed"]["labels"]["preference"] == "Wants slow boats"
+    assert one["changed"]["labels"]["preference"].startswith("Wants slow boats")
     for row in one.values():
         wish = row["labels"]["preference"].removeprefix("Wants ")
         uses = [wish in option for option in row["options"]]

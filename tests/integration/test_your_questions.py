@@ -43,6 +43,7 @@ def here(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A folder with the exports of two users and the recipe that the page names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "exports").mkdir()
     days = [talk(f"c{day}", START + 86_400 * day, *said) for day, said in enumerate(ANA)]
     write(tmp_path / "exports/ana.json", days)
     write(tmp_path / "exports/bo.json", [sharegpt(f"s{n}", *said) for n, said in enumerate(BO)])
@@ -71,7 +72,8 @@ def test_the_commands_of_the_page(here, repository, tiny_checkpoint, capsys):
     assert {*made["users"]["train"], *made["users"]["benchmark"]} == {"ana", "bo"}
     history = json.loads((here / "questions/histories/ana.json").read_text())
     assert history[0]["content"].startswith("Plan my evening") and history[0]["session"] == 1
-    assert len((here / "out/grpo/metrics.jsonl").read_text().splitlines()) >= 2  # two steps
+    steps = (here / "out/grpo/metrics.jsonl").read_text().splitlines()
+    assert json.loads(steps[-1])["step"] == 2 and (here / "out/grpo/model.safetensors").exists()
     summary = json.loads((here / "out/evaluation/summary.json").read_text())
     assert (summary["task"], summary["n"], summary["personas"]) == ("jsonl", 2, 1)
     assert list(summary["by"]["kind"]) in (["changed", "withdrawn"], ["others", "plain"])

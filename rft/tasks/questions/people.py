@@ -17,7 +17,7 @@ def check_share(share: float, people: Collection[str]) -> None:
     """
     if not 0 <= share < 1:
         raise DataError(
-            f"--held-out-users {share:g}: expected a share of at least 0 and below 1, such as 0.1"
+            f"--held-out-users {share:g}: expected a share from 0 to below 1, such as 0.1"
         )
     if share and len(people) < 2:
         raise DataError(
