@@ -70,8 +70,8 @@ def text_faults(*texts: str) -> list[str]:
 
 
 def mentions(keyword: str, text: str) -> bool:
-    """Whether `text` contains `keyword` as whole words, ignoring case."""
-    return re.search(rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)", text.casefold()) is not None
+    """Whether `text` contains `keyword` as whole words, ignoring case and kinds of white space."""
+    return re.search(rf"(?<!\w){re.escape(fold(keyword))}(?!\w)", fold(text)) is not None
 
 
 def contains(text: str, label: str) -> bool:

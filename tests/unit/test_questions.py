@@ -84,8 +84,15 @@ def test_somebody_elses_preference_on_a_topic_of_the_users_own_is_unclear():
 
 @pytest.mark.parametrize(
     ("people", "share", "sizes"),
-    [(1, 0.1, (1, 0, 0)), (2, 0.1, (1, 0, 1)), (3, 0.1, (1, 1, 1)), (40, 0.1, (34, 2, 4)), (3, 0.9, (1, 0, 2)), (5, 0, (5, 0, 0))],
-)  # fmt: skip
+    [
+        (1, 0.1, (1, 0, 0)),
+        (2, 0.1, (1, 0, 1)),
+        (3, 0.1, (1, 1, 1)),
+        (40, 0.1, (34, 2, 4)),
+        (3, 0.9, (1, 0, 2)),
+        (5, 0, (5, 0, 0)),
+    ],
+)
 def test_people_are_held_out_as_a_whole(people, share, sizes):
     names = {f"user{n}" for n in range(people)}
     splits = split_people(names, share, 3)
