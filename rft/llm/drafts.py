@@ -18,14 +18,12 @@ class Options(Answer):
     distractors: list[str]
 
 
-def draw_words(rng: Random, gold: int | None = None) -> dict[str, int | list[int]]:
-    """Returns the numbers of words to ask for, in random order; `gold`: the number for the gold, if it is not
-    to be drawn."""
+def draw_words(rng: Random, gold: int | None = None) -> list[int]:
+    """Returns the numbers of words to ask for, that of the gold first; `gold`: its number, if it is not to be
+    drawn."""
     if gold is None:
-        words = rng.sample(WORDS, len(WORDS))
-    else:
-        words = [gold, *rng.sample([w for w in WORDS if w != gold], len(WORDS) - 1)]
-    return {"gold": words[0], "distractors": words[1:]}
+        return rng.sample(WORDS, len(WORDS))
+    return [gold, *rng.sample([words for words in WORDS if words != gold], len(WORDS) - 1)]
 
 
 def check_length(item: Item, words: int) -> None:

@@ -315,12 +315,12 @@ class _Session:
         generic = preference.kind in ("forget", "others")
         words = draw_words(rng)
         others = [p.text for i, p in enumerate(self.preferences) if i != index and p.kind == "own"]
-        given = {
+        given: dict[str, Any] = {
             "person": self.persona.about,
             "kind": "generic" if generic else "own",
             "preference": preference.previous if preference.kind == "forget" else preference.text,
             "other_preference": rng.choice(others) if others else "none known",
-            "words": words,
+            "words": {"gold": words[0], "distractors": words[1:]},
         }
         answer = self.ask(Options, "question", given, attempt)
         item = QuestionItem(
@@ -328,7 +328,7 @@ class _Session:
         )
         if faults := item_faults(item, preference):
             raise Unusable(faults[0])
-        check_length(item, given["words"]["gold"])
+        check_length(item, words[0])
         vote_blind(self.chat, item, attempt)
         vote_uses(self.chat, item, given["preference"], not generic, attempt)
         return item

@@ -62,7 +62,7 @@ def write_question(preference: Preference, history: History, chat: Chat, rank: i
             "preference": preference.text,
             "whose": "somebody else's" if preference.kind == OTHERS else "the user's",
             "before": preference.before,
-            "words": words,
+            "words": {"gold": words[0], "distractors": words[1:]},
         }
         answer = chat.ask(Options, WRITE, given, attempt)
         draft = Draft(answer.query.strip(), answer.gold.strip(), [d.strip() for d in answer.distractors])

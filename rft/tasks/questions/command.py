@@ -1,6 +1,7 @@
 """`rft questions write`: lets an LLM write questions about one's own chats (docs/your_questions.md)."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from rft.errors import DataError
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def listed(counts: dict[str, float]) -> str:
+    def listed(counts: Mapping[str, float]) -> str:
         return ", ".join(f"{name} {count:,.6g}" for name, count in counts.items())
 
     if made["unchanged"]:

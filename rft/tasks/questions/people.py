@@ -16,9 +16,7 @@ def check_share(share: float, people: Collection[str]) -> None:
         DataError: the share is impossible, or there is only one person.
     """
     if not 0 <= share < 1:
-        raise DataError(
-            f"--held-out-users {share:g}: expected a share from 0 to below 1, such as 0.1"
-        )
+        raise DataError(f"--held-out-users {share:g}: expected a share from 0 to below 1, such as 0.1")
     if share and len(people) < 2:
         raise DataError(
             f"{next(iter(people))} is the only user, so nobody can be held out, and an evaluation would ask"

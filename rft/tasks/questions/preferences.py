@@ -65,10 +65,10 @@ class Preferences:
         """Adds a finding. Returns "", or why it tells nothing new; it is evidence all the same."""
         others = finding.kind == "others"
         key = (others, fold(finding.topic))
-        new = {"text": finding.statement.strip(), "keyword": finding.keyword.strip()}
+        text, keyword = finding.statement.strip(), finding.keyword.strip()
         known = self._by_topic.get(key)
         if known is None:
-            known = Preference(FIRST[finding.kind], finding.topic.strip(), **new)
+            known = Preference(FIRST[finding.kind], finding.topic.strip(), text, keyword)
             self._by_topic[key], why = known, ""
         elif finding.kind == "withdrawn":
             why = "it was withdrawn before" if known.kind == WITHDRAWN else ""
@@ -76,7 +76,7 @@ class Preferences:
         elif finding.kind == "updated" or known.kind == WITHDRAWN:
             why = ""
             known.kind, known.before = CHANGED, known.text
-            known.text, known.keyword = new["text"], new["keyword"]
+            known.text, known.keyword = text, keyword
         else:
             same = fold(known.keyword) == fold(finding.keyword)
             why = "it is more evidence for one found before" if same else "another preference has this topic"
