@@ -94,7 +94,7 @@ class Reading:
     reasons: bool
     answer: str
 
-    def right(self, gold: str) -> bool:
+    def right(self, gold: str | None) -> bool:
         """Returns whether the box names the gold letter; the words do not matter."""
         return self.letter == gold
 

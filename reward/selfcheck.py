@@ -36,9 +36,7 @@ def self_check(
         ("the gold cut off before the box closes", gold[: gold.rindex("}")], 0.0),
     ]
     shown = {"options": [list(options)] * len(cases)} if len(options) != OPTIONS else {}
-    scores = reward(
-        completions=[text for _, text, _ in cases], answer=[gold_letter] * len(cases), **shown
-    )
+    scores = reward(completions=[text for _, text, _ in cases], answer=[gold_letter] * len(cases), **shown)
     for (name, _, expected), score in zip(cases, scores, strict=True):
         if score != expected:
             raise ValueError(

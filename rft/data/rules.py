@@ -94,8 +94,8 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
     rule_scores["the option text least often gold"] = [
         _taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)
     ]
-    most = max((len(question.options) for question in questions), default=0)
-    for place, letter in enumerate(LETTERS[:most]):
+    letters = max((len(question.options) for question in questions), default=0)
+    for place, letter in enumerate(LETTERS[:letters]):
         rule_scores[f"always {letter}"] = [float(question.gold == place) for question in questions]
     if (chosen := choices(questions)) is not None:
         rule_scores[PROBE] = [

@@ -95,7 +95,8 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, Evaluated]:
                     f"{first} and {name} are runs on different data ({key}: {getattr(about, key)} and"
                     f" {getattr(summary, key)}); compare runs of the same dataset, split and window"
                 )
-        if rows[0].open_ended != other_rows[0].open_ended:
+        asked_freely = {row.question: row.open_ended for row in rows}
+        if any(row.open_ended != asked_freely.get(row.question, row.open_ended) for row in other_rows):
             raise DataError(
                 f"{first} and {name}: one is open-ended and one multiple choice; their scores cannot be"
                 " compared"
@@ -166,7 +167,7 @@ def _same_answers(before: Sequence[ResultRow], after: Sequence[ResultRow]) -> Sa
 
 
 def _cell(pairs: Sequence[tuple[ResultRow, float, float]], seed: int) -> Difference:
-    from rft.evaluate.statistics import by_persona, interval_of_ratio
+    from rft.evaluate.interval import by_persona, interval_of_ratio
 
     differences = [now - then for _, then, now in pairs]
     total_P, count_P = by_persona(

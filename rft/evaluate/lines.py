@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reward.memory import speaks_of
-from rft.evaluate.statistics import interval
+from rft.evaluate.interval import interval
 from rft.memory.text import TOPIC_WORDS
 from rft.records.summary import LineCounts, Lines
 from rft.tasks.base import Split

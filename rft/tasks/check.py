@@ -194,9 +194,16 @@ def _labels(split: Split, task: Task) -> dict[str, dict[str, int]]:
 
 
 def _tokens(split: Split, stated: Sequence[int], tokenizer: Any) -> dict[str, Any]:
-    """Lengths in tokens as [minimum, median, maximum]: of histories as stated by the dataset, of prompts and
-    their parts as counted by the tokenizer."""
+    """Lengths as [minimum, median, maximum], in tokens: of histories as stated by the dataset (in characters,
+    if it cannot state any), of prompts and their parts as counted by the tokenizer."""
     tokens: dict[str, Any] = {"history, authors": _spread(stated)}
+    if not split.window:  # such a dataset states no lengths
+        tokens = {
+            "history, characters": _spread(
+                sum(len(message.content) for message in history.messages)
+                for history in split.histories.values()
+            )
+        }
     if tokenizer is not None:
         prompts = PromptTokens(tokenizer)
         history = {id: len(prompts.history_ids(h)) for id, h in split.histories.items()}
@@ -309,7 +316,7 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         table("Questions by label", *labels)
         kinds = dict.fromkeys(kind for split in splits for kind in split["tokens"])
         tokens = {kind: [_numbers(split["tokens"].get(kind)) for split in splits] for kind in kinds}
-        table("Tokens (minimum, median, maximum)", tokens)
+        table("Lengths in tokens (minimum, median, maximum)", tokens)
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
         chances = sorted({f"{audit['chance']:.0%}" for audit in audits if "chance" in audit})

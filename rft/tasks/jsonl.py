@@ -286,6 +286,9 @@ def _labels(labels: Any) -> dict[str, Any]:
         return {}
     if not isinstance(labels, dict) or not all(isinstance(v, str | int | float) for v in labels.values()):
         raise UnusableRow("labels is not an object of texts, numbers and true or false")
+    for text in (*labels, *(value for value in labels.values() if isinstance(value, str))):
+        if text.strip():
+            _text(text, "a label")
     return labels
 
 
@@ -297,9 +300,10 @@ def groups(labels: Labels) -> dict[str, str]:
 
 
 def shown(labels: Labels) -> Shown:
-    """Returns how a page shows the labels."""
+    """Returns how a page shows the labels: questions are filtered by `kind`, or else by the first label."""
     named = groups(labels)
-    kind = named.pop("kind", "")
+    first = "kind" if "kind" in named else next(iter(named), "")
+    kind = named.pop(first, "")
     return Shown(kind, ", ".join(f"{name}: {value}" for name, value in named.items()))
 
 

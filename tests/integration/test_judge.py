@@ -126,7 +126,7 @@ def test_the_judge_sees_query_answer_and_preference_and_not_the_thought():
         criteria = {
             body["messages"][1]["content"].rsplit("The criterion: ", 1)[1] for body in server.requests
         }
-        assert len(criteria) == len(RUBRICS) == 5
+        assert len(criteria) == len(RUBRICS)
         assert (
             votes(judge, completion="<think>tea tea")
             == [False] * 3

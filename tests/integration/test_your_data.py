@@ -11,6 +11,7 @@ from served import serve
 from reward.judge import VOTES
 from rft import cli
 from rft.errors import RecipeError
+from rft.plan.dry_run import DryRun
 from rft.train.grpo import train as grpo
 from rft.train.sft import train as sft
 
@@ -105,7 +106,16 @@ def test_targets_score_one_and_rewards_are_chosen_by_the_questions(here, tiny_ch
 def test_a_judge_scores_answers_without_options(here, tiny_checkpoint, capsys):
     rows = []
     with serve(lambda messages: "VERDICT: YES") as server:
-        words = ["evaluate", "--model", str(tiny_checkpoint), "--data", "mine", "--split", "train", "--no-controls"]
+        words = [
+            "evaluate",
+            "--model",
+            str(tiny_checkpoint),
+            "--data",
+            "mine",
+            "--split",
+            "train",
+            "--no-controls",
+        ]
         words += ["--judge-base-url", server.url, "--judge-model", "judge", "--max-new-tokens", "6"]
         assert cli.main([*words, "--out", "out"]) == 0
         shown = [request["messages"][1]["content"] for request in server.requests]
@@ -125,6 +135,25 @@ def test_memory_sft_says_what_is_missing(here, tiny_checkpoint):
     words = ["--config", "sft.yaml", "--model_name_or_path", str(tiny_checkpoint), *SMALL]
     with pytest.raises(RecipeError, match=r"mine: no memory_targets\.jsonl"):
         memory_sft(words)
+
+
+def test_the_memory_arm_and_the_other_contexts(here, tiny_checkpoint):
+    words = ["--config", "grpo.yaml", "--model_name_or_path", str(tiny_checkpoint), *SMALL]
+    words += [
+        "--chunk_tokens",
+        "90",
+        "--memory_tokens",
+        "12",
+        "--max_completion_length",
+        "6",
+        "--max_steps",
+        "1",
+    ]
+    assert cli.main(["memory-grpo", *words, "--per_device_train_batch_size", "4"]) == 0
+    asked = ["evaluate", "--data", "mine", "--no-controls", "--max-new-tokens", "6"]
+    for context, more in (("memory", ["--chunk-tokens", "90", "--memory-tokens", "12"]), ("retrieval", [])):
+        model = ["--model", "out/grpo", "--context", context, *more, "--out", f"out/{context}"]
+        assert cli.main([*asked, *model]) == 0 and len(rows_of(here / "out" / context)) == 2
 
 
 def test_a_dry_run_of_both_trainings(here, tiny_checkpoint, capsys):

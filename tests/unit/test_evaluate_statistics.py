@@ -7,7 +7,8 @@ import pytest
 from result_rows import changed, result_row
 
 from rft.evaluate import statistics
-from rft.evaluate.statistics import interval, length_bucket, summarise
+from rft.evaluate.interval import interval
+from rft.evaluate.statistics import length_bucket, summarise
 from rft.tasks.personamem.labels import distance_bucket
 
 
@@ -149,7 +150,7 @@ def test_all_right_or_all_wrong_is_not_certainty():
 
 def test_interval_covers_the_truth(monkeypatch):
     """Personas differ (beta distributed), questions of one persona are alike: 95 % must mean 95 %."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr("rft.evaluate.interval.RESAMPLES", 1000)
     draw = np.random.default_rng(0)
     truth, trials, covered = 0.4, 400, 0
     for trial in range(trials):
@@ -248,7 +249,7 @@ def test_controls_stand_beside_and_explain():
 
 def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch):
     """Over all questions the generic option is gold in a quarter; about somebody else's preference always."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    monkeypatch.setattr("rft.evaluate.interval.RESAMPLES", 500)
     draw, rows = random.Random(0), []
     for i in range(1200):
         others = i % 4 == 0

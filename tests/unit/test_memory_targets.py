@@ -4,7 +4,6 @@ prompt."""
 import json
 import shutil
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -79,7 +78,7 @@ def test_labels_serve_where_there_is_no_side_file(mini_data, tmp_path):
     for question in split.questions:
         of = notes[question.history_id]
         held = of.lines(len(split.history_of(question).messages))
-        case, fact = case_and_fact(**asdict(question.labels))
+        case, fact = case_and_fact(**question.labels)
         if case == "own":
             assert held[about(question)] == f"{fact}."
         else:

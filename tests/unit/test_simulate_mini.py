@@ -130,7 +130,7 @@ def test_labels_say_what_a_question_is_about(mini_data):
     assert kinds == {"plain", "changed", "withdrawn", "others"}
     for question in load_split(mini_data, "train").questions:
         labels, gold = question.labels, question.options["abcd".index(question.gold)]
-        if labels.kind in ("withdrawn", "others") and labels["preference"]:
+        if question.kind in ("withdrawn", "others") and labels["preference"]:
             named = labels["prev_pref"] or labels["preference"]
             # what may not be used is never gold
             assert named.removeprefix("Enjoys ").lower() not in gold.lower()

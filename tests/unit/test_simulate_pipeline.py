@@ -27,7 +27,7 @@ from rft.simulate.profile import Settings
 from rft.tasks.load import load_split
 from rft.tasks.memory_targets import MEMORY_TARGETS, load_memory_targets
 from rft.tasks.personamem.dataset import COLUMNS
-from rft.train.targets import reasoning
+from rft.tasks.personamem.reasoning import reasoning
 
 TOKENS = 5200  # the test tokenizer knows few words, so it counts many tokens
 

@@ -13,10 +13,10 @@ from rft.simulate import writer_mini
 from rft.simulate.profile import PROFILES
 from rft.simulate.topics import shipped
 from rft.tasks.load import load_split
+from rft.tasks.personamem.reasoning import reasoning
 from rft.toy import exercises, grammar_exercises
 from rft.toy.model import make_model, make_tokenizer
 from rft.toy.pretrain import ReadingArguments, ReadingBatches
-from rft.train.targets import reasoning
 
 
 def test_the_markup_is_single_tokens(tiny_checkpoint):

@@ -164,7 +164,11 @@ def split_names(root: Path) -> list[str]:
     none."""
     names = {path.stem for path in (root / TEXT_FOLDER).glob("*.csv")}
     if not names:
-        raise DataError(f"{root}: no {TEXT_FOLDER}/*.csv; expected a folder in the layout of PersonaMem-v2")
+        raise DataError(
+            f"{root}: no {TEXT_FOLDER}/*.csv and no *.jsonl; expected a folder in the layout of"
+            " PersonaMem-v2, or one with a question per line in train.jsonl, val.jsonl or benchmark.jsonl"
+            " (docs/your_data.md)"
+        )
     official = [name for name in ("train", "val", "benchmark") if name in names]
     return official + sorted(names - set(official))
 
