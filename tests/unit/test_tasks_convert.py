@@ -234,7 +234,7 @@ def test_wrong_labels_of_locomo_are_skipped_and_leave_a_ceiling(tmp_path):
         {"where": "locomo10.json: conv-30-1", "reason": "known to be wrong: on the list of wrong labels"},
     ]
     assert [row["id"] for row in rows(out)] == [f"conv-30-{place}" for place in range(2, 7)]
-    assert "left out: 2; with them the ceiling would be 71.4%" in told(out)
+    assert "left out: 2; with them, and no others, the ceiling would be 71.4%" in told(out)
     assert "multi-hop 0.0% (1 of 1 wrong)" in told(out) and "single-hop 100.0% (0 of 2 wrong)" in told(out)
 
 
