@@ -35,10 +35,9 @@ def self_check(
         ("the gold cut off inside the think block", gold[: gold.index("</think>")], 0.0),
         ("the gold cut off before the box closes", gold[: gold.rindex("}")], 0.0),
     ]
+    shown = {"options": [list(options)] * len(cases)} if len(options) != OPTIONS else {}
     scores = reward(
-        completions=[text for _, text, _ in cases],
-        answer=[gold_letter] * len(cases),
-        options=[list(options)] * len(cases),
+        completions=[text for _, text, _ in cases], answer=[gold_letter] * len(cases), **shown
     )
     for (name, _, expected), score in zip(cases, scores, strict=True):
         if score != expected:

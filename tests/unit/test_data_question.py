@@ -124,7 +124,7 @@ def test_gold_among_its_distractors_is_an_error(again: str) -> None:
     ],
 )
 def test_labels_have_one_spelling(column: str, cell: str, label: str, read: Any) -> None:
-    assert getattr(question(**{column: cell}).labels, label) == read
+    assert question(**{column: cell}).labels[label] == read
 
 
 def test_distance_is_that_of_the_window() -> None:

@@ -120,7 +120,7 @@ def test_every_column_of_the_page_is_there_and_no_other(arm, make, page):
 def test_several_rewards_some_of_which_cannot_score(arm, make):
     """Sync, async, without **columns, tensors; None counts for nothing."""
 
-    def sync(completions, who):
+    def sync(completions, kind):
         return torch.ones(len(completions))
 
     async def other(completion_ids, query, **columns):
