@@ -147,7 +147,7 @@ class DatasetWriter:
     def _finish(self) -> None:
         if not self.counts:
             first = f"; the first reason: {': '.join(self.dropped[0])}" if self.dropped else ""
-            raise DataError(f"{self._card['source']}: no question could be converted{first}")
+            raise DataError(f"{self._card['name']}: no question could be converted{first}")
         if self._mended:
             self.note(f"halves of surrogate pairs, replaced with U+FFFD: {self._mended}")
         card = {

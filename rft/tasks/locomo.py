@@ -254,6 +254,6 @@ def _note_ceiling(
     )
     overall = 1 - len(wrong) / sum(totals.values())
     dataset.note(
-        f"questions with wrong labels, left out: {len(wrong)}; with them the ceiling would be {overall:.1%}:"
-        f" {ceilings}"
+        f"questions with wrong labels, left out: {len(wrong)}; with them, and no others, the ceiling would be"
+        f" {overall:.1%}: {ceilings}"
     )

@@ -94,7 +94,7 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
             context_id, context = key, _context(contexts, offsets[key])
         end = _end(record, len(context), f"{questions}: row {row}")
         if (key, end) not in links:
-            links[key, end] = dataset.history(f"{key[:16]}-{end}", context[:end])
+            links[key, end] = dataset.history(f"{key}-{end}", context[:end])
         dataset.row(
             "benchmark",
             {

@@ -3,6 +3,7 @@ reported on another, LoCoMo with each history read once.
 """
 
 import json
+import re
 from pathlib import Path
 
 import benchmark_files as made
@@ -14,23 +15,31 @@ from rft.evaluate.run import evaluate
 from rft.models.local import LocalModel
 from rft.tasks.load import load_split
 
-SMALL = ["--max_steps", "2", "--questions_per_history", "1", "--per_device_train_batch_size", "4"]
-SMALL += ["--bf16", "false", "--gradient_checkpointing", "false", "--report_to", "none", "--dtype", "float32"]
-GENERATES = ["--num_generations", "4", "--max_completion_length", "8", "--beta", "0"]
+TINY = ["--max_steps", "2", "--bf16", "false", "--gradient_checkpointing", "false", "--dtype", "float32"]
+TINY += ["--report_to", "none", "--per_device_train_batch_size", "4"]
+GENERATES = ["--num_generations", "4", "--max_completion_length", "8"]
 GENERATES += ["--rewards", f"{HERE / 'rewards_for_tests.py'}:scatter"]
 
 
-def test_prefeval_trains_on_two_topics_and_reports_on_the_third(tiny_checkpoint, tmp_path):
+def recipes(repository: Path, folder: Path) -> dict[str, str]:
+    """Writes the recipes of docs/benchmarks.md and returns {name: path}."""
+    page = (repository / "docs/benchmarks.md").read_text(encoding="utf-8")
+    found = re.findall(r"`(\w+)\.yaml`[^`]*```yaml\n(.*?)```", page, re.DOTALL)
+    return {name: str(made.write(folder / f"{name}.yaml", text)) for name, text in found}
+
+
+def test_prefeval_trains_on_two_topics_and_reports_on_the_third(tiny_checkpoint, repository, tmp_path):
     source, data = made.prefeval(tmp_path, rows=4), tmp_path / "data"
     assert main(["data", "convert", "prefeval", str(source), "--out", str(data), "--filler-turns", "2"]) == 0
-    sft, grpo, out = (tmp_path / name for name in ("sft", "grpo", "out"))
-    words = [*SMALL, "--data", str(data)]
-    assert main(["sft", *words, "--model_name_or_path", str(tiny_checkpoint), "--output_dir", str(sft)]) == 0
-    words += ["--model_name_or_path", str(sft), "--output_dir", str(grpo)]
-    assert main(["grpo", *words, *GENERATES]) == 0
-    words = ["--model", str(grpo), "--data", str(data), "--out", str(out), "--max-new-tokens", "8"]
+    files = recipes(repository, tmp_path)
+    sft, grpo, out = (str(tmp_path / name) for name in ("sft", "grpo", "out"))
+    words = ["--config", files["prefeval_sft"], "--data", str(data), *TINY]
+    assert main(["sft", *words, "--model_name_or_path", str(tiny_checkpoint), "--output_dir", sft]) == 0
+    words = ["--config", files["prefeval_grpo"], "--data", str(data), *TINY, *GENERATES]
+    assert main(["grpo", *words, "--model_name_or_path", sft, "--output_dir", grpo]) == 0
+    words = ["--model", grpo, "--data", str(data), "--out", out, "--max-new-tokens", "8"]
     assert main(["evaluate", *words]) == 0
-    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))
     assert summary["n"] == 4 and set(summary["by"]["topic"]) == {"travel"}
     assert summary["controls"]["longest"]["accuracy"] == 1.0 and "blind" in summary["controls"]
 

@@ -17,7 +17,7 @@ from rft.data.history import headed
 from rft.errors import DataError
 from rft.tasks import source_files
 from rft.tasks.dataset_writer import DatasetWriter
-from rft.tasks.load import load_split
+from rft.tasks.load import load_split, task_named
 from rft.tasks.prefeval import ACKNOWLEDGED, HELD_OUT
 from rft.tasks.source_files import json_objects
 
@@ -234,7 +234,7 @@ def test_wrong_labels_of_locomo_are_skipped_and_leave_a_ceiling(tmp_path):
         {"where": "locomo10.json: conv-30-1", "reason": "known to be wrong: on the list of wrong labels"},
     ]
     assert [row["id"] for row in rows(out)] == [f"conv-30-{place}" for place in range(2, 7)]
-    assert "left out: 2; with them the ceiling would be 71.4%" in told(out)
+    assert "left out: 2; with them, and no others, the ceiling would be 71.4%" in told(out)
     assert "multi-hop 0.0% (1 of 1 wrong)" in told(out) and "single-hop 100.0% (0 of 2 wrong)" in told(out)
 
 
@@ -527,6 +527,19 @@ def test_the_reader_takes_every_row(name, tmp_path):
         assert question.gold_text == (row["answer"] or "")
         assert question.abstain == (row["answer"] is None)
         assert question.judge_only == card(out)["judge_only"] is False
+
+
+def test_a_judge_gets_the_rubric_of_each_question(tmp_path):
+    assert convert("longmemeval", made.longmemeval(tmp_path / "longmemeval_m.json"), tmp_path / "out") == 0
+    judged = task_named("jsonl").judged
+    first, abstention, update = map(judged, load_split(tmp_path / "out", "benchmark").questions)
+    assert "only a part" in first[0] and first[1] == "3"
+    assert "cannot be answered" in abstention[0] and "You never spoke of trains." in abstention[0]
+    assert "latest value" in update[0] and update[1] == "two {boats}"
+    words = ("--filler-turns", "0", "--answers", "free")
+    assert convert("prefeval", made.prefeval(tmp_path / "p"), tmp_path / "free", *words) == 0
+    rubric, fact = judged(load_split(tmp_path / "free", "benchmark").questions[0])
+    assert "a preference that the user once revealed" in rubric and fact == "I never buy travel number 0."
 
 
 def test_people_of_locomo_are_conversations_and_speakers_are_shown(tmp_path):
