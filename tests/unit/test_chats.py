@@ -541,10 +541,9 @@ def test_private_items_are_counted_and_on_request_replaced(tmp_path, capsys):
 
 
 def test_looking_for_private_items_takes_no_quadratic_time():
-    """A run of 200,000 letters took 20,000,000,000 steps."""
-    start = time.process_time()
-    assert replaced("@" + "a" * 200_000)[1] == {}
-    assert time.process_time() - start < 20
+    """Quadratic time would be hours here."""
+    run_of_letters = "a" * 2_000_000
+    assert replaced(f"@ {run_of_letters} ana@corp.com")[0] == f"@ {run_of_letters} [email]"
 
 
 # The folder

@@ -32,7 +32,6 @@ class Draft:
     """One conversation.
 
     Attributes:
-        where: the place in the export, for messages to the user.
         id: the conversation's id; "" if it has none.
         user: id of the user in the data; "" if it has none.
         date: when the conversation began; "" if unknown.
@@ -43,7 +42,6 @@ class Draft:
         seen: ids of messages that have occurred.
     """
 
-    where: str
     id: str = ""
     user: str = ""
     date: str = ""

@@ -2,7 +2,8 @@
 message.
 
 Invariant: the folder appears whole or not at all, and the same files give the same bytes. Memory is bounded
-by the largest conversation and a few numbers per conversation, not by the files.
+by the largest conversation and a few numbers per conversation (in a log of single messages, per message), not
+by the size of the files.
 """
 
 import filecmp
@@ -100,7 +101,7 @@ class _Import:
             expected = file.format.title if file.format else "one of the formats " + ", ".join(FORMATS)
             self._problem(file, place, f"expected {expected}, found {described(value)}")
             return self._drop(source, file, "unknown format")
-        draft = Draft(f"{source.name}: {place}", seen=seen if file.format.single else set())
+        draft = Draft(seen=seen if file.format.single else set())
         file.format.read(value, draft)
         user = self._user(draft, source)
         counts = self.counts.setdefault((source.name, user), Counts())
