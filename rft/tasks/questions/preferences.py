@@ -10,7 +10,6 @@ from rft.data.faults import fold
 from rft.tasks.questions.findings import Finding
 
 PLAIN, CHANGED, WITHDRAWN, OTHERS = "plain", "changed", "withdrawn", "others"
-KINDS = (PLAIN, CHANGED, WITHDRAWN, OTHERS)
 FIRST = {"revealed": PLAIN, "updated": CHANGED, "withdrawn": WITHDRAWN, "others": OTHERS}
 """What the first finding on a topic makes."""
 
@@ -20,7 +19,7 @@ class Preference:
     """A preference that the history shows.
 
     Attributes:
-        kind: one of KINDS, for the end of the history.
+        kind: PLAIN, CHANGED, WITHDRAWN or OTHERS, at the end of the history.
         topic: a word or two.
         text: the preference that holds; if withdrawn, the one that was withdrawn.
         keyword: words of `text` that tell it from others.
