@@ -23,13 +23,21 @@ class Chunk:
 
     Attributes:
         history: the messages of the chunk.
-        first: index of the first message in the full history.
-        last: index of the last message in the full history; the chunk may contain only part of it.
+        indices: index of each message in the full history; equal for the parts of one message.
     """
 
     history: History
-    first: int
-    last: int
+    indices: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """Index of the first message in the full history."""
+        return self.indices[0]
+
+    @property
+    def last(self) -> int:
+        """Index of the last message in the full history; the chunk may contain only part of it."""
+        return self.indices[-1]
 
     @property
     def text(self) -> str:
@@ -90,9 +98,9 @@ def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int |
 
 def _chunk(history: History, group: list[tuple[int, Message]]) -> Chunk:
     messages = tuple(message for _, message in group)
-    first, last = group[0][0], group[-1][0]
-    path = f"{history.path}, messages {first} to {last}"
-    return Chunk(History(history_id(messages), history.persona_id, path, messages), first, last)
+    indices = tuple(index for index, _ in group)
+    path = f"{history.path}, messages {indices[0]} to {indices[-1]}"
+    return Chunk(History(history_id(messages), history.persona_id, path, messages), indices)
 
 
 class _Sizes:

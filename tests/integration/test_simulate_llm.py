@@ -16,9 +16,13 @@ from peculiar import Call, Play, peculiar
 from peculiarities import extra, hang, has
 
 from rft.errors import DataError, ServerError
-from rft.simulate.llm import Answer, Chat, Journal, Llm, Unusable
+from rft.llm.chat import Chat
+from rft.llm.client import Llm
+from rft.llm.forms import Answer, Unusable
+from rft.llm.journal import Journal
+from rft.llm.settings import LlmSettings
 from rft.simulate.pipeline import simulate
-from rft.simulate.profile import LlmSettings, Settings
+from rft.simulate.profile import Settings
 from rft.tasks.load import load_split
 from rft.tasks.memory_targets import about, load_memory_targets
 from rft.toy.model import make_tokenizer
@@ -120,7 +124,7 @@ def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, 
     url, log = server("--delay", "0.01", "--slow", "0")
     code = (
         "import sys; from pathlib import Path; from rft.simulate.pipeline import simulate;"
-        "from rft.simulate.profile import LlmSettings, Settings;"
+        "from rft.llm.settings import LlmSettings; from rft.simulate.profile import Settings;"
         f"simulate({settings(url, tokenizer)!r}, Path(sys.argv[1]), workers=2)"
     )
     for enough in (30, 90):

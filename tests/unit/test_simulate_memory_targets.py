@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 
 import reward
 from reward.memory import sensitive_absent, speaks_of
+from rft.data.faults import mentions
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.text import TOPIC_WORDS, Update
-from rft.simulate.checks import mentions
 from rft.simulate.history import Assembled, assemble, count_words
 from rft.simulate.memory_targets import THEIRS, line_of, previous_value, targets
 from rft.simulate.persona_record import (

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from reward.mcq import LETTERS
+from rft.data.faults import mentions
 from rft.data.private import plausible_items
 from rft.data.question import Question
 from rft.errors import DataError
-from rft.simulate.checks import check_record, conflict, item_faults, mentions
+from rft.simulate.checks import check_record, conflict, item_faults
 from rft.simulate.facts import draw_facts, make_fact
 from rft.simulate.grammar import fill, load
 from rft.simulate.history import evidence, order

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rft.data.faults import contains, fold
 from rft.data.history import History, read_history, text_of
 from rft.data.private import plausible_items
 from rft.data.prompt import SYSTEM, final_message
@@ -18,7 +19,6 @@ from rft.tasks.personamem.dataset import COLUMNS, csv_path, read_rows
 from rft.tasks.personamem.question import read_question
 
 SNIPPET = "related_conversation_snippet"
-TELLING = 12  # minimum length in characters; a shorter label ("Tea") may occur in a text by chance
 
 
 def audit(split: Split) -> Findings:
@@ -94,13 +94,13 @@ def told(evident: Sequence[bool], n: int) -> dict[str, Any]:
 
 def texts_of(history: History) -> set[str]:
     """Returns the messages of a history, normalized in case and white space for `evidence_found`."""
-    return {_fold(message.content) for message in history.messages}
+    return {fold(message.content) for message in history.messages}
 
 
 def evidence_found(record: Mapping[str, str], history_texts: Collection[str]) -> bool:
     """Returns whether every message of the row's snippet is in `history_texts`."""
     evidence = _evidence(record.get(SNIPPET, ""))
-    return bool(evidence) and all(_fold(text) in history_texts for text in evidence)
+    return bool(evidence) and all(fold(text) in history_texts for text in evidence)
 
 
 def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
@@ -109,12 +109,12 @@ def repeated_labels(question: Question, record: Mapping[str, str]) -> list[str]:
     Options may repeat the preference they are about, and a query may be a message of the history (some are).
     Otherwise neither descriptions of the person nor evidence may occur there.
     """
-    added = _fold(SYSTEM + "\n" + final_message(question))
-    asked = _fold(question.query)
-    columns = [c for c in ("preference", "prev_pref") if _stands(record.get(c, ""), asked)]
-    columns += [c for c in ("short_persona", "expanded_persona") if _stands(record.get(c, ""), added)]
-    evidence = [text for text in _evidence(record.get(SNIPPET, "")) if _fold(text) != asked]
-    if any(_stands(text, added) for text in evidence):
+    added = fold(SYSTEM + "\n" + final_message(question))
+    asked = fold(question.query)
+    columns = [c for c in ("preference", "prev_pref") if contains(asked, record.get(c, ""))]
+    columns += [c for c in ("short_persona", "expanded_persona") if contains(added, record.get(c, ""))]
+    evidence = [text for text in _evidence(record.get(SNIPPET, "")) if fold(text) != asked]
+    if any(contains(added, text) for text in evidence):
         columns.append(SNIPPET)
     return columns
 
@@ -126,12 +126,3 @@ def _evidence(snippet: str) -> list[str]:
         return [text_of(message["content"]) or "" for message in json.loads(snippet)]
     except (ValueError, TypeError, KeyError):
         return [snippet]
-
-
-def _stands(label: str, text: str) -> bool:
-    label = _fold(label)
-    return len(label) >= TELLING and label in text
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().split())
