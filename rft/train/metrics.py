@@ -66,7 +66,7 @@ def _seen(rollout: Rollout, names: Sequence[str], ends: Sequence[int]) -> Trajec
             scores=dict(zip(names, turn.scores, strict=True)),
             blind=rollout.blind,
             kind=turn.question.kind,
-            gold=turn.question.gold,
+            gold=turn.question.gold or "",
             options=len(turn.question.options),
             reading=turn.reading,
         )
