@@ -160,6 +160,10 @@ def evaluate(
         memories = last_memories(answerer.folder, [row.history_id for row in rows])
         if (written := lines.of_memories(split, memories, seed)) is not None:
             extras["lines"] = written
+    if split.task != "personamem":
+        extras["task"] = split.task
+    if split.published:
+        extras["published"] = list(split.published)
     summary = Summary(
         model=answerer.name,
         context=answerer.context,
@@ -172,8 +176,6 @@ def evaluate(
         too_long=too_long,
         questions_in_split=len(split.questions),
         settings=dict(answerer.settings) | _identity(asking, judge),
-        **({"task": split.task} if split.task != "personamem" else {}),
-        **({"published": list(split.published)} if split.published else {}),
     )
     write_whole(out / "summary.json", summary.to_text())
     write_evaluation_report(summary, rows, out / "report.html")
@@ -329,7 +331,8 @@ def result_row(
     else:
         answered = mcq_letter(answer.completion, len(variant.options))
         score = personamem([answer.completion], [variant.gold], [variant.options])[0]
-    question_fields = {key: getattr(variant, key) for key in ASKED_ONLY_IF_THERE}
+    question_fields: dict[str, Any] = {key: getattr(variant, key) for key in ASKED_ONLY_IF_THERE}
+    question_fields["accepted"] = list(variant.accepted)
     if variant.task != "personamem":
         question_fields["task"] = variant.task
     answer_fields = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
@@ -348,7 +351,7 @@ def result_row(
         gold=variant.gold,
         answered=answered,
         score=score,
-        **{key: list(v) if isinstance(v, tuple) else v for key, v in question_fields.items() if v},
+        **dict[str, Any]({key: value for key, value in question_fields.items() if value}),
         **{key: value for key, value in answer_fields.items() if value or key not in SAID_ONLY_IF_THERE},
         seconds=round(seconds, 6),
     )
