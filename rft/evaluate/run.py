@@ -160,9 +160,10 @@ def evaluate(
         memories = last_memories(answerer.folder, [row.history_id for row in rows])
         if (written := lines.of_memories(split, memories, seed)) is not None:
             extras["lines"] = written
-    of_task: dict[str, Any] = {"task": split.task} if split.task != "personamem" else {}
+    if split.task != "personamem":
+        extras["task"] = split.task
     if split.published:
-        of_task["published"] = list(split.published)
+        extras["published"] = list(split.published)
     summary = Summary(
         model=answerer.name,
         context=answerer.context,
@@ -175,7 +176,6 @@ def evaluate(
         too_long=too_long,
         questions_in_split=len(split.questions),
         settings=dict(answerer.settings) | _identity(asking, judge),
-        **of_task,
     )
     write_whole(out / "summary.json", summary.to_text())
     write_evaluation_report(summary, rows, out / "report.html")
@@ -331,10 +331,8 @@ def result_row(
     else:
         answered = mcq_letter(answer.completion, len(variant.options))
         score = personamem([answer.completion], [variant.gold], [variant.options])[0]
-    given = {key: getattr(variant, key) for key in ASKED_ONLY_IF_THERE}
-    question_fields: dict[str, Any] = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in given.items() if value
-    }
+    question_fields: dict[str, Any] = {key: getattr(variant, key) for key in ASKED_ONLY_IF_THERE}
+    question_fields["accepted"] = list(variant.accepted)
     if variant.task != "personamem":
         question_fields["task"] = variant.task
     answer_fields = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
@@ -353,7 +351,7 @@ def result_row(
         gold=variant.gold,
         answered=answered,
         score=score,
-        **question_fields,
+        **dict[str, Any]({key: value for key, value in question_fields.items() if value}),
         **{key: value for key, value in answer_fields.items() if value or key not in SAID_ONLY_IF_THERE},
         seconds=round(seconds, 6),
     )
