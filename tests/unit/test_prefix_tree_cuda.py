@@ -32,11 +32,12 @@ from tiny_tree import random_rows, reference, tiny_model
 
 from rft.errors import ModelError
 from rft.prefix_tree import kernels, support
-from rft.prefix_tree import sample as sampling
+from rft.prefix_tree import decode
 from rft.prefix_tree.attention import Plan
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps, tree_logps
-from rft.prefix_tree.sample import Decode, Prefill, sample
+from rft.prefix_tree.decode import Decode, Prefill
+from rft.prefix_tree.sample import sample
 
 ALL_KERNELS = {
     "flash": {"flash varlen", "flash varlen backward", "flash dense"},
@@ -286,7 +287,7 @@ def some_prompts(questions=3, generations=4):
 @pytest.mark.parametrize("long", [1024, 8])
 def test_sampled_logps_are_the_trees(place, long, mixed, monkeypatch):
     """`long` 8: nodes attended where they lie, as histories are, else with their keys side by side."""
-    monkeypatch.setattr(sampling, "LONG", long)
+    monkeypatch.setattr(decode, "LONG", long)
     model = tiny_model(torch.float32).to(torch.float32 if mixed else place.dtype).to(place.device).eval()
     prompts = some_prompts()
     generator = torch.Generator(place.device).manual_seed(0)
