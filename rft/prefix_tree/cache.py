@@ -1,5 +1,5 @@
-"""The keys and values that rows grow while they are sampled: allocated once for all tokens that a row may get,
-written at a position that the device knows.
+"""The keys and values that rows grow while they are sampled: allocated once for all tokens that a row may
+get, written at a position that the device knows.
 
 A step therefore has one shape from the first token to the last, and a CUDA graph of it stays valid until rows
 are dropped. On a CPU, where nothing is captured, attention takes the used part of the space instead.
@@ -94,7 +94,7 @@ def free_bytes(device: torch.device) -> int:
 
 def _too_large(rows: int, room: int, row_bytes: int, free: int) -> str:
     return (
-        f"sampling {rows} rows of up to {room} new tokens needs {rows * row_bytes / GIB:.1f} GiB for their keys"
-        f" and values, and {free / GIB:.1f} GiB are free: {free // row_bytes} rows fit; sample fewer rows at once"
-        " (fewer questions or generations in a batch), or lower the maximum number of new tokens"
+        f"sampling {rows} rows of up to {room} new tokens needs {rows * row_bytes / GIB:.1f} GiB for their"
+        f" keys and values, and {free / GIB:.1f} GiB are free: {free // row_bytes} rows fit; sample fewer"
+        " rows at once (fewer questions or generations in a batch), or lower the maximum number of new tokens"
     )

@@ -1,4 +1,5 @@
-"""The attention of a decode step: rows, one token each, over a prefilled tree and the suffixes they have grown.
+"""The attention of a decode step: rows, one token each, over a prefilled tree and the suffixes they have
+grown.
 
 Partial attentions are merged by log-sum-exp (cascade inference): the rows under a node attend the node's keys
 in one dense call, level by level, and each row its own suffix. All parts of a query are weighed at once:
@@ -70,11 +71,12 @@ class Decode:
         self.levels = []
 
     def attend(self, module: nn.Module, q_RHD: Tensor, k_RKD: Tensor, v_RKD: Tensor, scale: float) -> Tensor:
-        """One layer's attention (R, H, D) of the rows' next tokens, as the model's own forward asks for it."""
-        return self.attend_next(module.layer_idx, q_RHD, torch.cat((k_RKD, v_RKD), 1), scale)  # type: ignore[arg-type]
+        """One layer's attention (R, H, D) of the rows' next tokens, as the model's own forward asks."""
+        layer: int = module.layer_idx  # type: ignore[assignment]
+        return self.attend_next(layer, q_RHD, torch.cat((k_RKD, v_RKD), 1), scale)
 
     def attend_next(self, layer: int, q_RHD: Tensor, kv_RSD: Tensor, scale: float) -> Tensor:
-        """One layer's attention (R, H, D) of the rows' next tokens, keys and values together (R, 2 * K, D)."""
+        """One layer's attention (R, H, D) of the rows' next tokens, keys and values (R, 2 * K, D)."""
         groups = 2 * q_RHD.shape[1] // kv_RSD.shape[1]
         q_FKD = q_RHD.unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
         self.levels = self.levels or self._levels(groups)

@@ -60,8 +60,8 @@ class General:
 
 
 class Fused:
-    """The forward of a known family, in the dtype in which the prefill's attention ran. Norms and the residual
-    stream keep the model's dtype, as under autocast."""
+    """The forward of a known family, in the dtype in which the prefill's attention ran. Norms and the
+    residual stream keep the model's dtype, as under autocast."""
 
     def __init__(self, bare: Any, decode: Decode, longest: int):
         self.model, self.decode = weights.base_model(bare), decode

@@ -19,8 +19,8 @@ Step = Callable[[], None]
 
 class Replayed:
     """Runs a step again and again: the first time as it is, since that prepares what a capture must not (the
-    kernels' libraries, keys copied side by side), and from then on, on CUDA, as a graph. A step that cannot be
-    captured runs as it is, which the log says once.
+    kernels' libraries, keys copied side by side), and from then on, on CUDA, as a graph. A step that cannot
+    be captured runs as it is, which the log says once.
 
     Args:
         step: takes and returns nothing; reads and writes tensors in place.
@@ -47,8 +47,8 @@ class Replayed:
 
 def capture(step: Step, generator: torch.Generator | None) -> Step:
     """The step as a graph; the step itself if it cannot be captured."""
-    graph = torch.cuda.CUDAGraph()
     try:
+        graph = torch.cuda.CUDAGraph()
         if generator is not None:
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph):

@@ -1,11 +1,11 @@
 """Sampling with the keys and values of a shared prefix stored once: the prompts are prefilled as a tree, and
 every row keeps only the keys and values of what it has sampled itself.
 
-A decode step takes one token of every row through the model, draws the next one, and notes on the device which
-rows have ended or are not finite. Its shapes do not change, and the host reads none of its results (graph.py
-captures it); only every `Pace.look` steps the host looks at the rows, ends, fails, or drops those that have
-ended. The trainer's forward is the same function of the same tokens, so the log-probs returned here are the
-trainer's.
+A decode step takes one token of every row through the model, draws the next one, and notes on the device
+which rows have ended or are not finite. Its shapes do not change, and the host reads none of its results
+(graph.py captures it); only every `Pace.look` steps the host looks at the rows, and then stops, fails, or
+drops those that have ended. The trainer's forward is the same function of the same tokens, so the log-probs
+returned here are the trainer's.
 
 Shapes: B prompts, C new tokens at most, R rows in a step, T tokens of the prompts' tree, V vocabulary.
 """
@@ -57,8 +57,8 @@ class Pace:
 
 
 def pace(device: torch.device) -> Pace:
-    """On CUDA a look waits for the GPU, and a new shape is a new graph; on a CPU both are free, and a row that
-    has ended costs as much as a living one."""
+    """On CUDA a look waits for the GPU, and a new shape is a new graph. On a CPU both are free, and a row
+    that has ended costs as much as a living one."""
     return Pace(16, True) if device.type == "cuda" else Pace(1, False)
 
 
@@ -132,7 +132,7 @@ def sample(
             living = rows.living()
             if _everywhere(not living, in_step, device):
                 break
-            # a process that has no row left forwards its last ones with the others, and their draws are not kept
+            # a process without a living row forwards its last ones with the others; their draws do not count
             if living and (kept := every.kept(living, len(rows))) != list(range(len(rows))):
                 decode.keep(kept, rows.keep(kept))
                 replayed.restart()

@@ -130,8 +130,8 @@ def check_finite(logps_BC: Tensor) -> None:
 def not_finite(rows: list[int], where: str = "") -> str:
     """Says that the log-probs of these rows are NaN, `where`, why, and what helps."""
     return (
-        f"log-probs of row {rows[0]} (and {len(rows) - 1} more) are NaN{where}: the weights or activations have"
-        " overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
+        f"log-probs of row {rows[0]} (and {len(rows) - 1} more) are NaN{where}: the weights or activations"
+        " have overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
     )
 
 

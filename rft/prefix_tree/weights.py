@@ -1,5 +1,5 @@
-"""The weights of known decoder layers, arranged for decoding: one matrix for queries, keys and values, one for
-the gate and the up projection, LoRA merged, all in the dtype of the computation.
+"""The weights of known decoder layers, arranged for decoding: one matrix for queries, keys and values, one
+for the gate and the up projection, LoRA merged, all in the dtype of the computation.
 
 What is arranged is a copy, held for one rollout. The model is only read: after a rollout, and after one that
 failed, every weight is bit for bit what it was. A matrix that needs no change (output and down projections
