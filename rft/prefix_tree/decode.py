@@ -27,6 +27,9 @@ LONG = 1024
 """Nodes of at least this many tokens are attended in place; the keys of shorter ones are copied side by side,
 for one call per level."""
 
+BRIEF = 64
+"""On a CPU, nodes of at most this many tokens share a call, padded: a call costs more than their keys."""
+
 Copies = dict[tuple[tuple[Span, ...], int], tuple[Tensor, Tensor]]
 """Keys and values of several nodes side by side, by the nodes' slots and the layer."""
 
@@ -104,7 +107,7 @@ class Decode:
             if under:
                 spans[node] = (under[0] * groups, (under[-1] + 1) * groups)
         # few queries, no backward: on CUDA only the calls cost
-        padded = () if tree.device.type == "cuda" else (own_length,)
+        padded = () if tree.device.type == "cuda" else (lambda node: max(own_length(node), BRIEF),)
         for level in sorted({node.level for node in spans}):
             nodes = [node for node in spans if node.level == level]
             short = alike([node for node in nodes if own_length(node) < LONG], tree.device, *padded)
@@ -154,8 +157,9 @@ class Part:
         if self.call is not None:
             key = (self.keys, layer)
             if key not in self.copies:
-                self.copies[key] = (k_TKD[self.key_rows], v_TKD[self.key_rows])
-            return self.call.forward(q_NKD, *self.copies[key], scale)
+                k, v = (self.call.pack_keys(x[self.key_rows]) for x in (k_TKD, v_TKD))
+                self.copies[key] = (k, v)
+            return self.call.forward_packed(q_NKD, *self.copies[key], scale)
         q, k, v = (x.transpose(0, 1)[None] for x in (q_NKD, k_TKD[self.key_rows], v_TKD[self.key_rows]))
         out, lse = flash(q, k, v, scale)
         return out[0].transpose(0, 1), lse[0].transpose(0, 1)

@@ -215,8 +215,15 @@ class DenseCall:
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """The call's outputs (N, H, D) and log-sum-exps (N, H), queries and keys given in span order."""
-        q, k, v = self.queries.pack(q_NHD), self.keys.pack(k_MKD), self.keys.pack(v_MKD)
-        out, lse = flash(q, k, v, scale, self.causal, self._bias(q_NHD))
+        return self.forward_packed(q_NHD, self.pack_keys(k_MKD), self.pack_keys(v_MKD), scale)
+
+    def pack_keys(self, x_MKD: Tensor) -> Tensor:
+        """Keys or values as `forward_packed` takes them, which may be used again."""
+        return self.keys.pack(x_MKD)
+
+    def forward_packed(self, q_NHD: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """`forward` of packed keys and values."""
+        out, lse = flash(self.queries.pack(q_NHD), k, v, scale, self.causal, self._bias(q_NHD))
         return self.queries.unpack(out), self.queries.unpack(lse)
 
     def backward(
@@ -277,6 +284,14 @@ class VarlenCall:
         n, width = self.lse_shape
         table = lse_NH.new_full((n * width, lse_NH.shape[1]), torch.inf).index_copy_(0, self.cells_N, lse_NH)
         return table.unflatten(0, (n, width)).transpose(1, 2).contiguous()
+
+    def pack_keys(self, x_MKD: Tensor) -> Tensor:
+        """As `DenseCall.pack_keys`."""
+        return x_MKD
+
+    def forward_packed(self, q_NHD: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """As `DenseCall.forward_packed`."""
+        return self.forward(q_NHD, k, v, scale)
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """As `DenseCall.forward`."""

@@ -112,13 +112,14 @@ def sample(
     logits_RV = model(
         **forward_kwargs(tree.tokens_T, tree.positions_T, prefill), logits_to_keep=last_R
     ).logits.squeeze(0)
+    leaves = [tree.leaves[row] for row in order]
+    decode = Decode(prefill, leaves, max_new_tokens - 1)  # the last token's keys are asked by none
     draw = Draw(temperature, top_p, top_k, min_p, generator)
     rows = Rows(order, tree.positions_T[last_R], max_new_tokens, eos_ids)
     rows.append(*draw(logits_RV))
     del logits_RV
     drawn = 1
     if max_new_tokens > 1:
-        decode = Decode(prefill, [tree.leaves[row] for row in order], max_new_tokens - 1)
         forward = forward_of(model, bare, decode, longest)
 
         def step() -> None:

@@ -77,6 +77,7 @@ class CUDAGraph(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.tape, self.before, self.own, self.generators, self.replays = [], {}, set(), [], 0
+        self.scalars = []  # numbers of the host as tensors
         self.inside = False  # an operator runs, whose emulation may do anything
         CUDAGraph.made.append(self)
 
@@ -97,10 +98,15 @@ class CUDAGraph(TorchDispatchMode):
         indices = tensors(args[1]) if name in ("index", "index_put", "index_put_") else []
         if name in READS | SHAPES or any(x.dtype == torch.bool for x in indices):
             raise Uncapturable(f"operation not permitted when stream is capturing: {name}")
-        if name in ("lift_fresh", "lift_fresh_copy"):
+        if name == "lift_fresh" and args[0].dim() == 0:
+            self.scalars.append(args[0])  # as in x[1:] = 0, which fills
+        elif name.startswith("lift_fresh") or (
+            name not in ("fill_", "copy_", "detach")
+            and any(x is y for x in tensors(args) for y in self.scalars)
+        ):
             raise Uncapturable("copy from pageable memory of the host while capturing")
         generator = kwargs.get("generator")
-        if generator is not None and generator not in self.generators:
+        if generator is not None and generator._cdata not in [g._cdata for g in self.generators]:
             raise Uncapturable("a generator that is not registered")
         for argument, x in zip(func._schema.arguments, args, strict=False):
             self._keep(argument, x)

@@ -212,7 +212,7 @@ def test_buckets_are_powers_of_two(cuda_pace, monkeypatch):
 
     monkeypatch.setattr(Fused, "_layer", spy)
     completions, _ = sample(
-        model, prompts_of(generations=7), max_new_tokens=200, eos_ids=[1], generator=seeded()
+        model, prompts_of(generations=7), max_new_tokens=200, eos_ids=[1, 2, 3], generator=seeded()
     )
     lengths = [len(completion) for completion in completions]
     expected, rows = [], len(lengths)
@@ -244,7 +244,7 @@ def operations(model, prompts, device=None):
     for layers in (1, 3):
         made = model(layers)
         decode, positions = prefilled(made, prompts)
-        step = forward_of(made, made, decode, 200)
+        step = forward_of(made, made, decode, 1200)
         tokens = torch.zeros(len(prompts), dtype=torch.long)
         with torch.no_grad():
             decode.suffixes.grow()
@@ -257,19 +257,20 @@ def operations(model, prompts, device=None):
     return (sum(counts[1].values()) - sum(counts[0].values())) / 2
 
 
-@pytest.mark.parametrize("kernels", ["cpu", "cuda"])
-@pytest.mark.parametrize("adapter", [False, True])
-def test_operations_of_a_layer_and_token(kernels, adapter, monkeypatch):
-    """Over a history with several questions, as a rollout has them."""
+@pytest.mark.parametrize(
+    "kernels, dtype", [("cpu", torch.float32), ("cuda", torch.float32), ("cuda", torch.bfloat16)]
+)
+def test_operations_of_a_layer_and_token(kernels, dtype, monkeypatch):
+    """Over a history with several questions, as a rollout has them; an adapter adds none."""
 
-    def model(layers):
-        made = model_of("qwen3", num_hidden_layers=layers)
+    def model(layers, adapter=False):
+        made = model_of("qwen3", dtype, num_hidden_layers=layers, max_position_embeddings=1200)
         return lora(made) if adapter else made
 
     with emulated_kernels.on_cpu(monkeypatch) if kernels == "cuda" else nullcontext():
         found = operations(model, prompts_of(history=1100))
+        assert found == operations(lambda layers: model(layers, True), prompts_of(history=1100))
     assert 20 < found <= OPERATIONS
-    print(found)
 
 
 def test_the_host_reads_once_in_16_tokens(cuda_pace, monkeypatch):
@@ -295,7 +296,7 @@ def test_a_step_is_captured_once_a_bucket_and_replayed(kind, dtype, monkeypatch)
     with on_cuda(monkeypatch) as graphs, forwards_of(monkeypatch) as made:
         replayed = sample(model, prompts, **extra, generator=seeded())
         assert isinstance(made[0], General if kind == "general" else Fused)
-        assert len(graphs) > 1 and sum(one.replays for one in graphs) > 30
+        assert len(graphs) > 1 and sum(one.replays for one in graphs) > 20
         monkeypatch.setattr(graph, "capture", lambda step, generator: step)
         assert sample(model, prompts, **extra, generator=seeded()) == replayed
     if dtype == torch.float32:
