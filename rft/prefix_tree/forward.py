@@ -28,17 +28,17 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 """Tokens (R,) and their positions (R,) to logits (R, V)."""
 
 
-def forward_of(model: nn.Module, bare: Any, decode: Decode, longest: int) -> Forward:
+def forward_of(model: nn.Module, bare: Any, decode: Decode, positions: range) -> Forward:
     """The forward of decode steps of this model.
 
     Args:
         model: a causal language model after `attention.enable`, wrapped or not.
         bare: the same without what wraps it for parallel training.
         decode: the rows.
-        longest: positions that a row can have.
+        positions: those that new tokens can have.
     """
     if (why := weights.refusal(bare)) is None:
-        return Fused(bare, decode, longest)
+        return Fused(bare, decode, positions)
     _say_general(why)
     return General(model, decode)
 
@@ -63,7 +63,7 @@ class Fused:
     """The forward of a known family, in the dtype in which the prefill's attention ran. Norms and the
     residual stream keep the model's dtype, as under autocast."""
 
-    def __init__(self, bare: Any, decode: Decode, longest: int):
+    def __init__(self, bare: Any, decode: Decode, positions: range):
         self.model, self.decode = weights.base_model(bare), decode
         self.decoder = self.model.base_model
         config = self.model.config.get_text_config()
@@ -74,21 +74,22 @@ class Fused:
         keys, _ = next(iter(decode.prefill.cache.values()))
         self.dtype, self.device = keys.dtype, keys.device
         self.layers = weights.arrange(bare, self.dtype)
-        self.cos_PD, self.sin_PD = self._rotations(longest)
+        self.first = positions.start
+        self.cos_PD, self.sin_PD = self._rotations(positions)
 
-    def _rotations(self, longest: int) -> tuple[Tensor, Tensor]:
+    def _rotations(self, positions: range) -> tuple[Tensor, Tensor]:
         """Tables with x * cos + roll(x, D / 2) * sin the model's rotation: sin has rotate_half's signs."""
         like = self.decoder.embed_tokens.weight.new_empty(1)
-        positions = torch.arange(longest, device=self.device)[None]
-        cos_PD, sin_PD = (x.squeeze(0) for x in self.decoder.rotary_emb(like, positions))
+        positions_1P = torch.arange(positions.start, positions.stop, device=self.device)[None]
+        cos_PD, sin_PD = (x.squeeze(0) for x in self.decoder.rotary_emb(like, positions_1P))
         low, high = sin_PD.chunk(2, -1)
         return cos_PD, torch.cat((-low, high), -1)
 
     def __call__(self, tokens_R: Tensor, positions_R: Tensor) -> Tensor:
         """The logits (R, V) of the rows' next tokens."""
         x_RM = self.decoder.embed_tokens(tokens_R[None]).squeeze(0)
-        cos = self.cos_PD.index_select(0, positions_R).unsqueeze(1)
-        sin = self.sin_PD.index_select(0, positions_R).unsqueeze(1)
+        places_R = positions_R - self.first
+        cos, sin = (x.index_select(0, places_R).unsqueeze(1) for x in (self.cos_PD, self.sin_PD))
         with torch.autocast(self.device.type, enabled=False):
             for number, layer in enumerate(self.layers):
                 x_RM = self._layer(number, layer, x_RM, cos, sin)

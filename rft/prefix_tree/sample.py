@@ -120,7 +120,7 @@ def sample(
     del logits_RV
     drawn = 1
     if max_new_tokens > 1:
-        forward = forward_of(model, bare, decode, longest)
+        forward = forward_of(model, bare, decode, range(min(map(len, prompts)), longest))
 
         def step() -> None:
             decode.suffixes.grow()
@@ -218,15 +218,14 @@ class Rows:
     def keep(self, rows: list[int]) -> Tensor:
         """Keeps these rows, in this order, and returns them on the device. A row that is kept again, after
         itself, is a copy that fills a bucket: it counts as ended."""
-        device = self.tokens_R.device
+        self.order = [self.order[row] for row in rows]
         copies = [a == b for a, b in zip(rows, [-1, *rows], strict=False)]
-        rows_N = torch.tensor(rows, device=device)
+        columns = [self.total if copy else row for copy, row in zip(copies, self.order, strict=True)]
+        new = torch.tensor([rows, columns]).to(self.tokens_R.device, non_blocking=True)
+        rows_N, self.columns_R = new.unbind()
         for name in ("tokens_R", "positions_R", "ended_R", "failed_R"):
             setattr(self, name, getattr(self, name).index_select(0, rows_N))
-        self.order = [self.order[row] for row in rows]
-        columns = [self.total if copy else row for copy, row in zip(copies, self.order, strict=True)]
-        self.columns_R = torch.tensor(columns, device=device)
-        self.ended_R |= torch.tensor(copies, device=device)
+        self.ended_R |= self.columns_R == self.total
         return rows_N
 
     def completions(self, drawn: int) -> tuple[list[list[int]], list[list[float]]]:
