@@ -231,7 +231,7 @@ def _suffix(
 def _decode(
     sizes: Sizes, rows: int, length: int, room: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensors, Tensors, Tensors]:
-    """Checks one query token per row over a cache with free space after its keys, as sampling attends a history."""
+    """Checks one query token per row over a cache with free space after its keys, as for a long history."""
     size, scale = sizes.head_size, sizes.head_size**-0.5
     q = _random(device, dtype, rows, sizes.heads, 1, size)
     k, v = (_random(device, dtype, rows, sizes.keys, room, size)[:, :, :length] for _ in range(2))
