@@ -187,6 +187,27 @@ def test_sampled_logps_of_known_families_are_the_trainers(family, adapter, monke
         assert greedy[::4] == [generate(model, prompt, 30) for prompt in prompts[::4]]
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("kind", ["half", "autocast", "autocast adapter"])
+def test_half_precision_errs_no_more_than_the_trainer(kind, cuda, monkeypatch):
+    """Both against the same weights in float64. An adapter's are float32, its base's half precision."""
+    model = model_of("qwen3", torch.float32 if kind == "autocast" else torch.bfloat16)
+    model = lora(model) if "adapter" in kind else model
+    prompts = prompts_of()
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled="autocast" in kind)
+    with emulated_kernels.on_cpu(monkeypatch) if cuda else nullcontext(), autocast:
+        with forwards_of(monkeypatch) as forwards:
+            completions, logps = sample(model, prompts, max_new_tokens=30, eos_ids=EOS, generator=seeded())
+        of_trainer = trained(model, prompts, completions)
+    assert isinstance(forwards[0], Fused) and forwards[0].dtype == torch.bfloat16
+    exact = trained(model.double(), prompts, completions)
+    sampled = torch.zeros(exact.shape)
+    for row, mine in enumerate(logps):
+        sampled[row, : len(mine)] = torch.tensor(mine)
+    errors = [(x - exact).norm() / exact.norm() for x in (sampled, of_trainer)]
+    assert 1e-3 < errors[1] < 0.3 and errors[0] < 1.3 * errors[1]
+
+
 @pytest.mark.parametrize("rows, roots", [(1, 1), (300, 1), (24, 3)])
 @pytest.mark.parametrize("extra", [{}, {"top_p": 0.8, "top_k": 20, "min_p": 0.02}, {"temperature": 0}])
 def test_rows_at_the_pace_of_cuda(rows, roots, extra, cuda_pace):
