@@ -205,7 +205,9 @@ def test_half_precision_errs_no_more_than_the_trainer(kind, cuda, monkeypatch):
     for row, mine in enumerate(logps):
         sampled[row, : len(mine)] = torch.tensor(mine)
     errors = [(x - exact).norm() / exact.norm() for x in (sampled, of_trainer)]
-    assert 1e-3 < errors[1] < 0.3 and errors[0] < 1.3 * errors[1]
+    # merging rounds the weights to the base's precision, an error as large as that of the activations
+    most = 1.3 * 2**0.5 if "adapter" in kind else 1.3
+    assert 1e-3 < errors[1] < 0.3 and errors[0] < most * errors[1]
 
 
 @pytest.mark.parametrize("rows, roots", [(1, 1), (300, 1), (24, 3)])
