@@ -73,6 +73,7 @@ class Fused:
         self.rotated = self.heads + config.num_key_value_heads
         keys, _ = next(iter(decode.prefill.cache.values()))
         self.dtype, self.device = keys.dtype, keys.device
+        torch.clear_autocast_cache()  # what the prefill cast is cast here again
         self.layers = weights.arrange(bare, self.dtype)
         self.first = positions.start
         self.cos_PD, self.sin_PD = self._rotations(positions)
