@@ -220,7 +220,7 @@ def _suffix(
 
     def plain(exact: torch.dtype) -> Tensors:
         per_row = [
-            attention(q, *kv[:length].chunk(2, 1), None, scale)
+            attention(q, kv[:length, : sizes.keys], kv[:length, sizes.keys :], None, scale)
             for q, kv in zip(q_FKD.to(exact).split(groups), kv_RCSD.to(exact), strict=True)
         ]
         return dict(zip(("out", "lse"), map(torch.cat, zip(*per_row, strict=True)), strict=True))

@@ -124,7 +124,8 @@ class Level:
         self.parts, self.rows = parts, rows
         spans = [span for part in parts for span in part.queries]
         where = rows_of(spans, parts[0].device)
-        self.where = None if where == slice(0, rows) else _indices(where, parts[0].device)
+        in_order = isinstance(where, slice) and where == slice(0, rows)
+        self.where = None if in_order else _indices(where, parts[0].device)
 
     def forward(
         self, q_FKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float
