@@ -2,7 +2,6 @@
 the host."""
 
 import logging
-import random
 from contextlib import contextmanager, nullcontext
 
 import emulated_graph
@@ -10,16 +9,9 @@ import emulated_kernels
 import pytest
 import torch
 from emulated_graph import Counted, Uncapturable, host_reads
-from peft import LoraConfig, get_peft_model
 from test_prefix_tree_sample import EOS, generate
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    MistralConfig,
-    Olmo2Config,
-    Qwen2Config,
-    Qwen3Config,
-)
+from tiny_families import FAMILIES, farthest, lora, model_of, prompts_of, seeded, trained
+from transformers import AutoModelForCausalLM, Olmo2Config
 
 from rft.errors import ModelError
 from rft.prefix_tree import cache, forward, graph, weights
@@ -28,76 +20,10 @@ from rft.prefix_tree.attention import enable, forward_kwargs
 from rft.prefix_tree.decode import Decode, Prefill
 from rft.prefix_tree.forward import Fused, General, forward_of
 from rft.prefix_tree.layout import Tree
-from rft.prefix_tree.logprobs import tree_logps
 from rft.prefix_tree.sample import Draw, Pace, sample
 
 OPERATIONS = 40
 """Most operations of a layer and a decode token."""
-
-FAMILIES = {
-    "qwen3": (Qwen3Config, {"head_dim": 16}),
-    "qwen2": (Qwen2Config, {}),
-    "llama": (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
-    "llama3": (LlamaConfig, {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),
-    "mistral": (MistralConfig, {"sliding_window": None}),
-}
-
-
-def model_of(family, dtype=torch.float32, **sizes):
-    """A tiny model of a family, as transformers makes it; its weights are not flat."""
-    make, config = FAMILIES[family]
-    torch.manual_seed(0)
-    config = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "vocab_size": 50,
-        "max_position_embeddings": 512,
-        **config,
-        **sizes,
-    }
-    model = AutoModelForCausalLM.from_config(make(**config), dtype=dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    enable(model)
-    return model.eval()
-
-
-def lora(model, **config):
-    torch.manual_seed(0)
-    config = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False, **config}
-    return get_peft_model(model, LoraConfig(**config)).eval()
-
-
-def prompts_of(questions=3, generations=4, history=40, roots=1):
-    """Questions of unequal length after a history, over several roots."""
-    rng = random.Random(1)
-    prompts = []
-    for _ in range(roots):
-        start = [rng.randrange(50) for _ in range(history)]
-        asked = [start + [rng.randrange(50) for _ in range(rng.randrange(3, 20))] for _ in range(questions)]
-        prompts += [prompt for prompt in asked for _ in range(generations)]
-    return prompts
-
-
-def trained(model, prompts, completions, temperature=1.0):
-    rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    with torch.no_grad():
-        return tree_logps(model, Tree(rows, [len(prompt) for prompt in prompts]), temperature)[0]
-
-
-def farthest(logps, trained_BC):
-    return max(
-        (torch.tensor(mine) - theirs[: len(mine)]).abs().max().item()
-        for mine, theirs in zip(logps, trained_BC, strict=True)
-    )
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
