@@ -29,7 +29,10 @@ HONEST = r"<think>Remembered: Enjoys learning Latin. Learning Latin is (a).</thi
 HOLLOW = HONEST.replace("</think>Learning Latin", "</think>Something quite new")
 STEP = Step(  # two groups of two completions
     [
-        [Trajectory([Answer(kind="plain", gold="a", reading=reward.read(text, OPTIONS))]) for text in group]
+        [
+            Trajectory([Answer(kind="plain", gold="a", options=4, reading=reward.read(text, OPTIONS))])
+            for text in group
+        ]
         for group in ((HONEST, HONEST), (HOLLOW, ""))
     ]
 )
