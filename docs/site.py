@@ -1,5 +1,5 @@
-"""The pages that the site has but `docs/` does not: files from elsewhere in the repository, and references made
-from the code. mkdocs runs this file as a hook (mkdocs.yml).
+"""The pages that the site has but `docs/` does not: files from elsewhere in the repository, and references
+made from the code. mkdocs runs this file as a hook (mkdocs.yml).
 
 Invariant: links are written so that they work in a checkout; the site's own paths are found here. A page of
 `GENERATED` says what the code says, because it is made from the code at every build.
@@ -40,13 +40,22 @@ FOLDERS = {"docs/schema": "reference/file_formats.md"}  # a link to a folder lea
 API = {  # page -> its title and its modules
     "reference/api/reward.md": ("Rewards", ["reward"]),
     "reference/api/prefix_tree.md": ("Prefix tree", ["rft.prefix_tree"]),
-    "reference/api/tasks.md": ("Tasks", ["rft.tasks.base", "rft.tasks.load", "rft.data.history", "rft.data.question"]),
+    "reference/api/tasks.md": (
+        "Tasks",
+        ["rft.tasks.base", "rft.tasks.load", "rft.data.history", "rft.data.question"],
+    ),
     "reference/api/models.md": ("Models", ["rft.models.local", "rft.models.endpoint", "rft.models.vllm"]),
     "reference/api/memory.md": ("Memory", ["rft.memory"]),
     "reference/api/evaluate.md": ("Evaluation", ["rft.evaluate"]),
     "reference/api/loop.md": (
         "Training loop",
-        ["rft.train.loop", "rft.train.arm", "rft.train.rollout", "rft.train.advantages", "rft.train.micro_batch"],
+        [
+            "rft.train.loop",
+            "rft.train.arm",
+            "rft.train.rollout",
+            "rft.train.advantages",
+            "rft.train.micro_batch",
+        ],
     ),
     "reference/api/errors.md": ("Errors", ["rft.errors"]),
 }
@@ -60,14 +69,18 @@ def command_line() -> str:
     parts = [
         "# Command line",
         "Generated from the commands themselves: this is what `--help` prints.",
-        "Exit codes: 0 success; 1 a check failed; 2 user error, one line on stderr; 75 training interrupted by a"
-        " signal after saving a checkpoint; 76 a process made no progress for `stall_minutes`; 130 Ctrl-C.",
+        "Exit codes: 0 success; 1 a check failed; 2 user error, one line on stderr; 75 training interrupted by"
+        " a signal after saving a checkpoint; 76 a process made no progress for `stall_minutes`; 130 Ctrl-C.",
     ]
     for name, what in COMMANDS.items():
         for command, parser in parsers(name, *what):
             parts += [f"## rft {command}", f"```text\n{parser.format_help().rstrip()}\n```"]
     for name, (module, what) in TRAINING.items():
-        parts += [f"## rft {name}", f"{what[0].upper()}{what[1:]}. {FIELDS}", f"```text\n{training_help(module)}\n```"]
+        parts += [
+            f"## rft {name}",
+            f"{what[0].upper()}{what[1:]}. {FIELDS}",
+            f"```text\n{training_help(module)}\n```",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,8 +138,8 @@ def recipe_fields() -> str:
     known = {name: {f.name: f for cls in of for f in fields(cls) if f.init} for name, of in types.items()}
     parts = [
         "# Recipe fields",
-        "Generated from the dataclasses. A field is set in a recipe (`learning_rate: 1.0e-6`) or on the command"
-        " line (`--learning_rate 1e-6`). A field that is unknown is rejected with the nearest name. All other"
+        "Generated from the dataclasses. A field is set in a recipe (`learning_rate: 1.0e-6`) or on the"
+        " command line (`--learning_rate 1e-6`). A field that is unknown is rejected with the nearest name. All other"
         " fields of TRL, transformers and PEFT work too: `rft grpo --help-all` lists them.",
     ]
     for cls, keys in owners.items():
@@ -134,8 +147,16 @@ def recipe_fields() -> str:
         if rows:
             commands = dict.fromkeys(name for names in keys.values() for name in names)
             title = " ".join((cls.__doc__ or cls.__name__).split("\n\n")[0].split())
-            parts += [f"## {cls.__name__}", f"{title} Commands: {', '.join(f'`rft {n}`' for n in commands)}.", _table(rows)]
-    rows = [_row(key, known, [n for n in known if key in known[n]]) for key in COMMON if any(key in of for of in known.values())]
+            parts += [
+                f"## {cls.__name__}",
+                f"{title} Commands: {', '.join(f'`rft {n}`' for n in commands)}.",
+                _table(rows),
+            ]
+    rows = [
+        _row(key, known, [n for n in known if key in known[n]])
+        for key in COMMON
+        if any(key in of for of in known.values())
+    ]
     parts += ["## Fields of TRL and transformers", "Those that most recipes set.", _table(rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -174,9 +195,9 @@ def file_formats() -> str:
     }
     parts = [
         "# File formats",
-        "Made from the JSON schemas in `docs/schema`, which are made from the models in `rft/records`. A file has a"
-        " `version`; a file of a newer version is refused by name. Datasets: [your own data](../your_data.md), and the"
-        " official PersonaMem-v2 layout.",
+        "Made from the JSON schemas in `docs/schema`, which are made from the models in `rft/records`. A file"
+        " has a `version`; a file of a newer version is refused by name. Datasets: [your own"
+        " data](../your_data.md), and the official PersonaMem-v2 layout.",
     ]
     for name, what in files.items():
         path = REPOSITORY / f"docs/schema/{name}.schema.json"
@@ -224,8 +245,8 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 
 def relinked(markdown: str, source: str, page: str) -> str:
-    """Returns a text with its links turned from files of the repository into pages of the site. What the site does
-    not have becomes plain text.
+    """Returns a text with its links turned from files of the repository into pages of the site. A link to
+    what the site does not have stays as it is, and mkdocs warns of it.
 
     Args:
         markdown: the text.
@@ -237,7 +258,9 @@ def relinked(markdown: str, source: str, page: str) -> str:
     def link(found: re.Match[str]) -> str:
         to = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
         to = to if (REPOSITORY / to).suffix else pages.get(f"{to}/README.md") and f"{to}/README.md" or to
-        target = pages.get(to) or FOLDERS.get(to) or (to.removeprefix("docs/") if to.startswith("docs/") else None)
+        target = (
+            pages.get(to) or FOLDERS.get(to) or (to.removeprefix("docs/") if to.startswith("docs/") else None)
+        )
         if target is None and to in IMAGES:
             target = f"files/{to}"
         if target is None:
