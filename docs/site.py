@@ -69,8 +69,9 @@ def command_line() -> str:
     parts = [
         "# Command line",
         "Generated from the commands themselves: this is what `--help` prints.",
-        "Exit codes: 0 success; 1 a check failed; 2 user error, one line on stderr; 75 training interrupted by"
-        " a signal after saving a checkpoint; 76 a process made no progress for `stall_minutes`; 130 Ctrl-C.",
+        "Exit codes: 0 success; 1 a check failed; 2 user error, one line on stderr; 75 training interrupted"
+        " by a signal after saving a checkpoint; 76 a process made no progress for `stall_minutes`;"
+        " 130 Ctrl-C.",
     ]
     for name, what in COMMANDS.items():
         for command, parser in parsers(name, *what):
@@ -139,8 +140,8 @@ def recipe_fields() -> str:
     parts = [
         "# Recipe fields",
         "Generated from the dataclasses. A field is set in a recipe (`learning_rate: 1.0e-6`) or on the"
-        " command line (`--learning_rate 1e-6`). A field that is unknown is rejected with the nearest name. All other"
-        " fields of TRL, transformers and PEFT work too: `rft grpo --help-all` lists them.",
+        " command line (`--learning_rate 1e-6`). A field that is unknown is rejected with the nearest name."
+        " All other fields of TRL, transformers and PEFT work too: `rft grpo --help-all` lists them.",
     ]
     for cls, keys in owners.items():
         rows = [_row(key, known, names) for key, names in keys.items() if key in known[names[0]]]
