@@ -18,7 +18,8 @@ from rft.cli import COMMANDS, TRAINING
 from rft.launch import OF_LAUNCHER, layouts
 from rft.shipped import recipes
 
-FENCE = re.compile(r"^[ ]*```(?:sh|bash|)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+SHELL = ("", "sh", "bash")
 BLOCKS_OF = (
     "README.md",
     "launch/README.md",
@@ -90,8 +91,8 @@ def command_lines(repository):
     """(file, words) of every `rft ...` line in fenced shell blocks."""
     for pattern in BLOCKS_OF:
         for path in sorted(repository.glob(pattern)):
-            for block in FENCE.findall(path.read_text(encoding="utf-8")):
-                for line in block.replace("\\\n", " ").splitlines():
+            for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+                for line in block.replace("\\\n", " ").splitlines() if language in SHELL else ():
                     words = shlex.split(line, comments=True) if line.strip().startswith("rft ") else []
                     if words:
                         yield path.relative_to(repository).as_posix(), words[1:]
