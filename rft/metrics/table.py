@@ -45,7 +45,7 @@ def by_kind(of: Callable[[Reading, str], float]) -> Callable[[Step], dict[str, l
     def values(step: Step) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
         for answer in step.answers:
-            if answer.reading is not None and not answer.blind:
+            if answer.reading is not None and not answer.blind and answer.kind:
                 found.setdefault(answer.kind, []).append(of(answer.reading, answer.gold))
         return found
 

@@ -474,7 +474,14 @@ def test_killed_and_resumed_without_paying_twice(chats: Path, sent: signal.Signa
 
     with peculiar(slow) as server:
         words = [sys.executable, "-m", "rft.cli", *command(chats, server.url)]
-        process = subprocess.Popen(words, cwd=repository, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            words,
+            cwd=repository,
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell that starts the tests in the background ignores SIGINT for all its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while process.poll() is None and sum(server.paid.values()) < 20:
             time.sleep(0.01)
         process.send_signal(sent)

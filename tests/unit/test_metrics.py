@@ -75,6 +75,12 @@ def test_every_figure_of_a_summary_has_an_entry():
     assert registered == figures
 
 
+def test_questions_without_kinds_are_counted_in_all_alone():
+    answer = Answer(gold="a", options=4, reading=reward.read(HONEST, OPTIONS))
+    found = REGISTRY.measure(Step([[Trajectory([answer])]]))
+    assert found["right/all"] == 1 and not {"right/", "right_and_consistent/"} & found.keys()
+
+
 def test_a_name_that_is_not_registered_is_not_recorded():
     class Recorder(RecordsMixin):
         _metrics = {"train": defaultdict(list)}
