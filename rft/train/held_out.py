@@ -115,8 +115,8 @@ class HeldOut:
         """
         summary = summarise(
             [
-                result_row(question, Answer(said), 0.0, self.split.history_of(question))
-                for question, said in zip(self.questions, self.answers(), strict=True)
+                result_row(question, Answer(completion), 0.0, self.split.history_of(question))
+                for question, completion in zip(self.questions, self.answers(), strict=True)
             ],
             seed,
         )

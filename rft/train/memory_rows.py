@@ -132,10 +132,10 @@ def sft_rows(
                     f"memory_tokens {budget}: the target memory of {split.histories[history_id].path} has"
                     f" {tokens} tokens; raise memory_tokens"
                 )
-            told = {
+            labelled = {
                 (history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last
             }
-            if not told & without_target:
+            if not labelled & without_target:
                 written = held.update(chunk.first, chunk.last)
                 rows.append(_row(history_id, turn, "", before, inert(written) or EMPTY, chunk.text))
             before = after

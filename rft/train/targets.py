@@ -100,8 +100,8 @@ def target(question: Question, knows: bool = True) -> str:
             guess, and a question without options is not answered.
     """
     thought = task_named(question.task).reasoning(question, knows)
-    said = answer(question) if knows or question.gold is not None else ABSTENTION
-    return f"<think>{thought}</think>{said}"
+    reply = answer(question) if knows or question.gold is not None else ABSTENTION
+    return f"<think>{thought}</think>{reply}"
 
 
 def is_hard(question: Question) -> bool:
