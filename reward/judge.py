@@ -16,9 +16,9 @@ more cases are for questions with a known answer:
 - answer: state the same as the right answer, or as one of several.
 - unknown: say that it cannot be known.
 
-The public
-code of PersonaMem-v2 tests for `sensitive_information`, a spelling that does not occur in its data, and has
-no case for other people's preferences (its judge rewards using them); here each case has its own rubric.
+The public code of PersonaMem-v2 tests for `sensitive_information`, a spelling that does not occur in its
+data, and has no case for other people's preferences (its judge rewards using them); here each case has its
+own rubric.
 """
 
 import asyncio

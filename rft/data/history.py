@@ -12,6 +12,7 @@ with "Caroline: ", if it names its speaker.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from rft.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 IMAGE_PARTS = ("image_url", "image", "input_image")
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which no UTF-8 text contains
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 

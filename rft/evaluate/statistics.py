@@ -60,8 +60,7 @@ def summarise(
             texts, with or without reasoning (only if there are some).
         answer_letters: how many answers name each letter.
         (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions.
-        If
-            only some questions have options, the others count in right_and_consistent with their score)
+            If only some questions have options, the others count in right_and_consistent with their score)
         refused_rate: share of answers that were refused.
         endings: number of missing answers, by reason.
         adapted: number of answers for which the server rejected a setting, by the change made instead.

@@ -5,18 +5,24 @@ Invariant: nothing outside a task reads a label by its name. A task's functions 
 only, so rows of old results are judged and grouped as when they were written.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from rft.data.control import inert
 from rft.data.history import History
 from rft.data.question import Question
+from rft.errors import DataError
 
 ORDER_SEED = 42
 """The options of row N are shuffled by `random.Random(ORDER_SEED + N)`, the gold first, so that letters tell
 nothing and are the same in every run."""
 Labels = Mapping[str, Any]
+SHORT_OPTION = 8  # maximum words of an option that an answer names in full
+UNNAMED = "The option that fits"
+"""How an answer names an option for which there are no few words."""
 MOST_VALUES = 30  # of a breakdown or label that is shown without being asked for
 
 
@@ -139,6 +145,24 @@ class Task:
     about: Callable[[Labels], str] = lambda labels: ""
     memory_targets: Callable[[Split], dict[str, Any]] | None = None
     audit: Callable[[Split], "Findings"] = lambda split: Findings()
+
+
+def official_first(names: Collection[str]) -> list[str]:
+    """Returns names of splits: train, val and benchmark first, then the others in alphabetical order."""
+    official = [name for name in ("train", "val", "benchmark") if name in names]
+    return official + sorted(set(names) - set(official))
+
+
+def none_usable(path: Path, rows: int, skipped: Sequence[Skip]) -> DataError:
+    """Returns the error for a file none of whose rows is a question."""
+    reason, count = Counter(skip.reason for skip in skipped).most_common(1)[0]
+    return DataError(f"{path}: no usable question in {rows} rows; most often ({count} times): {reason}")
+
+
+def short_option(question: Question) -> str | None:
+    """Returns the text of the right option, as an answer of a cold start names it; None if it is long."""
+    text = inert(question.gold_text)
+    return text.rstrip(".") if len(text.split()) <= SHORT_OPTION else None
 
 
 def excluded(person: str, exclude: Collection[str]) -> None:

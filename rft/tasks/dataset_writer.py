@@ -15,12 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
+from rft.data.history import HALF_PAIR
 from rft.errors import DataError
 
 VERSION = 1
 CARD = "dataset.json"
 HISTORIES = "histories"
-HALF_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Dropped(NamedTuple):
@@ -164,6 +164,6 @@ class DatasetWriter:
         os.replace(self._partial, self.folder)
 
     def _json(self, value: object) -> str:
-        text, mended = HALF_SURROGATE.subn("\ufffd", json.dumps(value, ensure_ascii=False))
+        text, mended = HALF_PAIR.subn("\ufffd", json.dumps(value, ensure_ascii=False))
         self._mended += mended
         return text

@@ -1,6 +1,8 @@
 """Files of a dataset folder. Invariant: no file outside the folder is ever opened, whatever a link
 contains."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from rft.errors import DataError
@@ -28,6 +30,15 @@ def history_path(root: Path, link: str, where: str, column: str) -> Path:
     if not path.is_file():
         raise DataError(f"{where}: history file {link!r} is missing in {root}; download or simulate it again")
     return path
+
+
+def digest(path: Path, histories: Iterable[str]) -> str:
+    """Returns the sha256 over a file of questions and the ids of their histories."""
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256")
+    for history in sorted(histories):
+        found.update(history.encode("ascii"))
+    return found.hexdigest()
 
 
 def inside(path: Path, root: Path) -> bool:

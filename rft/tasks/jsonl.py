@@ -6,11 +6,9 @@ are errors: then the folder is not what its author thinks. Rows are lines, count
 options depends only on the row.
 """
 
-import hashlib
 import json
 import random
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from rft.data.question import FEWEST, MOST, Question
 from rft.errors import DataError
 from rft.tasks.base import (
     ORDER_SEED,
+    UNNAMED,
     Asked,
     Findings,
     Labels,
@@ -32,8 +31,11 @@ from rft.tasks.base import (
     Task,
     UnusableRow,
     excluded,
+    none_usable,
+    official_first,
+    short_option,
 )
-from rft.tasks.files import history_path, inside
+from rft.tasks.files import digest, history_path, inside
 
 ABOUT = "dataset.json"
 NOT_SPLITS = ("memory_targets",)
@@ -43,7 +45,6 @@ RUBRIC = "rubric"
 """The label with what a judge should check, in words, instead of a rubric of `reward.judge.RUBRICS`."""
 LEAST_LEAK = 4  # characters of an answer whose occurrence in a query is reported
 NOT_IN_HISTORY = "the answer of a question without options occurs nowhere in its history, word for word"
-SHORT = 8  # maximum words of an option that a cold start's answer names in full
 _VARIANT = re.compile(r"/(?:order|sample)\d+$")  # how the ids of variants end
 
 
@@ -55,9 +56,7 @@ def is_jsonl(source: str | Path) -> bool:
 
 def split_names(root: Path) -> list[str]:
     """Returns the split names of a folder, train, val and benchmark first."""
-    names = _names(root)
-    official = [name for name in ("train", "val", "benchmark") if name in names]
-    return official + sorted(names - set(official))
+    return official_first(_names(root))
 
 
 def load_split(root: Path, split: str, exclude_personas: Collection[str] = ()) -> Split:
@@ -88,21 +87,16 @@ def load_split(root: Path, split: str, exclude_personas: Collection[str] = ()) -
     if row < 0:
         raise DataError(f"{path}: no rows; expected one question per line")
     if not questions:
-        reason, count = Counter(skip.reason for skip in skipped).most_common(1)[0]
-        raise DataError(f"{path}: no usable question in {row + 1} rows; most often ({count} times): {reason}")
+        raise none_usable(path, row + 1, skipped)
     used = {question.history_id for question in questions}
     histories = {id: history for id, history in reader.histories.items() if id in used}
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    for id in sorted(histories):
-        digest.update(id.encode("ascii"))
     return Split(
         name=split,
         window="",
         questions=tuple(questions),
         histories=histories,
         skipped=tuple(skipped),
-        sha256=digest.hexdigest(),
+        sha256=digest(path, histories),
         root=root,
         task="jsonl",
         report_by=tuple(about["report_by"]),
@@ -315,8 +309,8 @@ def judged(question: Asked) -> tuple[str, str]:
 
 def named(question: Question) -> str:
     """Returns the right option in full if it is short."""
-    text = inert(question.gold_text)
-    return text.rstrip(".") if len(text.split()) <= SHORT else "The option that fits"
+    short = short_option(question)
+    return UNNAMED if short is None else short
 
 
 def reasoning(question: Question, knows: bool = True) -> str:

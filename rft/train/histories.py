@@ -83,9 +83,8 @@ class HistoryArm:
     ) -> list[Contest]:
         """Every answer competes with the other answers to its question."""
         turns = [rollout.answers[0] for rollout in rollouts]
-        scores_NF = table(
-            [turn.scores for turn in turns]
-        ).float()  # as TRL does: the same numbers, bit for bit
+        # in float32, as TRL has them: the same numbers, bit for bit
+        scores_NF = table([turn.scores for turn in turns]).float()
         return [Contest([[turn] for turn in turns], scores_NF, weights, self.args.num_generations)]
 
     def table(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, Any]:

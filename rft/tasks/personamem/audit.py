@@ -15,10 +15,8 @@ from rft.data.question import Question
 from rft.tasks.audit import shortcuts
 from rft.tasks.base import Findings, Split, UnusableRow
 from rft.tasks.files import history_path
-from rft.tasks.personamem.dataset import COLUMNS, csv_path, read_rows
+from rft.tasks.personamem.dataset import COLUMNS, SNIPPET, csv_path, read_rows
 from rft.tasks.personamem.question import read_question
-
-SNIPPET = "related_conversation_snippet"
 
 
 def audit(split: Split) -> Findings:

@@ -7,10 +7,8 @@ counted from 0, as in question ids and for the option order.
 """
 
 import csv
-import hashlib
 import re
 import warnings
-from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,14 +18,15 @@ from rft.data.history import History, read_history
 from rft.data.question import Question
 from rft.errors import DataError
 from rft.hub import reachable, unreachable
-from rft.tasks.base import Skip, Split, UnusableRow, excluded
-from rft.tasks.files import history_path, inside
+from rft.tasks.base import Skip, Split, UnusableRow, excluded, none_usable, official_first
+from rft.tasks.files import digest, history_path, inside
 from rft.tasks.personamem.question import persona_id, read_question
 
 HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
 WINDOWS = ("32k", "128k")
 TEXT_FOLDER = "benchmark/text"
+SNIPPET = "related_conversation_snippet"  # the column with the messages that reveal a preference
 
 # Columns of the official CSV, in order. Reading questions requires only `required_columns`.
 COLUMNS = (
@@ -123,9 +122,8 @@ def load_split(
             f"this dataset has no {window} histories, choose another window"
         )
     if not questions:
-        reason, count = Counter(skip.reason for skip in skipped).most_common(1)[0]
-        raise DataError(f"{path}: no usable question in {row + 1} rows; most often ({count} times): {reason}")
-    return Split(split, window, tuple(questions), histories, tuple(skipped), _sha256(path, histories), root)
+        raise none_usable(path, row + 1, skipped)
+    return Split(split, window, tuple(questions), histories, tuple(skipped), digest(path, histories), root)
 
 
 def locate(
@@ -169,8 +167,7 @@ def split_names(root: Path) -> list[str]:
             " PersonaMem-v2, or one with a question per line in train.jsonl, val.jsonl or benchmark.jsonl"
             " (docs/your_data.md)"
         )
-    official = [name for name in ("train", "val", "benchmark") if name in names]
-    return official + sorted(names - set(official))
+    return official_first(names)
 
 
 def csv_path(root: Path, split: str) -> Path:
@@ -253,14 +250,6 @@ def _long_fields() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(limit)
-
-
-def _sha256(path: Path, histories: Collection[str]) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    for history in sorted(histories):
-        digest.update(history.encode("ascii"))
-    return digest.hexdigest()
 
 
 def _download(repo: str, revision: str, split: str | None, window: str | None) -> Path:

@@ -9,12 +9,11 @@ from typing import Any
 from rft.data.history import History, text_of
 from rft.tasks.base import Split
 from rft.tasks.memory_targets import MemoryTarget, MemoryTargets
-from rft.tasks.personamem.dataset import csv_path, read_rows
+from rft.tasks.personamem.dataset import SNIPPET, csv_path, read_rows
 from rft.tasks.personamem.labels import about, judged
 
 logger = logging.getLogger(__name__)
 
-SNIPPET = "related_conversation_snippet"
 SAME_START = 60  # leading characters that identify a message even if the snippet is slightly rewritten
 
 

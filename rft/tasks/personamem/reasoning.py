@@ -4,6 +4,7 @@ import re
 
 from rft.data.control import inert
 from rft.data.question import Question
+from rft.tasks.base import UNNAMED, short_option
 from rft.tasks.personamem.labels import judged
 
 VERDICTS = {
@@ -13,7 +14,6 @@ VERDICTS = {
     "sensitive": ", not to be repeated",
     "none": ", given up",
 }
-SHORT_OPTION = 8  # maximum words of an option that the reason names in full
 
 
 def reasoning(question: Question, knows: bool = True) -> str:
@@ -42,11 +42,11 @@ def named(question: Question) -> str:
     This is the option's text if it is short; otherwise the end of the preference if the option contains it in
     the same words.
     """
+    if (short := short_option(question)) is not None:
+        return short
     option = inert(question.gold_text)
-    if len(option.split()) <= SHORT_OPTION:
-        return option.rstrip(".")
     words = inert(question.labels["preference"]).rstrip(".").split()
     # the longest first
     ends = (" ".join(words[start:]) for start in range(1, len(words)) if len(words[start]) > 3)
     said = next((end for end in ends if re.search(rf"\b{re.escape(end)}\b", option, re.IGNORECASE)), "")
-    return said[0].upper() + said[1:] if said else "The option that fits"
+    return said[0].upper() + said[1:] if said else UNNAMED
