@@ -131,7 +131,8 @@ def test_a_call_is_its_spans_alone(place, spans, causal, groups):
     assert off(found, out) < place.tolerance and off(found_lse, lse) < place.tolerance
     shares = call.backward(dout.to(place.device), *given, found, found_lse, 0.3)
     gradients = [
-        g[rows] for g, rows in zip(gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True)
+        g.to(place.device)[rows]
+        for g, rows in zip(gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True)
     ]
     assert [share.shape for share in shares] == [gradient.shape for gradient in gradients]
     assert off(*(torch.cat([x.flatten() for x in each]) for each in (shares, gradients))) < place.tolerance
