@@ -16,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,8 +150,12 @@ def _measured_least(
     if not torch.backends.cuda.cudnn_sdp_enabled():
         return math.inf
     try:
-        with torch.random.fork_rng([device] if device.type != "cpu" else []):
-            measured = measure(device, dtype, heads, key_heads, flash)
+        with (
+            torch.random.fork_rng([device] if device.type != "cpu" else []),
+            # in a thread of its own, as nothing here may be seen by a checkpoint of the layer or by autocast
+            ThreadPoolExecutor(1) as thread,
+        ):
+            measured = thread.submit(measure, device, dtype, heads, key_heads, flash).result()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
