@@ -203,7 +203,7 @@ def check_enabled(model: Any) -> None:
     found = model.config.get_text_config()._attn_implementation
     if found != NAME:
         raise ModelError(
-            f"the model's attention is {found!r}, which ignores trees: call rft.enable_prefix_tree(model) first"
+            f"the model's attention is {found!r}, which ignores trees: call rft.enable_prefix_tree(model)"
         )
 
 

@@ -27,8 +27,8 @@ def padded_logps(
     temperature: float = 1.0,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None, None]:
-    """Computes what `GRPOTrainer._get_per_token_logps_and_entropies` of TRL 1.16 computes; each token that rows
-    share is forwarded once.
+    """Computes what `GRPOTrainer._get_per_token_logps_and_entropies` of TRL 1.16 computes; each token that
+    rows share is forwarded once.
 
     Args:
         model: a causal language model after `enable_prefix_tree`, wrapped for training or not.

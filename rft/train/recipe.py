@@ -92,8 +92,9 @@ def parse(types: Sequence[Any], argv: Given = None) -> tuple[Any, ...]:
         RecipeError: If there is no such recipe, it is not a YAML mapping, a key is unknown (the message has
             the nearest valid name), or a field or TRL's own checks reject a value.
     """
-    given = dict(argv) if isinstance(argv, Mapping) else {}
+    given: dict[str, Any] = {}
     if isinstance(argv, Mapping):
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in argv.items()}
         argv = ["--config", str(given.pop("config"))] if "config" in given else []
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(word in FLAGS for word in argv):
