@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 ours = {path.stem for path in Path("rft").iterdir()} - {"__init__", "version", "errors", "prefix_tree"}
-others = ["reward", "trl", "datasets", "peft", "accelerate", "pydantic", "deepspeed", "rich", "openai", "wandb"]
+others = ["reward", "trl", "datasets", "peft", "accelerate", "pydantic", "deepspeed", "rich", "openai"]
 for name in [*(f"rft.{name}" for name in ours), *others]:
     sys.modules[name] = None  # importing it fails
 
