@@ -4,7 +4,7 @@ Invariant: the answers are those of the command with the same settings, and eith
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rft.errors import DataError
 from rft.evaluate.context import CONTEXTS, Context, FullHistoryContext
@@ -12,13 +12,15 @@ from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.run import evaluate
 from rft.memory.agent import MemorySettings
 from rft.models.endpoint import Endpoint
-from rft.models.local import Generator
 from rft.records.summary import Summary
 from rft.tasks.base import Split
 
+if TYPE_CHECKING:
+    from rft.models.local import Generator
+
 
 def evaluate_model(
-    model: str | Path | Generator | Endpoint,
+    model: "str | Path | Generator | Endpoint",
     split: Split,
     out: Path | str,
     *,

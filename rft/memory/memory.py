@@ -7,7 +7,7 @@ question.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
@@ -19,6 +19,9 @@ from rft.memory.endpoint import EndpointAgent
 from rft.memory.store import MemoryStore, read_memory
 from rft.memory.write import Turn, turns, write
 from rft.models.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from rft.models.local import Generator
 
 
 class Memory:
@@ -47,7 +50,7 @@ class Memory:
     def __init__(
         self,
         path: Path | str,
-        model: Any,
+        model: "str | Path | Generator | Endpoint",
         *,
         chunk_tokens: int = MemorySettings.chunk_tokens,
         memory_tokens: int = MemorySettings.memory_tokens,
