@@ -8,7 +8,6 @@ are trained with and without the tree; what is printed last is how far their wei
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,9 +56,7 @@ def trained(out: str, with_tree: bool) -> GRPOTrainer:
     )
     if with_tree:
         rft.enable_prefix_tree(trainer.model)  # 2
-        trainer._get_per_token_logps_and_entropies = partial(
-            rft.padded_logps, temperature=trainer.temperature
-        )  # 3
+        trainer._get_per_token_logps_and_entropies = rft.trl_logps(trainer.temperature)  # 3
     trainer.train()
     return trainer
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rft.prefix_tree.attention import enable as enable_prefix_tree
     from rft.prefix_tree.layout import Tree
     from rft.prefix_tree.logprobs import tree_logps
-    from rft.prefix_tree.padded import padded_logps
     from rft.prefix_tree.sample import sample
+    from rft.prefix_tree.trl_logps import trl_logps
     from rft.tasks.chats.importing import import_chats
     from rft.tasks.check import check as check_data
     from rft.tasks.count import count_tokens
@@ -45,9 +45,9 @@ __all__ = [
     "fine_tune",
     "import_chats",
     "load_split",
-    "padded_logps",
     "sample",
     "tree_logps",
+    "trl_logps",
 ]
 
 _HOMES = {
@@ -63,9 +63,9 @@ _HOMES = {
     "fine_tune": ("rft.train.fine_tune", "fine_tune"),
     "import_chats": ("rft.tasks.chats.importing", "import_chats"),
     "load_split": ("rft.tasks.load", "load_split"),
-    "padded_logps": ("rft.prefix_tree.padded", "padded_logps"),
     "sample": ("rft.prefix_tree.sample", "sample"),
     "tree_logps": ("rft.prefix_tree.logprobs", "tree_logps"),
+    "trl_logps": ("rft.prefix_tree.trl_logps", "trl_logps"),
 }
 """{name: its module, and its name there}; the same as the imports above, which type checkers read."""
 

@@ -35,7 +35,7 @@ rows = [[1, 2, 3, 4, 5, token] for token in (6, 7, 8)]
 logps, entropies = rft.tree_logps(model, rft.Tree(rows, [5] * 3), compute_entropy=True)
 logps.sum().backward()
 ids = torch.tensor(rows)
-padded, _, _ = rft.padded_logps(model, ids, torch.ones_like(ids), 1)
+padded, _, _ = rft.trl_logps()(model, ids, torch.ones_like(ids), 1)
 assert torch.equal(padded, logps) and model.lm_head.weight.grad.any()
 completions, _ = rft.sample(model, [rows[0][:5]] * 2, max_new_tokens=3, eos_ids=[0])
 plain = model(ids).logits.log_softmax(-1)[:, 4].gather(1, ids[:, 5:])
@@ -49,7 +49,7 @@ def test_it_runs_with_torch_and_transformers_alone(repository):
     assert done.stdout == "alone True\n", done.stderr
 
 
-def test_padded_logps_are_those_of_the_rows():
+def test_logps_of_padded_rows_are_those_of_the_rows():
     rows, prompts = random_rows(3)
     model = tiny_model()
     P, C = max(prompts), max(len(row) - prompt for row, prompt in zip(rows, prompts, strict=True))
@@ -60,7 +60,7 @@ def test_padded_logps_are_those_of_the_rows():
     for b, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         ids[b, P - prompt : P - prompt + len(row)] = torch.tensor(row)
         mask[b, P - prompt : P - prompt + len(row)] = 1
-    ours = rft.padded_logps(model, ids, mask, C, compute_entropy=True, temperature=0.7, pixel_values=None)
+    ours = rft.trl_logps(0.7)(model, ids, mask, C, compute_entropy=True, pixel_values=None)
     for table, expected in zip(ours, reference(model, rows, prompts, 0.7), strict=False):
         assert (table - expected).abs().max() < 1e-9
     assert ours[2] is None
@@ -70,14 +70,14 @@ def test_it_takes_what_trl_passes():
     theirs = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     ours = [
         name
-        for name, p in inspect.signature(rft.padded_logps).parameters.items()
+        for name, p in inspect.signature(rft.trl_logps()).parameters.items()
         if p.kind is p.POSITIONAL_OR_KEYWORD
     ]
     assert ours == [*theirs][1 : len(ours) + 1]
     with pytest.raises(ModelError, match="pixel_values: the prefix tree takes text models"):
-        rft.padded_logps(tiny_model(), torch.ones(1, 2), torch.ones(1, 2), 1, pixel_values=torch.ones(1))
+        rft.trl_logps()(tiny_model(), torch.ones(1, 2), torch.ones(1, 2), 1, pixel_values=torch.ones(1))
     with pytest.raises(ModelError, match="compute_aux_loss: "):
-        rft.padded_logps(tiny_model(), torch.ones(1, 2), torch.ones(1, 2), 1, compute_aux_loss=True)
+        rft.trl_logps()(tiny_model(), torch.ones(1, 2), torch.ones(1, 2), 1, compute_aux_loss=True)
 
 
 def test_a_model_without_the_trees_attention_is_refused():
