@@ -1,7 +1,9 @@
 """A reward in a file: the right letter, and a bonus for saying it in few words.
 
-python examples/brief.py                                               scores four completions
-rft grpo --config quickstart/grpo.yaml --rewards examples/brief.py:brief
+    python examples/brief.py                                               scores four completions
+    rft grpo --config quickstart/grpo.yaml --rewards examples/brief.py:brief
+
+The contract of rewards: docs/rewards.md.
 """
 
 import reward

@@ -30,6 +30,8 @@ def evaluate_model(
     temperature: float = 0.0,
     samples: int = 1,
     batch_size: int = 8,
+    chunk_tokens: int = MemorySettings.chunk_tokens,
+    memory_tokens: int = MemorySettings.memory_tokens,
     controls: bool = True,
     seed: int = 0,
 ) -> Summary:
@@ -47,6 +49,8 @@ def evaluate_model(
         temperature: 0 is greedy.
         samples: completions per prompt; with several, set a temperature.
         batch_size: questions per batch of a model on this machine.
+        chunk_tokens: context "memory": maximum tokens of a history that are read at a time.
+        memory_tokens: context "memory": maximum tokens of a memory.
         controls: also ask without the history.
         seed: random seed of sampling and of the bootstrap.
 
@@ -64,14 +68,21 @@ def evaluate_model(
         raise DataError(f"samples {samples}: at temperature 0 all samples are the same; set a temperature")
     asking: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     blind = FullHistoryContext("none") if controls and context != "none" else None
-    answerer, control = _answerers(model, context, blind, Path(out).expanduser(), batch_size, asking)
+    memory = MemorySettings(chunk_tokens, memory_tokens)
+    answerer, control = _answerers(model, context, blind, Path(out).expanduser(), batch_size, memory, asking)
     return evaluate(
         split, out, answerer, limit=limit, batch_size=batch_size, samples=samples, blind=control, seed=seed
     )
 
 
 def _answerers(
-    model: Any, context: str, blind: Context | None, out: Path, batch_size: int, asking: dict[str, Any]
+    model: Any,
+    context: str,
+    blind: Context | None,
+    out: Path,
+    batch_size: int,
+    memory: MemorySettings,
+    asking: dict[str, Any],
 ) -> tuple[Any, Any]:
     """The answerer, and its control without the history or None."""
     shown: Context = Retrieval() if context == "retrieval" else FullHistoryContext(context)
@@ -91,5 +102,5 @@ def _answerers(
     control = blind and ModelAnswers(local, blind, **asking)
     if context == "memory":
         folder = out / MEMORIES
-        return MemoryAnswers(local, folder, MemorySettings(), batch_size=batch_size, **asking), control
+        return MemoryAnswers(local, folder, memory, batch_size=batch_size, **asking), control
     return ModelAnswers(local, shown, **asking), control

@@ -39,7 +39,7 @@ def test_the_list_has_every_example(repository):
 
 def test_evaluate_a_model_in_ten_lines(here, run):
     said = run("evaluate_model.py")
-    assert re.search(r"% right \(95 % interval .*\) of 40 questions\n.*% without the history", said)
+    assert re.search(r"% right \(95 % interval .*\) of \d+ questions\n.*% without the history", said)
     assert (here / "out/example_evaluation/report.html").is_file()
     (here / "out/people").unlink()
     with pytest.raises(SystemExit, match="^error: out/people: no such folder.*; make it: rft simulate"):
@@ -92,7 +92,7 @@ def test_the_prefix_tree_in_a_plain_grpo_trainer(here, repository):
     for a, b, before in zip(*(t.parameters() for t in (plain.model, tree.model, base)), strict=True):
         assert (a - b).abs().max() < 1e-6
         moved = max(moved, (a - before).abs().max().item())
-    assert moved > 1e-3
+    assert moved > 1e-4
     ours, theirs = ([row["loss"] for row in t.state.log_history if "loss" in row] for t in (tree, plain))
     assert ours == pytest.approx(theirs, abs=1e-6) and len(ours) == 2
 

@@ -108,6 +108,7 @@ def test_evaluation_from_memories_and_passages(mini_data, tiny_checkpoint, tmp_p
     model = rft.LocalModel(tiny_checkpoint)
     for context in ("memory", "retrieval"):
         asked = {"context": context, "limit": 1, "max_new_tokens": 4, "controls": False}
+        asked |= {"chunk_tokens": 300, "memory_tokens": 16}
         assert rft.evaluate_model(model, split, tmp_path / context, **asked).context == context
     assert list((tmp_path / "memory/memories").glob("*.md"))
 
@@ -128,10 +129,10 @@ def test_a_memory_reads_what_is_new_and_answers_as_the_command(tiny_checkpoint, 
     assert memory.text == ""
     with pytest.raises(DataError, match=r"ana\.md: no such memory"):
         memory.answer("What do I drink?")
-    first = memory.read(CHAT)
-    assert first and memory.read(CHAT) == [] and memory.text == first[-1].update.memory
+    first = memory.read(CHAT * 9)
+    assert len(first) > 2 and memory.read(CHAT * 9) == [] and memory.read(CHAT * 12)
     with pytest.raises(DataError, match="written from another history"):
-        memory.read([{"role": "user", "content": "Who am I?"}] * 3)
+        memory.read(CHAT[::-1] * 9)
     with pytest.raises(DataError, match="chat: message 0: unknown role 'ana'"):
         memory.read([{"role": "ana", "content": "Hello"}])
     with pytest.raises(DataError, match="chat: expected a list with at least one message"):
