@@ -137,7 +137,8 @@ def test_a_memory_reads_what_is_new_and_answers_as_the_command(tiny_checkpoint, 
         memory.read([{"role": "ana", "content": "Hello"}])
     with pytest.raises(DataError, match="chat: expected a list with at least one message"):
         memory.read([])
-    (tmp_path / "ana.json").write_text(json.dumps(CHAT))
+    (tmp_path / "ana.json").write_text(json.dumps(CHAT * 12))
+    assert memory.read(tmp_path / "ana.json") == []
     (tmp_path / "ana.md").write_text("- drinks: green tea\n")
     answer = memory.answer("What do I drink?", max_new_tokens=6)
     words = ["--model", str(tiny_checkpoint), "--memory", str(tmp_path / "ana.md"), "--max-new-tokens", "6"]
