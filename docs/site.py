@@ -22,11 +22,13 @@ from unittest.mock import patch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))  # document this checkout, whatever is installed
+rft = importlib.import_module("rft")
 
 INCLUDED = {  # page of the site -> file of the repository
     "index.md": "README.md",
     "guides/launch.md": "launch/README.md",
     "guides/docker.md": "docker/README.md",
+    "guides/examples.md": "examples/README.md",
     "results/quickstart.md": "recipes/quickstart/README.md",
     "results/middle.md": "recipes/middle/README.md",
     "results/smollm2.md": "recipes/smollm2/README.md",
@@ -35,9 +37,19 @@ INCLUDED = {  # page of the site -> file of the repository
     "project/security.md": "SECURITY.md",
     "project/changelog.md": "CHANGELOG.md",
 }
-IMAGES = ("recipes/quickstart/report.png", "recipes/personamem_v2/step_time.svg")
+FILES = (
+    "recipes/quickstart/report.png",
+    "recipes/personamem_v2/step_time.svg",
+    "examples/evaluate_model.py",
+    "examples/brief.py",
+    "examples/chats_to_memory.py",
+    "examples/chats.jsonl",
+    "examples/grpo.ipynb",
+    "examples/trl_prefix_tree.py",
+)
 FOLDERS = {"docs/schema": "reference/file_formats.md"}  # a link to a folder leads to this page
-API = {  # page -> its title and its modules
+API = {  # page -> its title, and its modules or names
+    "reference/api/rft.md": ("The package", [f"rft.{name}" for name in rft.__all__ if name[0] != "_"]),
     "reference/api/reward.md": ("Rewards", ["reward"]),
     "reference/api/prefix_tree.md": ("Prefix tree", ["rft.prefix_tree"]),
     "reference/api/tasks.md": (
@@ -262,7 +274,7 @@ def relinked(markdown: str, source: str, page: str) -> str:
         target = (
             pages.get(to) or FOLDERS.get(to) or (to.removeprefix("docs/") if to.startswith("docs/") else None)
         )
-        if target is None and to in IMAGES:
+        if target is None and to in FILES:
             target = f"files/{to}"
         if target is None:
             return f"{found[1]}{found[2] or ''}"  # mkdocs warns, and --strict makes it an error
@@ -272,15 +284,15 @@ def relinked(markdown: str, source: str, page: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """mkdocs: adds the pages and images that `docs/` does not have."""
+    """mkdocs: adds the pages and files that `docs/` does not have."""
     from mkdocs.structure.files import File
 
     for page, source in INCLUDED.items():
         files.append(File.generated(config, page, content=(REPOSITORY / source).read_text(encoding="utf-8")))
     for page, made in GENERATED.items():
         files.append(File.generated(config, page, content=made()))
-    for image in IMAGES:
-        files.append(File.generated(config, f"files/{image}", abs_src_path=str(REPOSITORY / image)))
+    for file in FILES:
+        files.append(File.generated(config, f"files/{file}", abs_src_path=str(REPOSITORY / file)))
     return files
 
 

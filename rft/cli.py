@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import ModuleType
 
-from rft import __version__
 from rft.errors import Interrupted, RftError, told
 from rft.screen import leave_out_noise
+from rft.version import __version__
 
 # command -> (module, help text); the module has add_arguments(parser) and run(args) -> exit code
 COMMANDS = {

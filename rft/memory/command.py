@@ -8,22 +8,23 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rft.data.control import inert
 from rft.data.history import History, read_history
 from rft.errors import DataError
 from rft.memory import store, text
-from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.write import Agent, Turn, turns, write
+from rft.memory.agent import MemorySettings
+from rft.memory.write import Turn
 from rft.models.options import add_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rft.memory.endpoint import EndpointAgent
+    from rft.memory.memory import Memory
+    from rft.models.endpoint import Endpoint
+    from rft.models.local import LocalModel
 
 logger = logging.getLogger(__name__)
 
@@ -101,50 +102,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, console: "Console") -> int:
     history = read_history(args.history)
-    if args.base_url:
-        there = _there(args)
-        writer = {"model": args.model, "base_url": there.endpoint.base_url}
-        with store.MemoryStore(args.out, writer) as memory_store:
-            return _read(
-                args,
-                console,
-                history,
-                there,
-                memory_store,
-                turns(there, there.propose, [history], [memory_store]),
-            )
-    for option in ("api_key_env", "price", "budget"):
-        if getattr(args, option) is not None:
-            logger.warning("--%s is ignored: the model runs on this machine", option.replace("_", "-"))
-    model, agent = _load(args)
-
-    def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
-        return model.generate(prompts, longest, args.temperature, args.seed)
-
-    with store.MemoryStore(
-        args.out, {"model": args.model, "model_fingerprint": model.fingerprint}
-    ) as memory_store:
-        agent.check_length(history, model.longest, model.name)
-        return _read(
-            args,
-            console,
-            history,
-            agent,
-            memory_store,
-            write(agent, generate, model.end_ids, [history], [memory_store]),
-        )
+    if not args.base_url:
+        for option in ("api_key_env", "price", "budget"):
+            if getattr(args, option) is not None:
+                logger.warning("--%s is ignored: the model runs on this machine", option.replace("_", "-"))
+    memory = _memory(args, args.out)
+    with memory.store() as memory_store:
+        return _read(args, console, history, memory, memory_store)
 
 
 def _read(
     args: argparse.Namespace,
     console: "Console",
     history: History,
-    agent: Agent,
+    memory: "Memory",
     memory_store: store.MemoryStore,
-    reading: Iterator[Turn],
 ) -> int:
     """Reads the unread chunks and prints what each update changes."""
     start = time.monotonic()
+    agent, reading = memory.agent, memory.reading(history, memory_store)
     chunks = agent.chunks(history)
     done = memory_store.unread(chunks)
     console.print(
@@ -213,56 +189,44 @@ def _show(args: argparse.Namespace, console: "Console") -> int:
 def _answer(args: argparse.Namespace, console: "Console") -> int:
     if not args.memory.is_file():
         raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
-    if args.base_url:
-        there = _there(args)
-        memory = store.read_memory(args.memory, args.memory_tokens, there.count)
-        console.print(there.answer(args.question, memory, args.max_new_tokens), markup=False)
-        return 0
-    model, agent = _load(args)
-    prompt = agent.say_ids(
-        inert(args.question), store.read_memory(args.memory, args.memory_tokens, agent.count)
-    )
-    completion = model.generate([prompt], args.max_new_tokens, args.temperature, args.seed)[0]
-    console.print(agent.tokenizer.decode(completion, skip_special_tokens=True), markup=False)
+    memory = _memory(args, args.memory)
+    console.print(memory.answer(args.question, args.max_new_tokens), markup=False)
     return 0
 
 
-def _settings(args: argparse.Namespace) -> MemorySettings:
+def _memory(args: argparse.Namespace, path: Path) -> "Memory":
+    from rft.memory.memory import Memory
+
     try:
-        return MemorySettings(
+        settings = MemorySettings(
             getattr(args, "chunk_tokens", MemorySettings.chunk_tokens),
             args.memory_tokens,
             getattr(args, "max_chunks", None),
         )
     except ValueError as error:
         raise DataError(f"--{str(error).replace('_', '-')}") from None
+    model = _endpoint(args) if args.base_url else _local(args)
+    return Memory(path, model, **asdict(settings), temperature=args.temperature, seed=args.seed)
 
 
-def _there(args: argparse.Namespace) -> "EndpointAgent":
-    """Returns the agent behind --base-url, after checking that the endpoint answers."""
-    from rft.memory.endpoint import EndpointAgent
+def _endpoint(args: argparse.Namespace) -> "Endpoint":
     from rft.models.budget import Budget
     from rft.models.endpoint import Endpoint
 
-    settings, price, limit = _settings(args), getattr(args, "price", None), getattr(args, "budget", None)
+    price, limit = getattr(args, "price", None), getattr(args, "budget", None)
     if args.dtype != "auto":
         logger.warning("--dtype is ignored: the model is behind a URL")
     budget = Budget(limit, args.out.with_name(f".{args.out.name}.spent")) if limit is not None else None
-    endpoint = Endpoint(
+    return Endpoint(
         args.base_url,
         args.model,
         key_variable=args.api_key_env,
         price=(price[0], price[1]) if price else None,
         budget=budget,
     )
-    agent = EndpointAgent(endpoint, settings, args.temperature, args.seed)
-    agent.check()
-    return agent
 
 
-def _load(args: argparse.Namespace) -> tuple[Any, MemoryAgent]:
+def _local(args: argparse.Namespace) -> "LocalModel":
     from rft.models.local import LocalModel
 
-    settings = _settings(args)
-    model = LocalModel(args.model, dtype=args.dtype)
-    return model, MemoryAgent(model.tokenizer, settings)
+    return LocalModel(args.model, dtype=args.dtype)

@@ -5,6 +5,7 @@ layout.py      rows of token ids -> the tree of their longest common prefixes, p
 kernels.py     one attention call over several spans of the packed row, on CPU and CUDA kernels
 attention.py   partial attentions merged by log-sum-exp, registered with transformers as "prefix_tree"
 logprobs.py    log-probs and entropies of the completions; the budget that splits a tree too large
+trl_logps.py   the same for padded rows, in place of the method of TRL's trainer
 sample.py      sampling with the K/V of a shared prefix stored once: what is drawn, ended and dropped
 decode.py      attention of a decode step, over the tree and the rows' own tokens
 cache.py       K/V of the rows' own tokens, allocated once

@@ -34,6 +34,7 @@ from transformers.modeling_utils import AttentionInterface
 from rft.errors import ModelError
 from rft.prefix_tree.kernels import Call, Rows, call, check
 from rft.prefix_tree.layout import Node, Tree
+from rft.prefix_tree.support import check_layers
 
 NAME = "prefix_tree"
 
@@ -179,10 +180,31 @@ def tree_attention_forward(
 
 def enable(model: PreTrainedModel) -> None:
     """Sets the model's attention to "prefix_tree" permanently; forwards without a plan behave as under sdpa.
-    Call it on the model itself or a PEFT model, before it is wrapped for training."""
+    Call it on the model itself or a PEFT model, before it is wrapped for training.
+
+    Raises:
+        ModelError: If the tree cannot treat the model exactly (`support.check_layers`).
+    """
+    check_layers(model)
     AttentionInterface.register(NAME, tree_attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
+
+
+def check_enabled(model: Any) -> None:
+    """Checks that `enable` was called: any other attention would ignore the tree.
+
+    Args:
+        model: a transformers model or a PEFT model, not wrapped for training.
+
+    Raises:
+        ModelError: If it was not.
+    """
+    found = model.config.get_text_config()._attn_implementation
+    if found != NAME:
+        raise ModelError(
+            f"the model's attention is {found!r}, which ignores trees: call rft.enable_prefix_tree(model)"
+        )
 
 
 def forward_kwargs(tokens_T: Tensor, positions_T: Tensor, plan: Any) -> dict[str, Any]:

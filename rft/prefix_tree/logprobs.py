@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_utils import unwrap_model
 
 from rft.errors import RecipeError
 from rft.prefix_tree import support
-from rft.prefix_tree.attention import Plan, forward_kwargs
+from rft.prefix_tree.attention import Plan, check_enabled, forward_kwargs
 from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_groups, sort_rows
 
 CHUNK_LOGITS = 2**27
@@ -53,9 +53,11 @@ def tree_logps(
         (float64 for a float64 model).
 
     Raises:
-        ModelError: If a row is longer than the model's positions, or a log-prob is NaN.
+        ModelError: If `attention.enable` was not called, a row is longer than the model's positions, or a
+            log-prob is NaN.
     """
-    bare: Any = extract_model_from_parallel(model)
+    bare: Any = unwrap_model(model)
+    check_enabled(bare)
     support.check_length(bare, tree.longest_row)
     kwargs = forward_kwargs(tree.tokens_T, tree.positions_T, Plan(tree))
     tables = _scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk)
@@ -155,7 +157,7 @@ def plain_logps(
     sharing cannot pay, and the reference for tests and benchmarks of the tree. Arguments, result and errors
     as in `tree_logps`.
     """
-    bare: Any = extract_model_from_parallel(model)
+    bare: Any = unwrap_model(model)
     width = max((len(row) - prompt for row, prompt in zip(rows, prompt_lengths, strict=True)), default=0)
     tables = []
     for row, prompt in zip(rows, prompt_lengths, strict=True):

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.modeling_utils import unwrap_model
 
 from rft.errors import ModelError
 from rft.prefix_tree import support
-from rft.prefix_tree.attention import forward_kwargs
+from rft.prefix_tree.attention import check_enabled, forward_kwargs
 from rft.prefix_tree.decode import Decode, Prefill
 from rft.prefix_tree.forward import forward_of
 from rft.prefix_tree.graph import Replayed
@@ -92,10 +92,11 @@ def sample(
         at 1).
 
     Raises:
-        ModelError: If a prompt with its completion can be longer than the model's positions, the new keys and
-            values do not fit into memory, or a log-prob is NaN.
+        ModelError: If `attention.enable` was not called, a prompt with its completion can be longer than the
+            model's positions, the new keys and values do not fit into memory, or a log-prob is NaN.
     """
-    bare: Any = extract_model_from_parallel(model)
+    bare: Any = unwrap_model(model)
+    check_enabled(bare)
     longest = max(map(len, prompts), default=0) + max_new_tokens
     support.check_length(bare, longest)
     if not len(prompts) or not max_new_tokens:

@@ -18,9 +18,20 @@ ONE_MASK = ", and a shared prefix would see one dropout mask for all its rows"
 OFF = "set `prefix_sharing: off` to train without it"
 
 
+def check_layers(model: Any) -> None:
+    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies.
+
+    Args:
+        model: a transformers model, or a PEFT model around one.
+
+    Raises:
+        ModelError: If the model is refused; names the reason and the switch.
+    """
+    _refuse(_reasons(model))
+
+
 def check_model(model: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-    """Refuses a model whose attention or layers do not treat a shared prefix as they treat its copies, and
-    one whose attention no kernel of the device takes.
+    """Refuses what `check_layers` refuses, and a model whose attention no kernel of the device takes.
 
     Args:
         model: a transformers model, or a PEFT model around one.
@@ -29,7 +40,11 @@ def check_model(model: Any, device: torch.device | None = None, dtype: torch.dty
     Raises:
         ModelError: If the model is refused; names the reason and the switch.
     """
-    if reasons := _reasons(model) + _kernel(model, device or model.device, dtype or model.dtype):
+    _refuse(_reasons(model) + _kernel(model, device or model.device, dtype or model.dtype))
+
+
+def _refuse(reasons: list[str]) -> None:
+    if reasons:
         raise ModelError(f"prefix sharing cannot treat this model exactly: {'; '.join(reasons)}; {OFF}")
 
 

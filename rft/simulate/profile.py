@@ -10,9 +10,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rft import __version__
 from rft.llm.settings import LlmSettings
 from rft.simulate.conversation import FULL, SHORT, Style
+from rft.version import __version__
 
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 WORDS = "words and punctuation marks"  # counted instead of the tokens of a tokenizer

@@ -32,7 +32,7 @@ from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.held_out import HeldOut, HeldOutCallback
 from rft.train.histories import HistoryArm
 from rft.train.judged import prepare, with_open_ended
-from rft.train.recipe import DataArguments, parse
+from rft.train.recipe import DataArguments, Given, parse
 from rft.train.rewards import Scorer
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
@@ -40,7 +40,7 @@ from rft.train.targets import grpo_rows, load_held_out, load_questions
 from rft.train.trl import PolicyTrainer
 
 
-def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
+def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
     scorer = Scorer(args.reward_functions(), args.reward_weights, args.reward_seconds)

@@ -36,7 +36,7 @@ from rft.train.judged import prepare, with_open_ended
 from rft.train.memories import MemoryArm
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory_units
-from rft.train.recipe import DataArguments, parse
+from rft.train.recipe import DataArguments, Given, parse
 from rft.train.rewards import Scorer
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
@@ -46,7 +46,7 @@ from rft.train.trl import PolicyTrainer
 logger = logging.getLogger(__name__)
 
 
-def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
+def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, memory, args, model = parse((DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig), argv)
     settings = memory.settings()

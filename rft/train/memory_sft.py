@@ -31,7 +31,7 @@ from rft.tasks.memory_targets import MEMORY_TARGETS, has_memory_targets, load_me
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
-from rft.train.recipe import DataArguments, parse
+from rft.train.recipe import DataArguments, Given, parse
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.target_check import check_target
@@ -95,7 +95,7 @@ class MemorySFTTrainer(ColdStartTrainer):
         return LengthSampler(rows["length"], self.args.rows_of_a_step(), seed=self.args.seed)
 
 
-def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
+def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     kinds = (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig)
     data, memory, labels, args, model = parse(kinds, argv)

@@ -5,7 +5,7 @@ An unknown key is an error that names the nearest field. Nothing in a recipe is 
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +21,8 @@ from rft.tasks.personamem.dataset import PINNED_REVISION
 from rft.train.help import FLAGS, show
 
 NOT_FIELDS = ("config", "env")  # keys of TRL's parser that are not fields
+Given = Sequence[str] | Mapping[str, Any] | None
+"""What a training is given: words of a command line, or fields by name; None: the words of this process."""
 
 
 @dataclass
@@ -63,16 +65,25 @@ class DataArguments:
 
 
 class _Parser(TrlParser):
+    """TRL's parser of a recipe and words, with fields in between: they override the recipe."""
+
+    fields: Mapping[str, Any] = {}
+
+    def parse_args_into_dataclasses(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        self.set_defaults_with_config(**self.fields)
+        return super().parse_args_into_dataclasses(*args, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         raise RecipeError(f"{message}; --help lists every field with its meaning")
 
 
-def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse(types: Sequence[Any], argv: Given = None) -> tuple[Any, ...]:
     """Parses `--config RECIPE` (a file, or the name of a shipped recipe) and overrides such as `--seed 1`.
 
     Args:
         types: Dataclasses whose fields the recipe may set.
-        argv: Command-line arguments; by default those of the process.
+        argv: Command-line arguments, by default those of the process; or fields by name, of which "config" is
+            a recipe that the others override.
 
     Returns:
         One instance per dataclass of `types`.
@@ -81,6 +92,10 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         RecipeError: If there is no such recipe, it is not a YAML mapping, a key is unknown (the message has
             the nearest valid name), or a field or TRL's own checks reject a value.
     """
+    given: dict[str, Any] = {}
+    if isinstance(argv, Mapping):
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in argv.items()}
+        argv = ["--config", str(given.pop("config"))] if "config" in given else []
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(word in FLAGS for word in argv):
         print(show(types, everything=not {"-h", "--help"} & set(argv)))
@@ -93,6 +108,9 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         path = find_recipe(argv[place])
         _check_keys(path, names)
         argv[place] = str(path)
+    for key in given:
+        if key not in names:
+            raise RecipeError(f"no such field {key!r}{_nearest(str(key), names)}")
     for word in argv:
         if word.startswith("--"):
             key = word[2:].split("=")[0].replace("-", "_")
@@ -102,10 +120,13 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None = None) -> tuple[Any,
         "use_cpu" in names
         and not torch.accelerator.is_available()
         and not any(w.startswith("--use_cpu") for w in argv)
+        and "use_cpu" not in given
     ):
         argv += ["--use_cpu", "true"]  # without it, transformers rejects bf16 here
+    parser = _Parser(list(types), allow_abbrev=False)
+    parser.fields = given
     try:
-        parsed = _Parser(list(types), allow_abbrev=False).parse_args_and_config(argv)
+        parsed = parser.parse_args_and_config(argv)
     except RecipeError:
         raise
     except (ValueError, TypeError) as error:  # a dataclass rejects its values

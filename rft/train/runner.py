@@ -61,7 +61,7 @@ def set_up_logging() -> None:
         warnings.filterwarnings("ignore", message=rf".*{old}. is deprecated.*")
 
 
-def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
+def run_main(train: Callable[..., Any], argv: Sequence[str] | None = None) -> int:
     """Runs a training script's `train(argv)` and returns the exit code."""
     set_up_logging()
     # read when the first CUDA tensor is created

@@ -39,7 +39,7 @@ from rft.tasks.base import Split
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
 from rft.train.muon import MuonMixin
-from rft.train.recipe import DataArguments, parse
+from rft.train.recipe import DataArguments, Given, parse
 from rft.train.runner import finish, fit, load_policy, run_main
 from rft.train.target_check import check_target
 from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
@@ -253,7 +253,7 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str
     return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
-def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
+def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, cold_start, args, model = parse(
         (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv

@@ -89,7 +89,9 @@ def test_another_architecture_is_exact_too():
 
 
 def test_dropout_that_slips_past_the_gate_is_refused_in_attention():
-    model = tiny_model(attention_dropout=0.5).train()
+    model = tiny_model().train()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
     with pytest.raises(ModelError, match="dropout"):
         tree_logps(model, Tree([[1, 2, 3]], [1]))
 

@@ -10,6 +10,7 @@ import filecmp
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ class Settings:
     format: str | None = None
     user: str | None = None
     replace_private: bool = False
+
+
+DEFAULT = Settings()
 
 
 @dataclass
@@ -236,7 +240,11 @@ def pseudonymous(user: str, settings: Settings) -> str:
 
 
 def import_chats(
-    paths: list[Path], out: Path, settings: Settings, overwrite: bool = False, console: Console | None = None
+    paths: Sequence[Path | str],
+    out: Path | str,
+    settings: Settings = DEFAULT,
+    overwrite: bool = False,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Imports chats into the folder `out`.
 
@@ -245,7 +253,7 @@ def import_chats(
     Args:
         paths: files, folders or zips of chats.
         out: output folder.
-        settings: what to do.
+        settings: what to do; by default, detect each file's format and user, and keep private items.
         overwrite: replace another import in `out`, after the new one is complete.
         console: console for progress and problems (default: stderr).
 
@@ -255,7 +263,7 @@ def import_chats(
     Raises:
         DataError: a path is no chats, nothing in them can be used, or `out` contains something else.
     """
-    sources = find(paths)
+    sources, out = find([Path(path) for path in paths]), Path(out).expanduser()
     out = out if out.name not in ("", "..") else out.resolve()
     if _occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")

@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rft import __version__
 from rft.data.history import Message, read_history
 from rft.errors import DataError
 from rft.llm.client import Llm, make_endpoint
@@ -24,6 +23,7 @@ from rft.tasks.dataset_writer import CARD, DatasetWriter, Dropped
 from rft.tasks.questions.people import check_share, split_people
 from rft.tasks.questions.source import Source, find_sources
 from rft.tasks.questions.writer import Settings, Writer, Written
+from rft.version import __version__
 
 COLUMNS = (
     TextColumn("writing questions"),
