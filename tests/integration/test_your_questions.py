@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from exports import START, sharegpt, talk, write
+from exports import START, sharegpt, talk, write, write_zip
 from peculiar import peculiar
 from question_llm import QuestionLlm
 
@@ -45,7 +45,7 @@ def here(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "exports").mkdir()
     days = [talk(f"c{day}", START + 86_400 * day, *said) for day, said in enumerate(ANA)]
-    write(tmp_path / "exports/ana.json", days)
+    write_zip(tmp_path / "exports/ana.zip", {"conversations.json": json.dumps(days), "user.json": "{}"})
     write(tmp_path / "exports/bo.json", [sharegpt(f"s{n}", *said) for n, said in enumerate(BO)])
     _, grpo = re.findall(r"```yaml\n(.*?)```", (repository / "docs/your_data.md").read_text(), re.S)
     (tmp_path / "grpo.yaml").write_text(grpo)
