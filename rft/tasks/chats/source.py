@@ -132,8 +132,8 @@ def _folder(folder: Path) -> list[Source]:
     for path in zips:  # an export can contain zips that its user had sent
         if zipfile.is_zipfile(path) and _chats(_entries(path)):
             raise DataError(
-                f"{folder}: {export[0].name} and {path.name} are both exports, perhaps of the same chats; give the"
-                " files to import one by one"
+                f"{folder}: {export[0].name} and {path.name} are both exports, perhaps of the same chats;"
+                " give the files to import one by one"
             )
     return [_file(path) for path in export]
 
