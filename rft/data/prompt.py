@@ -5,7 +5,8 @@ of the complete conversation, token for token. The prompt is cut before the spec
 user message. A tokenizer never merges across a special token, so both parts can be tokenized and cached
 separately. The equality is verified for each history when its ids are computed; a template that cannot be cut
 this way is rejected. A prompt contains no labels of a question, and no dataset text acts as markup
-(`rft.data.control`).
+(`rft.data.control`): `messages` breaks up the marks of common families, `PromptTokens` the tokenizer's other
+special tokens.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rft.data.control import inert
+from rft.data.control import OPEN, inert, inert_messages, special_marks
 from rft.data.history import History, Message, headed, shown_date
 from rft.data.question import LETTERS, Question
 from rft.errors import DataError, ModelError
@@ -27,8 +28,7 @@ logger = logging.getLogger(__name__)
 CONTEXTS = ("history", "history_no_persona", "none")
 SYSTEM = "You are a helpful assistant who personalizes answers from the conversation history."
 PROBE = "a question that nobody asks"
-OPEN, CLOSE = "<think>", "</think>"
-RENDERING = 3
+RENDERING = 4
 """Version of the rendering in `_before` and `_compute`; part of cache file names, so files of other versions
 are not read."""
 
@@ -94,6 +94,7 @@ class PromptTokens:
         self.context = context
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
         self.fingerprint = fingerprint(tokenizer)
+        self._special = special_marks(tokenizer)
         # History id -> numpy int32 array; a list of ints would be eight times as large.
         self._histories: dict[str, Any] = {}
         self._questions: dict[Question, list[int]] = {}
@@ -132,13 +133,17 @@ class PromptTokens:
 
     def continuation(self, target: str) -> str:
         """Returns `target` (a completion that opens its think block) as it follows a prompt: without the
-        opening tag if the chat template ends a prompt with one."""
-        return target.removeprefix(OPEN) if self.opens_thought else target
+        opening tag if the chat template ends a prompt with one, and without special tokens."""
+        return inert(target.removeprefix(OPEN) if self.opens_thought else target, self._special)
 
     @property
     def opens_thought(self) -> bool:
         """Whether the chat template opens the think block at the end of a prompt."""
         return self._closing.rstrip().endswith(OPEN)
+
+    def shown(self, text: str) -> str:
+        """Returns a text of other people as a prompt contains it: control marks are broken up."""
+        return inert(inert(text), self._special)
 
     def message_tokens(self, role: str, text: str) -> int:
         """Returns the number of tokens that one message adds to a conversation, including its markup."""
@@ -162,7 +167,7 @@ class PromptTokens:
 
         try:
             return self.tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True
+                inert_messages(conversation, self._special), tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
             raise ModelError(
@@ -238,7 +243,10 @@ class PromptTokens:
         text, last = self._render(conversation), self._opening + PROBE + self._closing
         ids = self._tokenize(text.removesuffix(last))
         whole = self.tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, return_dict=False, tokenizer_kwargs={"verbose": False}
+            inert_messages(conversation, self._special),
+            add_generation_prompt=True,
+            return_dict=False,
+            tokenizer_kwargs={"verbose": False},
         )
         if not text.endswith(last) or ids + self._tokenize(last) != whole:
             where = history.path if history is not None else "a prompt without history"

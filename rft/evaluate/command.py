@@ -8,9 +8,11 @@ import argparse
 import glob
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft.data.question import Question
 from rft.errors import DataError
 from rft.evaluate.context import Context, FullHistoryContext
 from rft.evaluate.options import ASKING, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL, add_arguments
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         )
         for skip in split.skipped[:5]:
             logger.warning("%s row %d skipped: %s", split.name, skip.row, skip.reason)
+        if args.rule:
+            _check_options(args.rule, split.questions[: args.limit])
         names = _checkpoints(args)
         summaries: dict[str, Summary] = {}
         for name in names:
@@ -125,6 +129,22 @@ def headline(summary: Summary) -> str:
         + ")"
         + (f"; controls: {', '.join(beside)}" if beside else "")
     )
+
+
+def _check_options(rule: str, questions: Sequence[Question]) -> None:
+    """Refuses a rule if no question has options to choose from; says how many have none."""
+    free = sum(not question.options for question in questions)
+    if free == len(questions):
+        raise DataError(
+            f"--rule {rule}: it chooses an option, and none of the {free} questions has any; evaluate a"
+            " model, or data with options"
+        )
+    if free:
+        logger.warning(
+            "%d of %d questions have no options: the rule answers none of them, and they count as wrong",
+            free,
+            len(questions),
+        )
 
 
 def _rule_of(control: Control) -> str:

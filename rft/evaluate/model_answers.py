@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
+from rft.data.control import inert_messages, special_marks
 from rft.data.history import History
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
@@ -47,6 +48,7 @@ class ModelAnswers:
         self._context = FullHistoryContext(context) if isinstance(context, str) else context
         self.context = self._context.name
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self._special = special_marks(model.tokenizer)
         if isinstance(self._context, FullHistoryContext):  # many questions share its history tokens
             self.tokens = PromptTokens(model.tokenizer, self.context, token_cache)
         self.settings: dict[str, JsonValue] = {
@@ -122,7 +124,7 @@ class ModelAnswers:
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
         return self.model.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False
+            inert_messages(messages, self._special), add_generation_prompt=True, return_dict=False
         )
 
     def _fits(self, ids: Sequence[int]) -> bool:

@@ -108,11 +108,12 @@ class MemoryAgent:
             ModelError: if they do not fit.
         """
         chunk = max(len(self.update_ids(chunk, "")) for chunk in self.chunks(history))
-        needed = chunk + 2 * self.settings.memory_tokens
-        if longest is not None and needed > longest:
+        memory = self.settings.memory_tokens
+        if longest is not None and chunk + 2 * memory > longest:
             raise ModelError(
-                f"{history.path}: a chunk, the memory and its update may take {needed} tokens, more than the"
-                f" {longest} positions of {model}; choose smaller --chunk-tokens or --memory-tokens"
+                f"{history.path}: a chunk of {chunk} tokens, and a memory and its update of up to {memory}"
+                f" each, do not fit into the {longest} positions of {model}; choose smaller ones, such as"
+                f" --chunk-tokens {longest // 2} --memory-tokens {longest // 8}"
             )
 
     def accept(self, completion: Sequence[int], previous: str, end_ids: Sequence[int]) -> Update:

@@ -50,6 +50,10 @@ class Tokens(Protocol):
 
     tokenizer: Any
 
+    def shown(self, text: str, /) -> str:
+        """Returns a text of other people as a prompt contains it: control marks are broken up."""
+        ...
+
     def message_tokens(self, role: str, text: str, /) -> int:
         """Returns the number of tokens that one message adds to a conversation, including its markup."""
         ...
@@ -114,7 +118,7 @@ class _Sizes:
     def __call__(self, message: Message) -> int:
         if message.role not in self.markup:  # +1: content and markup may join differently
             self.markup[message.role] = self.tokens.message_tokens(message.role, "x") + 1
-        return self.markup[message.role] + len(self.content(headed(message))[0])
+        return self.markup[message.role] + len(self.content(self.tokens.shown(headed(message)))[0])
 
     def content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text alone, and the characters (start, end) of each token."""

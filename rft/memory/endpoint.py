@@ -41,6 +41,10 @@ class Characters:
             "offset_mapping": [(i, min(i + CHARACTERS_A_TOKEN, len(content))) for i in starts],
         }
 
+    def shown(self, content: str) -> str:
+        """Returns a text of other people as a prompt contains it: control marks are broken up."""
+        return inert(content)
+
     def message_tokens(self, role: str, content: str) -> int:
         """Returns the number of tokens that one message adds to a conversation."""
         return TOKENS_A_MESSAGE + len(self(content)["input_ids"])

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 from rft.errors import DataError
 from rft.metrics import table
 from rft.metrics.metric import Metric
+from rft.records.summary import SUMMARY
 from rft.records.training import METRICS, MetricsLine, read_metrics, read_provenance
 from rft.report import charts
 from rft.report.pages import Card, percent, write_page
@@ -60,6 +61,7 @@ def write_report(folder: Path, page: Path) -> None:
     if not rows:
         raise DataError(
             f"{folder}: no {METRICS} with a logged step here; expected the output folder of a training run"
+            + ("; the page of an evaluation is its report.html" if (folder / SUMMARY).is_file() else "")
         )
     headline = next(key for key in HEADLINES if any(key in row.values for row in rows))
     values = next(iter(find(rows, [table.named(headline)]).values()), None)

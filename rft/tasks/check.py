@@ -27,6 +27,7 @@ from rft.tasks.load import load_split, locate, split_names, task_named
 from rft.tasks.personamem.dataset import HUB_ID, WINDOWS
 
 TRAINING = ("train", "val")
+CHARACTERS = "history, characters"
 ASKED_BEFORE = "the query is a message of the history"
 NOTED = (ASKED_BEFORE, NOT_IN_HISTORY)  # findings that are no warnings
 MOST_SHARED = 0.5  # largest share of questions in common, relative to the smaller of two splits
@@ -199,7 +200,7 @@ def _tokens(split: Split, stated: Sequence[int], tokenizer: Any) -> dict[str, An
     tokens: dict[str, Any] = {"history, authors": _spread(stated)}
     if not split.window:  # such a dataset states no lengths
         tokens = {
-            "history, characters": _spread(
+            CHARACTERS: _spread(
                 sum(len(message.content) for message in history.messages)
                 for history in split.histories.values()
             )
@@ -315,8 +316,13 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         ]
         table("Questions by label", *labels)
         kinds = dict.fromkeys(kind for split in splits for kind in split["tokens"])
-        tokens = {kind: [_numbers(split["tokens"].get(kind)) for split in splits] for kind in kinds}
-        table("Lengths in tokens (minimum, median, maximum)", tokens)
+        lengths = {
+            kind if kind == CHARACTERS else f"{kind}, tokens": [
+                _numbers(split["tokens"].get(kind)) for split in splits
+            ]
+            for kind in kinds
+        }
+        table("Lengths (minimum, median, maximum)", lengths)
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
         chances = sorted({f"{audit['chance']:.0%}" for audit in audits if "chance" in audit})

@@ -260,7 +260,7 @@ def _options(record: Mapping[str, Any]) -> list[str]:
     if not isinstance(options, list) or not FEWEST <= len(options) <= MOST:
         raise UnusableRow(f"options is not a list of {FEWEST} to {MOST} texts")
     texts = [_text(option, "an option") for option in options]
-    if len(set(texts)) < len(texts):
+    if len({" ".join(text.split()) for text in texts}) < len(texts):
         raise UnusableRow("two options are the same")
     return texts
 

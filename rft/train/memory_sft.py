@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from rft.data.prompt import CLOSE
+from rft.data.control import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError

@@ -6,7 +6,8 @@ that a completion reasons.
 """
 
 import reward
-from rft.data.prompt import CLOSE, OPEN, PromptTokens
+from rft.data.control import CLOSE, OPEN
+from rft.data.prompt import PromptTokens
 from rft.errors import ModelError
 
 TARGET = r"<think>Remembered: enjoys tea. Green tea is (b).</think>Green tea \boxed{b}"

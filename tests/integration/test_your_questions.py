@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from exports import START, sharegpt, talk, write
+from exports import START, sharegpt, talk, write, write_zip
 from peculiar import peculiar
 from question_llm import QuestionLlm
 
@@ -15,6 +15,7 @@ from rft import cli
 
 SMALL = ["--dtype", "float32", "--gradient_checkpointing", "false", "--token_cache", "tokens"]
 SHORT = {
+    "rft sft": SMALL,
     "rft grpo": ["--max_completion_length", "8", *SMALL],
     "rft evaluate --model": ["--max-new-tokens", "8"],
 }
@@ -40,15 +41,16 @@ BO = (
 
 @pytest.fixture
 def here(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the exports of two users and the recipe that the page names."""
+    """A folder with the exports of two users and the recipes that the page names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "exports").mkdir()
     days = [talk(f"c{day}", START + 86_400 * day, *said) for day, said in enumerate(ANA)]
-    write(tmp_path / "exports/ana.json", days)
+    write_zip(tmp_path / "exports/ana.zip", {"conversations.json": json.dumps(days), "user.json": "{}"})
     write(tmp_path / "exports/bo.json", [sharegpt(f"s{n}", *said) for n, said in enumerate(BO)])
-    _, grpo = re.findall(r"```yaml\n(.*?)```", (repository / "docs/your_data.md").read_text(), re.S)
-    (tmp_path / "grpo.yaml").write_text(grpo)
+    recipes = re.findall(r"```yaml\n(.*?)```", (repository / "docs/your_data.md").read_text(), re.S)
+    for name, recipe in zip(("sft.yaml", "grpo.yaml"), recipes, strict=True):
+        (tmp_path / name).write_text(recipe)
     return tmp_path
 
 
@@ -68,6 +70,8 @@ def test_the_commands_of_the_page(here, repository, tiny_checkpoint, capsys):
             said.append(capsys.readouterr().out)
     assert "questions: 4 questions (changed 1, others 1, plain 1, withdrawn 1)" in said[1]
     assert "train 1, val 0, benchmark 1" in said[1]
+    assert "LLM: calls " in said[1] and "cost_usd" not in said[1], "no price was given"
+    assert (here / "out/grpo/training.html").exists()
     made = json.loads((here / "questions/dataset.json").read_text())["made"]
     assert {*made["users"]["train"], *made["users"]["benchmark"]} == {"ana", "bo"}
     history = json.loads((here / "questions/histories/ana.json").read_text())

@@ -292,6 +292,24 @@ def test_two_files_of_the_same_name_are_not_one_person(tmp_path, capsys):
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
 
 
+def test_a_folder_has_zips_as_they_were_downloaded_and_files(tmp_path, capsys):
+    """Each is one user's. Beside an unzipped export, another zip may contain the same chats."""
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    export = json.dumps([talk("t", START, "Hi", "Hello")])
+    write_zip(exports / "ana.zip", {"conversations.json": export, "user.json": "{}"})
+    write(exports / "bo.json", [sharegpt("s", "Hey", "Hello")])
+    assert list(run(tmp_path / "out", exports)["users"]) == ["ana", "bo"]
+    words = ["chats", "import", str(exports), "--out", str(tmp_path / "two")]
+    write_zip(exports / "photos.zip", {"a.txt": ""})
+    assert main(words) == 2 and "photos.zip: no conversations.json in this zip" in capsys.readouterr().err
+    (exports / "conversations.json").write_text(export)
+    assert main(words) == 2
+    assert "conversations.json and ana.zip are both exports" in capsys.readouterr().err
+    (exports / "ana.zip").unlink()  # photos.zip is what the user had sent
+    assert list(run(tmp_path / "two", exports)["users"]) == ["exports"]
+
+
 # Bad input
 
 

@@ -103,6 +103,7 @@ class Narrow:
     """A model that counts words and has room for 130 of them."""
 
     name, fingerprint, dtype, longest, end_ids = "narrow", "0", "float32", 130, [0]
+    added_tokens_decoder: dict = {}
 
     def __init__(self):
         self.tokenizer, self.prompts = self, []

@@ -1,8 +1,11 @@
 """The rules answer as they say, in a form that the reward reads."""
 
+import json
+
 import pytest
 
 from reward import has_reasoning, mcq_letter
+from rft.cli import main
 from rft.data.history import History, Message
 from rft.data.question import Question
 from rft.errors import DataError
@@ -46,3 +49,19 @@ def test_an_unknown_rule_is_named():
         DataError, match="unknown rule 'middle'; expected one of longest, shortest, first, mentioned"
     ):
         RuleAnswers("middle")
+
+
+def test_a_rule_without_options_to_choose_from_is_refused(tmp_path, caplog, capsys):
+    """Without options a rule would be reported as 0 % right."""
+    row = {"history": [{"role": "user", "content": "Tea!"}], "query": "What do I drink?", "answer": "tea"}
+    rows = [row, row | {"options": ["tea", "strong coffee"], "answer": "strong coffee"}]
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    words = ["evaluate", "--rule", "longest", "--data", str(data), "--out", str(out)]
+    (data / "benchmark.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert main([*words, "--limit", "1"]) == 2 and not out.exists()
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert line.startswith("error: --rule longest: it chooses an option, and none of the 1 questions has any")
+    assert main(words) == 0
+    assert "1 of 2 questions have no options: the rule answers none of them" in caplog.text
+    assert json.loads((out / "summary.json").read_text())["accuracy"] == 0.5

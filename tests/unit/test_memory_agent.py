@@ -2,6 +2,7 @@
 question or a later chunk."""
 
 import random
+import re
 
 import pytest
 from transformers import AutoTokenizer
@@ -43,6 +44,26 @@ def test_chunks_are_the_conversation_in_order_and_fit(tokenizer, mini_data, most
         assert all(len(tokens.history_ids(chunk.history)) - empty <= most for chunk in found)
         assert [chunk.first for chunk in found] == sorted(chunk.first for chunk in found)
         assert found[0].first == 1 and found[-1].last == len(of.messages) - 1
+
+
+def test_chunks_of_control_marks_fit(tokenizer):
+    """A mark is one token in the text, and several once it is broken up."""
+    tokens = PromptTokens(tokenizer, "history")
+    of = history(("user", "Hi<|im_end|>" * 200), *[("user", "<|im_end|>" * n) for n in range(1, 20)])
+    found = chunks.split(of, tokens, 100)
+    assert joined(found) == "\n".join(message.content for message in of.turns)
+    empty = len(PromptTokens(tokenizer, "none").history_ids(None))
+    assert all(len(tokens.history_ids(chunk.history)) - empty <= 100 for chunk in found)
+
+
+def test_sizes_that_do_not_fit_are_named_with_sizes_that_do(tokenizer):
+    of = history(("user", "I was listening to jazz. " * 900))
+    with pytest.raises(
+        ModelError, match=r"chat\.json: a chunk of \d+ tokens, .* of up to 2048 each"
+    ) as error:
+        MemoryAgent(tokenizer, MemorySettings()).check_length(of, 4096, "small")
+    chunk, memory = map(int, re.findall(r"-tokens (\d+)", str(error.value)))
+    MemoryAgent(tokenizer, MemorySettings(chunk, memory)).check_length(of, 4096, "small")
 
 
 def test_one_very_long_message_is_split_with_a_mark(tokenizer):

@@ -191,6 +191,12 @@ def test_a_folder_without_metrics_is_named(tmp_path):
         write_report(tmp_path, tmp_path / "page.html")
 
 
+def test_the_folder_of_an_evaluation_is_named_with_its_page(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(DataError, match="the page of an evaluation is its report.html"):
+        write_report(tmp_path, tmp_path / "page.html")
+
+
 def test_panels_and_their_series_have_names_of_their_own():
     panels = [panel for section in PANELS.values() for panel in section]
     assert len({panel.title for panel in panels}) == len(panels)

@@ -115,6 +115,7 @@ def test_ids_of_histories_without_dates_are_as_they_were() -> None:
         ({"query": "a\ud800b"}, "query contains half a surrogate pair"),
         ({"options": ["a", "b"]}, "answer is none of the options"),
         ({"options": ["green tea", "x", "x"]}, "two options are the same"),
+        ({"options": ["green tea", "green  tea\n"]}, "two options are the same"),
         ({"options": ["green tea"]}, "options is not a list of 2 to 26 texts"),
         ({"options": ["green tea", 3]}, "an option is not a text"),
         ({"options": ["green tea", "x"], "answer": None}, "answer is none of the options"),
@@ -232,6 +233,7 @@ def test_the_check_tells_leaks_lengths_repetitions_and_overlaps(tmp_path: Path) 
     )
     assert train["shortcuts"]["with_options"] == 41 and train["shortcuts"]["in_history"] == 0.5
     assert train["tokens"]["prompt"][0] > 0 and "questions without options" in printed
+    assert "history, characters " in printed and "prompt, tokens " in printed
 
 
 def test_questions_without_options_alone_can_be_checked(tmp_path: Path) -> None:

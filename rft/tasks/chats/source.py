@@ -2,7 +2,7 @@
 
 A zip is never extracted: the conversations in it are read as a stream, and names in it are never paths. In a
 folder or a zip, `conversations.json` and its numbered parts are one person's export; in another folder, each
-JSON file is one user's.
+JSON file and each zip is one user's.
 """
 
 import io
@@ -121,23 +121,39 @@ def _file(path: Path, user: str = "") -> Source:
 
 
 def _folder(folder: Path) -> list[Source]:
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    everything = sorted(path for path in folder.iterdir() if path.is_file())
+    files = [path for path in everything if path.suffix.lower() in SUFFIXES]
+    zips = [path for path in everything if path.suffix.lower() == ".zip"]
+    if not files and not zips:
+        raise DataError(f"{folder}: no {', '.join(SUFFIXES)} or .zip file in it; give the files of chats")
     export = [path for path in files if EXPORT.fullmatch(path.name)]
-    if not files:
-        raise DataError(f"{folder}: no {' or '.join(SUFFIXES)} file in this folder; give the files of chats")
-    return [_file(path) for path in export or files]
+    if not export:
+        return [_file(path) for path in files] + [source for path in zips for source in _zip(path)]
+    for path in zips:  # an export can contain zips that its user had sent
+        if zipfile.is_zipfile(path) and _chats(_entries(path)):
+            raise DataError(
+                f"{folder}: {export[0].name} and {path.name} are both exports, perhaps of the same chats;"
+                " give the files to import one by one"
+            )
+    return [_file(path) for path in export]
+
+
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [entry for entry in archive.infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path}: a broken zip ({error}); download it again") from None
+
+
+def _chats(entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    chats = [entry for entry in entries if EXPORT.fullmatch(PurePosixPath(entry.filename).name)]
+    return sorted(chats, key=lambda entry: entry.filename)
 
 
 def _zip(path: Path) -> list[Source]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path}: a broken zip ({error}); download it again") from None
-    chats = sorted(
-        (entry for entry in entries if EXPORT.fullmatch(PurePosixPath(entry.filename).name)),
-        key=lambda entry: entry.filename,
-    )
+    entries = _entries(path)
+    chats = _chats(entries)
     if not chats:
         names = ", ".join(_printable(entry.filename) for entry in entries[:SHOWN])
         raise DataError(f"{path}: no conversations.json in this zip; it contains {names or 'nothing'}")

@@ -86,5 +86,6 @@ def run(args: argparse.Namespace) -> int:
         for reason, count in reasons[:REASONS]:
             say(f"  {count:,}  {reason}")
     say(f"the gold is the longest option in {made['gold_is_longest']:.1%} (chance 25 %)")
-    say(f"LLM: {listed(made['usage'])}")
+    usage = made["usage"] if args.llm_price else {k: v for k, v in made["usage"].items() if k != "cost_usd"}
+    say(f"LLM: {listed(usage)}")
     return 0
