@@ -23,8 +23,7 @@ withdrawn, others, sensitive), NAME for a reward function, LETTER for a letter o
 
 One line per log. With `logging_steps` above 1, it has the mean over these steps. W&B shows the same names
 under `train/`, in the charts and sections of `rft report` (`python launch/wandb_workspace.py ENTITY PROJECT`
-saves them as a workspace). What a reward logs with `log_metric` is there too, under the name that it chose,
-as the mean over all its values.
+saves them as a workspace).
 
 {training}
 
@@ -32,7 +31,13 @@ as the mean over all its values.
 
 {evaluation}
 
-## To add one
+## One of your own
+
+A reward logs it: `log_metric(name, number)` ([write a reward](rewards.md#a-metric-of-your-own)). It is in
+`metrics.jsonl` and in W&B under that name, as the mean over all its values, and has a chart of its own on the
+page of `rft report`. rft itself stays as it is.
+
+## To add one to rft
 
 Add an entry to the table. `of` computes its values from all rollouts of a step, on all ranks; `panel` is the
 title of a chart in `rft/report/panels.py`. Then it is logged, on the page of `rft report`, and in the W&B

@@ -20,11 +20,13 @@ class Panel:
         title: the title, with the unit if there is one.
         hint: one sentence on how to read the chart.
         chance: draw the accuracy of guessing a letter.
+        several: only drawn if it has several series.
     """
 
     title: str
     hint: str
     chance: bool = False
+    several: bool = False
 
     @property
     def metrics(self) -> list[Metric]:
@@ -40,12 +42,20 @@ class Panel:
 HEADLINES = {named("reward").name: "Reward", named("loss").name: "Loss"}
 """{metric: its title} for the headline of a page: the first metric that the run logs is used."""
 
+OWN = "Your own metrics"
+"""Title of the section with what the rewards of a run logged, one chart per metric."""
+
 PANELS: dict[str, tuple[Panel, ...]] = {
     "Results": (
         Panel(
             "Reward",
             "GRPO learns from reward differences within a group, the completions of one question. No spread,"
             " no learning.",
+        ),
+        Panel(
+            "Reward of each function",
+            "Mean score of each, before it is weighted by reward_weights.",
+            several=True,
         ),
         Panel(
             "Right and consistent, by kind of question",

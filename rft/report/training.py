@@ -19,7 +19,7 @@ from rft.records.summary import SUMMARY
 from rft.records.training import METRICS, MetricsLine, read_metrics, read_provenance
 from rft.report import charts
 from rft.report.pages import Card, percent, write_page
-from rft.report.panels import HEADLINES, PANELS, Panel
+from rft.report.panels import HEADLINES, OWN, PANELS, Panel
 
 Completion = Mapping[str, Any]
 """A row of TRL's table of completions."""
@@ -72,10 +72,18 @@ def write_report(folder: Path, page: Path) -> None:
     missing = []
     for section, panels in PANELS.items():
         for panel in panels:
-            if series := find(rows, panel.metrics):
-                sections.setdefault(section, []).append(_figure(panel, series, chance))
-            else:
+            series = find(rows, panel.metrics)
+            if len(series) > 1 or (series and not panel.several):
+                line = chance if panel.chance else None
+                sections.setdefault(section, []).append(_figure(panel, series, panel.share, line))
+            elif not panel.several:
                 missing.append(panel.title)
+    own = [
+        _figure(Panel(name, "Logged by a reward of this run."), {name: points}, share=False)
+        for name, points in find_own(rows).items()
+    ]
+    if own:
+        sections[OWN] = own
     write_page(
         page,
         "training.html.jinja",
@@ -102,14 +110,29 @@ def find(rows: Sequence[MetricsLine], metrics: Sequence[Metric]) -> dict[str, Po
         rows: the lines of `metrics.jsonl`.
         metrics: metrics and families.
     """
-    logged = dict.fromkeys(key for row in rows for key in row.values)
     series: dict[str, Points] = {}
+    logged = _names(rows)
     for metric in metrics:
         for key in (key for key in logged if table.find(key) is metric):
-            points = [(float(row.step), value) for row in rows if _is_number(value := row.values.get(key))]
-            if points:
+            if points := _points(rows, key):
                 series[metric.series or charts.readable(metric.part(key))] = points
     return series
+
+
+def find_own(rows: Sequence[MetricsLine]) -> dict[str, Points]:
+    """Returns {name: its (step, value) points} of the metrics that the rewards of the run logged with
+    `log_metric`: those that are not registered."""
+    series = {key: _points(rows, key) for key in _names(rows) if table.find(key) is None}
+    return {key: points for key, points in series.items() if points}
+
+
+def _names(rows: Sequence[MetricsLine]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.values))
+
+
+def _points(rows: Sequence[MetricsLine], key: str) -> Points:
+    """Returns the values that are finite numbers."""
+    return [(float(row.step), value) for row in rows if _is_number(value := row.values.get(key))]
 
 
 def cards(rows: Sequence[MetricsLine]) -> list[Card]:
@@ -191,16 +214,15 @@ def _chance(rows: Sequence[MetricsLine]) -> float | None:
     return 1 / len(named) if named else None
 
 
-def _figure(panel: Panel, series: Mapping[str, Points], chance: float | None) -> dict[str, object]:
+def _figure(
+    panel: Panel, series: Mapping[str, Points], share: bool, chance: float | None = None
+) -> dict[str, object]:
     return {
         "title": panel.title,
         "hint": panel.hint,
-        "chart": charts.curves(
-            series, panel.title, share=panel.share, chance=chance if panel.chance else None
-        ),
+        "chart": charts.curves(series, panel.title, share=share, chance=chance),
         "numbers": [
-            (name, *(_written(value, panel.share) for value in _ends(points)))
-            for name, points in series.items()
+            (name, *(_written(value, share) for value in _ends(points))) for name, points in series.items()
         ],
     }
 

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from rft.simulate.profile import WORDS
-from rft.tasks.audit import lines
+from rft.tasks.audit import table_rows
 from rft.tasks.memory_targets import MEMORY_TARGETS
 
 LABELS = ("pref_type", "who", "updated", "conversation_scenario")
@@ -87,10 +87,8 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 def audit_table(audits: dict[str, dict[str, Any]]) -> str:
     """A Markdown table with one column per audit."""
-    columns = [lines(audit) for audit in audits.values()]
-    return table(
-        ["chance 25 %", *audits], [[label, *(column[label] for column in columns)] for label in columns[0]]
-    )
+    rows = table_rows(audits.values())
+    return table(["chance 25 %", *audits], [[label, *cells] for label, cells in rows.items()])
 
 
 def text(record: dict[str, Any]) -> str:

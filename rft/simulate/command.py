@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     console = screen()
     from rft.simulate.pipeline import simulate
     from rft.simulate.profile import Settings
-    from rft.tasks.audit import lines
+    from rft.tasks.audit import table_rows
 
     if bool(args.llm_base_url) != bool(args.llm_model):
         raise DataError("--llm-base-url and --llm-model are needed together; give both or neither")
@@ -112,9 +112,8 @@ def run(args: argparse.Namespace) -> int:
             + f"; {sum(record['rejected'].values())} questions rejected"
         )
     table = Table("audit (chance 25 %)", *record["audit"], title_justify="left")
-    columns = [lines(audit) for audit in record["audit"].values()]
-    for label in columns[0]:
-        table.add_row(label, *(column[label] for column in columns))
+    for label, cells in table_rows(record["audit"].values()).items():
+        table.add_row(label, *cells)
     console.print(table)
     if args.push_to_hub:
         from rft.simulate.hub import push

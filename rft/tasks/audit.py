@@ -78,20 +78,23 @@ def _cell(
     return {**rules.strongest(rule_scores, rows, options).record(), "rules": means}
 
 
-def lines(audit: Mapping[str, Any]) -> dict[str, str]:
-    """Formats an audit as {label: figure}, for tables; what it does not have is left out."""
+def table_rows(audits: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Formats audits as {label: one figure per audit}, for tables. A label that no audit has is left out."""
+    columns = [_figures(audit) for audit in audits]
+    labels = dict.fromkeys(label for column in columns for label in column)
+    return {label: [column.get(label, "\N{EN DASH}") for column in columns] for label in labels}
+
+
+def _figures(audit: Mapping[str, Any]) -> dict[str, str]:
     shown = {text: f"{audit[key]:.1%}" for text, key in SHARES.items() if key in audit}
     if "rules" in audit:
         shown |= {f"score of: {name}": f"{score:.1%}" for name, score in audit["rules"].items()}
         shown.setdefault(f"score of: {rules.PROBE}", "too few rows")
         shown["strongest of these"] = _describe(audit["strongest"])
     for category, cells in audit.get("by", {}).items():
-        value, cell = max(
-            cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"], default=("", None)
-        )
-        shown[f"strongest by {category}"] = (
-            f"{value}: {_describe(cell)}" if cell else f"no value with {rules.LEAST} questions"
-        )
+        if cells:
+            value, cell = max(cells.items(), key=lambda item: item[1]["score"] - item[1]["bar"])
+            shown[f"strongest by {category}"] = f"{value}: {_describe(cell)}"
     shown |= {text: f"{audit[key]:,}" for text, key in COUNTS.items() if key in audit}
     if "in_history" in audit:
         shown["free answers found in the history"] = f"{audit['in_history']:.1%}"

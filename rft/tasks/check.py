@@ -20,7 +20,7 @@ from rft.data.rules import ERRORS, LEAST, POINTS
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import DataError
 from rft.files import write_atomic
-from rft.tasks.audit import lines, prove_label_free, shortcuts, telling_rules
+from rft.tasks.audit import prove_label_free, shortcuts, table_rows, telling_rules
 from rft.tasks.base import MOST_VALUES, Split, Task
 from rft.tasks.jsonl import NOT_IN_HISTORY, is_jsonl
 from rft.tasks.load import load_split, locate, split_names, task_named
@@ -324,19 +324,18 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         }
         table("Lengths (minimum, median, maximum)", lengths)
         audits = [split["shortcuts"] for split in splits]
-        rows_of_audits = [lines(audit) for audit in audits]
         chances = sorted({f"{audit['chance']:.0%}" for audit in audits if "chance" in audit})
-        named = dict.fromkeys(label for row in rows_of_audits for label in row)
-        table(
-            f"Shortcuts (chance {', '.join(chances)})" if chances else "Answers",
-            {label: [row.get(label, "–") for row in rows_of_audits] for label in named},
+        table(f"Shortcuts (chance {', '.join(chances)})" if chances else "Answers", table_rows(audits))
+    if splits and any(cells for audit in audits for cells in audit.get("by", {}).values()):
+        line(
+            f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is"
+            " furthest above chance."
         )
     if splits and chances:
         line(
-            f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is"
-            f" furthest above chance. 'telling' means significantly above chance: at least {100 * POINTS:.0f}"
-            f" points above chance, and above the threshold of {ERRORS} standard errors after a"
-            " Bonferroni correction for the number of rules."
+            f"'telling' means significantly above chance: at least {100 * POINTS:.0f} points above chance,"
+            f" and above the threshold of {ERRORS} standard errors after a Bonferroni correction for the"
+            " number of rules."
         )
     if splits:
         line(

@@ -35,8 +35,7 @@ class RunConfig:
         default_factory=list,
         metadata={
             "help": (
-                "Fields in which this run may differ from the checkpoint it resumes; data_sha256 allows other"
-                " data."
+                "Fields in which this run may differ from the resumed checkpoint; data_sha256: other data."
             )
         },
     )
@@ -62,9 +61,8 @@ class RunConfig:
         default=None,
         metadata={
             "help": (
-                "Tokens that an MLP processes at a time; it recomputes them in the backward pass. Same"
-                " numbers, less memory (Qwen3-4B at 128k: 8 GiB less with 16384), for 3% of an update's time"
-                " at 32k and 1% at 128k (by analysis)."
+                "Tokens that an MLP processes at a time and recomputes in the backward pass. Same numbers;"
+                " Qwen3-4B at 128k needs 8 GiB less with 16384, for 1% of an update's time (by analysis)."
             )
         },
     )
@@ -82,9 +80,9 @@ class RunConfig:
         default=False,
         metadata={
             "help": (
-                "Keep each layer's attention over histories of 4,096 tokens or more, instead of computing it"
-                " again; needs gradient_checkpointing. For Qwen3-4B on an H200, 14% less time per update at"
-                " 32k for 15 GiB, 18% at 128k for 42 GiB (by analysis)."
+                "Keep each layer's attention over histories of 4,096 tokens or more; needs"
+                " gradient_checkpointing. Qwen3-4B on an H200 at 32k: 14% less time per update for 15 GiB"
+                " (by analysis)."
             )
         },
     )

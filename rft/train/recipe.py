@@ -101,6 +101,10 @@ def parse(types: Sequence[Any], argv: Given = None) -> tuple[Any, ...]:
         print(show(types, everything=not {"-h", "--help"} & set(argv)))
         raise SystemExit(0)
     names = {f.name for cls in types for f in fields(cls) if f.init}
+    joined = next((word for word in argv if word.startswith("--config=")), None)
+    if joined is not None:  # TRL's parser knows the separate form only
+        place = argv.index(joined)
+        argv[place : place + 1] = ["--config", *filter(None, [joined.removeprefix("--config=")])]
     if "--config" in argv:
         place = argv.index("--config") + 1
         if place == len(argv):

@@ -23,6 +23,7 @@ from rft.launch import allocator
 from rft.models.loading import load_model
 from rft.plan.dry_run import DryRun
 from rft.runs.checkpoint import RecallCallback, resume_point
+from rft.runs.extension_locks import warn_of_old_locks
 from rft.runs.failfast import DiskCallback, OutputLock, StallCallback
 from rft.runs.preemption import EXIT_CODE, StopCallback
 from rft.runs.run_spec import RunSpec
@@ -54,6 +55,7 @@ def set_up_logging() -> None:
     for old in (
         "gradient_checkpointing",
         "gradient_checkpointing_enable",
+        "gradient_checkpointing_disable",
         "is_gradient_checkpointing",
         "all_gather_into_tensor",
         "reduce_scatter_tensor",
@@ -66,6 +68,7 @@ def run_main(train: Callable[..., Any], argv: Sequence[str] | None = None) -> in
     set_up_logging()
     # read when the first CUDA tensor is created
     os.environ.update(allocator(sys.argv[1:] if argv is None else argv))
+    warn_of_old_locks()
     try:
         train(argv)
     except (RftError, OSError) as error:

@@ -10,7 +10,7 @@ from rft.data.private import plausible_items
 from rft.data.probe import WORDS, choices
 from rft.data.question import Question
 from rft.data.rules import MEASURES, PROBE, Asked, bar, cells, scores, strongest
-from rft.tasks.audit import lines, shortcuts, telling_rules
+from rft.tasks.audit import shortcuts, table_rows, telling_rules
 
 LABELS = {
     "pref_type": "",
@@ -72,7 +72,7 @@ def test_a_telling_length_is_found_by_rule_and_probe() -> None:
 
 def test_too_few_questions_for_a_probe() -> None:
     few = shortcuts(questions(19))
-    assert PROBE not in few["rules"] and lines(few)[f"score of: {PROBE}"] == "too few rows"
+    assert PROBE not in few["rules"] and table_rows([few])[f"score of: {PROBE}"] == ["too few rows"]
 
 
 def test_the_probe_answers_only_for_people_it_was_not_trained_on() -> None:
@@ -158,10 +158,11 @@ def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
         "ask_to_forget (the most common option text 100.0% of 300)" in of_type
         and "neutral_preferences (" in of_type
     )
-    assert (
-        lines(audit)["strongest by pref_type"]
-        == "ask_to_forget: the most common option text 100.0% of 300, telling"
-    )
+    small = shortcuts(questions(20))  # no category has enough of them
+    shown = table_rows([small, audit])
+    described = "ask_to_forget: the most common option text 100.0% of 300, telling"
+    assert shown["strongest by pref_type"] == ["\N{EN DASH}", described]
+    assert not [label for label in table_rows([small]) if label.startswith("strongest by")]
 
 
 def test_the_text_that_is_most_often_gold_is_learned_from_other_people() -> None:

@@ -168,7 +168,7 @@ def test_all_ranks_have_the_metrics_of_one_that_has_all_rollouts(mini_data):
 def test_a_logged_metric_is_on_the_page_and_in_the_workspace(tmp_path, repository):
     """Every metric with a chart, a family by one of its members."""
     logged = {
-        metric.name.replace("KIND", "changed").replace("LETTER", "c")
+        metric.name.replace("KIND", "changed").replace("LETTER", "c").replace("NAME", "f")
         for metric in REGISTRY.all
         if metric.panel
     }

@@ -83,6 +83,11 @@ def test_the_quickstart_reads_memories_as_its_recipes_write_them():
         )
 
 
+def test_a_recipe_can_be_joined_to_its_flag():
+    separate, joined = (parse(GRPO, words)[1] for words in (QUICK, ["--seed=1", "--config=" + QUICK[1]]))
+    assert (separate.max_steps, separate.seed, joined.max_steps, joined.seed) == (140, 0, 140, 1)
+
+
 def test_the_command_line_overrides_the_recipe(tmp_path):
     data, args, model = parse(
         GRPO,
@@ -124,6 +129,8 @@ def recipe(tmp_path: Path, text: str) -> list[str]:
         ([*QUICK, "--max_step", "3"], "did you mean 'max_steps'"),
         (["--config", "no/such.yaml"], "no/such.yaml: no such file, and no such recipe"),
         (["--config"], "--config needs a value: the path"),
+        (["--config="], "--config needs a value: the path"),
+        (["--config=no/such.yaml"], "no/such.yaml: no such file, and no such recipe"),
         ([*QUICK, "--prefix_sharing", "maybe"], "invalid choice"),
     ],
 )

@@ -179,6 +179,29 @@ def test_an_unreadable_provenance_is_named(run):
         page_of(run)
 
 
+def test_what_a_reward_logs_has_a_chart_under_the_name_that_it_chose(run):
+    log(run, [{"step": i, "reward": 0.5, f"mine/{HOSTILE}": i / 4, "words": 3.0} for i in (1, 2)])
+    page = page_of(run)
+    own = page[page.index("<h2>Your own metrics</h2>") :]
+    assert own.count('<figure class="card') == 2 and HOSTILE not in page
+    assert "<h3>mine/&lt;script&gt;alert(1)&lt;/script&gt;</h3>" in own
+    assert '</td><td class="number">0.25</td><td class="number">0.5</td>' in own  # no share: rft cannot know
+    assert "<h3>words</h3>" in own and '<td>words</td><td class="number">3</td>' in own
+    log(run, [{"step": 1, "reward": 0.5}])
+    assert "Your own metrics" not in page_of(run)
+
+
+def test_rewards_are_told_apart_if_there_are_several(run):
+    title = "<h3>Reward of each function</h3>"
+    log(run, [{"step": 1, "reward": 0.5, "rewards/personamem/mean": 0.5}])
+    assert (
+        title not in (page := page_of(run)) and "Reward of each function" not in page
+    )  # the same curve twice
+    log(run, [{"step": 1, "reward": 0.6, "rewards/personamem/mean": 0.5, "rewards/short/mean": 0.25}])
+    shown = page_of(run).split(title)[1]
+    assert shown.index("<td>personamem</td>") < shown.index('<td>short</td><td class="number">0.25</td>')
+
+
 def test_an_odd_panel_takes_the_width_of_two(run):
     page = page_of(run)
     for section in page.split("<h2>")[1:]:
