@@ -1,0 +1,118 @@
+"""A tree over 2 and 4 processes is the tree of one: scores, every gradient, and training."""
+
+import gc
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_prefix_tree_distributed import STEPS, new_model, wrap
+from tiny_tree import gradients, random_rows, tiny_model
+
+from rft.prefix_tree.layout import Tree
+from rft.prefix_tree.logprobs import tree_logps
+
+WORLD = 4
+HEADS = {"num_attention_heads": 12, "num_key_value_heads": 6}  # 4 ranks: 6 key heads become 12
+TREES = {
+    "forest": random_rows(0),
+    "another": random_rows(3, histories=3),
+    "three tokens": ([[3, 4, 5]], [2]),  # the last rank of four has only padding
+    "two tokens": ([[7, 8], [7, 9]], [1, 1]),
+    "no completion": ([[3, 4, 5, 6, 7], [3, 4, 9, 9, 9, 9, 1, 2]], [5, 5]),  # only one rank predicts
+}
+MODELS = {"grouped": {}, "six key heads": HEADS, "no checkpoints": {}}
+CASES = [("grouped", name) for name in TREES] + [(kind, "forest") for kind in MODELS if kind != "grouped"]
+
+
+def model_of(kind):
+    model = tiny_model(**MODELS[kind]).train()
+    if kind != "no checkpoints":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def measured(kind, rows, prompts, group=None):
+    """Log-probs, entropies, and the mean over the group's ranks of every gradient."""
+    model = model_of(kind)
+    tables = tree_logps(model, Tree(rows, prompts, min_saving=1), 0.8, True, chunk=8, group=group)
+    found = gradients(model, *tables)
+    if group is not None:
+        for gradient in found.values():
+            dist.all_reduce(gradient, group=group)
+            gradient /= dist.get_world_size(group)
+    return [table.detach() for table in tables], found
+
+
+def train(model, groups, group=None, index=0):
+    """The losses and last weights of five steps over `groups` groups with unequal trees."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    losses = []
+    for step in range(STEPS):
+        loss = 0.0
+        for one in range(groups) if group is None else (index,):
+            rows, prompts = random_rows(10 * step + one, histories=1 + one)
+            logps, entropies = tree_logps(model, Tree(rows, prompts), 0.8, True, chunk=8, group=group)
+            loss = loss - (logps.sum() + 0.1 * entropies.sum()) / 50
+        if group is None:
+            loss = loss / groups
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    return torch.stack(losses), [p.detach() for p in whole]
+
+
+def process(rank, world, port, results):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    pairs, _ = dist.new_subgroups(2)
+    found = {
+        (size, kind, name): measured(kind, *TREES[name], group=group)
+        for size, group in ((2, pairs), (4, dist.group.WORLD))
+        for kind, name in CASES
+    }
+    trained = {}
+    for kind in ("ddp", "fsdp2"):
+        losses, weights = train(wrap(kind, new_model()), 2, pairs, rank // 2)
+        dist.all_reduce(losses)
+        trained[kind] = losses / world, weights
+    if rank == world - 1:
+        torch.save((found, trained), results)
+    gc.collect()  # as in test_prefix_tree_distributed
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    results = tmp_path_factory.mktemp("ranks") / "found.pt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(process, (WORLD, port, str(results)), nprocs=WORLD)
+    return torch.load(results)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.parametrize("size", [2, 4])
+def test_scores_and_gradients_are_those_of_one_process(found, size, kind, name):
+    tables, of_ranks = found[0][size, kind, name]
+    alone, of_one = measured(kind, *TREES[name])
+    assert tables[0].abs().max() > 1e-2
+    for table, expected in zip(tables, alone, strict=True):
+        assert (table - expected).abs().max() < 1e-9
+    assert of_ranks.keys() == of_one.keys()
+    for parameter, gradient in of_one.items():
+        assert (of_ranks[parameter] - gradient).abs().max() < 1e-9, parameter
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_groups_of_two_train_as_one_process(found, kind):
+    losses, weights = found[1][kind]
+    expected, of_one = train(new_model(), 2)
+    assert (expected[0] - expected[-1]).abs() > 1e-2
+    assert (losses - expected).abs().max() < 1e-8
+    assert max((a - b).abs().max() for a, b in zip(weights, of_one, strict=True)) < 1e-8
