@@ -216,20 +216,17 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
     return options
 
 
-def shape_of(model: Any, args: Any) -> ModelShape:
-    """Returns the model's shape, from its config only, with the recipe's adapter.
+def config_of(model: Any) -> Any:
+    """Returns the config of the model to train, or of the base of an adapter.
 
     Raises:
-        RecipeError: there is no config, or half-precision weights would be trained without masters.
+        RecipeError: there is none.
     """
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from trl import get_peft_config
+    from transformers import AutoConfig
 
     name = checkpoint(model.model_name_or_path)
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             name, revision=model.model_revision, local_files_only=local_only(name)
         )
     except (OSError, ValueError) as error:
@@ -240,6 +237,20 @@ def shape_of(model: Any, args: Any) -> ModelShape:
             f" ({str(error).splitlines()[0][:150]}); name a checkpoint folder, or a Hub id that this machine"
             " can reach"
         ) from None
+
+
+def shape_of(model: Any, args: Any) -> ModelShape:
+    """Returns the model's shape, from its config only, with the recipe's adapter.
+
+    Raises:
+        RecipeError: there is no config, or half-precision weights would be trained without masters.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+    from trl import get_peft_config
+
+    config = config_of(model)
     dtype = getattr(torch, model.dtype or "", None) or config.dtype or torch.float32
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -2,11 +2,11 @@
 
 N ranks of a process group hold the same tree, and each forwards an equal slice of its packed tokens through
 the layers. Only attention needs all tokens: an all-to-all gives every rank all tokens of some heads, the plan
-of the tree runs on these as it does on one process, and a second all-to-all returns every token's heads to its
-rank:
+of the tree runs on these as it does on one process, and a second all-to-all returns every token's heads to
+its rank:
 
-    rank 0   tokens [0, S)    all heads          all tokens   heads of rank 0          tokens [0, S)    all heads
-    rank 1   tokens [S, 2S)   all heads   --->   all tokens   heads of rank 1   --->   tokens [S, 2S)   all heads
+    rank 0   tokens [0, S), all heads          all tokens, heads of rank 0          tokens [0, S), all heads
+    rank 1   tokens [S, 2S), all heads  --->   all tokens, heads of rank 1  --->   tokens [S, 2S), all heads
 
 Invariant: every function here is linear in its tensors, and its backward pass is its exact transpose. So a
 rank's gradients are those of the SUM of all ranks' losses with respect to the weights it has used; where each
