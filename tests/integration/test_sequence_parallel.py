@@ -1,0 +1,75 @@
+"""Processes that train the same rows together train as one process does, in float64; killed and resumed, bit
+for bit."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from runs import REPOSITORY, Server, assert_same, left, zero
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOP = ["--top_k", "1", "--rewards", f"{Path(__file__).with_name('rewards_for_tests.py')}:by_place"]
+FIVE = ["--dtype", "auto", "--max_steps", "5", "--save_strategy", "no", "--logging_steps", "1"]
+FIVE += ["--learning_rate", "1e-3", "--warmup_steps", "0"]
+WORDS = {
+    "grpo": [*FIVE, *TOP],
+    "memory_grpo": [*FIVE, *TOP, "--max_tree_tokens", "2000", "--held_out_steps", "1000"],
+    "sft": [*FIVE, "--questions_per_history", "1"],
+}
+ROWS = {"grpo": 16, "memory_grpo": 8, "sft": 16}
+WAYS = {
+    "two": (2, {}, 1),
+    "two groups of two": (4, {}, 2),
+    "zero3": (2, zero(3), 1),
+}
+SP = ["--sequence_parallel", "2"]
+
+
+@pytest.fixture(scope="module")
+def server(mini_data, tiny_checkpoint, tmp_path_factory):
+    """Its model is float64, and Qwen3 with one key head: the two processes repeat it."""
+    folder = tmp_path_factory.mktemp("sequence")
+    AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float64).save_pretrained(folder / "m")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(folder / "m")
+    server = Server(folder, mini_data, folder / "m")
+    yield server
+    server.close()
+
+
+def five_steps(server: Server, out: Path, recipe: str, processes: int, env: dict, rows: int, *words: str):
+    size = ("--per_device_train_batch_size", str(rows))
+    done = server.run(out, *WORDS[recipe], *size, *words, recipe=recipe, processes=processes, env=env)
+    assert done["statuses"] == [0] * processes, done["said"]
+    return left(out), done["said"]
+
+
+@pytest.fixture(scope="module")
+def alone(server):
+    runs = {}
+
+    def run(recipe):
+        if recipe not in runs:
+            runs[recipe], _ = five_steps(server, server.folder / recipe, recipe, 1, {}, ROWS[recipe])
+        return runs[recipe]
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", WORDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_five_steps_are_those_of_one_process(server, alone, tmp_path, recipe, way):
+    processes, env, groups = WAYS[way]
+    found, said = five_steps(
+        server, tmp_path / "run", recipe, processes, env, ROWS[recipe] // groups, *SP
+    )
+    expected = alone(recipe)
+    for ours, theirs in zip(expected["metrics"], found["metrics"], strict=True):
+        for name in ("loss", "grad_norm", "reward", "num_tokens", "entropy", "completions/mean_length"):
+            assert (name in ours) == (name in theirs), name
+            assert math.isclose(ours.get(name, 0), theirs.get(name, 0), rel_tol=1e-6, abs_tol=1e-8), name
+    assert any(row.get("grad_norm", 0) > 1e-3 for row in expected["metrics"])
+    for name, tensor in expected["weights"].items():
+        assert tensor.dtype == torch.float64
+        assert (tensor - found["weights"][name]).abs().max() < 1e-8, name
+    assert ("of 2 processes (sequence_parallel)" in said) == (recipe != "sft")
