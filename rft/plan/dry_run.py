@@ -73,6 +73,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         f" {sorted(prompts.values())[len(prompts) // 2]:,}"
     )
     shape = shape_of(model, args)
+    work = work.shared_out(args.sequence_parallel)
     phases = estimate(shape, layout, work)
     kind = (
         f"ZeRO-{layout.zero}"
@@ -85,7 +86,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     )
     say(
         f"estimated memory per process ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
-        f"{work.update:,} tokens forwarded at once):"
+        f"{work.update:,} tokens{' of a tree' * (work.ranks > 1)} forwarded at once):"
     )
     for phase, by_part in phases.items():
         if by_part:
@@ -167,7 +168,7 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
     for fields_, less in smaller_activations.items():
         if less.tile >= work.tile and less.offload >= work.offload and less != work:
             options.append((f"{checkpointed}{fields_}", (shape, layout, less)))
-    longest_row = work.prefix + work.completion
+    longest_row = -(-(work.prefix + work.completion) // work.ranks)
     if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
         budget = max(longest_row, work.update // 4)
         smaller = replace(
@@ -178,7 +179,10 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
             accumulates=True,
         )
         options.append(
-            (f"gradient_checkpointing: true and max_tree_tokens: {budget}", (shape, layout, smaller))
+            (
+                f"gradient_checkpointing: true and max_tree_tokens: {budget * work.ranks}",
+                (shape, layout, smaller),
+            )
         )
     if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
         options.append(

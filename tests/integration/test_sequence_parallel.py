@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import REPOSITORY, Server, assert_same, left, zero
+from runs import Server, assert_same, left, zero
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOP = ["--top_k", "1", "--rewards", f"{Path(__file__).with_name('rewards_for_tests.py')}:by_place"]
+"""Every completion of a question is the most likely one, and a reward tells them apart."""
+
 FIVE = ["--dtype", "auto", "--max_steps", "5", "--save_strategy", "no", "--logging_steps", "1"]
 FIVE += ["--learning_rate", "1e-3", "--warmup_steps", "0"]
 WORDS = {
@@ -18,11 +20,7 @@ WORDS = {
     "sft": [*FIVE, "--questions_per_history", "1"],
 }
 ROWS = {"grpo": 16, "memory_grpo": 8, "sft": 16}
-WAYS = {
-    "two": (2, {}, 1),
-    "two groups of two": (4, {}, 2),
-    "zero3": (2, zero(3), 1),
-}
+WAYS = {"two": (2, {}, 1), "two groups of two": (4, {}, 2), "zero3": (2, zero(3), 1)}
 SP = ["--sequence_parallel", "2"]
 
 
@@ -60,9 +58,7 @@ def alone(server):
 @pytest.mark.parametrize("way", WAYS)
 def test_five_steps_are_those_of_one_process(server, alone, tmp_path, recipe, way):
     processes, env, groups = WAYS[way]
-    found, said = five_steps(
-        server, tmp_path / "run", recipe, processes, env, ROWS[recipe] // groups, *SP
-    )
+    found, said = five_steps(server, tmp_path / "run", recipe, processes, env, ROWS[recipe] // groups, *SP)
     expected = alone(recipe)
     for ours, theirs in zip(expected["metrics"], found["metrics"], strict=True):
         for name in ("loss", "grad_norm", "reward", "num_tokens", "entropy", "completions/mean_length"):
@@ -73,3 +69,19 @@ def test_five_steps_are_those_of_one_process(server, alone, tmp_path, recipe, wa
         assert tensor.dtype == torch.float64
         assert (tensor - found["weights"][name]).abs().max() < 1e-8, name
     assert ("of 2 processes (sequence_parallel)" in said) == (recipe != "sft")
+
+
+def test_a_killed_run_resumes_bit_for_bit(server, tmp_path):
+    """Killed in its third rollout; each process of the group draws half of the completions."""
+    words = ["--dtype", "auto", "--max_steps", "4", "--save_steps", "2", "--logging_steps", "1", *SP]
+    words += ["--steps_per_generation", "2", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3"]
+    done = server.run(tmp_path / "whole", *words, processes=2)
+    assert done["statuses"] == [0, 0], done["said"]
+    expected, out = left(tmp_path / "whole"), tmp_path / "run"
+    killed = server.run(out, *words, processes=2, kill={"in": "training_step", "call": 3, "rank": 1})
+    assert -9 in killed["statuses"] and (out / "checkpoint-2").is_dir()
+    done = server.run(out, *words, "--resume_from_checkpoint", "true", processes=2)
+    assert done["statuses"] == [0, 0], done["said"]
+    assert_same(left(out), expected)
+    said = [row["completion"] for row in expected["completions"]]
+    assert len(set(said)) > len(said) / 2, "processes of a group draw alike"

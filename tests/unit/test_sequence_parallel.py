@@ -1,4 +1,5 @@
-"""A tree over 2 and 4 processes is the tree of one: scores, every gradient, and training."""
+"""A tree over 2 and 4 processes is the tree of one: scores, every gradient, and training. What cannot be
+shared out is refused before anything is loaded."""
 
 import gc
 import socket
@@ -9,9 +10,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_prefix_tree_distributed import STEPS, new_model, wrap
 from tiny_tree import gradients, random_rows, tiny_model
+from trl import ModelConfig
 
+from rft.errors import RecipeError
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
+from rft.train.grpo_config import HistoryGRPOConfig
+from rft.train.recipe import DataArguments, parse
+from rft.train.sequence import check_sequence_parallel
 
 WORLD = 4
 HEADS = {"num_attention_heads": 12, "num_key_value_heads": 6}  # 4 ranks: 6 key heads become 12
@@ -116,3 +122,54 @@ def test_two_groups_of_two_train_as_one_process(found, kind):
     assert (expected[0] - expected[-1]).abs() > 1e-2
     assert (losses - expected).abs().max() < 1e-8
     assert max((a - b).abs().max() for a, b in zip(weights, of_one, strict=True)) < 1e-8
+
+
+@pytest.fixture
+def recipe(repository, tmp_path):
+    """Parses the quickstart's GRPO recipe, with a model of 12 query heads."""
+    tiny_model(**HEADS).config.save_pretrained(tmp_path / "model")
+
+    def parsed(*words):
+        kinds = (DataArguments, HistoryGRPOConfig, ModelConfig)
+        named = ["--output_dir", str(tmp_path), "--model_name_or_path", str(tmp_path / "model")]
+        return parse(kinds, ["--config", str(repository / "recipes/quickstart/grpo.yaml"), *named, *words])
+
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("size", "machine", "would_do"),
+    [
+        (4, "ddp:6:80", "the 6 processes of this run and the model's 12 query heads; 1, 2, 3 or 6 would do"),
+        (8, "ddp:8:80", "the 8 processes of this run and the model's 12 query heads; 1, 2 or 4 would do"),
+        (24, "ddp:24:80", "the model's 12 query heads; 1, 2, 3, 4, 6 or 12 would do"),
+        (2, "ddp:1:80", "the 1 process of this run and the model's 12 query heads; 1 would do"),
+    ],
+    ids=["processes", "heads", "more than heads", "one process"],
+)
+def test_a_number_that_does_not_divide_is_refused_with_those_that_do(recipe, size, machine, would_do):
+    _, args, model = recipe("--sequence_parallel", str(size), "--dry_run_on", machine)
+    with pytest.raises(RecipeError, match=f"sequence_parallel {size}: it must divide .*{would_do}"):
+        check_sequence_parallel(args, model)
+
+
+def test_a_number_that_divides_is_taken(recipe):
+    for size in (1, 2, 4):
+        _, args, model = recipe("--sequence_parallel", str(size), "--dry_run_on", "ddp:8:80")
+        check_sequence_parallel(args, model)
+        assert args.units_per_generation(8) == args.units_per_generation(1) * 8 // size
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--prefix_sharing", "off"], "set `prefix_sharing: on`, or `sequence_parallel: 1`"),
+        (["--use_vllm", "true", "--vllm_mode", "colocate"], "`vllm_mode: server`, or `sequence_parallel: 1`"),
+        (["--top_entropy_quantile", "0.2"], "would count a token 2 times"),
+        (["--sequence_parallel", "0"], "sequence_parallel 0: expected 1 or more"),
+    ],
+    ids=["sharing off", "vllm", "quantile", "zero"],
+)
+def test_what_cannot_be_shared_out_is_refused(recipe, words, said):
+    with pytest.raises(RecipeError, match=said):
+        recipe("--sequence_parallel", "2", *words)
