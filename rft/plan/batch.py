@@ -53,8 +53,7 @@ def grpo_batch(
     if args.max_tree_tokens:
         update = min(update, args.max_tree_tokens)
     optimizer_steps = args.optimizer_steps
-    groups = max(1, layout.processes // args.sequence_parallel)
-    histories = units * groups
+    histories = units * args.groups_of(layout.processes)
     order = HistorySampler(
         [q.history_id for q in questions],
         asked,
@@ -186,9 +185,7 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     """
     layout, _ = machine(args)
     rows = args.per_device_train_batch_size
-    rows_per_step = (
-        rows * args.gradient_accumulation_steps * max(1, layout.processes // args.sequence_parallel)
-    )
+    rows_per_step = rows * args.gradient_accumulation_steps * args.groups_of(layout.processes)
     shared = args.questions_per_history
     at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
     per_epoch = -(-count // rows_per_step)

@@ -79,39 +79,8 @@ class RunConfig:
         },
     )
 
-    sequence_parallel: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "Number N of processes that train the same rows together, each with 1/N of the tokens of a"
-                " tree and, in attention, 1/N of the heads (Ulysses). It must divide the number of processes"
-                " and of query heads. Batch sizes then count rows per group of N processes."
-            )
-        },
-    )
-
-    @property
-    def data_ranks(self) -> int:
-        """Number of groups of `sequence_parallel` processes; each group has rows of its own."""
-        return max(1, self.world_size // self.sequence_parallel)  # type: ignore[attr-defined]
-
-    @property
-    def data_rank(self) -> int:
-        """This process's group."""
-        return self.process_index // self.sequence_parallel  # type: ignore[attr-defined]
-
-    def over_processes(self, processes: int | None = None) -> str:
-        """Says over how many processes a batch is spread; by default those of this run."""
-        count, size = processes or self.world_size, self.sequence_parallel  # type: ignore[attr-defined]
-        if size == 1:
-            return f"{count} process{'es' * (count != 1)}"
-        groups = max(1, count // size)
-        return f"{groups} group{'s' * (groups != 1)} of {size} processes (sequence_parallel)"
-
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
-        if self.sequence_parallel < 1:
-            raise RecipeError(f"sequence_parallel {self.sequence_parallel}: expected 1 or more")
         if self.mlp_tile_tokens is not None and self.mlp_tile_tokens < 1:
             raise RecipeError(
                 f"mlp_tile_tokens {self.mlp_tile_tokens}: expected 1 or more; remove the field to turn"

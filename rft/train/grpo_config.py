@@ -17,6 +17,7 @@ from reward.mcq import GATES
 from rft.errors import RecipeError
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOutConfig
+from rft.train.sequence import SequenceConfig
 
 # losses divided by the tokens of the complete batch: the losses of its parts add up
 ADDITIVE = ("cispo", "dapo", "vespo")
@@ -30,7 +31,7 @@ NAMES = {  # what TRL knows, but looks at only in a loss
 
 
 @dataclass
-class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
+class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
     """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions; in memory
     GRPO, memories."""
 
@@ -281,8 +282,7 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
                 f" {self.steps_per_generation} = {share} {self.rollout_name} per rank, which is not a"
                 f" multiple of {product}; make the product {whole}, so that a history stays on one rank"
             )
-        ranks = max(1, processes // self.sequence_parallel) if processes else self.data_ranks
-        return share * ranks // unit
+        return share * self.groups_of(processes or self.world_size) // unit
 
     @property
     def optimizer_steps(self) -> float:

@@ -12,7 +12,9 @@ is shared out by `rft.prefix_tree.sequence_parallel`.
 Invariant: the gradients are those of as many processes as there are groups, without sequence parallelism.
 """
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -22,15 +24,59 @@ from transformers import Trainer
 from rft.errors import RecipeError
 from rft.plan.dry_run import config_of
 from rft.plan.machine import machine
-from rft.train.config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass
+class SequenceConfig:
+    """Sequence parallelism. A mixin; list it before a TrainingArguments class."""
+
+    sequence_parallel: int = field(
+        default=1,
+        metadata={
+            "help": (
+                "Number N of processes that train the same rows together, each with 1/N of the tokens of a"
+                " tree and, in attention, 1/N of the heads (Ulysses). It must divide the number of processes"
+                " and of query heads. Batch sizes then count rows per group of N processes."
+            )
+        },
+    )
+
+    @property
+    def data_ranks(self) -> int:
+        """Number of groups of `sequence_parallel` processes; each group has rows of its own."""
+        return self.groups_of(self.world_size)  # type: ignore[attr-defined]
+
+    @property
+    def data_rank(self) -> int:
+        """This process's group."""
+        return self.process_index // self.sequence_parallel  # type: ignore[attr-defined]
+
+    def groups_of(self, processes: int) -> int:
+        """Returns the number of groups of so many processes."""
+        return max(1, processes // self.sequence_parallel)
+
+    def over_processes(self, processes: int | None = None) -> str:
+        """Says over how many processes a batch is spread; by default those of this run."""
+        count, size = processes or self.world_size, self.sequence_parallel  # type: ignore[attr-defined]
+        if size == 1:
+            return f"{count} process{'es' * (count != 1)}"
+        groups = self.groups_of(count)
+        return f"{groups} group{'s' * (groups != 1)} of {size} processes (sequence_parallel)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        if self.sequence_parallel < 1:
+            raise RecipeError(f"sequence_parallel {self.sequence_parallel}: expected 1 or more")
 
 
 class SequenceMixin(Trainer):
     """Mixin before a trainer: processes of a group get the same rows."""
 
-    args: RunConfig
+    args: Any
     sequence: Any = None
     """This process's group; None if it trains its rows alone."""
 
@@ -39,6 +85,8 @@ class SequenceMixin(Trainer):
         super().create_accelerator_and_postprocess()
         if self.args.sequence_parallel > 1:
             self.sequence, _ = dist.new_subgroups(self.args.sequence_parallel)
+            if self.args.process_index == 0:
+                logger.info("tokens are spread over %s", self.args.over_processes())
 
     def get_train_dataloader(self) -> Any:
         """Gives the processes of a group the same rows."""

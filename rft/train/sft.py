@@ -41,7 +41,7 @@ from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
 from rft.train.muon import MuonMixin
 from rft.train.recipe import DataArguments, parse
 from rft.train.runner import finish, fit, load_policy, run_main
-from rft.train.sequence import SequenceMixin, check_sequence_parallel
+from rft.train.sequence import SequenceConfig, SequenceMixin, check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
 from rft.train.trl import RecordsMixin
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
+class ColdStartConfig(RunConfig, HeldOutConfig, SequenceConfig, SFTConfig):
     """Fields of a cold start, in addition to TRL's SFTConfig."""
 
     questions_per_history: int = field(
