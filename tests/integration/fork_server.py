@@ -2,8 +2,8 @@
 seconds.
 
 Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process],
-"phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill"}, where recipe is a key of
-SCRIPTS, and kill is null, {"after": seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank"
+"phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill", "fixed"}, where recipe is a
+key of SCRIPTS, fixed says whether completions are those of `fixed_rollouts`, and kill is null, {"after": seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank"
 (0).
 """
 
@@ -16,6 +16,8 @@ import threading
 import time
 import traceback
 from pathlib import Path
+
+import fixed_rollouts
 
 from rft.runs import checkpoint
 from rft.train import grpo, memory_grpo, runner, sft, trl
@@ -76,6 +78,8 @@ def child(job: dict, rank: int, port: int) -> int:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
+    if job.get("fixed"):
+        trl.PolicyTrainer.complete = fixed_rollouts.rollouts
     mark_phases(Path(job["log"]).parent, rank)
     kill = job.get("kill") or {}
     if "in" in kill and rank == kill.get("rank", 0):

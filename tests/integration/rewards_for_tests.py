@@ -50,8 +50,3 @@ def words(completions, **_):
 
 async def judge_is_down(completion_ids, **_):
     raise ConnectionError("judge: connection refused")
-
-
-def by_place(completion_ids, **_):
-    """Numbers that differ within a group of four, whatever its completions say."""
-    return [i % 4 / 4 for i in range(len(completion_ids))]

@@ -9,14 +9,17 @@ import torch
 from runs import Server, assert_same, left, zero
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-TOP = ["--top_k", "1", "--rewards", f"{Path(__file__).with_name('rewards_for_tests.py')}:by_place"]
-"""Every completion of a question is the most likely one, and a reward tells them apart."""
-
+FIXED = [
+    "--rewards",
+    f"{Path(__file__).with_name('fixed_rollouts.py')}:length",
+    "--max_completion_length",
+    "16",
+]
 FIVE = ["--dtype", "auto", "--max_steps", "5", "--save_strategy", "no", "--logging_steps", "1"]
 FIVE += ["--learning_rate", "1e-3", "--warmup_steps", "0"]
 WORDS = {
-    "grpo": [*FIVE, *TOP],
-    "memory_grpo": [*FIVE, *TOP, "--max_tree_tokens", "2000", "--held_out_steps", "1000"],
+    "grpo": [*FIVE, *FIXED],
+    "memory_grpo": [*FIVE, *FIXED, "--max_tree_tokens", "2000", "--held_out_steps", "1000"],
     "sft": [*FIVE, "--questions_per_history", "1"],
 }
 ROWS = {"grpo": 16, "memory_grpo": 8, "sft": 16}
@@ -37,7 +40,9 @@ def server(mini_data, tiny_checkpoint, tmp_path_factory):
 
 def five_steps(server: Server, out: Path, recipe: str, processes: int, env: dict, rows: int, *words: str):
     size = ("--per_device_train_batch_size", str(rows))
-    done = server.run(out, *WORDS[recipe], *size, *words, recipe=recipe, processes=processes, env=env)
+    done = server.run(
+        out, *WORDS[recipe], *size, *words, recipe=recipe, processes=processes, env=env, fixed=True
+    )
     assert done["statuses"] == [0] * processes, done["said"]
     return left(out), done["said"]
 

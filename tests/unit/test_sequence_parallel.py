@@ -3,6 +3,7 @@ shared out is refused before anything is loaded."""
 
 import gc
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from test_prefix_tree_distributed import STEPS, new_model, wrap
 from tiny_tree import gradients, random_rows, tiny_model
 from trl import ModelConfig
 
-from rft.errors import RecipeError
+from rft.errors import RecipeError, TrainingError
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.recipe import DataArguments, parse
-from rft.train.sequence import check_sequence_parallel
+from rft.train.sequence import SequenceMixin, check_sequence_parallel
 
 WORLD = 4
 HEADS = {"num_attention_heads": 12, "num_key_value_heads": 6}  # 4 ranks: 6 key heads become 12
@@ -72,6 +73,23 @@ def train(model, groups, group=None, index=0):
     return torch.stack(losses), [p.detach() for p in whole]
 
 
+def shares(trainer, rank):
+    """What the last rank of four, the second of its group, gets from the others of its group."""
+
+    def fails():
+        raise TrainingError(f"on rank {rank}")
+
+    doubled = [
+        SequenceMixin.shared_out(trainer, list(range(n)), lambda mine: [(rank, 2 * i) for i in mine])
+        for n in (0, 1, 5)
+    ]
+    once = SequenceMixin.once(trainer, lambda: rank)
+    try:
+        SequenceMixin.once(trainer, fails)
+    except TrainingError as error:
+        return doubled, once, str(error)
+
+
 def process(rank, world, port, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
@@ -86,8 +104,9 @@ def process(rank, world, port, results):
         losses, weights = train(wrap(kind, new_model()), 2, pairs, rank // 2)
         dist.all_reduce(losses)
         trained[kind] = losses / world, weights
+    shared = shares(SimpleNamespace(sequence=pairs), rank)
     if rank == world - 1:
-        torch.save((found, trained), results)
+        torch.save((found, trained, shared), results)
     gc.collect()  # as in test_prefix_tree_distributed
     dist.destroy_process_group()
 
@@ -122,6 +141,12 @@ def test_two_groups_of_two_train_as_one_process(found, kind):
     assert (expected[0] - expected[-1]).abs() > 1e-2
     assert (losses - expected).abs().max() < 1e-8
     assert max((a - b).abs().max() for a, b in zip(weights, of_one, strict=True)) < 1e-8
+
+
+def test_a_group_shares_out_rows_and_asks_once(found):
+    doubled, once, error = found[2]
+    assert doubled == [[], [(3, 0)], [(2, 0), (2, 2), (3, 4), (3, 6), (3, 8)]]
+    assert once == 2 and error == "on rank 2"
 
 
 @pytest.fixture
