@@ -3,7 +3,7 @@ seconds.
 
 Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process],
 "phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill", "fixed"}. recipe is a key of
-SCRIPTS; fixed says whether completions are those of `fixed_rollouts`; kill is null, {"after": seconds}, or
+SCRIPTS; fixed says whether completions and norms are those of `fixed_rollouts`; kill is null, {"after": seconds}, or
 {"in": method, "call": n} with "signal" (SIGKILL) and "rank" (0).
 """
 
@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 import fixed_rollouts
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from rft.runs import checkpoint
 from rft.train import grpo, memory_grpo, runner, sft, trl
@@ -80,6 +81,7 @@ def child(job: dict, rank: int, port: int) -> int:
         )
     if job.get("fixed"):
         trl.PolicyTrainer.complete = fixed_rollouts.rollouts
+        Qwen3RMSNorm.forward = fixed_rollouts.norm
     mark_phases(Path(job["log"]).parent, rank)
     kill = job.get("kill") or {}
     if "in" in kill and rank == kill.get("rank", 0):

@@ -82,7 +82,7 @@ class Server:
         fixed: bool = False,
     ) -> dict[str, Any]:
         """A run of a recipe of the quickstart in small: its exit codes, what was happening when it was
-        killed, what it said. `fixed`: with the completions of `fixed_rollouts`."""
+        killed, what it said. `fixed`: with the completions and norms of `fixed_rollouts`."""
         out.mkdir(parents=True, exist_ok=True)
         log = out / "log.txt"
         before = log.stat().st_size if log.exists() else 0
