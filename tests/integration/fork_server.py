@@ -3,8 +3,8 @@ seconds.
 
 Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process],
 "phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill", "fixed"}. recipe is a key of
-SCRIPTS; fixed says whether completions and norms are those of `fixed_rollouts`; kill is null, {"after": seconds}, or
-{"in": method, "call": n} with "signal" (SIGKILL) and "rank" (0).
+SCRIPTS; fixed says whether completions and norms are those of `fixed_rollouts`; kill is null, {"after":
+seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank" (0).
 """
 
 import json
