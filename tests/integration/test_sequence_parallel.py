@@ -30,7 +30,7 @@ WORDS = {
         "--questions_per_history",
         "8",
     ],
-    "sft": [*FIVE, "--questions_per_history", "1"],
+    "sft": [*FIVE, "--questions_per_history", "2"],
 }
 ROWS = {"grpo": 16, "memory_grpo": 8, "sft": 16}
 WAYS = {"two": (2, {}, 1), "two groups of two": (4, {}, 2), "zero3": (2, zero(3), 1)}
