@@ -109,18 +109,20 @@ class _Exchange(torch.autograd.Function):
         return received
 
     @staticmethod
-    def backward(ctx: Any, grad_NX: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Exchange.apply(grad_NX, ctx.group), None
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_NX: Tensor) -> tuple[Tensor | None, ...]:
+        return exchange(grad_NX, ctx.group), None
 
 
 class _AddUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        total = x.clone()
+        total = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _AddUp.apply(grad.contiguous(), ctx.group), None
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return add_up(grad, ctx.group), None
