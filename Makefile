@@ -4,7 +4,7 @@ VENV := .venv
 OUT ?= out/quickstart
 SEED ?= 0
 
-.PHONY: setup quickstart test lint
+.PHONY: setup quickstart test lint docs
 
 setup: $(VENV)/.installed
 
@@ -27,3 +27,11 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy rft reward
+
+# The documentation site, in build/docs; without network once the packages are there.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@

@@ -7,6 +7,7 @@ every training; docs/rewards.md is the page on writing one.
 """
 
 from reward.example import COLUMNS, Example, columns
+from reward.free_text import exact_match, token_f1
 from reward.judge import Judge, open_ended
 from reward.loading import load
 from reward.mcq import Reading, has_reasoning, mcq_letter, paper, personamem, read
@@ -18,6 +19,7 @@ __all__ = [
     "Judge",
     "Reading",
     "columns",
+    "exact_match",
     "has_reasoning",
     "load",
     "mcq_letter",
@@ -26,4 +28,5 @@ __all__ = [
     "personamem",
     "read",
     "self_check",
+    "token_f1",
 ]

@@ -23,15 +23,15 @@ class Example:
         query: What the user asks, without options.
         options: The options in display order.
         answer: The gold letter; None if the question is asked without options (open-ended).
+        accepted: Texts that are right answers to a question without options.
+        abstain: Whether the right answer is that it cannot be known.
         labels: All annotations of the question, such as `scenario` and `topic`.
         finished: Whether the completion ended by itself; False if it was cut off.
         blind: Whether the question was asked without its history, or with an empty memory.
-        pref_type: The annotated type of the preference.
-        kind: What a correct answer must recognize: plain, changed, withdrawn, sensitive or others.
-        who: Whose preference it is: self or others.
-        updated: Whether the preference has changed during the history.
-        preference: The fact that a judge is shown.
-        judge_case: The judge's rubric, a key of `reward.judge.RUBRICS`.
+        kind: What a correct answer must recognize, such as a preference that has changed ("" if there is only
+            one kind).
+        fact: The fact that a judge is shown.
+        judge_case: The judge's rubric: a key of `reward.judge.RUBRICS`, or a rubric in words.
     """
 
     prompt: str = ""
@@ -43,14 +43,13 @@ class Example:
     query: str = ""
     options: Sequence[str] = ()
     answer: str | None = None
+    accepted: Sequence[str] = ()
+    abstain: bool = False
     labels: dict[str, Any] = field(default_factory=dict)
     finished: bool = True
     blind: bool = False
-    pref_type: str = ""
     kind: str = ""
-    who: str = ""
-    updated: bool = False
-    preference: str = ""
+    fact: str = ""
     judge_case: str = ""
 
 

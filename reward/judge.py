@@ -11,10 +11,14 @@ What an answer should do depends on the case:
 - sensitive: do not repeat the value.
 - none: do not assume a preference if there is none.
 
-In the last four cases an evasive answer is not good either: it must still help with the request. The public
-code of PersonaMem-v2 tests for `sensitive_information`, a spelling that does not occur in its data, and has
-no case for other people's preferences (its judge rewards using them); here each of the four cases has its own
-rubric.
+In these cases but the first an evasive answer is not good either: it must still help with the request. Two
+more cases are for questions with a known answer:
+- answer: state the same as the right answer, or as one of several.
+- unknown: say that it cannot be known.
+
+The public code of PersonaMem-v2 tests for `sensitive_information`, a spelling that does not occur in its
+data, and has no case for other people's preferences (its judge rewards using them); here each case has its
+own rubric.
 """
 
 import asyncio
@@ -58,6 +62,14 @@ RUBRICS = {
     "none": (
         "A preference that the user has given up; empty: no preference is known",
         "helps with the request and takes no preference of the user for granted",
+    ),
+    "answer": (
+        "The right answer, or several, of which each is right",
+        "states the right answer, in any words, and nothing that contradicts it",
+    ),
+    "unknown": (
+        "Nothing: the conversations with the user do not tell the answer",
+        "says that this cannot be known from the conversations, and does not make an answer up",
     ),
 }
 WISH = "do not remember"  # how `preference` begins if it is a request to forget
@@ -156,7 +168,7 @@ class Judge:
         An empty answer never meets a rubric; the judge is not called.
 
         Args:
-            case: key of RUBRICS.
+            case: key of RUBRICS, or a rubric in words.
             query: the user's request.
             completion: the completion to judge.
             preference: the fact that the judge is shown.
@@ -215,14 +227,14 @@ def open_ended(judge: Judge) -> Callable[..., Awaitable[list[float | None]]]:
 
     The reward is 1.0 if the completion reasons inside think tags and the judge's majority says yes, otherwise
     0.0. It is None (masked from the advantage) for multiple-choice rows, and if the judge gave no majority.
-    Columns: `answer` (None marks an open-ended row), `query`, `preference`, `judge_case`.
+    Columns: `answer` (None marks an open-ended row), `query`, `fact`, `judge_case`.
     """
 
     async def open_ended(
         completions: Sequence[Any],
         answer: Sequence[Any],
         query: Sequence[str],
-        preference: Sequence[str],
+        fact: Sequence[str],
         judge_case: Sequence[str],
         **columns: Any,
     ) -> list[float | None]:
@@ -231,14 +243,14 @@ def open_ended(judge: Judge) -> Callable[..., Awaitable[list[float | None]]]:
                 return None
             if not has_reasoning(completion):
                 return 0.0
-            case, asked, user_preference = shown
+            case, asked, known = shown
             try:
-                return majority(await judge.votes(case, asked, completion, user_preference))
+                return majority(await judge.votes(case, asked, completion, known))
             except Unreachable as error:
                 logger.warning("judge: not scored (%s)", error)
                 return None
 
-        rows = zip(completions, answer, judge_case, query, preference, strict=True)
+        rows = zip(completions, answer, judge_case, query, fact, strict=True)
         scores = await asyncio.gather(*(score(*row) for row in rows))
         asked = [s for s, gold in zip(scores, answer, strict=True) if gold is None]
         if asked and (log := columns.get("log_metric")):
@@ -255,7 +267,7 @@ def read_verdict(text: str) -> bool | None:
 
 
 def _prompt(case: str, query: str, answer: str, preference: str) -> list[dict[str, str]]:
-    name, criterion = RUBRICS[case]
+    name, criterion = RUBRICS.get(case, ("The expected answer", f"meets this rubric: {case}"))
     shown = json.dumps({"request": query, "answer": answer, "fact": preference}, ensure_ascii=False, indent=1)
     return [
         {"role": "system", "content": INSTRUCTIONS},

@@ -1,4 +1,5 @@
-r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict.
+r"""The gated multiple-choice reward of PersonaMem-v2 (arXiv 2512.06688, section 4.2), made strict, for 2 to
+26 options.
 
 Invariant: a completion scores 1 only if it reasons inside think tags, closes every think block, and then
 names one letter, the gold one, in a box (\boxed{b}). An unreadable answer is wrong; nothing is guessed. With
@@ -9,7 +10,8 @@ How a completion is read (`read`):
 - The answer part is the text after the last `</think>`. Nothing before it counts. If a block is still open,
   there is no answer part.
 - If the first tag is `</think>`, it closes a block that the chat template opened at the end of the prompt.
-- A box in the answer part names a letter if it contains one letter a-d, bare, in parentheses or in \text{}.
+- A box in the answer part names a letter if it contains one letter of the options (a-d for four), bare, in
+  parentheses or in \text{}.
   All boxes count equally, in any order: boxes with other content are ignored, two different letters are a
   contradiction, and a box that does not close before the next one or the end makes the answer unreadable.
 - The words of the answer are the answer part without its boxes; `reward.naming` decides which option they
@@ -20,11 +22,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from reward.naming import mentions, named_letter, words
+from reward.naming import ALPHABET, mentions, named_letter, words
 
-LETTERS = ("a", "b", "c", "d")
+LETTERS = tuple(ALPHABET)
+OPTIONS = 4
+"""The number of options of a question whose options are not given."""
 GATES = ("off", "contradiction", "naming")
 READINGS = 4096  # of the latest completions are kept
 
@@ -32,12 +36,29 @@ _OPEN, _CLOSE = "<think>", "</think>"
 _TAG = re.compile(f"({_OPEN}|{_CLOSE})")
 # A visible letter or digit: punctuation, zero-width characters and blank Hangul fillers are not words.
 _WORD = re.compile(r"[^\W_\u115f\u1160\u3164\uffa0]")
-_LONE_LETTER = re.compile(r"(?<![a-zA-Z])[a-dA-D](?![a-zA-Z])")
 _BOX_FORMS = ("{%s}", "{(%s)}", r"{\text{%s}}", r"{\text{(%s)}}", r"{(\text{%s})}")
-_LETTER_OF_BOX = {form % shown: x for form in _BOX_FORMS for x in LETTERS for shown in (x, x.upper())}
 _STYLE = re.compile(r"\\(?:textbf|textit|textrm|text|mathbf|mathrm|mathit|bf|rm|it|displaystyle)\b|[{}$*\s]")
-_LENIENT = re.compile(r"\(?([a-d])(?:\)|[.,:;]|$)", re.IGNORECASE)
-_BARE_BOX = re.compile(r"\s*\(?([a-dA-D])\)?(?![a-zA-Z])")
+
+
+class _Forms(NamedTuple):
+    """How boxes name one of the first letters: the letter of each strict box, and patterns."""
+
+    letter_of_box: Mapping[str, str]
+    lone_letter: re.Pattern[str]
+    lenient: re.Pattern[str]
+    bare_box: re.Pattern[str]
+
+
+@lru_cache(maxsize=len(LETTERS))
+def _forms(count: int) -> _Forms:
+    letters = "".join(LETTERS[:count])
+    either = letters + letters.upper()
+    return _Forms(
+        {form % shown: x for form in _BOX_FORMS for x in letters for shown in (x, x.upper())},
+        re.compile(rf"(?<![a-zA-Z])[{either}](?![a-zA-Z])"),
+        re.compile(rf"\(?([{letters}])(?:\)|[.,:;]|$)", re.IGNORECASE),
+        re.compile(rf"\s*\(?([{either}])\)?(?![a-zA-Z])"),
+    )
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ class Reading:
     reasons: bool
     answer: str
 
-    def right(self, gold: str) -> bool:
+    def right(self, gold: str | None) -> bool:
         """Returns whether the box names the gold letter; the words do not matter."""
         return self.letter == gold
 
@@ -91,24 +112,24 @@ class Reading:
 
 
 def read(completion: Any, options: Sequence[str] | None = None) -> Reading:
-    """Parses `completion` (a string or list of messages). Without `options`, only letters in parentheses name
-    an option. The same completion is parsed once, for rewards and metrics alike."""
+    """Parses `completion` (a string or list of messages). Without `options`, there are four, and only letters
+    in parentheses name an option. The same completion is parsed once, for rewards and metrics alike."""
     return _read(_text(completion) or "", None if options is None else tuple(options))
 
 
 @lru_cache(maxsize=READINGS)
 def _read(completion: str, options: tuple[str, ...] | None) -> Reading:
     thought, answer = _thought_and_answer(completion)
-    answer_text = without_boxes(answer)
-    shown = options or ("",) * len(LETTERS)
+    shown = options or ("",) * OPTIONS
+    answer_text = without_boxes(answer, len(shown))
     in_answer, in_thought, thought_words = (
         mentions(answer_text, shown),
         mentions(thought, shown),
         words(thought),
     )
     return Reading(
-        letter=mcq_letter(completion),
-        lenient=lenient_letter(completion),
+        letter=mcq_letter(completion, len(shown)),
+        lenient=lenient_letter(completion, len(shown)),
         answer_names=in_answer.option,
         answer_quotes=in_answer.quoted,
         answer_denies=in_answer.denied,
@@ -122,8 +143,8 @@ def _read(completion: str, options: tuple[str, ...] | None) -> Reading:
     )
 
 
-def mcq_letter(completion: Any) -> str | None:
-    r"""Returns the letter ("a" to "d") in the box of the answer part of `completion`, or None.
+def mcq_letter(completion: Any, count: int = OPTIONS) -> str | None:
+    r"""Returns the letter in the box of the answer part of `completion`, one of the first `count`, or None.
 
     This reads only the answer; `has_reasoning` is the gate. A text without think tags is all answer, so that
     models that do not think can be measured too.
@@ -133,42 +154,43 @@ def mcq_letter(completion: Any) -> str | None:
     closed = [box for box in boxes if box is not None]
     if not boxes or len(closed) < len(boxes):
         return None
-    letters = {_LETTER_OF_BOX.get("".join(box.split())) for box in closed} - {None}
-    named = {lone.lower() for box in closed for lone in _LONE_LETTER.findall(box)}
+    forms = _forms(count)
+    letters = {forms.letter_of_box.get("".join(box.split())) for box in closed} - {None}
+    named = {lone.lower() for box in closed for lone in forms.lone_letter.findall(box)}
     return letters.pop() if len(letters) == 1 and named == letters else None
 
 
-def lenient_letter(completion: Any) -> str | None:
+def lenient_letter(completion: Any, count: int = OPTIONS) -> str | None:
     r"""Returns the letter in the box of the answer part; box formats of other models count as well.
 
     These are \boxed{B.}, \boxed{\textbf{b}}, \boxed b and \boxed{(b) text}. Two different letters give None.
     For evaluation only: the reward is strict.
     """
-    if strict := mcq_letter(completion):
+    if strict := mcq_letter(completion, count):
         return strict
-    letters = set()
+    letters, forms = set(), _forms(count)
     for piece in answer_part(completion).split(r"\boxed")[1:]:
         box = _box(piece)
         if box is None:
             return None
-        bare = _LENIENT.match(_STYLE.sub("", box)) if box else _BARE_BOX.match(piece)
+        bare = forms.lenient.match(_STYLE.sub("", box)) if box else forms.bare_box.match(piece)
         if bare:
             letters.add(bare[1].lower())
     return letters.pop() if len(letters) == 1 else None
 
 
-def without_boxes(answer: str) -> str:
+def without_boxes(answer: str, count: int = OPTIONS) -> str:
     r"""Returns an answer part without the boxes that name a letter and without unclosed boxes.
 
     A box ends a sentence. The content of other boxes is kept.
     """
     first, *pieces = answer.split(r"\boxed")
-    kept = [first]
+    kept, forms = [first], _forms(count)
     for piece in pieces:
         box = _box(piece)
         if box is not None:
-            names = "".join(box.split()) in _LETTER_OF_BOX
-            kept.append(piece.lstrip()[len(box) * names :] if box else _BARE_BOX.sub("", piece, count=1))
+            names = "".join(box.split()) in forms.letter_of_box
+            kept.append(piece.lstrip()[len(box) * names :] if box else forms.bare_box.sub("", piece, count=1))
     return "\n".join(kept).replace("$", " ")
 
 
@@ -198,7 +220,7 @@ def personamem(
     Args:
         completions: N completions, each a string or a list of messages; the last message is scored.
         answer: N gold letters in any case, also as "(b)" or "b." (None: an open-ended question).
-        options: N lists of options, for the consistency gate.
+        options: N lists of options, for the letters and the consistency gate (None: four options).
         consistency_gate: "off": only the box counts. "contradiction": score 0 if the words of the answer or
             of the thought name one option and the box another, if the answer denies the option of the box, or
             if a sentence has the words of one option and the letter of another. "naming": also score 0 if the
@@ -237,7 +259,7 @@ def personamem(
             " per completion"
         )
     scores = [
-        _reward(completion, gold_letter(gold), of_row, consistency_gate, min_thought_words)
+        _reward(completion, gold, of_row, consistency_gate, min_thought_words)
         for completion, gold, of_row in zip(completions, answer, shown, strict=True)
     ]
     if finished is None or consistency_gate == "off":
@@ -251,8 +273,8 @@ def paper(completions: Sequence[Any], answer: Sequence[str | None], **columns: A
     return personamem(completions, answer)
 
 
-def gold_letter(gold: Any) -> str | None:
-    """Normalizes a gold letter such as "B", "(b)" or " b. " to "a" to "d"; None stays None.
+def gold_letter(gold: Any, count: int = OPTIONS) -> str | None:
+    """Normalizes a gold letter such as "B", "(b)" or " b. " to one of the first `count`; None stays None.
 
     Raises:
         ValueError: for anything else, since no completion could ever match it and nobody would notice.
@@ -260,20 +282,22 @@ def gold_letter(gold: Any) -> str | None:
     if gold is None:
         return None
     letter = gold.strip().strip("().").strip().lower() if isinstance(gold, str) else ""
-    if letter not in LETTERS:
+    if letter not in LETTERS[:count]:
         raise ValueError(
-            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS)}, or None"
-            " for an open-ended question"
+            f"reward.personamem: the gold {gold!r} is not a letter; use one of {', '.join(LETTERS[:count])},"
+            " or None for an open-ended question"
         )
     return letter
 
 
 def _reward(
-    completion: Any, gold: str | None, options: Sequence[str] | None, gate: str, floor: int
+    completion: Any, answer: str | None, options: Sequence[str] | None, gate: str, floor: int
 ) -> float | None:
+    count = len(options) if options else OPTIONS
+    gold = gold_letter(answer, count)
     if gold is None or _text(completion) is None:
         return None
-    if mcq_letter(completion) != gold or not has_reasoning(completion):
+    if mcq_letter(completion, count) != gold or not has_reasoning(completion):
         return 0.0
     if floor == 1 and gate == "off":
         return 1.0

@@ -4,32 +4,39 @@ Invariant: a reward that passes gives 1 for the gold letter, and 0 for every oth
 completion, and for a gold answer that is cut off inside the think block or before its box closes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from reward.mcq import LETTERS, personamem
+from reward.mcq import LETTERS, OPTIONS, personamem
 
 
-def self_check(gold_letter: str, reward: Callable[..., list[float | None]] = personamem) -> None:
+def self_check(
+    gold_letter: str,
+    reward: Callable[..., list[float | None]] = personamem,
+    options: Sequence[str] = ("",) * OPTIONS,
+) -> None:
     """Checks the scores that `reward` gives to test answers of a question.
 
     Args:
-        gold_letter: the gold letter, "a" to "d".
+        gold_letter: the gold letter, such as "a".
         reward: the reward to check.
+        options: the options of the question.
 
     Raises:
         ValueError: the gold is not a letter, or an answer gets a wrong score; names the first such answer.
     """
-    if gold_letter not in LETTERS:
-        raise ValueError(f"self-check: the gold is {gold_letter!r}; it must be one of {', '.join(LETTERS)}")
+    letters = LETTERS[: len(options)]
+    if gold_letter not in letters:
+        raise ValueError(f"self-check: the gold is {gold_letter!r}; it must be one of {', '.join(letters)}")
     gold = _completion(gold_letter)
     cases = [("the gold letter", gold, 1.0)]
-    cases += [(f"the wrong letter {x}", _completion(x), 0.0) for x in LETTERS if x != gold_letter]
+    cases += [(f"the wrong letter {x}", _completion(x), 0.0) for x in letters if x != gold_letter]
     cases += [
         ("an empty completion", "", 0.0),
         ("the gold cut off inside the think block", gold[: gold.index("</think>")], 0.0),
         ("the gold cut off before the box closes", gold[: gold.rindex("}")], 0.0),
     ]
-    scores = reward(completions=[text for _, text, _ in cases], answer=[gold_letter] * len(cases))
+    shown = {"options": [list(options)] * len(cases)} if len(options) != OPTIONS else {}
+    scores = reward(completions=[text for _, text, _ in cases], answer=[gold_letter] * len(cases), **shown)
     for (name, _, expected), score in zip(cases, scores, strict=True):
         if score != expected:
             raise ValueError(

@@ -20,12 +20,20 @@ COMMANDS = {
     "quickstart": ("rft.toy.quickstart", "train a tiny model from scratch and write a report, on a laptop"),
     "simulate": ("rft.simulate.command", "generate a dataset of synthetic personas"),
     "data check": (
-        "rft.data.check",
+        "rft.tasks.check",
         "check a dataset: contents, errors, and answers that can be guessed without the history",
+    ),
+    "data convert": (
+        "rft.tasks.convert",
+        "convert a benchmark (PrefEval, LoCoMo, LongMemEval, PersonaMem v1) from its authors' files",
     ),
     "chats import": (
         "rft.tasks.chats.command",
         "make one history per user from chat exports and logs (ChatGPT, Claude, ShareGPT, OpenAI messages)",
+    ),
+    "questions write": (
+        "rft.tasks.questions.command",
+        "let an LLM write questions about your users' chats, checked by rules and votes",
     ),
     "evaluate": ("rft.evaluate.command", "evaluate a checkpoint on every question of a split"),
     "recipes": ("rft.recipes", "list the recipes that come with rft, print one, or copy one (show|copy)"),

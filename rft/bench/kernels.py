@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rft.bench.device import one_line
 from rft.bench.update import Say
 from rft.prefix_tree.attention import Plan
+from rft.prefix_tree.cache import Suffixes
 from rft.prefix_tree.kernels import Span, call, flash
 from rft.prefix_tree.layout import Tree
 
@@ -149,7 +150,7 @@ def cases(
     yield "strided queries", spans(uneven, uneven, True, strided=True)
     for size in sizes.head_sizes:
         yield f"head size {size}", spans(uneven, uneven, True, size)
-    yield "decode, own suffix", lambda device, dtype: _decode(sizes, sizes.rows, 75, 128, device, dtype)
+    yield "decode, own suffix", lambda device, dtype: _suffix(sizes, 75, 128, device, dtype)
     yield (
         "decode, over the history",
         lambda device, dtype: _decode(sizes, 1, sizes.long, sizes.long, device, dtype),
@@ -202,10 +203,35 @@ def _call(
     return computed, plain(torch.float64), plain(dtype)
 
 
+def _suffix(
+    sizes: Sizes, length: int, room: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensors, Tensors, Tensors]:
+    """Checks one query token per row over its suffix of `length` tokens, in space for `room`."""
+    size, scale, groups = sizes.head_size, sizes.head_size**-0.5, sizes.heads // sizes.keys
+    suffixes = Suffixes(sizes.rows, room, {0: _random(device, dtype, 1, sizes.keys, size)})
+    q_FKD = _random(device, dtype, sizes.rows * groups, sizes.keys, size)
+    kv_RCSD = _random(device, dtype, sizes.rows, room, 2 * sizes.keys, size)
+    suffixes.layers[0].copy_(kv_RCSD)
+    suffixes.length = length - 1
+    suffixes.at_1.fill_(length - 2)
+    suffixes.used_R.fill_(length - 1)
+    suffixes.grow()
+    out, lse = suffixes.attend(0, q_FKD, kv_RCSD[:, length - 1], scale)
+
+    def plain(exact: torch.dtype) -> Tensors:
+        per_row = [
+            attention(q, kv[:length, : sizes.keys], kv[:length, sizes.keys :], None, scale)
+            for q, kv in zip(q_FKD.to(exact).split(groups), kv_RCSD.to(exact), strict=True)
+        ]
+        return dict(zip(("out", "lse"), map(torch.cat, zip(*per_row, strict=True)), strict=True))
+
+    return {"out": out, "lse": lse}, plain(torch.float64), plain(dtype)
+
+
 def _decode(
     sizes: Sizes, rows: int, length: int, room: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensors, Tensors, Tensors]:
-    """Checks one query token per row over a cache with free space after its keys, as in sampling."""
+    """Checks one query token per row over a cache with free space after its keys, as for a long history."""
     size, scale = sizes.head_size, sizes.head_size**-0.5
     q = _random(device, dtype, rows, sizes.heads, 1, size)
     k, v = (_random(device, dtype, rows, sizes.keys, room, size)[:, :, :length] for _ in range(2))

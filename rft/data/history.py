@@ -3,12 +3,18 @@
 Invariant: no message is dropped, merged or reordered. Two consecutive user messages stay two messages, a
 history may end with a user message, and the text of a message keeps all its white space. Only multimodal
 content is converted to its text. A history that cannot be read this way is an error. Its `id` is a hash of
-roles and contents, so equal ids mean equal conversations, even in files with different paths.
+its messages, so equal ids mean equal conversations, even in files with different paths.
+
+Dates, sessions and names, if given, are shown to the model (`headed`): a message begins with a line such as
+"[session 3, Mon 2023-05-08 13:56]" if its day or its session is not that of the message before it, and then
+with "Caroline: ", if it names its speaker.
 """
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +22,34 @@ from rft.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 IMAGE_PARTS = ("image_url", "image", "input_image")
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which no UTF-8 text contains
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message: `role` is one of ROLES, `content` is plain text (possibly empty)."""
+    """One message.
+
+    Attributes:
+        role: one of ROLES.
+        content: plain text (possibly empty).
+        name: name of the speaker; "" if not given.
+        date: when it was written, in ISO 8601; "" if not given.
+        session: number of the session; None if not given.
+    """
 
     role: str
     content: str
+    name: str = ""
+    date: str = ""
+    session: int | None = None
 
 
 @dataclass(frozen=True)
 class History:
     """One conversation with one person.
 
-    id: 16 hex digits of the sha256 over the canonical JSON of [[role, content], ...].
+    id: see `history_id`.
     persona_id: "" if the file does not name a persona, or if files of equal content name different personas.
     """
 
@@ -51,9 +70,42 @@ class History:
 
 
 def history_id(messages: tuple[Message, ...]) -> str:
-    """Returns 16 hex digits of the sha256 over [[role, content], ...] as ASCII JSON without spaces."""
-    canonical = json.dumps([[m.role, m.content] for m in messages], separators=(",", ":"))
+    """Returns 16 hex digits of the sha256 over [[role, content], ...] as ASCII JSON without spaces; a message
+    with a name, date or session is [role, content, name, date, session]."""
+    canonical = json.dumps(
+        [
+            [m.role, m.content] + [m.name, m.date, m.session] * (m != Message(m.role, m.content))
+            for m in messages
+        ],
+        separators=(",", ":"),
+    )
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:16]
+
+
+def headed(message: Message, before: Message | None = None) -> str:
+    """Returns the text of a message with its date, session and name, as the model is shown it after
+    `before`."""
+    new = before is None or (message.date[:10], message.session) != (before.date[:10], before.session)
+    facts = [f"session {message.session}"] if message.session is not None else []
+    facts += [shown_date(message.date)] if message.date else []
+    head = f"[{', '.join(facts)}]\n" if facts and new else ""
+    return head + (f"{message.name}: " if message.name else "") + message.content
+
+
+def shown_date(date: str) -> str:
+    """Returns an ISO 8601 date, or date and time, as prompts contain it: "Mon 2023-05-08 13:56"."""
+    moment = datetime.fromisoformat(date)
+    return f"{DAYS[moment.weekday()]} {moment:%Y-%m-%d}" + f" {moment:%H:%M}" * (
+        len(date) > len("2023-05-08")
+    )
+
+
+def is_date(value: Any) -> bool:
+    """Returns whether a value is a date in ISO 8601, such as "2023-05-08" or "2023-05-08T13:56"."""
+    try:
+        return isinstance(value, str) and value[4:5] == "-" and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
 
 
 def read_history(path: Path | str) -> History:
@@ -89,7 +141,7 @@ def read_history(path: Path | str) -> History:
     if not isinstance(document, list) or not document:
         raise DataError(f"{path}: 'chat_history' must be a list with at least one message")
 
-    messages = tuple(_message(item, f"{path}: message {index}") for index, item in enumerate(document))
+    messages = read_messages(document, f"{path}: ")
     persona_id = metadata.get("persona_id") if isinstance(metadata, dict) else None
     return History(
         id=history_id(messages),
@@ -97,6 +149,19 @@ def read_history(path: Path | str) -> History:
         path=str(path),
         messages=messages,
     )
+
+
+def read_messages(items: list[Any], where: str) -> tuple[Message, ...]:
+    """Reads a list of {role, content, name?, date?, session?}.
+
+    Args:
+        items: the list.
+        where: the beginning of error messages.
+
+    Raises:
+        DataError: if an item has another format; the message names it by its index (from 0).
+    """
+    return tuple(_message(item, f"{where}message {index}") for index, item in enumerate(items))
 
 
 def text_of(content: Any) -> str | None:
@@ -135,4 +200,16 @@ def _message(item: Any, where: str) -> Message:
         raise DataError(
             f"{where}: the text contains half a surrogate pair; write the complete character"
         ) from None
-    return Message(role, text)
+    return Message(role, text, *_origin(item, where))
+
+
+def _origin(item: dict[str, Any], where: str) -> tuple[str, str, int | None]:
+    """Returns name, date and session of a message."""
+    name, date, session = (item.get(key) for key in ("name", "date", "session"))
+    if name is not None and not isinstance(name, str):
+        raise DataError(f"{where}: 'name' must be a text")
+    if date is not None and not is_date(date):
+        raise DataError(f"{where}: 'date' must be ISO 8601, such as 2023-05-08 or 2023-05-08T13:56")
+    if session is not None and (not isinstance(session, int) or isinstance(session, bool)):
+        raise DataError(f"{where}: 'session' must be a whole number")
+    return name or "", date or "", session

@@ -1,11 +1,12 @@
-"""A small trained probe that predicts the gold from the four options alone.
+"""A small trained probe that predicts the gold from the options alone.
 
 Invariant: the probe never sees the query, the history or a label, and it is scored only on people it was not
 trained on. On fair data it stays at chance for any number of questions. Any policy can learn a score above
 chance without the history.
 
 Model: a conditional logit (McFadden 1974), p(option i) = exp(w.x_i) / sum_j exp(w.x_j), with an L2
-penalty, fitted by L-BFGS (scipy).
+penalty, fitted by L-BFGS (scipy). Questions may have different numbers of options: shapes are (B, O, F), O
+the largest number, and rows of options that a question does not have are masked.
 """
 
 import re
@@ -19,6 +20,7 @@ BLOCK = 4096  # questions scored per batch
 FEWEST = 20  # with fewer questions, nothing is trained
 FOLDS = 5
 STEPS, PENALTY = 200, 1e-3
+LOWEST = -1e9  # the score of an option that a question does not have
 
 
 class Asked(NamedTuple):
@@ -40,7 +42,7 @@ def folds(personas: Sequence[str]) -> list[int]:
 
 
 def choices(questions: "Sequence[Asked]") -> list[int] | None:
-    """Returns the option (0 to 3) chosen for each question, by the probe trained on the other folds; None
+    """Returns the option (from 0) chosen for each question, by the probe trained on the other folds; None
     below 20 questions."""
     if len(questions) < FEWEST:
         return None
@@ -48,61 +50,76 @@ def choices(questions: "Sequence[Asked]") -> list[int] | None:
 
     fold = np.array(folds([question.persona_id for question in questions]))
     thinned = slice(None, None, -(-len(questions) // LARGEST))
-    features_B4F = _features([question.options for question in questions[thinned]])
-    mean_F, spread_F = features_B4F.mean(axis=(0, 1)), features_B4F.std(axis=(0, 1))
+    most = max(len(question.options) for question in questions)
+    features_BOF, absent_BO = _features([question.options for question in questions[thinned]], most)
+    known_NF = features_BOF[~absent_BO]
+    mean_F, spread_F = known_NF.mean(axis=0), known_NF.std(axis=0)
     spread_F[spread_F == 0] = 1
-    features_B4F = (features_B4F - mean_F) / spread_F
+    features_BOF = (features_BOF - mean_F) / spread_F
     gold_B, fold_B = np.array([question.gold for question in questions[thinned]]), fold[thinned]
     weights_FK = np.stack(
         [
-            _train(features_B4F[train_mask_B], gold_B[train_mask_B])
-            for train_mask_B in (fold_B != held_out for held_out in range(FOLDS))
+            _train(features_BOF[mask_B], absent_BO[mask_B], gold_B[mask_B])
+            for mask_B in (fold_B != held_out for held_out in range(FOLDS))
         ],
         axis=1,
     )
     chosen: list[int] = []
     for start in range(0, len(questions), BLOCK):
         block = questions[start : start + BLOCK]
-        scores_B4K = (_features([question.options for question in block]) - mean_F) / spread_F @ weights_FK
+        features_BOF, absent_BO = _features([question.options for question in block], most)
+        scores_BOK = (features_BOF - mean_F) / spread_F @ weights_FK
+        scores_BOK[absent_BO] = -np.inf
         held_out_B = fold[start : start + BLOCK]
-        chosen += scores_B4K[np.arange(len(block)), :, held_out_B].argmax(axis=1).tolist()
+        chosen += scores_BOK[np.arange(len(block)), :, held_out_B].argmax(axis=1).tolist()
     return chosen
 
 
-def _train(features_B4F: Any, gold_B: Any) -> Any:
+def _train(features_BOF: Any, absent_BO: Any, gold_B: Any) -> Any:
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
-    gold_B4 = np.eye(4, dtype=np.float32)[gold_B]
-    flat = features_B4F.reshape(-1, features_B4F.shape[2])
+    gold_BO = np.eye(features_BOF.shape[1], dtype=np.float32)[gold_B]
+    flat = features_BOF.reshape(-1, features_BOF.shape[2])
     questions = max(len(gold_B), 1)
+    masked = bool(absent_BO.any())
 
     def loss(weights_F: Any) -> tuple[float, Any]:
-        logp_B4 = log_softmax(features_B4F @ weights_F.astype(np.float32), axis=1)
-        error = (np.exp(logp_B4) - gold_B4).reshape(-1)
-        value = -(logp_B4 * gold_B4).sum() / questions + PENALTY / 2 * (weights_F @ weights_F)
+        scores_BO = features_BOF @ weights_F.astype(np.float32)
+        if masked:
+            scores_BO[absent_BO] = LOWEST
+        logp_BO = log_softmax(scores_BO, axis=1)
+        error = (np.exp(logp_BO) - gold_BO).reshape(-1)
+        value = -(logp_BO * gold_BO).sum() / questions + PENALTY / 2 * (weights_F @ weights_F)
         return float(value), (error @ flat) / questions + PENALTY * weights_F
 
     start_F = np.zeros(flat.shape[1])
     return minimize(loss, start_F, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x
 
 
-def _features(options: Sequence[Sequence[str]]) -> Any:
-    """Form, words and similarity of each option of each question, as float32 (questions, 4, features)."""
+def _features(options: Sequence[Sequence[str]], most: int) -> tuple[Any, Any]:
+    """Form, words and similarity of each option of each question, as float32 (questions, `most`, features),
+    and which of the options a question does not have."""
     import numpy as np
 
-    rows = [[[*_form(four, i), likeness] for i, likeness in enumerate(_likeness(four))] for four in options]
-    return np.array(rows, dtype=np.float32)
+    rows = [
+        [[*_form(given, i, most), likeness] for i, likeness in enumerate(_likeness(given))]
+        for given in options
+    ]
+    width = len(rows[0][0])
+    padded = [row + [[0.0] * width] * (most - len(row)) for row in rows]
+    absent_BO = np.array([[i >= len(row) for i in range(most)] for row in rows])
+    return np.array(padded, dtype=np.float32), absent_BO
 
 
-def _form(options: Sequence[str], index: int) -> list[float]:
-    """Form and words of one option; its length is relative to the mean length of the four options."""
+def _form(options: Sequence[str], index: int, most: int) -> list[float]:
+    """Form and words of one option; its length is relative to the mean length of the question's options."""
     text = options[index]
     lengths = [len(option) for option in options]
     words = re.findall(r"\w+", text.casefold())
     form = [
-        len(text) / (sum(lengths) / 4),
+        len(text) / (sum(lengths) / len(lengths)),
         len(text) == max(lengths),
         len(text) == min(lengths),
         len(words),
@@ -113,7 +130,7 @@ def _form(options: Sequence[str], index: int) -> list[float]:
         len(re.findall(r"[A-Z]", text)),
         len(re.findall(r"[—–\-()\"“”‘’':;\[\]]", text)),
         sum(map(len, words)) / max(len(words), 1),
-        *(index == i for i in range(4)),
+        *(index == i for i in range(most)),
     ]
     hashed = [0.0] * WORDS
     for word in words:
@@ -122,9 +139,11 @@ def _form(options: Sequence[str], index: int) -> list[float]:
 
 
 def _likeness(options: Sequence[str]) -> list[float]:
-    """Mean vocabulary overlap (Jaccard) of each option with the other three."""
+    """Mean vocabulary overlap (Jaccard) of each option with the others."""
     words = [set(re.findall(r"\w+", option.casefold())) for option in options]
+    places = range(len(words))
     return [
-        sum(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1) for j in range(4) if j != i) / 3
-        for i in range(4)
+        sum(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1) for j in places if j != i)
+        / (len(words) - 1)
+        for i in places
     ]

@@ -12,11 +12,12 @@ import hashlib
 import json
 import logging
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rft.data.control import inert
-from rft.data.history import History, Message
+from rft.data.history import History, Message, headed, shown_date
 from rft.data.question import LETTERS, Question
 from rft.errors import DataError, ModelError
 from rft.files import write_atomic
@@ -33,13 +34,22 @@ are not read."""
 
 
 def final_message(question: Question) -> str:
-    """Returns the final user message: query, lettered options (unless the question is open-ended), and the
-    answer format."""
-    query = inert(question.query)
+    """Returns the final user message: today's date, if the question has one, the query, its lettered options
+    (unless it is asked without), and the answer format.
+
+    Answers that are compared with accepted texts should be short. Whether a question can be answered makes no
+    difference to its message.
+    """
+    today = f"Today is {shown_date(question.date)}.\n\n" if question.date else ""
+    query = today + inert(question.query)
     if question.open_ended:
-        return f"{query}\n\nThink inside <think> and </think> tags, then answer."
+        brief = (
+            " in as few words as possible. If the conversations do not tell it, say that it cannot be known"
+        )
+        brief = brief if question.compared else ""
+        return f"{query}\n\nThink inside <think> and </think> tags, then answer{brief}."
     options = "\n".join(
-        f"({letter}) {inert(option)}" for letter, option in zip(LETTERS, question.options, strict=True)
+        f"({letter}) {inert(option)}" for letter, option in zip(LETTERS, question.options, strict=False)
     )
     return (
         f"{query}\n\nThis is a multiple-choice question. Options:\n{options}\n"
@@ -268,9 +278,14 @@ def _same_history(question: Question, history: History | None) -> None:
         )
 
 
-def as_said(message: Message) -> dict[str, str]:
-    """Returns a history message as it is shown to the model, with control markup neutralized."""
-    return {"role": message.role, "content": inert(message.content)}
+def as_said(history_messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Returns history messages as they are shown to the model: with their dates and names
+    (`rft.data.history.headed`), and control markup neutralized."""
+    said, before = [], None
+    for message in history_messages:
+        said.append({"role": message.role, "content": inert(headed(message, before))})
+        before = message
+    return said
 
 
 def _before(history: History | None, context: str) -> list[dict[str, str]]:
@@ -282,7 +297,7 @@ def _before(history: History | None, context: str) -> list[dict[str, str]]:
         if history is None:
             raise DataError(f"context {context!r} needs the question's history")
         context_messages = history.messages if context == "history" else history.turns
-    return [{"role": "system", "content": SYSTEM}, *map(as_said, context_messages)]
+    return [{"role": "system", "content": SYSTEM}, *as_said(context_messages)]
 
 
 def _read_ids(path: Path) -> Any | None:

@@ -1,72 +1,41 @@
-"""Reads a four-option question about a person from one row of a dataset CSV.
+"""A question about a person: with lettered options, or to be answered in free text.
 
-Invariant: a `Question` has a query and four different options in display order, and exactly one option is
-gold. The order depends only on the index of the row in its file, so the letters are the same in every run.
-Labels are for reports only.
+Invariant: a `Question` has either no options, or 2 to 26 different ones in display order of which exactly one
+is gold. Labels are for reports only and never part of a prompt.
 """
 
-import ast
-import json
-import random
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from reward.mcq import LETTERS
-from rft.data.history import text_of
 from rft.errors import DataError
 
-ORDER_SEED = 42
-SPELLINGS = {"sensitive_information": "sensitive_info", "other": "others"}
-TRUE, FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "none", "nan", "null"}
-
-
-class UnusableRow(Exception):
-    """The row cannot become a question; the message is the reason for skipping it."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Annotations of a question. They are never part of a prompt.
-
-    distance: tokens between the evidence and the end of the history, as counted by the authors; None if not
-    given.
-    """
-
-    pref_type: str
-    who: str
-    updated: bool
-    scenario: str
-    distance: int | None
-    preference: str
-    prev_pref: str
-    sensitive: bool
-    topic: str = ""
-
-    @property
-    def kind(self) -> str:
-        """What a correct answer must recognize about the preference.
-
-        "withdrawn": the user asked to forget it; "sensitive": it is sensitive information; "others": it is
-        another person's; "changed": it was updated; "plain": none of these.
-        """
-        if self.pref_type == "ask_to_forget":
-            return "withdrawn"
-        if self.sensitive or self.pref_type == "sensitive_info":
-            return "sensitive"
-        if self.who == "others":
-            return "others"
-        return "changed" if self.updated else "plain"
+FEWEST, MOST = 2, len(LETTERS)
+"""The fewest and the most options of a question that has options."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query with four lettered options.
+    """A query about one history.
 
-    row: index (from 0) in the CSV, counting skipped rows.
-    gold: letter of the correct option.
-    open_ended: whether the question is asked without its options and answered in free text.
+    Attributes:
+        id: unique in its split.
+        row: index (from 0) in its file, counting skipped rows.
+        persona_id: the person.
+        history_id: the history that the question is about.
+        query: what the user asks.
+        options: in display order; () if there are none.
+        gold: letter of the correct option; None without options.
+        labels: annotations, for reports: {name: text, number or bool}.
+        open_ended: whether the question is asked without options and answered in free text.
+        accepted: texts that are right answers to a question without options.
+        abstain: whether the right answer is that it cannot be known.
+        judge_only: whether `accepted` tells a judge what is right, and answers are not compared with it.
+        date: when the question is asked, in ISO 8601; "" if not given. It is shown to the model.
+        kind: what a correct answer must recognize, for metrics and for balanced draws; "" if there is only
+            one.
+        task: name of the task (`rft.tasks.load.task_named`).
     """
 
     id: str
@@ -74,146 +43,44 @@ class Question:
     persona_id: str
     history_id: str
     query: str
-    options: tuple[str, str, str, str]
-    gold: str
-    labels: Labels
+    options: tuple[str, ...]
+    gold: str | None
+    labels: Mapping[str, Any] = field(default_factory=dict, hash=False)
     open_ended: bool = False
+    accepted: tuple[str, ...] = ()
+    abstain: bool = False
+    judge_only: bool = False
+    date: str = ""
+    kind: str = ""
+    task: str = "jsonl"
+
+    @property
+    def compared(self) -> bool:
+        """Whether a free answer is scored by comparing it with accepted texts, so that no judge is needed."""
+        return bool(self.open_ended and (self.accepted or self.abstain) and not self.judge_only)
+
+    @property
+    def gold_text(self) -> str:
+        """The text of the correct option; without options, the first accepted answer ("" if there is
+        none)."""
+        if self.gold is not None:
+            return self.options[LETTERS.index(self.gold)]
+        return self.accepted[0] if self.accepted else ""
 
     def check(self) -> None:
-        """Verifies the reward of sample answers: gold 1, each other letter 0, an empty or truncated
-        completion 0.
+        """Verifies the rewards of sample answers: 1 for a right answer, 0 for each other letter, for an empty
+        and for a truncated completion.
 
         Raises:
-            DataError: if the reward differs, or if two options have the same text.
+            DataError: if a reward differs, or if two options have the same text.
         """
         from reward import self_check
 
-        if len(set(self.options)) != len(LETTERS):
-            raise DataError(f"question {self.id}: expected {len(LETTERS)} different options")
+        if len(set(self.options)) != len(self.options):
+            raise DataError(f"question {self.id}: expected {len(self.options)} different options")
+        if self.gold is None:
+            return
         try:
-            self_check(self.gold)
+            self_check(self.gold, options=self.options)
         except ValueError as error:
             raise DataError(f"question {self.id}: {error}") from None
-
-
-def read_question(
-    record: Mapping[str, str], row: int, split: str, window: str, history_id: str, where: str
-) -> Question:
-    """Reads the question of one CSV row.
-
-    Args:
-        record: {column: cell}.
-        row: index of the row in its file, from 0.
-        split: name of the split.
-        window: "32k" or "128k"; selects the distance label.
-        history_id: id of the question's history.
-        where: file and row, for error messages.
-
-    Raises:
-        UnusableRow: with the reason, if the row has a known irregularity of the data.
-        DataError: if the correct answer is also among the incorrect ones, because then no letter is correct.
-    """
-    query = _query(record["user_query"])
-    gold = record["correct_answer"].strip()
-    if not gold:
-        raise UnusableRow("correct_answer is empty")
-    distractors = _distractors(record["incorrect_answers"])
-    if gold in distractors:
-        raise DataError(
-            f"{where}: the correct answer is also among incorrect_answers; correct or remove this row"
-        )
-    if len(set(distractors)) != len(distractors):
-        raise UnusableRow("two incorrect_answers are the same")
-
-    options = [gold, *distractors]
-    random.Random(ORDER_SEED + row).shuffle(options)
-    return Question(
-        id=f"{split}-{row}",
-        row=row,
-        persona_id=persona_id(record),
-        history_id=history_id,
-        query=query,
-        options=(options[0], options[1], options[2], options[3]),
-        gold=LETTERS[options.index(gold)],
-        labels=_labels(record, window),
-    )
-
-
-def persona_id(record: Mapping[str, str]) -> str:
-    """Returns the persona of a row; "78.0", as written by spreadsheet tools, becomes "78"."""
-    return re.sub(r"^(\d+)\.0$", r"\1", record["persona_id"].strip())
-
-
-def _query(literal: str) -> str:
-    """The text of `user_query`, a Python dict literal with role and content. It is not JSON: an apostrophe in
-    the text changes its quotes."""
-    try:
-        message: Any = ast.literal_eval(literal.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UnusableRow(
-            "user_query is empty" if not literal.strip() else "user_query is not a Python dict literal"
-        ) from None
-    text = text_of(message.get("content")) if isinstance(message, dict) else None
-    if text is None:
-        raise UnusableRow("user_query is not a dict with a text under 'content'")
-    if not text.strip():
-        raise UnusableRow("user_query is empty")
-    return text.strip()
-
-
-def _distractors(text: str) -> list[str]:
-    try:
-        answers: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UnusableRow(
-            "incorrect_answers is missing" if not text.strip() else "incorrect_answers is not JSON"
-        ) from None
-    if not isinstance(answers, list):
-        raise UnusableRow("incorrect_answers is not a list")
-    usable = [answer.strip() for answer in answers if isinstance(answer, str) and answer.strip()]
-    if len(answers) != 3 or len(usable) != 3:
-        nulls = sum(answer is None for answer in answers)
-        problem = f"{len(answers)} incorrect_answers"
-        if nulls:
-            problem += f", {nulls} of them null"
-        elif len(usable) < len(answers):
-            problem += f", {len(answers) - len(usable)} of them empty or not a text"
-        raise UnusableRow(f"{problem}; expected 3 texts")
-    return usable
-
-
-def _labels(record: Mapping[str, str], window: str) -> Labels:
-    return Labels(
-        pref_type=_label(record["pref_type"]),
-        who=_label(record["who"]),
-        updated=_flag(record["updated"], "updated"),
-        scenario=_label(record["conversation_scenario"]),
-        distance=_count(record[f"distance_from_related_snippet_to_query_{window}"], "distance"),
-        preference=record["preference"].strip(),
-        prev_pref=record["prev_pref"].strip(),
-        # Some rows contain a text here that names the sensitive information.
-        sensitive=record["sensitive_info"].strip().lower() not in FALSE,
-        topic=record["topic_query"].strip().removeprefix(":").strip(),
-    )
-
-
-def _label(text: str) -> str:
-    label = text.strip().removeprefix(":").strip().lower()
-    return SPELLINGS.get(label, label)
-
-
-def _flag(text: str, column: str) -> bool:
-    word = text.strip().lower()
-    if word not in TRUE | FALSE:
-        raise UnusableRow(f"{column} is neither True nor False")
-    return word in TRUE
-
-
-def _count(text: str, column: str) -> int | None:
-    """An integer, which may be written as a float; None if the cell is empty."""
-    if text.strip().lower() in ("", "nan", "none"):
-        return None
-    try:
-        return int(float(text))
-    except (ValueError, OverflowError):
-        raise UnusableRow(f"{column} is not a number") from None

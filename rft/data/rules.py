@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from rft.data.categories import nameless
+from reward.mcq import LETTERS
 from rft.data.probe import Asked, choices, folds
-from rft.data.question import LETTERS, Question
+from rft.data.question import Question
 
-CHANCE = 1 / len(LETTERS)
 ERRORS, POINTS = 3, 0.03  # least distance above chance: in standard errors (for one rule), and as a share
 LEAST = 300  # fewest questions of a category value that is evaluated separately
+UNKNOWN = "unknown"  # a value of a breakdown that stands for a missing label
 PROBE = "a trained probe on the options"
 
 
@@ -47,18 +47,25 @@ class Strongest(NamedTuple):
 
 
 def asked(question: Question) -> Asked:
-    """Returns the parts of a question that a rule may use."""
+    """Returns the parts of a question with options that a rule may use."""
+    assert question.gold is not None
     return Asked(question.persona_id, question.query, question.options, LETTERS.index(question.gold))
 
 
-def bar(n: int, tried: int) -> float:
-    """Returns the score on n questions above which chance does not explain the best of `tried` rules.
+def chance(options: Sequence[int]) -> float:
+    """Returns the score of guessing on N >= 1 questions with these numbers of options."""
+    return sum(1 / count for count in options) / len(options)
+
+
+def bar(n: int, tried: int, guessing: float) -> float:
+    """Returns the score on n questions above which chance does not explain the best of `tried` rules;
+    guessing alone scores `guessing`.
 
     Bonferroni correction: the probability that one guess is three standard errors too high is divided among
     the rules.
     """
     errors = NormalDist().inv_cdf(1 - NormalDist().cdf(-ERRORS) / tried)
-    return CHANCE + max(POINTS, errors * (CHANCE * (1 - CHANCE) / n) ** 0.5)
+    return guessing + max(POINTS, errors * (guessing * (1 - guessing) / n) ** 0.5)
 
 
 def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
@@ -87,7 +94,8 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
     rule_scores["the option text least often gold"] = [
         _taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)
     ]
-    for place, letter in enumerate(LETTERS):
+    letters = max((len(question.options) for question in questions), default=0)
+    for place, letter in enumerate(LETTERS[:letters]):
         rule_scores[f"always {letter}"] = [float(question.gold == place) for question in questions]
     if (chosen := choices(questions)) is not None:
         rule_scores[PROBE] = [
@@ -96,25 +104,34 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
     return rule_scores
 
 
-def strongest(rule_scores: Mapping[str, Sequence[float]], rows: Iterable[int]) -> Strongest:
+def strongest(
+    rule_scores: Mapping[str, Sequence[float]], rows: Iterable[int], options: Sequence[int]
+) -> Strongest:
     """Returns the strongest rule on some of the questions.
 
     Args:
         rule_scores: result of `scores`.
         rows: indices of the questions; at least one.
+        options: number of options of every question.
     """
     rows = list(rows)
     means = {rule: sum(values[row] for row in rows) / len(rows) for rule, values in rule_scores.items()}
     rule = max(means, key=lambda name: means[name])
-    return Strongest(rule, means[rule], len(rows), len(rule_scores), bar(len(rows), len(rule_scores)))
+    least = bar(len(rows), len(rule_scores), chance([options[row] for row in rows]))
+    return Strongest(rule, means[rule], len(rows), len(rule_scores), least)
 
 
 def cells(values: Sequence[str], least: int = LEAST) -> dict[str, list[int]]:
-    """Returns {value: its rows} for the values of a category that have a name and at least `least` rows."""
+    """Returns {value: its rows} for the values of a breakdown that have a name and at least `least` rows."""
     rows: dict[str, list[int]] = {}
     for row, value in enumerate(values):
         rows.setdefault(value, []).append(row)
     return {value: rows[value] for value in sorted(rows) if len(rows[value]) >= least and not nameless(value)}
+
+
+def nameless(value: str) -> bool:
+    """Returns whether a value of a breakdown stands for a missing label."""
+    return value in ("", UNKNOWN)
 
 
 def _taken(values: Sequence[float], gold: int, extreme: Callable[[Sequence[float]], float]) -> float:
@@ -135,15 +152,15 @@ def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
             shown.update((key, option) for option in question.options)
             gold_counts[key, gold] += 1
 
-    def rate(text: str, fold: int) -> float:
+    def rate(text: str, fold: int, options: int) -> float:
         times_shown, gold = (
             shown[None, text] - shown[fold, text],
             gold_counts[None, text] - gold_counts[fold, text],
         )
-        return (gold + 1) / (times_shown + len(LETTERS))
+        return (gold + 1) / (times_shown + options)
 
     return [
-        [rate(option, held_out) for option in question.options]
+        [rate(option, held_out, len(question.options)) for option in question.options]
         for question, held_out in zip(questions, fold, strict=True)
     ]
 

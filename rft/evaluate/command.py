@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate.context import Context, FullHistoryContext
 from rft.evaluate.options import ASKING, JUDGE, MEMORY, ON_THIS_MACHINE, RETRIEVAL, add_arguments
@@ -20,6 +19,7 @@ from rft.memory.agent import MemorySettings
 from rft.models.options import ENDPOINT
 from rft.records.summary import Control, Summary
 from rft.runs.account import check_account
+from rft.tasks.load import load_split
 
 if TYPE_CHECKING:
     from reward import Judge
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, out, budget)
             reader = _reader(args, answerer, settings)
+            judge = _judge(args, settings, budget, any(q.open_ended for q in split.questions[: args.limit]))
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
                 split,
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
                 answerer,
                 limit=args.limit,
                 batch_size=settings.get("batch_size", 8),
-                judge=_judge(args, settings, budget),
+                judge=judge,
+                open_ended=bool(settings.get("open_ended")),
                 blind=blind,
                 reader=reader,
                 seed=args.seed,
@@ -147,9 +149,6 @@ def _answerers(
                 logger.warning(
                     "--%s is ignored: the context is %s", key.replace("_", "-"), settings["context"]
                 )
-    for key in JUDGE:
-        if not settings["open_ended"] and getattr(args, key) is not None:
-            logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
     if settings["samples"] > 1 and settings["temperature"] == 0:
         raise DataError(
             f"--samples {settings['samples']}: at temperature 0 all samples are the same; set --temperature,"
@@ -259,12 +258,23 @@ def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
     return Retrieval(settings["passages"], embedder(_endpoint(url, model, ENDPOINT | settings, None)), model)
 
 
-def _judge(args: argparse.Namespace, settings: dict[str, Any], budget: "Budget | None") -> "Judge | None":
-    if not settings.get("open_ended"):
+def _judge(
+    args: argparse.Namespace, settings: dict[str, Any], budget: "Budget | None", has_free: bool
+) -> "Judge | None":
+    """The judge of answers without options. `has_free`: some questions have no options; a judge is optional
+    for those."""
+    if args.rule:
+        return None
+    if not settings["open_ended"] and not has_free:
+        for key in JUDGE:
+            if getattr(args, key) is not None:
+                logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
         return None
     from reward import Judge
 
     if not (args.judge_model and args.judge_base_url):
+        if not settings["open_ended"] and not (args.judge_model or args.judge_base_url):
+            return None
         raise DataError(
             "--open-ended: answers are scored by a judge; set --judge-base-url URL --judge-model NAME"
         )

@@ -6,7 +6,7 @@ different data are never compared.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -95,7 +95,8 @@ def read_runs(folders: Sequence[str | Path]) -> dict[str, Evaluated]:
                     f"{first} and {name} are runs on different data ({key}: {getattr(about, key)} and"
                     f" {getattr(summary, key)}); compare runs of the same dataset, split and window"
                 )
-        if rows[0].open_ended != other_rows[0].open_ended:
+        asked_freely = {row.question: row.open_ended for row in rows}
+        if any(row.open_ended != asked_freely.get(row.question, row.open_ended) for row in other_rows):
             raise DataError(
                 f"{first} and {name}: one is open-ended and one multiple choice; their scores cannot be"
                 " compared"
@@ -127,14 +128,21 @@ def compare(runs: Mapping[str, Evaluated], seed: int = 0) -> Comparison:
             )
             for name, (summary, _) in runs.items()
         },
-        against={name: _against(first, runs[first].rows, name, runs[name].rows, seed) for name in others},
+        against={
+            name: _against(first, runs[first].rows, name, runs[name].rows, seed, about.by) for name in others
+        },
     )
 
 
 def _against(
-    first: str, before: Sequence[ResultRow], name: str, after: Sequence[ResultRow], seed: int
+    first: str,
+    before: Sequence[ResultRow],
+    name: str,
+    after: Sequence[ResultRow],
+    seed: int,
+    report_by: Collection[str],
 ) -> Against:
-    from rft.evaluate.statistics import CATEGORIES
+    from rft.evaluate.statistics import breakdowns
 
     then, now = mean_scores(before), mean_scores(after)
     about = {row.question: row for row in after}
@@ -142,11 +150,11 @@ def _against(
     if not pairs:
         raise DataError(f"{first} and {name} have no scored question in common")
     by: dict[str, dict[str, Difference]] = {}
-    for category, value_of in CATEGORIES.items():
-        values = sorted({value_of(row) for row, _, _ in pairs})
-        by[category] = _corrected(
-            {value: _cell([pair for pair in pairs if value_of(pair[0]) == value], seed) for value in values}
-        )
+    for category, values in breakdowns([row for row, _, _ in pairs], report_by).items():
+        groups: dict[str, list[tuple[ResultRow, float, float]]] = {}
+        for pair, value in zip(pairs, values, strict=True):
+            groups.setdefault(value, []).append(pair)
+        by[category] = _corrected({value: _cell(groups[value], seed) for value in sorted(groups)})
     return Against(all=_cell(pairs, seed), by=by, answers=_same_answers(before, after))
 
 
@@ -159,7 +167,7 @@ def _same_answers(before: Sequence[ResultRow], after: Sequence[ResultRow]) -> Sa
 
 
 def _cell(pairs: Sequence[tuple[ResultRow, float, float]], seed: int) -> Difference:
-    from rft.evaluate.statistics import by_persona, interval_of_ratio
+    from rft.evaluate.interval import by_persona, interval_of_ratio
 
     differences = [now - then for _, then, now in pairs]
     total_P, count_P = by_persona(

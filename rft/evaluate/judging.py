@@ -10,10 +10,11 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reward.judge import Judge, case_and_fact, majority
+from reward.judge import Judge, majority
 from reward.mcq import has_reasoning
 from rft.models.failures import EndpointError
 from rft.records.row import ResultRow
+from rft.tasks.load import task_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +43,7 @@ def judge_rows(rows: Sequence[ResultRow], judge: Judge, console: "Console | None
 
         async def one(row: ResultRow) -> None:
             async with slots:
-                case, fact = case_and_fact(**vars(row.labels))
+                case, fact = task_named(row.task).judged(row)
                 votes = await judge.votes(case, row.query, row.completion, fact)
             verdict = majority(votes)
             score = None if verdict is None else float(verdict and has_reasoning(row.completion))

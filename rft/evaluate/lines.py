@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reward.memory import speaks_of
-from rft.data.dataset import MEMORY_TARGETS, Split
-from rft.evaluate.statistics import interval
-from rft.memory.targets import MemoryTargets, about, load_memory_targets
+from rft.evaluate.interval import interval
 from rft.memory.text import TOPIC_WORDS
 from rft.records.summary import LineCounts, Lines
+from rft.tasks.base import Split
+from rft.tasks.memory_targets import MEMORY_TARGETS, MemoryTargets, about, load_memory_targets
 
 VERDICTS = ("right", "wrong", "missing", "extra")
 
@@ -31,7 +31,7 @@ class Verdict:
         line: the line of the memory (None: missing).
         target: the expected line (None: extra).
         persona_id, history_id: whose memory it is.
-        kind: `Labels.kind` of the question about the same preference, "other" if there is none.
+        kind: `Question.kind` of the question about the same preference, "other" if there is none.
     """
 
     verdict: str
@@ -90,7 +90,7 @@ def verdicts(split: Split, memories: Mapping[str, str], notes: Mapping[str, Memo
         memories: {history id: memory}.
         notes: {history id: its targets}.
     """
-    kinds = {(q.history_id, about(q)): q.labels.kind for q in split.questions}
+    kinds = {(q.history_id, about(q)): q.kind for q in split.questions}
     rows = []
     for history_id, memory in memories.items():
         history = split.histories[history_id]

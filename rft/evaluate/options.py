@@ -4,11 +4,12 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rft.data.dataset import HUB_ID, WINDOWS
+from rft.data.question import MOST
 from rft.evaluate.context import CONTEXTS
 from rft.evaluate.rules import RULES
 from rft.memory.agent import MemorySettings
 from rft.models.options import add_options, number, positive
+from rft.tasks.personamem.dataset import HUB_ID, WINDOWS
 
 if TYPE_CHECKING:
     pass
@@ -71,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", required=True, metavar="DIR|HUB_ID", help=f"dataset folder, or {HUB_ID}")
     data.add_argument("--revision", help="commit of a dataset on the Hub")
     data.add_argument(
-        "--split", default="benchmark", help="name of a CSV file in benchmark/text (default: benchmark)"
+        "--split",
+        default="benchmark",
+        help="name of a CSV or JSON lines file of the dataset (default: benchmark)",
     )
     data.add_argument("--window", default="32k", choices=WINDOWS, help="history size (default: 32k)")
     data.add_argument("--exclude-personas", nargs="+", default=[], metavar="ID", help="personas to leave out")
@@ -96,8 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asking.add_argument(
         "--option-orders",
         type=int,
-        choices=range(1, 5),
-        help="option rotations, for consistency and position bias (default: 1)",
+        choices=range(1, MOST + 1),
+        metavar="N",
+        help="option rotations, at most one per option, for consistency and position bias (default: 1)",
     )
     asking.add_argument(
         "--open-ended",
@@ -166,7 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
 
-    judge = parser.add_argument_group("the judge of open-ended answers")
+    judge = parser.add_argument_group("the judge of answers without options")
     judge.add_argument("--judge-model", metavar="NAME")
     add_options(judge, "base-url", "api-key-env", "price", prefix="judge-")
     judge.add_argument(

@@ -66,7 +66,7 @@ class Retrieval:
         chosen = [history.turns[i] for run in runs for i in run] if history else []
         return [
             {"role": "system", "content": SYSTEM},
-            *map(as_said, chosen),
+            *as_said(chosen),
             {"role": "user", "content": final_message(question)},
         ]
 

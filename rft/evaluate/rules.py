@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from reward.mcq import LETTERS
 from rft.data.history import History
-from rft.data.question import LETTERS, Question
+from rft.data.question import Question
 from rft.errors import DataError
 from rft.evaluate.answer import Answer
 
@@ -46,6 +47,8 @@ class RuleAnswers:
         return [Answer(self._completion(question, history_words)) for question in questions]
 
     def _completion(self, question: Question, history_words: str) -> str:
+        if question.open_ended:  # there is no option to take
+            return ""
         letter = choice(self.rule, question.options, history_words)
         return f"<think>Option ({letter}) is the {self.rule}.</think>\\boxed{{{letter}}}"
 

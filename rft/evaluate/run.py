@@ -7,13 +7,12 @@ computed from the rows on disk, whichever process wrote them.
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from rft.data.dataset import Split
 from rft.data.history import History
 from rft.data.prompt import final_message
 from rft.data.question import Question
@@ -25,6 +24,7 @@ from rft.files import write_whole
 from rft.records.row import ResultRow
 from rft.records.run import RunIdentity
 from rft.records.summary import ReaderStatistics, Summary
+from rft.tasks.base import Split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 # omitted from a row if empty
 SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")
+ASKED_ONLY_IF_THERE = ("accepted", "abstain", "judge_only", "date")
 BLIND = "blind"
 """The subfolder with the answers of the same model without the history."""
 READER = "reader"
@@ -48,8 +49,10 @@ class EvaluationSettings:
     Attributes:
         limit: only the first `limit` questions of the split (None: all).
         samples: completions per prompt.
-        orders: rotations of the options, 1 to 4.
+        orders: rotations of the options, at most as many as there are.
         open_ended: ask without options; a judge scores the answers.
+        judged: a judge scores all answers without options, also those that could be compared with accepted
+            texts.
         batch_size: questions per batch, if the answerer takes batches.
     """
 
@@ -57,6 +60,7 @@ class EvaluationSettings:
     samples: int = 1
     orders: int = 1
     open_ended: bool = False
+    judged: bool = False
     batch_size: int = 8
 
     def identity(self) -> dict[str, JsonValue]:
@@ -83,6 +87,7 @@ def evaluate(
     samples: int = 1,
     option_orders: int = 1,
     judge: "Judge | None" = None,
+    open_ended: bool = False,
     blind: Answerer | StreamingAnswerer | None = None,
     reader: Answerer | StreamingAnswerer | None = None,
     seed: int = 0,
@@ -100,8 +105,9 @@ def evaluate(
         limit: only the first `limit` questions (None: all).
         batch_size: questions per batch.
         samples: completions per prompt.
-        option_orders: rotations of the options in which each question is asked, 1 to 4.
-        judge: if given, questions are asked without options, and the judge scores the answers.
+        option_orders: rotations of the options in which each question is asked, at most as many as it has.
+        judge: scores answers without options; without it, they are compared with accepted texts.
+        open_ended: ask all questions without options; needs a judge.
         blind: the control: the same model in context "none"; its answers go to `out/blind`.
         reader: answers each question once from the memories of `answerer`, which separates the quality of
             writing from the quality of answering; its answers go to `out/reader`.
@@ -121,7 +127,14 @@ def evaluate(
     from rft.report.evaluation import write_evaluation_report, write_memory_report
 
     out = Path(out).expanduser()
-    asking = EvaluationSettings(limit, samples, option_orders, judge is not None, batch_size)
+    asking = EvaluationSettings(limit, samples, option_orders, open_ended, judge is not None, batch_size)
+    if judge is None and any(
+        v.open_ended and not v.compared for v in asking.variants(split.questions[:limit])
+    ):
+        raise DataError(
+            "some questions are asked without options and have no accepted answers, so that only a judge can"
+            " score them; set --judge-base-url URL --judge-model NAME"
+        )
     rows, unanswered, too_long = _collect(split, out, answerer, asking, judge, console)
     if not rows:
         raise DataError(
@@ -130,28 +143,34 @@ def evaluate(
         )
     blind_rows: list[ResultRow] = []
     if blind is not None:
-        once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        once = replace(asking, samples=1, orders=1)
         blind_rows, lost, lost_too_long = _collect(split, out / BLIND, blind, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
     extras: dict[str, Any] = {}  # what not every run has
     if reader is not None:
-        once = EvaluationSettings(limit, open_ended=asking.open_ended, batch_size=batch_size)
+        once = replace(asking, samples=1, orders=1)
         reader_rows, lost, lost_too_long = _collect(split, out / READER, reader, once, judge, console)
         unanswered, too_long = unanswered + lost, too_long + lost_too_long
         if reader_rows:
-            extras["reader"] = ReaderStatistics(model=reader.name, **summarise(reader_rows, seed).dump())
+            extras["reader"] = ReaderStatistics(
+                model=reader.name, **summarise(reader_rows, seed, report_by=split.report_by).dump()
+            )
     if isinstance(answerer, WritesMemories):
         extras["forgotten"] = forgotten(split, answerer.folder)
         memories = last_memories(answerer.folder, [row.history_id for row in rows])
         if (written := lines.of_memories(split, memories, seed)) is not None:
             extras["lines"] = written
+    if split.task != "personamem":
+        extras["task"] = split.task
+    if split.published:
+        extras["published"] = list(split.published)
     summary = Summary(
         model=answerer.name,
         context=answerer.context,
         split=split.name,
         window=split.window,
         data_sha256=split.sha256,
-        **summarise(rows, seed, blind_rows).dump(),
+        **summarise(rows, seed, blind_rows, split.report_by).dump(),
         **extras,
         unanswered=unanswered,
         too_long=too_long,
@@ -208,7 +227,7 @@ def _collect(
                     for history in dict.fromkeys(variant.history_id for variant in todo)
                 ]
             )
-        too_long = _answer_all(todo, split, answerer, asking.batch_size, results, console)
+        too_long = _answer_all(todo, split, answerer, asking, results, console)
         if judge is not None:
             from rft.evaluate.judging import judge_rows
 
@@ -221,7 +240,7 @@ def _answer_all(
     todo: Sequence[Question],
     split: Split,
     answerer: Answerer | StreamingAnswerer,
-    batch_size: int,
+    asking: EvaluationSettings,
     results: Results,
     console: "Console | None",
 ) -> int:
@@ -244,9 +263,9 @@ def _answer_all(
         task = progress.add_task(
             f"asking {escape(answerer.name)}, context {escape(answerer.context)}", total=len(todo), said=""
         )
-        for answered in _answers(batches(todo, answerer.context, batch_size), split, answerer):
+        for answered in _answers(batches(todo, answerer.context, asking.batch_size), split, answerer):
             rows = [
-                result_row(variant, answer, seconds, split.history_of(variant))
+                result_row(variant, answer, seconds, split.history_of(variant), asking.judged)
                 for variant, answer, seconds in answered
                 if isinstance(answer, Answer)
             ]
@@ -294,17 +313,28 @@ def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[
             yield group[start : start + size]
 
 
-def result_row(variant: Question, answer: Answer, seconds: float, history: History) -> ResultRow:
-    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer not
-    yet judged)."""
-    from reward import mcq_letter, personamem
+def result_row(
+    variant: Question, answer: Answer, seconds: float, history: History, judged: bool = False
+) -> ResultRow:
+    """One row of `results.jsonl`: the question, the answer and its score (None for an open-ended answer that
+    a judge is to score)."""
+    from reward import exact_match, mcq_letter, personamem
     from reward.mcq import answer_part
 
     question, order, sample = variant_parts(variant.id)
     if variant.open_ended:
         answered = "text" if answer_part(answer.completion).strip() else None
+        compared = variant.compared and not judged
+        score = (
+            exact_match([answer.completion], [variant.accepted], [variant.abstain])[0] if compared else None
+        )
     else:
-        answered = mcq_letter(answer.completion)
+        answered = mcq_letter(answer.completion, len(variant.options))
+        score = personamem([answer.completion], [variant.gold], [variant.options])[0]
+    question_fields: dict[str, Any] = {key: getattr(variant, key) for key in ASKED_ONLY_IF_THERE}
+    question_fields["accepted"] = list(variant.accepted)
+    if variant.task != "personamem":
+        question_fields["task"] = variant.task
     answer_fields = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
     return ResultRow(
         id=variant.id,
@@ -315,12 +345,13 @@ def result_row(variant: Question, answer: Answer, seconds: float, history: Histo
         history_id=variant.history_id,
         history_characters=sum(len(message.content) for message in history.messages),
         persona_id=variant.persona_id,
-        labels=variant.labels,
+        labels=dict(variant.labels),
         query=variant.query,
         options=list(variant.options),
         gold=variant.gold,
         answered=answered,
-        score=None if variant.open_ended else personamem([answer.completion], [variant.gold])[0],
+        score=score,
+        **dict[str, Any]({key: value for key, value in question_fields.items() if value}),
         **{key: value for key, value in answer_fields.items() if value or key not in SAID_ONLY_IF_THERE},
         seconds=round(seconds, 6),
     )

@@ -7,32 +7,33 @@ as wrong.
 """
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
-from statistics import NormalDist
-
-import numpy as np
-from numpy.typing import NDArray
 
 from reward import has_reasoning
+from reward.free_text import abstains, equal, f1
 from reward.judge import majority
-from reward.mcq import LETTERS
+from reward.mcq import LETTERS, answer_part
 from rft.data import rules
-from rft.data.categories import BUCKETS, OF_LABELS, UNKNOWN
-from rft.data.question import Labels
-from rft.data.rules import Asked, Strongest
+from rft.data.rules import UNKNOWN, Asked, Strongest
+from rft.evaluate.interval import interval
 from rft.evaluate.skill import SkilledRow, mean, skill, with_skill
 from rft.models.reply import REFUSED
 from rft.records.row import ResultRow
 from rft.records.summary import Cell, Control, Measure, OptionOrders, Samples, Statistics, Usage
+from rft.tasks.base import MOST_VALUES
+from rft.tasks.load import task_named
 
-RESAMPLES = 10_000
 # lower edges of history lengths, in tokens of 4 characters
 LENGTHS = (0, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+_AFTER_NUMBERS = 10**15
 
 
-def summarise(rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRow] = ()) -> Statistics:
+def summarise(
+    rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRow] = (), report_by: Collection[str] = ()
+) -> Statistics:
     """The statistics of N >= 1 result rows, as in `summary.json`.
 
     Several rows of one question (samples, option orders) count as one question and are averaged.
@@ -41,6 +42,7 @@ def summarise(rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRo
         rows: the result rows.
         seed: random seed of the bootstrap.
         blind: rows of the same model without the history, one per question.
+        report_by: names of the breakdowns; (): all of the rows that have at most `MOST_VALUES` values.
 
     Returns:
         accuracy: mean of `score`, the gated reward (None if no row has a score).
@@ -52,8 +54,13 @@ def summarise(rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRo
         unparsed_rate: share whose box names no letter (open-ended: empty answers); refused answers count only
             in refused_rate.
         format_rate: share that reasons before the answer.
+        guessing: share that is right if letters are guessed; a question without options counts 0 (only if it
+            is not 1/4, and some question has options).
+        exact_match, token_f1: means of `reward.free_text` over the answers that are compared with accepted
+            texts, with or without reasoning (only if there are some).
         answer_letters: how many answers name each letter.
-        (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions)
+        (entries of `rft.evaluate.skill.skill`, and right_and_consistent_ci95; not for open-ended questions.
+            If only some questions have options, the others count in right_and_consistent with their score)
         refused_rate: share of answers that were refused.
         endings: number of missing answers, by reason.
         adapted: number of answers for which the server rejected a setting, by the change made instead.
@@ -73,15 +80,19 @@ def summarise(rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRo
         usage: tokens, dollars and failed calls by kind, summed over all rows.
         seconds: time spent on answering.
     """
-    letters = Counter(row.answered or "none" for row in rows)
-    asked_freely = rows[0].open_ended  # open-ended answers name no letter
-    skilled = [] if asked_freely else [with_skill(row) for row in rows]
-    rows = skilled or rows
+    rows = [row if row.open_ended else with_skill(row) for row in rows]
+    skilled = [row for row in rows if isinstance(row, SkilledRow)]
+    letters = Counter(row.answered or "none" for row in skilled)
+    most = max(len(row.options) for row in rows)
+    guessing = sum(1 / len(row.options) for row in skilled) / len(rows)
+    cell = _cell(rows, seed).dump()
     refused = [row.ending in REFUSED for row in rows]
     controls = of_controls(rows, blind, seed)
     return Statistics(
-        **_cell(rows, seed).dump()
-        | (skill(skilled) if skilled else {})
+        **cell
+        | (skill(skilled) | {key: cell[key] for key in MIXED} if skilled else {})
+        | ({"guessing": guessing} if skilled and guessing != 0.25 else {})
+        | _comparison([row for row in rows if row.compared])
         | ({"samples": of_samples(rows)} if any(row.sample for row in rows) else {})
         | ({"option_orders": of_orders(rows)} if any(row.order for row in rows) else {})
         | _with_writing(rows),
@@ -90,14 +101,14 @@ def summarise(rows: Sequence[ResultRow], seed: int = 0, blind: Sequence[ResultRo
         not_scored=sum(row.score is None for row in rows),
         unparsed_rate=mean([row.answered is None and not no for row, no in zip(rows, refused, strict=True)]),
         format_rate=mean([has_reasoning(row.completion) for row in rows]),
-        answer_letters={letter: 0 if asked_freely else letters[letter] for letter in (*LETTERS, "none")},
+        answer_letters={letter: letters[letter] for letter in (*LETTERS[:most], "none")},
         refused_rate=mean(refused),
         endings=_counted([row.ending] if row.ending else [] for row in rows),
         adapted=_counted(row.adapted for row in rows),
         cut_off_rate=mean([not row.finished for row in rows]),
         input_tokens_per_question=_mean_known([row.input_tokens for row in rows]),
         output_tokens_per_question=_mean_known([row.output_tokens for row in rows]),
-        by={name: _table(rows, value_of, seed) for name, value_of in CATEGORIES.items()},
+        by={name: _table(rows, values, seed) for name, values in breakdowns(rows, report_by).items()},
         controls=controls,
         explained_by_shortcut=max(
             (c.explains for c in controls.values() if c.explains is not None), default=None
@@ -119,7 +130,44 @@ def _with_writing(rows: Sequence[ResultRow]) -> dict[str, float]:
 
 def ungated(row: ResultRow) -> float | None:
     """The score of an answer with or without reasoning; None if it is not scored."""
-    return majority(row.votes) if row.open_ended else float(row.answered == row.gold)
+    if not row.open_ended:
+        return float(row.answered == row.gold)
+    return _compared(row, equal) if row.compared and not row.votes else majority(row.votes)
+
+
+def breakdowns(rows: Sequence[ResultRow], report_by: Collection[str] = ()) -> dict[str, list[str]]:
+    """{name of a breakdown: its value of each row, "" if a row has none}, the history's length last.
+
+    Args:
+        rows: the result rows.
+        report_by: names of the breakdowns; (): all of the rows that have at most `MOST_VALUES` values.
+    """
+    groups = [task_named(row.task).groups(row.labels) for row in rows]
+    values = {
+        name: [of_row.get(name, "") for of_row in groups]
+        for name in dict.fromkeys(name for of_row in groups for name in of_row)
+    }
+    shown = {
+        name: of_rows
+        for name, of_rows in values.items()
+        if (name in report_by if report_by else len(set(of_rows)) <= MOST_VALUES)
+    }
+    return shown | {"history_length": [length_bucket(row.history_characters) for row in rows]}
+
+
+def _comparison(rows: Sequence[ResultRow]) -> dict[str, float]:
+    """Exact match and token F1 of free answers."""
+    if not rows:
+        return {}
+    return {
+        "exact_match": mean([_compared(row, equal) for row in rows]),
+        "token_f1": mean([_compared(row, f1) for row in rows]),
+    }
+
+
+def _compared(row: ResultRow, measure: Callable[[str, Sequence[str]], float]) -> float:
+    answer = answer_part(row.completion)
+    return float(abstains(answer)) if row.abstain else measure(answer, row.accepted)
 
 
 def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int = 0) -> dict[str, Control]:
@@ -138,13 +186,19 @@ def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int
     if blind and any(blind_scores.get(row.question) is not None for row in rows):
         blind_scored = [(row, score) for row in rows if (score := blind_scores.get(row.question)) is not None]
         controls["blind"] = _control(blind_scored, seed, by=_blind_by(blind_scored, seed))
-    if rows[0].open_ended:
+    rows = [row for row in rows if row.gold is not None and not row.open_ended]
+    if not rows:
         return controls
-    asked = [Asked(row.persona_id, row.query, row.options, LETTERS.index(row.gold)) for row in rows]
+    asked = [
+        Asked(row.persona_id, row.query, row.options, LETTERS.index(row.gold))
+        for row in rows
+        if row.gold is not None
+    ]
+    counts = [len(row.options) for row in rows]
     rule_scores = rules.scores(asked)
     for name in ("longest", "shortest"):
         controls[name] = _control(list(zip(rows, rule_scores[f"{name} option"], strict=True)), seed)
-    best = rules.strongest(rule_scores, range(len(rows)))
+    best = rules.strongest(rule_scores, range(len(rows)), counts)
     scored = list(zip(rows, rule_scores[best.rule], strict=True))
     controls["strongest"] = _control(scored, seed, best, _strongest_by(rows, rule_scores, seed))
     return controls
@@ -169,10 +223,9 @@ def _blind_by(scored: Sequence[tuple[ResultRow, float]], seed: int) -> dict[str,
     """{category: {value: control}} of the model without the history, for large cells."""
     return {
         name: {
-            value: _control([scored[i] for i in cell], seed)
-            for value, cell in rules.cells([value_of(row) for row, _ in scored]).items()
+            value: _control([scored[i] for i in cell], seed) for value, cell in rules.cells(values).items()
         }
-        for name, value_of in CATEGORIES.items()
+        for name, values in breakdowns([row for row, _ in scored]).items()
     }
 
 
@@ -181,10 +234,11 @@ def _strongest_by(
 ) -> dict[str, dict[str, Control]]:
     """{category: {value: control}}: the strongest rule of each large cell."""
     by: dict[str, dict[str, Control]] = {}
-    for name, value_of in CATEGORIES.items():
+    counts = [len(row.options) for row in rows]
+    for name, values in breakdowns(rows).items():
         by[name] = {}
-        for value, cell in rules.cells([value_of(row) for row in rows]).items():
-            best = rules.strongest(rule_scores, cell)
+        for value, cell in rules.cells(values).items():
+            best = rules.strongest(rule_scores, cell, counts)
             by[name][value] = _control([(rows[i], rule_scores[best.rule][i]) for i in cell], seed, best)
     return by
 
@@ -226,14 +280,18 @@ def of_orders(rows: Sequence[ResultRow]) -> OptionOrders:
     Returns:
         count: largest number of orders per question.
         consistency: share of questions (each sample separately) with the same option chosen in every order.
-        position_bias: half the sum over letters of |share of readable answers - 1/4| (0: no bias; 0.75:
-            always the same letter).
+        position_bias: half the sum over letters of |share of readable answers - share by guessing| (0: no
+            bias; 0.75: always the same of four letters).
         accuracy_at: {letter: accuracy if the gold option is at this letter}.
     """
+    rows = [row for row in rows if not row.open_ended]
     groups = [g for g in _groups(rows, lambda r: (r.question, r.sample)) if len(g) > 1]
     chosen = [{_option(row) for row in group} for group in groups]
-    letters = Counter(row.answered for row in rows if row.answered)
-    total = letters.total()
+    readable = [row for row in rows if row.answered]
+    letters, total = Counter(row.answered for row in readable), len(readable)
+    by_guessing = {
+        x: sum(1 / len(r.options) for r in readable if x in LETTERS[: len(r.options)]) for x in LETTERS
+    }
     at = {letter: _scores([row for row in rows if row.gold == letter]) for letter in LETTERS}
     return OptionOrders(
         count=max(map(len, groups), default=1),
@@ -241,7 +299,7 @@ def of_orders(rows: Sequence[ResultRow]) -> OptionOrders:
             mean([len(options) == 1 and None not in options for options in chosen]) if chosen else None
         ),
         position_bias=(
-            sum(abs(letters[x] / total - 1 / len(LETTERS)) for x in LETTERS) / 2 if total else None
+            sum(abs(letters[x] / total - by_guessing[x] / total) for x in LETTERS) / 2 if total else None
         ),
         accuracy_at={letter: mean(scores) for letter, scores in at.items() if scores},
     )
@@ -298,55 +356,6 @@ def _counted(labels: Iterable[Sequence[str]]) -> dict[str, int]:
     return dict(sorted(Counter(chain.from_iterable(labels)).items()))
 
 
-def interval(values: Sequence[tuple[str, float]], seed: int = 0) -> list[float]:
-    """The 95 % interval [low, high] of the mean of (persona, share) pairs, over resampled personas; see
-    `interval_of_ratio`."""
-    return interval_of_ratio(*by_persona(values), 0.0, 1.0, seed)
-
-
-def by_persona(values: Sequence[tuple[str, float]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(sum of the values, count) per persona: two arrays of shape (P,), sorted by persona id."""
-    order = {persona: i for i, persona in enumerate(sorted({persona for persona, _ in values}))}
-    who = [order[persona] for persona, _ in values]
-    totals = np.bincount(who, weights=[value for _, value in values]).astype(np.float64)
-    return totals, np.bincount(who)
-
-
-def interval_of_ratio(
-    total_P: NDArray[np.float64], count_P: NDArray[np.int64], lowest: float, highest: float, seed: int = 0
-) -> list[float]:
-    """The 95 % interval [low, high] of sum(total) / sum(count) over resampled personas.
-
-    Personas are resampled with replacement. The percentiles are widened for few personas (the expanded
-    percentile interval: Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-    Statistician 69, 2015). If all personas have the same mean, for example if every answer is right, all
-    resamples are equal. Then the bounds are those for P personas of which none differs (for all right or all
-    wrong, the exact bounds of Clopper and Pearson, 1934). A single persona says nothing about others: the
-    interval is [lowest, highest], unless its mean is one of these bounds.
-
-    Args:
-        total_P: sum of the values of each of the P personas.
-        count_P: number of values of each persona.
-        lowest, highest: bounds of a single value.
-        seed: random seed of the bootstrap.
-    """
-    personas = len(count_P)
-    mean_P = total_P / count_P
-    if np.ptp(mean_P) < 1e-12:
-        mean = float(mean_P[0])
-        if personas == 1 and lowest < mean < highest:
-            return [lowest, highest]
-        others = 1 - 0.025 ** (1 / personas)  # the largest share of differing personas that P draws may miss
-        return [mean - others * (mean - lowest), mean + others * (highest - mean)]
-    draws_RP = np.random.default_rng(seed).multinomial(personas, np.full(personas, 1 / personas), RESAMPLES)
-    ratio_R = (draws_RP @ total_P) / (draws_RP @ count_P)
-    from scipy.special import stdtrit  # quantile of Student's t
-
-    widened = math.sqrt(personas / (personas - 1)) * float(stdtrit(personas - 1, 0.975))
-    tail = NormalDist().cdf(-widened)
-    return [float(edge) for edge in np.quantile(ratio_R, [tail, 1 - tail])]
-
-
 def length_bucket(characters: int | None) -> str:
     """The bucket of a history's length in units of 1024 tokens, such as "4k-8k" (1 token = 4 characters)."""
     if characters is None:
@@ -358,23 +367,13 @@ _LENGTHS = [
     *(f"{low // 1024}k-{high // 1024}k" for low, high in zip(LENGTHS, LENGTHS[1:], strict=False)),
     f"{LENGTHS[-1] // 1024}k+",
 ]
-_NEAR_TO_FAR = [*BUCKETS, *_LENGTHS, UNKNOWN]
+MIXED = ("right_and_consistent", "right_and_consistent_ci95")
 
 
-def _of_labels(value_of: Callable[[Labels], str]) -> Callable[[ResultRow], str]:
-    return lambda row: value_of(row.labels)
-
-
-CATEGORIES: dict[str, Callable[[ResultRow], str]] = {
-    **{name: _of_labels(value_of) for name, value_of in OF_LABELS.items()},
-    "history_length": lambda row: length_bucket(row.history_characters),
-}
-
-
-def _table(rows: Sequence[ResultRow], value_of: Callable[[ResultRow], str], seed: int) -> dict[str, Cell]:
+def _table(rows: Sequence[ResultRow], values: Sequence[str], seed: int) -> dict[str, Cell]:
     groups: dict[str, list[ResultRow]] = {}
-    for row in rows:
-        groups.setdefault(value_of(row), []).append(row)
+    for row, value in zip(rows, values, strict=True):
+        groups.setdefault(value, []).append(row)
     return {value: _cell(groups[value], seed) for value in sorted(groups, key=_rank)}
 
 
@@ -404,13 +403,22 @@ def _skill(rows: Sequence[ResultRow], seed: int) -> dict[str, object]:
     if not skilled:
         return {}
     of_rows = skill(skilled)
-    return {key: of_rows[key] for key in ("right_and_consistent", "consistent", "thought_right")} | {
-        "right_and_consistent_ci95": interval(
-            [(row.persona_id, row.right_and_consistent) for row in skilled], seed
-        )
+    right = [
+        (row.persona_id, row.right_and_consistent if isinstance(row, SkilledRow) else row.score)
+        for row in rows
+    ]
+    known = [(persona, score) for persona, score in right if score is not None]
+    return {
+        "right_and_consistent": mean([score for _, score in known]),
+        "consistent": of_rows["consistent"],
+        "thought_right": of_rows["thought_right"],
+        "right_and_consistent_ci95": interval(known, seed),
     }
 
 
 def _rank(value: str) -> tuple[int, str]:
-    """Sort key: buckets from near to far, then all other values by name."""
-    return (_NEAR_TO_FAR.index(value) if value in _NEAR_TO_FAR else len(_NEAR_TO_FAR), value)
+    """Sort key: values that begin with a number by this number, then "unknown", then all others by name."""
+    number = re.match(r"\d{1,15}", value)
+    if number:
+        return (int(number[0]), value)
+    return (_AFTER_NUMBERS + (value != UNKNOWN), value)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft.data.dataset import Split
 from rft.evaluate import lines
 from rft.memory.store import StoredTurn, read_record
-from rft.memory.targets import load_memory_targets
 from rft.memory.text import changes
 from rft.records.row import ResultRow
 from rft.records.summary import Forgotten
+from rft.tasks.base import Split
+from rft.tasks.memory_targets import load_memory_targets
 
 
 @dataclass(frozen=True)

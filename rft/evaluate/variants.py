@@ -1,15 +1,20 @@
 """Variants of a question: rotated options, several samples, or without options.
 
 Invariant: a variant is a separate `Question` whose id encodes the question, option order and sample. The
-plain variant (displayed order, first sample) keeps the question's id. Over four orders each option appears
-once in each position, so a model that considers only positions is correct a quarter of the time.
+plain variant (displayed order, first sample) keeps the question's id. Over as many orders as there are
+options, each option appears once in each position, so a model that considers only positions is correct as
+often as by guessing.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rft.data.question import LETTERS, Question
+from reward.mcq import LETTERS
+from rft.data.question import Question
+
+_PARTS = re.compile(r"(.*?)(?:/order(\d+))?(?:/sample(\d+))?", re.S)
 
 
 def variants_of(
@@ -19,14 +24,18 @@ def variants_of(
 
     Args:
         questions: the questions.
-        orders: number of option rotations, 1 to 4.
+        orders: number of option rotations; at most as many as a question has options, and 1 without options.
         samples: completions per prompt.
         open_ended: ask without options.
     """
     return [
-        replace(_rotated(question, order), id=variant_id(question.id, order, sample), open_ended=open_ended)
+        replace(
+            _rotated(question, order),
+            id=variant_id(question.id, order, sample),
+            open_ended=open_ended or question.open_ended,
+        )
         for question in questions
-        for order in range(orders)
+        for order in range(max(1, min(orders, len(question.options))))
         for sample in range(samples)
     ]
 
@@ -38,9 +47,9 @@ def variant_id(question_id: str, order: int = 0, sample: int = 0) -> str:
 
 def variant_parts(identity: str) -> tuple[str, int, int]:
     """Splits a variant's id into (question id, order, sample)."""
-    question, *rest = identity.split("/")
-    number = {name.rstrip("0123456789"): int(name.lstrip("abcdefghijklmnopqrstuvwxyz")) for name in rest}
-    return question, number.get("order", 0), number.get("sample", 0)
+    parts = _PARTS.fullmatch(identity)
+    assert parts is not None
+    return parts[1], int(parts[2] or 0), int(parts[3] or 0)
 
 
 def seed_of(seed: int, asked: Sequence[Question]) -> int:
@@ -50,8 +59,8 @@ def seed_of(seed: int, asked: Sequence[Question]) -> int:
 
 
 def _rotated(question: Question, order: int) -> Question:
-    if not order:
+    if not order or question.gold is None:
         return question
-    a, b, c, d = question.options[order:] + question.options[:order]
-    gold = LETTERS[(LETTERS.index(question.gold) - order) % len(LETTERS)]
-    return replace(question, options=(a, b, c, d), gold=gold)
+    options = question.options[order:] + question.options[:order]
+    gold = LETTERS[(LETTERS.index(question.gold) - order) % len(options)]
+    return replace(question, options=options, gold=gold)

@@ -6,10 +6,10 @@ token limit.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rft.data.history import History, Message, history_id
+from rft.data.history import History, Message, headed, history_id
 from rft.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -23,13 +23,21 @@ class Chunk:
 
     Attributes:
         history: the messages of the chunk.
-        first: index of the first message in the full history.
-        last: index of the last message in the full history; the chunk may contain only part of it.
+        indices: index of each message in the full history; equal for the parts of one message.
     """
 
     history: History
-    first: int
-    last: int
+    indices: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """Index of the first message in the full history."""
+        return self.indices[0]
+
+    @property
+    def last(self) -> int:
+        """Index of the last message in the full history; the chunk may contain only part of it."""
+        return self.indices[-1]
 
     @property
     def text(self) -> str:
@@ -90,9 +98,9 @@ def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int |
 
 def _chunk(history: History, group: list[tuple[int, Message]]) -> Chunk:
     messages = tuple(message for _, message in group)
-    first, last = group[0][0], group[-1][0]
-    path = f"{history.path}, messages {first} to {last}"
-    return Chunk(History(history_id(messages), history.persona_id, path, messages), first, last)
+    indices = tuple(index for index, _ in group)
+    path = f"{history.path}, messages {indices[0]} to {indices[-1]}"
+    return Chunk(History(history_id(messages), history.persona_id, path, messages), indices)
 
 
 class _Sizes:
@@ -106,7 +114,7 @@ class _Sizes:
     def __call__(self, message: Message) -> int:
         if message.role not in self.markup:  # +1: content and markup may join differently
             self.markup[message.role] = self.tokens.message_tokens(message.role, "x") + 1
-        return self.markup[message.role] + len(self.content(message.content)[0])
+        return self.markup[message.role] + len(self.content(headed(message))[0])
 
     def content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Returns the token ids of a text alone, and the characters (start, end) of each token."""
@@ -120,7 +128,7 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
     if size(message) <= most:
         return [message]
     marks = sum(len(size.content(mark)[0]) for mark in (CONTINUES, CONTINUED))
-    room = most - size(Message(message.role, "")) - marks - 2
+    room = most - size(replace(message, content="")) - marks - 2
     if room < 1:
         raise DataError(
             f"{history.path}: chunk_tokens {most} is too small for a message and its markup; use at least"
@@ -133,10 +141,10 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
         last = token + room >= len(ends)
         end = len(text) if last else _word_end(text, start, max(ends[token + room - 1], start + 1))
         content = (CONTINUED if start else "") + text[start:end] + ("" if end == len(text) else CONTINUES)
-        while size(Message(message.role, content)) > most:  # a piece alone may have a few more tokens
+        while size(replace(message, content=content)) > most:  # a piece alone may have a few more tokens
             end = start + max(1, (end - start) * 9 // 10)
             content = (CONTINUED if start else "") + text[start:end] + CONTINUES
-        pieces.append(Message(message.role, content))
+        pieces.append(replace(message, content=content))
         start = end
         while token < len(ends) and ends[token] <= start:
             token += 1

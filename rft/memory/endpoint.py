@@ -95,7 +95,7 @@ class EndpointAgent:
         return reply.text or f"(no answer: {reply.ending.replace('_', ' ')})"
 
     def _update(self, chunk: Chunk, memory: str) -> Proposal:
-        history_messages = list(map(as_said, chunk.history.messages))
+        history_messages = as_said(chunk.history.messages)
         where = f"messages {chunk.first} to {chunk.last}"
         reply = self._chat(
             [*history_messages, {"role": "user", "content": update_message(memory)}],

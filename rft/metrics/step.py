@@ -19,8 +19,9 @@ class Answer:
         ended: Whether it ended by itself; False if it was cut off.
         scores: {reward function: what it gave; NaN: not scored}.
         blind: Whether the question was asked without its history, or with an empty memory.
-        kind: The kind of the question.
+        kind: The kind of the question; "" if its dataset has no kinds.
         gold: The gold letter; "" for an open-ended question.
+        options: The number of options.
         reading: How the letter and the words were read; None if letters do not matter: the question has no
             options, or no reward can take `answer`.
     """
@@ -31,6 +32,7 @@ class Answer:
     blind: bool = False
     kind: str = ""
     gold: str = ""
+    options: int = 0
     reading: Reading | None = None
 
 

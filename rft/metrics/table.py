@@ -45,7 +45,7 @@ def by_kind(of: Callable[[Reading, str], float]) -> Callable[[Step], dict[str, l
     def values(step: Step) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
         for answer in step.answers:
-            if answer.reading is not None and not answer.blind:
+            if answer.reading is not None and not answer.blind and answer.kind:
                 found.setdefault(answer.kind, []).append(of(answer.reading, answer.gold))
         return found
 
@@ -79,7 +79,8 @@ def _right_and_consistent(reading: Reading, gold: str) -> bool:
 
 def _letters(step: Step) -> dict[str, list[float]]:
     named = [answer.reading.letter or "none" for answer in step.answers if answer.reading]
-    return {letter: [name == letter for name in named] for letter in (*LETTERS, "none")}
+    shown = LETTERS[: max((answer.options for answer in step.answers), default=0)]
+    return {letter: [name == letter for name in named] for letter in (*shown, "none")}
 
 
 def whole_groups(are: bool) -> Callable[[Step], Iterable[float]]:
@@ -202,6 +203,13 @@ REGISTRY = Registry([
            "Length of the longest completion that ended by itself; 0 if none did.", TOKENS, ended, "max"),
     Metric("completions/min_terminated_length",
            "Length of the shortest completion that ended by itself; 0 if none did.", TOKENS, ended, "min"),
+    Metric("guessing",
+           "Answers that would be right if letters were guessed; a question without options counts 0.",
+           over="questions", file=SUMMARY),
+    Metric("exact_match", "Free answers that equal an accepted text, folded as by SQuAD.", over="questions",
+           card="exact match of free answers", file=SUMMARY),
+    Metric("token_f1", "Overlap of a free answer's words with the nearest accepted text (F1).",
+           over="questions", card="token F1 of free answers", file=SUMMARY),
     Metric("input_tokens_per_question", "Tokens read to answer a question.", TOKENS,
            over="questions", card="tokens read per question", file=SUMMARY),
     Metric("input_tokens_with_writing",

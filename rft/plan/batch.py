@@ -6,13 +6,13 @@ Invariant: no model is loaded.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.memory.agent import MemoryAgent
 from rft.plan.machine import machine
 from rft.plan.memory_estimate import Workload
+from rft.tasks.base import Split
 
 
 def prompt_lengths(split: Split, questions: Sequence[Question], tokens: PromptTokens) -> dict[str, int]:

@@ -348,14 +348,27 @@ def rollout(shape: ModelShape, layout: Parallelism, work: Workload) -> Parts:
     if layout.zero or work.accumulates:
         base["gradients"] = all_gradients
     b = shape.width
-    suffix = max(32, 1 << (work.completion - 1).bit_length())
     a_token = 2 * shape.keys * shape.layers * b
-    prefill = one_forward(shape, layout, work.prefix, min(work.tile or work.prefix, work.prefix))
-    step = work.rows * (suffix * a_token + shape.vocabulary * (b + 4 * FLOAT32))
-    parts = {**base, "keys and values": work.prefix * a_token}
+    base["keys and values"] = work.prefix * a_token
+    prefill = {
+        "one layer": one_forward(shape, layout, work.prefix, min(work.tile or work.prefix, work.prefix))
+    }
     if copies := autocast_copies(shape, layout):
-        parts["bfloat16 copies"] = copies
-    return {**parts, "one layer": prefill} if prefill > step else {**parts, "suffixes and logits": step}
+        prefill["bfloat16 copies"] = copies
+    suffixes = work.rows * ((work.completion - 1) * a_token + shape.vocabulary * (b + 4 * FLOAT32))
+    decode = {"weights for decoding": decoding_weights(shape, layout), "suffixes and logits": suffixes}
+    return base | max(prefill, decode, key=lambda parts: sum(parts.values()))
+
+
+def decoding_weights(shape: ModelShape, layout: Parallelism) -> float:
+    """Returns the bytes of the matrices that `prefix_tree.weights` holds during a rollout: those of queries,
+    keys and values joined, and of gate and up; the other two as well if they are cast or merged with LoRA."""
+    if layout.fsdp:  # its layers run as they are
+        return 0.0
+    columns = shape.queries + 2 * shape.keys + 2 * shape.mlp
+    if not shape.full or autocast_copies(shape, layout):
+        columns += shape.queries + shape.mlp
+    return shape.layers * shape.model * columns * shape.width
 
 
 def host(shape: ModelShape, layout: Parallelism, work: Workload) -> float:

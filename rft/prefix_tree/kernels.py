@@ -8,6 +8,8 @@ and PyTorch's memory-efficient attention in float32. The kernels support grouped
 memory-efficient one, for which keys and values are repeated per query head. `refusal` names what no kernel
 takes.
 
+Rows that grow their own keys in a cache of fixed shape (sampling) have a call of their own, `flash_used`.
+
 Shapes: T tokens packed, N queries of the call in span order, M its keys, H query heads, K key heads, D head
 size, n spans of at most L.
 """
@@ -77,11 +79,40 @@ def flash(
     )
 
 
+def flash_used(
+    q_NKD: Tensor, k_RSKD: Tensor, v_RSKD: Tensor, used_R: Tensor, lengths: Lengths, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention on CUDA of rows over the keys that each has used of its space for S: outputs (N, K, D) and
+    log-sum-exps (N, K). How many it has used is read on the device, so that the call is the same while rows
+    grow.
+
+    Args:
+        q_NKD: equally many queries for every row, in row order; heads of a group are queries.
+        used_R: int32, at least 1.
+        lengths: spans of the queries, and of the space.
+    """
+    k, v = k_RSKD.flatten(0, 1), v_RSKD.flatten(0, 1)
+    if q_NKD.dtype == torch.float32:
+        out, lse_RKL = efficient_forward(q_NKD[None], k[None], v[None], lengths, scale, False, used_R)
+        return out.squeeze(0), lse_RKL[:, :, : lengths[1]].transpose(1, 2).flatten(0, 1)
+    cu_q, max_q, cu_k, max_k = lengths
+    out, lse_KN = torch.ops.aten._flash_attention_forward(
+        q_NKD, k, v, cu_q, cu_k, max_q, max_k, 0.0, False, False, scale=scale, seqused_k=used_R
+    )[:2]
+    return out, lse_KN.transpose(0, 1)
+
+
 def efficient_forward(
-    q_nLHD: Tensor, k_nSKD: Tensor, v_nSKD: Tensor, lengths: Lengths, scale: float, causal: bool
+    q_nLHD: Tensor,
+    k_nSKD: Tensor,
+    v_nSKD: Tensor,
+    lengths: Lengths,
+    scale: float,
+    causal: bool,
+    used_n: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Memory-efficient attention on CUDA: of a dense batch, or, given `lengths`, of the spans of a batch of
-    one.
+    one, and given `used_n` of only so many keys of each span.
 
     Returns:
         Outputs (n, L, H, D), and log-sum-exps (spans, H, the longest rounded up to LSE_STEP): garbage after a
@@ -90,7 +121,7 @@ def efficient_forward(
     k, v = (per_query_head(x, q_nLHD.shape[2]) for x in (k_nSKD, v_nSKD))
     cu_q, max_q, cu_k, max_k = lengths
     return torch.ops.aten._efficient_attention_forward(
-        q_nLHD, k, v, None, cu_q, cu_k, max_q, max_k, 0.0, int(causal), True, scale=scale
+        q_nLHD, k, v, None, cu_q, cu_k, max_q, max_k, 0.0, int(causal), True, scale=scale, seqlen_k=used_n
     )[:2]
 
 
@@ -184,8 +215,15 @@ class DenseCall:
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """The call's outputs (N, H, D) and log-sum-exps (N, H), queries and keys given in span order."""
-        q, k, v = self.queries.pack(q_NHD), self.keys.pack(k_MKD), self.keys.pack(v_MKD)
-        out, lse = flash(q, k, v, scale, self.causal, self._bias(q_NHD))
+        return self.forward_packed(q_NHD, self.pack_keys(k_MKD), self.pack_keys(v_MKD), scale)
+
+    def pack_keys(self, x_MKD: Tensor) -> Tensor:
+        """Keys or values as `forward_packed` takes them, which may be used again."""
+        return self.keys.pack(x_MKD)
+
+    def forward_packed(self, q_NHD: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """`forward` of packed keys and values."""
+        out, lse = flash(self.queries.pack(q_NHD), k, v, scale, self.causal, self._bias(q_NHD))
         return self.queries.unpack(out), self.queries.unpack(lse)
 
     def backward(
@@ -246,6 +284,14 @@ class VarlenCall:
         n, width = self.lse_shape
         table = lse_NH.new_full((n * width, lse_NH.shape[1]), torch.inf).index_copy_(0, self.cells_N, lse_NH)
         return table.unflatten(0, (n, width)).transpose(1, 2).contiguous()
+
+    def pack_keys(self, x_MKD: Tensor) -> Tensor:
+        """As `DenseCall.pack_keys`."""
+        return x_MKD
+
+    def forward_packed(self, q_NHD: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """As `DenseCall.forward_packed`."""
+        return self.forward(q_NHD, k, v, scale)
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """As `DenseCall.forward`."""

@@ -124,11 +124,15 @@ def check_finite(logps_BC: Tensor) -> None:
     """
     bad = torch.isnan(logps_BC).any(1)
     if bad.any():
-        raise ModelError(
-            f"log-probs of row {int(bad.nonzero()[0])} (and {int(bad.sum()) - 1} more) are NaN: the weights"
-            " or activations have overflowed; lower the learning rate, clip gradients, or train in bf16 or"
-            " fp32 rather than fp16"
-        )
+        raise ModelError(not_finite(bad.nonzero().squeeze(1).tolist()))
+
+
+def not_finite(rows: list[int], where: str = "") -> str:
+    """Says that the log-probs of these rows are NaN, `where`, why, and what helps."""
+    return (
+        f"log-probs of row {rows[0]} (and {len(rows) - 1} more) are NaN{where}: the weights or activations"
+        " have overflowed; lower the learning rate, clip gradients, or train in bf16 or fp32 rather than fp16"
+    )
 
 
 def pays(token_ratio: float) -> bool:

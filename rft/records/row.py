@@ -6,9 +6,9 @@ Invariant: a row contains all that its score depends on, and is never scored aga
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import JsonValue, model_validator
 
-from rft.data.question import Labels
+from reward.mcq import LETTERS
 from rft.records.base import Versioned
 
 
@@ -24,9 +24,13 @@ class ResultRow(Versioned):
         history_id, persona_id: what the question is about.
         history_characters: length of the history; None in files from before it was written.
         labels: annotations of the question.
-        query, options, gold: the question, its options as shown, and the letter of the correct one.
+        query, options, gold: the question, its options as shown, and the letter of the correct one (None
+            without options).
+        accepted, abstain, judge_only, date: as in `rft.data.question.Question` (only if there is something).
+        task: name of the task whose labels these are (only if it is not personamem).
         answered: letter in the box; "text" for an open-ended answer; None if there is no readable answer.
-        score: the gated reward; None if an open-ended answer has no verdict yet.
+        score: the gated reward; None if an open-ended answer has no verdict yet. A free answer that no judge
+            scores is right if it equals an accepted text (`reward.exact_match`).
         votes: verdicts of the judge (only open-ended).
         completion: text of the model.
         input_tokens, output_tokens, cached_tokens: None if the server does not report them.
@@ -49,10 +53,15 @@ class ResultRow(Versioned):
     history_id: str
     history_characters: int | None = None
     persona_id: str
-    labels: Labels
+    labels: dict[str, JsonValue]
     query: str
     options: list[str]
-    gold: str
+    gold: str | None
+    accepted: list[str] = []
+    abstain: bool = False
+    judge_only: bool = False
+    date: str = ""
+    task: str = "personamem"
     answered: str | None
     score: float | None
     votes: list[bool | None] = []
@@ -68,6 +77,18 @@ class ResultRow(Versioned):
     ending: str = ""
     adapted: list[str] = []
     seconds: float
+
+    @property
+    def gold_text(self) -> str:
+        """As in `rft.data.question.Question`."""
+        if self.gold is not None:
+            return self.options[LETTERS.index(self.gold)]
+        return self.accepted[0] if self.accepted else ""
+
+    @property
+    def compared(self) -> bool:
+        """As in `rft.data.question.Question`."""
+        return bool(self.open_ended and (self.accepted or self.abstain) and not self.judge_only)
 
     @model_validator(mode="before")
     @classmethod

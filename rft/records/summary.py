@@ -102,8 +102,11 @@ class Statistics(Cell):
     personas: int
     asked: int
     not_scored: int
+    guessing: float = 0.25
     unparsed_rate: float
     format_rate: float
+    exact_match: float | None = None
+    token_f1: float | None = None
     answer_letters: dict[str, int]
     right: float | None = None
     thought_letter_right: float | None = None
@@ -204,6 +207,8 @@ class Summary(Statistics, About):
         unanswered, too_long: number of questions without an answer, and of those too long for the model.
         questions_in_split: number of questions that could have been asked.
         settings: what the answers depend on.
+        task: name of the task (only if it is not personamem).
+        published: figures of others, as the dataset states them: (name, metric, value, source).
     """
 
     forgotten: Forgotten | None = None
@@ -213,6 +218,8 @@ class Summary(Statistics, About):
     too_long: int = 0
     questions_in_split: int
     settings: dict[str, JsonValue]
+    task: str = "personamem"
+    published: list[tuple[str, str, float, str]] = []
 
 
 class SweepPoint(Measure):

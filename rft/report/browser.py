@@ -16,6 +16,8 @@ from markupsafe import Markup
 from rft.models.reply import REFUSED
 from rft.records.row import ResultRow
 from rft.report.charts import readable
+from rft.tasks.base import Shown
+from rft.tasks.load import task_named
 
 LONGEST_COMPLETION = 4000  # characters kept at each end of a longer completion
 LARGEST_PAGE = 40_000_000  # characters of data; above this, completions are shortened further
@@ -55,22 +57,31 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
         question = row.question
         if question in by_question:
             continue
-        labels = row.labels
-        preferences = {"preference": labels.preference, "prev_pref": labels.prev_pref}
+        labels = shown_labels(row)
         by_question[question] = {
             "id": question,
             "persona": row.persona_id,
             "query": row.query,
             "options": [] if row.open_ended else list(row.options),
             "gold": row.gold,
-            "kind": readable(labels.pref_type),
-            "facts": [f"{key}: {fact}" for key, fact in preferences.items() if fact],
-            "labels": (
-                f"{labels.who}, {readable(labels.scenario)}" + (", changed later" if labels.updated else "")
-            ),
+            "kind": readable(labels.kind),
+            "facts": [*labels.facts, *_right(row)],
+            "labels": labels.about,
             "answers": [_answer(name, answer, row, longest) for name, answer in rows_of[question]],
         }
     return list(by_question.values())
+
+
+def shown_labels(row: ResultRow) -> Shown:
+    """Returns how a page shows the labels of a row."""
+    return task_named(row.task).shown(row.labels)
+
+
+def _right(row: ResultRow) -> list[str]:
+    """Returns what is right, for a question without options."""
+    if row.abstain:
+        return ["right: that it cannot be known"]
+    return [f"right: {text}" for text in row.accepted]
 
 
 def _answer(name: str, row: ResultRow, shown: ResultRow, longest: int) -> dict[str, object]:

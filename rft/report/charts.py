@@ -17,7 +17,6 @@ from xml.sax.saxutils import quoteattr
 
 from markupsafe import Markup, escape
 
-from rft.data.rules import CHANCE
 from rft.records.comparison import Difference
 from rft.records.summary import Measure
 
@@ -63,6 +62,9 @@ _STYLE: Any = {
 _NOT_OURS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>| id="[\w.]+_\d+"', re.S)
 
 
+TICK_ROOM = 0.1  # labels of ticks that are nearer would overlap
+
+
 class Mark(NamedTuple):
     """A value with its interval, over n questions."""
 
@@ -71,14 +73,16 @@ class Mark(NamedTuple):
     n: int
 
 
-def intervals(series: Mapping[str, Mapping[str, Measure]], title: str, *, chance: bool = True) -> Markup:
+def intervals(
+    series: Mapping[str, Mapping[str, Measure]], title: str, *, chance: float | None = None
+) -> Markup:
     """Draws accuracies with 95 % intervals: one row per value, with one mark per series.
 
     Args:
         series: {name of the series: {value: its accuracy}}. The values of all series are shown, in order of
             first appearance; those that are not scored are left out.
         title: the text for screen readers.
-        chance: draw the accuracy of guessing a letter.
+        chance: draw this accuracy, that of guessing.
     """
     with _style():
         marks = {
@@ -91,11 +95,9 @@ def intervals(series: Mapping[str, Mapping[str, Measure]], title: str, *, chance
         }
         figure, axes = _draw(marks)
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xticks(
-            [0, 0.25, 0.5, 0.75, 1], _percents("25\N{NO-BREAK SPACE}%\nguessing" if chance else "")
-        )
+        axes.set_xticks(*_percents(chance, "{}\nguessing"))
         if chance:
-            axes.axvline(CHANCE, **_reference())
+            axes.axvline(chance, **_reference())
         return _key(series) + _svg(figure, title)
 
 
@@ -168,7 +170,7 @@ def curves(
     title: str,
     *,
     share: bool = False,
-    chance: bool = False,
+    chance: float | None = None,
 ) -> Markup:
     """Draws quantities over training steps: every point, or a moving average if there are many.
 
@@ -177,7 +179,7 @@ def curves(
             the single steps are drawn too, as thin lines behind the averages.
         title: the text for screen readers.
         share: the quantities are between 0 and 1, and are shown in percent.
-        chance: draw the accuracy of guessing a letter.
+        chance: draw this accuracy, that of guessing.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -203,9 +205,7 @@ def curves(
             )
         if share:
             axes.set_ylim(-0.03, 1.03)
-            axes.set_yticks(
-                [0, 0.25, 0.5, 0.75, 1], _percents("guessing\n25\N{NO-BREAK SPACE}%" if chance else "")
-            )
+            axes.set_yticks(*_percents(chance, "guessing\n{}"))
         else:
             low, high = axes.get_ylim()
             lowest = min(y for points in series.values() for _, y in points)
@@ -213,7 +213,7 @@ def curves(
                 axes.set_ylim(bottom=0, top=high if high > 0 and lowest < high else 1)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         if chance:
-            axes.axhline(CHANCE, **_reference())
+            axes.axhline(chance, **_reference())
         all_steps = [x for points in series.values() for x, _ in points]
         if min(all_steps) == max(all_steps):  # otherwise the axis would be a fraction of a step wide
             axes.set_xlim(all_steps[0] - 1, all_steps[0] + 1)
@@ -289,10 +289,15 @@ def _key(names: Collection[str]) -> Markup:
     )
 
 
-def _percents(at_chance: str) -> list[str]:
-    """Returns the axis labels of 0, 25, 50, 75 and 100 %."""
-    labels = [f"{share}\N{NO-BREAK SPACE}%" for share in (0, 25, 50, 75, 100)]
-    return [labels[0], at_chance or labels[1], *labels[2:]]
+def _percents(chance: float | None, at_chance: str) -> tuple[list[float], list[str]]:
+    """Returns the ticks 0, 25, 50, 75 and 100 % with their labels, and `chance`, in place of a tick near
+    it."""
+    ticks = {share: "{}" for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+    if chance:
+        ticks = {share: label for share, label in ticks.items() if abs(share - chance) > TICK_ROOM}
+        ticks[chance] = at_chance
+    places = sorted(ticks)
+    return places, [ticks[place].format(f"{100 * place:.0f}\N{NO-BREAK SPACE}%") for place in places]
 
 
 def _reference() -> dict[str, Any]:

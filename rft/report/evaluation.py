@@ -7,14 +7,15 @@ Invariant: a page is made from summaries and rows only, so it can be rebuilt fro
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rft.data.question import LETTERS
+from reward.mcq import LETTERS
 from rft.metrics.table import REGISTRY, SUMMARY
 from rft.records.comparison import Against, Comparison, Difference
 from rft.records.row import ResultRow, mean_scores
 from rft.records.summary import Cell, Control, Measure, Summary, SweepPoint
 from rft.report import browser, charts, published
 from rft.report.pages import INTERVAL, Card, count, percent, span, write_page
-from rft.report.sentences import CATEGORIES, consistently, learned, on_controls
+from rft.report.sentences import consistently, learned, on_controls, title_of
+from rft.tasks.load import task_named
 
 RUNS = {
     "grpo": "after GRPO",
@@ -48,8 +49,11 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
     Raises:
         DataError: the page cannot be written.
     """
-    is_open = rows[0].open_ended
-    shown = [name for name in CATEGORIES if _worth_showing(name, summary.by)]
+    is_open = all(row.open_ended for row in rows)
+    chance = None if is_open else summary.guessing
+    shown = [name for name in summary.by if _worth_showing(name, summary.by, summary.task)]
+    known = published.OF_TASKS.get(summary.task)
+    most = 0 if is_open else max(len(row.options) for row in rows)
     beside = _beside(summary)
     entries = browser.entries({"": rows})
     write_page(
@@ -63,22 +67,31 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
         cards=cards(summary),
         understated=summary.understated,
         is_open=is_open,
+        chance=chance,
         controls={key: (_control_name(key, cell), cell) for key, cell in summary.controls.items()},
         on_controls=[] if is_open else on_controls(summary),
         beside=(
             charts.intervals(
-                {"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=not is_open
+                {"": beside}, f"This run and its controls: accuracy with {INTERVAL}s", chance=chance
             )
             if beside
             else ""
         ),
-        published=[(name, values[is_open]) for name, *values in published.OVERALL],
-        published_by={key: [row[1:] for row in published.BY_CATEGORY if row[0] == key] for key in CATEGORIES},
-        note=published.NOTE,
-        categories=[
-            _category(name, {"": summary.by[name]}, chance=not is_open) for name in shown if summary.n
+        published=[
+            *([(name, values[is_open]) for name, *values in known.overall] if known else []),
+            *((f"{name} ({metric}; {source})", value) for name, metric, value, source in summary.published),
         ],
-        gold_letters={letter: sum(row.gold == letter for row in rows) for letter in LETTERS},
+        published_by={key: [row[1:] for row in known.by_category if row[0] == key] for key in shown}
+        if known
+        else {},
+        note=published.NOTE,
+        source=known.source if known else "",
+        categories=[
+            _category(name, title_of(name, summary.task), {"": summary.by[name]}, chance=chance)
+            for name in shown
+            if summary.n
+        ],
+        gold_letters={letter: sum(row.gold == letter for row in rows) for letter in LETTERS[:most]},
         transcripts=_sample(rows),
     )
 
@@ -146,8 +159,9 @@ def write_comparison_report(
         if len({score.get(str(entry["id"])) for score in scores}) > 1
     ]
     overall = {name: result.all for name, result in against.items()}
-    shown = [key for key in CATEGORIES if _worth_showing(key, next(iter(against.values())).by)]
-    categories = {CATEGORIES[key]: _in_order(against, runs, key) for key in shown}
+    by, task = next(iter(against.values())).by, next(iter(runs.values()))[0].task
+    shown = [key for key in by if _worth_showing(key, by, task)]
+    categories = {title_of(key, task): _in_order(against, runs, key) for key in shown}
     write_page(
         path,
         "comparison.html.jinja",
@@ -174,11 +188,12 @@ def _in_order(
     }
 
 
-def write_sweep_report(points: Sequence[SweepPoint], path: Path | str) -> None:
+def write_sweep_report(points: Sequence[SweepPoint], path: Path | str, chance: float | None) -> None:
     """Writes the page of several checkpoints: the curve of accuracy by step, and a table.
 
     Args:
         points: one per checkpoint.
+        chance: the accuracy of guessing; None if no question has options.
         path: the page to write.
 
     Raises:
@@ -192,13 +207,14 @@ def write_sweep_report(points: Sequence[SweepPoint], path: Path | str) -> None:
         points=points,
         best=max(evaluated, key=lambda item: item[0], default=(0.0, None))[1],
         curve=(
-            charts.curves({"": stepped}, "Accuracy by step", share=True, chance=True)
+            charts.curves({"": stepped}, "Accuracy by step", share=True, chance=chance)
             if len(stepped) > 1
             else None
         ),
         overall=charts.intervals(
             {"": {point.folder: point for _, point in evaluated}},
             f"Accuracy of each checkpoint with its {INTERVAL}",
+            chance=chance,
         ),
     )
 
@@ -214,11 +230,10 @@ def _control_name(key: str, cell: Control) -> str:
     return f"{name}: {cell.rule}" if cell.rule is not None else name
 
 
-def _worth_showing(name: str, by: Mapping[str, Collection[str]]) -> bool:
-    """Whether there is such a category. A cross of two labels must also add something to each of them."""
-    if name != "pref_type_who":
-        return name in by
-    return name in by and len(by["who"]) > 1
+def _worth_showing(name: str, by: Mapping[str, Collection[str]], task: str) -> bool:
+    """Whether there is such a breakdown. A cross of two labels must also add something to each of them."""
+    crossed = task_named(task).crosses.get(name)
+    return crossed is None or len(by.get(crossed, ())) > 1
 
 
 def write_quickstart_report(
@@ -245,6 +260,7 @@ def write_quickstart_report(
         DataError: the page cannot be written.
     """
     summaries = {key: consistently(summary) for key, summary in summaries.items()}
+    chance, task = summaries["grpo"].guessing, summaries["grpo"].task
     runs = {RUNS[key]: summaries[key] for key in RUNS if key in summaries}
     drawn = [(label, points, label.endswith(("reward", "val"))) for label, points in curves.items() if points]
     write_page(
@@ -254,13 +270,20 @@ def write_quickstart_report(
         headline=percent(summaries["grpo"].accuracy),
         data_sha256=summaries["grpo"].data_sha256,
         findings=learned(summaries),
-        overall=charts.intervals({"": runs}, f"Right and consistent: each run with its {INTERVAL}"),
+        overall=charts.intervals(
+            {"": runs}, f"Right and consistent: each run with its {INTERVAL}", chance=chance
+        ),
         curves=[
-            (label, charts.curves({"": points}, label, share=is_share, chance=is_share))
+            (label, charts.curves({"": points}, label, share=is_share, chance=chance if is_share else None))
             for label, points, is_share in drawn
         ],
         categories=[
-            _category(name, {label: summary.by[name] for label, summary in runs.items()})
+            _category(
+                name,
+                title_of(name, task),
+                {label: summary.by[name] for label, summary in runs.items()},
+                chance=chance,
+            )
             for name in ("kind", "scenario", "distance")
         ],
         transcripts=transcripts,
@@ -294,15 +317,18 @@ def _sample(rows: Sequence[ResultRow], per_group: int = 3) -> list[ResultRow]:
 
 
 def _spread(candidates: Sequence[Pair], count: int) -> list[Pair]:
-    """Chooses `count` candidates: each kind of preference in turn, and a different persona if possible."""
+    """Chooses `count` candidates: each kind in turn, and a different persona if possible."""
     chosen: list[Pair] = []
     left = list(candidates)
     while left and len(chosen) < count:
-        kinds = [row.labels.pref_type for row, _ in chosen]
+        kinds = [browser.shown_labels(row).kind for row, _ in chosen]
         people = [row.persona_id for row, _ in chosen]
         place = min(
             range(len(left)),
-            key=lambda i: (kinds.count(left[i][0].labels.pref_type), people.count(left[i][0].persona_id)),
+            key=lambda i: (
+                kinds.count(browser.shown_labels(left[i][0]).kind),
+                people.count(left[i][0].persona_id),
+            ),
         )
         chosen.append(left.pop(place))
     return chosen
@@ -313,7 +339,7 @@ def _order(row: ResultRow) -> tuple[int, str]:
 
 
 def _category(
-    name: str, tables: Mapping[str, Mapping[str, Cell]], *, chance: bool = True
+    name: str, title: str, tables: Mapping[str, Mapping[str, Cell]], *, chance: float | None
 ) -> dict[str, object]:
     """Returns a category with its chart and, for each value, the cell of each run (None if the run has
     none)."""
@@ -322,7 +348,6 @@ def _category(
         for run, table in tables.items()
     }
     values = list(dict.fromkeys(value for table in tables.values() for value in table))
-    title = CATEGORIES[name]
     return {
         "name": name,
         "title": title,

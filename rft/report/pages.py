@@ -11,7 +11,6 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from rft.data.question import LETTERS
 from rft.files import write_whole
 from rft.report import browser, charts
 
@@ -57,14 +56,11 @@ def write_page(
         "readable": charts.readable,
         "shown": shown,
         "columns": columns,
+        "labels": browser.shown_labels,
     }
     script, policy = browser.script() if entries else ("", "")
     page = pages.get_template(template).render(
-        letters=LETTERS,
-        questions=browser.data(entries) if entries else "",
-        script=script,
-        script_policy=policy,
-        **values,
+        questions=browser.data(entries) if entries else "", script=script, script_policy=policy, **values
     )
     write_whole(Path(path), page)
 

@@ -19,7 +19,7 @@ class Panel:
     Attributes:
         title: the title, with the unit if there is one.
         hint: one sentence on how to read the chart.
-        chance: draw the accuracy of guessing one of four letters.
+        chance: draw the accuracy of guessing a letter.
     """
 
     title: str

@@ -1,8 +1,10 @@
-"""Published PersonaMem-v2 results, for reference next to a run. None of them was measured here.
+"""Published results, for reference next to a run. None of them was measured here.
 
-Source: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k histories.
-Values are shares between 0 and 1; None if not stated.
+PersonaMem-v2: arXiv 2512.06688, sections 4.1 to 4.3: the official benchmark's 5,000 questions over 32k
+histories. Values are shares between 0 and 1; None if not stated.
 """
+
+from typing import NamedTuple
 
 NOTE = "published, not measured here"
 
@@ -23,3 +25,22 @@ BY_CATEGORY: tuple[tuple[str, str, float, float], ...] = (
     ("updated", "false", 0.401, 0.027),
     ("updated", "true", 0.354, 0.105),
 )
+
+
+class Published(NamedTuple):
+    """The figures of one task, and where they are from."""
+
+    overall: tuple[tuple[str, float | None, float | None], ...]
+    by_category: tuple[tuple[str, str, float, float], ...]
+    source: str
+
+
+OF_TASKS = {
+    "personamem": Published(
+        OVERALL,
+        BY_CATEGORY,
+        "Published figures are for the official benchmark's 5,000 questions at 32k (arXiv 2512.06688), under"
+        " the authors' protocol.",
+    )
+}
+"""{name of the task: its figures}. Other datasets name theirs in dataset.json."""

@@ -8,25 +8,22 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from rft.data import rules
-from rft.data.categories import nameless
-from rft.data.rules import CHANCE
 from rft.records.summary import Cell, Control, Measure, Statistics, Summary
 from rft.report import charts
 from rft.report.pages import INTERVAL, NBSP, percent, span
+from rft.tasks.load import task_named
 
-CATEGORIES = {
-    "kind": "Kind of question",
-    "pref_type": "Kind of preference",
-    "who": "Whose preference",
-    "updated": "Changed later",
-    "scenario": "Where it was mentioned",
-    "distance": "Tokens since it was mentioned",
-    "pref_type_who": "Kind of preference and whose",
-    "history_length": "Length of the history, in tokens of 4 characters",
-}
+HISTORY_LENGTH = "Length of the history, in tokens of 4 characters"
 
 
 C = TypeVar("C", bound=Cell)
+
+
+def title_of(name: str, task: str) -> str:
+    """Returns the title of a breakdown."""
+    if name == "history_length":
+        return HISTORY_LENGTH
+    return task_named(task).titles.get(name) or charts.readable(name).capitalize()
 
 
 def consistently(summary: C) -> C:
@@ -63,22 +60,25 @@ def learned(summaries: Mapping[str, Summary]) -> list[str]:
             f"With GRPO, right and consistent answers went from {percent(before.accuracy)} to"
             f" {percent(after.accuracy)} ({100 * gain:+.1f} points) on {after.n} questions about"
             f" {after.personas} held-out personas ({INTERVAL} {span(after.ci95)}, before"
-            f" {span(before.ci95)}). Guessing gives 25{NBSP}%."
+            f" {span(before.ci95)}). Guessing gives {100 * after.guessing:.0f}{NBSP}%."
         ),
         *_on_words(before, after),
     ]
     if "blind" in summaries:
         sentences.append(
-            _on_control(summaries["blind"], "Without the history, the same model gets", "the history")
+            _on_control(summaries["blind"], "Without the history, the same model gets", "the history", after)
         )
     if "longest_option" in summaries:
         sentences.append(
             _on_control(
-                summaries["longest_option"], "Always choosing the longest option gets", "reading the options"
+                summaries["longest_option"],
+                "Always choosing the longest option gets",
+                "reading the options",
+                after,
             )
         )
     if "strongest" in after.controls:
-        sentences.append(_on_rules(after.controls["strongest"]))
+        sentences.append(_on_rules(after.controls["strongest"], after.task))
     sentences += _on_kinds(_by_kind(before, after))
     if "memory" in summaries:
         sentences += _on_memory(summaries)
@@ -176,18 +176,20 @@ def _before(share: float | None) -> str:
     return "" if share is None else f", {percent(share)} before GRPO"
 
 
-def on_controls(summary: Statistics) -> list[str]:
+def on_controls(summary: Summary) -> list[str]:
     """Describes what the controls of an evaluation show, overall and in each category that is large enough to
     judge."""
     sentences = []
     if (blind := summary.controls.get("blind")) is not None and blind.accuracy is not None:
-        sentences.append(_on_control(blind, "Without the history, the same model gets", "the history"))
+        sentences.append(
+            _on_control(blind, "Without the history, the same model gets", "the history", summary)
+        )
     if (best := summary.controls.get("strongest")) is not None:
-        sentences.append(_on_rules(best))
+        sentences.append(_on_rules(best, summary.task))
     return sentences
 
 
-def _on_control(summary: Statistics | Control, does: str, source: str) -> str:
+def _on_control(summary: Statistics | Control, does: str, source: str, of_run: Summary) -> str:
     """Describes a control: at chance, if that holds overall and in each large category; otherwise names the
     categories above.
 
@@ -195,15 +197,15 @@ def _on_control(summary: Statistics | Control, does: str, source: str) -> str:
     the best of many is above chance by luck.
     """
     low, high = summary.ci95 or (0.0, 1.0)
-    cells = _cells(summary.by or {})
+    chance, cells = of_run.guessing, _cells(summary.by or {}, of_run.task)
     above = [
         f"{name} ({percent(cell.accuracy)} of {cell.n:,})"
         for name, cell in cells.items()
-        if cell.accuracy is not None and cell.accuracy > rules.bar(cell.n, len(cells))
+        if cell.accuracy is not None and cell.accuracy > rules.bar(cell.n, len(cells), chance)
     ]
-    if low > CHANCE:
+    if low > chance:
         verdict = "more than guessing, so a part of the score does not come from the history"
-    elif high < CHANCE:
+    elif high < chance:
         verdict = "less than guessing overall"
     elif above:
         verdict = "no better than guessing overall, but better in some categories"
@@ -218,13 +220,13 @@ def _on_control(summary: Statistics | Control, does: str, source: str) -> str:
     return sentence + (f" More than guessing: {'; '.join(above)}." if above else "")
 
 
-def _on_rules(best: Control) -> str:
+def _on_rules(best: Control, task: str) -> str:
     """Describes the strongest of the rules that read neither the history nor the labels."""
     sentence = (
         f"Of {best.tried} rules that read only the question and its options, the strongest"
         f" ({best.rule}) gets {percent(best.accuracy)} ({INTERVAL} {span(best.ci95)})"
     )
-    cells = _cells(best.by or {})
+    cells = _cells(best.by or {}, task)
     telling = [
         f"{name} ({cell.rule}: {percent(cell.accuracy)} of {cell.n:,})"
         for name, cell in cells.items()
@@ -241,7 +243,7 @@ def _on_rules(best: Control) -> str:
 
 def _by_kind(before: Statistics, after: Statistics) -> list[tuple[str, float, float]]:
     """Returns (kind of question, accuracy before, accuracy after) of each kind."""
-    then, now = before.by["kind"], after.by["kind"]
+    then, now = before.by.get("kind", {}), after.by.get("kind", {})
     shares = [(kind, then[kind].accuracy, now[kind].accuracy) for kind in now if kind in then]
     return [(kind, low, high) for kind, low, high in shares if low is not None and high is not None]
 
@@ -249,13 +251,13 @@ def _by_kind(before: Statistics, after: Statistics) -> list[tuple[str, float, fl
 M = TypeVar("M", bound=Measure)
 
 
-def _cells(by: Mapping[str, Mapping[str, M]]) -> dict[str, M]:
+def _cells(by: Mapping[str, Mapping[str, M]], task: str) -> dict[str, M]:
     """Returns {name: cell} of all categories that are large enough to judge on their own."""
     return {
-        f"{CATEGORIES[category].lower()} = {charts.readable(value)}": cell
+        f"{title_of(category, task).lower()} = {charts.readable(value)}": cell
         for category, table in by.items()
         for value, cell in table.items()
-        if cell.n >= rules.LEAST and not nameless(value)
+        if cell.n >= rules.LEAST and not rules.nameless(value)
     }
 
 

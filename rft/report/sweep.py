@@ -44,4 +44,6 @@ def write_sweep(summaries: Mapping[str, Summary], out: Path) -> None:
     ]
     records = [point.dump() for point in points]
     write_whole(out / "sweep.json", json.dumps(records, indent=1, ensure_ascii=False) + "\n")
-    write_sweep_report(points, out / "report.html")
+    first = next(iter(summaries.values()))
+    chance = None if first.right_and_consistent is None else first.guessing
+    write_sweep_report(points, out / "report.html", chance)

@@ -25,8 +25,9 @@ Completion = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
 QUESTIONS = 4  # shown from the newest generation
+LETTERS = "answer_letters/"
 FACTS = {"git_commit": "commit of rft", "data_sha256": "data sha256"}
-_OPTION = re.compile(r"^\(([a-d])\) (.+)$", re.M)
+_OPTION = re.compile(r"^\(([a-z])\) (.+)$", re.M)
 _CHOICES = "\n\nThis is a multiple-choice question. Options:\n"
 
 
@@ -64,12 +65,13 @@ def write_report(folder: Path, page: Path) -> None:
     values = next(iter(find(rows, [table.named(headline)]).values()), None)
     if not values:
         raise DataError(f"{folder / METRICS}: {headline} is never a finite number; there is nothing to draw")
+    chance = _chance(rows)
     sections: dict[str, list[dict[str, object]]] = {}
     missing = []
     for section, panels in PANELS.items():
         for panel in panels:
             if series := find(rows, panel.metrics):
-                sections.setdefault(section, []).append(_figure(panel, series))
+                sections.setdefault(section, []).append(_figure(panel, series, chance))
             else:
                 missing.append(panel.title)
     write_page(
@@ -144,18 +146,19 @@ def newest_questions(folder: Path) -> dict[str, object] | None:
 def _question(rows: Sequence[Completion], rewards: Sequence[str]) -> dict[str, object]:
     """Returns a question as the page shows it. rows: its completions, best first."""
     query, choices, rest = rows[0]["prompt"].partition(_CHOICES)
+    options = _OPTION.findall(rest) if choices else []
     best, worst = rows[0], rows[-1]
     differ = best["advantage"] > worst["advantage"]
     sides = {"best": best, "worst": worst} if differ else {"all have the same reward, one of them": best}
     return {
         "query": query,
-        "options": _OPTION.findall(rest) if choices else [],
+        "options": options,
         "gold": _gold(best),
-        "sides": [_side(name, row, rewards) for name, row in sides.items()],
+        "sides": [_side(name, row, rewards, [text for _, text in options]) for name, row in sides.items()],
     }
 
 
-def _side(name: str, row: Completion, rewards: Sequence[str]) -> dict[str, object]:
+def _side(name: str, row: Completion, rewards: Sequence[str], options: Sequence[str]) -> dict[str, object]:
     """Returns a completion with its rewards, in the form that the other pages mark as right or wrong."""
     from reward import mcq_letter, personamem
 
@@ -168,8 +171,8 @@ def _side(name: str, row: Completion, rewards: Sequence[str]) -> dict[str, objec
         "worth": ", ".join([*reward_texts, f"advantage {row['advantage']:+.2f}"]),
         "completion": row["completion"],
         "gold": gold,
-        "answered": mcq_letter(row["completion"]) if gold else None,
-        "score": personamem([row["completion"]], [gold])[0] if gold else None,
+        "answered": mcq_letter(row["completion"], len(options)) if gold else None,
+        "score": personamem([row["completion"]], [gold], [options])[0] if gold else None,
         "ending": "",
         "finished": True,  # not recorded in the files
     }
@@ -180,11 +183,19 @@ def _gold(row: Completion) -> str | None:
     return row["answer"] if isinstance(row.get("answer"), str) else None
 
 
-def _figure(panel: Panel, series: Mapping[str, Points]) -> dict[str, object]:
+def _chance(rows: Sequence[MetricsLine]) -> float | None:
+    """Returns the share that guessing one of the letters gets right; None if the letters were not logged."""
+    named = {key for row in rows for key in row.values if key.startswith(LETTERS)} - {f"{LETTERS}none"}
+    return 1 / len(named) if named else None
+
+
+def _figure(panel: Panel, series: Mapping[str, Points], chance: float | None) -> dict[str, object]:
     return {
         "title": panel.title,
         "hint": panel.hint,
-        "chart": charts.curves(series, panel.title, share=panel.share, chance=panel.chance),
+        "chart": charts.curves(
+            series, panel.title, share=panel.share, chance=chance if panel.chance else None
+        ),
         "numbers": [
             (name, *(_written(value, panel.share) for value in _ends(points)))
             for name, points in series.items()

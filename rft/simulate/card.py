@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rft.data.audit import lines
-from rft.data.dataset import MEMORY_TARGETS
 from rft.simulate.profile import WORDS
+from rft.tasks.audit import lines
+from rft.tasks.memory_targets import MEMORY_TARGETS
 
 LABELS = ("pref_type", "who", "updated", "conversation_scenario")
 

@@ -5,9 +5,7 @@ preamble, the evidence is in the conversations, and no personal item could be a 
 rules; no model judges here.
 """
 
-import re
-
-from rft.data.audit import contains, fold
+from rft.data.faults import mentions, question_faults
 from rft.data.private import plausible_items
 from rft.errors import DataError
 from rft.simulate.persona_record import (
@@ -19,11 +17,6 @@ from rft.simulate.persona_record import (
     QuestionItem,
 )
 from rft.simulate.topics import content_words
-
-PREAMBLE = re.compile(
-    r"^(sure|certainly|of course|here is|here's|option|answer|\(?[a-d]\))\b[,:!)]", re.IGNORECASE
-)
-LONGEST = 800  # maximum characters per option
 
 
 def conflict(preference: Preference, kept: list[Preference]) -> str | None:
@@ -44,30 +37,10 @@ def conflict(preference: Preference, kept: list[Preference]) -> str | None:
     return None
 
 
-def mentions(keyword: str, text: str) -> bool:
-    """Whether `text` contains `keyword` as whole words, ignoring case."""
-    return re.search(rf"(?<!\w){re.escape(keyword.casefold())}(?!\w)", text.casefold()) is not None
-
-
 def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
     """Returns the faults of a question; empty if there are none."""
-    faults, options = [], [item.gold, *item.distractors]
-    query = fold(item.query)
-    stated = [preference.text, preference.previous, preference.keyword]
-    if any(contains(query, text) for text in stated) or mentions(preference.keyword, item.query):
-        faults.append("the query tells the preference")
-    if len(item.distractors) != 3 or len(set(map(fold, options))) != 4:
-        faults.append("not four different options")
-    if any(not option.strip() or len(option) > LONGEST for option in options) or not item.query.strip():
-        faults.append(f"an empty text, or an option of more than {LONGEST} characters")
-    if any(PREAMBLE.match(option.strip()) for option in options):
-        faults.append("an option begins with a preamble")
     used = preference.kind in USED_KINDS
-    if not used and mentions(preference.keyword, item.gold):
-        faults.append("the gold uses what must not be used")
-    if used and any(mentions(preference.keyword, o) for o in item.distractors):
-        faults.append("a distractor uses the preference too")
-    return faults
+    return question_faults(item, [preference.text, preference.previous], preference.keyword, used)
 
 
 def conversation_faults(conversation: Conversation) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from rft.errors import DataError
-from rft.models.options import ENDPOINT, add_options, positive
+from rft.llm.settings import add_llm_options, llm_settings
 from rft.screen import screen
 from rft.simulate.profile import PROFILES, QWEN
 
@@ -66,37 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--persona-file", type=Path, help="custom people: JSON Lines with short_persona and any other keys"
     )
     llm = parser.add_argument_group("text written by an LLM, in profiles middle and paper")
-    add_options(llm, "base-url", "api-key-env", "price", "budget", "timeout", "attempts", prefix="llm-")
-    llm.add_argument("--llm-model", metavar="NAME", help="model name on that server")
-    llm.add_argument(
-        "--llm-max-new-tokens",
-        type=positive,
-        metavar="N",
-        default=4096,
-        help="maximum tokens per response (default: 4096)",
-    )
-    llm.add_argument(
-        "--llm-votes",
-        type=positive,
-        metavar="N",
-        default=3,
-        help="judge votes per check of a question (default: 3)",
-    )
-    llm.add_argument(
-        "--llm-drafts",
-        type=positive,
-        metavar="N",
-        default=5,
-        help="maximum drafts of a text until one passes the checks (default: 5)",
-    )
+    add_llm_options(llm)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `rft simulate` and returns the exit code."""
     console = screen()
-    from rft.data.audit import lines
     from rft.simulate.pipeline import simulate
-    from rft.simulate.profile import LlmSettings, Settings
+    from rft.simulate.profile import Settings
+    from rft.tasks.audit import lines
 
     if bool(args.llm_base_url) != bool(args.llm_model):
         raise DataError("--llm-base-url and --llm-model are needed together; give both or neither")
@@ -104,22 +82,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"--workers {args.workers}: expected 1 or more")
     # processes start in the time in which one writes hundreds of mini personas
     workers = args.workers or (1 if PROFILES[args.profile].style is None else 2)
-    llm = (
-        LlmSettings(
-            args.llm_base_url,
-            args.llm_model,
-            key_variable=args.llm_api_key_env,
-            price=tuple(args.llm_price) if args.llm_price else None,
-            budget=args.llm_budget,
-            attempts=args.llm_attempts or ENDPOINT["attempts"],
-            timeout=ENDPOINT["timeout"] if args.llm_timeout is None else args.llm_timeout,
-            max_new_tokens=args.llm_max_new_tokens,
-            votes=args.llm_votes,
-            drafts=args.llm_drafts,
-        )
-        if args.llm_model
-        else None
-    )
+    llm = llm_settings(args) if args.llm_model else None
     settings = Settings(
         args.profile,
         args.personas,

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rft.memory.targets import MemoryTarget
+from rft.data.faults import mentions
 from rft.memory.text import without_forgotten
-from rft.simulate.checks import mentions
 from rft.simulate.persona_record import SENSITIVE_KINDS, USED_KINDS, Conversation, PersonaRecord, Preference
 from rft.simulate.question import ENJOYS
+from rft.tasks.memory_targets import MemoryTarget
 
 THEIRS = ", not the user's own"  # comes after somebody else's preference
 NOTHING = ("open", "untold", "mention", *SENSITIVE_KINDS)  # kinds with nothing to remember

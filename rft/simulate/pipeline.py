@@ -14,16 +14,15 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rft.data.audit import audit_split
-from rft.data.dataset import COLUMNS, MEMORY_TARGETS
 from rft.errors import DataError
 from rft.files import write_atomic
 from rft.screen import screen
@@ -35,10 +34,13 @@ from rft.simulate.persona import read_personas
 from rft.simulate.persona_record import PersonaRecord
 from rft.simulate.profile import PROFILES, WORDS, Settings
 from rft.simulate.rows import history_document, history_link, raw_link, rows
-from rft.simulate.single_writer import only_writer
 from rft.simulate.topics import read_topics, shipped
 from rft.simulate.writer_grammar import GrammarWriter
 from rft.simulate.writer_mini import MiniWriter
+from rft.single_writer import only_writer
+from rft.tasks.memory_targets import MEMORY_TARGETS
+from rft.tasks.personamem.audit import audit_split
+from rft.tasks.personamem.dataset import COLUMNS
 
 RECORD = "simulation.json"  # settings of a dataset; written to the partial folder first
 
@@ -108,7 +110,7 @@ def simulate(
     """
     console = console or screen(stderr=True)
     check_settings(settings)
-    with only_writer(out):
+    with only_writer(out, "simulation"):
         return _simulate(settings, out, workers, overwrite, console)
 
 
@@ -171,7 +173,7 @@ def check_settings(settings: Settings) -> None:
             f"{settings.personas} personas; add some or lower --personas"
         )
     if settings.llm:
-        from rft.simulate.llm import make_endpoint
+        from rft.llm.client import make_endpoint
 
         make_endpoint(settings.llm)
     token_counter(settings)
@@ -275,35 +277,30 @@ def _write_personas(
                 job.do(persona_id)
                 progress.advance(task)
             return
-        pool: Executor
-        writer = None
-        if settings.llm:
-            from rft.simulate.writer_llm import LlmWriter
+        with ExitStack() as stack:
+            pool: Executor
+            if settings.llm:
+                from rft.simulate.writer_llm import LlmWriter
 
-            writer = LlmWriter(settings, partial / "llm_calls", workers)
-            # they wait for a server
-            pool, work = ThreadPoolExecutor(workers), Job(settings, partial, writer.write).do
-        else:
-            context = multiprocessing.get_context("spawn")
-            pool, work = (
-                ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial)),
-                _work,
-            )
-        try:
-            for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
-                done.result()
-                progress.update(task, advance=1, note=writer.llm.told() if writer else "")
-        except BrokenProcessPool:
-            raise DataError(
-                "a worker process died, possibly out of memory; rerun the same command with fewer "
-                "--workers to resume"
-            ) from None
-        finally:
-            if writer:
-                writer.llm.stop()
-            pool.shutdown(cancel_futures=True)  # calls in flight finish and are kept, since they are paid for
-            if writer:
-                writer.llm.close()
+                writer = LlmWriter(settings, partial / "llm_calls", workers)
+                pool, told = stack.enter_context(writer.llm.threads()), writer.llm.told
+                work = Job(settings, partial, writer.write).do
+            else:
+                context = multiprocessing.get_context("spawn")
+                pool = ProcessPoolExecutor(
+                    min(workers, len(todo)), context, _start_worker, (settings, partial)
+                )
+                stack.callback(pool.shutdown, cancel_futures=True)
+                work, told = _work, str
+            try:
+                for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
+                    done.result()
+                    progress.update(task, advance=1, note=told())
+            except BrokenProcessPool:
+                raise DataError(
+                    "a worker process died, possibly out of memory; rerun the same command with fewer "
+                    "--workers to resume"
+                ) from None
 
 
 _job: Job  # set in each worker process

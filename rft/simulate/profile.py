@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from rft import __version__
+from rft.llm.settings import LlmSettings
 from rft.simulate.conversation import FULL, SHORT, Style
 
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
@@ -64,30 +65,6 @@ PROFILES = {
         {"general": 16, "therapy": 4, "health": 4, "sensitive": 3}, {"32k": 32_000, "128k": 123_000}, FULL
     ),
 }
-
-
-@dataclass(frozen=True)
-class LlmSettings:
-    """An LLM behind an OpenAI-compatible URL.
-
-    Attributes:
-        base_url, model, key_variable, price, attempts, timeout: as in `rft.models.endpoint.Endpoint`.
-        budget: maximum dollars to spend.
-        max_new_tokens: maximum tokens per response.
-        votes: judges per check of a question.
-        drafts: maximum requests for each text until a response is usable.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str | None = None
-    price: tuple[float, float] | None = None
-    budget: float | None = None
-    attempts: int = 6
-    timeout: float = 600.0
-    max_new_tokens: int = 4096
-    votes: int = 3
-    drafts: int = 5
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ them.
 from collections.abc import Callable
 from random import Random
 
-from rft.simulate.checks import mentions
+from rft.data.faults import mentions
 from rft.simulate.facts import Fact
 from rft.simulate.grammar import draw_slot, load, say, shuffled
 from rft.simulate.persona_record import Conversation, Preference, QuestionItem

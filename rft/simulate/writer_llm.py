@@ -8,17 +8,21 @@ LLM, since no model should be asked for them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from rft.data.question import LETTERS
-from rft.simulate.checks import conflict, conversation_faults, item_faults, mentions
+from rft.data.faults import mentions
+from rft.llm.chat import Chat
+from rft.llm.client import Llm
+from rft.llm.drafts import Options, check_length, draw_words
+from rft.llm.forms import Answer, Form, Unusable
+from rft.llm.journal import Journal
+from rft.llm.votes import vote_blind, vote_uses
+from rft.simulate.checks import conflict, conversation_faults, item_faults
 from rft.simulate.facts import GENERIC_SHARE
 from rft.simulate.grammar import load
-from rft.simulate.llm import Answer, Chat, Form, Journal, Llm, Unusable
 from rft.simulate.persona import make_persona, read_personas
 from rft.simulate.persona_record import (
     SCENARIOS,
@@ -36,7 +40,6 @@ from rft.simulate.topics import SECTIONS
 UPDATES = 4  # one in N general questions with a non-generic gold is about an update
 FORGET_OF_GENERIC = 2 / 3
 SPARE = 1.5  # ratio of preferences requested to preferences needed
-WORDS = (18, 24, 30, 36)  # word counts of the four options; the one of the gold is drawn
 PREF_TYPES = {
     "stereotypical": "stereotypical_pref",
     "anti_stereotypical": "anti_stereotypical_pref",
@@ -49,10 +52,8 @@ KINDS_OF = {
     "therapy": ("therapy",),
     "health": ("health",),
 }
-Result = TypeVar("Result")
 
-# Response forms. They have no docstrings, because pydantic would put them into the schema that is sent to the
-# LLM.
+# Response forms.
 
 
 class Sheet(Answer):
@@ -94,21 +95,6 @@ class Forget(Answer):
     request: str
 
 
-class Options(Answer):
-    query: str
-    gold: str
-    distractors: list[str]
-
-
-class Blind(Answer):
-    letter: Literal["a", "b", "c", "d"]
-
-
-class Uses(Answer):
-    letters: list[Literal["a", "b", "c", "d"]]
-    query_tells: bool
-
-
 class LlmWriter:
     """Generates persona records with an LLM; thread-safe.
 
@@ -145,13 +131,12 @@ class _Session:
         assert settings.llm is not None
         self.settings, self.llm, self.chat, self.persona = settings, settings.llm, chat_, persona
         self.rng = Random(f"llm-{settings.seed}-{persona.id}")
-        self.rejected: Counter[str] = Counter()
         self.preferences: list[Preference] = []
         self.conversations: list[Conversation] = []
         self.items: list[QuestionItem] = []
 
     def dossier(self) -> PersonaRecord:
-        sheet = self.retried(
+        sheet = self.chat.retried(
             "persona",
             lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt),
         )
@@ -169,22 +154,12 @@ class _Session:
             self.preferences,
             self.conversations,
             self.items,
-            dict(self.rejected),
+            dict(self.chat.rejected),
             dict(self.chat.paid),
         )
 
     def ask(self, form: type[Form], task: str, given: dict[str, Any], attempt: int) -> Form:
         return self.chat.ask(form, load("prompts")[task], given, attempt)
-
-    def retried(self, what: str, attempt_it: Callable[[int], Result]) -> Result | None:
-        """Returns the first usable result within `drafts` attempts, or None; counts each failure by its
-        reason."""
-        for attempt in range(self.llm.drafts):
-            try:
-                return attempt_it(attempt)
-            except Unusable as unusable:
-                self.rejected[f"{what}: {unusable}"] += 1
-        return None
 
     def kept_preferences(self) -> list[Preference]:
         """Preferences of all sections that do not conflict with an earlier one, according to the rules and
@@ -203,14 +178,14 @@ class _Session:
                     "count": count,
                     "not": [p.text for p in accepted + candidates],
                 }
-                stated = self.retried("preferences", partial(self.usable_list, given))
+                stated = self.chat.retried("preferences", partial(self.usable_list, given))
                 candidates += [
                     Preference(s.topic, s.statement, PREF_TYPES[name], "own", s.keyword) for s in stated or []
                 ]
             kept: list[Preference] = []
             for candidate in candidates:
                 if why := conflict(candidate, accepted + kept):
-                    self.rejected[f"preference: {why.split(' as ')[0]} as one before"] += 1
+                    self.chat.rejected[f"preference: {why.split(' as ')[0]} as one before"] += 1
                 else:
                     kept.append(candidate)
             kept = self.without_conflicts(accepted, kept)
@@ -232,12 +207,14 @@ class _Session:
             return kept
         statements = [p.text for p in accepted + kept]
         given = {"statements": {str(number): text for number, text in enumerate(statements)}}
-        answer = self.retried("conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt))
+        answer = self.chat.retried(
+            "conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt)
+        )
         remove = set(answer.remove if answer else [])
-        self.rejected["preference: in conflict, says the LLM"] += len(
+        self.chat.rejected["preference: in conflict, says the LLM"] += len(
             [n for n in remove if len(accepted) <= n < len(statements)]
         )
-        self.rejected += Counter()  # removes zero counts
+        self.chat.rejected += Counter()  # removes zero counts
         return [p for number, p in enumerate(kept, len(accepted)) if number not in remove]
 
     def add(self, preference: Preference) -> None:
@@ -245,9 +222,11 @@ class _Session:
         fails."""
         index = len(self.preferences)
         if preference.kind == "forget":
-            blocks = [self.retried("forget request", lambda attempt: self.forget(index, preference, attempt))]
+            blocks = [
+                self.chat.retried("forget request", lambda attempt: self.forget(index, preference, attempt))
+            ]
         elif preference.kind == "update":
-            new = self.retried(
+            new = self.chat.retried(
                 "update",
                 lambda attempt: self.ask(
                     Stated, "opposite", {"person": self.persona.about, "preference": preference.text}, attempt
@@ -274,7 +253,7 @@ class _Session:
             return
         self.preferences.append(preference)
         self.conversations += written
-        item = self.retried("question", lambda attempt: self.question(index, preference, attempt))
+        item = self.chat.retried("question", lambda attempt: self.question(index, preference, attempt))
         if item is not None:
             self.items.append(item)
 
@@ -290,7 +269,7 @@ class _Session:
         }
         if place == "later":
             given["replaces"] = preference.previous
-        return self.retried(
+        return self.chat.retried(
             "conversation",
             lambda attempt: self.usable_talk(
                 "conversation",
@@ -334,9 +313,9 @@ class _Session:
         """Returns one question that passes every check; raises Unusable with the first reason against it."""
         rng = Random(f"{self.settings.seed}-{self.persona.id}-{index}-{attempt}")
         generic = preference.kind in ("forget", "others")
-        words = rng.sample(WORDS, 4)
+        words = draw_words(rng)
         others = [p.text for i, p in enumerate(self.preferences) if i != index and p.kind == "own"]
-        given = {
+        given: dict[str, Any] = {
             "person": self.persona.about,
             "kind": "generic" if generic else "own",
             "preference": preference.previous if preference.kind == "forget" else preference.text,
@@ -349,40 +328,10 @@ class _Session:
         )
         if faults := item_faults(item, preference):
             raise Unusable(faults[0])
-        _check_length(item, words[0])
-        self.vote(
-            "a reader without the history chooses the gold",
-            lambda vote: self.sees_nothing(item, attempt, vote),
-        )
-        self.vote(
-            "the options do not use the preference as they must",
-            lambda vote: self.used_rightly(item, given, attempt, vote),
-        )
+        check_length(item, words[0])
+        vote_blind(self.chat, item, attempt)
+        vote_uses(self.chat, item, given["preference"], not generic, attempt)
         return item
-
-    def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
-        """Raises Unusable unless most judges approve; a judge without a usable response counts as a
-        rejection."""
-        content = 0
-        for vote in range(self.llm.votes):
-            try:
-                content += judge(vote)
-            except Unusable as unusable:
-                self.rejected[f"vote: {unusable}"] += 1
-        if content * 2 <= self.llm.votes:
-            raise Unusable(reason)
-
-    def sees_nothing(self, item: QuestionItem, attempt: int, vote: int) -> bool:
-        lettered, gold = _lettered(item, Random(f"{attempt}-{vote}-{item.query}"))
-        return self.ask(Blind, "blind", {"query": item.query, "answers": lettered}, vote).letter != gold
-
-    def used_rightly(self, item: QuestionItem, given: dict[str, Any], attempt: int, vote: int) -> bool:
-        lettered, gold = _lettered(item, Random(f"{vote}-{attempt}-{item.query}"))
-        judged = self.ask(
-            Uses, "uses", {"preference": given["preference"], "query": item.query, "answers": lettered}, vote
-        )
-        used = set(judged.letters)
-        return not judged.query_tells and (gold not in used if given["kind"] == "generic" else used == {gold})
 
     def add_sensitive(self) -> None:
         def talk(index: int, rule: str, item: str, value: str) -> Conversation | None:
@@ -393,7 +342,7 @@ class _Session:
                 "how": "leaked" if rule == "leak" else rule,
                 "item": f"{item} {value}",
             }
-            return self.retried(
+            return self.chat.retried(
                 "personal item",
                 lambda attempt: self.usable_talk(
                     "leak", given, attempt, Conversation([], scenario, index), must=value
@@ -429,18 +378,3 @@ def _of_kind(preference: Preference, kind: str) -> Preference:
         preference.keyword,
         previous=preference.text,
     )
-
-
-def _check_length(item: QuestionItem, words: int) -> None:
-    """Checks that the gold is longest, shortest or neither, as drawn, so that its length gives nothing
-    away."""
-    others = [len(d) for d in item.distractors]
-    longest, shortest = len(item.gold) > max(others), len(item.gold) < min(others)
-    if longest != (words == max(WORDS)) or shortest != (words == min(WORDS)):
-        raise Unusable("the gold's length is not the one that was drawn for it")
-
-
-def _lettered(item: QuestionItem, rng: Random) -> tuple[dict[str, str], str]:
-    """Returns the options by letter, shuffled for each judge, and the letter of the gold."""
-    options: Sequence[str] = rng.sample([item.gold, *item.distractors], 4)
-    return dict(zip(LETTERS, options, strict=True)), LETTERS[options.index(item.gold)]

@@ -10,11 +10,11 @@ from random import Random
 
 from rft.data.prompt import SYSTEM
 from rft.memory.agent import answer_message, update_message
-from rft.memory.targets import MemoryTargets
 from rft.memory.text import EMPTY
 from rft.simulate import writer_mini
 from rft.simulate.memory_targets import is_theirs, target_of
 from rft.simulate.persona_record import chat
+from rft.tasks.memory_targets import MemoryTargets
 
 # balanced, so that each kind is learned
 KINDS = ("own", "own", "beside", "update", "update", "forget", "forget", "others")

@@ -102,7 +102,6 @@ def run(args: argparse.Namespace) -> int:
         lambda: simulate(Settings("mini", PERSONAS, args.seed), data, console=console),
     )
 
-    from rft.data.dataset import Split, load_split
     from rft.evaluate.memory import MEMORIES, MemoryAnswers
     from rft.evaluate.model_answers import ModelAnswers
     from rft.evaluate.results import read_rows
@@ -113,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     from rft.models.local import LocalModel
     from rft.report.evaluation import pairs, write_quickstart_report
     from rft.report.sentences import learned
+    from rft.tasks.base import Split
+    from rft.tasks.load import load_split
     from rft.train.runner import set_up_logging
 
     set_up_logging()

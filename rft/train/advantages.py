@@ -46,9 +46,8 @@ class Contest:
 
     def is_flat(self, args: Any) -> bool:
         """Whether nothing can be learned: no competitor has turns, or none differs from its group."""
-        if (
-            args.multi_objective_aggregation == "normalize_then_sum"
-        ):  # functions may differ though sums do not
+        # functions may differ though their sums do not
+        if args.multi_objective_aggregation == "normalize_then_sum":
             columns_FN = (self.scores_NF * torch.tensor(self.weights, dtype=self.scores_NF.dtype)).T
         else:
             columns_FN = weighted(self.scores_NF, self.weights, self.scores_NF.isnan().all(1))[None]

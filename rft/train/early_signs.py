@@ -74,10 +74,10 @@ class EarlySigns(TrainerCallback):
                 " the completions"
             )
 
-    def _warn(self, what: str) -> None:
-        said = self.trainer.last_completion()
-        example = f" A completion: {shortened(said)!r}" if said else ""
-        logger.warning("after step %d: %s.%s", self.trainer.state.global_step, what, example)
+    def _warn(self, sign: str) -> None:
+        completion = self.trainer.last_completion()
+        example = f" A completion: {shortened(completion)!r}" if completion else ""
+        logger.warning("after step %d: %s.%s", self.trainer.state.global_step, sign, example)
 
 
 def shortened(text: str) -> str:

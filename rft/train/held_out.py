@@ -13,13 +13,13 @@ from typing import Any
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
-from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.evaluate.answer import Answer
 from rft.evaluate.run import result_row
 from rft.evaluate.statistics import summarise
 from rft.models.loading import end_ids
 from rft.prefix_tree.sample import sample
+from rft.tasks.base import Split
 
 
 @dataclass
@@ -30,7 +30,7 @@ class HeldOutConfig:
         default=None,
         metadata={
             "help": (
-                "CSV in benchmark/text whose first questions are answered during training; logged as "
+                "Split whose first questions are answered during training; logged as "
                 "held_out/right_and_consistent."
             )
         },
@@ -110,24 +110,33 @@ class HeldOut:
             seed: Random seed of the bootstrap.
 
         Returns:
-            {metric: value}; the log prefixes the names with "held_out/".
+            {metric: value}; the log prefixes the names with "held_out/". {} if only a judge could score the
+            answers. Answers without options count as right if they equal an accepted text.
         """
         summary = summarise(
             [
-                result_row(question, Answer(said), 0.0, self.split.history_of(question))
-                for question, said in zip(self.questions, self.answers(), strict=True)
+                result_row(question, Answer(completion), 0.0, self.split.history_of(question))
+                for question, completion in zip(self.questions, self.answers(), strict=True)
             ],
             seed,
         )
-        assert summary.right_and_consistent is not None and summary.right_and_consistent_ci95 is not None
-        low, high = summary.right_and_consistent_ci95
+        right, ends = summary.right_and_consistent, summary.right_and_consistent_ci95
+        if right is None or ends is None:  # no question has options
+            right, ends = summary.accuracy, summary.ci95
+        if right is None or ends is None:
+            return {}
+        low, high = ends
         values = {
-            "right_and_consistent": summary.right_and_consistent,
+            "right_and_consistent": right,
             "low": low,
             "high": high,
             "unparsed_rate": summary.unparsed_rate,
         }
-        of_kinds = {kind: cell.right_and_consistent for kind, cell in summary.by["kind"].items()}
+        of_kinds = {
+            kind: cell.accuracy if cell.right_and_consistent is None else cell.right_and_consistent
+            for kind, cell in summary.by.get("kind", {}).items()
+            if kind
+        }
         return values | {kind: share for kind, share in of_kinds.items() if share is not None}
 
 

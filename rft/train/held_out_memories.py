@@ -7,9 +7,9 @@ lines are compared with the simulator's targets if the dataset has them.
 
 from typing import Any
 
-from rft.data.dataset import Split
 from rft.evaluate import lines
 from rft.memory.agent import MemoryAgent
+from rft.tasks.base import Split
 from rft.train.held_out import HeldOut
 
 

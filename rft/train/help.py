@@ -79,9 +79,9 @@ def _group(title: str, of_group: Sequence[Field[Any]], width: int) -> list[str]:
     lines = textwrap.wrap(" ".join(title.split()).rstrip("."), width)
     for f in of_group:
         head = f"  --{f.name:<28}"
-        said = COMMON.get(f.name) or " ".join(str(f.metadata.get("help", "")).split())
+        text = COMMON.get(f.name) or " ".join(str(f.metadata.get("help", "")).split())
         default = _default(f)
-        text = f"{said} [{default}]" if default else said
+        text = f"{text} [{default}]" if default else text
         lines += textwrap.wrap(text, width, initial_indent=f"{head} ", subsequent_indent=" " * 33) or [
             head.rstrip()
         ]

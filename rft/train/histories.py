@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens, final_message
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
+from rft.tasks.base import Split
 from rft.train.advantages import Contest
 from rft.train.arm import Policy
 from rft.train.grpo_config import HistoryGRPOConfig
@@ -83,9 +83,8 @@ class HistoryArm:
     ) -> list[Contest]:
         """Every answer competes with the other answers to its question."""
         turns = [rollout.answers[0] for rollout in rollouts]
-        scores_NF = table(
-            [turn.scores for turn in turns]
-        ).float()  # as TRL does: the same numbers, bit for bit
+        # in float32, as TRL has them: the same numbers, bit for bit
+        scores_NF = table([turn.scores for turn in turns]).float()
         return [Contest([[turn] for turn in turns], scores_NF, weights, self.args.num_generations)]
 
     def table(self, rollouts: Sequence[Rollout], names: Sequence[str]) -> dict[str, Any]:

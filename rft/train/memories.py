@@ -18,10 +18,10 @@ from typing import Any
 from torch.utils.data import Sampler
 from trl.trainer.utils import RepeatSampler
 
-from rft.data.dataset import Split
 from rft.data.question import Question
 from rft.memory.agent import MemoryAgent
 from rft.metrics.step import mean
+from rft.tasks.base import Split
 from rft.train.advantages import Contest
 from rft.train.arm import Policy
 from rft.train.memory_grpo_config import MemoryGRPOConfig

@@ -24,12 +24,12 @@ import reward
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import load_memory_targets
 from rft.plan.batch import longest_turn, memory_batch
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
+from rft.tasks.memory_targets import load_memory_targets
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
 from rft.train.judged import prepare, with_open_ended

@@ -63,9 +63,9 @@ class MemoryGRPOConfig(LoopConfig):
         if (loss == "vespo" and weighting != "token") or (
             self.importance_sampling_level == "sequence" and weighting == "trajectory"
         ):
-            what = "loss_type vespo" if loss == "vespo" else "importance_sampling_level sequence"
+            refused = "loss_type vespo" if loss == "vespo" else "importance_sampling_level sequence"
             raise RecipeError(
-                f"{what}: the ratio of a turn cannot be taken under `turn_weighting: {weighting}`; set"
+                f"{refused}: the ratio of a turn cannot be taken under `turn_weighting: {weighting}`; set"
                 " `turn_weighting: token`, or take another loss"
             )
         if self.answers_per_memory < 1:

@@ -1,7 +1,8 @@
 """The memory's training rows: targets of updates and answers for the cold start, and units of questions for
 GRPO.
 
-Targets come from notes (`rft.memory.targets`) and labels; prompts come from the agent, which sees neither.
+Targets come from notes (`rft.tasks.memory_targets`) and labels; prompts come from the agent, which sees
+neither.
 """
 
 import logging
@@ -13,14 +14,15 @@ from typing import Any
 from datasets import Dataset
 
 from rft.data.control import inert
-from rft.data.dataset import Split
 from rft.data.question import Question
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTargets, about
 from rft.memory.text import EMPTY
+from rft.tasks.base import Split
+from rft.tasks.load import task_named
+from rft.tasks.memory_targets import MemoryTargets, about
 from rft.train.recipe import DataArguments
-from rft.train.targets import answer, load_questions, named, of_every_kind
+from rft.train.targets import answer, load_questions, of_every_kind
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +71,16 @@ def load_memory_questions(data: DataArguments) -> tuple[Split, list[Question]]:
 
 
 def answer_target(question: Question, lines: Mapping[str, str]) -> str:
-    """Returns the answer that the cold start imitates; its letter is the gold letter.
+    """Returns the answer that the cold start imitates; with options, its letter is the gold letter.
 
     Args:
         question: The question to answer.
         lines: {topic: line of the memory}; the reason quotes the line on the question's topic.
     """
     line = lines.get(about(question))
-    thought = (
-        f"Remembered: {inert(line or 'nothing that may be used.')} {named(question)} is ({question.gold})."
-    )
+    thought = f"Remembered: {inert(line or 'nothing that may be used.')}"
+    if question.gold is not None:
+        thought += f" {task_named(question.task).named(question)} is ({question.gold})."
     return f"<think>{thought}</think>{answer(question)}"
 
 
@@ -130,10 +132,10 @@ def sft_rows(
                     f"memory_tokens {budget}: the target memory of {split.histories[history_id].path} has"
                     f" {tokens} tokens; raise memory_tokens"
                 )
-            told = {
+            labelled = {
                 (history_id, note.about) for note in held.notes if chunk.first <= note.message <= chunk.last
             }
-            if not told & without_target:
+            if not labelled & without_target:
                 written = held.update(chunk.first, chunk.last)
                 rows.append(_row(history_id, turn, "", before, inert(written) or EMPTY, chunk.text))
             before = after

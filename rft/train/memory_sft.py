@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split
 from rft.data.prompt import CLOSE
 from rft.data.sampler import LengthSampler
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
-from rft.memory.targets import load_memory_targets
 from rft.plan.batch import sft_batch
 from rft.plan.dry_run import dry_run
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
+from rft.tasks.base import Split
+from rft.tasks.memory_targets import MEMORY_TARGETS, has_memory_targets, load_memory_targets
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
@@ -106,6 +106,12 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     agent = MemoryAgent(tokenizer, settings, data.token_cache)
     check_target(agent.tokens)
     split, questions = load_memory_questions(data)
+    if not has_memory_targets(split):
+        raise RecipeError(
+            f"{data.data}: no {MEMORY_TARGETS}, and the labels do not tell what a memory should contain, so"
+            " there is nothing to imitate; start `rft memory-grpo` from a model that follows instructions, or"
+            " from a cold start on other data"
+        )
     questions = labels.labelled(questions)
     held_out = load_held_out(data, args.held_out_split)
     rows = sft_rows(questions, split, load_memory_targets(split), agent, args.answers_per_update, args.seed)

@@ -65,8 +65,9 @@ def _seen(rollout: Rollout, names: Sequence[str], ends: Sequence[int]) -> Trajec
             ended=turn.completion[-1] in ends,
             scores=dict(zip(names, turn.scores, strict=True)),
             blind=rollout.blind,
-            kind=turn.question.labels.kind,
-            gold=turn.question.gold,
+            kind=turn.question.kind,
+            gold=turn.question.gold or "",
+            options=len(turn.question.options),
             reading=turn.reading,
         )
         for turn in rollout.answers

@@ -14,10 +14,10 @@ import torch
 import yaml
 from trl import TrlParser
 
-from rft.data.dataset import PINNED_REVISION
 from rft.errors import RecipeError
 from rft.runs.account import check_account
 from rft.shipped import recipe as find_recipe
+from rft.tasks.personamem.dataset import PINNED_REVISION
 from rft.train.help import FLAGS, show
 
 NOT_FIELDS = ("config", "env")  # keys of TRL's parser that are not fields
@@ -27,7 +27,9 @@ NOT_FIELDS = ("config", "env")  # keys of TRL's parser that are not fields
 class DataArguments:
     """Training questions and their context."""
 
-    data: str = field(metadata={"help": "Dataset folder in the official layout, or a Hub id."})
+    data: str = field(
+        metadata={"help": "Dataset folder (docs/your_data.md, or PersonaMem's layout), or a Hub id."}
+    )
     data_revision: str | None = field(
         default=None,
         metadata={"help": f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."},
@@ -42,7 +44,10 @@ class DataArguments:
             "choices": ["history", "history_no_persona", "none"],
         },
     )
-    train_split: str = field(default="train", metadata={"help": "CSV in benchmark/text to train on."})
+    train_split: str = field(
+        default="train",
+        metadata={"help": "Split to train on: a CSV in benchmark/text, or a JSON lines file."},
+    )
     exclude_personas: list[str] = field(
         default_factory=list,
         metadata={"help": "Personas to leave out of training, such as 78, which is also in the benchmark."},

@@ -74,10 +74,10 @@ class Redraw:
         spare: dict[str, list[int]] = {}
         for rounds in range(1, self.args.redraw_rounds + 1):
             again = [is_flat and is_scored(group) for is_flat, group in zip(flat, groups, strict=True)]
-            told = self.policy.gather([(rank, *what) for what in zip(rows, again, strict=True)])
-            taken.update(row for _, row, _ in told)
-            spare = spare or self._order([row for _, row, _ in told])
-            chosen = [(of, self._choose(row, spare, taken)) for of, row, is_again in told if is_again]
+            all_groups = self.policy.gather([(rank, *group) for group in zip(rows, again, strict=True)])
+            taken.update(row for _, row, _ in all_groups)
+            spare = spare or self._order([row for _, row, _ in all_groups])
+            chosen = [(of, self._choose(row, spare, taken)) for of, row, is_again in all_groups if is_again]
             if not any(row is not None for _, row in chosen):  # alike on all ranks
                 rounds -= 1
                 break

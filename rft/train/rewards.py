@@ -20,18 +20,17 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
 import reward
-from reward.judge import case_and_fact
 from reward.memory import COLUMNS as MEMORY_COLUMNS
 from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import RecipeError, TrainingError
-from rft.memory.targets import MemoryTargets
 from rft.metrics.table import named
+from rft.tasks.load import task_named
+from rft.tasks.memory_targets import MemoryTargets
 from rft.train.metrics import check_logged
 from rft.train.rollout import Rollout
 
@@ -168,22 +167,22 @@ class Reward:
     def _masked(self, columns: Mapping[str, Any], found: list[Any]) -> list[float | None]:
         """Keeps numbers and None; logs everything else and replaces it by None."""
         wrong = [(i, score) for i, score in enumerate(found) if score is not None and not _is_number(score)]
-        for i, what in wrong[:SHOWN]:
-            self._report(_where(columns, i), what)
+        for i, failure in wrong[:SHOWN]:
+            self._report(_where(columns, i), failure)
         if len(wrong) > SHOWN:
             logger.warning("reward %s: %d more rows failed", self.__name__, len(wrong) - SHOWN)
         if len(wrong) == len(found) > 1:
             raise TrainingError(
-                f"reward {self.__name__} failed in all {len(found)} rows ({_said(wrong[0][1])}); nothing can"
-                " be learned from it"
+                f"reward {self.__name__} failed in all {len(found)} rows ({_described(wrong[0][1])});"
+                " nothing can be learned from it"
             )
         if wrong and (log := columns.get("log_metric")):
             log(FAILED, len(wrong) / len(found))
         failed = {i for i, _ in wrong}
         return [None if score is None or i in failed else float(score) for i, score in enumerate(found)]
 
-    def _report(self, where: str, what: Any) -> None:
-        logger.warning("reward %s, %s: %s", self.__name__, where, _said(what)[:300])
+    def _report(self, where: str, failure: Any) -> None:
+        logger.warning("reward %s, %s: %s", self.__name__, where, _described(failure)[:300])
 
 
 def _rows(columns: Mapping[str, Any]) -> Sequence[Any]:
@@ -210,8 +209,10 @@ def _where(columns: Mapping[str, Any], i: int) -> str:
     return f"question {ids[i]} (row {i} of the batch)" if ids else f"row {i} of the batch"
 
 
-def _said(what: Any) -> str:
-    return f"{type(what).__name__}: {what}" if isinstance(what, Exception) else f"returned {what!r}"
+def _described(failure: Any) -> str:
+    return (
+        f"{type(failure).__name__}: {failure}" if isinstance(failure, Exception) else f"returned {failure!r}"
+    )
 
 
 def weighted(weights: Sequence[float], scores: Sequence[float]) -> float:
@@ -222,7 +223,7 @@ def weighted(weights: Sequence[float], scores: Sequence[float]) -> float:
 
 def question_columns(question: Question) -> dict[str, Any]:
     """Returns the fields of an `Example` that follow from its question."""
-    case, fact = case_and_fact(**asdict(question.labels))
+    case, fact = task_named(question.task).judged(question)
     return {
         "prompt": final_message(question),
         "question_id": question.id,
@@ -231,12 +232,11 @@ def question_columns(question: Question) -> dict[str, Any]:
         "query": question.query,
         "options": list(question.options),
         "answer": None if question.open_ended else question.gold,
-        "labels": asdict(question.labels),
-        "pref_type": question.labels.pref_type,
-        "kind": question.labels.kind,
-        "who": question.labels.who,
-        "updated": question.labels.updated,
-        "preference": fact,
+        "accepted": list(question.accepted) if question.compared else [],
+        "abstain": question.abstain and question.compared,
+        "labels": dict(question.labels),
+        "kind": question.kind,
+        "fact": fact,
         "judge_case": case,
     }
 

@@ -69,11 +69,11 @@ def run_main(train: Callable[[Sequence[str] | None], Any], argv: Sequence[str] |
     try:
         train(argv)
     except (RftError, OSError) as error:
-        if (said := told(error)) is None:
+        if (message := told(error)) is None:
             raise
         if os.environ.get("RANK", "0") != "0":
             time.sleep(OTHERS_WAIT)  # the launcher ends this process if rank 0 fails with the same error
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except DryRun as done:
         return done.code

@@ -20,7 +20,6 @@ import torch
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from rft.data.dataset import Split
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
 from rft.data.sampler import HistorySampler
@@ -36,6 +35,7 @@ from rft.runs.masters import MastersMixin
 from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import ProvenanceCallback, provenance
+from rft.tasks.base import Split
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
 from rft.train.muon import MuonMixin
@@ -270,8 +270,13 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[Any] = ()) -> S
     check_target(tokens)
     split, questions = load_questions(data, tokens)
     questions = cold_start.labelled(questions)
+    if judged := next((q for q in questions if q.judge_only), None):
+        raise RecipeError(
+            f"question {judged.id}: only a judge can score its answers, so the data has none to imitate; use"
+            " options, or start `rft grpo` with a judge from a model that follows instructions"
+        )
     logger.info(
-        "%d of them have targets; %d of these are about updated, withdrawn or others' preferences",
+        "%d of them have targets; %d of these are of a kind that is not plain (updated, withdrawn, others')",
         len(questions),
         sum(map(is_hard, questions)),
     )

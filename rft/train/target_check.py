@@ -20,12 +20,12 @@ def check_target(tokens: PromptTokens) -> None:
     """
     tokenizer = tokens.tokenizer
     ids = tokenizer(tokens.continuation(TARGET), add_special_tokens=False)["input_ids"]
-    said = tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True)
-    if reward.personamem([said], ["b"]) == [1.0]:
+    decoded = tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True)
+    if reward.personamem([decoded], ["b"]) == [1.0]:
         return
     name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
     if dropped := [
-        tag for tag in (OPEN, CLOSE) if tag not in said and not (tag == OPEN and tokens.opens_thought)
+        tag for tag in (OPEN, CLOSE) if tag not in decoded and not (tag == OPEN and tokens.opens_thought)
     ]:
         raise ModelError(
             f"{name}: the tokenizer drops {' and '.join(dropped)} when it decodes (special tokens), so no"
@@ -33,6 +33,6 @@ def check_target(tokens: PromptTokens) -> None:
             " tokenizer_config.json"
         )
     raise ModelError(
-        f"{name}: a correct answer, encoded and decoded by this tokenizer, becomes {said!r}, which scores 0;"
-        f" expected {TARGET!r}"
+        f"{name}: a correct answer, encoded and decoded by this tokenizer, becomes {decoded!r}, which"
+        f" scores 0; expected {TARGET!r}"
     )

@@ -6,32 +6,25 @@ Labels are used in the targets of the cold start and in reports, never in a prom
 
 import logging
 import random
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import zip_longest
 
 from datasets import Dataset
 
-from reward.judge import case_and_fact
 from rft.data.control import inert
-from rft.data.dataset import Split, load_split
 from rft.data.prompt import PromptTokens
-from rft.data.question import LETTERS, Question
+from rft.data.question import Question
 from rft.errors import RecipeError
+from rft.tasks.base import Split
+from rft.tasks.load import load_split, task_named
 from rft.train.recipe import DataArguments
 from rft.train.rewards import question_columns
 
 logger = logging.getLogger(__name__)
 
-VERDICTS = {
-    "own": "",
-    "others": ", not the user's own",
-    "forget": ", forget it",
-    "sensitive": ", not to be repeated",
-    "none": ", given up",
-}
-SHORT_OPTION = 8  # maximum words of an option that the reason names in full
+ABSTENTION = "That cannot be known from our conversations."
+"""The answer that a cold start imitates if the right answer is to abstain."""
 
 
 def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Split, list[Question]]:
@@ -86,61 +79,35 @@ def load_held_out(data: DataArguments, split: str | None) -> Split | None:
     return load_split(data.data, split, data.window, revision=data.data_revision) if split else None
 
 
-def reasoning(question: Question, knows: bool = True) -> str:
-    """Returns a short true reason for the gold option, made from the labels: the cold start's target for the
-    think block.
-
-    The reason first states the preference and then whether it may be used: this is easier to decide once the
-    preference is named.
-
-    Args:
-        question: The question to answer.
-        knows: False if the prompt contains no history, so that nothing can be remembered.
-    """
-    case, held = case_and_fact(**asdict(question.labels))
-    held = "something sensitive" if case == "sensitive" else held
-    knows = knows and bool(held)
-    # never the user's, or given up
-    verdict = VERDICTS["others" if case == "none" and not question.labels.updated else case]
-    known = f"Remembered: {inert(held).rstrip('.')}{verdict}." if knows else "Remembered: nothing."
-    return f"{known} {named(question)} is ({question.gold})."
-
-
-def named(question: Question) -> str:
-    """Returns how an answer names its gold option.
-
-    This is the option's text if it is short; otherwise the end of the preference if the option contains it in
-    the same words.
-    """
-    option = inert(question.options[LETTERS.index(question.gold)])
-    if len(option.split()) <= SHORT_OPTION:
-        return option.rstrip(".")
-    words = inert(question.labels.preference).rstrip(".").split()
-    # the longest first
-    ends = (" ".join(words[start:]) for start in range(1, len(words)) if len(words[start]) > 3)
-    said = next((end for end in ends if re.search(rf"\b{re.escape(end)}\b", option, re.IGNORECASE)), "")
-    return said[0].upper() + said[1:] if said else "The option that fits"
-
-
 def answer(question: Question) -> str:
     """Returns the text after the think block.
 
-    It names the option once more, so that the letter in the box is looked up in the same way as the letter in
-    the think block. A tiny model that had to copy the letter from there learned this 120 to 190 steps later
-    (2026-11-22).
+    Without options it is the first accepted answer. With options it names the option once more, so that the
+    letter in the box is looked up in the same way as the letter in the think block. A tiny model that had to
+    copy the letter from there learned this 120 to 190 steps later (2026-11-22).
     """
-    return f"{named(question)} \\boxed{{{question.gold}}}"
+    if question.gold is None:
+        return inert(question.gold_text) or ABSTENTION
+    return f"{task_named(question.task).named(question)} \\boxed{{{question.gold}}}"
 
 
 def target(question: Question, knows: bool = True) -> str:
-    """Returns the completion that the cold start imitates; `reward.personamem` scores it 1."""
-    return f"<think>{reasoning(question, knows)}</think>{answer(question)}"
+    """Returns the completion that the cold start imitates; the rewards score it 1.
+
+    Args:
+        question: The question to answer.
+        knows: False if the prompt contains no history, so that nothing can be remembered: a letter is then a
+            guess, and a question without options is not answered.
+    """
+    thought = task_named(question.task).reasoning(question, knows)
+    reply = answer(question) if knows or question.gold is not None else ABSTENTION
+    return f"<think>{thought}</think>{reply}"
 
 
 def is_hard(question: Question) -> bool:
     """Whether a correct answer needs more than the stated preference: if it is still valid, if it may be
-    used, whose it is."""
-    return question.labels.kind != "plain"
+    used, whose it is. In a dataset of one's own: whether its kind is named and not "plain"."""
+    return question.kind not in ("", "plain")
 
 
 def of_every_kind(questions: Sequence[Question], count: int, rng: random.Random) -> list[Question]:
@@ -148,7 +115,7 @@ def of_every_kind(questions: Sequence[Question], count: int, rng: random.Random)
     the rare kinds."""
     kinds: dict[str, list[Question]] = {}
     for question in rng.sample(questions, len(questions)):
-        kinds.setdefault(question.labels.kind, []).append(question)
+        kinds.setdefault(question.kind, []).append(question)
     rounds = zip_longest(*rng.sample(list(kinds.values()), len(kinds)))
     return [question for drawn in rounds for question in drawn if question is not None][:count]
 
@@ -160,9 +127,14 @@ def mixed(questions: Sequence[Question], open_ended_share: float) -> list[Questi
     42.
     """
     free = set(random.Random(42).sample(range(len(questions)), round(open_ended_share * len(questions))))
-    return [replace(question, open_ended=i in free) for i, question in enumerate(questions)]
+    return [
+        replace(question, open_ended=i in free or question.open_ended) for i, question in enumerate(questions)
+    ]
 
 
 def grpo_rows(questions: Sequence[Question]) -> Dataset:
     """Builds one row per question: what an `Example` says about it, so that the rows can be read."""
-    return Dataset.from_list([question_columns(q) for q in questions])
+    rows = [question_columns(q) for q in questions]
+    for row in rows:
+        del row["labels"]  # a label may have values of several types, which a table cannot hold
+    return Dataset.from_list(rows)

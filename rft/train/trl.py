@@ -354,8 +354,8 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Sequen
 
     def last_completion(self) -> str:
         """Returns a completion of the last rollout; "" before the first."""
-        said = list(self._logs["completion"])
-        return str(said[-1]) if said else ""
+        completions = list(self._logs["completion"])
+        return str(completions[-1]) if completions else ""
 
     def rows_of(self, inputs: Any) -> Tensors:
         """Returns the tensors of the micro-batch that was just trained."""

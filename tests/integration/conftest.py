@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.dataset import Split, load_split
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
+from rft.tasks.base import Split
+from rft.tasks.load import load_split
 
 
 @pytest.fixture(scope="session")

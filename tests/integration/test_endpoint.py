@@ -159,7 +159,7 @@ def test_killed_run_asks_nothing_twice(data, split, tmp_path):
     with serve(slow) as server:
         program = textwrap.dedent(f"""
             from rft.models.endpoint import Endpoint
-            from rft.data.dataset import load_split
+            from rft.tasks.load import load_split
             from rft.evaluate.context import FullHistoryContext
             from rft.evaluate.endpoint import EndpointAnswers
             from rft.evaluate.run import evaluate

@@ -3,11 +3,11 @@ prefixes."""
 
 import pytest
 
-from rft.data.dataset import load_split
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
 from rft.models.local import LocalModel
+from rft.tasks.load import load_split
 
 QUESTIONS = 16
 

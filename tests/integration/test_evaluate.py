@@ -20,8 +20,6 @@ import wandb
 from transformers import Qwen3Config, set_seed
 from wandb_file import ended, read_run, records
 
-from rft.data.audit import shortcuts
-from rft.data.dataset import load_split
 from rft.data.prompt import CONTEXTS, messages
 from rft.errors import CheckpointError, DataError, ModelError
 from rft.evaluate import command as evaluate_command
@@ -34,6 +32,8 @@ from rft.evaluate.rules import RuleAnswers
 from rft.evaluate.run import batches, evaluate
 from rft.models.local import LocalModel
 from rft.models.vllm import VLLMModel, tensor_parallel
+from rft.tasks.audit import shortcuts
+from rft.tasks.load import load_split
 from rft.toy.model import make_model, make_tokenizer
 
 
@@ -132,7 +132,7 @@ def test_summary_has_the_agreed_keys(split, tmp_path):
     assert "<svg" in (tmp_path / "report.html").read_text()
     for row in read_rows(tmp_path):
         assert row.score == (row.answered == row.gold) and len(row.options) == 4
-        assert row.labels.pref_type and row.history_id in split.histories
+        assert row.labels["pref_type"] and row.history_id in split.histories
 
 
 def test_resumed_run_asks_only_what_is_missing(split, tmp_path):
@@ -164,7 +164,7 @@ def test_killed_run_is_resumed(data, split, tmp_path):
         import sys, time
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         from pathlib import Path
-        from rft.data.dataset import load_split
+        from rft.tasks.load import load_split
         from rft.evaluate.run import evaluate
         from test_evaluate import Scripted, mixed
 

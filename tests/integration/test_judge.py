@@ -37,8 +37,8 @@ def shown(messages):
     return json.loads(messages[1]["content"].split("\n\nThe fact is")[0])
 
 
-def votes(judge, case="own", completion=GOOD, query="What to drink?", preference="Likes tea"):
-    return asyncio.run(judge.votes(case, query, completion, preference))
+def votes(judge, case="own", completion=GOOD, query="What to drink?", fact="Likes tea"):
+    return asyncio.run(judge.votes(case, query, completion, fact))
 
 
 def case_of(pref_type, who="self", sensitive=False):
@@ -126,7 +126,7 @@ def test_the_judge_sees_query_answer_and_preference_and_not_the_thought():
         criteria = {
             body["messages"][1]["content"].rsplit("The criterion: ", 1)[1] for body in server.requests
         }
-        assert len(criteria) == len(RUBRICS) == 5
+        assert len(criteria) == len(RUBRICS)
         assert (
             votes(judge, completion="<think>tea tea")
             == [False] * 3
@@ -150,7 +150,7 @@ def test_verdicts_are_kept_by_content(tmp_path):
         judge = Judge(endpoint(server), tmp_path)
         assert votes(judge) == votes(judge) == votes(Judge(endpoint(server), tmp_path)) == [True] * 3
         assert len(server.requests) == 3
-        votes(judge, preference="Likes coffee")
+        votes(judge, fact="Likes coffee")
         votes(judge, case="others")
         assert len(server.requests) == 9
         for path in tmp_path.rglob("*.json"):
@@ -172,14 +172,14 @@ def test_open_ended_evaluation_and_a_judge_that_comes_back(split, tmp_path):
     ) as server:
         server.trouble = lambda number: (500, {})
         judge = Judge(endpoint(server, attempts=2), tmp_path / "verdicts")
-        summary = evaluate(split, tmp_path / "out", free, judge=judge)
+        summary = evaluate(split, tmp_path / "out", free, judge=judge, open_ended=True)
         empty = sum(q.row % 3 == 0 for q in split.questions)
         assert (
             summary.not_scored >= 32 - empty and summary.n == 32 - summary.not_scored and not summary.accuracy
         )
         server.trouble = lambda number: None
         server.requests.clear()
-        summary = evaluate(split, tmp_path / "out", Free(None), judge=judge)  # no question is asked again
+        summary = evaluate(split, tmp_path / "out", Free(None), judge=judge, open_ended=True)
         assert len(server.requests) == 3 * (32 - empty)
         assert summary.not_scored == 0 and summary.n == 32 and summary.unparsed_rate == empty / 32
         rows = read_rows(tmp_path / "out")
@@ -190,7 +190,10 @@ def test_open_ended_evaluation_and_a_judge_that_comes_back(split, tmp_path):
         assert 0 < summary.accuracy < summary.accuracy_without_gate < 1 and "longest" not in summary.controls
         assert "open-ended" in (tmp_path / "out" / "report.html").read_text()
         final = free.asked[0]
-        assert evaluate(split, tmp_path / "out", Free(None), judge=judge) == summary and final.query
+        assert (
+            evaluate(split, tmp_path / "out", Free(None), judge=judge, open_ended=True) == summary
+            and final.query
+        )
 
 
 def test_an_unreachable_judge_scores_nothing_and_the_command_says_so(data, tmp_path, capsys, caplog):
@@ -246,7 +249,7 @@ def test_the_reward_scores_open_rows_side_by_side_and_masks_what_it_cannot_have(
     columns = {
         "answer": [None, None, None, "a", None],
         "query": ["q"] * 5,
-        "preference": ["Likes tea"] * 5,
+        "fact": ["Likes tea"] * 5,
         "judge_case": ["own"] * 5,
         "prompts": ["p"] * 5,
         "trainer_state": None,

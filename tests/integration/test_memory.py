@@ -14,7 +14,6 @@ import pytest
 from test_train import launch, logged, recipe
 from transformers import AutoTokenizer
 
-from rft.data.dataset import load_split
 from rft.errors import DataError
 from rft.evaluate import command as evaluate_command
 from rft.evaluate.memory import MEMORIES, MemoryAnswers
@@ -23,8 +22,9 @@ from rft.evaluate.run import evaluate
 from rft.evaluate.timeline import forgotten
 from rft.memory.agent import MemorySettings
 from rft.memory.store import read_record
-from rft.memory.targets import load_memory_targets
 from rft.models.local import LocalModel
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import load_memory_targets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = REPOSITORY.parent / "shared/data/long_histories"

@@ -10,7 +10,7 @@ import pytest
 from runs import Server, assert_same, left, zero
 from wandb_file import ended, read_run
 
-from rft.data.dataset import load_split
+from rft.tasks.load import load_split
 
 STEPS = [
     "--max_steps",

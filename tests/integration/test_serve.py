@@ -11,7 +11,6 @@ import urllib.request
 
 import pytest
 
-from rft.data.dataset import load_split
 from rft.evaluate.context import FullHistoryContext
 from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.model_answers import ModelAnswers
@@ -19,6 +18,7 @@ from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
 from rft.models.endpoint import Endpoint
 from rft.models.local import LocalModel
+from rft.tasks.load import load_split
 
 pytestmark = [
     pytest.mark.slow,

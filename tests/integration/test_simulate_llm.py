@@ -15,12 +15,16 @@ import pytest
 from peculiar import Call, Play, peculiar
 from peculiarities import extra, hang, has
 
-from rft.data.dataset import load_split
 from rft.errors import DataError, ServerError
-from rft.memory.targets import about, load_memory_targets
-from rft.simulate.llm import Answer, Chat, Journal, Llm, Unusable
+from rft.llm.chat import Chat
+from rft.llm.client import Llm
+from rft.llm.forms import Answer, Unusable
+from rft.llm.journal import Journal
+from rft.llm.settings import LlmSettings
 from rft.simulate.pipeline import simulate
-from rft.simulate.profile import LlmSettings, Settings
+from rft.simulate.profile import Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import about, load_memory_targets
 from rft.toy.model import make_tokenizer
 
 SERVER = Path(__file__).parent / "scripted_llm.py"
@@ -85,16 +89,18 @@ def test_five_personas_come_out_whole(server: Start, tokenizer: str, tmp_path: P
         targets = load_memory_targets(split)
         for question in split.questions:
             question.check()
-            of, labels = targets[question.history_id], question.labels
+            of = targets[question.history_id]
             line = of.lines(len(split.history_of(question).messages)).get(about(question))
-            if labels.kind == "withdrawn":
+            if question.kind == "withdrawn":
                 assert line is None or line.endswith(": forgotten.")
                 assert any(phrase in about(question) for phrase in of.withdrawn)
-            elif labels.kind == "sensitive":
+            elif question.kind == "sensitive":
                 assert line is None
             else:
-                theirs = ", not the user's own" if labels.kind == "others" else ""
-                assert line is not None and line.endswith(f": {labels.preference.rstrip('.')}{theirs}.")
+                theirs = ", not the user's own" if question.kind == "others" else ""
+                assert line is not None and line.endswith(
+                    f": {question.labels['preference'].rstrip('.')}{theirs}."
+                )
 
     assert set(kinds(log)) >= {"valid", "malformed", "refused", "cut"}
     calls = sum(answered(log).values())
@@ -118,7 +124,7 @@ def test_killed_and_resumed_without_paying_twice(server: Start, tokenizer: str, 
     url, log = server("--delay", "0.01", "--slow", "0")
     code = (
         "import sys; from pathlib import Path; from rft.simulate.pipeline import simulate;"
-        "from rft.simulate.profile import LlmSettings, Settings;"
+        "from rft.llm.settings import LlmSettings; from rft.simulate.profile import Settings;"
         f"simulate({settings(url, tokenizer)!r}, Path(sys.argv[1]), workers=2)"
     )
     for enough in (30, 90):

@@ -103,10 +103,10 @@ def cold_start(mini_data, tiny_checkpoint, tmp_path_factory) -> Path:
 
 
 def test_the_cold_start_learns_the_form_of_an_answer(cold_start, mini_data):
-    from rft.data.dataset import load_split
     from rft.evaluate.model_answers import ModelAnswers
     from rft.evaluate.run import evaluate
     from rft.models.local import LocalModel
+    from rft.tasks.load import load_split
 
     losses = logged(cold_start, "loss")
     assert losses[-1] < losses[0] / 3
@@ -145,7 +145,7 @@ def test_the_cold_start_logs_its_validation_and_learns_from_few_labels(cold_star
         cwd=tmp_path,
     )
     assert (
-        "34 of them have targets; 4 of these are about updated, withdrawn or others' preferences"
+        "34 of them have targets; 4 of these are of a kind that is not plain (updated, withdrawn, others')"
         in done.stderr
     )
     assert len(logged(out, "held_out/right_and_consistent")) == len(logged(out, "held_out/withdrawn")) == 2

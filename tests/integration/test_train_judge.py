@@ -42,7 +42,7 @@ def answers_of(trainer):
 
 
 def test_a_share_of_the_questions_is_open_ended_always_the_same(mini_data):
-    from rft.data.dataset import load_split
+    from rft.tasks.load import load_split
 
     questions = load_split(mini_data, "train").questions
     once = mixed(questions, 0.2)
@@ -52,7 +52,7 @@ def test_a_share_of_the_questions_is_open_ended_always_the_same(mini_data):
     )
     for row, question in zip(grpo_rows(once), once, strict=True):
         assert (row["answer"] is None) == question.open_ended == ("Options:" not in row["prompt"])
-        assert row["query"] == question.query and row["preference"]
+        assert row["query"] == question.query and row["fact"]
 
 
 def test_grpo_with_a_judge_masks_what_it_cannot_score(words, monkeypatch):

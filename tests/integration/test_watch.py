@@ -8,12 +8,12 @@ import pytest
 import torch
 from runs import HERE, Server
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import TrainingError
 from rft.models.loading import load_model
 from rft.runs.failfast import DiskCallback, checkpoint_bytes, size
+from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.rewards import Scorer

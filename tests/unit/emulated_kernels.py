@@ -17,10 +17,22 @@ from types import FunctionType, SimpleNamespace
 
 import torch
 
-from rft.prefix_tree import attention, kernels, layout, logprobs, sample, support
+from rft.prefix_tree import (
+    attention,
+    cache,
+    decode,
+    forward,
+    graph,
+    kernels,
+    layout,
+    logprobs,
+    sample,
+    support,
+    weights,
+)
 
 HALF = (torch.bfloat16, torch.float16)
-MODULES = (attention, kernels, layout, logprobs, sample, support)
+MODULES = (attention, cache, decode, forward, graph, kernels, layout, logprobs, sample, support, weights)
 
 
 class Refused(RuntimeError):
@@ -71,6 +83,7 @@ def on_cpu(monkeypatch, flash_attn=False):
             "efficient_attention_backward",
         ):
             library.impl(f"_{name}", getattr(operators, name), "CPU")
+        library.impl("rms_norm", operators.rms_norm, "CPU")
         try:
             yield ran
         finally:
@@ -155,10 +168,26 @@ def flash_operands(q, k, v):
     require(q.shape[-2] % k.shape[-2] == 0, f"{q.shape[-2]} query heads over {k.shape[-2]}")
 
 
-def flash_varlen(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale):
+def used_of(spans, used):
+    """The spans, of whose keys only the first `used` count."""
+    if used is None:
+        return spans
+    require(
+        used.dtype == torch.int32 and used.shape == (len(spans),) and used.is_contiguous(),
+        f"used keys: {used.dtype}, {used.shape}",
+    )
+    for (_, keys), n in zip(spans, used.tolist(), strict=True):
+        require(0 < n <= keys.stop - keys.start, f"{n} keys used of {keys.stop - keys.start}")
+    return [
+        (queries, slice(keys.start, keys.start + n))
+        for (queries, keys), n in zip(spans, used.tolist(), strict=True)
+    ]
+
+
+def flash_varlen(q, k, v, cu_q, cu_k, max_q, max_k, causal, scale, used=None):
     require(q.dim() == k.dim() == 3, f"operands of {q.shape}, {k.shape}")
     flash_operands(q, k, v)
-    spans = spans_of(cu_q, cu_k, max_q, max_k, q, k)
+    spans = used_of(spans_of(cu_q, cu_k, max_q, max_k, q, k), used)
     out, lse = unwritten(*q.shape, like=q), unwritten(q.shape[1], len(q), like=q, dtype=torch.float32)
     for queries, keys in spans:  # where max_q is 1, queries of a group become rows: the same numbers
         out[queries], lse[:, queries] = attend(q[queries], k[keys], v[keys], scale, causal)
@@ -189,6 +218,14 @@ class Operators:
 
     def __init__(self, ran):
         self.ran = ran
+
+    def rms_norm(self, input, normalized_shape, weight=None, eps=None):
+        """One kernel on CUDA, which rounds once."""
+        require(list(input.shape[-1:]) == list(normalized_shape), f"a norm over {normalized_shape}")
+        require(weight is None or weight.dtype == input.dtype, "a norm of two dtypes is not one kernel")
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return (x if weight is None else x * weight).to(input.dtype)
 
     def flash_attention_forward(
         self,
@@ -225,8 +262,9 @@ class Operators:
             flash_operands(query, key, value)
             out, lse = dense(query, key, value, scale, is_causal, query.shape[1])
         else:
-            self.ran["flash varlen"] += 1
-            out, lse = flash_varlen(query, key, value, cum_seq_q, cum_seq_k, max_q, max_k, is_causal, scale)
+            self.ran["flash varlen" if seqused_k is None else "flash used"] += 1
+            spans = cum_seq_q, cum_seq_k, max_q, max_k
+            out, lse = flash_varlen(query, key, value, *spans, is_causal, scale, seqused_k)
         state = torch.zeros(2, dtype=torch.uint64)
         return out, lse, state, torch.zeros((), dtype=torch.uint64), query.new_empty(0)
 
@@ -298,9 +336,10 @@ class Operators:
             self.ran["efficient dense"] += 1
             out, lse = dense(query, key, value, scale, causal, aligned(query.shape[1]))
             return out, lse, *philox(), query.shape[1], key.shape[1]
-        self.ran["efficient varlen"] += 1
+        self.ran["efficient varlen" if seqlen_k is None else "efficient used"] += 1
         require(len(query) == 1, f"spans in a batch of {len(query)}")
         spans = spans_of(cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, query[0], key[0])
+        spans = used_of(spans, seqlen_k)
         out = unwritten(*query.shape, like=query)
         lse = unwritten(len(spans), query.shape[2], aligned(max_seqlen_q), like=query, dtype=torch.float32)
         for i, (queries, keys) in enumerate(spans):

@@ -617,7 +617,11 @@ def test_an_interrupted_import_leaves_nothing(tmp_path, repository):
     words = [sys.executable, "-m", "rft.cli", "chats", "import", str(tmp_path / "a.json")]
     for stop, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         process = subprocess.Popen(
-            [*words, "--out", str(tmp_path / "out")], cwd=repository, stderr=subprocess.PIPE
+            [*words, "--out", str(tmp_path / "out")],
+            cwd=repository,
+            stderr=subprocess.PIPE,
+            # a shell that starts the tests in the background ignores SIGINT for all its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         shelf = tmp_path / ".out.partial" / "shelf.jsonl"
         while not (shelf.exists() and shelf.stat().st_size):

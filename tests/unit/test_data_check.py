@@ -16,12 +16,13 @@ from rich.console import Console
 
 import reward
 import rft.data.prompt as prompt
-from rft.data.audit import prove_label_free, repeated_labels, shortcuts, telling_rules
-from rft.data.check import add_arguments, check, run
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.rules import bar
 from rft.errors import CheckpointError, DataError
+from rft.tasks.audit import prove_label_free, shortcuts, telling_rules
+from rft.tasks.check import add_arguments, check, run
+from rft.tasks.load import load_split
+from rft.tasks.personamem.audit import repeated_labels
 
 
 def told(source: Path, **options: Any) -> tuple[dict[str, Any], str]:
@@ -247,7 +248,7 @@ def test_the_shortcut_audit_against_hand_counts(tmp_path: Path) -> None:
 def test_rules_that_tell_something() -> None:
     def told_of(n: int, longest: float, **by: dict[str, object]) -> list[str]:
         rules = {"longest option": longest, "shortest option": 0.1}
-        strongest = {"rule": "longest option", "score": longest, "n": n, "bar": bar(n, len(rules))}
+        strongest = {"rule": "longest option", "score": longest, "n": n, "bar": bar(n, len(rules), 0.25)}
         return telling_rules({"rules": rules, "strongest": strongest, "by": by})
 
     assert told_of(50_000, longest=0.279) == [], "within 3 points"
@@ -343,7 +344,7 @@ def test_a_prompt_that_tells_a_label_is_noticed(
     question = split.questions[0]
     prove_label_free(question, split.history_of(question))
     original = prompt.final_message
-    monkeypatch.setattr(prompt, "final_message", lambda q: original(q) + str(getattr(q.labels, label)))
+    monkeypatch.setattr(prompt, "final_message", lambda q: original(q) + str(q.labels[label]))
     with pytest.raises(
         DataError, match=r"benchmark-0: its prompt in context 'history' depends on its labels"
     ):
@@ -365,7 +366,7 @@ def test_a_prompt_that_tells_the_gold_letter_is_noticed(
 def test_a_question_that_fails_its_own_test_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pays_nothing(gold: str) -> None:
+    def pays_nothing(gold: str, options: tuple[str, ...]) -> None:
         raise ValueError("the gold letter scores 0")
 
     monkeypatch.setattr(reward, "self_check", pays_nothing)
@@ -403,7 +404,7 @@ def test_the_long_window(tmp_path: Path) -> None:
 
 def test_reading_data_needs_no_torch() -> None:
     code = (
-        "import sys, rft.data.check, rft.data.prompt\n"
+        "import sys, rft.tasks.check, rft.data.prompt\n"
         "heavy = {'torch', 'transformers', 'numpy', 'huggingface_hub', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -11,9 +11,9 @@ import pytest
 from dataset_folder import IRREGULAR_HISTORY, folder, real_data, row, write_history, write_split
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-import rft.data.dataset as dataset
-from rft.data.dataset import COLUMNS, HUB_ID, PINNED_REVISION, Skip, load_split, locate
+import rft.tasks.personamem.dataset as dataset
 from rft.errors import DataError
+from rft.tasks.personamem.dataset import COLUMNS, HUB_ID, PINNED_REVISION, Skip, load_split, locate
 
 
 def refused(root: Path, split: str = "benchmark", window: str = "32k", **options: Any) -> str:
@@ -262,7 +262,7 @@ def test_the_hub_id_is_downloaded_at_a_pinned_revision(
         return str(folder(tmp_path / "hub", split="val"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr("rft.data.dataset.reachable", lambda: True)
+    monkeypatch.setattr("rft.tasks.personamem.dataset.reachable", lambda: True)
     monkeypatch.chdir(tmp_path)
     assert load_split(HUB_ID, "val").root == tmp_path / "hub"
     wanted = ["benchmark/text/val.csv", "data/chat_history_32k/*"]
@@ -314,7 +314,7 @@ def test_the_real_sample() -> None:
     split = load_split(root, "benchmark")
     assert len(split.questions) == 24 and not split.skipped and len(split.histories) == 1
     assert {q.persona_id for q in split.questions} == {"0"}
-    assert all(q.labels.topic == q.labels.topic.lstrip(": ") for q in split.questions)
+    assert all(q.labels["topic"] == q.labels["topic"].lstrip(": ") for q in split.questions)
     irregular = load_split(root, "irregular")
     assert [q.row for q in irregular.questions] == [0]
     assert irregular.skipped == (Skip(1, "4 incorrect_answers, 1 of them null; expected 3 texts"),)

@@ -5,13 +5,23 @@ import zlib
 
 import pytest
 
-from rft.data.audit import lines, shortcuts, telling_rules
+from reward.mcq import LETTERS
 from rft.data.private import plausible_items
 from rft.data.probe import WORDS, choices
-from rft.data.question import LETTERS, Labels, Question
+from rft.data.question import Question
 from rft.data.rules import MEASURES, PROBE, Asked, bar, cells, scores, strongest
+from rft.tasks.audit import lines, shortcuts, telling_rules
 
-LABELS = Labels("", "", False, "", None, "", "", False)
+LABELS = {
+    "pref_type": "",
+    "who": "",
+    "updated": False,
+    "scenario": "",
+    "distance": None,
+    "preference": "",
+    "prev_pref": "",
+    "sensitive": False,
+}
 
 
 def questions(count: int, gold: object = None, personas: int = 20) -> list[Question]:
@@ -25,7 +35,17 @@ def questions(count: int, gold: object = None, personas: int = 20) -> list[Quest
         )
         index = gold(options, rng) if callable(gold) else rng.randrange(4)
         made.append(
-            Question(f"q-{row}", row, str(row % personas), "h", "What now?", options, LETTERS[index], LABELS)
+            Question(
+                f"q-{row}",
+                row,
+                str(row % personas),
+                "h",
+                "What now?",
+                options,
+                LETTERS[index],
+                LABELS,
+                task="personamem",
+            )
         )  # type: ignore[arg-type]
     return made
 
@@ -89,16 +109,13 @@ def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
         generic = row % 4 == 0
         gold = options[3] if generic else options[rng.randrange(3)]
         rng.shuffle(options)
-        labels = Labels(
-            "ask_to_forget" if generic else "neutral_preferences",
-            "self",
-            generic,
-            "chat_message",
-            5,
-            "",
-            "",
-            False,
-        )
+        labels = LABELS | {
+            "pref_type": "ask_to_forget" if generic else "neutral_preferences",
+            "who": "self",
+            "updated": generic,
+            "scenario": "chat_message",
+            "distance": 5,
+        }
         made.append(
             Question(
                 f"q-{row}",
@@ -109,6 +126,7 @@ def test_the_option_whose_text_stands_in_many_questions_is_a_rule() -> None:
                 (*options,),
                 LETTERS[options.index(gold)],
                 labels,
+                task="personamem",
             )
         )  # type: ignore[arg-type]
     audit = shortcuts(made)
@@ -166,14 +184,14 @@ def test_cells_are_large_and_have_a_name() -> None:
 
 
 def test_the_best_of_many_rules_is_judged_as_such() -> None:
-    assert bar(100_000, 20) == pytest.approx(0.28), "three points at least"
-    assert bar(300, 1) == pytest.approx(0.25 + 3 * (0.25 * 0.75 / 300) ** 0.5)
-    assert bar(300, 20) == pytest.approx(0.25 + 3.818 * (0.25 * 0.75 / 300) ** 0.5, abs=1e-4)
+    assert bar(100_000, 20, 0.25) == pytest.approx(0.28), "three points at least"
+    assert bar(300, 1, 0.25) == pytest.approx(0.25 + 3 * (0.25 * 0.75 / 300) ** 0.5)
+    assert bar(300, 20, 0.25) == pytest.approx(0.25 + 3.818 * (0.25 * 0.75 / 300) ** 0.5, abs=1e-4)
     rng, telling = random.Random(0), 0
     # so many times the best of 20 guesses on 300 questions: about one in 740 is above the bar
     for _ in range(300):
         found = {f"guess {i}": [float(rng.random() < 0.25) for _ in range(300)] for i in range(20)}
-        telling += strongest(found, range(300)).telling
+        telling += strongest(found, range(300), [4] * 300).telling
     assert telling <= 3
 
 

@@ -12,7 +12,8 @@ from result_rows import changed, result_row, summary_of
 from rft.cli import main
 from rft.errors import DataError
 from rft.evaluate.comparison import add_arguments, compare, permutation_test, read_runs, run
-from rft.evaluate.statistics import interval_of_ratio, summarise
+from rft.evaluate.interval import interval_of_ratio
+from rft.evaluate.statistics import summarise
 from rft.records.summary import SweepPoint
 from rft.report.evaluation import write_sweep_report
 
@@ -183,7 +184,7 @@ def test_a_sweep_draws_its_curve(tmp_path):
         )
         for step, n in ((10, 3), (20, 8), (30, 6))
     ]
-    write_sweep_report(points, tmp_path / "report.html")
+    write_sweep_report(points, tmp_path / "report.html", 0.25)
     page = (tmp_path / "report.html").read_text()
     assert (
         "80.0\N{NO-BREAK SPACE}% right at best: checkpoint-20" in page

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.evaluate.lines import judge, of_memories, summarise, topic_of, verdicts
-from rft.memory.targets import about, load_memory_targets
 from rft.records.summary import Lines
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, about, load_memory_targets
 
 TARGETS = {
     "Enjoys listening to jazz": "music: Enjoys listening to rock.",
@@ -79,7 +79,7 @@ def test_the_targets_themselves_are_all_right_and_each_error_counts_in_its_kind(
     assert (whole.wrong, whole.missing, whole.extra, whole.withdrawn_present) == (0, 0, 0, 0)
     assert whole.withdrawn == sum(len(of.withdrawn) for of in notes.values()) > 0
     assert set(whole.by) == {"plain", "changed", "withdrawn", "others"}
-    question = next(q for q in split.questions if q.labels.kind == "withdrawn")
+    question = next(q for q in split.questions if q.kind == "withdrawn")
     target = notes[question.history_id].lines(10**6)[about(question)]
     kept = target.partition(":")[0] + f": {about(question)}."
     broken = last | {question.history_id: last[question.history_id].replace(target, kept)}

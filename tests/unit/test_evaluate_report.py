@@ -11,7 +11,6 @@ import pytest
 from result_rows import changed, result_row, summary_of
 
 from rft.errors import DataError
-from rft.evaluate import statistics
 from rft.evaluate.skill import lines
 from rft.evaluate.statistics import summarise
 from rft.records.summary import Measure
@@ -160,7 +159,7 @@ def test_pairs_are_mostly_gains_and_never_hide_a_failure():
     assert len(chosen) == 6 and all(a.id == b.id for a, b in chosen)
     assert [(a.score, b.score) for a, b in chosen[:5]] == [(0, 1)] * 5
     assert chosen[5][1].score == 0
-    assert {b.labels.pref_type for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
+    assert {b.labels["pref_type"] for _, b in chosen} == {"ask_to_forget", "neutral_preferences"}
     assert len({b.persona_id for _, b in chosen[:4]}) == 4
     assert len(pairs(after, after)) == 6 and pairs([], after) == []
 
@@ -289,7 +288,7 @@ def of_two_kinds(right_of_others, right_of_self):
 
 
 def test_no_sentence_says_more_than_each_category_does(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    monkeypatch.setattr("rft.evaluate.interval.RESAMPLES", 500)
     fair, leaning = of_two_kinds(0.25, 0.25), of_two_kinds(0.70, 0.10)
     at_chance = told({"sft": summary_of(fair), "grpo": summary_of(fair), "blind": summary_of(fair)})
     assert re.search(
@@ -307,12 +306,12 @@ def test_no_sentence_says_more_than_each_category_does(monkeypatch):
 
 
 def test_the_page_of_an_evaluation_names_rule_and_category(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    monkeypatch.setattr("rft.evaluate.interval.RESAMPLES", 500)
     rows = [  # somebody else's preference: always (b)
-        changed(r, gold="b" if r.labels.who == "others" else random.Random(r.id).choice("acd"))
+        changed(r, gold="b" if r.labels["who"] == "others" else random.Random(r.id).choice("acd"))
         for r in of_two_kinds(1.0, 1.0)
     ]
-    blind = [changed(r, score=r.labels.who == "others") for r in rows]
+    blind = [changed(r, score=r.labels["who"] == "others") for r in rows]
     summary = summary_of(rows, **summarise(rows, blind=blind).dump())
     write_evaluation_report(summary, rows, tmp_path / "report.html")
     text = " ".join(Page(tmp_path / "report.html").text.split())
@@ -329,7 +328,7 @@ def test_charts_take_colours_from_the_page_and_repeat_exactly():
     assert "<svg role='img' aria-label=\"title\"" in one and "<style" not in one
     # not typeset as mathematics
     assert ">$x^2$ (4)</text>" in charts.intervals({"": {"$x^2$": table["a_b"]}}, "title")
-    line = charts.curves({"": [(i, i / 50) for i in range(50)]}, "reward", share=True, chance=True)
+    line = charts.curves({"": [(i, i / 50) for i in range(50)]}, "reward", share=True, chance=0.25)
     assert "guessing" in line and "guessing" not in charts.curves({"": [(0, 5.0), (1, 4.0)]}, "loss")
 
 

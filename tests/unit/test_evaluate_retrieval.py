@@ -5,12 +5,12 @@ import pytest
 
 from rft.data.history import History, Message
 from rft.data.prompt import final_message
-from rft.data.question import Labels, Question
+from rft.data.question import Question
 from rft.errors import DataError, ModelError
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.retrieval import Retrieval
 
-LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "", False)
+LABELS = {"kind": "tea"}
 
 
 def question(query="Which tea ceremony suits me?"):

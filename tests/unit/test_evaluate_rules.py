@@ -4,11 +4,11 @@ import pytest
 
 from reward import has_reasoning, mcq_letter
 from rft.data.history import History, Message
-from rft.data.question import Labels, Question
+from rft.data.question import Question
 from rft.errors import DataError
 from rft.evaluate.rules import RULES, RuleAnswers
 
-LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "", False)
+LABELS = {"kind": "tea"}
 
 
 def question(*options):

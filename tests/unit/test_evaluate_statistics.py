@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from result_rows import changed, result_row
 
-from rft.data.categories import distance_bucket
 from rft.evaluate import statistics
-from rft.evaluate.statistics import interval, length_bucket, summarise
+from rft.evaluate.interval import interval
+from rft.evaluate.statistics import length_bucket, summarise
+from rft.tasks.personamem.labels import distance_bucket
 
 
 def row(i, persona, score, **labels):
@@ -149,7 +150,7 @@ def test_all_right_or_all_wrong_is_not_certainty():
 
 def test_interval_covers_the_truth(monkeypatch):
     """Personas differ (beta distributed), questions of one persona are alike: 95 % must mean 95 %."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
+    monkeypatch.setattr("rft.evaluate.interval.RESAMPLES", 1000)
     draw = np.random.default_rng(0)
     truth, trials, covered = 0.4, 400, 0
     for trial in range(trials):
@@ -248,7 +249,7 @@ def test_controls_stand_beside_and_explain():
 
 def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch):
     """Over all questions the generic option is gold in a quarter; about somebody else's preference always."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    monkeypatch.setattr("rft.evaluate.interval.RESAMPLES", 500)
     draw, rows = random.Random(0), []
     for i in range(1200):
         others = i % 4 == 0
@@ -260,7 +261,7 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
         draw.shuffle(options)
         asked = row(i, str(i // 8), i % 2, who="others" if others else "self")
         rows.append(changed(asked, options=options, gold="abcd"[options.index(gold)]))
-    blind = [changed(r, score=r.labels.who == "others") for r in rows]
+    blind = [changed(r, score=r.labels["who"] == "others") for r in rows]
     controls = summarise(rows, blind=blind).controls
     assert not controls["strongest"].telling and controls["strongest"].accuracy < 0.29
     others, own = (controls["strongest"].by["who"][who] for who in ("others", "self"))
@@ -273,7 +274,7 @@ def test_controls_by_category_name_the_rule_that_is_strongest_there(monkeypatch)
     assert own.telling and own.accuracy == pytest.approx(1 / 3, abs=0.04)
     assert own.ci95[0] < own.accuracy < own.ci95[1]
     assert controls["blind"].accuracy == 0.25 and controls["blind"].by["who"]["others"].accuracy == 1.0
-    assert set(controls["strongest"].by) == set(statistics.CATEGORIES)
+    assert set(controls["strongest"].by) == set(statistics.breakdowns(rows))
     assert controls["strongest"].by["history_length"] == {}, "nobody knows it"
 
 

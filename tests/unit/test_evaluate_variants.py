@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from rft.data.prompt import final_message
-from rft.data.question import Labels, Question
+from rft.data.question import Question
 from rft.evaluate.variants import seed_of, variant_id, variant_parts, variants_of
 
-LABELS = Labels("neutral_preferences", "self", False, "chat", 5, "Enjoys tea", "", False)
+LABELS = {"kind": "tea"}
 
 
 def question(row, gold="b"):

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from tiny_tree import random_rows, tiny_model
 from transformers import Trainer
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
@@ -18,6 +17,7 @@ from rft.models.loading import load_model
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.masters import MastersMixin, sharding_precision, spare_input_casts
+from rft.tasks.load import load_split
 from rft.train import grpo, sft
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm

@@ -6,7 +6,6 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from rft.data.dataset import load_split
 from rft.data.history import History, Message, history_id
 from rft.data.prompt import PromptTokens
 from rft.errors import DataError, ModelError
@@ -14,6 +13,7 @@ from rft.memory import chunks
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message, update_message
 from rft.memory.chunks import CONTINUED, CONTINUES
 from rft.simulate import writer_mini
+from rft.tasks.load import load_split
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from rft.data.history import History, Message
-from rft.data.question import Labels, Question
+from rft.data.question import Question
 from rft.train.advantages import EPSILON, advantages
 from rft.train.memories import MemoryArm, weigh
 from rft.train.micro_batch import pack
 from rft.train.rollout import Rollout, Turn
 
 HISTORY = History("h", "1", "chat.json", (Message("user", "hello"),))
-LABELS = Labels("neutral_preferences", "self", False, "", None, "", "", False)
+LABELS = {"kind": "plain"}
 Q1 = Question("q-1", 1, "1", "h", "one?", ("a", "b", "c", "d"), "a", LABELS)
 Q2 = replace(Q1, id="q-2", row=2)
 

@@ -10,9 +10,9 @@ from tiny_tree import tiny_model
 from transformers import AutoTokenizer, TrainerCallback
 
 import reward
-from rft.data.dataset import load_split
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import load_memory_targets
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import load_memory_targets
 from rft.train.memories import MemoryArm
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import memory_units

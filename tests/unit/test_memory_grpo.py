@@ -7,11 +7,11 @@ from tiny_tree import tiny_model
 from transformers import AutoTokenizer
 
 import reward
-from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import load_memory_targets
 from rft.prefix_tree.logprobs import plain_logps
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import load_memory_targets
 from rft.train.memories import MemoryArm
 from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import memory_units

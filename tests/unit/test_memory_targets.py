@@ -4,7 +4,6 @@ prompt."""
 import json
 import shutil
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -13,12 +12,12 @@ from transformers import AutoTokenizer
 
 import reward
 from reward.judge import case_and_fact
-from rft.data.dataset import MEMORY_TARGETS, load_split
 from rft.errors import DataError, RecipeError
 from rft.memory.agent import REWRITE, MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTarget, MemoryTargets, about, load_memory_targets
 from rft.memory.text import EMPTY, Update
 from rft.simulate import writer_mini
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, MemoryTarget, MemoryTargets, about, load_memory_targets
 from rft.toy.memory_exercises import memory_document
 from rft.train.memory_rows import answer_target, memory_units, sft_rows
 from rft.train.sft import LabelArguments
@@ -59,7 +58,7 @@ def test_a_simulated_dataset_brings_its_notes(mini_data, window):
             )
         else:
             assert line.lower().endswith(f": enjoys {gold.lower()}")
-        assert (question.labels.pref_type == "ask_to_forget") == any(
+        assert (question.labels["pref_type"] == "ask_to_forget") == any(
             phrase in about(question) for phrase in of.withdrawn
         )
 
@@ -79,7 +78,7 @@ def test_labels_serve_where_there_is_no_side_file(mini_data, tmp_path):
     for question in split.questions:
         of = notes[question.history_id]
         held = of.lines(len(split.history_of(question).messages))
-        case, fact = case_and_fact(**asdict(question.labels))
+        case, fact = case_and_fact(**question.labels)
         if case == "own":
             assert held[about(question)] == f"{fact}."
         else:
@@ -122,7 +121,7 @@ def test_nothing_of_the_side_file_is_in_a_prompt(mini_data, agent):
 
 def test_few_answers_are_of_every_kind(mini_data, agent):
     split = load_split(mini_data, "train")
-    kind = {q.id: q.labels.kind for q in split.questions}
+    kind = {q.id: q.kind for q in split.questions}
     rows = sft_rows(split.questions, split, load_memory_targets(split), agent, answers_per_update=1.0)
     of_history: dict[str, list[str]] = {}
     for row in rows:

@@ -8,7 +8,6 @@ from collections import defaultdict
 import pytest
 
 import reward
-from rft.data.dataset import load_split
 from rft.errors import RecipeError, TrainingError
 from rft.metrics.metric import LOG, SUMMARY, Metric, Registry
 from rft.metrics.page import page
@@ -18,6 +17,7 @@ from rft.records.summary import Statistics
 from rft.records.training import METRICS
 from rft.report.panels import PANELS
 from rft.report.training import write_report
+from rft.tasks.load import load_split
 from rft.train.metrics import check_logged, of_all_ranks
 from rft.train.rewards import Scorer
 from rft.train.rollout import Rollout, Turn
@@ -29,7 +29,10 @@ HONEST = r"<think>Remembered: Enjoys learning Latin. Learning Latin is (a).</thi
 HOLLOW = HONEST.replace("</think>Learning Latin", "</think>Something quite new")
 STEP = Step(  # two groups of two completions
     [
-        [Trajectory([Answer(kind="plain", gold="a", reading=reward.read(text, OPTIONS))]) for text in group]
+        [
+            Trajectory([Answer(kind="plain", gold="a", options=4, reading=reward.read(text, OPTIONS))])
+            for text in group
+        ]
         for group in ((HONEST, HONEST), (HOLLOW, ""))
     ]
 )
@@ -70,6 +73,12 @@ def test_every_figure_of_a_summary_has_an_entry():
         if field.annotation in (float, float | None) and name not in ("seconds", "explained_by_shortcut")
     }
     assert registered == figures
+
+
+def test_questions_without_kinds_are_counted_in_all_alone():
+    answer = Answer(gold="a", options=4, reading=reward.read(HONEST, OPTIONS))
+    found = REGISTRY.measure(Step([[Trajectory([answer])]]))
+    assert found["right/all"] == 1 and not {"right/", "right_and_consistent/"} & found.keys()
 
 
 def test_a_name_that_is_not_registered_is_not_recorded():

@@ -11,6 +11,9 @@ PyTorch's memory-efficient attention, for float32):
                                                         test_sampled_logps_are_the_trees
     alike(), call(): two calls for long and short nodes test_nodes_share_a_call_within_a_factor_of_eight
     Decode._arrange(): one call for all short nodes     test_short_nodes_share_one_call_in_sampling
+    Suffixes.attend(), flash_used(): flash, efficient   test_sampled_logps_are_the_trees, test_rows_attend_...
+    pace(), Replayed: looks, buckets, graphs            decode: test_a_step_is_captured_...
+    free_bytes()                                        bench (-m gpu)
     refusal(), check(), support.check_model             test_what_no_kernel_takes_is_refused_...
     support.check_training                              train_cuda: test_training_without_a_kernel_...
     LocalModel's fall to the plain path                 train_cuda: test_evaluation_without_a_kernel_...
@@ -31,17 +34,17 @@ from test_prefix_tree_kernels import SPANS, attention
 from tiny_tree import random_rows, reference, tiny_model
 
 from rft.errors import ModelError
-from rft.prefix_tree import kernels, support
-from rft.prefix_tree import sample as sampling
+from rft.prefix_tree import decode, kernels, support
 from rft.prefix_tree.attention import Plan
+from rft.prefix_tree.decode import Decode, Prefill
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps, tree_logps
-from rft.prefix_tree.sample import Decode, Prefill, sample
+from rft.prefix_tree.sample import sample
 
 ALL_KERNELS = {
-    "flash": {"flash varlen", "flash varlen backward", "flash dense"},
-    "package": {"flash_attn varlen", "flash_attn varlen backward", "flash dense"},
-    "efficient": {"efficient varlen", "efficient varlen backward", "efficient dense"},
+    "flash": {"flash varlen", "flash varlen backward", "flash dense", "flash used"},
+    "package": {"flash_attn varlen", "flash_attn varlen backward", "flash dense", "flash used"},
+    "efficient": {"efficient varlen", "efficient varlen backward", "efficient dense", "efficient used"},
 }
 KERNELS = tuple(ALL_KERNELS)
 
@@ -147,6 +150,29 @@ def test_a_dense_batch(place, queries, groups):
         assert off(lse[row].transpose(0, 1), expected[1]) < place.tolerance
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_rows_attend_what_they_have_used_of_their_space(place, groups):
+    torch.manual_seed(0)
+    q = torch.randn(3 * groups, 2, 16).to(place.dtype)
+    k, v = torch.randn(3, 64, 4, 16).to(place.dtype).chunk(2, 2)
+    used = [1, 37, 64]
+    spans = [
+        part
+        for size in (groups, 64)
+        for part in (torch.arange(0, 3 * size + 1, size, dtype=torch.int32, device=place.device), size)
+    ]
+    out, lse = kernels.flash_used(
+        *(x.to(place.device) for x in (q, k, v)),
+        torch.tensor(used, dtype=torch.int32, device=place.device),
+        tuple(spans),
+        0.3,
+    )
+    for row, n in enumerate(used):
+        mine = slice(row * groups, (row + 1) * groups)
+        expected, expected_lse = attention(q[mine].double(), *(x[row, :n].double() for x in (k, v)), False)
+        assert off(out[mine], expected) < place.tolerance and off(lse[mine], expected_lse) < place.tolerance
+
+
 def far_rows(q, k, v, dout, rows):
     """Outputs, log-sum-exps and gradients of causal attention of one long span, where only these rows have a
     gradient; float64."""
@@ -245,7 +271,7 @@ def test_tree_logps_and_gradients(place, seed, min_saving):
     exact = logps.detach(), gradients(model, logps)
     model = tiny_model(torch.float32, seed=seed).to(place.dtype).to(place.device)
     check_close(place, *tree_and_rows(place, model, rows, prompts, min_saving), exact)
-    assert place.all_ran(*(name for name in ALL_KERNELS[place.kernel] if "dense" in name))
+    assert place.all_ran(*(name for name in ALL_KERNELS[place.kernel] if name.endswith(("dense", "used"))))
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -286,7 +312,7 @@ def some_prompts(questions=3, generations=4):
 @pytest.mark.parametrize("long", [1024, 8])
 def test_sampled_logps_are_the_trees(place, long, mixed, monkeypatch):
     """`long` 8: nodes attended where they lie, as histories are, else with their keys side by side."""
-    monkeypatch.setattr(sampling, "LONG", long)
+    monkeypatch.setattr(decode, "LONG", long)
     model = tiny_model(torch.float32).to(torch.float32 if mixed else place.dtype).to(place.device).eval()
     prompts = some_prompts()
     generator = torch.Generator(place.device).manual_seed(0)
@@ -338,7 +364,17 @@ def test_short_nodes_share_one_call_in_sampling(place):
 
 def test_all_that_asks_for_cuda_is_run_here():
     """A new branch belongs into the table above."""
-    assert set(emulated_kernels.cuda_branches()) == {"flash", "call", "refusal", "alike", "Decode._arrange"}
+    assert set(emulated_kernels.cuda_branches()) == {
+        "flash",
+        "call",
+        "refusal",
+        "alike",
+        "Decode._arrange",
+        "Suffixes.attend",
+        "free_bytes",
+        "pace",
+        "Replayed._warm_up",
+    }
 
 
 WRONG = {

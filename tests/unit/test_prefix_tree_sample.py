@@ -8,7 +8,7 @@ import torch
 from tiny_tree import VOCAB, random_rows, tiny_model, tokens
 
 from rft.errors import ModelError
-from rft.prefix_tree import sample as sampling
+from rft.prefix_tree import decode
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.prefix_tree.sample import sample
@@ -38,7 +38,7 @@ def generate(model, prompt, n, eos=EOS):
 @pytest.mark.parametrize("long", [1024, 4])
 @pytest.mark.parametrize("seed", range(4))
 def test_greedy_is_generate(seed, long, monkeypatch):
-    monkeypatch.setattr(sampling, "LONG", long)  # 4: nodes attended where they lie, as histories are
+    monkeypatch.setattr(decode, "LONG", long)  # 4: nodes attended where they lie, as histories are
     model, prompts = tiny_model(seed=seed), some_prompts(seed)
     completions, _ = sample(model, prompts, max_new_tokens=40, eos_ids=EOS, temperature=0)
     assert completions == [generate(model, prompt, 40) for prompt in prompts]

@@ -9,10 +9,10 @@ import torch
 from tiny_tree import exact_norms
 from transformers import AutoTokenizer, Qwen3ForCausalLM, TrainerControl, TrainerState
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.tasks.load import load_split
 from rft.train.advantages import Contest
 from rft.train.early_signs import STEPS, EarlySigns
 from rft.train.grpo_config import HistoryGRPOConfig

@@ -10,11 +10,11 @@ from tiny_tree import tiny_model
 from transformers import AutoTokenizer
 
 import reward
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError, TrainingError
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.metrics.table import find
+from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.memories import MemoryArm
@@ -123,7 +123,7 @@ def test_every_column_of_the_page_is_there_and_no_other(arm, make, page):
 def test_several_rewards_some_of_which_cannot_score(arm, make):
     """Sync, async, without **columns, tensors; None counts for nothing."""
 
-    def sync(completions, who):
+    def sync(completions, kind):
         return torch.ones(len(completions))
 
     async def other(completion_ids, query, **columns):
@@ -176,7 +176,7 @@ def test_an_example_is_one_row_of_the_columns(mini_data):
     ]
     columns = reward.columns(examples)
     assert reward.personamem(**columns) == [1.0, 0.0]
-    assert set(columns) < set(reward.COLUMNS) and columns["who"][0] == question.labels.who
+    assert set(columns) < set(reward.COLUMNS) and columns["kind"][0] == question.kind
 
 
 def test_an_error_in_every_row_ends_the_run(make):

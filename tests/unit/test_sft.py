@@ -10,10 +10,10 @@ from datasets import Dataset
 from tiny_tree import exact_norms
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
 from rft.metrics.table import find
+from rft.tasks.load import load_split
 from rft.train.held_out import HeldOut
 from rft.train.sft import AnswerCollator, ColdStartArguments, ColdStartConfig, ColdStartTrainer, train
 from rft.train.targets import target
@@ -62,7 +62,7 @@ def test_loss_is_on_the_answer_alone_and_a_blind_row_holds_no_history(mini_data,
 def test_an_answer_names_its_option_in_the_words_of_the_preference(mini_data, preference, option, said):
     first = load_split(mini_data, "train").questions[0]
     options = tuple(option if letter == first.gold else "Another." for letter in "abcd")
-    question = replace(first, options=options, labels=replace(first.labels, preference=preference))
+    question = replace(first, options=options, labels={**first.labels, "preference": preference})
     assert target(question).endswith(f"</think>{said} \\boxed{{{first.gold}}}")
 
 
@@ -72,9 +72,9 @@ def test_few_labels_are_of_few_people_and_of_every_hard_kind(mini_data):
     assert everything == list(questions)
     few = ColdStartArguments(labelled_people=8, hard_targets=6).labelled(questions)
     assert len({q.history_id for q in few}) == 8
-    assert Counter(q.labels.kind for q in few) == {"plain": 24, "changed": 2, "withdrawn": 2, "others": 2}
+    assert Counter(q.kind for q in few) == {"plain": 24, "changed": 2, "withdrawn": 2, "others": 2}
     assert few == [q for q in questions if q in few]  # in their order
-    assert not [q for q in ColdStartArguments(hard_targets=0).labelled(questions) if q.labels.kind != "plain"]
+    assert not [q for q in ColdStartArguments(hard_targets=0).labelled(questions) if q.kind != "plain"]
     for words in ({"labelled_people": 0}, {"hard_targets": -1}):
         with pytest.raises(RecipeError, match="expected"):
             ColdStartArguments(**words)

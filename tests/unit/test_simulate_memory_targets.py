@@ -10,11 +10,9 @@ from transformers import AutoTokenizer
 
 import reward
 from reward.memory import sensitive_absent, speaks_of
-from rft.data.dataset import MEMORY_TARGETS, load_split
+from rft.data.faults import mentions
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import MemoryTargets, about, load_memory_targets
 from rft.memory.text import TOPIC_WORDS, Update
-from rft.simulate.checks import mentions
 from rft.simulate.history import Assembled, assemble, count_words
 from rft.simulate.memory_targets import THEIRS, line_of, previous_value, targets
 from rft.simulate.persona_record import (
@@ -28,6 +26,8 @@ from rft.simulate.persona_record import (
 )
 from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import PROFILES, Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, MemoryTargets, about, load_memory_targets
 from rft.train.memory_rows import sft_rows
 
 PERSONAS = {"mini": 60, "middle": 60, "paper": 20}  # enough for every kind
@@ -256,7 +256,7 @@ def test_questions_of_the_middle_profile_find_their_line(middle: Path) -> None:
                 (middle / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text()
             )
             (preference,) = (
-                Preference(**p) for p in raw["preferences"] if p["topic"] == question.labels.topic
+                Preference(**p) for p in raw["preferences"] if p["topic"] == question.labels["topic"]
             )
             of = loaded[question.history_id]
             assert of.lines(10**6).get(about(question)) == expected(preference)

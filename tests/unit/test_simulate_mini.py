@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.dataset import COLUMNS, load_split
 from rft.errors import DataError
-from rft.memory.targets import load_memory_targets
 from rft.simulate import writer_mini
 from rft.simulate.persona_record import USED_KINDS
 from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import PROFILES, Settings
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import load_memory_targets
+from rft.tasks.personamem.dataset import COLUMNS
 
 PUBLISHED = {
     "benchmark/text/benchmark.csv": "c2a52c051ddd150b",
@@ -87,7 +88,7 @@ def test_our_own_reader_takes_every_row(mini_data):
     for name in ("train", "val", "benchmark"):
         split = load_split(mini_data, name)
         assert not split.skipped
-        assert {q.labels.pref_type for q in split.questions} <= {
+        assert {q.labels["pref_type"] for q in split.questions} <= {
             "neutral_preferences",
             "ask_to_forget",
             "health_and_medical_conditions",
@@ -125,12 +126,12 @@ def test_the_generic_option_is_gold_for_a_quarter_of_every_category():
 
 
 def test_labels_say_what_a_question_is_about(mini_data):
-    kinds = {q.labels.kind for q in load_split(mini_data, "train").questions}
+    kinds = {q.kind for q in load_split(mini_data, "train").questions}
     assert kinds == {"plain", "changed", "withdrawn", "others"}
     for question in load_split(mini_data, "train").questions:
         labels, gold = question.labels, question.options["abcd".index(question.gold)]
-        if labels.kind in ("withdrawn", "others") and labels.preference:
-            named = labels.prev_pref or labels.preference
+        if question.kind in ("withdrawn", "others") and labels["preference"]:
+            named = labels["prev_pref"] or labels["preference"]
             # what may not be used is never gold
             assert named.removeprefix("Enjoys ").lower() not in gold.lower()
 

@@ -19,14 +19,15 @@ import pytest
 from dataset_folder import tokenizer as make_tokenizer
 
 from rft.cli import main
-from rft.data.dataset import COLUMNS, MEMORY_TARGETS, load_split
 from rft.errors import DataError
-from rft.memory.targets import load_memory_targets
 from rft.simulate.history import TokenCounter, assemble, order, size
 from rft.simulate.persona_record import SCENARIOS, SENSITIVE_KINDS, USED_KINDS
 from rft.simulate.pipeline import offline_writer, simulate
 from rft.simulate.profile import Settings
-from rft.train.targets import reasoning
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import MEMORY_TARGETS, load_memory_targets
+from rft.tasks.personamem.dataset import COLUMNS
+from rft.tasks.personamem.reasoning import reasoning
 
 TOKENS = 5200  # the test tokenizer knows few words, so it counts many tokens
 
@@ -142,8 +143,8 @@ def test_the_folder_is_read_by_our_own_reader(whole: Path) -> None:
         people[name] = {q.persona_id for q in split.questions}
         for question in split.questions:
             question.check()
-            assert (question.labels.scenario in SCENARIOS) == (question.labels.distance is not None)
-            assert (question.labels.scenario == "") == (question.labels.distance is None)
+            assert (question.labels["scenario"] in SCENARIOS) == (question.labels["distance"] is not None)
+            assert (question.labels["scenario"] == "") == (question.labels["distance"] is None)
             assert question.query not in {m.content for m in split.history_of(question).messages}
     assert sum(map(len, people.values())) == len(set().union(*people.values())) == 8
     with open(whole / "benchmark/text/train.csv", encoding="utf-8", newline="") as file:
@@ -200,23 +201,23 @@ def test_targets_of_cold_starts_say_what_the_histories_do(whole: Path, tmp_path:
             raw = json.loads(
                 (whole / f"data/raw_data/raw_data_persona{question.persona_id}.json").read_text()
             )
-            (kind,) = {p["kind"] for p in raw["preferences"] if p["topic"] == question.labels.topic}
+            (kind,) = {p["kind"] for p in raw["preferences"] if p["topic"] == question.labels["topic"]}
             kinds.add(kind)
             of, labels = notes[question.history_id], question.labels
             lines = of.lines(len(split.history_of(question).messages)).values()
             thought = {
-                "others": f"{labels.preference}, not the user's own",
-                "forget": f"{labels.prev_pref}, forget it",
-                "ended": f"{labels.prev_pref}, given up",
+                "others": f"{labels['preference']}, not the user's own",
+                "forget": f"{labels['prev_pref']}, forget it",
+                "ended": f"{labels['prev_pref']}, given up",
                 "open": "nothing",
                 "untold": "nothing",
             }
             if kind in SENSITIVE_KINDS:
                 continue
-            assert reasoning(question).startswith(f"Remembered: {thought.get(kind, labels.preference)}. ")
-            assert (f"{labels.preference}." in lines) == (kind in USED_KINDS)
-            assert (labels.prev_pref in of.withdrawn) == (kind in ("forget", "renewed"))
-            assert not any(labels.prev_pref and labels.prev_pref in line for line in lines)
+            assert reasoning(question).startswith(f"Remembered: {thought.get(kind, labels['preference'])}. ")
+            assert (f"{labels['preference']}." in lines) == (kind in USED_KINDS)
+            assert (labels["prev_pref"] in of.withdrawn) == (kind in ("forget", "renewed"))
+            assert not any(labels["prev_pref"] and labels["prev_pref"] in line for line in lines)
     assert {"own", "open", "update", "renewed", "beside", "forget"} <= kinds
 
 

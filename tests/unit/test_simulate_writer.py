@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rft.data.audit import shortcuts
+from reward.mcq import LETTERS
+from rft.data.faults import mentions
 from rft.data.private import plausible_items
-from rft.data.question import LETTERS, Labels, Question
+from rft.data.question import Question
 from rft.errors import DataError
-from rft.simulate.checks import check_record, conflict, item_faults, mentions
+from rft.simulate.checks import check_record, conflict, item_faults
 from rft.simulate.facts import draw_facts, make_fact
 from rft.simulate.grammar import fill, load
 from rft.simulate.history import evidence, order
@@ -30,6 +31,7 @@ from rft.simulate.profile import PROFILES, Settings
 from rft.simulate.question import ENJOYS, item_of
 from rft.simulate.sensitive import MAKERS
 from rft.simulate.topics import LINE, OPPOSITE, Topic, read_topics, shipped
+from rft.tasks.audit import shortcuts
 
 COUNTS = PROFILES["paper"].counts
 
@@ -155,16 +157,16 @@ def as_question(record: PersonaRecord, number: int, row: int) -> Question:
     item = record.items[number]
     preference, told = record.preferences[item.about], evidence(record, item.about)
     options = random.Random(row).sample([item.gold, *item.distractors], 4)
-    labels = Labels(
-        preference.pref_type,
-        preference.who,
-        preference.updated,
-        told.scenario if told else "",
-        None,
-        preference.text,
-        preference.previous,
-        False,
-    )
+    labels = {
+        "pref_type": preference.pref_type,
+        "who": preference.who,
+        "updated": preference.updated,
+        "scenario": told.scenario if told else "",
+        "distance": None,
+        "preference": preference.text,
+        "prev_pref": preference.previous,
+        "sensitive": False,
+    }
     return Question(
         f"q-{row}",
         row,
@@ -174,6 +176,7 @@ def as_question(record: PersonaRecord, number: int, row: int) -> Question:
         tuple(options),
         LETTERS[options.index(item.gold)],
         labels,
+        task="personamem",
     )  # type: ignore[arg-type]
 
 
@@ -199,11 +202,11 @@ def test_a_quarter_of_each_kind_of_question_has_the_generic_gold(
     for question, used in zip(*asked, strict=True):
         of = question.labels
         for kind in (
-            of.pref_type,
-            of.who,
-            f"updated {of.updated}",
-            f"{of.pref_type}, {of.who}",
-            f"in {of.scenario}",
+            of["pref_type"],
+            of["who"],
+            f"updated {of['updated']}",
+            f"{of['pref_type']}, {of['who']}",
+            f"in {of['scenario']}",
         ):
             kinds.setdefault(kind, []).append(not used)
     assert {

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import reward
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import ModelError
 from rft.memory.agent import MemoryAgent, MemorySettings
-from rft.memory.targets import load_memory_targets
+from rft.tasks.load import load_split
+from rft.tasks.memory_targets import load_memory_targets
 from rft.train import grpo, memory_grpo, memory_sft, sft
 from rft.train.memory_rows import sft_rows
 from rft.train.memory_sft import TurnCollator

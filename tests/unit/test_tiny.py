@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM, set_seed
 
-from rft.data.dataset import load_split
 from rft.errors import RecipeError
 from rft.simulate import writer_mini
 from rft.simulate.profile import PROFILES
 from rft.simulate.topics import shipped
+from rft.tasks.load import load_split
+from rft.tasks.personamem.reasoning import reasoning
 from rft.toy import exercises, grammar_exercises
 from rft.toy.model import make_model, make_tokenizer
 from rft.toy.pretrain import ReadingArguments, ReadingBatches
-from rft.train.targets import reasoning
 
 
 def test_the_markup_is_single_tokens(tiny_checkpoint):
@@ -168,7 +168,7 @@ def test_the_cold_start_reasons_in_the_words_the_base_recalls_with(mini_data):
     for question in split.questions:
         said = reasoning(question).rsplit(". ", 1)[0] + "."
         # the base has no word for it
-        ended = question.labels.kind == "changed" and not question.labels.preference
+        ended = question.kind == "changed" and not question.labels["preference"]
         assert said.endswith(", given up.") if ended else said in recalls
 
 

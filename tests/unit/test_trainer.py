@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, Qwen3ForCausalLM
 from trl import GRPOTrainer
 
 import reward
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError
+from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.micro_batch import pack

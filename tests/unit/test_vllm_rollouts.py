@@ -9,9 +9,9 @@ from tiny_tree import exact_norms
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 from trl import GRPOTrainer
 
-from rft.data.dataset import load_split
 from rft.data.prompt import PromptTokens
 from rft.memory.agent import MemoryAgent, MemorySettings
+from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
 from rft.train.memories import MemoryArm

@@ -21,7 +21,7 @@
   const options = (all, gold, letters) => {
     const made = element("ol", undefined, "options");
     all.forEach((option, i) => {
-      const letter = "abcd"[i], item = element("li", `(${letter}) ${option}`);
+      const letter = "abcdefghijklmnopqrstuvwxyz"[i], item = element("li", `(${letter}) ${option}`);
       if (letter === gold) item.classList.add("gold"), item.append(element("span", "gold", "mark", "right"));
       if (letters.includes(letter)) item.append(element("span", "answered", "mark", letter === gold ? "right" : "wrong"));
       made.append(item);
@@ -48,7 +48,7 @@
 
   const card = (q) => {
     const made = element("article", undefined, "card", "question");
-    made.append(element("p", `${q.kind} · ${q.labels} · persona ${q.persona} · ${q.id}`, "facts"), element("p", q.query, "query"));
+    made.append(element("p", [q.kind, q.labels, `persona ${q.persona}`, q.id].filter(Boolean).join(" · "), "facts"), element("p", q.query, "query"));
     if (q.options.length) made.append(options(q.options, q.gold, q.answers.filter((a) => !a.options && a.letter).map((a) => a.letter)));
     if (q.facts.length) made.append(element("p", "In the data: " + q.facts.join("; "), "facts"));
     const details = element("details"), sides = element("div", undefined, "sides");

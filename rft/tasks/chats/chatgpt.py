@@ -7,7 +7,7 @@ model's reasoning, and what the page hid from the user are left out.
 
 from typing import Any
 
-from rft.tasks.chats.branch import CYCLE, ROOT, branch
+from rft.tasks.chats.branch import branch
 from rft.tasks.chats.draft import Draft, iso, name_of, shown
 
 NAME, TITLE = "chatgpt", "ChatGPT export"
@@ -44,14 +44,7 @@ def read(document: Any, draft: Draft) -> None:
     if not isinstance(leaf, str) or leaf not in nodes:
         leaf = _latest(spoken, parents)
         draft.problem(f"current_node does not exist; the branch that ends in {shown(leaf)} is taken")
-    path, ending = branch(leaf, parents)
-    if ending == CYCLE:
-        draft.problem("its messages form a cycle, so they have no order")
-        return draft.drop("broken branch", len(spoken))
-    if ending != ROOT:
-        draft.problem(f"the parent of {shown(path[0])} does not exist; the messages after it are taken")
-    draft.drop("other branch" if ending == ROOT else "broken branch", len(spoken.keys() - set(path)))
-    for id in path:
+    for id in branch(leaf, parents, spoken.keys(), draft):
         if id in spoken:
             _say(spoken[id], draft)
 

@@ -8,7 +8,7 @@ the branch of the last message is read. The user is the account's id.
 from collections import Counter
 from typing import Any
 
-from rft.tasks.chats.branch import CYCLE, MISSING, branch
+from rft.tasks.chats.branch import branch
 from rft.tasks.chats.draft import Draft, iso, name_of, shown
 from rft.tasks.chats.openai import only_objects
 
@@ -60,16 +60,8 @@ def _branch(messages: list[dict[str, Any]], leaf: Any, draft: Draft) -> list[dic
     if not isinstance(leaf, str) or leaf not in parents:
         latest = max(enumerate(messages), key=lambda m: (iso(m[1].get("created_at")), m[0]))
         leaf = latest[1]["uuid"]
-    path, ending = branch(leaf, parents, {NO_PARENT})
-    if ending == CYCLE:
-        draft.problem("its messages form a cycle, so they have no order")
-        draft.drop("broken branch", len(messages))
-        return []
-    if ending == MISSING:
-        draft.problem(f"the parent of {shown(path[0])} does not exist; the messages after it are taken")
-    draft.drop("broken branch" if ending == MISSING else "other branch", len(messages) - len(path))
     by_id = {message["uuid"]: message for message in messages}
-    return [by_id[id] for id in path]
+    return [by_id[id] for id in branch(leaf, parents, by_id.keys(), draft, {NO_PARENT})]
 
 
 def _text(message: dict[str, Any]) -> tuple[str, set[str]]:

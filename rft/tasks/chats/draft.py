@@ -4,16 +4,16 @@ Invariant: every message of the export is said or dropped, and every drop and ev
 is counted. Texts that leave here are valid UTF-8 without NUL; dates are ISO 8601 in UTC, without an offset.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from rft.data.history import HALF_PAIR
+
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 MILLISECONDS = 1e11  # seconds since 1970 are below this until the year 5138
-HALF = re.compile("[\ud800-\udfff]")
 LONGEST_NAME = 40
 """Characters of a name from the data (a role, a type) in a message to the user."""
 
@@ -109,8 +109,8 @@ def clean(text: str) -> tuple[str, list[str]]:
     if "\0" in text:
         text = text.replace("\0", "")
         repairs.append("NUL bytes removed")
-    if HALF.search(text):
-        text = HALF.sub("\ufffd", text)
+    if HALF_PAIR.search(text):
+        text = HALF_PAIR.sub("\ufffd", text)
         repairs.append("half characters replaced")
     return text, repairs
 

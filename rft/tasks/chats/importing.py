@@ -10,8 +10,6 @@ import filecmp
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from rich.console import Console
 
 from rft.data.private import replaced
 from rft.errors import DataError
-from rft.files import lock
+from rft.single_writer import only_writer
 from rft.tasks.chats.counts import Counts
 from rft.tasks.chats.draft import LONGEST_NAME, Draft
 from rft.tasks.chats.formats import FORMATS, Format, described, detect
@@ -262,7 +260,7 @@ def import_chats(
     if _occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")
     partial = out.parent / f".{out.name}.partial"
-    with _only_writer(out):
+    with only_writer(out, "import"):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -317,15 +315,3 @@ def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
 def _ours(folder: Path) -> list[str]:
     """The files of an import, relative to its folder."""
     return [RECORD, *(f"{HISTORIES}/{path.name}" for path in sorted((folder / HISTORIES).glob("*.json")))]
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    path = out.with_name(f".{out.name}.lock")
-    taken = f"{out}: another import writes to this folder; wait for it to finish, or use another --out"
-    file_lock = lock(path, DataError(taken))
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file_lock.release()

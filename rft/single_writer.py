@@ -1,4 +1,4 @@
-"""Lock on an output folder: a second simulation is refused before it changes any file of the first."""
+"""Lock on an output folder: a second writer is refused before it changes any file of the first."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,19 @@ from rft.files import lock
 
 
 @contextmanager
-def only_writer(out: Path) -> Iterator[None]:
+def only_writer(out: Path, what: str) -> Iterator[None]:
     """Locks `.NAME.lock` beside the output folder `out`; the operating system releases the lock if the
     process crashes.
 
+    Args:
+        out: the output folder.
+        what: what writes to it, such as "simulation", for the message.
+
     Raises:
-        DataError: another simulation writes to `out`.
+        DataError: another process writes to `out`.
     """
     path = out.with_name(f".{out.name}.lock")
-    taken = f"{out}: another simulation writes to this folder; wait for it to finish, or use another --out"
+    taken = f"{out}: another {what} writes to this folder; wait for it to finish, or use another --out"
     file_lock = lock(path, DataError(taken))
     try:
         yield

@@ -8,45 +8,27 @@ reported.
 
 import argparse
 import json
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from rft.data.audit import (
-    SNIPPET,
-    evidence_found,
-    lines,
-    prove_label_free,
-    repeated_labels,
-    shortcuts,
-    telling_rules,
-    texts_of,
-    told,
-)
-from rft.data.dataset import (
-    COLUMNS,
-    HUB_ID,
-    WINDOWS,
-    Split,
-    csv_path,
-    load_split,
-    locate,
-    read_rows,
-    split_names,
-)
 from rft.data.private import plausible_items
 from rft.data.prompt import PromptTokens
-from rft.data.rules import CHANCE, ERRORS, LEAST, POINTS
+from rft.data.rules import ERRORS, LEAST, POINTS
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import DataError
 from rft.files import write_atomic
+from rft.tasks.audit import lines, prove_label_free, shortcuts, telling_rules
+from rft.tasks.base import MOST_VALUES, Split, Task
+from rft.tasks.jsonl import NOT_IN_HISTORY, is_jsonl
+from rft.tasks.load import load_split, locate, split_names, task_named
+from rft.tasks.personamem.dataset import HUB_ID, WINDOWS
 
-LABELS = ("pref_type", "who", "updated", "scenario")
 TRAINING = ("train", "val")
 ASKED_BEFORE = "the query is a message of the history"
+NOTED = (ASKED_BEFORE, NOT_IN_HISTORY)  # findings that are no warnings
 MOST_SHARED = 0.5  # largest share of questions in common, relative to the smaller of two splits
 SHOWN = 5  # row numbers listed in a message before "..."
 
@@ -61,7 +43,7 @@ def check(
     tokenizer: Any = None,
     console: Any = None,
 ) -> dict[str, Any]:
-    """Reads and checks every CSV of a dataset, and prints tables of the findings.
+    """Reads and checks every split of a dataset, and prints tables of the findings.
 
     Args:
         source: dataset folder or Hub id.
@@ -84,13 +66,15 @@ def check(
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(str(tokenizer), chat=False)
     root = locate(source, revision, window=window)
+    if is_jsonl(root) and window == WINDOWS[0]:
+        window = ""  # it has histories of one size
     report: dict[str, Any] = {"source": str(source), "window": window, "splits": {}, "shared_personas": {}}
     report |= {"notes": [], "warnings": [], "errors": []}
     splits: dict[str, Split] = {}
     for name in split_names(root):
         excluded = exclude_personas if name in TRAINING else ()
         try:
-            splits[name] = load_split(root, name, window, exclude_personas=excluded)
+            splits[name] = load_split(root, name, window or WINDOWS[0], exclude_personas=excluded)
             report["splits"][name] = _read(splits[name], tokenizer, report)
         except DataError as error:
             report["errors"].append(str(error))
@@ -147,53 +131,40 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any]:
     """All findings of one split; notes and warnings are appended to `report`."""
+    task = task_named(split.task)
     contents = {id: {m.content.strip() for m in history.turns} for id, history in split.histories.items()}
-    questions = {question.row: question for question in split.questions}
-    rows_by_finding: dict[str, list[int]] = {}
-    authors_tokens: dict[str, str] = {}
-    rows = 0
-    evident: list[bool] = []
-    texts = {id: texts_of(history) for id, history in split.histories.items()}
     personal = {
         item for h in split.histories.values() for m in h.turns for item in plausible_items(m.content)
     }
-    for row, record in read_rows(csv_path(split.root, split.name)):
-        rows += 1
-        if row == 0 and (missing := [column for column in COLUMNS if column not in record]):
-            report["warnings"].append(f"{split.name}: the official columns {', '.join(missing)} are missing")
-        if (question := questions.get(row)) is None:
-            continue
+    found = task.audit(split)
+    rows_by_finding = dict(found.rows)
+    for question in split.questions:
         history = split.history_of(question)
         question.check()
         prove_label_free(question, history)
-        if record.get(SNIPPET):
-            evident.append(evidence_found(record, texts[history.id]))
         personal.update(plausible_items("\n".join((question.query, *question.options))))
-        for column in repeated_labels(question, record):
-            rows_by_finding.setdefault(f"the text of {column} occurs in the question itself", []).append(row)
         if history.persona_id and history.persona_id != question.persona_id:
-            rows_by_finding.setdefault("the history belongs to another persona", []).append(row)
+            rows_by_finding.setdefault("the history belongs to another persona", []).append(question.row)
         if question.query in contents[history.id]:
-            rows_by_finding.setdefault(ASKED_BEFORE, []).append(row)
-        authors_tokens[history.id] = record.get(f"total_tokens_in_chat_history_{split.window}", "")
+            rows_by_finding.setdefault(ASKED_BEFORE, []).append(question.row)
 
+    report["notes"] += [f"{split.name}: {note}" for note in split.notes]
+    report["warnings"] += [f"{split.name}: {warning}" for warning in found.warnings]
+    rows = len(split.questions) + len(split.skipped)
     if skipped := [skip.row for skip in split.skipped if not skip.reason.endswith("is excluded")]:
         report["warnings"].append(f"{split.name}: {len(skipped)} of {rows} rows skipped ({_some(skipped)})")
     for finding, where in rows_by_finding.items():
-        report["notes" if finding == ASKED_BEFORE else "warnings"].append(
+        report["notes" if finding in NOTED else "warnings"].append(
             f"{split.name}: {finding} ({_some(where)})"
         )
-    audit = {
-        **shortcuts(split.questions),
-        **told(evident, len(split.questions)),
-        "personal_items": len(personal),
-    }
-    report["warnings"] += [
-        f"{split.name}: a rule that reads no history beats chance ({CHANCE:.0%}): {rule}; report its score"
-        " with every accuracy"
-        for rule in telling_rules(audit)
-    ]
-    labels = {key: Counter(str(getattr(q.labels, key)) for q in split.questions) for key in LABELS}
+    optional = [question for question in split.questions if question.options]
+    audit = {**(shortcuts(optional) if optional else {}), **found.figures, "personal_items": len(personal)}
+    if optional:
+        report["warnings"] += [
+            f"{split.name}: a rule that reads no history beats chance ({audit['chance']:.0%}): {rule}; report"
+            " its score with every accuracy"
+            for rule in telling_rules(audit)
+        ]
     return {
         "rows": rows,
         "questions": len(split.questions),
@@ -201,18 +172,38 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         "skipped_rows": [[skip.row, skip.reason] for skip in split.skipped],
         "personas": len({question.persona_id for question in split.questions}),
         "histories": len(split.histories),
-        "labels": {key: dict(counts.most_common()) for key, counts in labels.items()},
-        "tokens": _tokens(split, authors_tokens.values(), tokenizer),
+        "labels": _labels(split, task),
+        "tokens": _tokens(split, found.tokens, tokenizer),
         "shortcuts": audit,
         "sha256": split.sha256,
     }
 
 
-def _tokens(split: Split, authors: Iterable[str], tokenizer: Any) -> dict[str, Any]:
-    """Lengths in tokens as [minimum, median, maximum]: of histories as counted by the authors of the dataset,
-    of prompts and their parts as counted by the tokenizer."""
-    counts = [int(float(text)) for text in authors if re.fullmatch(r"\d+(\.\d*)?", text.strip())]
-    tokens: dict[str, Any] = {"history, authors": _spread(counts)}
+def _labels(split: Split, task: Task) -> dict[str, dict[str, int]]:
+    """{label: {value: number of questions}}."""
+    names = dict.fromkeys(name for question in split.questions for name in question.labels)
+    counts = {
+        name: Counter(str(question.labels.get(name, "")) for question in split.questions)
+        for name in task.counted or split.report_by or names
+    }
+    return {
+        name: dict(of_name.most_common())
+        for name, of_name in counts.items()
+        if task.counted or split.report_by or len(of_name) <= MOST_VALUES
+    }
+
+
+def _tokens(split: Split, stated: Sequence[int], tokenizer: Any) -> dict[str, Any]:
+    """Lengths as [minimum, median, maximum], in tokens: of histories as stated by the dataset (in characters,
+    if it cannot state any), of prompts and their parts as counted by the tokenizer."""
+    tokens: dict[str, Any] = {"history, authors": _spread(stated)}
+    if not split.window:  # such a dataset states no lengths
+        tokens = {
+            "history, characters": _spread(
+                sum(len(message.content) for message in history.messages)
+                for history in split.histories.values()
+            )
+        }
     if tokenizer is not None:
         prompts = PromptTokens(tokenizer)
         history = {id: len(prompts.history_ids(h)) for id, h in split.histories.items()}
@@ -303,7 +294,7 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
             grid.add_section()
         console.print(grid)
 
-    line(f"{report['source']}, window {report['window']}", style="bold")
+    line(f"{report['source']}{', window ' * bool(report['window'])}{report['window']}", style="bold")
     if splits:
         sizes = ("rows", "questions", "personas", "histories")
         table("Contents", {key: [f"{split[key]:,}" for split in splits] for key in sizes})
@@ -314,31 +305,37 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         labels = [
             {
                 f"{key} = {value or '(empty)'}": [
-                    f"{split['labels'][key].get(value, 0):,}" for split in splits
+                    f"{split['labels'].get(key, {}).get(value, 0):,}" for split in splits
                 ]
-                for value in dict.fromkeys(value for split in splits for value in split["labels"][key])
+                for value in dict.fromkeys(
+                    value for split in splits for value in split["labels"].get(key, ())
+                )
             }
-            for key in LABELS
+            for key in dict.fromkeys(key for split in splits for key in split["labels"])
         ]
         table("Questions by label", *labels)
         kinds = dict.fromkeys(kind for split in splits for kind in split["tokens"])
-        tokens = {kind: [_numbers(split["tokens"][kind]) for split in splits] for kind in kinds}
-        table("Tokens (minimum, median, maximum)", tokens)
+        tokens = {kind: [_numbers(split["tokens"].get(kind)) for split in splits] for kind in kinds}
+        table("Lengths in tokens (minimum, median, maximum)", tokens)
         audits = [split["shortcuts"] for split in splits]
         rows_of_audits = [lines(audit) for audit in audits]
+        chances = sorted({f"{audit['chance']:.0%}" for audit in audits if "chance" in audit})
+        named = dict.fromkeys(label for row in rows_of_audits for label in row)
         table(
-            f"Shortcuts (chance {CHANCE:.0%})",
-            {label: [row[label] for row in rows_of_audits] for label in rows_of_audits[0]},
+            f"Shortcuts (chance {', '.join(chances)})" if chances else "Answers",
+            {label: [row.get(label, "–") for row in rows_of_audits] for label in named},
         )
+    if splits and chances:
         line(
             f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is"
             f" furthest above chance. 'telling' means significantly above chance: at least {100 * POINTS:.0f}"
-            f" points above {CHANCE:.0%}, and above the threshold of {ERRORS} standard errors after a"
+            f" points above chance, and above the threshold of {ERRORS} standard errors after a"
             " Bonferroni correction for the number of rules."
         )
+    if splits:
         line(
             "Verified for every split: prompts contain no labels, links stay inside the dataset folder, and"
-            " every question passes the reward self-check."
+            " every question with options passes the reward self-check."
         )
     for kind, style in (("notes", "cyan"), ("warnings", "yellow"), ("errors", "red")):
         for text in report[kind]:

@@ -1,4 +1,4 @@
-"""Loads a split of a dataset folder: its questions, and each of their histories once.
+"""Loads a split of PersonaMem-v2, real or simulated: its questions, and each of their histories once.
 
 Invariant: every row of the CSV becomes either a question or a `Skip` with a reason, and no file outside the
 dataset folder is ever opened, whatever a link contains. A structural fault (a missing column or file, a link
@@ -7,26 +7,26 @@ counted from 0, as in question ids and for the option order.
 """
 
 import csv
-import hashlib
 import re
 import warnings
-from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 
 from rft.data.history import History, read_history
-from rft.data.question import Question, UnusableRow, persona_id, read_question
+from rft.data.question import Question
 from rft.errors import DataError
 from rft.hub import reachable, unreachable
+from rft.tasks.base import Skip, Split, UnusableRow, excluded, none_usable, official_first
+from rft.tasks.files import digest, history_path, inside
+from rft.tasks.personamem.question import persona_id, read_question
 
 HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
 WINDOWS = ("32k", "128k")
 TEXT_FOLDER = "benchmark/text"
-# in simulated datasets only: the lines a memory should contain, for training and reports
-MEMORY_TARGETS = "memory_targets.jsonl"
+SNIPPET = "related_conversation_snippet"  # the column with the messages that reveal a preference
 
 # Columns of the official CSV, in order. Reading questions requires only `required_columns`.
 COLUMNS = (
@@ -60,35 +60,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Skip:
-    """A row that is not a question, and the reason."""
-
-    row: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Split:
-    """One CSV, read with the histories of one window.
-
-    histories: keyed by History.id.
-    sha256: hash of the CSV and of the histories that its questions use.
-    """
-
-    name: str
-    window: str
-    questions: tuple[Question, ...]
-    histories: dict[str, History]
-    skipped: tuple[Skip, ...]
-    sha256: str
-    root: Path
-
-    def history_of(self, question: Question) -> History:
-        """Returns the history of a question."""
-        return self.histories[question.history_id]
-
-
 def load_split(
     source: str | Path,
     split: str,
@@ -113,7 +84,7 @@ def load_split(
     root = locate(source, revision, split=split, window=window)
     path = csv_path(root, split)
     link_column = f"chat_history_{window}_link"
-    excluded = {str(persona) for persona in exclude_personas}
+    exclude = {str(persona) for persona in exclude_personas}
     questions: list[Question] = []
     skipped: list[Skip] = []
     by_path: dict[Path, History] = {}
@@ -124,8 +95,7 @@ def load_split(
         link = record[link_column].strip()
         linked = linked or bool(link)
         try:
-            if persona_id(record) in excluded:
-                raise UnusableRow(f"persona {persona_id(record)} is excluded")
+            excluded(persona_id(record), exclude)
             if not link:
                 raise UnusableRow(f"{link_column} is empty")
             file = history_path(root, link, where, link_column)
@@ -152,9 +122,8 @@ def load_split(
             f"this dataset has no {window} histories, choose another window"
         )
     if not questions:
-        reason, count = Counter(skip.reason for skip in skipped).most_common(1)[0]
-        raise DataError(f"{path}: no usable question in {row + 1} rows; most often ({count} times): {reason}")
-    return Split(split, window, tuple(questions), histories, tuple(skipped), _sha256(path, histories), root)
+        raise none_usable(path, row + 1, skipped)
+    return Split(split, window, tuple(questions), histories, tuple(skipped), digest(path, histories), root)
 
 
 def locate(
@@ -193,9 +162,12 @@ def split_names(root: Path) -> list[str]:
     none."""
     names = {path.stem for path in (root / TEXT_FOLDER).glob("*.csv")}
     if not names:
-        raise DataError(f"{root}: no {TEXT_FOLDER}/*.csv; expected a folder in the layout of PersonaMem-v2")
-    official = [name for name in ("train", "val", "benchmark") if name in names]
-    return official + sorted(names - set(official))
+        raise DataError(
+            f"{root}: no {TEXT_FOLDER}/*.csv and no *.jsonl; expected a folder in the layout of"
+            " PersonaMem-v2, or one with a question per line in train.jsonl, val.jsonl or benchmark.jsonl"
+            " (docs/your_data.md)"
+        )
+    return official_first(names)
 
 
 def csv_path(root: Path, split: str) -> Path:
@@ -205,7 +177,7 @@ def csv_path(root: Path, split: str) -> Path:
     if split not in names:
         raise DataError(f"{root}: no split {split!r}; {TEXT_FOLDER} has {', '.join(names)}")
     path = root / TEXT_FOLDER / f"{split}.csv"
-    if not _inside(path, root):
+    if not inside(path, root):
         raise DataError(f"{path}: this file points outside the dataset folder; put the CSV itself there")
     return path
 
@@ -270,39 +242,6 @@ def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, 
             raise DataError(f"{path}: near row {row}: not UTF-8; write the CSV as UTF-8") from None
 
 
-def history_path(root: Path, link: str, where: str, column: str) -> Path:
-    """Returns the file of a link.
-
-    Args:
-        root: dataset folder.
-        link: path relative to `root`.
-        where: file and row of the link, for error messages.
-        column: column of the link, for error messages.
-
-    Raises:
-        DataError: if the link points outside the dataset folder (also through a symlink), or to no file.
-    """
-    relative = PurePosixPath(link)
-    path = root / relative
-    if relative.is_absolute() or ".." in relative.parts or "\0" in link or not _inside(path, root):
-        raise DataError(
-            f"{where}: {column} {link!r} points outside the dataset folder; "
-            "links must be relative and stay inside it"
-        )
-    if not path.is_file():
-        raise DataError(f"{where}: history file {link!r} is missing in {root}; download or simulate it again")
-    return path
-
-
-def _inside(path: Path, root: Path) -> bool:
-    """Whether a file, with symlinks resolved, is inside the folder. In the Hub cache, the files of a snapshot
-    are links into the `blobs` folder next to `snapshots`, which is allowed."""
-    target, home = path.resolve(), root.resolve()
-    if target.is_relative_to(home):
-        return True
-    return home.parent.name == "snapshots" and target.is_relative_to(home.parent.parent / "blobs")
-
-
 @contextmanager
 def _long_fields() -> Iterator[None]:
     """Lifts the csv module's limit of 128 KiB per cell, and restores it on exit."""
@@ -311,14 +250,6 @@ def _long_fields() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(limit)
-
-
-def _sha256(path: Path, histories: Collection[str]) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    for history in sorted(histories):
-        digest.update(history.encode("ascii"))
-    return digest.hexdigest()
 
 
 def _download(repo: str, revision: str, split: str | None, window: str | None) -> Path:
