@@ -6,10 +6,13 @@ backend is timed, this is checked against float64, over keys in two halves. Flas
 included if PyTorch can activate them (`torch.nn.attention.activate_flash_attention_impl`).
 """
 
+import math
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -20,100 +23,25 @@ from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
 from rft.bench.update import Say
 from rft.errors import ModelError
-from rft.prefix_tree.kernels import Span, call, flash_attn
+from rft.prefix_tree import cudnn
+from rft.prefix_tree.kernels import Flash, Span, call, flash_attn
 
 MERGED = 2048  # number of tokens over which merged log-sum-exps are checked
 IMPLEMENTATIONS = ("FA3", "FA4")
 
 
-class Ours:
-    """Attention calls as in training: operands (T, heads, D), log-sum-exps (N, H)."""
-
-    name = "as in training"
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Returns the output, the log-sum-exps, and what the backward pass needs."""
-        one = call([(0, len(q))], [(0, len(k))], causal, q.device)
-        out, lse = one.forward(q, k, v, scale)
-        return out, lse, one
-
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        saved: Any,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the gradients of q, k and v."""
-        return saved.backward(dout, q, k, v, out, lse, scale)
+Make = Callable[[int, int, bool, torch.device], Any]
+"""Makes a backend's call of one span: number of queries, number of keys, whether it is causal, device."""
 
 
-class Cudnn:
-    """cuDNN's dense attention on one batch entry, with keys repeated per query head if `repeated`, otherwise
-    grouped."""
+def flash(queries: int, keys: int, causal: bool, on: torch.device) -> Any:
+    """FlashAttention, as short spans are attended in training."""
+    return call([(0, queries)], [(0, keys)], causal, on)
 
-    name = "cuDNN"
 
-    def __init__(self, repeated: bool):
-        self.repeated = repeated
-        self.name = "cuDNN, keys repeated" if repeated else "cuDNN"
-
-    def _dense(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
-        groups = q.shape[1] // k.shape[1] if self.repeated else 1
-        return [
-            x.repeat_interleave(n, 1).transpose(0, 1)[None] for x, n in ((q, 1), (k, groups), (v, groups))
-        ]
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Returns the output, the log-sum-exps, and what the backward pass needs."""
-        out, lse, *saved = torch.ops.aten._scaled_dot_product_cudnn_attention(
-            *self._dense(q, k, v), None, True, 0.0, causal, False, scale=scale
-        )
-        return out[0].transpose(0, 1), lse.reshape(q.shape[1], len(q)).T, (saved, lse.shape)
-
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        saved: Any,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the gradients of q, k and v."""
-        (cu_q, cu_k, max_q, max_k, seed, offset, _), lse_shape = saved
-        dense = self._dense(q, k, v)
-        dout_, out_ = (x.transpose(0, 1)[None] for x in (dout, out))
-        dq, dk, dv = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            dout_,
-            *dense,
-            out_,
-            lse.T.contiguous().reshape(lse_shape),
-            seed,
-            offset,
-            None,
-            cu_q,
-            cu_k,
-            max_q,
-            max_k,
-            0.0,
-            causal,
-            scale=scale,
-        )
-        shares = [x[0].transpose(0, 1) for x in (dq, dk, dv)]
-        return shares[0], *(x.unflatten(1, (k.shape[1], -1)).sum(2) for x in shares[1:])
+def by_cudnn(queries: int, keys: int, causal: bool, on: torch.device) -> Any:
+    """cuDNN, as long spans may be attended in training."""
+    return cudnn.LongSpan(causal)
 
 
 def backends(
@@ -130,44 +58,68 @@ def backends(
         {"backends": [{backend, error, right: whether its error is at most `MOST` times ours,
         forward_flops_per_second: {call:
         rate}, backward...} or {backend, refused}], "own_calls": seconds of each node attending itself, in one
-        call and with long and short nodes in separate calls}.
+        call and with long and short nodes in separate calls, "cudnn": the measurement by which training
+        chooses it}.
     """
     figures: dict[str, Any] = {"backends": []}
-    for name, backend in _all(setting.device):
+    for name, make in _all(setting.device):
         entry: dict[str, Any] = {"backend": name}
         if not fits():
             entry["refused"] = "no time left"
         else:
             try:
                 with _active(name):
-                    entry["error"] = merged_error(backend, setting)
+                    entry["error"] = merged_error(make, setting)
                     ours = figures["backends"][0]["error"] if figures["backends"] else entry["error"]
                     entry["right"] = entry["error"] <= MOST * ours
-                    entry |= _speed(backend, setting)
+                    entry |= _speed(make, setting)
             except Exception as error:
                 entry["refused"] = one_line(error)
         figures["backends"].append(entry)
         say(figures)
     if fits():
         figures["own_calls"] = own_calls(setting)
+    if fits() and setting.device == "cuda":
+        try:
+            figures["cudnn"] = _cudnn_choice(setting)
+        except RuntimeError as error:
+            figures["cudnn"] = {"refused": one_line(error)}
     return figures
 
 
-def _all(on: str) -> Iterator[tuple[str, Any]]:
-    yield Ours.name, Ours()
+def _cudnn_choice(setting: Setting) -> dict[str, Any]:
+    """Returns the measurement that decides which spans cuDNN attends in training; least_pairs is absent if
+    that is none."""
+    m, device = setting.shape, torch.device(setting.device)
+    heads = torch.Size((m["num_attention_heads"], m["head_dim"]))
+    measured = cudnn.measure(
+        device, getattr(torch, setting.dtype), heads, m["num_key_value_heads"], Flash.of_one_span
+    )
+    least = measured.least_pairs()
+    return vars(measured) | ({"least_pairs": least} if least < math.inf else {})
+
+
+def _all(on: str) -> Iterator[tuple[str, Make]]:
+    yield "FlashAttention", flash
     if on == "cuda":
-        for repeated in (False, True):
-            yield Cudnn(repeated).name, Cudnn(repeated)
+        yield "cuDNN", by_cudnn
         for name in IMPLEMENTATIONS:
-            yield name, Ours()
+            yield name, flash
 
 
 @contextmanager
 def _active(name: str) -> Iterator[None]:
-    """Replaces PyTorch's FlashAttention by this implementation, if `name` is one."""
-    if name not in IMPLEMENTATIONS:
-        yield
-        return
+    """Leaves long spans to FlashAttention, PyTorch's replaced by this implementation if `name` is one."""
+    with patch.dict(os.environ, {cudnn.CHOICE: "flash"}):
+        if name in IMPLEMENTATIONS:
+            with _activated(name):
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _activated(name: str) -> Iterator[None]:
     if flash_attn() is not None:
         raise ModelError(
             "the flash_attn package is installed and takes precedence; remove it to measure this"
@@ -193,20 +145,20 @@ def _operands(setting: Setting, queries: int, keys: int) -> tuple[Tensor, Tensor
     return q, k, v, torch.randn(q.shape, device=setting.device).to(dtype)
 
 
-def merged_error(backend: Any, setting: Setting) -> float:
+def merged_error(make: Make, setting: Setting) -> float:
     """Returns the largest relative error of outputs and gradients, with keys attended in two halves merged by
     log-sum-exp."""
     tokens = min(MERGED, setting.prompt_tokens)
     q, k, v, dout = _operands(setting, tokens, tokens)
     scale, half = setting.shape["head_dim"] ** -0.5, tokens // 2
-    parts = [
-        backend.forward(q, k[part], v[part], False, scale) for part in (slice(None, half), slice(half, None))
-    ]
+    halves = slice(None, half), slice(half, None)
+    calls = [make(len(q), len(k[part]), False, q.device) for part in halves]
+    parts = [one.forward(q, k[part], v[part], scale) for one, part in zip(calls, halves, strict=True)]
     lse = torch.logaddexp(parts[0][1].float(), parts[1][1].float())
-    out = sum(out.float() * (one.float() - lse).exp()[..., None] for out, one, _ in parts).to(q.dtype)  # type: ignore[union-attr]
+    out = sum(out.float() * (one.float() - lse).exp()[..., None] for out, one in parts).to(q.dtype)  # type: ignore[union-attr]
     shares = [
-        backend.backward(dout, q, k[part], v[part], out, lse, saved, False, scale)
-        for part, (_, _, saved) in zip((slice(None, half), slice(half, None)), parts, strict=True)
+        one.backward(dout, q, k[part], v[part], out, lse, scale)
+        for one, part in zip(calls, halves, strict=True)
     ]
     computed = (
         out,
@@ -219,7 +171,7 @@ def merged_error(backend: Any, setting: Setting) -> float:
     return max(((x.double() - y).norm() / y.norm()).item() for x, y in zip(computed, truth, strict=True))
 
 
-def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
+def _speed(make: Make, setting: Setting) -> dict[str, Any]:
     """Returns operations per second, forward and backward, of the history over itself and of the rest over
     the history."""
     history, m = setting.prompt_tokens, setting.shape
@@ -229,19 +181,20 @@ def _speed(backend: Any, setting: Setting) -> dict[str, Any]:
     for name, queries, causal in (("history, itself", history, True), ("behind, history", behind, False)):
         pairs = history * (history + 1) // 2 if causal else queries * history
         flops = 4 * pairs * m["num_attention_heads"] * m["head_dim"]
-        for direction, seconds in _seconds(backend, setting, queries, causal, scale).items():
+        for direction, seconds in _seconds(make, setting, queries, causal, scale).items():
             work = flops if direction == "forward" else 2.5 * flops  # the backward pass recomputes the scores
             rates[f"{direction}_flops_per_second"][name] = work / seconds
     return rates
 
 
-def _seconds(backend: Any, setting: Setting, queries: int, causal: bool, scale: float) -> dict[str, float]:
+def _seconds(make: Make, setting: Setting, queries: int, causal: bool, scale: float) -> dict[str, float]:
     """Returns the median seconds of forward and backward for this number of queries over the history."""
     q, k, v, dout = _operands(setting, queries, setting.prompt_tokens)
-    out, lse, saved = backend.forward(q, k, v, causal, scale)
+    one = make(queries, setting.prompt_tokens, causal, q.device)
+    out, lse = one.forward(q, k, v, scale)
     works: dict[str, Callable[[], Any]] = {
-        "forward": lambda: backend.forward(q, k, v, causal, scale)[0],
-        "backward": lambda: backend.backward(dout, q, k, v, out, lse, saved, causal, scale)[0],
+        "forward": lambda: one.forward(q, k, v, scale)[0],
+        "backward": lambda: one.backward(dout, q, k, v, out, lse, scale)[0],
     }
     works["backward"]()  # a warm-up; the forward pass above was one too
     times, _ = in_turns(setting.device, works, LEAST)

@@ -272,14 +272,14 @@ def training(job: Job) -> dict[str, Any]:
 
 
 PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
-    # name: (its weight when the time is divided, which is its estimated seconds on an H100; its function)
-    "card": (5, card),
-    "kernels": (25, kernels),
-    "backends": (20, backends),
-    "update": (150, update),
-    "rollout": (105, rollout),
-    "longest": (125, longest),
-    "training": (55, training),
+    # name: (its weight when the time is divided, which is about its seconds on an H200; its function)
+    "card": (12, card),
+    "kernels": (5, kernels),
+    "backends": (8, backends),
+    "update": (190, update),
+    "rollout": (90, rollout),
+    "longest": (110, longest),
+    "training": (70, training),
 }
 
 

@@ -184,6 +184,14 @@ def _backends(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
             "own attention",
             f"{1e3 * one:.3g} ms in one call, {1e3 * apart:.3g} ms with long and short nodes in two calls",
         )
+    choice = figures.get("cudnn", {})
+    if "refused" in choice:
+        yield "choice", f"FlashAttention attends all spans: {choice['refused']}"
+    elif choice:
+        least = choice.get("least_pairs")
+        spans = "no span" if least is None else f"spans of {least:.2g} query-key pairs or more"
+        cost = 1e3 * (choice["first_seconds"] - choice["seconds"])
+        yield ("choice", f"cuDNN attends {spans} in training; a new length costs it {cost:.3g} ms")
 
 
 def _paths(figures: dict[str, Any], card: dict[str, Any]) -> Rows:

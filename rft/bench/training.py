@@ -18,6 +18,7 @@ from rft.simulate.profile import Settings
 from rft.toy.quickstart import RECIPES
 
 SHARE = 0.35  # share of the time for the cold start
+REST = 0.8  # share of what is left for GRPO; saving the model takes time too
 FOLLOWED = [
     named(name).name
     for name in (
@@ -73,7 +74,7 @@ def training(
     figures: dict[str, Any] = {}
     for name, script, model, share in (
         ("sft", sft, RECIPES / "base", SHARE),
-        ("grpo", grpo, out / "sft", 1.0),
+        ("grpo", grpo, out / "sft", REST),
     ):
         left = share * (end - time.monotonic())
         script.train(

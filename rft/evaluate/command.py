@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 out,
                 answerer,
                 limit=args.limit,
-                batch_size=settings.get("batch_size", 8),
+                batch_size=settings.get("batch_size", 1),
                 judge=judge,
                 open_ended=bool(settings.get("open_ended")),
                 blind=blind,
@@ -139,7 +139,7 @@ def _answerers(
         for key in ("base_url", "vllm"):
             if getattr(args, key):
                 logger.warning("--%s is ignored: a rule does not use it", key.replace("_", "-"))
-        return RuleAnswers(args.rule), None, _settings(args, {"batch_size": 8}, "a rule does not use it")
+        return RuleAnswers(args.rule), None, _settings(args, {}, "a rule does not use it")
     kind = ENDPOINT if args.base_url else ON_THIS_MACHINE
     why = "the model is served at a URL" if args.base_url else "the model runs on this machine"
     settings = _settings(args, ASKING | kind | RETRIEVAL | MEMORY | JUDGE, why)
@@ -210,8 +210,10 @@ def _on_this_machine(
     from rft.evaluate.memory import MEMORIES, MemoryAnswers
 
     memory = MemorySettings(**{key: settings[key] for key in MEMORY})
-    reading = {key: settings[key] for key in ("token_cache", "batch_size")}
-    return MemoryAnswers(model, out / MEMORIES, memory, **generation, **reading)
+    at_once = {"batch_size": args.batch_size} if args.batch_size else {}
+    return MemoryAnswers(
+        model, out / MEMORIES, memory, **generation, **at_once, token_cache=settings["token_cache"]
+    )
 
 
 def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":

@@ -25,7 +25,7 @@ ASKING: dict[str, Any] = {
     "open_ended": False,
     "no_controls": False,
 }
-ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 8, "token_cache": "~/.cache/rft/tokens"}
+ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 32, "token_cache": "~/.cache/rft/tokens"}
 RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
 MEMORY: dict[str, Any] = asdict(MemorySettings())
 JUDGE: dict[str, Any] = {
@@ -119,7 +119,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     here = parser.add_argument_group("a model on this machine")
     here.add_argument("--vllm", action="store_true", help="use vLLM instead of the shared-prefix sampler")
     here.add_argument(
-        "--batch-size", type=positive, metavar="N", help="questions per batch, of one history (default: 8)"
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help=(
+            "questions per batch, of one history (default: 32); histories whose memories are written at the"
+            " same time (default: 8)"
+        ),
     )
     here.add_argument(
         "--token-cache",

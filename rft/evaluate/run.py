@@ -61,7 +61,7 @@ class EvaluationSettings:
     orders: int = 1
     open_ended: bool = False
     judged: bool = False
-    batch_size: int = 8
+    batch_size: int = 32
 
     def identity(self) -> dict[str, JsonValue]:
         """The settings that all answers of one folder must share; a limit may change."""
@@ -83,7 +83,7 @@ def evaluate(
     answerer: Answerer | StreamingAnswerer,
     *,
     limit: int | None = None,
-    batch_size: int = 8,
+    batch_size: int = 32,
     samples: int = 1,
     option_orders: int = 1,
     judge: "Judge | None" = None,

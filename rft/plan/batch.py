@@ -11,7 +11,7 @@ from rft.data.question import Question
 from rft.data.sampler import HistorySampler
 from rft.memory.agent import MemoryAgent
 from rft.plan.machine import machine
-from rft.plan.memory_estimate import Workload
+from rft.plan.memory_estimate import KEPT_KEYS, Workload
 from rft.tasks.base import Split
 
 
@@ -86,6 +86,7 @@ def grpo_batch(
             accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
             tile=args.mlp_tile_tokens or 0,
             offload=args.offload_checkpoints,
+            keep=args.keep_attention and max(prefix.values()) >= KEPT_KEYS,
             call=call,
             prefix=drawn,
             rows=share,
@@ -156,6 +157,7 @@ def memory_batch(
             accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
             tile=args.mlp_tile_tokens or 0,
             offload=args.offload_checkpoints,
+            keep=args.keep_attention and chunk >= KEPT_KEYS,
             **widest,
         ),
         words,
@@ -203,6 +205,7 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
             accumulates=args.gradient_accumulation_steps > 1,
             tile=args.mlp_tile_tokens or 0,
             offload=args.offload_checkpoints,
+            keep=args.keep_attention and longest >= KEPT_KEYS,
         ),
         words,
     )

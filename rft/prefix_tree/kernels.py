@@ -3,8 +3,9 @@ call returns outputs with their log-sum-exp, so that calls over different keys c
 takes the MERGED output and log-sum-exp, which makes it return exactly this call's share of the gradients.
 
 On CPU the spans are one padded batch of PyTorch's flash kernel. On CUDA they are one call of a kernel over
-variable lengths: FlashAttention in half precision (flash_attn's if it is installed, otherwise PyTorch's own),
-and PyTorch's memory-efficient attention in float32. The kernels support grouped-query attention, except the
+variable lengths: FlashAttention in half precision (flash_attn's if it is installed, otherwise PyTorch's own;
+cuDNN's dense attention for one long span, if it is faster), and PyTorch's memory-efficient attention in
+float32. The kernels support grouped-query attention, except the
 memory-efficient one, for which keys and values are repeated per query head. `refusal` names what no kernel
 takes.
 
@@ -18,14 +19,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from packaging import version
 from torch import Tensor
 
 from rft.errors import ModelError
+from rft.prefix_tree import cudnn
 
 logger = logging.getLogger(__name__)
 
@@ -262,6 +265,10 @@ class VarlenCall:
         self.lengths = (*self._offsets(queries, device), *self._offsets(keys, device))
         self.lse_shape = (len(queries), -(-self.lengths[1] // LSE_STEP) * LSE_STEP)
         self.causal = causal
+        pairs = self.lengths[1] * self.lengths[3] // (2 if causal else 1)
+        alone = len(queries) == 1 and min(self.lengths[1], self.lengths[3]) >= cudnn.LEAST
+        self.pairs = pairs if alone else 0
+        self.flash, self.long_span = Flash(self.lengths, causal), cudnn.LongSpan(causal)
 
     @staticmethod
     def _offsets(spans: Sequence[Span], device: torch.device) -> tuple[Tensor, int]:
@@ -295,20 +302,22 @@ class VarlenCall:
 
     def forward(self, q_NHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """As `DenseCall.forward`."""
-        cu_q, max_q, cu_k, max_k = self.lengths
         q, k, v = (x.contiguous() for x in (q_NHD, k_MKD, v_MKD))
         if q.dtype == torch.float32:
             out, lse_nHL = efficient_forward(q[None], k[None], v[None], self.lengths, scale, self.causal)
             return out.squeeze(0), lse_nHL.transpose(1, 2).flatten(0, 1)[self.cells_N]
-        if (flash := flash_attn()) is not None:
-            out, lse = flash._flash_attn_varlen_forward(
-                q, k, v, cu_q, cu_k, max_q, max_k, dropout_p=0.0, softmax_scale=scale, causal=self.causal
-            )[:2]
-        else:
-            out, lse = torch.ops.aten._flash_attention_forward(
-                q, k, v, cu_q, cu_k, max_q, max_k, 0.0, self.causal, False, scale=scale
-            )[:2]
-        return out, lse.transpose(0, 1)
+        return self._of_half(q, k, lambda call: call.forward(q, k, v, scale))
+
+    def _of_half(self, q: Tensor, k: Tensor, work: Callable[[Any], Any]) -> Any:
+        """Does the work by cuDNN, if this is one long span for which it pays, otherwise by FlashAttention."""
+        if self.pairs and self.pairs >= cudnn.least_pairs(q, k, Flash.of_one_span):
+            try:
+                return work(self.long_span)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                cudnn.give_up(error)
+        return work(self.flash)
 
     def backward(
         self,
@@ -321,29 +330,49 @@ class VarlenCall:
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `DenseCall.backward`."""
-        cu_q, max_q, cu_k, max_k = self.lengths
         dout, q, k, v, out = (x.contiguous() for x in (dout_NHD, q_NHD, k_MKD, v_MKD, out_NHD))
         if q.dtype == torch.float32:
             return efficient_backward(
                 dout, q, k, v, out, self._lse_table(lse_NH), self.lengths, scale, self.causal
             )
+        return self._of_half(q, k, lambda call: call.backward(dout, q, k, v, out, lse_NH, scale))
+
+
+class Flash:
+    """FlashAttention over spans of variable lengths, on CUDA."""
+
+    def __init__(self, lengths: Lengths, causal: bool):
+        self.lengths, self.causal = lengths, causal
+
+    @staticmethod
+    def of_one_span(tokens: int, device: torch.device) -> Flash:
+        """The call of a span over as many keys, not causal."""
+        ends = torch.tensor([0, tokens], dtype=torch.int32, device=device)
+        return Flash((ends, tokens, ends, tokens), False)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """As `DenseCall.forward`, of contiguous operands."""
+        cu_q, max_q, cu_k, max_k = self.lengths
+        if (flash := flash_attn()) is not None:
+            out, lse = flash._flash_attn_varlen_forward(
+                q, k, v, cu_q, cu_k, max_q, max_k, dropout_p=0.0, softmax_scale=scale, causal=self.causal
+            )[:2]
+        else:
+            out, lse = torch.ops.aten._flash_attention_forward(
+                q, k, v, cu_q, cu_k, max_q, max_k, 0.0, self.causal, False, scale=scale
+            )[:2]
+        return out, lse.transpose(0, 1)
+
+    def backward(
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse_NH: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `DenseCall.backward`, of contiguous operands."""
+        cu_q, max_q, cu_k, max_k = self.lengths
         lse = lse_NH.transpose(0, 1).contiguous()
         if (flash := flash_attn()) is not None:
-            dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+            gradients, spans = [torch.empty_like(x) for x in (q, k, v)], (cu_q, cu_k, max_q, max_k)
             flash._flash_attn_varlen_backward(
-                dout,
-                q,
-                k,
-                v,
-                out,
-                lse,
-                dq,
-                dk,
-                dv,
-                cu_q,
-                cu_k,
-                max_q,
-                max_k,
+                *(dout, q, k, v, out, lse, *gradients, *spans),
                 dropout_p=0.0,
                 softmax_scale=scale,
                 causal=self.causal,
@@ -353,7 +382,7 @@ class VarlenCall:
                 alibi_slopes=None,
                 deterministic=False,
             )
-            return dq, dk, dv
+            return gradients[0], gradients[1], gradients[2]
         unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the state of a dropout that is 0
         return torch.ops.aten._flash_attention_backward(
             dout, q, k, v, out, lse, cu_q, cu_k, max_q, max_k, 0.0, self.causal, unused, unused, scale=scale

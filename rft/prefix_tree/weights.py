@@ -148,7 +148,13 @@ def _changed(module: nn.Module) -> str | None:
         return f"drops out {module.p}"
     if module._forward_hooks or module._forward_pre_hooks:
         return "has forward hooks"
-    # accelerate wraps the whole model's forward, which changes only the dtype of the logits
-    if "forward" in vars(module) and not hasattr(module, "_original_forward"):
+    # accelerate wraps the whole model's forward, which changes only the dtype of the logits; TRL adds a loss
+    own = vars(module).get("forward")
+    if own is not None and not (hasattr(module, "_original_forward") or _of_trl(own)):
         return "has a forward of its own"
     return None
+
+
+def _of_trl(forward: Any) -> bool:
+    """Whether TRL's `add_fused_lm_head` made it."""
+    return getattr(forward, "__globals__", {}).get("__name__") == "trl.trainer.utils"

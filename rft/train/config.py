@@ -78,6 +78,16 @@ class RunConfig:
             )
         },
     )
+    keep_attention: bool = field(
+        default=False,
+        metadata={
+            "help": (
+                "Keep each layer's attention over histories of 4,096 tokens or more, instead of computing it"
+                " again; needs gradient_checkpointing. For Qwen3-4B on an H200, 14% less time per update at"
+                " 32k for 15 GiB, 18% at 128k for 42 GiB (by analysis)."
+            )
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
@@ -89,6 +99,16 @@ class RunConfig:
         if self.offload_checkpoints and not self.gradient_checkpointing:  # type: ignore[attr-defined]
             raise RecipeError(
                 "offload_checkpoints: needs activation checkpoints; set `gradient_checkpointing: true`"
+            )
+        if self.keep_attention and not self.gradient_checkpointing:  # type: ignore[attr-defined]
+            raise RecipeError(
+                "keep_attention: without activation checkpoints everything is kept; remove the field, or set"
+                " `gradient_checkpointing: true`"
+            )
+        if self.keep_attention and (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):  # type: ignore[attr-defined]
+            raise RecipeError(
+                "keep_attention: needs gradient_checkpointing_kwargs {use_reentrant: false}, which is the"
+                " default; remove use_reentrant"
             )
         self._warn_of_a_decay_longer_than_the_run()
 

@@ -28,7 +28,7 @@ from rft.runs.preemption import EXIT_CODE, StopCallback
 from rft.runs.run_spec import RunSpec
 from rft.runs.tracking import MetricsFile, WandbRun, provenance
 from rft.screen import leave_out, leave_out_noise
-from rft.train.activations import offload_checkpoints, tile_mlps
+from rft.train.activations import keep_attention, offload_checkpoints, tile_mlps
 from rft.train.early_signs import EarlySigns
 from rft.train.malloc import ReturnFreedMemory, keep_freed_memory
 
@@ -130,6 +130,8 @@ def fit(trainer: Any, identity: RunSpec) -> None:
         tile_mlps(trainer.model, args.mlp_tile_tokens)
     if args.offload_checkpoints:
         offload_checkpoints(trainer.model)
+    if args.keep_attention:
+        keep_attention(trainer.model)
     # the head is the embedding, which is stored once
     if getattr(trainer.model.config, "tie_word_embeddings", False):
         leave_out("transformers.trainer", "missing keys in the checkpoint model loaded: ['lm_head.weight']")

@@ -7,7 +7,7 @@ from random import Random
 
 import torch
 
-from rft.train import grpo, memory_grpo, trl
+from rft.train import activations, grpo, memory_grpo, trl
 from rft.train.runner import run_main
 
 SEED = 0
@@ -46,5 +46,6 @@ def length_or_not(completion_ids, question_id, **_):
 
 
 if __name__ == "__main__":
+    activations.KEPT_KEYS = 1  # `keep_attention` keeps that of short histories too
     trl.PolicyTrainer.complete = rollouts
     sys.exit(run_main(memory_grpo.train if "--memory_tokens" in sys.argv else grpo.train))

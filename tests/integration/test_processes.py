@@ -28,7 +28,10 @@ LAUNCH = [
 DDP = ("--multi_gpu",)  # accelerate's word for several processes; without a GPU they talk through gloo
 ZERO3 = ("--use_deepspeed", "--zero_stage", "3", "--zero3_save_16bit_model", "true")
 # activations held
-LESS = ("--mlp_tile_tokens", "300", "--gradient_checkpointing", "true", "--offload_checkpoints", "true")
+LESS = (
+    *("--mlp_tile_tokens", "300", "--gradient_checkpointing", "true"),
+    *("--offload_checkpoints", "true", "--keep_attention", "true"),
+)
 
 
 def run(

@@ -20,6 +20,7 @@ import torch
 from rft.prefix_tree import (
     attention,
     cache,
+    cudnn,
     decode,
     forward,
     graph,
@@ -32,7 +33,20 @@ from rft.prefix_tree import (
 )
 
 HALF = (torch.bfloat16, torch.float16)
-MODULES = (attention, cache, decode, forward, graph, kernels, layout, logprobs, sample, support, weights)
+MODULES = (
+    attention,
+    cache,
+    cudnn,
+    decode,
+    forward,
+    graph,
+    kernels,
+    layout,
+    logprobs,
+    sample,
+    support,
+    weights,
+)
 
 
 class Refused(RuntimeError):
@@ -74,6 +88,7 @@ def on_cpu(monkeypatch, flash_attn=False):
             consts = tuple("cpu" if x == "cuda" else x for x in code.co_consts)
             patch.setattr(function, "__code__", code.replace(co_consts=consts))
         patch.setattr(kernels, "flash_attn", lambda: Package(ran) if flash_attn else None)
+        patch.setenv(cudnn.CHOICE, "flash")  # a test asks for cuDNN, since times say nothing here
         library = torch.library.Library("aten", "IMPL")
         operators = Operators(ran)
         for name in (
@@ -84,6 +99,11 @@ def on_cpu(monkeypatch, flash_attn=False):
         ):
             library.impl(f"_{name}", getattr(operators, name), "CPU")
         library.impl("rms_norm", operators.rms_norm, "CPU")
+        from emulated_cudnn import Cudnn
+
+        for name in ("attention", "attention_backward"):
+            name = f"scaled_dot_product_cudnn_{name}"
+            library.impl(f"_{name}", getattr(Cudnn(ran), name), "CPU")
         try:
             yield ran
         finally:

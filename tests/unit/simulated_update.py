@@ -42,13 +42,15 @@ QUESTIONS, QUESTION_TOKENS, GENERATIONS, COMPLETION_TOKENS = 4, 600, 8, 512
 
 @dataclass(frozen=True)
 class Update:
-    """history: its tokens; lora: train adapters alone, else all weights; tile, offload: as the recipe's
-    fields; batches: micro-batches of an update; layers: of the model; ranks: of a sequence-parallel group."""
+    """history: its tokens; lora: train adapters alone, else all weights; tile, offload, keep: as the
+    recipe's fields; batches: micro-batches of an update; layers: of the model; ranks: of a sequence-parallel
+    group."""
 
     history: int
     lora: bool = False
     tile: int = 0
     offload: bool = False
+    keep: bool = False
     layout: Parallelism = Parallelism()
     checkpointing: bool = True
     batches: int = 1
@@ -151,6 +153,8 @@ def simulate(update: Update, watch: FakeGPU | None = None) -> dict[str, float]:
             activations.tile_mlps(model, update.tile)
         if update.offload:
             activations.offload_checkpoints(model)
+        if update.keep:
+            activations.keep_attention(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
         if update.sharded:

@@ -1,19 +1,21 @@
-"""MLPs in tiles and checkpoints in host memory change what is held, and no number."""
+"""MLPs in tiles, checkpoints in host memory and kept attention change what is held, and no number."""
 
 import copy
 
+import emulated_kernels
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_tree import random_rows, tiny_model
 from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rft.errors import RecipeError
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.train import activations
-from rft.train.activations import offload_checkpoints, tile_mlps
+from rft.train.activations import keep_attention, offload_checkpoints, tile_mlps
 
 
 def adapted(model):
@@ -130,6 +132,88 @@ def test_offload_is_torch_s_own(monkeypatch):
     monkeypatch.setattr(activations, "save_on_cpu", lambda **how: pinned.append(how) or save_on_cpu())
     assert_same(update(model), expected)
     assert pinned == [{"pin_memory": True, "device_type": "cuda"}] * 3
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "tiles-and-offload"])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_kept_attention_changes_no_number(lora, others, monkeypatch):
+    """Also after a rollout, when TRL switches checkpointing off and on again."""
+    model = tiny_model()
+    model = adapted(model) if lora else model
+    expected = update(checkpointed(model))
+    model.activation_checkpointing_disable()
+    monkeypatch.setattr(activations, "KEPT_KEYS", 1)
+    if others:
+        tile_mlps(model, 16)
+        offload_checkpoints(model)
+    keep_attention(model)
+    for _ in range(2):
+        checkpointed(model)
+        assert_same(update(model), expected)
+        model.activation_checkpointing_disable()
+
+
+def test_attention_is_kept_whichever_is_said_first(monkeypatch):
+    monkeypatch.setattr(activations, "KEPT_KEYS", 1)
+    ran = []
+    for first, second in ((checkpointed, keep_attention), (keep_attention, checkpointed)):
+        model = tiny_model()
+        first(model)
+        second(model)
+        with emulated_kernels.on_cpu(monkeypatch) as counted:
+            update(model.float())
+        ran.append(dict(counted))
+    assert ran[0] == ran[1] and ran[0]["efficient varlen"] == ran[0]["efficient varlen backward"]
+
+
+def test_only_long_spans_are_kept_and_they_are_not_computed_again():
+    model = tiny_model()
+    history = list(range(40))
+    rows = [[*history, 41 + i, *range(i, i + 5)] for i in range(4)]
+    tree = Tree(rows, [41] * 4)
+
+    def computed():
+        """Keys of every attention call that ran."""
+        keys = []
+
+        class Kernels(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                if function is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+                    keys.append(args[1].shape[2])
+                return function(*args, **kwargs or {})
+
+        with Kernels():  # below the modes of the checkpoint
+            tree_logps(model, tree)[0].sum().backward()
+        return keys
+
+    checkpointed(model)
+    twice = computed()
+    model.activation_checkpointing_disable()
+    keep_attention(model)
+    checkpointed(model)
+    assert sorted(computed()) == sorted(twice)  # every span is shorter than KEPT_KEYS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activations, "KEPT_KEYS", 40)
+        once = computed()
+    assert sum(keys >= 40 for keys in twice) == 2 * sum(keys >= 40 for keys in once) > 0
+    assert [keys for keys in sorted(twice) if keys < 40] == [keys for keys in sorted(once) if keys < 40] != []
+
+
+def test_every_attention_operator_of_the_tree_can_be_kept(monkeypatch):
+    """Over the emulated kernels of CUDA; flash_attn's operators are not there to be checkpointed."""
+    for dtype in (torch.bfloat16, torch.float32):
+        model = checkpointed(tiny_model(dtype))
+        with emulated_kernels.on_cpu(monkeypatch) as ran:
+            expected = update(model)
+            computed = sum(ran.values())
+        model.activation_checkpointing_disable()
+        monkeypatch.setattr(activations, "KEPT_KEYS", 1)
+        keep_attention(model)
+        checkpointed(model)
+        with emulated_kernels.on_cpu(monkeypatch) as ran:
+            assert all(torch.equal(x, y) for x, y in zip(update(model)[:2], expected[:2], strict=True))
+        forward = sum(n for name, n in ran.items() if "backward" not in name)
+        assert computed == sum(ran.values()) + forward, "the forward ran once instead of twice"
 
 
 def test_a_copy_of_a_model_computes_with_its_own_weights():

@@ -1,14 +1,18 @@
 """What `rft bench gpu` holds attention against on a card, run over the emulated kernels of CUDA here, and
 over the kernels themselves with `pytest -m gpu`."""
 
+import json
+import math
+
 import emulated_kernels
 import pytest
 import torch
 
-from rft.bench import backends, kernels
+from rft.bench import backends, kernels, table
 from rft.bench.batch import questions
 from rft.bench.exactness import exactness
 from rft.bench.setting import Setting
+from rft.prefix_tree import cudnn
 
 SMALL = kernels.Sizes(long=192, short=48, heads=8, keys=2, head_size=16, head_sizes=(32,), rows=5)
 LARGE = kernels.Sizes(
@@ -39,9 +43,21 @@ def test_a_head_size_that_no_kernel_takes_is_refused_by_name(size, monkeypatch):
 def test_a_backend_that_is_right_in_a_merge_is_timed(monkeypatch):
     with emulated_kernels.on_cpu(monkeypatch):
         found = backends.backends(SETTING)
-    assert [entry["backend"] for entry in found["backends"]] == ["as in training"]
+    assert [entry["backend"] for entry in found["backends"]] == ["FlashAttention"]
     assert found["backends"][0]["right"] and found["backends"][0]["error"] < 0.01
     assert set(found["own_calls"]) == {"one_call_seconds", "apart_seconds"}
+
+
+@pytest.mark.parametrize("pays, says", [(0.0, "spans of 0 query-key pairs"), (math.inf, "no span")])
+def test_the_choice_of_cudnn_is_shown(pays, says, monkeypatch):
+    monkeypatch.setattr(cudnn, "CHECKED", 33)
+    monkeypatch.setattr(cudnn, "TIMED", 17)
+    monkeypatch.setattr(cudnn.Measured, "least_pairs", lambda self: pays)
+    with emulated_kernels.on_cpu(monkeypatch):
+        choice = backends._cudnn_choice(SETTING)
+    figures = json.loads(json.dumps({"backends": [], "cudnn": choice}, allow_nan=False))
+    [(name, line)] = table.SUMMARIES["backends"](figures, {})
+    assert name == "choice" and says in line and choice["pairs"] == 17 * 17
 
 
 @pytest.mark.parametrize("options", [{}, {"lora": True, "checkpointing": True}], ids=["full", "lora"])

@@ -12,6 +12,7 @@ import torch
 
 from rft.bench import arithmetic, batch, device, kernels, longest, parts, policy, stopwatch, table
 from rft.bench.setting import MODELS, Setting
+from rft.prefix_tree import cudnn
 from rft.prefix_tree.layout import Tree
 
 TOY = Setting("toy", prompt_tokens=96, questions=2, question_tokens=40, generations=3, completion_tokens=8)
@@ -239,18 +240,11 @@ def test_cases_that_there_is_no_time_for_are_named():
 
 def test_cudnn_is_called_as_its_operator_wants():
     """On the meta device, where PyTorch checks arguments and shapes of its CUDA kernels without one."""
-    from rft.bench.backends import Cudnn
-
     q, k = (torch.empty(n, heads, 16, dtype=torch.bfloat16, device="meta") for n, heads in ((40, 8), (24, 2)))
-    for repeated in (False, True):
-        backend = Cudnn(repeated)
-        out, lse, kept = backend.forward(q, k, k, False, 0.2)
-        assert out.shape == q.shape and lse.shape == (40, 8) and lse.dtype == torch.float32
-        assert [x.shape for x in backend.backward(out, q, k, k, out, lse, kept, False, 0.2)] == [
-            q.shape,
-            k.shape,
-            k.shape,
-        ]
+    span = cudnn.LongSpan(False)
+    out, lse = span.forward(q, k, k, 0.2)
+    assert out.shape == q.shape and lse.shape == (40, 8) and lse.dtype == torch.float32
+    assert [x.shape for x in span.backward(out, q, k, k, out, lse, 0.2)] == [q.shape, k.shape, k.shape]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="they may be there")

@@ -152,6 +152,17 @@ def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, 
             ("--gradient_checkpointing", "false", "--offload_checkpoints", "true"),
             "offload_checkpoints: needs activation",
         ),
+        (
+            ("--gradient_checkpointing", "false", "--keep_attention", "true"),
+            "keep_attention: without activation checkpoints everything is kept",
+        ),
+        (
+            (
+                *("--gradient_checkpointing", "true", "--keep_attention", "true"),
+                *("--gradient_checkpointing_kwargs", '{"use_reentrant": true}'),
+            ),
+            "keep_attention: needs gradient_checkpointing_kwargs {use_reentrant: false}",
+        ),
     ],
 )
 def test_fields_that_cannot_be_are_refused(words, wrong, tiny_checkpoint, mini_data, tmp_path, capsys):

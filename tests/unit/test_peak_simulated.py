@@ -39,6 +39,9 @@ OTHERS = [
     Update(LENGTHS["32k"], lora=True, checkpointing=False),
     Update(LENGTHS["32k"], lora=False, checkpointing=False),
     Update(LENGTHS["32k"], lora=True, batches=2),
+    Update(LENGTHS["32k"], lora=True, keep=True),
+    Update(LENGTHS["128k"], lora=True, keep=True, tile=TILE, offload=True),
+    Update(LENGTHS["32k"], keep=True, layout=ZERO3),
     Update(LENGTHS["32k"], lora=False, batches=2, tile=TILE, offload=True),
 ]
 RANKS = [  # sequence parallelism
@@ -58,8 +61,14 @@ def name(update: Update) -> str:
         if layout.fsdp
         else "one"
     )
-    words = ["lora" if update.lora else "full", kind, "tiles" * bool(update.tile), "offload" * update.offload]
-    words += [f"{update.ranks}-ranks" * (update.ranks > 1)]
+    words = [
+        "lora" if update.lora else "full",
+        kind,
+        "tiles" * bool(update.tile),
+        "offload" * update.offload,
+        "attention" * update.keep,
+        f"{update.ranks}-ranks" * (update.ranks > 1),
+    ]
     words += ["kept" * (not update.checkpointing), "accumulates" * (update.batches > 1)]
     return "-".join([window, *filter(None, words)])
 
@@ -74,6 +83,7 @@ def estimated_and_simulated(update: Update) -> tuple[float, float]:
         accumulates=update.batches > 1,
         tile=update.tile,
         offload=update.offload,
+        keep=update.keep,
         call=update.history,
     ).shared_out(update.ranks)
     expected = peak(

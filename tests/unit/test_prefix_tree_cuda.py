@@ -2,11 +2,12 @@
 the kernels themselves.
 
 What runs which branch (`flash` is PyTorch's FlashAttention, `package` that of flash_attn, `efficient`
-PyTorch's memory-efficient attention, for float32):
+PyTorch's memory-efficient attention, for float32, `cudnn` cuDNN for every single span and PyTorch's
+FlashAttention for the others):
 
     branch                                              test
     VarlenCall, forward and backward: flash, package,   test_a_call_is_its_spans_alone, test_a_long_span_...,
-        efficient with its table of log-sum-exps        test_tree_logps_and_gradients, test_lora_...
+        cudnn, efficient with its log-sum-exps          test_tree_logps_and_gradients, test_lora_...
     flash(), dense: flash, efficient                    test_a_dense_batch, test_few_queries_...,
                                                         test_sampled_logps_are_the_trees
     alike(), call(): two calls for long and short nodes test_nodes_share_a_call_within_a_factor_of_eight
@@ -34,19 +35,22 @@ from test_prefix_tree_kernels import SPANS, attention
 from tiny_tree import random_rows, reference, tiny_model
 
 from rft.errors import ModelError
-from rft.prefix_tree import decode, kernels, support
+from rft.prefix_tree import cudnn, decode, kernels, support
 from rft.prefix_tree.attention import Plan
 from rft.prefix_tree.decode import Decode, Prefill
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps, tree_logps
 from rft.prefix_tree.sample import sample
 
+FLASH = {"flash varlen", "flash varlen backward", "flash dense", "flash used"}
 ALL_KERNELS = {
-    "flash": {"flash varlen", "flash varlen backward", "flash dense", "flash used"},
+    "flash": FLASH,
+    "cudnn": FLASH | {"cudnn", "cudnn backward"},
     "package": {"flash_attn varlen", "flash_attn varlen backward", "flash dense", "flash used"},
     "efficient": {"efficient varlen", "efficient varlen backward", "efficient dense", "efficient used"},
 }
 KERNELS = tuple(ALL_KERNELS)
+IN_SAMPLING = ("flash dense", "flash used", "efficient dense", "efficient used")
 
 
 AUTOCAST = [
@@ -88,12 +92,16 @@ def place(request, monkeypatch):
     name = request.param.removeprefix("gpu ")
     if name == request.param:
         with emulated_kernels.on_cpu(monkeypatch, flash_attn=name == "package") as ran:
+            if name == "cudnn":
+                monkeypatch.setenv(cudnn.CHOICE, "cudnn")
+                monkeypatch.setattr(cudnn, "LEAST", 2)
             yield Place(name, torch.device("cpu"), ran)
         return
     if name == "package" and kernels.flash_attn() is None:
         pytest.skip("flash-attn is not installed")
-    if name == "flash":
+    if name in ("flash", "cudnn"):
         monkeypatch.setattr(kernels, "flash_attn", lambda: None)
+    monkeypatch.setenv(cudnn.CHOICE, "cudnn" if name == "cudnn" else "flash")
     yield Place(name, torch.device("cuda"), None)
 
 
@@ -131,7 +139,8 @@ def test_a_call_is_its_spans_alone(place, spans, causal, groups):
     assert off(found, out) < place.tolerance and off(found_lse, lse) < place.tolerance
     shares = call.backward(dout.to(place.device), *given, found, found_lse, 0.3)
     gradients = [
-        g[rows] for g, rows in zip(gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True)
+        g.to(place.device)[rows]
+        for g, rows in zip(gradients, (call.query_rows, call.key_rows, call.key_rows), strict=True)
     ]
     assert [share.shape for share in shares] == [gradient.shape for gradient in gradients]
     assert off(*(torch.cat([x.flatten() for x in each]) for each in (shares, gradients))) < place.tolerance
@@ -271,7 +280,21 @@ def test_tree_logps_and_gradients(place, seed, min_saving):
     exact = logps.detach(), gradients(model, logps)
     model = tiny_model(torch.float32, seed=seed).to(place.dtype).to(place.device)
     check_close(place, *tree_and_rows(place, model, rows, prompts, min_saving), exact)
-    assert place.all_ran(*(name for name in ALL_KERNELS[place.kernel] if name.endswith(("dense", "used"))))
+    assert place.kernel == "cudnn" or place.all_ran(*IN_SAMPLING)  # no history is alone here
+
+
+@pytest.mark.parametrize("place", ["cudnn", *gpu("cudnn")], indirect=True)
+def test_one_history_by_cudnn(place):
+    rng = random.Random(0)
+    prompts = some_prompts() if place.ran is not None else some_prompts(history=401)
+    rows = [prompt + [rng.randrange(50) for _ in range(9)] for prompt in prompts]
+    lengths = [len(prompt) for prompt in prompts]
+    model = tiny_model(torch.float32)
+    logps, _ = reference(model.double(), rows, lengths, 0.7)
+    exact = logps.detach(), gradients(model, logps)
+    model = tiny_model(torch.float32).to(place.dtype).to(place.device)
+    check_close(place, *tree_and_rows(place, model, rows, lengths, 1), exact)
+    assert place.all_ran(*IN_SAMPLING)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -301,9 +324,9 @@ def test_lora_under_gradient_checkpointing_and_autocast(place, mixed, use_reentr
     )
 
 
-def some_prompts(questions=3, generations=4):
+def some_prompts(questions=3, generations=4, history=40):
     rng = random.Random(1)
-    history = [rng.randrange(50) for _ in range(40)]
+    history = [rng.randrange(50) for _ in range(history)]
     asked = [history + [rng.randrange(50) for _ in range(rng.randrange(3, 20))] for _ in range(questions)]
     return [prompt for prompt in asked for _ in range(generations)]
 

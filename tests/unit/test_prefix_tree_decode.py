@@ -12,6 +12,7 @@ from emulated_graph import Counted, Uncapturable, host_reads
 from test_prefix_tree_sample import EOS, generate
 from tiny_families import FAMILIES, farthest, lora, model_of, prompts_of, seeded, trained
 from transformers import AutoModelForCausalLM, Olmo2Config
+from trl.trainer.utils import add_fused_lm_head
 
 from rft.errors import ModelError
 from rft.prefix_tree import cache, forward, graph, weights
@@ -317,12 +318,19 @@ def test_adapters_that_are_off_are_not_merged():
     assert farthest(logps, trained(model, prompts, plain)) > 1e-2
 
 
+def test_a_cold_start_of_trl_decodes_in_few_operations():
+    model = model_of("qwen3")
+    add_fused_lm_head(model)  # replaces the model's forward, as SFTTrainer does
+    assert weights.refusal(model) is None
+
+
 GENERAL = {
     "DoRA": (lambda: lora(model_of("qwen3"), use_dora=True), "not a plain LoRA"),
     "dropout": (lambda: lora(model_of("qwen3"), lora_dropout=0.1).train(), "drops out 0.1"),
     "hooks": (lambda: hooked(model_of("qwen3")), "has forward hooks"),
     "gelu": (lambda: model_of("qwen3", hidden_act="gelu"), "its activation is gelu"),
     "another family": (lambda: another_family(), "Olmo2ForCausalLM is not one of"),
+    "a new forward": (lambda: reforwarded(model_of("qwen3")), "has a forward of its own"),
     "a new linear": (lambda: relayered(model_of("qwen3")), "its o_proj is a Wider"),
 }
 
@@ -346,6 +354,12 @@ def another_family():
     )
     enable(model)
     return model.eval()
+
+
+def reforwarded(model):
+    own = model.forward
+    model.forward = lambda *args, **kwargs: own(*args, **kwargs)
+    return model
 
 
 class Wider(torch.nn.Linear):
