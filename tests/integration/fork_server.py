@@ -4,7 +4,8 @@ seconds.
 Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process],
 "phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill", "fixed"}. recipe is a key of
 SCRIPTS; fixed says whether completions and norms are those of `fixed_rollouts`; kill is null, {"after":
-seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank" (0).
+seconds}, or {"in": method, "call": n} with "signal" (SIGKILL), "rank" (0) and "others" ("killed" with it, as
+by a launcher; or "left" alone).
 """
 
 import json
@@ -142,7 +143,7 @@ def run(job: dict) -> dict:
                 if done:
                     statuses[pid] = os.waitstatus_to_exitcode(status)
         # as a launcher does: one down, all down, those that leave by themselves given time
-        if any(statuses.values()):
+        if any(statuses.values()) and (job.get("kill") or {}).get("others") != "left":
             limit = min(limit, time.monotonic() + (0 if min(statuses.values()) < 0 else 15))
         if time.monotonic() >= limit:
             for pid in pids:

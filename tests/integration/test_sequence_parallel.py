@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import Server, assert_same, left, zero
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FIXED = [
@@ -69,25 +70,50 @@ def alone(server):
     return run
 
 
-@pytest.mark.parametrize("recipe", WORDS)
-@pytest.mark.parametrize("way", WAYS)
-def test_five_steps_are_those_of_one_process(server, alone, tmp_path, recipe, way):
+SHORT = {("two", "sft"), ("two groups of two", "grpo"), ("zero3", "memory_grpo")}
+"""Every way and every recipe once; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    ("way", "recipe"),
+    [
+        pytest.param(way, recipe, marks=() if (way, recipe) in SHORT else pytest.mark.slow)
+        for way in WAYS
+        for recipe in WORDS
+    ],
+)
+def test_five_steps_are_those_of_one_process(server, alone, tmp_path, way, recipe):
+    """DeepSpeed computes in float32, so ZeRO-3 is held to what float32 can show."""
     processes, env, groups = WAYS[way]
     found, said = five_steps(server, tmp_path / "run", recipe, processes, env, ROWS[recipe] // groups, *SP)
-    expected = alone(recipe)
+    expected, rounded = alone(recipe), way == "zero3"
+    near = {"rel_tol": 1e-5, "abs_tol": 1e-5} if rounded else {"rel_tol": 1e-6, "abs_tol": 1e-8}
     for ours, theirs in zip(expected["metrics"], found["metrics"], strict=True):
         for name in ("loss", "grad_norm", "reward", "num_tokens", "completions/mean_length"):
             assert (name in ours) == (name in theirs), name
-            assert math.isclose(ours.get(name, 0), theirs.get(name, 0), rel_tol=1e-6, abs_tol=1e-8), name
+            assert math.isclose(ours.get(name, 0), theirs.get(name, 0), **near), name
     assert any(row.get("grad_norm", 0) > 1e-3 for row in expected["metrics"])
-    for name, tensor in expected["weights"].items():
-        assert tensor.dtype == torch.float64
-        assert (tensor - found["weights"][name]).abs().max() < 1e-8, name
+    if rounded:
+        first = vector(load_file(server.model / "model.safetensors"))
+        moved = (vector(expected["weights"]) - first).norm()
+        assert (vector(found["weights"]) - vector(expected["weights"])).norm() < 1e-3 * moved
+    else:
+        assert vector(found["weights"]).dtype == torch.float64
+        assert (vector(found["weights"]) - vector(expected["weights"])).abs().max() < 1e-8
     assert f"tokens are spread over {groups} group{'s' * (groups > 1)} of 2 processes" in said
 
 
+@pytest.mark.slow
+def test_five_steps_of_an_adapter_are_those_of_one_process(server, tmp_path):
+    words = ("--use_peft", "true", "--lora_target_modules", "all-linear", "--lora_dropout", "0")
+    words += ("--gradient_checkpointing", "true")
+    alone, _ = five_steps(server, tmp_path / "alone", "grpo", 1, {}, ROWS["grpo"], *words)
+    found, _ = five_steps(server, tmp_path / "run", "grpo", 2, {}, ROWS["grpo"], *words, *SP)
+    assert (vector(found["weights"]) - vector(alone["weights"])).abs().max() < 1e-8
+
+
 def test_a_killed_run_resumes_bit_for_bit(server, tmp_path):
-    """Killed in its third rollout; each process of the group draws half of the completions."""
+    """Killed in its third step; each process of the group draws half of the completions."""
     words = ["--dtype", "auto", "--max_steps", "4", "--save_steps", "2", "--logging_steps", "1", *SP]
     words += ["--steps_per_generation", "2", "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3"]
     done = server.run(tmp_path / "whole", *words, processes=2)
@@ -98,5 +124,24 @@ def test_a_killed_run_resumes_bit_for_bit(server, tmp_path):
     done = server.run(out, *words, "--resume_from_checkpoint", "true", processes=2)
     assert done["statuses"] == [0, 0], done["said"]
     assert_same(left(out), expected)
-    said = [row["completion"] for row in expected["completions"]]
-    assert len(set(said)) > len(said) / 2, "processes of a group draw alike"
+    said = [row["completion"] for row in expected["completions"] if row["step"] == 1]
+    assert len(said) == 16 and len(set(said)) == 16, "processes of a group draw alike"
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [("SIGKILL", 70), pytest.param("SIGSTOP", 76, marks=pytest.mark.slow)],  # 76: by the stall limit
+    ids=["dies", "hangs"],
+)
+def test_a_process_that_dies_or_hangs_ends_the_others(server, tmp_path, number, status):
+    """Its group waits for it in an all-to-all; no launcher ends the others here."""
+    kill = {"in": "training_step", "call": 1, "rank": 1, "signal": number, "others": "left"}
+    words = ["--dtype", "auto", "--max_steps", "9", "--save_strategy", "no", "--stall_minutes", "0.2", *SP]
+    if number == "SIGSTOP":
+        kill.pop("others")  # the launcher ends it when the others have left
+    done = server.run(tmp_path / "run", *words, processes=2, kill=kill)
+    assert done["statuses"] == [status, -9], done["said"]
+
+
+def vector(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([weights[name].double().flatten() for name in sorted(weights)])

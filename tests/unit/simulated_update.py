@@ -164,13 +164,10 @@ def simulate(update: Update, watch: FakeGPU | None = None) -> dict[str, float]:
         gpu.peak = 0
         tree = Tree(*rows_of(update.history), device="cuda:0")
         for _ in range(update.batches):
-            with (
-                torch.autocast("cpu", torch.bfloat16),
-                gpu.host_of(activations),
-                ranks_of(update, tree) as group,
-            ):
-                logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True, group=group)
-            (-torch.exp(logps_BC - logps_BC.detach())).sum().backward()
+            with ranks_of(update, tree) as group:
+                with torch.autocast("cpu", torch.bfloat16), gpu.host_of(activations):
+                    logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True, group=group)
+                (-torch.exp(logps_BC - logps_BC.detach())).sum().backward()
             del logps_BC, entropies_BC
         if not update.sharded:
             optimizer.step()
