@@ -87,7 +87,7 @@ def test_five_steps_are_those_of_one_process(server, alone, tmp_path, way, recip
     processes, env, groups = WAYS[way]
     found, said = five_steps(server, tmp_path / "run", recipe, processes, env, ROWS[recipe] // groups, *SP)
     expected, rounded = alone(recipe), way == "zero3"
-    near = {"rel_tol": 1e-5, "abs_tol": 1e-5} if rounded else {"rel_tol": 1e-6, "abs_tol": 1e-8}
+    near = {"rel_tol": 1e-4, "abs_tol": 1e-5} if rounded else {"rel_tol": 1e-6, "abs_tol": 1e-8}
     for ours, theirs in zip(expected["metrics"], found["metrics"], strict=True):
         for name in ("loss", "grad_norm", "reward", "num_tokens", "completions/mean_length"):
             assert (name in ours) == (name in theirs), name

@@ -192,21 +192,25 @@ class Ranks:
 
 @contextmanager
 def ranks_of(update: Update, tree: Tree) -> Iterator[Any]:
-    """The group over which a tree is spread; None if it is one process. What a rank predicts is found on the
-    host, where tokens have values."""
+    """The group over which a tree is spread; None if it is one process."""
     if update.ranks == 1:
         yield None
         return
     ranks = Ranks(update.ranks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence_parallel, "dist", ranks)
-        shard = sequence_parallel.Shard(Tree(*rows_of(update.history)), ranks)
-        for name, x in vars(shard).items():
-            if isinstance(x, torch.Tensor):
-                setattr(shard, name, torch.empty(x.shape, dtype=x.dtype, device="cuda:0"))
-        shard.plan = sequence_parallel.ShardPlan(tree, ranks)
-        patch.setattr(logprobs, "Shard", lambda *_: shard)
+        patch.setattr(logprobs, "Shard", lambda *_: first_shard(update, tree, ranks))
         yield ranks
+
+
+def first_shard(update: Update, tree: Tree, ranks: Ranks) -> sequence_parallel.Shard:
+    """The first rank's part of a tree. What it predicts is found on the host, where tokens have values."""
+    shard = sequence_parallel.Shard(Tree(*rows_of(update.history)), ranks)
+    for name, x in vars(shard).items():
+        if isinstance(x, torch.Tensor):
+            setattr(shard, name, torch.empty(x.shape, dtype=x.dtype, device="cuda:0"))
+    shard.plan = sequence_parallel.ShardPlan(tree, ranks)
+    return shard
 
 
 def step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> None:
