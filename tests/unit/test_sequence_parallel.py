@@ -103,7 +103,8 @@ def process(rank, world, port, results):
     for kind in ("ddp", "fsdp2"):
         losses, weights = train(wrap(kind, new_model()), 2, pairs, rank // 2)
         dist.all_reduce(losses)
-        trained[kind] = losses / world, weights
+        trained[kind, 2] = losses / world, weights
+    trained["ddp", 1] = train(wrap("ddp", new_model()), 1, dist.group.WORLD)
     shared = shares(SimpleNamespace(sequence=pairs), rank)
     if rank == world - 1:
         torch.save((found, trained, shared), results)
@@ -134,10 +135,11 @@ def test_scores_and_gradients_are_those_of_one_process(found, size, kind, name):
         assert (of_ranks[parameter] - gradient).abs().max() < 1e-9, parameter
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_groups_of_two_train_as_one_process(found, kind):
-    losses, weights = found[1][kind]
-    expected, of_one = train(new_model(), 2)
+@pytest.mark.parametrize(("kind", "groups"), [("ddp", 1), ("ddp", 2), ("fsdp2", 2)])
+def test_groups_train_as_one_process(found, kind, groups):
+    """Four processes: one group, or two with unequal trees."""
+    losses, weights = found[1][kind, groups]
+    expected, of_one = train(new_model(), groups)
     assert (expected[0] - expected[-1]).abs() > 1e-2
     assert (losses - expected).abs().max() < 1e-8
     assert max((a - b).abs().max() for a, b in zip(weights, of_one, strict=True)) < 1e-8
