@@ -1,6 +1,7 @@
-# Training and evaluation on NVIDIA GPUs. Build it from the root of the repository:
+# Training and evaluation on NVIDIA GPUs, without or with vLLM. Build it from the root of the repository:
 #
 #   docker build -f docker/cuda.Dockerfile -t rft:cuda .
+#   docker build -f docker/cuda.Dockerfile --build-arg WITH=vllm -t rft:vllm .
 #   docker run --gpus all --shm-size 16g -v $PWD/out:/home/rft/out rft:cuda rft grpo --launch one_gpu --config recipes/...
 FROM nvidia/cuda:13.0.2-cudnn-devel-ubuntu24.04
 
@@ -19,7 +20,8 @@ COPY --chown=rft docker/install.sh docker/install.sh
 COPY --chown=rft pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=rft rft rft
 COPY --chown=rft reward reward
-RUN docker/install.sh cuda "$HOME/venv"
+ARG WITH=cuda
+RUN docker/install.sh "$WITH" "$HOME/venv"
 ENV PATH=/home/rft/venv/bin:$PATH
 COPY --chown=rft recipes recipes
 COPY --chown=rft launch launch

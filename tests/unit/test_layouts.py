@@ -1,6 +1,7 @@
 """The layouts of launch/: each parses as accelerate reads it, and `--launch` makes the command that runs
 it."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -180,3 +181,23 @@ def test_no_secret_and_no_machine_in_the_layouts():
     for layout in layouts():
         config = yaml.safe_load((LAUNCH / f"{layout}.yaml").read_text())
         assert not {key for key in config if "token" in key or "ip" in key}
+
+
+def test_the_commands_of_the_compose_file_have_only_flags_that_exist():
+    from trl.scripts.vllm_serve import ScriptArguments
+
+    from rft.train.grpo_config import HistoryGRPOConfig
+
+    services = yaml.safe_load((FILES / "docker/compose.yaml").read_text())["services"]
+    assert {service["image"] for service in services.values()} == {"rft:vllm"}
+    for name, arguments in (("server", ScriptArguments), ("trainer", HistoryGRPOConfig)):
+        flags = {word[2:] for word in services[name]["command"].split() if word.startswith("--")}
+        assert flags - {"launch", "config"} <= {field.name for field in dataclasses.fields(arguments)}
+    assert services["trainer"]["depends_on"]["server"]["condition"] == "service_healthy"
+    assert "healthcheck" in services["server"]
+
+
+def test_every_image_is_built_by_a_step_of_the_install_script():
+    script = (FILES / "docker/install.sh").read_text()
+    wanted = {"cpu", *re.findall(r"WITH=(\w+)", (FILES / "docker/cuda.Dockerfile").read_text())}
+    assert wanted == {"cpu", "cuda", "vllm"} == set(re.findall(r"^  (\w+)\)$", script, re.MULTILINE))
