@@ -53,7 +53,7 @@ def grpo_batch(
     if args.max_tree_tokens:
         update = min(update, args.max_tree_tokens)
     optimizer_steps = args.optimizer_steps
-    histories = units * layout.processes
+    histories = units * args.groups_of(layout.processes)
     order = HistorySampler(
         [q.history_id for q in questions],
         asked,
@@ -66,11 +66,12 @@ def grpo_batch(
     words = (
         f"{histories} histories x {asked} questions x {generations} completions = {histories * unit}"
         f" completions per generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
-        f" {layout.processes} process{'es' * (layout.processes != 1)} with {share} completions each,"
+        f" {args.over_processes(layout.processes)} with {share} completions each,"
         f" {args.per_device_train_batch_size} at a time (micro-batch), {args.gradient_accumulation_steps}"
         f" micro-batch{'es' * (args.gradient_accumulation_steps != 1)} per optimizer step; at most"
-        f" {drawn + share * completion:,} tokens per process and generation; {per_epoch:g} optimizer steps"
-        f" per epoch, {steps:g} in total"
+        f" {drawn + share * completion:,} tokens per"
+        f" {'group' if args.sequence_parallel > 1 else 'process'} and generation; {per_epoch:g}"
+        f" optimizer steps per epoch, {steps:g} in total"
     )
     if histories * unit > len(questions) * generations:
         words += (
@@ -186,14 +187,14 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     """
     layout, _ = machine(args)
     rows = args.per_device_train_batch_size
-    rows_per_step = rows * args.gradient_accumulation_steps * layout.processes
+    rows_per_step = rows * args.gradient_accumulation_steps * args.groups_of(layout.processes)
     shared = args.questions_per_history
     at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
     per_epoch = -(-count // rows_per_step)
     steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{rows_per_step} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps}"
-        f" micro-batches x {layout.processes} process{'es' * (layout.processes != 1)}; at most {at_once:,}"
+        f" micro-batches x {args.over_processes(layout.processes)}; at most {at_once:,}"
         f" tokens at a time; {per_epoch:g} optimizer steps per epoch, {steps:g} in total"
     )
     return (

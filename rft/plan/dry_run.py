@@ -73,6 +73,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         f" {sorted(prompts.values())[len(prompts) // 2]:,}"
     )
     shape = shape_of(model, args)
+    work = work.shared_out(args.sequence_parallel)
     phases = estimate(shape, layout, work)
     kind = (
         f"ZeRO-{layout.zero}"
@@ -85,7 +86,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     )
     say(
         f"estimated memory per process ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
-        f"{work.update:,} tokens forwarded at once):"
+        f"{work.update:,} tokens{' of a tree' * (work.ranks > 1)} forwarded at once):"
     )
     for phase, by_part in phases.items():
         if by_part:
@@ -167,7 +168,7 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
     for fields_, less in smaller_activations.items():
         if less.tile >= work.tile and less.offload >= work.offload and less != work:
             options.append((f"{checkpointed}{fields_}", (shape, layout, less)))
-    longest_row = work.prefix + work.completion
+    longest_row = -(-(work.prefix + work.completion) // work.ranks)
     if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
         budget = max(longest_row, work.update // 4)
         smaller = replace(
@@ -178,7 +179,10 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
             accumulates=True,
         )
         options.append(
-            (f"gradient_checkpointing: true and max_tree_tokens: {budget}", (shape, layout, smaller))
+            (
+                f"gradient_checkpointing: true and max_tree_tokens: {budget * work.ranks}",
+                (shape, layout, smaller),
+            )
         )
     if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
         options.append(
@@ -216,20 +220,17 @@ def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -
     return options
 
 
-def shape_of(model: Any, args: Any) -> ModelShape:
-    """Returns the model's shape, from its config only, with the recipe's adapter.
+def config_of(model: Any) -> Any:
+    """Returns the config of the model to train, or of the base of an adapter.
 
     Raises:
-        RecipeError: there is no config, or half-precision weights would be trained without masters.
+        RecipeError: there is none.
     """
-    import torch
-    from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from trl import get_peft_config
+    from transformers import AutoConfig
 
     name = checkpoint(model.model_name_or_path)
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             name, revision=model.model_revision, local_files_only=local_only(name)
         )
     except (OSError, ValueError) as error:
@@ -240,6 +241,20 @@ def shape_of(model: Any, args: Any) -> ModelShape:
             f" ({str(error).splitlines()[0][:150]}); name a checkpoint folder, or a Hub id that this machine"
             " can reach"
         ) from None
+
+
+def shape_of(model: Any, args: Any) -> ModelShape:
+    """Returns the model's shape, from its config only, with the recipe's adapter.
+
+    Raises:
+        RecipeError: there is no config, or half-precision weights would be trained without masters.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+    from trl import get_peft_config
+
+    config = config_of(model)
     dtype = getattr(torch, model.dtype or "", None) or config.dtype or torch.float32
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -13,6 +13,10 @@ stream. For its backward pass a layer keeps, per token:
     values, attention's output                          b (K + A)
     gate, silu(gate), up, their product                 4 b F
 
+Under sequence parallelism a process has T / N tokens outside attention, and all tokens of 1 / N of the heads
+inside: as many numbers. Attention's output is kept on both sides of the second all-to-all, b A more per
+token, and while an all-to-all runs its tensors exist twice.
+
 The normalised values are kept only for the gradient of the norm's weight, so not with LoRA. With
 checkpointing a layer keeps only its input, s D (with offloading: nothing), and its attention if that is kept,
 b A; the rest exists for the one layer that is recomputed. The estimate is the largest of these moments: a
@@ -25,7 +29,7 @@ FSDP2 gathers bfloat16 copies of float32 shards, s = 2. DeepSpeed computes with 
 masters with its optimizer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rft.prefix_tree.logprobs import CHUNK_LOGITS
@@ -151,6 +155,8 @@ class Workload:
         prefix: tokens in the tree of the prompts of a rollout.
         rows: completions sampled in parallel (0: no rollout).
         completion: maximum number of tokens per completion.
+        ranks: processes that share out the tokens of an update and the rows of a rollout
+            (sequence parallelism). All other fields are those of one of them.
     """
 
     update: int
@@ -164,6 +170,15 @@ class Workload:
     prefix: int = 0
     rows: int = 0
     completion: int = 0
+    ranks: int = 1
+
+    def shared_out(self, ranks: int) -> "Workload":
+        """Returns what each of several processes has of this batch. In a rollout each of them prefills the
+        prompts of its rows, so the whole history."""
+        update, scored, call, rows = (
+            -(-n // ranks) for n in (self.update, self.scored, self.call, self.rows)
+        )
+        return replace(self, update=update, scored=scored, call=call, rows=rows, ranks=ranks)
 
 
 Parts = dict[str, float]
@@ -276,6 +291,9 @@ def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activ
     attention_norm = to_float32 + normalised + (3 if autocasts else 1) * b
     mlp_norm = FLOAT32 + normalised + ((2 if autocasts else 1) * b if whole else s)
     heads = (FLOAT32 + (b if shape.full else 0) + b) * (A + K) + b * (K + A)
+    exchanged = b * (A + 2 * K) if work.ranks > 1 else 0  # queries, keys and values on their way
+    if exchanged:
+        heads += b * A
     gates = 4 * b * F if whole else 0
     layer = T * ((attention_norm + mlp_norm) * D + heads + gates)
 
@@ -285,7 +303,8 @@ def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activ
     # query head
     call = min(work.call or T, T) * (b * (A + 2 * K) + (FLOAT32 + 2 * b) * A)
     attention = layer - T * (mlp_norm * D + gates) + T * (b * A + FLOAT32 * (A + 2 * K)) + call
-    forward = one_forward(shape, layout, T, tile)
+    attention += T * 2 * exchanged
+    forward = one_forward(shape, layout, T, tile, exchanged)
     final = T * D * (to_float32 + normalised + b)
 
     a_stream = T * D * s
@@ -300,13 +319,15 @@ def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activ
     return Activations(shape.layers * (a_stream + a_output), a_stream + a_output, forward, backward, final)
 
 
-def one_forward(shape: ModelShape, layout: Parallelism, tokens: int, tile: int) -> float:
+def one_forward(
+    shape: ModelShape, layout: Parallelism, tokens: int, tile: int, exchanged: float = 0.0
+) -> float:
     """Returns the bytes of a layer in a forward pass, with its input stream: the larger of its MLP and its
-    attention."""
+    attention. `exchanged` is what an all-to-all sends per token."""
     b, s, A, K = shape.width, stream(shape, layout), shape.queries, shape.keys
     # q, k, v; the merged output in float32, a call's output and its float32 copy; autocast: float32 rotated
     # queries and keys
-    attends = b * (A + 2 * K) + (2 * FLOAT32 + b) * A + (FLOAT32 * (A + K) if s > b else 0)
+    attends = b * (A + 2 * K) + (2 * FLOAT32 + b) * A + (FLOAT32 * (A + K) if s > b else 0) + exchanged
     gates = (3 if shape.full else 4) * b * shape.mlp  # LoRA adds its product to the product of the weights
     return tokens * (2 * s + b) * shape.model + max(tile * gates, tokens * attends)
 

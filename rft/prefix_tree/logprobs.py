@@ -25,6 +25,7 @@ from rft.errors import RecipeError
 from rft.prefix_tree import support
 from rft.prefix_tree.attention import Plan, check_enabled, forward_kwargs
 from rft.prefix_tree.layout import TokenRows, Tree, grow, sort_groups, sort_rows
+from rft.prefix_tree.sequence_parallel import Group, Shard, add_up
 
 CHUNK_LOGITS = 2**27
 """Logits that exist at a time: half a GiB in float32, the scores of 883 positions under a vocabulary of
@@ -37,6 +38,7 @@ def tree_logps(
     temperature: float = 1.0,
     compute_entropy: bool = False,
     chunk: int | None = None,
+    group: Group | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs, and entropies if asked, of the completion tokens of a tree.
 
@@ -46,6 +48,8 @@ def tree_logps(
         temperature: divisor of the logits.
         compute_entropy: whether to return entropies (nats; with gradient, like the log-probs).
         chunk: number of positions whose logits exist at a time; by default `CHUNK_LOGITS` / vocabulary.
+        group: process group over which the tree's tokens are spread (`sequence_parallel`). All its ranks call
+            this together, with the same tree, and each gets the complete tables.
 
     Returns:
         (logps_BC, entropies_BC), row b's completion from column 0, zeros after it, C the tree's width; the
@@ -59,29 +63,36 @@ def tree_logps(
     bare: Any = unwrap_model(model)
     check_enabled(bare)
     support.check_length(bare, tree.longest_row)
-    kwargs = forward_kwargs(tree.tokens_T, tree.positions_T, Plan(tree))
-    tables = _scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk)
-    return tables[0], tables[1] if compute_entropy else None
+    if group is None:
+        kwargs = forward_kwargs(tree.tokens_T, tree.positions_T, Plan(tree))
+        tables_SBC = _scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk)
+    else:
+        shard = Shard(tree, group)
+        kwargs = forward_kwargs(shard.tokens_T, shard.positions_T, shard.plan)
+        tables_SBC = add_up(_scored(model, bare, shard, kwargs, temperature, compute_entropy, chunk), group)
+    support.check_finite(tables_SBC[0])
+    return tables_SBC[0], tables_SBC[1] if compute_entropy else None
 
 
 def _scored(
     model: nn.Module,
     bare: Any,
-    tree: Tree,
+    tree: Tree | Shard,
     kwargs: dict[str, Any],
     temperature: float,
     entropy: bool,
     chunk: int | None,
-) -> list[Tensor]:
-    """The tables (B, C) of log-probs and, if asked, entropies, from a forward with these keywords."""
+) -> Tensor:
+    """The tables (1 or 2, B, C) of log-probs and, if asked, entropies, from a forward with these keywords."""
     chunk = chunk or max(1, CHUNK_LOGITS // bare.config.get_text_config().vocab_size)
     with _scoring_head(bare.get_output_embeddings(), tree.labels_N, temperature, entropy, chunk):
         scores_NS = model(**kwargs, logits_to_keep=tree.slots_N).logits.squeeze(0)
-    tables = [
-        x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N) for x_N in scores_NS.unbind(1)
-    ]
-    support.check_finite(tables[0])
-    return tables
+    return torch.stack(
+        [
+            x_N.new_zeros(tree.shape).index_put((tree.rows_N, tree.columns_N), x_N)
+            for x_N in scores_NS.unbind(1)
+        ]
+    )
 
 
 @contextmanager
@@ -165,7 +176,8 @@ def plain_logps(
         tree = Tree([row], [prompt], width=width, device=next(bare.parameters()).device)
         kwargs = {"input_ids": tree.tokens_T[None], "use_cache": False}
         tables.append(_scored(model, bare, tree, kwargs, temperature, compute_entropy, chunk))
-    logps_BC, *entropies_BC = (torch.cat(table) for table in zip(*tables, strict=True))
+    logps_BC, *entropies_BC = torch.cat(tables, 1)
+    support.check_finite(logps_BC)
     return logps_BC, entropies_BC[0] if compute_entropy else None
 
 

@@ -3,9 +3,9 @@
 Invariant: an arm knows no model; the policy knows neither questions nor memories.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -14,6 +14,8 @@ from rft.data.question import Question
 from rft.train.advantages import Contest
 from rft.train.micro_batch import MicroBatch, Part
 from rft.train.rollout import Completion, Rollout
+
+T = TypeVar("T")
 
 
 class Policy(Protocol):
@@ -27,6 +29,7 @@ class Policy(Protocol):
     @property
     def step(self) -> int: ...
     def gather(self, values: list[Any]) -> list[Any]: ...
+    def once(self, make: Callable[[], T]) -> T: ...
     def complete(self, prompts: Sequence[list[int]], longest: int) -> list[Completion]: ...
     def decode(self, completions: Sequence[list[int]]) -> list[str]: ...
     def logps(self, batch: MicroBatch, reference: bool = False) -> Tensor: ...

@@ -35,6 +35,7 @@ from rft.train.judged import prepare, with_open_ended
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.rewards import Scorer
 from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.sequence import check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import grpo_rows, load_held_out, load_questions
 from rft.train.trl import PolicyTrainer
@@ -43,6 +44,7 @@ from rft.train.trl import PolicyTrainer
 def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, args, model = parse((DataArguments, HistoryGRPOConfig, ModelConfig), argv)
+    check_sequence_parallel(args, model)
     scorer = Scorer(args.reward_functions(), args.reward_weights, args.reward_seconds)
     args.units_per_generation()  # fails before anything is loaded
     if args.beta and not model.use_peft and (Path(model.model_name_or_path) / "adapter_config.json").exists():

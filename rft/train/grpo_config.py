@@ -17,6 +17,7 @@ from reward.mcq import GATES
 from rft.errors import RecipeError
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOutConfig
+from rft.train.sequence import SequenceConfig
 
 # losses divided by the tokens of the complete batch: the losses of its parts add up
 ADDITIVE = ("cispo", "dapo", "vespo")
@@ -30,7 +31,7 @@ NAMES = {  # what TRL knows, but looks at only in a loss
 
 
 @dataclass
-class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
+class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
     """Fields of GRPO in both arms, in addition to TRL's GRPOConfig. Batch sizes count completions; in memory
     GRPO, memories."""
 
@@ -150,7 +151,15 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
     judge_model: str | None = field(default=None, metadata={"help": "Name of the judge model at that URL."})
 
     def __post_init__(self) -> None:
+        size = self.sequence_parallel
+        if self.generation_batch_size is not None:
+            self.generation_batch_size *= size  # TRL divides it by the processes, not by their groups
         super().__post_init__()
+        self.generation_batch_size = (
+            self.per_device_train_batch_size * self.steps_per_generation * self.data_ranks
+        )
+        if size > 1:
+            self._check_sequence_parallel()
         for key, names in NAMES.items():
             if getattr(self, key) not in names:
                 raise RecipeError(f"{key} {getattr(self, key)}: expected one of {', '.join(names)}")
@@ -206,6 +215,24 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
         if self.max_tree_tokens is not None:
             self._check_split(self.max_tree_tokens)
 
+    def _check_sequence_parallel(self) -> None:
+        size = self.sequence_parallel
+        if self.prefix_sharing == "off":
+            raise RecipeError(
+                f"sequence_parallel {size} spreads shared trees over processes; set `prefix_sharing: on`, or"
+                " `sequence_parallel: 1`"
+            )
+        if self.use_vllm and self.vllm_mode == "colocate":
+            raise RecipeError(
+                f"sequence_parallel {size}: vLLM cannot share its processes (vllm_mode colocate); set"
+                " `use_vllm: false` or `vllm_mode: server`, or `sequence_parallel: 1`"
+            )
+        if self.top_entropy_quantile < 1.0:
+            raise RecipeError(
+                f"sequence_parallel {size}: TRL takes top_entropy_quantile over all processes and would count"
+                f" a token {size} times; remove top_entropy_quantile, or set `sequence_parallel: 1`"
+            )
+
     def _check_split(self, max_tree_tokens: int) -> None:
         if self.prefix_sharing == "off":
             raise RecipeError("max_tree_tokens limits shared trees; remove it, or set `prefix_sharing: on`")
@@ -239,7 +266,7 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
         """Returns the number of units (rollouts that stay on one rank) in a generation batch over all ranks.
 
         Args:
-            processes: Number of ranks; by default those of this run.
+            processes: Number of processes; by default those of this run.
 
         Raises:
             RecipeError: If a rank's share of a generation batch does not contain complete units.
@@ -255,7 +282,7 @@ class LoopConfig(RunConfig, HeldOutConfig, GRPOConfig, ABC):
                 f" {self.steps_per_generation} = {share} {self.rollout_name} per rank, which is not a"
                 f" multiple of {product}; make the product {whole}, so that a history stays on one rank"
             )
-        return share * (processes or self.world_size) // unit
+        return share * self.groups_of(processes or self.world_size) // unit
 
     @property
     def optimizer_steps(self) -> float:
@@ -285,6 +312,5 @@ class HistoryGRPOConfig(LoopConfig):
         return (
             f"a generation batch: {units} histories x {questions} questions x {per_question} completions ="
             f" {units * questions * per_question} completions, for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, over {self.world_size}"
-            f" process{'es' * (self.world_size != 1)}"
+            f" step{'s' * (optimizer_steps != 1)}, over {self.over_processes()}"
         )

@@ -93,6 +93,13 @@ class Loop:
         start = time.perf_counter()
         rollouts = self.arm.roll_out(units, policy)
         rolled_out = time.perf_counter()
+        rollouts, logged = policy.once(lambda: self._score(rollouts))
+        logged |= {"time/rollout": [rolled_out - start], "time/reward": [time.perf_counter() - rolled_out]}
+        return rollouts, logged
+
+    def _score(self, rollouts: list[Rollout]) -> tuple[list[Rollout], dict[str, list[float]]]:
+        """Returns these rollouts with texts and rewards, and what the rewards logged."""
+        policy = self.policy
         answers = [turn for rollout in rollouts for turn in rollout.answers]
         for turn, text in zip(answers, policy.decode([turn.completion for turn in answers]), strict=True):
             turn.text = text
@@ -116,7 +123,6 @@ class Loop:
                 logger.warning("log_extra: %d values of %s for %d answers", len(values), column, len(answers))
             for turn, value in zip(answers, values, strict=False):
                 turn.extra[column] = value
-        logged |= {"time/rollout": [rolled_out - start], "time/reward": [time.perf_counter() - rolled_out]}
         return rollouts, logged
 
     def micro_batches(self, rollouts: Sequence[Rollout]) -> list[MicroBatch]:
@@ -178,8 +184,8 @@ class Loop:
 
     def _share(self, batch: MicroBatch, part: Part) -> float:
         """The factor of the loss of a part in the loss of its micro-batch."""
-        if self.args.loss_type in ADDITIVE:
-            return 1.0
+        if self.args.loss_type in ADDITIVE:  # TRL divides by the tokens of a process, and we of a group
+            return 1.0 / self.args.sequence_parallel
         if self.args.loss_type in ROW_MEANS:
             return part.rows / batch.tensors["num_rows"].item()
         weights_PC = part.tensors["weights"] * part.tensors["completion_mask"]

@@ -39,6 +39,7 @@ from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.rewards import Scorer
 from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.sequence import check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import load_held_out
 from rft.train.trl import PolicyTrainer
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     data, memory, args, model = parse((DataArguments, MemoryArguments, MemoryGRPOConfig, ModelConfig), argv)
+    check_sequence_parallel(args, model)
     settings = memory.settings()
     try:
         memory_rewards = [reward.load(name) for name in args.memory_rewards]

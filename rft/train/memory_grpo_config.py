@@ -93,7 +93,8 @@ class MemoryGRPOConfig(LoopConfig):
             f" {self.answers_per_memory}; for {optimizer_steps:g} optimizer"
             f" step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation}"
             f" micro-batch{'es' * (self.steps_per_generation != 1)} of {self.per_device_train_batch_size}"
-            f" trajectories per process, over {processes} process{'es' * (processes != 1)}. An update is"
+            f" trajectories per {'group' if self.sequence_parallel > 1 else 'process'}, over"
+            f" {self.over_processes(processes)}. An update is"
             f" compared with the {memories} memories of its history, an answer to a question with {against};"
             f" every {self.turn_weighting} has the same weight"
         )

@@ -33,6 +33,7 @@ from rft.train.held_out_memories import HeldOutMemories
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.sequence import check_sequence_parallel
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.target_check import check_target
 from rft.train.targets import load_held_out
@@ -99,6 +100,7 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     """Train from a recipe and save the model and tokenizer in `output_dir`."""
     kinds = (DataArguments, MemoryArguments, LabelArguments, MemorySFTConfig, ModelConfig)
     data, memory, labels, args, model = parse(kinds, argv)
+    check_sequence_parallel(args, model)
     settings = memory.settings()
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     agent = MemoryAgent(tokenizer, settings, data.token_cache)

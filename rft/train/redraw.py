@@ -65,7 +65,7 @@ class Redraw:
         """
         if not self.args.redraw_rounds:
             return rollouts, {}
-        start, size, rank = time.perf_counter(), self.args.num_generations, self.args.process_index
+        start, size, rank = time.perf_counter(), self.args.num_generations, self.args.data_rank
         groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
         rows = [self.rows[self._key(self.arm.asked(unit))] for unit in units[::size]]
         flat = [self.is_flat(group, weights) for group in groups]

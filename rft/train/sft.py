@@ -41,6 +41,7 @@ from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
 from rft.train.muon import MuonMixin
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.sequence import SequenceConfig, SequenceMixin, check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
 from rft.train.trl import RecordsMixin
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
+class ColdStartConfig(RunConfig, HeldOutConfig, SequenceConfig, SFTConfig):
     """Fields of a cold start, in addition to TRL's SFTConfig."""
 
     questions_per_history: int = field(
@@ -61,6 +62,11 @@ class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
             )
         },
     )
+
+    @property
+    def over_trees(self) -> bool:
+        """Whether the loss goes through the prefix tree."""
+        return self.questions_per_history > 1 or self.sequence_parallel > 1
 
     def rows_of_a_step(self) -> int:
         """Returns the number of rows in an optimizer step over all ranks.
@@ -75,14 +81,14 @@ class ColdStartConfig(RunConfig, HeldOutConfig, SFTConfig):
                 " whose rows must be in one batch; make it"
                 f" {max(1, round(batch / max(1, together))) * max(1, together)}"
             )
-        return batch * self.gradient_accumulation_steps * self.world_size
+        return batch * self.gradient_accumulation_steps * self.data_ranks
 
 
-class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SFTTrainer):
+class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SequenceMixin, SFTTrainer):
     """TRL's SFTTrainer with exact resume and run guards.
 
-    If `questions_per_history` is above 1, the loss goes through the prefix tree: the same numbers, but the
-    tokens that rows share are forwarded once.
+    If `questions_per_history` or `sequence_parallel` is above 1, the loss goes through the prefix tree: the
+    same numbers, but the tokens that rows share are forwarded once.
     """
 
     args: ColdStartConfig
@@ -92,7 +98,7 @@ class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SFT
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.args.rows_of_a_step()
-        if self.args.questions_per_history > 1:
+        if self.args.over_trees:
             self.enable_tree()
 
     def enable_tree(self) -> None:
@@ -117,11 +123,11 @@ class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SFT
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Computes the loss, through the prefix tree if `questions_per_history` is above 1."""
+        """Computes the loss, through the prefix tree if the recipe needs it."""
         learned_BT = inputs["labels"] != -100
         prompts_B = learned_BT.int().argmax(1)
         ends_B = prompts_B + learned_BT.sum(1)
-        if self.args.questions_per_history == 1 or return_outputs:
+        if not self.args.over_trees or return_outputs:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             self._count_rows(ends_B)
             return loss
@@ -132,7 +138,7 @@ class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SFT
             device=inputs["input_ids"].device,
         )
         with self.accelerator.autocast():
-            logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True)
+            logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True, group=self.sequence)
         labels = learned_BT.sum()
         self.record("prefix_tree/token_ratio", tree.token_ratio)
         assert entropies_BC is not None
@@ -146,7 +152,7 @@ class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SFT
     def _count_rows(self, ends_B: torch.Tensor) -> None:
         """Updates `num_tokens`; TRL counts only one row of a batch without an attention mask."""
         if self.model.training:
-            self.count_tokens(int(self.accelerator.gather(ends_B.sum()).sum()))
+            self.count_tokens(sum(self.gather([int(ends_B.sum())])))
 
 
 @dataclass
@@ -258,6 +264,7 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
     data, cold_start, args, model = parse(
         (DataArguments, ColdStartArguments, ColdStartConfig, ModelConfig), argv
     )
+    check_sequence_parallel(args, model)
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
     tokens = PromptTokens(tokenizer, data.context, data.token_cache)
     check_target(tokens)

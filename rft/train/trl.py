@@ -39,6 +39,7 @@ from rft.train.micro_batch import MicroBatch, Part, Tensors
 from rft.train.muon import MuonMixin
 from rft.train.rewards import Scorer
 from rft.train.rollout import Completion
+from rft.train.sequence import SequenceMixin
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class RecordsMixin(ResumableMixin):
             self._metrics[mode].update(values)
 
 
-class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTrainer):
+class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SequenceMixin, GRPOTrainer):
     """TRL's GRPO trainer on the rollouts of an arm.
 
     Args:
@@ -164,10 +165,6 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
         """Number of optimizer steps so far."""
         return self.state.global_step
 
-    def gather(self, values: list[Any]) -> list[Any]:
-        """Concatenates the lists of all ranks; all ranks call it together."""
-        return gather_object(values)
-
     def decode(self, completions: Sequence[list[int]]) -> list[str]:
         """Returns completions as texts."""
         if not completions:  # transformers would return one
@@ -175,13 +172,15 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
         return self._tokenizer.batch_decode(completions, skip_special_tokens=True)
 
     def complete(self, prompts: Sequence[list[int]], longest: int) -> list[Completion]:
-        """Completes each prompt with at most `longest` tokens; all ranks call it together.
+        """Completes each prompt with at most `longest` tokens; all ranks call it together."""
+        return self.shared_out(list(prompts), lambda mine: self._complete(mine, longest))
 
-        A rank without prompts completes one of padding, so that ranks stay in step.
-        """
+    def _complete(self, prompts: list[list[int]], longest: int) -> list[Completion]:
+        """Completes this process's prompts. A process without any completes one of padding, so that all stay
+        in step."""
         asked = list(prompts)
         if self.use_vllm:  # its server takes the same number of prompts from every rank
-            asked += [[self._tokenizer.pad_token_id]] * (max(self.gather([len(asked)])) - len(asked))
+            asked += [[self._tokenizer.pad_token_id]] * (max(gather_object([len(asked)])) - len(asked))
         asked = asked or [[self._tokenizer.pad_token_id]]
         if self.use_vllm or not self.shares:
             completions, logps = self._complete_as_trl(asked, longest)
@@ -203,7 +202,7 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
     def _complete_as_trl(self, prompts: list[list[int]], longest: int) -> tuple[list[list[int]], Any]:
         size = self.args.num_generations
         in_groups = all(prompts[i] is prompts[i - i % size] for i in range(len(prompts)))
-        repeated = all(self.gather([in_groups and len(prompts) % size == 0]))
+        repeated = all(gather_object([in_groups and len(prompts) % size == 0]))
         limited: Any = self.vllm_generation if self.use_vllm else self.generation_config
         name = "max_completion_length" if self.use_vllm else "max_new_tokens"
         before = getattr(limited, name)
@@ -234,10 +233,11 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, GRPOTr
         """Returns log-probs (P, C) of some rows of a micro-batch and, if asked, entropies."""
         if part.tree is not None:
             self.record("prefix_tree/token_ratio", part.tree.token_ratio)
-            self.record("prefix_tree/plain_path", float(not part.pays))
-            if part.pays:
+            pays = part.pays or self.sequence is not None  # the tokens of a plain row are not shared out
+            self.record("prefix_tree/plain_path", float(not pays))
+            if pays:
                 with self.accelerator.autocast():
-                    return tree_logps(model, part.tree, self.temperature, entropy)
+                    return tree_logps(model, part.tree, self.temperature, entropy, group=self.sequence)
         tensors = part.tensors
         return super()._get_per_token_logps_and_entropies(
             model,

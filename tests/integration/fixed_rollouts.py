@@ -5,6 +5,8 @@ import sys
 import zlib
 from random import Random
 
+import torch
+
 from rft.train import activations, grpo, memory_grpo, trl
 from rft.train.runner import run_main
 
@@ -22,6 +24,12 @@ def rollouts(trainer, prompts, longest):
         words = rng.randint(4, longest - 1)
         completions.append([rng.randrange(300, 900) for _ in range(words)] + [trainer.ends[0]])
     return [(completion, [0.0] * len(completion)) for completion in completions]
+
+
+def norm(self, x):
+    """Qwen3's norm in the dtype it is given: its own computes in float32, and a run in float64 would not be
+    one."""
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
 def length(completion_ids, **_):

@@ -2,9 +2,10 @@
 seconds.
 
 Reads jobs from stdin, one JSON object a line, and answers each with one: {"statuses": [of each process],
-"phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill"}, where recipe is a key of
-SCRIPTS, and kill is null, {"after": seconds}, or {"in": method, "call": n} with "signal" (SIGKILL) and "rank"
-(0).
+"phases": [...]}. A job: {"recipe", "argv", "processes", "env", "log", "kill", "fixed"}. recipe is a key of
+SCRIPTS; fixed says whether completions and norms are those of `fixed_rollouts`; kill is null, {"after":
+seconds}, or {"in": method, "call": n} with "signal" (SIGKILL), "rank" (0) and "others" ("killed" with it, as
+by a launcher; or "left" alone).
 """
 
 import json
@@ -16,6 +17,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
+
+import fixed_rollouts
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from rft.runs import checkpoint
 from rft.train import grpo, memory_grpo, runner, sft, trl
@@ -76,6 +80,9 @@ def child(job: dict, rank: int, port: int) -> int:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
+    if job.get("fixed"):
+        trl.PolicyTrainer.complete = fixed_rollouts.rollouts
+        Qwen3RMSNorm.forward = fixed_rollouts.norm
     mark_phases(Path(job["log"]).parent, rank)
     kill = job.get("kill") or {}
     if "in" in kill and rank == kill.get("rank", 0):
@@ -136,7 +143,7 @@ def run(job: dict) -> dict:
                 if done:
                     statuses[pid] = os.waitstatus_to_exitcode(status)
         # as a launcher does: one down, all down, those that leave by themselves given time
-        if any(statuses.values()):
+        if any(statuses.values()) and (job.get("kill") or {}).get("others") != "left":
             limit = min(limit, time.monotonic() + (0 if min(statuses.values()) < 0 else 15))
         if time.monotonic() >= limit:
             for pid in pids:

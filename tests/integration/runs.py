@@ -79,9 +79,10 @@ class Server:
         kill: dict | None = None,
         processes: int = 1,
         env: dict | None = None,
+        fixed: bool = False,
     ) -> dict[str, Any]:
         """A run of a recipe of the quickstart in small: its exit codes, what was happening when it was
-        killed, what it said."""
+        killed, what it said. `fixed`: with the completions and norms of `fixed_rollouts`."""
         out.mkdir(parents=True, exist_ok=True)
         log = out / "log.txt"
         before = log.stat().st_size if log.exists() else 0
@@ -109,6 +110,7 @@ class Server:
             "env": env or {},
             "log": str(log),
             "kill": kill,
+            "fixed": fixed,
         }
         start = time.monotonic()
         self.process.stdin.write(json.dumps(job) + "\n")

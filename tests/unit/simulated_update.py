@@ -7,8 +7,12 @@ defaults, where hooks see layers and gradients come and go.
 import functools
 import random
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 import torch
 from fake_gpu import FakeGPU
 from peft import LoraConfig, get_peft_model
@@ -16,6 +20,7 @@ from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rft.plan.memory_estimate import Parallelism
+from rft.prefix_tree import logprobs, sequence_parallel
 from rft.prefix_tree.attention import enable
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
@@ -38,7 +43,8 @@ QUESTIONS, QUESTION_TOKENS, GENERATIONS, COMPLETION_TOKENS = 4, 600, 8, 512
 @dataclass(frozen=True)
 class Update:
     """history: its tokens; lora: train adapters alone, else all weights; tile, offload, keep: as the
-    recipe's fields; batches: micro-batches of an update; layers: of the model."""
+    recipe's fields; batches: micro-batches of an update; layers: of the model; ranks: of a sequence-parallel
+    group."""
 
     history: int
     lora: bool = False
@@ -49,6 +55,7 @@ class Update:
     checkpointing: bool = True
     batches: int = 1
     layers: int = 36
+    ranks: int = 1
 
     @property
     def sharded(self) -> bool:
@@ -157,13 +164,53 @@ def simulate(update: Update, watch: FakeGPU | None = None) -> dict[str, float]:
         gpu.peak = 0
         tree = Tree(*rows_of(update.history), device="cuda:0")
         for _ in range(update.batches):
-            with torch.autocast("cpu", torch.bfloat16), gpu.host_of(activations):
-                logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True)
-            (-torch.exp(logps_BC - logps_BC.detach())).sum().backward()
+            with ranks_of(update, tree) as group:
+                with torch.autocast("cpu", torch.bfloat16), gpu.host_of(activations):
+                    logps_BC, entropies_BC = tree_logps(model, tree, compute_entropy=True, group=group)
+                (-torch.exp(logps_BC - logps_BC.detach())).sum().backward()
             del logps_BC, entropies_BC
         if not update.sharded:
             optimizer.step()
     return {"peak": gpu.peak, "tokens": len(tree.tokens_T), "scored": len(tree.labels_N)}
+
+
+class Ranks:
+    """Stands for torch.distributed on the first of so many ranks, which exchange tensors without data."""
+
+    def __init__(self, ranks: int):
+        self.ranks = ranks
+
+    def get_rank(self, group: Any) -> int:
+        return 0
+
+    def get_world_size(self, group: Any) -> int:
+        return self.ranks
+
+    def all_to_all_single(self, received: torch.Tensor, sent: torch.Tensor, group: Any) -> None: ...
+    def all_reduce(self, x: torch.Tensor, group: Any) -> None: ...
+
+
+@contextmanager
+def ranks_of(update: Update, tree: Tree) -> Iterator[Any]:
+    """The group over which a tree is spread; None if it is one process."""
+    if update.ranks == 1:
+        yield None
+        return
+    ranks = Ranks(update.ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequence_parallel, "dist", ranks)
+        patch.setattr(logprobs, "Shard", lambda *_: first_shard(update, tree, ranks))
+        yield ranks
+
+
+def first_shard(update: Update, tree: Tree, ranks: Ranks) -> sequence_parallel.Shard:
+    """The first rank's part of a tree. What it predicts is found on the host, where tokens have values."""
+    shard = sequence_parallel.Shard(Tree(*rows_of(update.history)), ranks)
+    for name, x in vars(shard).items():
+        if isinstance(x, torch.Tensor):
+            setattr(shard, name, torch.empty(x.shape, dtype=x.dtype, device="cuda:0"))
+    shard.plan = sequence_parallel.ShardPlan(tree, ranks)
+    return shard
 
 
 def step(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter]) -> None:

@@ -1,6 +1,7 @@
 """Dry runs: every shipped recipe says what it will do, and says no where it does not fit."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ def test_128k_fits_80_gb_with_some_to_spare(recipe, on, masters, qwen3_4b, long_
     assert masters in said
     assert "pinned host memory per process, for offloaded checkpoints: 36.0 GiB" in said
     print(said)
+
+
+def test_sequence_parallel_shares_out_the_activations_and_nothing_else(qwen3_4b, long_data, tmp_path, capsys):
+    path = REPOSITORY / "recipes/personamem_v2/grpo_128k.yaml"
+    parts = {}
+    for size, steps in ((1, 1), (8, 8)):
+        words = ["--sequence_parallel", str(size), "--steps_per_generation", str(steps)]
+        words += ["--per_device_train_batch_size", "32", "--dry_run_on", "zero3:8:72"]
+        assert dry_run(path, qwen3_4b, long_data, tmp_path / "out", *words) == 0
+        said = capsys.readouterr().out
+        assert "8 histories x 4 questions x 8 completions = 256 completions per generation" in said
+        (line,) = (line for line in said.splitlines() if line.startswith("  update: "))
+        parts[size] = dict(re.findall(r"(?:\(|, )([^,()]+) ([0-9.]+)", line))
+    assert "1 group of 8 processes (sequence_parallel) with 256 completions each" in said
+    assert float(parts[8].pop("activations")) < float(parts[1].pop("activations")) / 4
+    assert all(parts[8][name] == parts[1][name] for name in ("weights", "gathered weights", "optimizer"))
 
 
 def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, capsys):

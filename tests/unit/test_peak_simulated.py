@@ -5,7 +5,7 @@ import pytest
 import torch
 from simulated_update import Update, qwen3_4b, simulate
 
-from rft.plan.memory_estimate import GIB, ModelShape, Parallelism, Workload, estimate, peak
+from rft.plan.memory_estimate import GIB, ModelShape, Parallelism, Workload, estimate, held, peak
 
 LENGTHS = {"32k": 32_768, "128k": 131_072}
 TILE = 16_384
@@ -44,6 +44,11 @@ OTHERS = [
     Update(LENGTHS["32k"], keep=True, layout=ZERO3),
     Update(LENGTHS["32k"], lora=False, batches=2, tile=TILE, offload=True),
 ]
+RANKS = [  # sequence parallelism
+    Update(LENGTHS[window], lora, layout=layout, ranks=ranks)
+    for window, ranks in (("32k", 2), ("128k", 8))
+    for lora, layout in ((True, Parallelism()), (False, ZERO3))
+]
 
 
 def name(update: Update) -> str:
@@ -62,6 +67,7 @@ def name(update: Update) -> str:
         "tiles" * bool(update.tile),
         "offload" * update.offload,
         "attention" * update.keep,
+        f"{update.ranks}-ranks" * (update.ranks > 1),
     ]
     words += ["kept" * (not update.checkpointing), "accumulates" * (update.batches > 1)]
     return "-".join([window, *filter(None, words)])
@@ -79,7 +85,7 @@ def estimated_and_simulated(update: Update) -> tuple[float, float]:
         offload=update.offload,
         keep=update.keep,
         call=update.history,
-    )
+    ).shared_out(update.ranks)
     expected = peak(
         estimate(
             ModelShape.of(qwen3_4b(update.layers, torch.bfloat16, update.lora), half=True),
@@ -98,7 +104,7 @@ def with_layers(update: Update, layers: int) -> Update:
     return Update(**{**update.__dict__, "layers": layers})
 
 
-@pytest.mark.parametrize("update", [*PLAIN, *SHARDED[-8:], *OTHERS], ids=name)
+@pytest.mark.parametrize("update", [*PLAIN, *SHARDED[-8:], *OTHERS, *RANKS], ids=name)
 def test_the_estimate_is_within_10_percent_at_four_layers(update):
     expected, simulated = estimated_and_simulated(with_layers(update, 4))
     assert abs(expected / simulated - 1) <= 0.1
@@ -111,8 +117,17 @@ def test_128k_fits_one_card_of_80_gb(update):
     assert max(expected, simulated) <= CARD
 
 
+def test_128k_over_8_ranks_takes_little_beside_weights_and_optimizer():
+    update = Update(LENGTHS["128k"], layout=ZERO3, ranks=8)
+    expected, simulated = estimated_and_simulated(update)
+    assert abs(expected / simulated - 1) <= 0.1
+    model = ModelShape.of(qwen3_4b(update.layers), half=True)
+    states, _ = held(model, ZERO3)
+    assert simulated - sum(states.values()) <= 16 * GIB
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("update", [*PLAIN, *SHARDED, *OTHERS], ids=name)
+@pytest.mark.parametrize("update", [*PLAIN, *SHARDED, *OTHERS, *RANKS], ids=name)
 def test_the_estimate_is_within_10_percent_at_full_depth(update):
     expected, simulated = estimated_and_simulated(update)
     assert abs(expected / simulated - 1) <= 0.1
