@@ -29,7 +29,7 @@ def evaluate_model(
     max_new_tokens: int = 1024,
     temperature: float = 0.0,
     samples: int = 1,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     chunk_tokens: int = MemorySettings.chunk_tokens,
     memory_tokens: int = MemorySettings.memory_tokens,
     controls: bool = True,
@@ -48,7 +48,8 @@ def evaluate_model(
         max_new_tokens: maximum tokens per completion.
         temperature: 0 is greedy.
         samples: completions per prompt; with several, set a temperature.
-        batch_size: questions per batch of a model on this machine.
+        batch_size: questions per batch of a model on this machine (None: 32), or histories whose memories
+            are written at the same time (None: 8).
         chunk_tokens: context "memory": maximum tokens of a history that are read at a time.
         memory_tokens: context "memory": maximum tokens of a memory.
         controls: also ask without the history.
@@ -71,8 +72,12 @@ def evaluate_model(
     memory = MemorySettings(chunk_tokens, memory_tokens)
     answerer, control = _answerers(model, context, blind, Path(out).expanduser(), batch_size, memory, asking)
     return evaluate(
-        split, out, answerer, limit=limit, batch_size=batch_size, samples=samples, blind=control, seed=seed
+        split, out, answerer, limit=limit, samples=samples, blind=control, seed=seed, **_given(batch_size)
     )
+
+
+def _given(batch_size: int | None) -> dict[str, Any]:
+    return {} if batch_size is None else {"batch_size": batch_size}
 
 
 def _answerers(
@@ -80,7 +85,7 @@ def _answerers(
     context: str,
     blind: Context | None,
     out: Path,
-    batch_size: int,
+    batch_size: int | None,
     memory: MemorySettings,
     asking: dict[str, Any],
 ) -> tuple[Any, Any]:
@@ -102,5 +107,5 @@ def _answerers(
     control = blind and ModelAnswers(local, blind, **asking)
     if context == "memory":
         folder = out / MEMORIES
-        return MemoryAnswers(local, folder, memory, batch_size=batch_size, **asking), control
+        return MemoryAnswers(local, folder, memory, **_given(batch_size), **asking), control
     return ModelAnswers(local, shown, **asking), control
