@@ -17,6 +17,7 @@ from rft.errors import RecipeError, TrainingError
 from rft.plan.batch import of_a_process
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
+from rft.train import activations
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.recipe import DataArguments, parse
 from rft.train.sequence import SequenceMixin, check_sequence_parallel
@@ -30,7 +31,7 @@ TREES = {
     "two tokens": ([[7, 8], [7, 9]], [1, 1]),
     "no completion": ([[3, 4, 5, 6, 7], [3, 4, 9, 9, 9, 9, 1, 2]], [5, 5]),  # only one rank predicts
 }
-MODELS = {"grouped": {}, "six key heads": HEADS, "no checkpoints": {}}
+MODELS = {"grouped": {}, "six key heads": HEADS, "no checkpoints": {}, "less held": {}}
 CASES = [("grouped", name) for name in TREES] + [(kind, "forest") for kind in MODELS if kind != "grouped"]
 
 
@@ -44,6 +45,11 @@ def model_of(kind):
 def measured(kind, rows, prompts, group=None):
     """Log-probs, entropies, and the mean over the group's ranks of every gradient."""
     model = model_of(kind)
+    if group is not None and kind == "less held":  # as `grpo_128k.yaml`, and with `keep_attention`
+        activations.KEPT_KEYS = 1
+        activations.tile_mlps(model, 5)
+        activations.offload_checkpoints(model)
+        activations.keep_attention(model)
     tables = tree_logps(model, Tree(rows, prompts, min_saving=1), 0.8, True, chunk=8, group=group)
     found = gradients(model, *tables)
     if group is not None:
