@@ -155,8 +155,8 @@ class Workload:
         prefix: tokens in the tree of the prompts of a rollout.
         rows: completions sampled in parallel (0: no rollout).
         completion: maximum number of tokens per completion.
-        ranks: processes that share out the tokens of an update and the rows of a rollout
-            (sequence parallelism). All other fields are those of one of them.
+        ranks: processes over which the tokens of an update are spread (sequence parallelism). All other
+            fields are those of one of them.
     """
 
     update: int
@@ -173,12 +173,9 @@ class Workload:
     ranks: int = 1
 
     def shared_out(self, ranks: int) -> "Workload":
-        """Returns what each of several processes has of this batch. In a rollout each of them prefills the
-        prompts of its rows, so the whole history."""
-        update, scored, call, rows = (
-            -(-n // ranks) for n in (self.update, self.scored, self.call, self.rows)
-        )
-        return replace(self, update=update, scored=scored, call=call, rows=rows, ranks=ranks)
+        """Returns this batch with the tokens of its update spread over several processes."""
+        update, scored, call = (-(-n // ranks) for n in (self.update, self.scored, self.call))
+        return replace(self, update=update, scored=scored, call=call, ranks=ranks)
 
 
 Parts = dict[str, float]

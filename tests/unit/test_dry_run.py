@@ -118,20 +118,24 @@ def test_128k_fits_80_gb_with_some_to_spare(recipe, on, masters, qwen3_4b, long_
     print(said)
 
 
-def test_sequence_parallel_shares_out_the_activations_and_nothing_else(qwen3_4b, long_data, tmp_path, capsys):
+def test_sequence_parallel_spreads_the_activations_and_nothing_else(qwen3_4b, long_data, tmp_path, capsys):
     path = REPOSITORY / "recipes/personamem_v2/grpo_128k.yaml"
-    parts = {}
+    phases = {}
     for size, steps in ((1, 1), (8, 8)):
         words = ["--sequence_parallel", str(size), "--steps_per_generation", str(steps)]
         words += ["--per_device_train_batch_size", "32", "--dry_run_on", "zero3:8:72"]
         assert dry_run(path, qwen3_4b, long_data, tmp_path / "out", *words) == 0
         said = capsys.readouterr().out
         assert "8 histories x 4 questions x 8 completions = 256 completions per generation" in said
-        (line,) = (line for line in said.splitlines() if line.startswith("  update: "))
-        parts[size] = dict(re.findall(r"(?:\(|, )([^,()]+) ([0-9.]+)", line))
+        update, rollout = (
+            re.search(rf"^  {phase}: .*", said, re.M).group() for phase in ("update", "rollout")
+        )
+        phases[size] = dict(re.findall(r"(?:\(|, )([^,()]+) ([0-9.]+)", update)), rollout
     assert "1 group of 8 processes (sequence_parallel) with 256 completions each" in said
-    assert float(parts[8].pop("activations")) < float(parts[1].pop("activations")) / 4
-    assert all(parts[8][name] == parts[1][name] for name in ("weights", "gathered weights", "optimizer"))
+    (alone, rollout_alone), (spread, rollout_spread) = phases[1], phases[8]
+    assert float(spread.pop("activations")) < float(alone.pop("activations")) / 4
+    assert all(spread[name] == alone[name] for name in ("weights", "gathered weights", "optimizer"))
+    assert rollout_spread == rollout_alone  # of 8 histories, one process reads one
 
 
 def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, capsys):

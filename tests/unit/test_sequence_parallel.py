@@ -14,8 +14,10 @@ from tiny_tree import gradients, random_rows, tiny_model
 from trl import ModelConfig
 
 from rft.errors import RecipeError, TrainingError
+from rft.plan.batch import of_a_process
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
+from rft.train import activations
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.recipe import DataArguments, parse
 from rft.train.sequence import SequenceMixin, check_sequence_parallel
@@ -29,7 +31,7 @@ TREES = {
     "two tokens": ([[7, 8], [7, 9]], [1, 1]),
     "no completion": ([[3, 4, 5, 6, 7], [3, 4, 9, 9, 9, 9, 1, 2]], [5, 5]),  # only one rank predicts
 }
-MODELS = {"grouped": {}, "six key heads": HEADS, "no checkpoints": {}}
+MODELS = {"grouped": {}, "six key heads": HEADS, "no checkpoints": {}, "less held": {}}
 CASES = [("grouped", name) for name in TREES] + [(kind, "forest") for kind in MODELS if kind != "grouped"]
 
 
@@ -43,6 +45,11 @@ def model_of(kind):
 def measured(kind, rows, prompts, group=None):
     """Log-probs, entropies, and the mean over the group's ranks of every gradient."""
     model = model_of(kind)
+    if group is not None and kind == "less held":  # as `grpo_128k.yaml`, and with `keep_attention`
+        activations.KEPT_KEYS = 1
+        activations.tile_mlps(model, 5)
+        activations.offload_checkpoints(model)
+        activations.keep_attention(model)
     tables = tree_logps(model, Tree(rows, prompts, min_saving=1), 0.8, True, chunk=8, group=group)
     found = gradients(model, *tables)
     if group is not None:
@@ -149,6 +156,20 @@ def test_a_group_shares_out_rows_and_asks_once(found):
     doubled, once, error = found[2]
     assert doubled == [[], [(3, 0)], [(2, 0), (2, 2), (3, 4), (3, 6), (3, 8)]]
     assert once == 2 and error == "on rank 2"
+
+
+@pytest.mark.parametrize(
+    ("rows", "unit", "ranks", "most"),
+    [
+        (256, 32, 1, (256, 8)),
+        (256, 32, 8, (32, 1)),  # a history to each
+        (96, 32, 2, (48, 2)),  # both read the second of three
+        (32, 32, 8, (4, 1)),  # all read the same one
+        (2, 2, 4, (1, 1)),  # two processes have nothing to sample
+    ],
+)
+def test_a_dry_run_knows_what_a_process_samples(rows, unit, ranks, most):
+    assert of_a_process(rows, unit, ranks) == most
 
 
 @pytest.fixture
