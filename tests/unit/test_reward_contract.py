@@ -14,6 +14,8 @@ from rft.data.prompt import PromptTokens
 from rft.errors import RecipeError, TrainingError
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.metrics.table import find
+from rft.report.training import write_report
+from rft.runs.tracking import MetricsFile
 from rft.tasks.load import load_split
 from rft.train.grpo_config import HistoryGRPOConfig
 from rft.train.histories import HistoryArm
@@ -91,6 +93,20 @@ def test_the_example_of_the_page_runs_in_both_arms(arm, make, page, tmp_path):
     ].keys()
     logged_names = {name for entry in trainer.state.log_history for name in entry} - {"step", "epoch"}
     assert [name for name in logged_names if find(name) is None] == []
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_metric_of_the_page_is_logged_and_rewards_nothing(arm, make, page, tmp_path):
+    (tmp_path / "watch.py").write_text(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    watch = reward.load(f"{tmp_path / 'watch.py'}:shown_option")
+    trainer = make(arm, [watch, lambda completions: [1.0] * len(completions)])
+    trainer.add_callback(MetricsFile())
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "reward" in entry)
+    assert 0 <= logged["shown_option"] <= 1 and find("shown_option") is None
+    assert logged["reward"] == 1 and "rewards/shown_option/mean" not in logged
+    write_report(tmp_path, tmp_path / "page.html")
+    assert "<h3>shown_option</h3>" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("arm", ARMS)
