@@ -159,7 +159,11 @@ def _answerers(
         for key in ("base_url", "vllm"):
             if getattr(args, key):
                 logger.warning("--%s is ignored: a rule does not use it", key.replace("_", "-"))
-        return RuleAnswers(args.rule), None, _settings(args, {}, "a rule does not use it")
+        return (
+            RuleAnswers(args.rule),
+            None,
+            _settings(args, {"batch_size": ON_THIS_MACHINE["batch_size"]}, "a rule does not use it"),
+        )
     kind = ENDPOINT if args.base_url else ON_THIS_MACHINE
     why = "the model is served at a URL" if args.base_url else "the model runs on this machine"
     settings = _settings(args, ASKING | kind | RETRIEVAL | MEMORY | JUDGE, why)

@@ -98,9 +98,8 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         default=0.0,
         metadata={
             "help": (
-                "Share of the histories of a generation whose questions are asked without the history, or"
-                " with an empty memory. The model then also learns what can be known without reading, so"
-                " that the blind baseline of an evaluation is fair."
+                "Share of the histories whose questions are asked without the history, or with an empty"
+                " memory, so that the blind baseline of an evaluation is fair."
             )
         },
     )
@@ -108,9 +107,8 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         default=0,
         metadata={
             "help": (
-                "Rounds in which groups whose completions all have the same reward, which teach nothing, are"
-                " replaced by other questions of the history, or by another memory's history and questions"
-                " (dynamic sampling, DAPO). What is flat after the last round stays. 0: nothing is redrawn."
+                "Rounds in which groups whose completions all have the same reward are replaced by other"
+                " questions of the history, or by those of another memory (DAPO's dynamic sampling)."
             )
         },
     )

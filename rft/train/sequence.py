@@ -32,15 +32,14 @@ T = TypeVar("T")
 
 @dataclass
 class SequenceConfig:
-    """Sequence parallelism. A mixin; list it before a TrainingArguments class."""
+    """One history over several processes. A mixin; list it before a TrainingArguments class."""
 
     sequence_parallel: int = field(
         default=1,
         metadata={
             "help": (
-                "Number N of processes that train the same rows together, each with 1/N of the tokens of a"
-                " tree and, in attention, 1/N of the heads (Ulysses). It must divide the number of processes"
-                " and of query heads. Batch sizes then count rows per group of N processes."
+                "Number N of processes that train the same rows together, each with 1/N of a tree's tokens"
+                " and of the query heads (Ulysses). Batch sizes then count rows per group of N."
             )
         },
     )

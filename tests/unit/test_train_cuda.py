@@ -17,6 +17,7 @@ from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.run import evaluate
 from rft.models import loading as loading
 from rft.models.local import LocalModel
+from rft.prefix_tree import cudnn
 from rft.prefix_tree import sample as sampling
 from rft.prefix_tree.sample import Pace
 from rft.tasks.load import load_split
@@ -112,6 +113,9 @@ def test_two_steps_are_those_of_the_cpu(kernel, kind, mini_data, tiny_checkpoint
     start = weights(trainers[0].model).clone()
     trainers[0].train()
     with on_cpu(monkeypatch, flash_attn=kernel == "package") as ran:
+        if kernel == "cudnn":
+            monkeypatch.setenv(cudnn.CHOICE, "cudnn")
+            monkeypatch.setattr(cudnn, "LEAST", 2)
         trainers.append(kind(mini_data, tiny_checkpoint, tmp_path / "cuda", mixed))
         trainers[1].train()
     # SFT samples nothing
