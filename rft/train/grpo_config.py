@@ -80,8 +80,7 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         default=3,
         metadata={
             "help": (
-                "reward.personamem gives 0 if the thought has fewer different words than this (single letters"
-                " do not count)."
+                "reward.personamem gives 0 if a thought has fewer different words than this, letters left out."
             )
         },
     )

@@ -32,7 +32,10 @@ T = TypeVar("T")
 
 @dataclass
 class SequenceConfig:
-    """One history over several processes. A mixin; list it before a TrainingArguments class."""
+    """One history over several processes.
+
+    A mixin; list it before a TrainingArguments class.
+    """
 
     sequence_parallel: int = field(
         default=1,
