@@ -80,7 +80,7 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         default=3,
         metadata={
             "help": (
-                "reward.personamem gives 0 if a thought has fewer different words than this, letters left out."
+                "Fewest different words of a thought, without letters; below it reward.personamem gives 0."
             )
         },
     )
