@@ -1,5 +1,8 @@
 """The `rft` command: what it lists, and how it refuses."""
 
+import subprocess
+import sys
+
 import pytest
 
 from rft.cli import COMMANDS, TRAINING, main
@@ -28,3 +31,8 @@ def test_a_group_lists_its_commands(words, capsys):
 def test_an_unknown_command_is_an_error(words, capsys):
     assert main(words) == 2
     assert f"error: no such command: {' '.join(words)}" in capsys.readouterr().err
+
+
+def test_the_package_runs_as_the_command():
+    done = subprocess.run([sys.executable, "-m", "rft", "recipes"], capture_output=True, text=True)
+    assert done.returncode == 0 and "quickstart/grpo.yaml" in done.stdout
