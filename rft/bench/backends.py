@@ -7,12 +7,10 @@ included if PyTorch can activate them (`torch.nn.attention.activate_flash_attent
 """
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -35,8 +33,9 @@ Make = Callable[[int, int, bool, torch.device], Any]
 
 
 def flash(queries: int, keys: int, causal: bool, on: torch.device) -> Any:
-    """FlashAttention, as short spans are attended in training."""
-    return call([(0, queries)], [(0, keys)], causal, on)
+    """FlashAttention, as short spans are attended in training; its twin on a CPU."""
+    one = call([(0, queries)], [(0, keys)], causal, on)
+    return getattr(one, "flash", one)
 
 
 def by_cudnn(queries: int, keys: int, causal: bool, on: torch.device) -> Any:
@@ -109,17 +108,10 @@ def _all(on: str) -> Iterator[tuple[str, Make]]:
 
 @contextmanager
 def _active(name: str) -> Iterator[None]:
-    """Leaves long spans to FlashAttention, PyTorch's replaced by this implementation if `name` is one."""
-    with patch.dict(os.environ, {cudnn.CHOICE: "flash"}):
-        if name in IMPLEMENTATIONS:
-            with _activated(name):
-                yield
-        else:
-            yield
-
-
-@contextmanager
-def _activated(name: str) -> Iterator[None]:
+    """Replaces PyTorch's FlashAttention by this implementation, if `name` is one."""
+    if name not in IMPLEMENTATIONS:
+        yield
+        return
     if flash_attn() is not None:
         raise ModelError(
             "the flash_attn package is installed and takes precedence; remove it to measure this"

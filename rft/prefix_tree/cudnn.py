@@ -156,8 +156,6 @@ def _measured_least(
             ThreadPoolExecutor(1) as thread,
         ):
             measured = thread.submit(measure, device, dtype, heads, key_heads, flash).result()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
         give_up(error)
         return math.inf
@@ -176,7 +174,9 @@ _given_up: list[str] = []
 
 
 def give_up(error: RuntimeError) -> None:
-    """FlashAttention attends all spans from now on, which the log says once."""
+    """FlashAttention attends all spans from now on, which the log says once. Raises out of memory again."""
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
     if not _given_up:
         _given_up.append(str(error).strip().split("\n")[0])
         logger.warning("long spans: FlashAttention attends them, since cuDNN failed (%s)", _given_up[0])

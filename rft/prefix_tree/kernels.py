@@ -313,8 +313,6 @@ class VarlenCall:
         if self.pairs and self.pairs >= cudnn.least_pairs(q, k, Flash.of_one_span):
             try:
                 return work(self.long_span)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
                 cudnn.give_up(error)
         return work(self.flash)

@@ -13,40 +13,17 @@ query heads, K key heads, D head size.
 import inspect
 from collections import Counter
 from contextlib import contextmanager
+from importlib import import_module
+from pkgutil import iter_modules
 from types import FunctionType, SimpleNamespace
 
 import torch
 
-from rft.prefix_tree import (
-    attention,
-    cache,
-    cudnn,
-    decode,
-    forward,
-    graph,
-    kernels,
-    layout,
-    logprobs,
-    sample,
-    support,
-    weights,
-)
+from rft import prefix_tree
+from rft.prefix_tree import cudnn, kernels
 
 HALF = (torch.bfloat16, torch.float16)
-MODULES = (
-    attention,
-    cache,
-    cudnn,
-    decode,
-    forward,
-    graph,
-    kernels,
-    layout,
-    logprobs,
-    sample,
-    support,
-    weights,
-)
+MODULES = [import_module(f"rft.prefix_tree.{found.name}") for found in iter_modules(prefix_tree.__path__)]
 
 
 class Refused(RuntimeError):
