@@ -22,6 +22,14 @@ def screen(**settings: Any) -> "Console":
     return console if console.is_terminal else Console(**settings, width=max(WIDTH, console.width))
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, as in "1 history" or "2,550 histories"."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "ch")) else "s")
+    return f"{number:,} {plural}"
+
+
 def leave_out(logger_name: str, words: str) -> None:
     """Drops the lines of a library's logger that contain `words`."""
     logging.getLogger(logger_name).addFilter(lambda record: words not in record.getMessage())

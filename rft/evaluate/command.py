@@ -21,6 +21,7 @@ from rft.memory.agent import MemorySettings
 from rft.models.options import ENDPOINT
 from rft.records.summary import Control, Summary
 from rft.runs.account import check_account
+from rft.screen import counted
 from rft.tasks.load import load_split
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
         too_long = sum(summary.too_long for summary in summaries.values())
         too_long_note = f" ({too_long} too long for the model: see above)" if too_long else ""
         print(
-            f"{lost} answers are missing or not scored{too_long_note}; run the same command again to retry"
-            " them",
+            f"answers missing or not scored: {lost}{too_long_note}; run the same command again to retry them",
             file=sys.stderr,
         )
     return 1 if lost else 0
@@ -113,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
 def headline(summary: Summary) -> str:
     """One line: accuracy with its interval, sample sizes, and the accuracy of the controls."""
     if summary.accuracy is None or summary.ci95 is None:
-        return f"{summary.model}, context {summary.context}: {summary.asked} answers, none of them scored"
+        answers = counted(summary.asked, "answer")
+        return f"{summary.model}, context {summary.context}: {answers}, none of them scored"
     low, high = summary.ci95
     controls = summary.controls
     beside = [
@@ -123,7 +124,8 @@ def headline(summary: Summary) -> str:
     ]
     return (
         f"{summary.model}, context {summary.context}: {summary.accuracy:.1%} right "
-        f"(95 % interval {low:.1%} to {high:.1%}; {summary.n} questions, {summary.personas} personas; "
+        f"(95 % interval {low:.1%} to {high:.1%}; {counted(summary.n, 'question')},"
+        f" {counted(summary.personas, 'persona')}; "
         f"{summary.unparsed_rate:.1%} without a readable answer"
         + (f", {summary.refused_rate:.1%} refused" if summary.refused_rate else "")
         + ")"

@@ -14,6 +14,7 @@ from rft.errors import DataError
 from rft.records.comparison import Against, ComparedRun, Comparison, Difference, SameAnswers
 from rft.records.row import ResultRow, mean_scores
 from rft.records.summary import Summary, read_summary
+from rft.screen import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{name} against {comparison.first}: {100 * overall.difference:+.1f} points (95 %"
             f" interval {100 * low:+.1f} to {100 * high:+.1f}; permutation test p = {overall.p:.2g};"
-            f" {overall.n} questions); {result.answers.same} of {result.answers.n} answers"
+            f" {counted(overall.n, 'question')}); {result.answers.same} of {result.answers.n} answers"
             " are the same word for word"
         )
     print(f"report: {out / 'report.html'}")

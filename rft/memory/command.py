@@ -18,6 +18,7 @@ from rft.memory import store, text
 from rft.memory.agent import MemorySettings
 from rft.memory.write import Turn
 from rft.models.options import add_options
+from rft.screen import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +125,7 @@ def _read(
     chunks = agent.chunks(history)
     done = memory_store.unread(chunks)
     console.print(
-        f"{args.history}: {len(history.turns)} messages in {len(chunks)} chunks"
+        f"{args.history}: {counted(len(history.turns), 'message')} in {counted(len(chunks), 'chunk')}"
         + (f", {done} of them already read" if done else ""),
         markup=False,
     )
@@ -140,9 +141,10 @@ def _read(
     read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
     cut, empty = sum(turn.cut for turn in record.turns), sum(turn.empty for turn in record.turns)
     console.print(
-        f"{args.out}: {agent.count(memory_store.read(args.memory_tokens, agent.count))} tokens after"
-        f" {len(record.turns)} chunks; {cut} updates too long and cut, {empty} empty; tokens read: {read},"
-        f" written: {written}; {len(chunks) - done} chunks in {time.monotonic() - start:.1f} s",
+        f"{args.out}: {counted(agent.count(memory_store.read(args.memory_tokens, agent.count)), 'token')}"
+        f" after {counted(len(record.turns), 'chunk')}; updates too long and cut: {cut}, empty: {empty};"
+        f" tokens read: {read}, written: {written};"
+        f" {counted(len(chunks) - done, 'chunk')} in {time.monotonic() - start:.1f} s",
         markup=False,
     )
     return 0
@@ -166,7 +168,7 @@ def print_changes(before: str, after: str, console: "Console") -> None:
     for kind, line in changes:
         if kind != "kept":
             console.print(MARKS[kind][0] + line.removeprefix("- "), style=MARKS[kind][1], markup=False)
-    console.print(f"  {sum(kind == 'kept' for kind, _ in changes)} lines kept", style="dim")
+    console.print(f"  {counted(sum(kind == 'kept' for kind, _ in changes), 'line')} kept", style="dim")
 
 
 def _show(args: argparse.Namespace, console: "Console") -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rft.errors import DataError
 from rft.llm.settings import add_llm_options, llm_settings
-from rft.screen import screen
+from rft.screen import counted, screen
 from rft.simulate.profile import PROFILES, QWEN
 
 
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
     record = simulate(settings, args.out, workers, args.overwrite, screen(stderr=True))
     counts = record["counts"]
     console.print(
-        f"{args.out}: {sum(counts['personas'].values()):,} personas, {counts['preferences']:,} preferences, "
-        f"{counts['topics']} topics",
+        f"{args.out}: {counted(sum(counts['personas'].values()), 'persona')},"
+        f" {counted(counts['preferences'], 'preference')}, {counted(counts['topics'], 'topic')}",
         soft_wrap=True,
     )
     console.print("questions: " + ", ".join(f"{s} {n:,}" for s, n in counts["questions"].items()))
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         console.print(
             "LLM: "
             + ", ".join(f"{name} {value:,.6g}" for name, value in record["usage"].items())
-            + f"; {sum(record['rejected'].values())} questions rejected"
+            + f"; {counted(sum(record['rejected'].values()), 'question')} rejected"
         )
     table = Table("audit (chance 25 %)", *record["audit"], title_justify="left")
     for label, cells in table_rows(record["audit"].values()).items():

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+from rft.screen import counted
 from rft.tasks import locomo, longmemeval, personamem_v1, prefeval
 from rft.tasks.dataset_writer import CARD, DatasetWriter
 
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     ) as dataset:
         module.convert(Path(args.source).expanduser(), dataset, args)
     print(
-        f"{args.out}: {', '.join(f'{count:,} questions in {name}' for name, count in dataset.counts.items())}"
+        f"{args.out}: "
+        + ", ".join(f"{counted(count, 'question')} in {name}" for name, count in dataset.counts.items())
     )
     for reason, count in Counter(drop.reason for drop in dataset.dropped).items():
         print(f"dropped {count}: {reason}")

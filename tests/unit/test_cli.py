@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from rft.cli import COMMANDS, TRAINING, main
+from rft.screen import counted
 
 
 def test_every_command_is_listed(capsys):
@@ -36,3 +37,16 @@ def test_an_unknown_command_is_an_error(words, capsys):
 def test_the_package_runs_as_the_command():
     done = subprocess.run([sys.executable, "-m", "rft", "recipes"], capture_output=True, text=True)
     assert done.returncode == 0 and "quickstart/grpo.yaml" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "number, noun, text",
+    [
+        (1, "history", "1 history"),
+        (0, "persona", "0 personas"),
+        (2550, "memory", "2,550 memories"),
+        (2, "batch", "2 batches"),
+    ],
+)
+def test_a_number_has_a_noun_in_singular_or_plural(number, noun, text):
+    assert counted(number, noun) == text

@@ -7,7 +7,7 @@ from pathlib import Path
 from rft.errors import DataError
 from rft.llm.settings import add_llm_options, llm_settings
 from rft.models.options import number, positive
-from rft.screen import screen
+from rft.screen import counted, screen
 
 WORKERS, PER_HISTORY, HELD_OUT = 4, 25, 0.1
 REASONS = 8  # most frequent reasons that are printed
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if made["unchanged"]:
         say(f"{args.out} already contains these questions; nothing was paid for")
     users = {name: len(people) for name, people in made["users"].items()}
-    say(f"{args.out}: {sum(made['questions'].values()):,} questions ({listed(made['kinds'])})")
+    say(f"{args.out}: {counted(sum(made['questions'].values()), 'question')} ({listed(made['kinds'])})")
     say(f"questions: {listed(made['questions'])}")
     say(f"users, none in two splits: {listed(users)}")
     if not users["benchmark"]:
