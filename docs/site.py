@@ -40,6 +40,8 @@ INCLUDED = {  # page of the site -> file of the repository
 FILES = (
     "recipes/quickstart/report.png",
     "recipes/personamem_v2/step_time.svg",
+    "recipes/personamem_v2/gpu_h200.json",
+    "recipes/smollm2/curves.svg",
     "examples/evaluate_model.py",
     "examples/brief.py",
     "examples/chats_to_memory.py",

@@ -6,6 +6,7 @@ The Python reference and the links of generated pages are checked by mkdocs itse
 import argparse
 import importlib
 import importlib.util
+import posixpath
 import re
 import shlex
 from dataclasses import fields
@@ -72,6 +73,20 @@ def test_relative_links_lead_to_files_or_generated_pages(repository, site, autho
         if not (to := (path.parent / found[1]).resolve()).exists() and to not in generated
     ]
     assert not broken
+
+
+def test_links_of_included_files_lead_to_what_the_site_has(repository, site, authored):
+    there = {*authored, *site.INCLUDED, *site.GENERATED, *(f"files/{file}" for file in site.FILES)}
+    there |= {path.relative_to(repository / "docs").as_posix() for path in (repository / "docs").rglob("*.*")}
+    lost = [
+        f"{source}: {found[1]}"
+        for page, source in site.INCLUDED.items()
+        for found in site.LINK.finditer(
+            site.relinked((repository / source).read_text(encoding="utf-8"), source, page)
+        )
+        if posixpath.normpath(posixpath.join(posixpath.dirname(page), found[1])) not in there
+    ]
+    assert not lost
 
 
 def test_links_of_included_files_become_links_between_pages(site):
