@@ -168,7 +168,8 @@ class _Import:
                 counts.mapped += entry.mapped
         if not any(counts.messages for counts in self.counts.values()):
             problems = [f"{file.name}: {problem}" for file in self.files for problem in file.problems]
-            raise DataError(problems[0] if problems else f"{self.files[0].name}: no message of a user in it")
+            reason = problems[0] if problems else f"{self.files[0].name}: no message of a user in it"
+            raise DataError(f"nothing is written, since no chat could be used: {reason}")
         if len(self.joined) > 1:
             self.reading.say(f"--user: the data name {len(self.joined)} users, which are imported as one")
         (folder / HISTORIES).mkdir()
