@@ -18,7 +18,7 @@ from rft.data.history import History
 from rft.data.prompt import SYSTEM, final_message
 from rft.data.question import Question
 from rft.errors import DataError
-from rft.evaluate.answer import Answer
+from rft.evaluate.answer import HISTORIES_AT_ONCE, Answer
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.timeline import memory_path
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message
@@ -56,7 +56,7 @@ class Memory:
         temperature: float = 0.0,
         seed: int = 0,
         token_cache: Path | str | None = None,
-        batch_size: int = 8,
+        batch_size: int = HISTORIES_AT_ONCE,
     ):
         self.model, self.folder = model, Path(folder).expanduser()
         self.agent = MemoryAgent(model.tokenizer, memory, token_cache)
@@ -180,7 +180,7 @@ class MemoryAnswers(ModelAnswers):
         temperature: float = 0.0,
         seed: int = 0,
         token_cache: Path | str | None = None,
-        batch_size: int = 8,
+        batch_size: int = HISTORIES_AT_ONCE,
         reader: Generator | None = None,
     ):
         self.memory = Memory(model, folder, memory, temperature, seed, token_cache, batch_size)
