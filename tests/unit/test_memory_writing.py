@@ -20,19 +20,26 @@ def model(repository) -> LocalModel:
     return LocalModel(repository / "recipes/quickstart/base", device="cpu", dtype="float32")
 
 
-def history(count: int, start: str) -> History:
+def history(count: int, liking: str) -> History:
     told = tuple(
         message
         for i in range(count)
         for message in (
-            Message("user", f"{start}, I enjoy listening to jazz since day {i}."),
+            Message("user", f"I love {liking}. This is day {i}."),
             Message("assistant", "That sounds like a good evening."),
         )
     )
     return History(history_id(told), "", "chat.json", told)
 
 
-HISTORIES = [history(count, f"Hello {count}") for count in (1, 6, 2, 1, 4)]
+LIKINGS = {
+    "playing golf": 1,
+    "listening to jazz": 6,
+    "eating figs": 2,
+    "doing knitting": 1,
+    "baking cookies": 4,
+}
+HISTORIES = [history(count, liking) for liking, count in LIKINGS.items()]
 
 
 def written(folder) -> dict[str, bytes]:
