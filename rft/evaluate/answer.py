@@ -14,6 +14,11 @@ from pydantic import JsonValue
 from rft.data.history import History
 from rft.data.question import Question
 
+BATCH_SIZE = 32
+"""Questions that a model on this machine answers at the same time, unless told otherwise."""
+HISTORIES_AT_ONCE = 8
+"""Histories whose memories it writes at the same time, unless told otherwise."""
+
 
 @dataclass(frozen=True)
 class Answer:

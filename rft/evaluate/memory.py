@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from rft.data.history import History
 from rft.data.prompt import SYSTEM, final_message
 from rft.data.question import Question
 from rft.errors import DataError
-from rft.evaluate.answer import Answer
+from rft.evaluate.answer import HISTORIES_AT_ONCE, Answer
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.timeline import memory_path
 from rft.memory.agent import MemoryAgent, MemorySettings, answer_message
 from rft.memory.store import MemoryRecord, MemoryStore, read_memory, read_record
+from rft.memory.throughput import Throughput
 from rft.memory.write import write
 from rft.models.local import Generator
 
@@ -56,7 +56,7 @@ class Memory:
         temperature: float = 0.0,
         seed: int = 0,
         token_cache: Path | str | None = None,
-        batch_size: int = 8,
+        batch_size: int = HISTORIES_AT_ONCE,
     ):
         self.model, self.folder = model, Path(folder).expanduser()
         self.agent = MemoryAgent(model.tokenizer, memory, token_cache)
@@ -89,7 +89,8 @@ class Memory:
         return f"a memory of {len(memory.splitlines())} lines, {self.agent.count(memory)} tokens"
 
     def prepare(self, histories: Sequence[History]) -> None:
-        """Writes the memories that do not exist yet, `batch_size` histories at a time.
+        """Writes the memories that do not exist yet, `batch_size` histories at a time, and prints what it
+        took. Long histories come first: one that came last would be read alone.
 
         Raises:
             DataError: a memory comes from another model or other settings, another process is writing it, or
@@ -98,22 +99,28 @@ class Memory:
         """
         from rich.progress import track
 
+        from rft.screen import screen
+
         todo = [history for history in histories if not self._is_finished(history)]
+        if not todo:
+            return
+        console, throughput = screen(stderr=True), Throughput(len(todo), self.batch_size)
         for history in todo:
             self.agent.check_length(history, self.model.longest, self.model.name)
-        if todo:
-            logger.info(
-                "memories: reading %d of %d histories into %s", len(todo), len(histories), self.folder
-            )
-        starts = range(0, len(todo), self.batch_size)
-        for start in track(starts, "writing memories", transient=True, disable=not todo):
-            batch = todo[start : start + self.batch_size]
-            with ExitStack() as stack:
-                stores = [
-                    stack.enter_context(MemoryStore(self._path(history), self.writer)) for history in batch
-                ]
-                for _ in write(self.agent, self._generate, self.model.end_ids, batch, stores):
-                    pass
+        logger.info("memories: reading %d of %d histories into %s", len(todo), len(histories), self.folder)
+        todo.sort(key=lambda history: -len(self.agent.chunks(history)))
+
+        def generate(prompts: list[list[int]], longest: int) -> list[list[int]]:
+            completions = self._generate(prompts, longest)
+            throughput.add(prompts, completions)
+            return completions
+
+        stores = ((history, MemoryStore(self._path(history), self.writer)) for history in todo)
+        turns = write(self.agent, generate, self.model.end_ids, stores, self.batch_size)
+        unread = sum(len(self.agent.chunks(history)) - self._updates(history) for history in todo)
+        for _ in track(turns, "writing memories", total=unread, console=console, transient=True):
+            pass
+        console.print(throughput.line(), markup=False, highlight=False)
 
     def writing_tokens(self, history: History) -> int:
         """Number of tokens read to write the memory of a history."""
@@ -138,6 +145,10 @@ class Memory:
         """None if there is no memory file, also if the user has deleted it."""
         path = self._path(history)
         return read_record(path) if path.exists() else None
+
+    def _updates(self, history: History) -> int:
+        record = self._record(history)
+        return len(record.turns) if record is not None else 0
 
     def _is_finished(self, history: History) -> bool:
         record = self._record(history)
@@ -169,7 +180,7 @@ class MemoryAnswers(ModelAnswers):
         temperature: float = 0.0,
         seed: int = 0,
         token_cache: Path | str | None = None,
-        batch_size: int = 8,
+        batch_size: int = HISTORIES_AT_ONCE,
         reader: Generator | None = None,
     ):
         self.memory = Memory(model, folder, memory, temperature, seed, token_cache, batch_size)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rft.data.question import MOST
+from rft.evaluate.answer import BATCH_SIZE, HISTORIES_AT_ONCE
 from rft.evaluate.context import CONTEXTS
 from rft.evaluate.rules import RULES
 from rft.memory.agent import MemorySettings
@@ -25,7 +26,7 @@ ASKING: dict[str, Any] = {
     "open_ended": False,
     "no_controls": False,
 }
-ON_THIS_MACHINE: dict[str, Any] = {"batch_size": 32, "token_cache": "~/.cache/rft/tokens"}
+ON_THIS_MACHINE: dict[str, Any] = {"batch_size": BATCH_SIZE, "token_cache": "~/.cache/rft/tokens"}
 RETRIEVAL: dict[str, Any] = {"passages": 10, "embedding_model": None, "embedding_base_url": None}
 MEMORY: dict[str, Any] = asdict(MemorySettings())
 JUDGE: dict[str, Any] = {
@@ -123,8 +124,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="N",
         help=(
-            "questions per batch, of one history (default: 32); histories whose memories are written at the"
-            " same time (default: 8)"
+            f"questions per batch, of one history (default: {BATCH_SIZE}); histories whose memories are"
+            f" written at the same time (default: {HISTORIES_AT_ONCE})"
         ),
     )
     here.add_argument(

@@ -17,7 +17,7 @@ from rft.data.history import History
 from rft.data.prompt import final_message
 from rft.data.question import Question
 from rft.errors import DataError
-from rft.evaluate.answer import Answer, Answerer, StreamingAnswerer, Unanswered, WritesMemories
+from rft.evaluate.answer import BATCH_SIZE, Answer, Answerer, StreamingAnswerer, Unanswered, WritesMemories
 from rft.evaluate.results import Results
 from rft.evaluate.variants import variant_parts, variants_of
 from rft.files import write_whole
@@ -61,7 +61,7 @@ class EvaluationSettings:
     orders: int = 1
     open_ended: bool = False
     judged: bool = False
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE
 
     def identity(self) -> dict[str, JsonValue]:
         """The settings that all answers of one folder must share; a limit may change."""
@@ -83,7 +83,7 @@ def evaluate(
     answerer: Answerer | StreamingAnswerer,
     *,
     limit: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     samples: int = 1,
     option_orders: int = 1,
     judge: "Judge | None" = None,

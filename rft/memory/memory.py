@@ -108,12 +108,12 @@ class Memory:
         return MemoryStore(self.path, self._writer)
 
     def reading(self, history: History, store: MemoryStore) -> Iterator[Turn]:
-        """Returns an iterator that reads the next unread chunk at each step. Raises the same errors as
-        `read`."""
+        """Returns an iterator that reads the next unread chunk at each step, and closes the store after the
+        last. Raises the same errors as `read`."""
         if isinstance(self.agent, EndpointAgent):
-            return turns(self.agent, self.agent.propose, [history], [store])
+            return turns(self.agent, self.agent.propose, [(history, store)])
         self.agent.check_length(history, self.model.longest, self.model.name)
-        return write(self.agent, self._generate, self.model.end_ids, [history], [store])
+        return write(self.agent, self._generate, self.model.end_ids, [(history, store)])
 
     def answer(self, question: str, max_new_tokens: int = 1024) -> str:
         """Returns the answer to a question from the memory alone.

@@ -94,6 +94,10 @@ class MemoryStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets other processes write the memory; closing twice does no harm."""
         self._lock.release()
 
     def read(self, budget: int, count: Count) -> str:

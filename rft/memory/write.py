@@ -2,10 +2,11 @@
 every update.
 
 Invariant: an interrupted and resumed run ends with the same memories as an uninterrupted one (at temperature
-0). A chunk whose update is stored is never read again.
+0). A chunk whose update is stored is never read again. As long as histories wait, every round reads a chunk
+of as many histories as there is room for: one that is finished makes room for the next.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,8 +68,8 @@ def write(
     agent: MemoryAgent,
     generate: Generate,
     end_ids: Sequence[int],
-    histories: Sequence[History],
-    stores: Sequence[MemoryStore],
+    histories: Iterable[tuple[History, MemoryStore]],
+    width: int = 1,
 ) -> Iterator[Turn]:
     """Same as `turns`, for a model that generates token ids."""
     budget = agent.settings.memory_tokens
@@ -81,30 +82,69 @@ def write(
             for prompt, completion, memory in zip(prompts, completions, memories, strict=True)
         ]
 
-    return turns(agent, propose, histories, stores)
+    return turns(agent, propose, histories, width)
 
 
 def turns(
-    agent: Agent, propose: Propose, histories: Sequence[History], stores: Sequence[MemoryStore]
+    agent: Agent, propose: Propose, histories: Iterable[tuple[History, MemoryStore]], width: int = 1
 ) -> Iterator[Turn]:
-    """Reads the unread chunks of each history into its store, one chunk of every history at a time.
+    """Reads the unread chunks of each history into its store, in rounds of one chunk each.
+
+    Args:
+        agent: cuts histories into chunks.
+        propose: makes the updates of a round.
+        histories: each history with its open store. A pair is taken when there is room for it, and its store
+            is closed when its history is read or an error ends the reading.
+        width: maximum number of histories in a round.
 
     Yields:
         Each update after it is stored.
 
     Raises:
-        DataError: same as the stores; if a history does not match its store, before anything is generated.
+        DataError: same as the stores; if a history does not match its store, before anything of it is read.
     """
-    budget = agent.settings.memory_tokens
-    chunks = [agent.chunks(history) for history in histories]
-    places = [store.unread(of) for store, of in zip(stores, chunks, strict=True)]
-    memories = [store.read(budget, agent.count) for store in stores]
-    while todo := [i for i in range(len(histories)) if places[i] < len(chunks[i])]:
-        proposals = propose([chunks[i][places[i]] for i in todo], [memories[i] for i in todo])
-        for i, proposal in zip(todo, proposals, strict=True):
-            chunk, before, last = chunks[i][places[i]], memories[i], places[i] + 1 == len(chunks[i])
-            stores[i].append(
-                places[i], chunk, proposal.update, proposal.input_tokens, proposal.output_tokens, last
-            )
-            places[i], memories[i] = places[i] + 1, proposal.update.memory
-            yield Turn(histories[i], chunk, places[i], len(chunks[i]), before, proposal.update)
+    waiting = iter(histories)
+    reading: list[_Reading] = []
+    try:
+        while True:
+            while len(reading) < width and (entering := next(waiting, None)) is not None:
+                reading.append(_Reading(*entering))
+                reading[-1].begin(agent)
+                if reading[-1].finished:
+                    reading.pop().store.close()
+            if not reading:
+                return
+            proposals = propose([one.chunks[one.place] for one in reading], [one.memory for one in reading])
+            for one, proposal in zip(reading, proposals, strict=True):
+                yield one.store_update(proposal)
+                if one.finished:
+                    one.store.close()
+            reading = [one for one in reading if not one.finished]
+    finally:
+        for one in reading:
+            one.store.close()
+
+
+class _Reading:
+    """A history that is being read, its store, and the memory so far."""
+
+    def __init__(self, history: History, store: MemoryStore):
+        self.history, self.store = history, store
+
+    def begin(self, agent: Agent) -> None:
+        """Finds the first unread chunk and the memory before it."""
+        self.chunks = agent.chunks(self.history)
+        self.place = self.store.unread(self.chunks)
+        self.memory = self.store.read(agent.settings.memory_tokens, agent.count)
+
+    @property
+    def finished(self) -> bool:
+        return self.place == len(self.chunks)
+
+    def store_update(self, proposal: Proposal) -> Turn:
+        """Stores the update of the next chunk, and moves on to the chunk after it."""
+        chunk, before, update = self.chunks[self.place], self.memory, proposal.update
+        last = self.place + 1 == len(self.chunks)
+        self.store.append(self.place, chunk, update, proposal.input_tokens, proposal.output_tokens, last)
+        self.place, self.memory = self.place + 1, update.memory
+        return Turn(self.history, chunk, self.place, len(self.chunks), before, update)

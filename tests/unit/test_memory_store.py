@@ -46,7 +46,7 @@ class Scribe:
 
 def run(agent, path, of, scribe, writer=None):
     with MemoryStore(path, writer or {}) as kept:
-        return list(write(agent, scribe, [agent.tokenizer.eos_token_id], [of], [kept]))
+        return list(write(agent, scribe, [agent.tokenizer.eos_token_id], [(of, kept)]))
 
 
 def test_stopped_and_resumed_it_ends_with_the_same_memory(agent, tmp_path):
@@ -182,11 +182,65 @@ def test_a_broken_record_is_named(agent, tmp_path):
         MemoryStore(tmp_path / "m.md", {})
 
 
-def test_histories_side_by_side_are_as_one_by_one(agent, tmp_path):
-    several = [history(12), history(40), history(25, "other")]
-    stores = [MemoryStore(tmp_path / f"{i}.md", {}) for i in range(3)]
-    list(write(agent, Scribe(agent), [agent.tokenizer.eos_token_id], several, stores))
+def test_a_history_that_is_read_makes_room_for_the_next(agent, tmp_path):
+    several = [history(40), *(history(count, f"user {count}") for count in (3, 12, 1, 25, 6, 2))]
+    sizes = [len(agent.chunks(of)) for of in several]
+    assert len(set(sizes)) > 4 and sizes[0] == max(sizes)
+    opened = []
+
+    def entering():
+        for i, of in enumerate(several):
+            opened.append(i)
+            yield of, MemoryStore(tmp_path / f"{i}.md", {})
+
+    rounds = []
+
+    def generate(prompts, longest):
+        for i in range(len(several)):  # a store is open while its history is read, and not longer
+            read = read_record(tmp_path / f"{i}.md")
+            if read is not None and read.finished:
+                MemoryStore(tmp_path / f"{i}.md", {}).close()
+        rounds.append((len(prompts), len(opened)))
+        return Scribe(agent)(prompts, longest)
+
+    turns = list(write(agent, generate, [agent.tokenizer.eos_token_id], entering(), width=3))
+    assert len(turns) == sum(sizes) == sum(rows for rows, _ in rounds)
+    assert rounds[0] == (3, 3)  # the others are opened when they enter
+    assert all(rows == 3 for rows, entered in rounds if entered < len(several))
+    # the longest is read from the first round to the last; draining three by three took max + max + max
+    drained = sum(max(sizes[start : start + 3]) for start in range(0, len(sizes), 3))
+    assert len(rounds) == max(sizes[0], -(-sum(sizes) // 3)) < drained
     for i, of in enumerate(several):
-        stores[i].__exit__(None, None, None)
         run(agent, tmp_path / f"alone{i}.md", of, Scribe(agent))
         assert (tmp_path / f"{i}.md").read_text() == (tmp_path / f"alone{i}.md").read_text()
+        assert read_record(tmp_path / f"{i}.md") == read_record(tmp_path / f"alone{i}.md")
+
+
+def test_stopped_side_by_side_nothing_is_read_twice(agent, tmp_path):
+    several = [history(12), history(40), history(25, "other"), history(8, "fourth")]
+    total = sum(len(agent.chunks(of)) for of in several)
+
+    def read(scribe):
+        stores = ((of, MemoryStore(tmp_path / f"{i}.md", {})) for i, of in enumerate(several))
+        return list(write(agent, scribe, [agent.tokenizer.eos_token_id], stores, width=2))
+
+    stopped = Scribe(agent, stop=6)
+    with pytest.raises(KeyboardInterrupt):
+        read(stopped)
+    rest = read(Scribe(agent))  # the locks are free
+    assert len(stopped.prompts) + len(rest) == total
+    assert read(Scribe(agent, stop=0)) == []
+    for i, of in enumerate(several):
+        run(agent, tmp_path / f"alone{i}.md", of, Scribe(agent))
+        assert (tmp_path / f"{i}.md").read_text() == (tmp_path / f"alone{i}.md").read_text()
+
+
+def test_an_error_of_one_history_keeps_the_updates_of_the_others(agent, tmp_path):
+    run(agent, tmp_path / "1.md", history(20, "another"), Scribe(agent))
+    several = [history(12), history(40), history(25, "third")]  # the second is not what its store has read
+    stores = ((of, MemoryStore(tmp_path / f"{i}.md", {})) for i, of in enumerate(several))
+    with pytest.raises(DataError, match=r"1\.md: was written from another history"):
+        list(write(agent, Scribe(agent), [agent.tokenizer.eos_token_id], stores, width=1))
+    assert read_record(tmp_path / "0.md").finished and not (tmp_path / "2.md").exists()
+    for i in range(2):
+        MemoryStore(tmp_path / f"{i}.md", {}).close()  # both are free again
