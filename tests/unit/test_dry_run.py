@@ -234,6 +234,7 @@ def test_the_estimate_moves_as_memory_does():
         model=2560,
         queries=4096,
         keys=1024,
+        head=128,
         mlp=9728,
         vocabulary=151936,
         parameters=4_022_468_096,
