@@ -151,8 +151,9 @@ def rollout_is_near(window: str, ranks: int, layers: int) -> None:
         parts.get(name, 0.0) for name in ("one layer", "weights for decoding", "suffixes and logits")
     )
     print(
-        f"rollout, {window}, {ranks:2} ranks, {layers:2} layers: estimated {expected / GIB:6.2f} GiB, simulated"
-        f" {found['peak'] / GIB:6.2f}: {expected / found['peak'] - 1:+.1%}; keys and values {cache / GIB:.2f}"
+        f"rollout, {window}, {ranks:2} ranks, {layers:2} layers: estimated {expected / GIB:6.2f} GiB,"
+        f" simulated {found['peak'] / GIB:6.2f}: {expected / found['peak'] - 1:+.1%}; keys and values"
+        f" {cache / GIB:.2f}"
     )
     assert abs(cache / found["cache"] - 1) <= 0.01
     assert abs(expected / found["peak"] - 1) <= 0.1
