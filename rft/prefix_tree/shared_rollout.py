@@ -48,7 +48,8 @@ class ShardDecode(Decode):
 
     def attend_next(self, layer: int, q_RHD: Tensor, kv_RSD: Tensor, scale: float) -> Tensor:
         """One layer's attention (r, H, D) of this rank's rows, from their keys and values (r, 2 * K, D)."""
-        mine_RhD, heads = by_heads(q_RHD, *kv_RSD.chunk(2, 1), self.prefill.group)
+        k_RKD, v_RKD = kv_RSD.chunk(2, 1)
+        mine_RhD, heads = by_heads(q_RHD, k_RKD, v_RKD, self.prefill.group)
         q, kv = mine_RhD.tensor_split([heads[0]], 1)
         return by_tokens(super().attend_next(layer, q, kv, scale), self.prefill.group)
 
