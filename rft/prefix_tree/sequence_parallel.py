@@ -94,9 +94,9 @@ def by_heads(q_SHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, group: Group) -> tuple
     repeats = math.lcm(k_SKD.shape[1], ranks) // k_SKD.shape[1]
     if repeats > 1:
         k_SKD, v_SKD = (x.repeat_interleave(repeats, 1) for x in (k_SKD, v_SKD))
-    parts = [x.unflatten(1, (ranks, -1)) for x in (q_SHD, k_SKD, v_SKD)]  # (S, N, heads of a rank, D)
-    all_heads_NShD = torch.cat(parts, 2).transpose(0, 1)
-    return exchange(all_heads_NShD, group).flatten(0, 1), [part.shape[2] for part in parts]
+    # (N, S, heads of a rank, D)
+    parts = [x.unflatten(1, (ranks, -1)).transpose(0, 1) for x in (q_SHD, k_SKD, v_SKD)]
+    return exchange(torch.cat(parts, 2), group).flatten(0, 1), [part.shape[2] for part in parts]
 
 
 def by_tokens(out_ThD: Tensor, group: Group) -> Tensor:
