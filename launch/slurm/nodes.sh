@@ -3,6 +3,12 @@
 # disk that all nodes share. Saves a checkpoint and requeues the job in the same way as one_node.sh.
 #
 #   sbatch --nodes=4 launch/slurm/nodes.sh personamem_v2/grpo_32k.yaml [layout] [overrides ...]
+#
+# With sequence_parallel 8, each node is one group: neighbouring ranks are a group, and its all-to-alls stay on the node. Batch sizes count
+# rows per group, so on two nodes a generation of grpo_128k.yaml keeps its size with half the steps:
+#
+#   sbatch --nodes=2 launch/slurm/nodes.sh personamem_v2/grpo_128k.yaml zero3 --sequence_parallel 8 --steps_per_generation 4 \
+#     --gradient_accumulation_steps 2
 #SBATCH --job-name=rft
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -4,7 +4,6 @@ Invariant: no model is loaded.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from rft.data.prompt import PromptTokens
@@ -45,7 +44,6 @@ def grpo_batch(
     share = args.per_device_train_batch_size * args.steps_per_generation
     units = share // unit
     drawn = sum(trees[:units])
-    sampled, read = of_a_process(share, unit, args.sequence_parallel)
     batch_units = max(1, args.per_device_train_batch_size // unit)
     update = sum(trees[:batch_units]) + args.per_device_train_batch_size * completion
     row = max(prefix.values()) + max(max(lengths) for lengths in per_history.values()) + completion
@@ -90,22 +88,11 @@ def grpo_batch(
             offload=args.offload_checkpoints,
             keep=args.keep_attention and max(prefix.values()) >= KEPT_KEYS,
             call=call,
-            prefix=sum(trees[:read]),
-            rows=sampled,
+            prefix=drawn,
+            rows=share,
             completion=completion,
         ),
         words,
-    )
-
-
-def of_a_process(rows: int, unit: int, ranks: int) -> tuple[int, int]:
-    """Returns the most rows that one of a group's `ranks` processes samples of their rollout, and the most
-    units of `unit` rows that these belong to (`rft.train.sequence.SequenceMixin.shared_out`)."""
-    cuts = [rows * rank // ranks for rank in range(ranks + 1)]
-    shares = [(start, end) for start, end in pairwise(cuts) if end > start]
-    return (
-        max(end - start for start, end in shares),
-        max((end - 1) // unit - start // unit + 1 for start, end in shares),
     )
 
 
@@ -139,13 +126,12 @@ def memory_batch(
         update = min(update, args.max_tree_tokens)
     share = trajectories * args.steps_per_generation
     chunk = max(max(chunks) for chunks in read.values())
-    writing, shared = of_a_process(share, args.num_generations, args.sequence_parallel)
-    answering, asking = of_a_process(share * answers, answers, args.sequence_parallel)
+    shared = -(-share // args.num_generations)
     phases = [  # of a rollout: writing the updates of one chunk, and answering
-        {"prefix": shared * chunk + writing * memory, "rows": writing, "completion": memory},
+        {"prefix": shared * chunk + share * memory, "rows": share, "completion": memory},
         {
-            "prefix": asking * (memory + args.questions_per_history * asked),
-            "rows": answering,
+            "prefix": share * (memory + args.questions_per_history * asked),
+            "rows": share * answers,
             "completion": completion,
         },
     ]

@@ -15,7 +15,8 @@ stream. For its backward pass a layer keeps, per token:
 
 Under sequence parallelism a process has T / N tokens outside attention, and all tokens of 1 / N of the heads
 inside: as many numbers. Attention's output is kept on both sides of the second all-to-all, b A more per
-token, and while an all-to-all runs its tensors exist twice.
+token, and while an all-to-all runs its tensors exist twice. In a rollout it holds the keys and values of its
+heads, one key head at least, and prefills T / N tokens.
 
 The normalised values are kept only for the gradient of the norm's weight, so not with LoRA. With
 checkpointing a layer keeps only its input, s D (with offloading: nothing), and its attention if that is kept,
@@ -29,6 +30,7 @@ FSDP2 gathers bfloat16 copies of float32 shards, s = 2. DeepSpeed computes with 
 masters with its optimizer.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +57,7 @@ class ModelShape:
         model: width of the residual stream.
         queries: width of all query heads together.
         keys: width of all key heads together.
+        head: width of one head.
         mlp: width of the MLP.
         vocabulary: number of tokens in the vocabulary.
         parameters: number of weights.
@@ -68,6 +71,7 @@ class ModelShape:
     model: int
     queries: int
     keys: int
+    head: int
     mlp: int
     vocabulary: int
     parameters: int
@@ -95,6 +99,7 @@ class ModelShape:
             config.hidden_size,
             config.num_attention_heads * head,
             config.num_key_value_heads * head,
+            head,
             config.intermediate_size,
             config.vocab_size,
             sum(p.numel() for p in weights),
@@ -155,8 +160,8 @@ class Workload:
         prefix: tokens in the tree of the prompts of a rollout.
         rows: completions sampled in parallel (0: no rollout).
         completion: maximum number of tokens per completion.
-        ranks: processes over which the tokens of an update are spread (sequence parallelism). All other
-            fields are those of one of them.
+        ranks: processes over which the tokens of an update, and a rollout, are spread (sequence parallelism).
+            Tokens and positions of the update are those of one of them, the rollout is that of all.
     """
 
     update: int
@@ -173,7 +178,7 @@ class Workload:
     ranks: int = 1
 
     def shared_out(self, ranks: int) -> "Workload":
-        """Returns this batch with the tokens of its update spread over several processes."""
+        """Returns this batch spread over several processes."""
         update, scored, call = (-(-n // ranks) for n in (self.update, self.scored, self.call))
         return replace(self, update=update, scored=scored, call=call, ranks=ranks)
 
@@ -349,15 +354,18 @@ def rollout(shape: ModelShape, layout: Parallelism, work: Workload) -> Parts:
         base.pop("gradients in a bucket", None)  # ZeRO-2 frees it after a backward pass
     if layout.zero or work.accumulates:
         base["gradients"] = all_gradients
-    b = shape.width
-    a_token = 2 * shape.keys * shape.layers * b
+    b, ranks = shape.width, work.ranks
+    own_keys = (
+        shape.head * math.lcm(shape.keys // shape.head, ranks) // ranks
+    )  # key heads, repeated if needed
+    a_token = 2 * own_keys * shape.layers * b
     base["keys and values"] = work.prefix * a_token
-    prefill = {
-        "one layer": one_forward(shape, layout, work.prefix, min(work.tile or work.prefix, work.prefix))
-    }
+    tokens, rows = -(-work.prefix // ranks), -(-work.rows // ranks)
+    exchanged = b * (shape.queries + 2 * own_keys * ranks) if ranks > 1 else 0
+    prefill = {"one layer": one_forward(shape, layout, tokens, min(work.tile or tokens, tokens), exchanged)}
     if copies := autocast_copies(shape, layout):
         prefill["bfloat16 copies"] = copies
-    suffixes = work.rows * ((work.completion - 1) * a_token + shape.vocabulary * (b + 4 * FLOAT32))
+    suffixes = rows * (ranks * (work.completion - 1) * a_token + shape.vocabulary * (b + 4 * FLOAT32))
     decode = {"weights for decoding": decoding_weights(shape, layout), "suffixes and logits": suffixes}
     return base | max(prefill, decode, key=lambda parts: sum(parts.values()))
 

@@ -5,7 +5,7 @@ A decode step takes one token of every row through the model, draws the next one
 which rows have ended or are not finite. Its shapes do not change, and the host reads none of its results
 (graph.py captures it); only every `Pace.look` steps the host looks at the rows, and then stops, fails, or
 drops those that have ended. The trainer's forward is the same function of the same tokens, so the log-probs
-returned here are the trainer's.
+returned here are the trainer's. The ranks of a group can share a rollout (shared_rollout.py).
 
 Shapes: B prompts, C new tokens at most, R rows in a step, T tokens of the prompts' tree, V vocabulary.
 """
@@ -26,11 +26,12 @@ from transformers.modeling_utils import unwrap_model
 
 from rft.errors import ModelError
 from rft.prefix_tree import support
-from rft.prefix_tree.attention import check_enabled, forward_kwargs
-from rft.prefix_tree.decode import Decode, Prefill
+from rft.prefix_tree.attention import check_enabled
 from rft.prefix_tree.forward import forward_of
 from rft.prefix_tree.graph import Replayed
 from rft.prefix_tree.layout import TokenRows, Tree
+from rft.prefix_tree.sequence_parallel import Group
+from rft.prefix_tree.shared_rollout import Share
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Pace:
     look: int
     halves: bool
 
-    def kept(self, living: list[int], rows: int) -> list[int]:
-        """The rows of the next step: the living ones, and in a bucket the last one again to fill it."""
-        if not self.halves:
-            return living
-        if 2 * len(living) > rows:
+    def kept(self, living: list[int], rows: int, ranks: int = 1) -> list[int]:
+        """The rows of the next step, a multiple of `ranks`: the living ones, and the last one again to fill
+        this number or a bucket; all, if that would be no fewer."""
+        size = 1 << (len(living) - 1).bit_length() if self.halves else len(living)
+        size += -size % ranks
+        if size >= rows or (self.halves and 2 * len(living) > rows):
             return list(range(rows))
-        bucket = 1 << (len(living) - 1).bit_length()
-        return living + living[-1:] * (bucket - len(living))
+        return living + living[-1:] * (size - len(living))
 
 
 def pace(device: torch.device) -> Pace:
@@ -74,6 +75,7 @@ def sample(
     top_k: int = 0,
     min_p: float | None = None,
     generator: torch.Generator | None = None,
+    group: Group | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """One completion for every prompt.
 
@@ -84,7 +86,12 @@ def sample(
         eos_ids: tokens that end a completion; the end token is part of it.
         temperature: divisor of the logits; 0 takes the most likely token.
         top_p, top_k, min_p: as in transformers; 1, 0 and None leave the distribution alone.
-        generator: draws the tokens; torch's global one by default.
+        generator: draws the tokens; torch's global one by default. In a group, each rank draws for its own
+            rows: give every rank another seed, or rows of one prompt would draw alike. A result then belongs
+            to these seeds and to the size of the group.
+        group: process group that shares the rollout (`sequence_parallel`): each rank prefills a part of the
+            prompts, decodes a part of the rows, and holds the keys and values of its heads. All its ranks
+            call this together, with the same prompts, and each gets all completions.
 
     Returns:
         (completions, logps): token ids, and of each token the log-prob under softmax(logits / temperature)
@@ -104,20 +111,19 @@ def sample(
     known = {id(prompt): np.asarray(prompt, dtype=np.int64) for prompt in prompts}
     groups = [id(prompt) for prompt in prompts]  # a prompt that is repeated is one list
     tree = Tree([known[group] for group in groups], groups=groups, device=next(bare.parameters()).device)
-    device, in_step = tree.device, _is_sharded(bare)
+    device, in_step, share = tree.device, _is_sharded(bare), Share(group)
 
     # rows under a node: one slice
     order = sorted(range(len(prompts)), key=tree.leaves.__getitem__)
+    order += order[-1:] * (-len(order) % share.ranks)  # copies, so that ranks have as many rows each
     last_R = torch.tensor([tree.nodes[tree.leaves[row]].end - 1 for row in order], device=device)
-    prefill = Prefill(tree)
-    logits_RV = model(
-        **forward_kwargs(tree.tokens_T, tree.positions_T, prefill), logits_to_keep=last_R
-    ).logits.squeeze(0)
+    prefill, logits_RV = share.prefill(model, tree, last_R)
     leaves = [tree.leaves[row] for row in order]
-    decode = Decode(prefill, leaves, max_new_tokens - 1)  # the last token's keys are asked by none
+    decode = share.plan(prefill, leaves, max_new_tokens - 1)  # the last token's keys are asked by none
     draw = Draw(temperature, top_p, top_k, min_p, generator)
-    rows = Rows(order, tree.positions_T[last_R], max_new_tokens, eos_ids)
-    rows.append(*draw(logits_RV))
+    tokens_R, logps_R = share.gather(*draw(logits_RV))
+    rows = Rows(order, tree.positions_T[last_R], max_new_tokens, eos_ids, logps_R.dtype)
+    rows.append(tokens_R, logps_R)
     del logits_RV
     drawn = 1
     if max_new_tokens > 1:
@@ -125,7 +131,8 @@ def sample(
 
         def step() -> None:
             decode.suffixes.grow()
-            rows.append(*draw(forward(rows.tokens_R, rows.positions_R)))
+            logits_RV = forward(share.of(rows.tokens_R), share.of(rows.positions_R))
+            rows.append(*share.gather(*draw(logits_RV)))
 
         replayed = Replayed(step, device, generator)
         every = pace(device)
@@ -135,7 +142,7 @@ def sample(
             if _everywhere(not living, in_step, device):
                 break
             # a process without a living row forwards its last ones with the others; their draws do not count
-            if living and (kept := every.kept(living, len(rows))) != list(range(len(rows))):
+            if living and (kept := every.kept(living, len(rows), share.ranks)) != list(range(len(rows))):
                 decode.keep(kept, rows.keep(kept))
                 replayed.restart()
         replayed.run()
@@ -167,27 +174,35 @@ class Rows:
     """What a step knows of its rows, on the device, and the tables of all that was drawn.
 
     Args:
-        order: for every row its number in the caller's order.
+        order: for every row its number in the caller's order. A number after itself is that of a copy, which
+            fills a step: it counts as ended.
         positions_R: of every row's last token.
         room: C.
         eos_ids: tokens that end a row.
+        dtype: of log-probs.
 
     Attributes:
         tokens_R, positions_R: the last token of every row, and its position.
     """
 
-    def __init__(self, order: list[int], positions_R: Tensor, room: int, eos_ids: Sequence[int]):
-        device, rows = positions_R.device, len(order)
-        self.order, self.total, self.eos_ids = order, rows, list(eos_ids)
+    def __init__(
+        self, order: list[int], positions_R: Tensor, room: int, eos_ids: Sequence[int], dtype: torch.dtype
+    ):
+        device = positions_R.device
+        self.order, self.total, self.eos_ids = order, len(set(order)), list(eos_ids)
         self.tokens_R, self.positions_R = torch.zeros_like(positions_R), positions_R
-        self.ended_R = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.columns_R = torch.tensor(self._columns(), device=device)
+        self.ended_R = self.columns_R == self.total
         self.failed_R = torch.zeros_like(self.ended_R)
         self.step_1 = torch.zeros(1, dtype=torch.long, device=device)
         self.ends_E = torch.tensor(self.eos_ids, dtype=torch.long, device=device)
-        self.columns_R = torch.tensor(order, device=device)
         # the last column takes what copies of rows draw
-        self.tokens_CB = torch.zeros(room, rows + 1, dtype=torch.long, device=device)
-        self.logps_CB = torch.zeros(room, rows + 1, device=device)
+        self.tokens_CB = torch.zeros(room, self.total + 1, dtype=torch.long, device=device)
+        self.logps_CB = torch.zeros(room, self.total + 1, dtype=dtype, device=device)
+
+    def _columns(self) -> list[int]:
+        copies = [a == b for a, b in zip(self.order, [-1, *self.order], strict=False)]
+        return [self.total if copy else row for copy, row in zip(copies, self.order, strict=True)]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -198,7 +213,7 @@ class Rows:
         self.failed_R |= torch.isnan(logps_R) & ~self.ended_R
         self.ended_R |= (tokens_R.unsqueeze(1) == self.ends_E).any(1)
         self.tokens_CB.index_put_(where, tokens_R)
-        self.logps_CB.index_put_(where, logps_R.float())
+        self.logps_CB.index_put_(where, logps_R)
         self.tokens_R.copy_(tokens_R)
         self.positions_R += 1
         self.step_1 += 1
@@ -218,11 +233,9 @@ class Rows:
 
     def keep(self, rows: list[int]) -> Tensor:
         """Keeps these rows, in this order, and returns them on the device. A row that is kept again, after
-        itself, is a copy that fills a bucket: it counts as ended."""
+        itself, is a copy."""
         self.order = [self.order[row] for row in rows]
-        copies = [a == b for a, b in zip(rows, [-1, *rows], strict=False)]
-        columns = [self.total if copy else row for copy, row in zip(copies, self.order, strict=True)]
-        new = torch.tensor([rows, columns]).to(self.tokens_R.device, non_blocking=True)
+        new = torch.tensor([rows, self._columns()]).to(self.tokens_R.device, non_blocking=True)
         rows_N, self.columns_R = new.unbind()
         for name in ("tokens_R", "positions_R", "ended_R", "failed_R"):
             setattr(self, name, getattr(self, name).index_select(0, rows_N))

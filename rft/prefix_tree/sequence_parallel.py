@@ -20,6 +20,7 @@ query heads, K key heads, D head size.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,18 +40,20 @@ class Shard:
     Args:
         tree: the whole tree, the same on all ranks of the group.
         group: the process group.
+        make: makes the plan; by default one for training.
 
     Attributes:
+        start: the first of this rank's slots in the tree.
         tokens_T, positions_T: S token ids and their positions; padding is token 0 at position 0.
         slots_N, labels_N, rows_N, columns_N, shape: as in `Tree`, of the completion tokens that a slot of
             this rank predicts; slots count from the rank's first one.
         plan: the attention of all ranks together.
     """
 
-    def __init__(self, tree: Tree, group: Group):
+    def __init__(self, tree: Tree, group: Group, make: Callable[[Tree, Group], ShardPlan] | None = None):
         rank, ranks = dist.get_rank(group), dist.get_world_size(group)
         size = max(1, -(-len(tree.tokens_T) // ranks))
-        start = rank * size
+        self.start = start = rank * size
         self.tokens_T, self.positions_T = (
             nn.functional.pad(x_T, (0, size * ranks - len(x_T)))[start : start + size]
             for x_T in (tree.tokens_T, tree.positions_T)
@@ -61,7 +64,7 @@ class Shard:
             x_N[own_N] for x_N in (tree.labels_N, tree.rows_N, tree.columns_N)
         )
         self.shape = tree.shape
-        self.plan = ShardPlan(tree, group)
+        self.plan = (make or ShardPlan)(tree, group)
 
 
 class ShardPlan(Plan):
@@ -73,20 +76,33 @@ class ShardPlan(Plan):
 
     def attend(self, module: nn.Module, q_SHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, scale: float) -> Tensor:
         """One layer's attention (S, H, D) of this rank's tokens over the tree."""
-        ranks = dist.get_world_size(self.group)
-        # where ranks do not divide the key heads, these are repeated until they do
-        repeats = math.lcm(k_SKD.shape[1], ranks) // k_SKD.shape[1]
-        if repeats > 1:
-            k_SKD, v_SKD = (x.repeat_interleave(repeats, 1) for x in (k_SKD, v_SKD))
-        parts = [x.unflatten(1, (ranks, -1)) for x in (q_SHD, k_SKD, v_SKD)]  # (S, N, heads of a rank, D)
-        heads = [part.shape[2] for part in parts]
-        all_heads_NShD = torch.cat(parts, 2).transpose(0, 1)
-        mine_ThD = exchange(all_heads_NShD, self.group).flatten(0, 1)
+        mine_ThD, heads = by_heads(q_SHD, k_SKD, v_SKD, self.group)
         q, k, v = mine_ThD[: self.tokens].split(heads, 1)
         out_ThD = super().attend(module, q, k, v, scale)
-        padded_ThD = nn.functional.pad(out_ThD, (0, 0, 0, 0, 0, len(mine_ThD) - self.tokens))
-        own_NShD = exchange(padded_ThD.unflatten(0, (ranks, -1)), self.group)
-        return own_NShD.transpose(0, 1).flatten(1, 2)
+        padding = (0, 0, 0, 0, 0, len(mine_ThD) - self.tokens)
+        return by_tokens(nn.functional.pad(out_ThD, padding), self.group)
+
+
+def by_heads(q_SHD: Tensor, k_SKD: Tensor, v_SKD: Tensor, group: Group) -> tuple[Tensor, list[int]]:
+    """Exchanges all heads of this rank's tokens for all tokens of its heads.
+
+    Returns:
+        Queries, keys and values side by side (N * S, h, D), and the number of heads of each. If N does not
+        divide the key heads, these are repeated until it does.
+    """
+    ranks = dist.get_world_size(group)
+    repeats = math.lcm(k_SKD.shape[1], ranks) // k_SKD.shape[1]
+    if repeats > 1:
+        k_SKD, v_SKD = (x.repeat_interleave(repeats, 1) for x in (k_SKD, v_SKD))
+    # (N, S, heads of a rank, D)
+    parts = [x.unflatten(1, (ranks, -1)).transpose(0, 1) for x in (q_SHD, k_SKD, v_SKD)]
+    return exchange(torch.cat(parts, 2), group).flatten(0, 1), [part.shape[2] for part in parts]
+
+
+def by_tokens(out_ThD: Tensor, group: Group) -> Tensor:
+    """Exchanges all tokens (N * S, h, D) of this rank's heads for all heads (S, N * h, D) of its tokens."""
+    own_NShD = exchange(out_ThD.unflatten(0, (dist.get_world_size(group), -1)), group)
+    return own_NShD.transpose(0, 1).flatten(1, 2)
 
 
 def exchange(blocks_NX: Tensor, group: Group) -> Tensor:

@@ -2,9 +2,9 @@
 N steps.
 
 Invariant: the questions are always the same, and the current weights answer them greedily. Training is not
-affected: no random state, gradient or setting is changed. Every process answers all questions, so that
-processes stay in step however the weights are sharded; keep the set small. `rft evaluate` on a checkpoint is
-the evaluation to report.
+affected: no random state, gradient or setting is changed. Every process answers all questions, or every
+sequence-parallel group, whose processes share them, so that processes stay in step however the weights are
+sharded; keep the set small. `rft evaluate` on a checkpoint is the evaluation to report.
 """
 
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class HeldOut:
     """Held-out questions for the policy of a trainer.
 
     Args:
-        trainer: Its model must have gone through `prefix_tree.attention.enable`.
+        trainer: Its model must have gone through `prefix_tree.attention.enable`; `sequence` is its group.
         split: Held-out questions and histories.
         count: Number of questions; the first of the split.
         tokens: Builds the prompts.
@@ -93,6 +93,7 @@ class HeldOut:
                     max_new_tokens=longest,
                     eos_ids=self.end_ids(),
                     temperature=0,
+                    group=trainer.sequence,
                 )[0]
         trainer.model.train(training)
         return completions

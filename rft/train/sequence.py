@@ -4,10 +4,11 @@ trains the same rows and shares out their tokens.
     processes   0 1 | 2 3        N = 2: two groups, as two processes without it
     rows        a a | b b        every process of a group draws, rolls out and trains the group's rows
 
-What happens once per group, and not once per process: one process of the group samples a row and hands it to
-the others (`shared_out`), and the first process alone calls the rewards (`once`). Advantages, metrics and the
-divisor of a loss are computed from the first process of every group (`gather`). The forward pass over a tree
-is shared out by `rft.prefix_tree.sequence_parallel`.
+What happens once per group, and not once per process: the processes of the group share a rollout
+(`rft.prefix_tree.shared_rollout`; with vLLM, each asks for a share of the rows and hands it to the others,
+`shared_out`), and the first process alone calls the rewards (`once`). Advantages, metrics and the divisor of
+a loss are computed from the first process of every group (`gather`). The forward pass over a tree is shared
+out by `rft.prefix_tree.sequence_parallel`.
 
 Invariant: the gradients are those of as many processes as there are groups, without sequence parallelism.
 """

@@ -173,11 +173,13 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Sequen
 
     def complete(self, prompts: Sequence[list[int]], longest: int) -> list[Completion]:
         """Completes each prompt with at most `longest` tokens; all ranks call it together."""
-        return self.shared_out(list(prompts), lambda mine: self._complete(mine, longest))
+        if self.use_vllm:  # its server takes prompts of each process of a group
+            return self.shared_out(list(prompts), lambda mine: self._complete(mine, longest))
+        return self._complete(list(prompts), longest)
 
     def _complete(self, prompts: list[list[int]], longest: int) -> list[Completion]:
-        """Completes this process's prompts. A process without any completes one of padding, so that all stay
-        in step."""
+        """Completes prompts: those of this process, or of its group, whose processes share the rollout. A
+        process without any completes one of padding, so that all stay in step."""
         asked = list(prompts)
         if self.use_vllm:  # its server takes the same number of prompts from every rank
             asked += [[self._tokenizer.pad_token_id]] * (max(gather_object([len(asked)])) - len(asked))
@@ -195,6 +197,7 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Sequen
                     top_p=self.top_p,
                     top_k=self.top_k or 0,
                     min_p=self.min_p,
+                    group=self.sequence,
                 )
         given: Sequence[Any] = logps or [None] * len(completions)
         return list(zip(completions, given, strict=True))[: len(prompts)]

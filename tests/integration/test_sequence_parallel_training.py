@@ -126,6 +126,9 @@ def test_a_killed_run_resumes_bit_for_bit(server, tmp_path):
     assert_same(left(out), expected)
     said = [row["completion"] for row in expected["completions"] if row["step"] == 1]
     assert len(said) == 16 and len(set(said)) == 16, "processes of a group draw alike"
+    key = "sampling/logp_difference_max"
+    off = [row[key] for row in expected["metrics"] if key in row]
+    assert off and max(off) < 1e-6, "the group samples what it trains"  # sampled ones are kept in float32
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ QWEN3_4B = {
     "max_position_embeddings": 262144,
     "rms_norm_eps": 1e-6,
 }
+ALONE = ["--sequence_parallel", "1", "--per_device_train_batch_size", "16", "--steps_per_generation", "2"]
+ALONE += ["--gradient_accumulation_steps", "1", "--mlp_tile_tokens", "16384", "--offload_checkpoints", "true"]
+"""`grpo_128k.yaml` without sequence parallelism, as its comment says."""
 
 
 @pytest.fixture(scope="module")
@@ -96,46 +99,61 @@ def test_every_shipped_recipe(recipe, qwen3_4b, tiny_checkpoint, mini_data, long
 
 
 @pytest.mark.parametrize(
-    ("recipe", "on", "masters"),
+    ("recipe", "on", "words", "masters"),
     [
-        ("grpo_128k_lora", "one_gpu:1:72", "66.1 million weights of adapters are float32"),
-        ("grpo_128k", "zero3:8:72", "44.95 GiB, 5.62 GiB on each of 8 processes"),
+        ("grpo_128k_lora", "one_gpu:1:72", [], "66.1 million weights of adapters are float32"),
+        ("grpo_128k", "zero3:8:72", [], "44.95 GiB, 5.62 GiB on each of 8 processes"),
         (
             "grpo_128k",
             "fsdp2:8:72",
+            [],
             "4.02 billion weights are float32, with AdamW's two moments 12 bytes each",
         ),
-        ("grpo_128k", "zero3_offload:1:72", "in host memory: 44.95 GiB"),
+        ("grpo_128k", "zero3:8:72", ALONE, "44.95 GiB, 5.62 GiB on each of 8 processes"),
+        ("grpo_128k", "zero3_offload:1:72", ALONE, "in host memory: 44.95 GiB"),
     ],
 )
-def test_128k_fits_80_gb_with_some_to_spare(recipe, on, masters, qwen3_4b, long_data, tmp_path, capsys):
+def test_128k_fits_80_gb_with_some_to_spare(
+    recipe, on, words, masters, qwen3_4b, long_data, tmp_path, capsys
+):
     path = REPOSITORY / "recipes/personamem_v2" / f"{recipe}.yaml"
-    code = dry_run(path, qwen3_4b, long_data, tmp_path / "out", "--dry_run_on", on)
+    code = dry_run(path, qwen3_4b, long_data, tmp_path / "out", "--dry_run_on", on, *words)
     said = capsys.readouterr().out
     assert code == 0, said
     assert masters in said
-    assert "pinned host memory per process, for offloaded checkpoints: 36.0 GiB" in said
+    offloads = "pinned host memory per process, for offloaded checkpoints: 36.0 GiB" in said
+    assert offloads == (recipe == "grpo_128k_lora" or words == ALONE)
     print(said)
 
 
-def test_sequence_parallel_spreads_the_activations_and_nothing_else(qwen3_4b, long_data, tmp_path, capsys):
+def test_sequence_parallel_spreads_activations_keys_and_values(qwen3_4b, long_data, tmp_path, capsys):
     path = REPOSITORY / "recipes/personamem_v2/grpo_128k.yaml"
     phases = {}
-    for size, steps in ((1, 1), (8, 8)):
+    for size, steps in ((1, 1), (8, 1), (8, 8)):
         words = ["--sequence_parallel", str(size), "--steps_per_generation", str(steps)]
-        words += ["--per_device_train_batch_size", "32", "--dry_run_on", "zero3:8:72"]
+        words += ["--mlp_tile_tokens", "16384", "--offload_checkpoints", "true", "--dry_run_on", "zero3:8:72"]
+        words += ["--gradient_accumulation_steps", str(steps)]
         assert dry_run(path, qwen3_4b, long_data, tmp_path / "out", *words) == 0
         said = capsys.readouterr().out
-        assert "8 histories x 4 questions x 8 completions = 256 completions per generation" in said
-        update, rollout = (
-            re.search(rf"^  {phase}: .*", said, re.M).group() for phase in ("update", "rollout")
-        )
-        phases[size] = dict(re.findall(r"(?:\(|, )([^,()]+) ([0-9.]+)", update)), rollout
+        histories = steps * 8 // size
+        assert f"{histories} histories x 4 questions x 8 completions = {32 * histories} completions" in said
+        phases[size, steps] = [
+            {
+                name: float(size)
+                for name, size in re.findall(
+                    r"(?:\(|, )([^,()]+) ([0-9.]+)", re.search(rf"^  {phase}: .*", said, re.M).group()
+                )
+            }
+            for phase in ("update", "rollout")
+        ]
     assert "1 group of 8 processes (sequence_parallel) with 256 completions each" in said
-    (alone, rollout_alone), (spread, rollout_spread) = phases[1], phases[8]
-    assert float(spread.pop("activations")) < float(alone.pop("activations")) / 4
+    (alone, rollout_alone), (spread, rollout_spread), (_, rollout_of_eight) = phases.values()
+    assert spread.pop("activations") < alone.pop("activations") / 4
     assert all(spread[name] == alone[name] for name in ("weights", "gathered weights", "optimizer"))
-    assert rollout_spread == rollout_alone  # of 8 histories, one process reads one
+    # of one history, each process holds an eighth; of eight histories, as much as of one alone
+    kept = "keys and values"
+    assert abs(rollout_spread[kept] - rollout_alone[kept] / 8) < 0.02
+    assert abs(rollout_of_eight[kept] - rollout_alone[kept]) < 0.05 * rollout_alone[kept]
 
 
 def test_masters_on_one_gpu_are_said_and_counted(qwen3_4b, mini_data, tmp_path, capsys):
@@ -234,6 +252,7 @@ def test_the_estimate_moves_as_memory_does():
         model=2560,
         queries=4096,
         keys=1024,
+        head=128,
         mlp=9728,
         vocabulary=151936,
         parameters=4_022_468_096,

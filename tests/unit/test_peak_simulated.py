@@ -1,11 +1,13 @@
-"""The dry run's estimate, held against simulated updates of Qwen3-4B at its full width: 32k and 128k, LoRA
-and all weights, whole MLPs and tiles, checkpoints on the device and off it, one process and eight."""
+"""The dry run's estimate, held against simulated updates and rollouts of Qwen3-4B at its full width: 32k and
+128k, LoRA and all weights, whole MLPs and tiles, checkpoints on the device and off it, one process and
+eight."""
 
 import pytest
+import simulated_rollout
 import torch
-from simulated_update import Update, qwen3_4b, simulate
+from simulated_update import COMPLETION_TOKENS, Update, qwen3_4b, simulate
 
-from rft.plan.memory_estimate import GIB, ModelShape, Parallelism, Workload, estimate, held, peak
+from rft.plan.memory_estimate import GIB, ModelShape, Parallelism, Workload, estimate, held, peak, rollout
 
 LENGTHS = {"32k": 32_768, "128k": 131_072}
 TILE = 16_384
@@ -124,6 +126,48 @@ def test_128k_over_8_ranks_takes_little_beside_weights_and_optimizer():
     model = ModelShape.of(qwen3_4b(update.layers), half=True)
     states, _ = held(model, ZERO3)
     assert simulated - sum(states.values()) <= 16 * GIB
+
+
+ROLLOUTS = [("32k", 1), ("32k", 8), ("128k", 1), ("128k", 8), ("128k", 32)]
+"""Of one history, and over how many ranks: 32 repeat each key head four times."""
+
+
+def rollout_is_near(window: str, ranks: int, layers: int) -> None:
+    """The estimate of a rollout beside the weights is within 10 % of a simulated one."""
+    found = simulated_rollout.simulate(LENGTHS[window], ranks, layers)
+    work = Workload(
+        update=0,
+        scored=0,
+        checkpointing=True,
+        accumulates=False,
+        prefix=found["tokens"],
+        rows=found["rows"],
+        completion=COMPLETION_TOKENS,
+        ranks=ranks,
+    )
+    parts = rollout(ModelShape.of(qwen3_4b(layers), half=True), ZERO3, work)
+    cache = parts["keys and values"]
+    expected = cache + sum(
+        parts.get(name, 0.0) for name in ("one layer", "weights for decoding", "suffixes and logits")
+    )
+    print(
+        f"rollout, {window}, {ranks:2} ranks, {layers:2} layers: estimated {expected / GIB:6.2f} GiB,"
+        f" simulated {found['peak'] / GIB:6.2f}: {expected / found['peak'] - 1:+.1%}; keys and values"
+        f" {cache / GIB:.2f}"
+    )
+    assert abs(cache / found["cache"] - 1) <= 0.01
+    assert abs(expected / found["peak"] - 1) <= 0.1
+
+
+@pytest.mark.parametrize(("window", "ranks"), ROLLOUTS)
+def test_the_estimate_of_a_rollout_is_within_10_percent_at_four_layers(window, ranks):
+    rollout_is_near(window, ranks, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("window", "ranks"), ROLLOUTS)
+def test_the_estimate_of_a_rollout_is_within_10_percent_at_full_depth(window, ranks):
+    rollout_is_near(window, ranks, 36)
 
 
 @pytest.mark.slow

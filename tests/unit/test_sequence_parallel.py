@@ -14,7 +14,6 @@ from tiny_tree import gradients, random_rows, tiny_model
 from trl import ModelConfig
 
 from rft.errors import RecipeError, TrainingError
-from rft.plan.batch import of_a_process
 from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.train import activations
@@ -156,20 +155,6 @@ def test_a_group_shares_out_rows_and_asks_once(found):
     doubled, once, error = found[2]
     assert doubled == [[], [(3, 0)], [(2, 0), (2, 2), (3, 4), (3, 6), (3, 8)]]
     assert once == 2 and error == "on rank 2"
-
-
-@pytest.mark.parametrize(
-    ("rows", "unit", "ranks", "most"),
-    [
-        (256, 32, 1, (256, 8)),
-        (256, 32, 8, (32, 1)),  # a history to each
-        (96, 32, 2, (48, 2)),  # both read the second of three
-        (32, 32, 8, (4, 1)),  # all read the same one
-        (2, 2, 4, (1, 1)),  # two processes have nothing to sample
-    ],
-)
-def test_a_dry_run_knows_what_a_process_samples(rows, unit, ranks, most):
-    assert of_a_process(rows, unit, ranks) == most
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def trained(model, prompts, completions, temperature=1.0):
 
 def farthest(logps, trained_BC):
     return max(
-        (torch.tensor(mine) - theirs[: len(mine)]).abs().max().item()
+        (torch.tensor(mine, dtype=theirs.dtype) - theirs[: len(mine)]).abs().max().item()
         for mine, theirs in zip(logps, trained_BC, strict=True)
     )
 
