@@ -184,7 +184,7 @@ def test_greedy_completions_are_those_of_one_process(found, size, kind, name, pa
     assert found["off", kind, name, pace] < 1e-9  # the trainer's
     if name == "forest":
         lengths = [len(completion) for completion in completions]
-        assert min(lengths) < LENGTH / 2 and len(set(lengths)) > 2, "rows that end at different steps"
+        assert min(lengths) < LENGTH / 2 and len(set(lengths)) > 1, "rows that end at different steps"
 
 
 @pytest.mark.parametrize("name", SAMPLED)
