@@ -61,10 +61,10 @@ def peak(ranks: int, phase: str, results: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "most"), [("update", 0.6), ("rollout", 0.7)])
+@pytest.mark.parametrize(("phase", "most"), [("update", 0.6), ("rollout", 1.0)])
 def test_every_doubling_of_a_group_halves_what_a_process_holds(phase, most, tmp_path):
     """Not quite: the table of scores, and the tree itself, are complete in every process. In a rollout, 4
-    processes hold one of the two key heads each, as 2 do."""
+    processes hold one of the two key heads each, as 2 do: less than half is saved."""
     peaks = {ranks: peak(ranks, phase, tmp_path / str(ranks)) for ranks in RANKS}
     print(phase, {ranks: f"{size / 2**20:.0f} MiB" for ranks, size in peaks.items()})
     assert peaks[2] < 0.6 * peaks[1]
