@@ -6,6 +6,8 @@ Invariant: only what this process has done is counted; a resumed run counts what
 import time
 from collections.abc import Sequence
 
+from rft.screen import counted
+
 
 class Throughput:
     """Counts the rounds in which memories are written, from its creation on.
@@ -42,7 +44,8 @@ class Throughput:
         """The counts so far, the time, and tokens (read and written) per second."""
         seconds = time.perf_counter() - self._start
         return (
-            f"memories: {self.histories:,} histories, {self.updates:,} updates in {self.rounds:,} rounds of"
+            f"memories: {counted(self.histories, 'history')}, {counted(self.updates, 'update')} in"
+            f" {counted(self.rounds, 'round')} of"
             f" up to {self.width} ({self.fill:.0%} full); {self.read:,} tokens read, {self.written:,} written"
             f" in {seconds:,.1f} s: {(self.read + self.written) / seconds:,.0f} tokens/s"
         )

@@ -12,6 +12,7 @@ from rft.data.sampler import HistorySampler
 from rft.memory.agent import MemoryAgent
 from rft.plan.machine import machine
 from rft.plan.memory_estimate import KEPT_KEYS, Workload
+from rft.screen import counted
 from rft.tasks.base import Split
 
 
@@ -67,8 +68,8 @@ def grpo_batch(
         f"{histories} histories x {asked} questions x {generations} completions = {histories * unit}"
         f" completions per generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
         f" {args.over_processes(layout.processes)} with {share} completions each,"
-        f" {args.per_device_train_batch_size} at a time (micro-batch), {args.gradient_accumulation_steps}"
-        f" micro-batch{'es' * (args.gradient_accumulation_steps != 1)} per optimizer step; at most"
+        f" {args.per_device_train_batch_size} at a time (micro-batch),"
+        f" {counted(args.gradient_accumulation_steps, 'micro-batch')} per optimizer step; at most"
         f" {drawn + share * completion:,} tokens per"
         f" {'group' if args.sequence_parallel > 1 else 'process'} and generation; {per_epoch:g}"
         f" optimizer steps per epoch, {steps:g} in total"

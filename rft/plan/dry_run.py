@@ -29,6 +29,7 @@ from rft.plan.memory_estimate import (
 )
 from rft.runs.masters import check_masters
 from rft.runs.run_spec import SECRETS, plain
+from rft.screen import counted
 
 TILE = 2**14
 """Tokens of the MLP tile that a dry run proposes."""
@@ -85,7 +86,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         else "DDP"
     )
     say(
-        f"estimated memory per process ({kind}, {layout.processes} process{'es' * (layout.processes != 1)}, "
+        f"estimated memory per process ({kind}, {counted(layout.processes, 'process')}, "
         f"{work.update:,} tokens{' of a tree' * (work.ranks > 1)} forwarded at once):"
     )
     for phase, by_part in phases.items():

@@ -355,9 +355,8 @@ def rollout(shape: ModelShape, layout: Parallelism, work: Workload) -> Parts:
     if layout.zero or work.accumulates:
         base["gradients"] = all_gradients
     b, ranks = shape.width, work.ranks
-    own_keys = (
-        shape.head * math.lcm(shape.keys // shape.head, ranks) // ranks
-    )  # key heads, repeated if needed
+    # key heads are repeated if ranks do not divide them
+    own_keys = shape.head * math.lcm(shape.keys // shape.head, ranks) // ranks
     a_token = 2 * own_keys * shape.layers * b
     base["keys and values"] = work.prefix * a_token
     tokens, rows = -(-work.prefix // ranks), -(-work.rows // ranks)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from rft.errors import RecipeError
+from rft.screen import counted
 from rft.train.grpo_config import LoopConfig
 
 WEIGHTINGS = ("token", "turn", "trajectory")
@@ -91,8 +92,8 @@ class MemoryGRPOConfig(LoopConfig):
             f"a generation batch: {histories} histories x {memories} memories = {histories * memories}"
             f" trajectories, each of which answers up to {self.questions_per_history} questions x"
             f" {self.answers_per_memory}; for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, in {self.steps_per_generation}"
-            f" micro-batch{'es' * (self.steps_per_generation != 1)} of {self.per_device_train_batch_size}"
+            f" step{'s' * (optimizer_steps != 1)}, in"
+            f" {counted(self.steps_per_generation, 'micro-batch')} of {self.per_device_train_batch_size}"
             f" trajectories per {'group' if self.sequence_parallel > 1 else 'process'}, over"
             f" {self.over_processes(processes)}. An update is"
             f" compared with the {memories} memories of its history, an answer to a question with {against};"

@@ -25,6 +25,7 @@ from transformers import Trainer
 from rft.errors import RecipeError
 from rft.plan.dry_run import config_of
 from rft.plan.machine import machine
+from rft.screen import counted
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +67,9 @@ class SequenceConfig:
         """Says over how many processes a batch is spread; by default those of this run."""
         count, size = processes or self.world_size, self.sequence_parallel  # type: ignore[attr-defined]
         if size == 1:
-            return f"{count} process{'es' * (count != 1)}"
+            return counted(count, "process")
         groups = self.groups_of(count)
-        return f"{groups} group{'s' * (groups != 1)} of {size} processes (sequence_parallel)"
+        return f"{counted(groups, 'group')} of {size} processes (sequence_parallel)"
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[misc]
@@ -152,7 +153,7 @@ def check_sequence_parallel(args: Any, model: Any) -> None:
     fitting = [n for n in range(1, min(processes, heads) + 1) if not processes % n and not heads % n]
     if size not in fitting:
         raise RecipeError(
-            f"sequence_parallel {size}: it must divide the {processes} process{'es' * (processes != 1)} of"
+            f"sequence_parallel {size}: it must divide the {counted(processes, 'process')} of"
             f" this run and the model's {heads} query heads; {_either(fitting)} would do"
         )
 

@@ -2,8 +2,8 @@
 either."""
 
 import gc
-import socket
 
+import ranks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -29,10 +29,7 @@ def process(rank, world, port, results):
 
 def test_two_processes_are_one():
     results = mp.get_context("spawn").SimpleQueue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, (2, port, results), nprocs=2)
+    ranks.run(process, 2, results)
     alone = train(new_model())
     assert abs(alone[0] - alone[-1]) > 1e-2
     for kind, losses in results.get().items():

@@ -1,8 +1,8 @@
 """Masters under torch's own fully_shard on two processes: accelerate takes FSDP2 on no CPU."""
 
 import gc
-import socket
 
+import ranks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -67,10 +67,7 @@ def process(rank, world, port, results):
 
 def test_fully_sharded_weights_have_masters():
     results = mp.get_context("spawn").SimpleQueue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, (2, port, results), nprocs=2)
+    ranks.run(process, 2, results)
     moved, dtypes, logps_are_float32, final_is_rounded = results.get()
     assert moved >= 0.9
     assert dtypes == {torch.float32}

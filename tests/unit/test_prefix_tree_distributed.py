@@ -1,8 +1,8 @@
 """The tree goes through the ordinary forward of whatever wraps the model: two processes train as one does."""
 
 import gc
-import socket
 
+import ranks
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -82,10 +82,7 @@ def process(rank, world, port, results):
 
 def test_two_processes_are_one():
     results = mp.get_context("spawn").SimpleQueue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, (2, port, results), nprocs=2)
+    ranks.run(process, 2, results)
     alone = train(new_model())
     assert abs(alone[0] - alone[-1]) > 1e-2
     losses_of, completions = results.get()

@@ -2,13 +2,12 @@
 shared out is refused before anything is loaded."""
 
 import gc
-import socket
 from types import SimpleNamespace
 
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_prefix_tree_distributed import STEPS, new_model, wrap
 from tiny_tree import gradients, random_rows, tiny_model
 from trl import ModelConfig
@@ -121,10 +120,7 @@ def process(rank, world, port, results):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     results = tmp_path_factory.mktemp("ranks") / "found.pt"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, (WORLD, port, str(results)), nprocs=WORLD)
+    ranks.run(process, WORLD, str(results))
     return torch.load(results)
 
 

@@ -2,12 +2,11 @@
 process holds the keys and values of its heads."""
 
 import gc
-import socket
 
 import pytest
+import ranks
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_prefix_tree_distributed import new_model, wrap
 from test_prefix_tree_sample import EOS, some_prompts
 from test_sequence_parallel import HEADS
@@ -168,10 +167,7 @@ def process(rank, world, port, results):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     results = tmp_path_factory.mktemp("ranks") / "found.pt"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(process, (WORLD, port, str(results)), nprocs=WORLD)
+    ranks.run(process, WORLD, str(results))
     return torch.load(results, weights_only=False)
 
 
