@@ -33,6 +33,7 @@ SETTING = (
     "completion_tokens",
     "model",
     "checkpointing",
+    "keep_attention",
     "lora",
 )
 
@@ -94,6 +95,11 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
         "--checkpointing", action="store_true", help="use gradient checkpointing on every path"
     )
     parser.add_argument(
+        "--keep-attention",
+        action="store_true",
+        help="with --checkpointing, the tree keeps its attention over histories of 4,096 tokens or more",
+    )
+    parser.add_argument(
         "--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights"
     )
     parser.add_argument(
@@ -148,6 +154,10 @@ def run(args: argparse.Namespace) -> int:
     if args.repeats < (1 if args.tree_only else LEAST):
         raise ModelError(
             f"--repeats {args.repeats}: a comparison needs at least {LEAST}; --tree-only needs only one"
+        )
+    if args.keep_attention and not args.checkpointing:
+        raise ModelError(
+            "--keep-attention: without --checkpointing everything is kept; add it, or drop the flag"
         )
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")

@@ -4,7 +4,7 @@ none."""
 from typing import Any
 
 from rft.bench.setting import Setting
-from rft.plan.memory_estimate import ModelShape, Parallelism, Workload, estimate
+from rft.plan.memory_estimate import KEPT_KEYS, ModelShape, Parallelism, Workload, estimate
 
 
 def estimated_bytes(setting: Setting, model: Any, tokens: int, scored: int) -> int:
@@ -16,7 +16,8 @@ def estimated_bytes(setting: Setting, model: Any, tokens: int, scored: int) -> i
         tokens: number of tokens in the tree.
         scored: number of positions with logits.
     """
-    work = Workload(tokens, scored, setting.checkpointing, accumulates=True)
+    keep = setting.keep_attention and setting.prompt_tokens >= KEPT_KEYS
+    work = Workload(tokens, scored, setting.checkpointing, accumulates=True, keep=keep)
     parts = estimate(
         ModelShape.of(model, half=setting.lora and setting.dtype == "bfloat16"), Parallelism(), work
     )["update"]

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from rft.bench.setting import Setting
 from rft.prefix_tree.attention import enable
+from rft.train.activations import keep_attention
 
 
 def policy(setting: Setting) -> Any:
@@ -29,6 +30,8 @@ def policy(setting: Setting) -> Any:
     enable(model)
     if setting.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if setting.keep_attention:
+        keep_attention(model)
     if setting.lora:
         from peft import LoraConfig, get_peft_model
 

@@ -65,7 +65,7 @@ def rollout(
             )
 
     end = time.monotonic() + seconds
-    shared(2)
+    shared()  # compiles what a rollout of this length compiles
     brief, _ = once(on, lambda: shared(1))
     whole, (figures["tree_peak_bytes"], (completions, logps)) = once(on, lambda: device.peak(on, shared))
     say(figures)

@@ -50,6 +50,7 @@ class Setting:
         generations: completions per question, or memories per history.
         completion_tokens: tokens per completion.
         checkpointing: whether gradient checkpointing is used.
+        keep_attention: whether checkpointed layers keep their attention over long histories.
         lora: whether LoRA adapters are trained instead of all weights.
         chunks: history chunks of memory trajectories.
         memory_tokens: tokens per memory of memory trajectories.
@@ -64,6 +65,7 @@ class Setting:
     generations: int = 8
     completion_tokens: int = 128
     checkpointing: bool = False
+    keep_attention: bool = False
     lora: bool = False
     chunks: int = 4
     memory_tokens: int = 256

@@ -15,12 +15,16 @@ them in a part, D head size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from rft.prefix_tree import cudnn
 from rft.prefix_tree.attention import Plan, alike, own_length
 from rft.prefix_tree.cache import Suffixes
-from rft.prefix_tree.kernels import Span, call, flash, rows_of
+from rft.prefix_tree.compiled import Function, compiled, compiles
+from rft.prefix_tree.kernels import Flash, Partial, Span, call, dense, in_pieces, rows_of
 from rft.prefix_tree.layout import Node, Tree
 
 LONG = 1024
@@ -29,6 +33,12 @@ for one call per level."""
 
 BRIEF = 64
 """On a CPU, nodes of at most this many tokens share a call, padded: a call costs more than their keys."""
+
+PIECE, PIECES = 128, 8
+"""If merging is one kernel, short nodes are attended in at most so many pieces of at least so many keys."""
+
+FEW = 64
+"""Folded rows from which one node is attended in pieces, at least."""
 
 Copies = dict[tuple[tuple[Span, ...], int], tuple[Tensor, Tensor]]
 """Keys and values of several nodes side by side, by the nodes' slots and the layer."""
@@ -66,6 +76,12 @@ class Decode:
         self.suffixes = Suffixes(len(leaves), most, {layer: k for layer, (k, _) in prefill.cache.items()})
         self.levels: list[Level] = []
         self.copies: Copies = {}
+        self.compiles = compiles(prefill.tree.device, len(prefill.cache), most)
+        self.merge = self.one_kernel(merge)
+
+    def one_kernel(self, function: Function) -> Function:
+        """The function as one kernel, if that pays in this rollout."""
+        return compiled(function) if self.compiles else function
 
     def keep(self, rows: list[int], rows_N: Tensor) -> None:
         """Keeps these rows (the same numbers on the host and on the device), in this order."""
@@ -82,20 +98,27 @@ class Decode:
         """One layer's attention (R, H, D) of the rows' next tokens, keys and values (R, 2 * K, D)."""
         groups = 2 * q_RHD.shape[1] // kv_RSD.shape[1]
         q_FKD = q_RHD.unflatten(1, (-1, groups)).transpose(1, 2).flatten(0, 1)
-        self.levels = self.levels or self._levels(groups)
+        self.levels = self.levels or self._levels(q_RHD, kv_RSD)
         parts = [self.suffixes.attend(layer, q_FKD, kv_RSD, scale)]
-        parts += [level.forward(q_FKD, layer, *self.prefill.cache[layer], scale) for level in self.levels]
-        out_FKD = merge(parts).to(q_RHD.dtype)
-        return out_FKD.unflatten(0, (-1, groups)).transpose(1, 2).flatten(1, 2)
+        for level in self.levels:
+            parts += level.forward(q_FKD, layer, *self.prefill.cache[layer], scale)
+        outs, lses = zip(*parts, strict=True)
+        return self.merge(outs, lses, groups)
 
-    def _levels(self, groups: int) -> list[Level]:
-        parts = self._arrange(groups)
-        used = {part.keys for part in parts}
-        self.copies = {key: copy for key, copy in self.copies.items() if key[0] in used}
+    def _levels(self, q_RHD: Tensor, kv_RSD: Tensor) -> list[Level]:
+        heads = kv_RSD.shape[1] // 2
+        groups = q_RHD.shape[1] // heads
         by_level: dict[int, list[Part]] = {}
-        for part in parts:
+        for part in self._arrange(groups):
             by_level.setdefault(part.level, []).append(part)
-        return [Level(of_level, len(self.leaves) * groups) for of_level in by_level.values()]
+        levels = [Level(of_level, len(self.leaves) * groups) for of_level in by_level.values()]
+        if self.compiles:  # merging is cheap
+            by_cudnn = cudnn.attends(q_RHD, kv_RSD[:, :heads], Flash.of_one_span)
+            for level in levels:
+                level.cut(by_cudnn)
+        used = {part.keys for level in levels for part in level.parts}
+        self.copies = {key: copy for key, copy in self.copies.items() if key[0] in used}
+        return levels
 
     def _arrange(self, groups: int) -> list[Part]:
         """Assigns folded rows to the nodes they attend, level by level."""
@@ -127,18 +150,25 @@ class Level:
         in_order = isinstance(where, slice) and where == slice(0, rows)
         self.where = None if in_order else _indices(where, parts[0].device)
 
-    def forward(
-        self, q_FKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    def cut(self, by_cudnn: bool) -> None:
+        """Attends in pieces, if this is one part of all rows."""
+        if self.where is None and len(self.parts) == 1:
+            self.parts[0].cut(by_cudnn and self.rows >= FEW)
+
+    def forward(self, q_FKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> list[Partial]:
         """Outputs (F, K, D) and log-sum-exps (F, K); 0 and -inf for rows without a node in this level."""
         results = [part.forward(q_FKD[part.query_rows], layer, k_TKD, v_TKD, scale) for part in self.parts]
-        out, lse = results[0] if len(results) == 1 else map(torch.cat, zip(*results, strict=True))
-        if self.where is None:
-            return out, lse
-        return (
-            out.new_zeros(self.rows, *out.shape[1:]).index_copy_(0, self.where, out),
-            lse.new_full((self.rows, *lse.shape[1:]), -torch.inf).index_copy_(0, self.where, lse),
+        if len(results) == 1 and self.where is None:
+            return results[0]
+        out, lse = map(
+            torch.cat, zip(*(partial for partials in results for partial in partials), strict=True)
         )
+        if self.where is None:
+            return [(out, lse)]
+        out_FKD = out.new_zeros(self.rows, *out.shape[1:]).index_copy_(0, self.where, out)
+        return [
+            (out_FKD, lse.new_full((self.rows, *lse.shape[1:]), -torch.inf).index_copy_(0, self.where, lse))
+        ]
 
 
 class Part:
@@ -148,33 +178,49 @@ class Part:
     def __init__(self, nodes: list[Node], queries: list[Span], device: torch.device, copies: Copies):
         self.keys = tuple((node.start, node.end) for node in nodes)
         self.level, self.queries, self.device, self.copies = nodes[0].level, queries, device, copies
+        self.pieces, self.by_cudnn = 1, False
         self.call = call(queries, self.keys, False, device) if len(self.keys) > 1 else None
         self.query_rows, self.key_rows = rows_of(queries, device), rows_of(self.keys, device)
 
-    def forward(
-        self, q_NKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Outputs (N, K, D) and log-sum-exps (N, K)."""
+    def cut(self, by_cudnn: bool) -> None:
+        """Attends in pieces, so that more of the device's processors work at once: one node by cuDNN if asked
+        to, several in as many pieces each."""
+        if self.call is None:
+            self.by_cudnn = by_cudnn
+            return
+        self.pieces = min(PIECES, *(-(-(end - start) // PIECE) for start, end in self.keys))
+        self.keys = tuple(
+            (start + (end - start) * i // self.pieces, start + (end - start) * (i + 1) // self.pieces)
+            for i in range(self.pieces)
+            for start, end in self.keys
+        )
+        self.call = call(self.queries * self.pieces, self.keys, False, self.device)
+        self.key_rows = rows_of(self.keys, self.device)
+
+    def forward(self, q_NKD: Tensor, layer: int, k_TKD: Tensor, v_TKD: Tensor, scale: float) -> list[Partial]:
+        """Outputs (N, K, D) and log-sum-exps (N, K), of all keys or of pieces of them."""
         if self.call is not None:
             key = (self.keys, layer)
             if key not in self.copies:
                 k, v = (self.call.pack_keys(x[self.key_rows]) for x in (k_TKD, v_TKD))
                 self.copies[key] = (k, v)
-            return self.call.forward_packed(q_NKD, *self.copies[key], scale)
-        q, k, v = (x.transpose(0, 1)[None] for x in (q_NKD, k_TKD[self.key_rows], v_TKD[self.key_rows]))
-        out, lse = flash(q, k, v, scale)
-        return out[0].transpose(0, 1), lse[0].transpose(0, 1)
+            q_NKD = q_NKD if self.pieces == 1 else q_NKD.repeat(self.pieces, 1, 1)
+            results = self.call.forward_packed(q_NKD, *self.copies[key], scale)
+            return list(zip(*(x.chunk(self.pieces) for x in results), strict=True))
+        k_MKD, v_MKD = k_TKD[self.key_rows], v_TKD[self.key_rows]
+        if self.by_cudnn:
+            return in_pieces(q_NKD, k_MKD, v_MKD, scale)
+        return [dense(q_NKD, k_MKD, v_MKD, scale)]
 
 
-def merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+def merge(outs: Sequence[Tensor], lses: Sequence[Tensor], groups: int) -> Tensor:
     """Merges partial attentions of the same queries, outputs (F, K, D) and log-sum-exps (F, K), in no less
-    than float32."""
-    outs, lses = zip(*parts, strict=True)
-    weights = torch.softmax(torch.stack(lses), 0).unsqueeze(-1).unbind()
+    than float32, and unfolds them: (R, H, D)."""
+    weights = torch.softmax(torch.stack(tuple(lses)), 0).unsqueeze(-1).unbind()
     merged = outs[0] * weights[0]
     for out, weight in zip(outs[1:], weights[1:], strict=True):
-        merged.addcmul_(out, weight)
-    return merged
+        merged = merged.addcmul_(out, weight)
+    return merged.to(outs[0].dtype).unflatten(0, (-1, groups)).transpose(1, 2).flatten(1, 2)
 
 
 def _indices(rows: slice | Tensor, device: torch.device) -> Tensor:

@@ -75,6 +75,7 @@ class Fused:
         self.dtype, self.device = keys.dtype, keys.device
         torch.clear_autocast_cache()  # what the prefill cast is cast here again
         self.layers = weights.arrange(bare, self.dtype)
+        self.rotate, self.gate = (decode.one_kernel(function) for function in (_rotated, _gated))
         self.first = positions.start
         self.cos_PD, self.sin_PD = self._rotations(positions)
 
@@ -99,22 +100,32 @@ class Fused:
     def _layer(self, number: int, layer: weights.Layer, x_RM: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         hidden = self._norm(x_RM, layer.norm)
         qkv_RSD = _linear(hidden, layer.qkv, layer.qkv_bias).unflatten(1, (-1, self.head_size))
-        qk_RSD = qkv_RSD[:, : self.rotated]
-        if layer.head_norms is not None:
-            normed = functional.rms_norm(qk_RSD, (self.head_size,), None, self.eps)
-            torch.mul(normed, layer.head_norms, out=qk_RSD)
-        rolled = qk_RSD.roll(self.head_size // 2, -1)
-        qk_RSD.mul_(cos).addcmul_(rolled, sin)
-        mixed = self.decode.attend_next(
-            number, qkv_RSD[:, : self.heads], qkv_RSD[:, self.heads :], self.scale
-        ).flatten(1)
+        qk_RSD = self.rotate(qkv_RSD[:, : self.rotated], layer.head_norms, cos, sin, self.eps)
+        q_RHD, k_RKD = qk_RSD.split((self.heads, self.rotated - self.heads), 1)
+        kv_RSD = torch.cat((k_RKD, qkv_RSD[:, self.rotated :]), 1)
+        mixed = self.decode.attend_next(number, q_RHD, kv_RSD, self.scale).flatten(1)
         x_RM = _added(x_RM, mixed, layer.out, layer.out_bias)
         hidden = self._norm(x_RM, layer.mlp_norm)
-        gate, up = _linear(hidden, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
-        return _added(x_RM, functional.silu(gate) * up, layer.down, layer.down_bias)
+        gate_up = _linear(hidden, layer.gate_up, layer.gate_up_bias)
+        return _added(x_RM, self.gate(gate_up), layer.down, layer.down_bias)
 
     def _norm(self, x_RM: Tensor, weight_M: Tensor) -> Tensor:
         return functional.rms_norm(x_RM, weight_M.shape, weight_M, self.eps).to(self.dtype)
+
+
+def _rotated(qk_RSD: Tensor, norms_SD: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    """Queries and keys after the norms of their heads, at their positions."""
+    dtype = qk_RSD.dtype
+    if norms_SD is not None:
+        qk_RSD = functional.rms_norm(qk_RSD, qk_RSD.shape[-1:], None, eps) * norms_SD
+    rolled = qk_RSD.roll(qk_RSD.shape[-1] // 2, -1)
+    return torch.addcmul(qk_RSD * cos, rolled, sin).to(dtype)
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    """What the MLP's down projection takes."""
+    gate, up = gate_up.chunk(2, -1)
+    return functional.silu(gate) * up
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -122,7 +133,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _added(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """residual + x @ weight + bias, in the residual's dtype."""
+    """residual + x @ weight + bias, in the residual's dtype and, if it can be, in its place."""
     if bias is None and residual.dtype == weight.dtype:
-        return torch.addmm(residual, x, weight)
+        return residual.addmm_(x, weight)
     return residual + _linear(x, weight, bias)

@@ -6,8 +6,8 @@ from emulated_kernels import HALF, attend, attend_backward, require, unwritten
 
 
 def operands(q, k, v):
-    """What cuDNN asks of its operands, (1, heads, tokens, D) each."""
-    require(q.dim() == k.dim() == v.dim() == 4 and len(q) == len(k) == len(v) == 1, f"operands of {q.shape}")
+    """What cuDNN asks of its operands, (batch, heads, tokens, D) each."""
+    require(q.dim() == k.dim() == v.dim() == 4 and len(q) == len(k) == len(v), f"operands of {q.shape}")
     require(q.dtype in HALF and q.dtype == k.dtype == v.dtype, f"operands of {q.dtype}, {k.dtype}, {v.dtype}")
     require(k.shape == v.shape and q.shape[1] % k.shape[1] == 0, f"operands of {q.shape}, {k.shape}")
     require(
@@ -42,11 +42,12 @@ class Cudnn:
         )
         require(not return_debug_mask and scale is not None, "a mask to look at, or no scale")
         operands(query, key, value)
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        out, lse = attend(q, k, v, scale, is_causal)
+        one = (x.transpose(1, 2) for x in (query, key, value))
+        results = [attend(q, k, v, scale, is_causal) for q, k, v in zip(*one, strict=True)]
+        out, lse = (torch.stack(x) for x in zip(*results, strict=True))
         nothing = torch.empty(0)
         state = (nothing, nothing, query.shape[2], key.shape[2], *torch.zeros(2, 1, dtype=torch.int64))
-        return out.transpose(0, 1)[None], lse[None, ..., None], *state, nothing
+        return out.transpose(1, 2), lse[..., None], *state, nothing
 
     def scaled_dot_product_cudnn_attention_backward(
         self,

@@ -393,6 +393,7 @@ def test_all_that_asks_for_cuda_is_run_here():
         "refusal",
         "alike",
         "Decode._arrange",
+        "compiles",
         "Suffixes.attend",
         "free_bytes",
         "pace",
