@@ -18,7 +18,7 @@ from torch.autograd import DeviceType
 from rft.bench import device
 from rft.bench.arithmetic import decode_bytes, rollout_ceiling, speedup
 from rft.bench.batch import questions
-from rft.bench.policy import policy
+from rft.bench.policy import policy, precision
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
 from rft.bench.update import Say
@@ -27,6 +27,7 @@ from rft.prefix_tree.logprobs import plain_logps
 from rft.prefix_tree.sample import sample
 
 SHARE = 2 / 3  # maximum share of the free memory for generate
+PROFILED = 128  # maximum tokens of a rollout whose kernels are counted
 GROWTH = 2.0  # a token takes at most about this factor longer with as many rows as fit than with one row
 
 
@@ -49,11 +50,12 @@ def rollout(
     figures: dict[str, Any] = {"token_ratio": tree.token_ratio}
 
     def shared(length: int = count) -> tuple[list[list[int]], list[list[float]]]:
-        return sample(model, prompts, max_new_tokens=length, eos_ids=[])
+        with precision(setting):
+            return sample(model, prompts, max_new_tokens=length, eos_ids=[])
 
     def stock(size: int, length: int = count) -> Tensor:
         ids_BP = torch.tensor(prompts[:size], device=on)
-        with torch.no_grad():
+        with torch.no_grad(), precision(setting):
             return model.generate(
                 ids_BP,
                 attention_mask=torch.ones_like(ids_BP),
@@ -69,7 +71,7 @@ def rollout(
     brief, _ = once(on, lambda: shared(1))
     whole, (figures["tree_peak_bytes"], (completions, logps)) = once(on, lambda: device.peak(on, shared))
     say(figures)
-    with torch.no_grad():
+    with torch.no_grad(), precision(setting):
         exact_1C, _ = plain_logps(model, [prompts[0] + completions[0]], lengths[:1])
     figures["max_logprob_error"] = (torch.tensor(logps[:1]) - exact_1C.cpu()).abs().max().item()
     say(figures)
@@ -119,9 +121,11 @@ def rollout(
             )
     say(figures)
     if count > 4:
+        # on CUDA a rollout of few tokens compiles nothing, and takes more kernels
+        most = min(count, PROFILED) if on == "cuda" else 4
         try:
             figures["tree_token_operations"] = (
-                operations(on, lambda: shared(4)) - operations(on, lambda: shared(1))
+                operations(on, lambda: shared(most)) - operations(on, lambda: shared(most - 3))
             ) / 3
         except RuntimeError as error:  # the profiler is not allowed here
             figures.setdefault("skipped", []).append(f"operations per token: {device.one_line(error)}")
