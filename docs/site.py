@@ -41,6 +41,7 @@ FILES = (
     "recipes/quickstart/report.png",
     "recipes/personamem_v2/step_time.svg",
     "recipes/personamem_v2/gpu_h200.json",
+    "recipes/personamem_v2/gpu_h200_2.json",
     "recipes/smollm2/curves.svg",
     "examples/evaluate_model.py",
     "examples/brief.py",

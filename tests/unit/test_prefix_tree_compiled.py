@@ -11,6 +11,8 @@ import torch
 from tiny_families import farthest, model_of, prompts_of, seeded, trained
 
 from rft.prefix_tree import compiled, cudnn, decode, forward
+from rft.prefix_tree.layout import Tree
+from rft.prefix_tree.logprobs import tree_logps
 from rft.prefix_tree.sample import sample
 
 R, S, K, G, D = 6, 10, 2, 4, 8
@@ -138,8 +140,31 @@ def test_rollouts_in_pieces_are_the_trainers(dtype, fails, pieces, monkeypatch):
     assert by_cudnn and all(sizes == [40] for sizes in by_cudnn)
     assert bool(cudnn._given_up) == fails and (fails or ran["cudnn"] > 10)
     exact = trained(model.double(), prompts, completions)
-    sampled = torch.zeros(exact.shape)
+    assert error(table(logps, exact), exact) < 1.3 * error(of_trainer, exact)
+
+
+def table(logps, like):
+    sampled = torch.zeros_like(like)
     for row, mine in enumerate(logps):
         sampled[row, : len(mine)] = torch.tensor(mine)
-    errors = [((x - exact).norm() / exact.norm()).item() for x in (sampled, of_trainer)]
-    assert errors[0] < 1.3 * errors[1]
+    return sampled
+
+
+def error(found, exact):
+    return ((found - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.gpu
+def test_a_compiled_rollout_on_a_gpu(monkeypatch):
+    """With its compiler and kernels, in bf16, against the same weights in float32."""
+    monkeypatch.setattr(compiled, "PAYS", 0)
+    model = model_of("qwen3", torch.bfloat16, head_dim=64, max_position_embeddings=4096).cuda()
+    prompts = prompts_of(questions=4, generations=8, history=2100)
+    completions, logps = sample(model, prompts, max_new_tokens=30, eos_ids=[1, 2, 3])
+    rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    tree = Tree(rows, [len(prompt) for prompt in prompts], device="cuda")
+    with torch.no_grad():
+        of_trainer = tree_logps(model, tree)[0]
+        exact = tree_logps(model.float(), tree)[0]
+    assert not compiled._refused
+    assert error(table(logps, exact), exact) < 1.3 * error(of_trainer, exact)
