@@ -12,5 +12,8 @@ cache.py       K/V of the rows' own tokens, allocated once
 forward.py     the forward of a decode step, in few operations for known layers
 weights.py     their weights as a rollout needs them: joined, LoRA merged, the model untouched
 graph.py       a decode step as a CUDA graph
+compiled.py    small functions of a decode step as one kernel each
+cudnn.py       cuDNN's attention of long spans, where it is measured to pay
+sequence_parallel.py, shared_rollout.py   a tree and a rollout spread over the processes of a group
 support.py     refuses what cannot be shared exactly, with the reason
 """
