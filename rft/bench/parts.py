@@ -276,9 +276,9 @@ PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
     "card": (12, card),
     "kernels": (5, kernels),
     "backends": (8, backends),
-    "update": (190, update),
-    "rollout": (90, rollout),
-    "longest": (110, longest),
+    "update": (160, update),
+    "rollout": (130, rollout),
+    "longest": (100, longest),
     "training": (70, training),
 }
 
