@@ -100,9 +100,9 @@ class Fused:
     def _layer(self, number: int, layer: weights.Layer, x_RM: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         hidden = self._norm(x_RM, layer.norm)
         qkv_RSD = _linear(hidden, layer.qkv, layer.qkv_bias).unflatten(1, (-1, self.head_size))
-        qk_RSD = self.rotate(qkv_RSD[:, : self.rotated], layer.head_norms, cos, sin, self.eps)
-        q_RHD, k_RKD = qk_RSD.split((self.heads, self.rotated - self.heads), 1)
-        kv_RSD = torch.cat((k_RKD, qkv_RSD[:, self.rotated :]), 1)
+        qk_RSD = qkv_RSD[:, : self.rotated]
+        qk_RSD.copy_(self.rotate(qk_RSD, layer.head_norms, cos, sin, self.eps))
+        q_RHD, kv_RSD = qkv_RSD.split((self.heads, qkv_RSD.shape[1] - self.heads), 1)
         mixed = self.decode.attend_next(number, q_RHD, kv_RSD, self.scale).flatten(1)
         x_RM = _added(x_RM, mixed, layer.out, layer.out_bias)
         hidden = self._norm(x_RM, layer.mlp_norm)
@@ -115,11 +115,10 @@ class Fused:
 
 def _rotated(qk_RSD: Tensor, norms_SD: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
     """Queries and keys after the norms of their heads, at their positions."""
-    dtype = qk_RSD.dtype
     if norms_SD is not None:
         qk_RSD = functional.rms_norm(qk_RSD, qk_RSD.shape[-1:], None, eps) * norms_SD
     rolled = qk_RSD.roll(qk_RSD.shape[-1] // 2, -1)
-    return torch.addcmul(qk_RSD * cos, rolled, sin).to(dtype)
+    return torch.addcmul(qk_RSD * cos, rolled, sin)
 
 
 def _gated(gate_up: Tensor) -> Tensor:
