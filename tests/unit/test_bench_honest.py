@@ -10,7 +10,8 @@ import psutil
 import pytest
 import torch
 
-from rft.bench import arithmetic, batch, device, kernels, longest, parts, policy, stopwatch, table
+from rft.bench import arithmetic, batch, device, kernels, longest, parts, policy, rollout, stopwatch, table
+from rft.bench.estimate import estimated_bytes
 from rft.bench.setting import MODELS, Setting
 from rft.prefix_tree import cudnn
 from rft.prefix_tree.layout import Tree
@@ -56,6 +57,22 @@ def test_the_ceiling_of_a_rollout():
     long = replace(TOY, completion_tokens=500)
     weights_alone = arithmetic.rollout_ceiling(long, tree, 6)  # six times the weights are read
     assert arithmetic.rollout_ceiling(long, tree, 1) < weights_alone < 6
+
+
+def test_an_adapter_samples_in_half_precision():
+    setting = replace(TOY, dtype="bfloat16", lora=True)
+    figures = rollout.rollout(setting, tree_only=True, repeats=1)
+    assert figures["tree_token_operations"] > 20 and figures["max_logprob_error"] < 0.1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_kept_attention_is_counted(keep):
+    setting = replace(TOY, prompt_tokens=4096, checkpointing=True, keep_attention=keep)
+    model = policy.policy(replace(setting, device="meta"))
+    without = estimated_bytes(replace(setting, keep_attention=False), model, 5000, 16)
+    assert (estimated_bytes(setting, model, 5000, 16) > without) == keep
+    short = replace(setting, prompt_tokens=4095)  # what is short is never kept
+    assert estimated_bytes(short, model, 5000, 16) == without
 
 
 @pytest.mark.parametrize(("ratio", "counts"), [(12.5, True), (12.51, False), (19.9, False)])
