@@ -136,3 +136,5 @@ def test_a_device_that_is_not_there(tmp_path):
 def test_fewer_repeats_than_a_comparison_needs(tmp_path):
     with pytest.raises(ModelError, match="--repeats 2: a comparison needs at least 3"):
         figures(tmp_path, "update --repeats 2")
+    with pytest.raises(ModelError, match="--keep-attention: without --checkpointing everything is kept"):
+        figures(tmp_path, "update --keep-attention")
