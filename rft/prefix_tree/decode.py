@@ -24,7 +24,7 @@ from rft.prefix_tree import cudnn
 from rft.prefix_tree.attention import Plan, alike, own_length
 from rft.prefix_tree.cache import Suffixes
 from rft.prefix_tree.compiled import Function, compiled, compiles
-from rft.prefix_tree.kernels import Flash, Partial, Span, call, dense, in_pieces, rows_of
+from rft.prefix_tree.kernels import Flash, Span, call, flash, rows_of
 from rft.prefix_tree.layout import Node, Tree
 
 LONG = 1024
@@ -39,6 +39,9 @@ PIECE, PIECES = 128, 8
 
 FEW = 64
 """Folded rows from which one node is attended in pieces, at least."""
+
+Partial = tuple[Tensor, Tensor]
+"""Outputs (N, K, D) and log-sum-exps (N, K) of queries over some of their keys."""
 
 Copies = dict[tuple[tuple[Span, ...], int], tuple[Tensor, Tensor]]
 """Keys and values of several nodes side by side, by the nodes' slots and the layer."""
@@ -160,9 +163,7 @@ class Level:
         results = [part.forward(q_FKD[part.query_rows], layer, k_TKD, v_TKD, scale) for part in self.parts]
         if len(results) == 1 and self.where is None:
             return results[0]
-        out, lse = map(
-            torch.cat, zip(*(partial for partials in results for partial in partials), strict=True)
-        )
+        out, lse = map(torch.cat, zip(*(whole for [whole] in results), strict=True))  # only one part is cut
         if self.where is None:
             return [(out, lse)]
         out_FKD = out.new_zeros(self.rows, *out.shape[1:]).index_copy_(0, self.where, out)
@@ -211,6 +212,22 @@ class Part:
         if self.by_cudnn:
             return in_pieces(q_NKD, k_MKD, v_MKD, scale)
         return [dense(q_NKD, k_MKD, v_MKD, scale)]
+
+
+def dense(q_NKD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> Partial:
+    """Attention of all queries over all keys."""
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_NKD, k_MKD, v_MKD))
+    out, lse = flash(q, k, v, scale)
+    return out[0].transpose(0, 1), lse[0].transpose(0, 1)
+
+
+def in_pieces(q_NKD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> list[Partial]:
+    """Attention of all queries over all keys in pieces by cuDNN, and over the rest of the keys."""
+    rest = cudnn.PIECES * cudnn.piece(len(k_MKD))
+    if not rest or (pieces := cudnn.forward_in_pieces(q_NKD, k_MKD, v_MKD, scale)) is None:
+        return [dense(q_NKD, k_MKD, v_MKD, scale)]
+    parts = list(zip(*(x.unbind() for x in pieces), strict=True))
+    return parts + ([dense(q_NKD, k_MKD[rest:], v_MKD[rest:], scale)] if rest < len(k_MKD) else [])
 
 
 def merge(outs: Sequence[Tensor], lses: Sequence[Tensor], groups: int) -> Tensor:

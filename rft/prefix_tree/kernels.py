@@ -46,9 +46,6 @@ Lengths = tuple[Tensor | None, int | None, Tensor | None, int | None]
 """For queries, then keys: int32 offsets of the spans (each start, and the last end) and the longest span;
 None: a dense batch."""
 
-Partial = tuple[Tensor, Tensor]
-"""Outputs (N, K, D) and log-sum-exps (N, K) of queries over some of their keys."""
-
 Rows = slice | Tensor
 """Slots of the packed row: a slice if they are contiguous (indexing with it is a view), otherwise their
 indices."""
@@ -83,22 +80,6 @@ def flash(
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_nHLD, k_nKSD, v_nKSD, 0.0, causal, attn_mask=bias, scale=scale
     )
-
-
-def dense(q_NKD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> Partial:
-    """Attention of all queries over all keys."""
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_NKD, k_MKD, v_MKD))
-    out, lse = flash(q, k, v, scale)
-    return out[0].transpose(0, 1), lse[0].transpose(0, 1)
-
-
-def in_pieces(q_NKD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> list[Partial]:
-    """Attention of all queries over all keys in pieces by cuDNN, and over the rest of the keys."""
-    rest = cudnn.PIECES * cudnn.piece(len(k_MKD))
-    if not rest or (pieces := cudnn.forward_in_pieces(q_NKD, k_MKD, v_MKD, scale)) is None:
-        return [dense(q_NKD, k_MKD, v_MKD, scale)]
-    parts = list(zip(*(x.unbind() for x in pieces), strict=True))
-    return parts + ([dense(q_NKD, k_MKD[rest:], v_MKD[rest:], scale)] if rest < len(k_MKD) else [])
 
 
 def flash_used(
