@@ -405,7 +405,7 @@ BAD: list[tuple[str, Callable[[], object], str]] = [
     (
         "longmemeval m",
         lambda: text(G, lambda old: old[:-1]),
-        "row 3: expected an object, the file may be incomplete",
+        "row 3: the file ends inside its list; download the file again",
     ),
     ("longmemeval m", lambda: text(G, lambda old: old[1:-1]), "expected a JSON list of objects"),
     (
