@@ -36,6 +36,7 @@ from rft.tasks.base import (
     short_option,
 )
 from rft.tasks.files import digest, history_path, inside
+from rft.tasks.source_files import unreadable
 
 ABOUT = "dataset.json"
 NOT_SPLITS = ("memory_targets",)
@@ -118,7 +119,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 if text := line.decode("utf-8-sig" if row == 0 else "utf-8").strip():
                     yield row, json.loads(text)
     except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: row {row}: not UTF-8; write the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
