@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -20,9 +21,10 @@ from rich.console import Console
 from rft.data.private import replaced
 from rft.errors import DataError
 from rft.single_writer import only_writer
+from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
-from rft.tasks.chats.draft import LONGEST_NAME, Draft
-from rft.tasks.chats.formats import FORMATS, Format, described, detect
+from rft.tasks.chats.draft import LONGEST_NAME, Draft, printable
+from rft.tasks.chats.formats import FORMATS, described, detect
 from rft.tasks.chats.reading import Reading
 from rft.tasks.chats.shelf import Shelf
 from rft.tasks.chats.source import Source, Unreadable, find
@@ -58,7 +60,7 @@ class _File:
     """What was found in one file."""
 
     name: str
-    format: Format | None
+    format: ModuleType | None
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0
     lost: bool = False
@@ -98,32 +100,33 @@ class _Import:
             return self._drop(source, file, "broken JSON")
         if file.format is None and (found := detect(value)):
             file.format = found
-            self.reading.say(f"{source.name}: {found.title}")
+            self.reading.say(f"{source.name}: {found.TITLE}")
         if file.format is None or not file.format.matches(value):
-            expected = file.format.title if file.format else "one of the formats " + ", ".join(FORMATS)
+            expected = file.format.TITLE if file.format else "one of the formats " + ", ".join(FORMATS)
             self._problem(file, place, f"expected {expected}, found {described(value)}")
             return self._drop(source, file, "unknown format")
-        draft = Draft(seen=seen if file.format.single else set())
+        single = file.format is lines
+        draft = Draft(seen=seen if single else set())
         file.format.read(value, draft)
         user = self._user(draft, source)
         counts = self.counts.setdefault((source.name, user), Counts())
         counts.dropped += draft.dropped
         if draft.messages:
             self._keep(user, source, draft, file.format)
-        elif not file.format.single:
+        elif not single:
             counts.dropped_conversations["nothing left" if draft.dropped else "empty"] += 1
             if not draft.problems:
                 draft.problem("no message is left of it" if draft.dropped else "an empty conversation")
-        name = f" ({draft.id[:LONGEST_NAME]})" if draft.id and not file.format.single else ""
+        name = f" ({draft.id[:LONGEST_NAME]})" if draft.id and not single else ""
         for problem in draft.problems:
             self._problem(file, place + name, problem)
 
-    def _keep(self, user: str, source: Source, draft: Draft, format: Format) -> None:
-        if format.single:
-            key: tuple[str, ...] = (format.name, source.name, draft.id)
+    def _keep(self, user: str, source: Source, draft: Draft, format: ModuleType) -> None:
+        if format is lines:
+            key: tuple[str, ...] = (format.NAME, source.name, draft.id)
         else:
-            key = (format.name, draft.id) if draft.id else ()
-        other = self.shelf.put(user, source.name, draft, key, format.single)
+            key = (format.NAME, draft.id) if draft.id else ()
+        other = self.shelf.put(user, source.name, draft, key, format is lines)
         if other:
             counts = self.counts.setdefault((other.file, user), Counts())
             counts.dropped_conversations["duplicate id"] += 1
@@ -131,25 +134,28 @@ class _Import:
             draft.problem("a conversation that is there twice; the longer one is kept")
 
     def _drop(self, source: Source, file: _File, reason: str) -> None:
-        user = self.settings.user or pseudonymous(source.user, self.settings)
-        self.counts.setdefault((file.name, user), Counts()).dropped_conversations[reason] += 1
+        counts = self.counts.setdefault((file.name, self._written(source.user)), Counts())
+        counts.dropped_conversations[reason] += 1
 
     def _user(self, draft: Draft, source: Source) -> str:
         """The user of a conversation: as given, as the data say, or by the file."""
         if self.settings.user:
             self.joined |= {draft.user} - {""}
-            return self.settings.user
-        if draft.user:
-            return pseudonymous(draft.user, self.settings)
-        if self.origins.setdefault(source.user, source.origin) != source.origin:
+        elif not draft.user and self.origins.setdefault(source.user, source.origin) != source.origin:
             raise DataError(
                 f"{source.origin} and {self.origins[source.user]}: both would be user {source.user!r}; give"
                 " --user if they are the same person, or rename one"
             )
-        return pseudonymous(source.user, self.settings)
+        return self._written(draft.user or source.user)
+
+    def _written(self, user: str) -> str:
+        """A user's name as it is written."""
+        if self.settings.user:
+            return self.settings.user
+        return pseudonym(user) if self.settings.replace_private else user
 
     def _problem(self, file: _File, place: str, text: str) -> None:
-        line = "".join(c if c.isprintable() else "?" for c in (f"{place}: {text}" if place else text))
+        line = printable(f"{place}: {text}" if place else text)
         if self.settings.replace_private:
             line = replaced(line)[0]
         self.reading.problem(file.name, line)
@@ -195,7 +201,7 @@ class _Import:
     def _of_file(self, file: _File) -> dict[str, Any]:
         return {
             "file": file.name,
-            "format": file.format.name if file.format else None,
+            "format": file.format.NAME if file.format else None,
             "read_to_its_end": not file.lost,
             "users": {
                 user: counts.to_json() for (name, user), counts in self.counts.items() if name == file.name
@@ -233,11 +239,6 @@ class _Import:
             "last": last or None,
             "private": dict(sorted(private.items())),
         }
-
-
-def pseudonymous(user: str, settings: Settings) -> str:
-    """Returns the user's name as it is written."""
-    return pseudonym(user) if settings.replace_private else user
 
 
 def import_chats(
@@ -315,9 +316,7 @@ def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
         partial.rename(out)
         shutil.rmtree(replaced_folder)
         return False
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    partial.rename(out)  # or onto an empty folder
     return False
 
 
