@@ -30,6 +30,7 @@ from rft.tasks.chats.shelf import Shelf
 from rft.tasks.chats.source import Source, Unreadable, find
 from rft.tasks.chats.user_names import file_names, pseudonym
 from rft.tasks.chats.values import Broken, values
+from rft.tasks.files import occupied
 
 HISTORIES, RECORD = "histories", "import.json"
 VERSION = 1
@@ -267,7 +268,7 @@ def import_chats(
     """
     sources, out = find([Path(path) for path in paths]), Path(out).expanduser()
     out = out if out.name not in ("", "..") else out.resolve()
-    if _occupied(out) and not (out / RECORD).is_file():
+    if occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")
     partial = out.parent / f".{out.name}.partial"
     with only_writer(out, "import"):
@@ -290,13 +291,9 @@ def import_chats(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _occupied(out: Path) -> bool:
-    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
-
-
 def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
     """Gives the folder its name. Returns whether `out` had the same content."""
-    if _occupied(out):
+    if occupied(out):
         old, new = _ours(out), _ours(partial)
         if old == new and not filecmp.cmpfiles(out, partial, new, shallow=False)[1]:
             return True
