@@ -305,7 +305,7 @@ def shown(labels: Labels) -> Shown:
 def judged(question: Asked) -> tuple[str, str]:
     """Returns (the judge's rubric, the right answers); a label `rubric` replaces the rubric."""
     fact = "\n".join(question.accepted) or question.gold_text
-    return question.labels.get(RUBRIC) or ("unknown" if question.abstain else "answer"), fact
+    return str(question.labels.get(RUBRIC) or ("unknown" if question.abstain else "answer")), fact
 
 
 def named(question: Question) -> str:

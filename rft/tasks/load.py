@@ -61,11 +61,9 @@ def load_split(
 
 def locate(source: str | Path, revision: str | None = None, *, window: str | None = None) -> Path:
     """Returns the dataset folder, downloaded if `source` is a Hub id. Raises DataError if there is none."""
-    return (
-        Path(source).expanduser()
-        if jsonl.is_jsonl(source)
-        else personamem.locate(source, revision, window=window)
-    )
+    if jsonl.is_jsonl(source):
+        return Path(source).expanduser()
+    return personamem.locate(source, revision, window=window)
 
 
 def split_names(root: Path) -> list[str]:

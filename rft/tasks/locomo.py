@@ -170,11 +170,11 @@ def _row(record: Any, id: str, where: str, notes: Counter[str]) -> dict[str, Any
         notes["adversarial questions without an answer, where the right answer is to abstain"] += 1
     else:
         raise DataError(f"{where}: no 'answer'; only category {ADVERSARIAL} may lack it")
-    written = [text for text in record.get("evidence") or [] if isinstance(text, str)]
-    evidence = [id for text in written for id in EVIDENCE.findall(text)]
-    if any(len(EVIDENCE.findall(text)) > 1 for text in written):
+    found = [EVIDENCE.findall(text) for text in record.get("evidence") or [] if isinstance(text, str)]
+    evidence = [id for ids in found for id in ids]
+    if any(len(ids) > 1 for ids in found):
         notes["questions with several evidence ids in one text, taken apart"] += 1
-    if any(not EVIDENCE.findall(text) for text in written):
+    if not all(found):
         notes["questions with a malformed evidence id, left out"] += 1
     if not evidence:
         notes["questions without evidence"] += 1

@@ -16,19 +16,14 @@ CHUNK = 4 * 2**20  # characters read at a time
 NAMES = {str: "text", int: "whole number", list: "list", dict: "object"}
 
 
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file. Raises DataError if it cannot be read."""
+def read_list(path: Path) -> list[Any]:
+    """Returns the content of a JSON file that contains a list. Raises DataError otherwise."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise unreadable(path, error) from None
     except (ValueError, RecursionError) as error:
         raise broken(path, error) from None
-
-
-def read_list(path: Path) -> list[Any]:
-    """Returns the content of a JSON file that contains a list. Raises DataError otherwise."""
-    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a JSON list, found {type_name(content)}")
     return content
