@@ -49,9 +49,7 @@ def load_split(
             to fix it.
     """
     if not jsonl.is_jsonl(source):
-        return personamem.load_split(
-            source, split, window, revision=revision, exclude_personas=exclude_personas
-        )
+        return personamem.load_split(source, split, window, revision, exclude_personas)
     if revision is not None:
         warnings.warn(f"revision {revision} is ignored: {source} is a folder", stacklevel=2)
     if window != personamem.WINDOWS[0]:

@@ -62,12 +62,7 @@ COLUMNS = (
 
 
 def load_split(
-    source: str | Path,
-    split: str,
-    window: str = "32k",
-    *,
-    revision: str | None = None,
-    exclude_personas: Collection[str] = (),
+    source: str | Path, split: str, window: str, revision: str | None, exclude_personas: Collection[str]
 ) -> Split:
     """Reads `benchmark/text/{split}.csv` and the histories it links to.
 
