@@ -20,6 +20,7 @@ from rich.console import Console
 
 from rft.data.private import replaced
 from rft.errors import DataError
+from rft.files import replace_folder
 from rft.single_writer import only_writer
 from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
@@ -307,13 +308,7 @@ def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
                 f"{out}: also contains {strange[0]}, which is no part of an import, so --overwrite does not"
                 " remove it; move it, or use another --out"
             )
-        replaced_folder = out.with_name(f".{out.name}.old")
-        shutil.rmtree(replaced_folder, ignore_errors=True)
-        out.rename(replaced_folder)
-        partial.rename(out)
-        shutil.rmtree(replaced_folder)
-        return False
-    partial.rename(out)  # or onto an empty folder
+    replace_folder(out, partial)
     return False
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rft.data.history import Message, read_history
 from rft.errors import DataError
 from rft.llm.client import Llm, make_endpoint
-from rft.screen import screen
+from rft.screen import progress, screen
 from rft.single_writer import only_writer
 from rft.tasks.dataset_writer import CARD, DatasetWriter, Dropped
 from rft.tasks.files import occupied
@@ -26,13 +25,6 @@ from rft.tasks.questions.source import Source, find_sources
 from rft.tasks.questions.writer import Settings, Written, write_about
 from rft.version import __version__
 
-COLUMNS = (
-    TextColumn("writing questions"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-    TextColumn("{task.fields[note]}"),
-)
 ORDER = ("train", "val", "benchmark")
 
 
@@ -110,12 +102,12 @@ def _write_all(
     settings: Settings, sources: list[Source], paid: Path, workers: int, console: Console
 ) -> list[Written]:
     llm = Llm(settings.llm, paid, workers)
-    with Progress(*COLUMNS, console=console, transient=True) as progress, llm.threads() as pool:
-        task = progress.add_task("", total=len(sources), note=llm.told())
+    with progress("writing questions", console) as bar, llm.threads() as pool:
+        task = bar.add_task("", total=len(sources), note=llm.told())
         jobs = [pool.submit(write_about, source, settings, llm, paid) for source in sources]
         for job in as_completed(jobs):
             job.result()  # an error ends the run
-            progress.update(task, advance=1, note=llm.told())
+            bar.update(task, advance=1, note=llm.told())
     return [job.result() for job in jobs]
 
 
