@@ -16,7 +16,7 @@ from typing import Any
 from reward.free_text import normalized
 from reward.mcq import LETTERS
 from rft.data.control import inert
-from rft.data.history import History, history_id, is_date, read_history, read_messages
+from rft.data.history import HALF_PAIR, History, history_id, is_date, read_history, read_messages
 from rft.data.question import FEWEST, MOST, Question
 from rft.errors import DataError
 from rft.tasks.base import (
@@ -240,10 +240,8 @@ def _names(folder: Path) -> set[str]:
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UnusableRow(f"{key} is not a text" if not isinstance(value, str) else f"{key} is empty")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UnusableRow(f"{key} contains half a surrogate pair") from None
+    if HALF_PAIR.search(value):
+        raise UnusableRow(f"{key} contains half a surrogate pair")
     return value.strip()
 
 

@@ -123,8 +123,8 @@ def clean(text: str) -> tuple[str, list[str]]:
     if "\0" in text:
         text = text.replace("\0", "")
         repairs.append("NUL bytes removed")
-    if HALF_PAIR.search(text):
-        text = HALF_PAIR.sub("\ufffd", text)
+    text, halves = HALF_PAIR.subn("\ufffd", text)
+    if halves:
         repairs.append("half characters replaced")
     return text, repairs
 

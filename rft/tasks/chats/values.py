@@ -54,10 +54,8 @@ def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
         first += stream.readline()
     if start not in ("[", "{"):
         if start:
-            yield (
-                "line 1",
-                Broken("this is not JSON: expected a list, or one JSON object per line", last=True),
-            )
+            reason = "this is not JSON: expected a list, or one JSON object per line"
+            yield "line 1", Broken(reason, last=True)
         return
     second = stream.readline(window)
     if _is_line(first, second):
