@@ -10,6 +10,7 @@ import json
 import random
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ class _Reader:
     def __init__(self, root: Path, split: str, judge_only: bool):
         self.root, self.split, self.judge_only = root, split, judge_only
         self.histories: dict[str, History] = {}
-        self._files: dict[Path, History] = {}
+        self._read = cache(read_history)
         self._rows: dict[str, int] = {}  # id of a question -> its row
 
     def question(self, record: Any, row: int, where: str) -> Question:
@@ -218,10 +219,7 @@ class _Reader:
 
     def _history(self, given: Any, where: str) -> History:
         if isinstance(given, str):
-            path = history_path(self.root, given, where, "history")
-            if path not in self._files:
-                self._files[path] = read_history(path)
-            history = self._files[path]
+            history = self._read(history_path(self.root, given, where, "history"))
         elif isinstance(given, list) and given:
             try:
                 messages = read_messages(given, "history: ")
