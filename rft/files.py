@@ -1,6 +1,6 @@
 """Atomic file writes, and file locks held by one process.
 
-Invariant: a reader of a path written here sees the old content or the new content, never a part. A failed
+Invariant: a reader of a file written here sees the old content or the new content, never a part. A failed
 write leaves no temporary file.
 """
 
@@ -51,7 +51,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def replace_folder(folder: Path, new: Path) -> None:
-    """Renames a complete folder, `new`, to `folder`, and then removes what was there."""
+    """Renames a complete folder, `new`, to `folder`, and then removes what was there. In between, there is
+    no `folder` for a moment."""
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
