@@ -1,11 +1,12 @@
 """Atomic file writes, and file locks held by one process.
 
-Invariant: a reader of a path written here sees the old content or the new content, never a part. A failed
+Invariant: a reader of a file written here sees the old content or the new content, never a part. A failed
 write leaves no temporary file.
 """
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,6 +48,17 @@ def write_whole(path: Path, text: str) -> None:
         raise DataError(
             f"{path}: cannot write it: {error.strerror or error}; free space, then run the same command again"
         ) from None
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Renames a complete folder, `new`, to `folder`, and then removes what was there. In between, there is
+    no `folder` for a moment."""
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def lock(path: Path, refused: RftError) -> FileLock:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 WIDTH = 150
 
@@ -20,6 +21,15 @@ def screen(**settings: Any) -> "Console":
 
     console = Console(**settings)
     return console if console.is_terminal else Console(**settings, width=max(WIDTH, console.width))
+
+
+def progress(what: str, console: "Console") -> "Progress":
+    """Returns a bar that goes when it is done: what is done, how many are, the time that remains, and the
+    `note` of its task."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
 
 
 def counted(number: int, noun: str) -> str:

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rft.errors import DataError
-from rft.files import write_atomic
-from rft.screen import screen
+from rft.files import replace_folder, write_atomic
+from rft.screen import progress, screen
 from rft.simulate import card
 from rft.simulate.checks import check_record
 from rft.simulate.history import Count, TokenCounter, assemble, count_words
@@ -260,22 +259,15 @@ def _differences(recorded: dict[str, Any], ours: dict[str, Any]) -> str:
 def _write_personas(
     settings: Settings, partial: Path, todo: list[int], finished: int, workers: int, console: Console
 ) -> None:
-    columns = (
-        TextColumn("writing personas"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=finished + len(todo), completed=finished, note="")
+    with progress("writing personas", console) as bar:
+        task = bar.add_task("", total=finished + len(todo), completed=finished, note="")
         if not todo:
             return
         if workers == 1 and not settings.llm:
             job = Job(settings, partial)
             for persona_id in todo:
                 job.do(persona_id)
-                progress.advance(task)
+                bar.advance(task)
             return
         with ExitStack() as stack:
             pool: Executor
@@ -295,7 +287,7 @@ def _write_personas(
             try:
                 for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
                     done.result()
-                    progress.update(task, advance=1, note=told())
+                    bar.update(task, advance=1, note=told())
             except BrokenProcessPool:
                 raise DataError(
                     "a worker process died, possibly out of memory; rerun the same command with fewer "
@@ -369,9 +361,4 @@ def _publish(partial: Path, out: Path) -> None:
         shutil.rmtree(partial / leftover, ignore_errors=True)
     for leftover_file in partial.rglob("*.tmp"):
         leftover_file.unlink()
-    old = out.parent / f".{out.name}.replaced"
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
-    os.replace(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(out, partial)

@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from rft.data.control import inert
 from rft.data.history import History
 from rft.data.question import Question
 from rft.errors import DataError
+from rft.records.row import ResultRow
 
 ORDER_SEED = 42
 """The options of row N are shuffled by `random.Random(ORDER_SEED + N)`, the gold first, so that letters tell
 nothing and are the same in every run."""
+Asked = Question | ResultRow
 Labels = Mapping[str, Any]
 SHORT_OPTION = 8  # maximum words of an option that an answer names in full
 UNNAMED = "The option that fits"
@@ -71,19 +73,6 @@ class Split:
     def history_of(self, question: Question) -> History:
         """Returns the history of a question."""
         return self.histories[question.history_id]
-
-
-class Asked(Protocol):
-    """A question as it was asked: `Question` and `rft.records.row.ResultRow`."""
-
-    @property
-    def labels(self) -> Labels: ...
-    @property
-    def accepted(self) -> Sequence[str]: ...
-    @property
-    def abstain(self) -> bool: ...
-    @property
-    def gold_text(self) -> str: ...
 
 
 class Shown(NamedTuple):

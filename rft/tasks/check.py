@@ -182,16 +182,13 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
 
 def _labels(split: Split, task: Task) -> dict[str, dict[str, int]]:
     """{label: {value: number of questions}}."""
+    chosen = task.counted or split.report_by
     names = dict.fromkeys(name for question in split.questions for name in question.labels)
     counts = {
         name: Counter(str(question.labels.get(name, "")) for question in split.questions)
-        for name in task.counted or split.report_by or names
+        for name in chosen or names
     }
-    return {
-        name: dict(of_name.most_common())
-        for name, of_name in counts.items()
-        if task.counted or split.report_by or len(of_name) <= MOST_VALUES
-    }
+    return {name: dict(c.most_common()) for name, c in counts.items() if chosen or len(c) <= MOST_VALUES}
 
 
 def _tokens(split: Split, stated: Sequence[int], tokenizer: Any) -> dict[str, Any]:
@@ -231,13 +228,11 @@ def _persona_overlap(splits: dict[str, Split], excluded: Collection[str], report
                 f"persona {persona} is in both the training and the test data: {where}; "
                 f"exclude it from training with --exclude-personas {persona}"
             )
-    if len(trained) == 2:
-        shared = len(set(rows["train"]) & set(rows["val"]))
-        if shared:
-            report["notes"].append(
-                f"val shares {shared} of its {len(rows['val'])} personas with train: "
-                "it measures new questions, not new people"
-            )
+    if len(trained) == 2 and (shared := len(set(rows["train"]) & set(rows["val"]))):
+        report["notes"].append(
+            f"val shares {shared} of its {len(rows['val'])} personas with train: "
+            "it measures new questions, not new people"
+        )
     skip_reasons = {skip.reason for name in trained for skip in splits[name].skipped}
     for persona in excluded:
         if f"persona {persona} is excluded" not in skip_reasons:
@@ -326,18 +321,17 @@ def _print(report: dict[str, Any], strict: bool, console: Any) -> None:
         audits = [split["shortcuts"] for split in splits]
         chances = sorted({f"{audit['chance']:.0%}" for audit in audits if "chance" in audit})
         table(f"Shortcuts (chance {', '.join(chances)})" if chances else "Answers", table_rows(audits))
-    if splits and any(cells for audit in audits for cells in audit.get("by", {}).values()):
-        line(
-            f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is"
-            " furthest above chance."
-        )
-    if splits and chances:
-        line(
-            f"'telling' means significantly above chance: at least {100 * POINTS:.0f} points above chance,"
-            f" and above the threshold of {ERRORS} standard errors after a Bonferroni correction for the"
-            " number of rules."
-        )
-    if splits:
+        if any(cells for audit in audits for cells in audit.get("by", {}).values()):
+            line(
+                f"Each category shows its value (with at least {LEAST} questions) whose strongest rule is"
+                " furthest above chance."
+            )
+        if chances:
+            line(
+                f"'telling' means significantly above chance: at least {100 * POINTS:.0f} points above"
+                f" chance, and above the threshold of {ERRORS} standard errors after a Bonferroni correction"
+                " for the number of rules."
+            )
         line(
             "Verified for every split: prompts contain no labels, links stay inside the dataset folder, and"
             " every question with options passes the reward self-check."

@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from rft.data.history import HALF_PAIR
 from rft.errors import DataError
+from rft.tasks.files import occupied
 
 VERSION = 1
 CARD = "dataset.json"
@@ -80,7 +80,7 @@ class DatasetWriter:
         report_by: Sequence[str],
         published: Sequence[Published] = (),
     ):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if occupied(folder):
             raise DataError(f"{folder}: already exists and is not an empty folder; choose another --out")
         self.folder = folder
         self.counts: Counter[str] = Counter()
@@ -98,9 +98,7 @@ class DatasetWriter:
         self._partial.mkdir(parents=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for stream in self._splits.values():
             stream.close()
         try:
@@ -143,6 +141,14 @@ class DatasetWriter:
     def note(self, text: str) -> None:
         """Records what the user should know about the data."""
         self.notes.append(text)
+
+    def note_repeats(self, what: str, keys: Mapping[str, Hashable]) -> None:
+        """Notes which ids have the same key."""
+        by_key: dict[Hashable, list[str]] = {}
+        for id, key in keys.items():
+            by_key.setdefault(key, []).append(id)
+        if repeated := [" = ".join(ids) for ids in by_key.values() if len(ids) > 1]:
+            self.note(f"{what}: {len(repeated)} ({'; '.join(repeated)})")
 
     def _finish(self) -> None:
         if not self.counts:

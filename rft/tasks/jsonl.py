@@ -10,13 +10,14 @@ import json
 import random
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from reward.free_text import normalized
 from reward.mcq import LETTERS
 from rft.data.control import inert
-from rft.data.history import History, history_id, is_date, read_history, read_messages
+from rft.data.history import HALF_PAIR, History, history_id, is_date, read_history, read_messages
 from rft.data.question import FEWEST, MOST, Question
 from rft.errors import DataError
 from rft.tasks.base import (
@@ -36,6 +37,7 @@ from rft.tasks.base import (
     short_option,
 )
 from rft.tasks.files import digest, history_path, inside
+from rft.tasks.source_files import unreadable
 
 ABOUT = "dataset.json"
 NOT_SPLITS = ("memory_targets",)
@@ -118,7 +120,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 if text := line.decode("utf-8-sig" if row == 0 else "utf-8").strip():
                     yield row, json.loads(text)
     except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror or error}") from None
+        raise unreadable(path, error) from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: row {row}: not UTF-8; write the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -168,7 +170,7 @@ class _Reader:
     def __init__(self, root: Path, split: str, judge_only: bool):
         self.root, self.split, self.judge_only = root, split, judge_only
         self.histories: dict[str, History] = {}
-        self._files: dict[Path, History] = {}
+        self._read = cache(read_history)
         self._rows: dict[str, int] = {}  # id of a question -> its row
 
     def question(self, record: Any, row: int, where: str) -> Question:
@@ -217,10 +219,7 @@ class _Reader:
 
     def _history(self, given: Any, where: str) -> History:
         if isinstance(given, str):
-            path = history_path(self.root, given, where, "history")
-            if path not in self._files:
-                self._files[path] = read_history(path)
-            history = self._files[path]
+            history = self._read(history_path(self.root, given, where, "history"))
         elif isinstance(given, list) and given:
             try:
                 messages = read_messages(given, "history: ")
@@ -239,10 +238,8 @@ def _names(folder: Path) -> set[str]:
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UnusableRow(f"{key} is not a text" if not isinstance(value, str) else f"{key} is empty")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UnusableRow(f"{key} contains half a surrogate pair") from None
+    if HALF_PAIR.search(value):
+        raise UnusableRow(f"{key} contains half a surrogate pair")
     return value.strip()
 
 
@@ -304,7 +301,7 @@ def shown(labels: Labels) -> Shown:
 def judged(question: Asked) -> tuple[str, str]:
     """Returns (the judge's rubric, the right answers); a label `rubric` replaces the rubric."""
     fact = "\n".join(question.accepted) or question.gold_text
-    return question.labels.get(RUBRIC) or ("unknown" if question.abstain else "answer"), fact
+    return str(question.labels.get(RUBRIC) or ("unknown" if question.abstain else "answer")), fact
 
 
 def named(question: Question) -> str:

@@ -49,9 +49,7 @@ def load_split(
             to fix it.
     """
     if not jsonl.is_jsonl(source):
-        return personamem.load_split(
-            source, split, window, revision=revision, exclude_personas=exclude_personas
-        )
+        return personamem.load_split(source, split, window, revision, exclude_personas)
     if revision is not None:
         warnings.warn(f"revision {revision} is ignored: {source} is a folder", stacklevel=2)
     if window != personamem.WINDOWS[0]:
@@ -61,11 +59,9 @@ def load_split(
 
 def locate(source: str | Path, revision: str | None = None, *, window: str | None = None) -> Path:
     """Returns the dataset folder, downloaded if `source` is a Hub id. Raises DataError if there is none."""
-    return (
-        Path(source).expanduser()
-        if jsonl.is_jsonl(source)
-        else personamem.locate(source, revision, window=window)
-    )
+    if jsonl.is_jsonl(source):
+        return Path(source).expanduser()
+    return personamem.locate(source, revision, window=window)
 
 
 def split_names(root: Path) -> list[str]:

@@ -93,7 +93,10 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
             dataset.row("benchmark", {"id": id, "person": sample, "history": link, **row})
     for text, count in notes.items():
         dataset.note(f"{text}: {count}")
-    _note_repeats(asked, dataset)
+    dataset.note_repeats(
+        "questions asked twice about one history, which stay",
+        {id: (id.rpartition("-")[0], str(record["question"]).strip()) for id, record in asked.items()},
+    )
     _note_ceiling(wrong, asked, totals, dataset)
 
 
@@ -167,11 +170,11 @@ def _row(record: Any, id: str, where: str, notes: Counter[str]) -> dict[str, Any
         notes["adversarial questions without an answer, where the right answer is to abstain"] += 1
     else:
         raise DataError(f"{where}: no 'answer'; only category {ADVERSARIAL} may lack it")
-    written = [text for text in record.get("evidence") or [] if isinstance(text, str)]
-    evidence = [id for text in written for id in EVIDENCE.findall(text)]
-    if any(len(EVIDENCE.findall(text)) > 1 for text in written):
+    found = [EVIDENCE.findall(text) for text in record.get("evidence") or [] if isinstance(text, str)]
+    evidence = [id for ids in found for id in ids]
+    if any(len(ids) > 1 for ids in found):
         notes["questions with several evidence ids in one text, taken apart"] += 1
-    if any(not EVIDENCE.findall(text) for text in written):
+    if not all(found):
         notes["questions with a malformed evidence id, left out"] += 1
     if not evidence:
         notes["questions without evidence"] += 1
@@ -220,16 +223,6 @@ def _audited(path: Path, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, st
             raise DataError(f"{where}: {id} asks something else in this data; use the list of this version")
         wrong[id] = kind
     return wrong
-
-
-def _note_repeats(asked: Mapping[str, Mapping[str, Any]], dataset: DatasetWriter) -> None:
-    by_text: dict[tuple[str, str], list[str]] = {}
-    for id, record in asked.items():
-        by_text.setdefault((id.rpartition("-")[0], str(record["question"]).strip()), []).append(id)
-    if repeated := [" = ".join(ids) for ids in by_text.values() if len(ids) > 1]:
-        dataset.note(
-            f"questions asked twice about one history, which stay: {len(repeated)} ({'; '.join(repeated)})"
-        )
 
 
 def _note_ceiling(

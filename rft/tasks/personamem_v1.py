@@ -11,16 +11,16 @@ anew.
 
 import argparse
 import ast
-import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rft.data.history import ROLES
 from rft.errors import DataError
 from rft.tasks.dataset_writer import DatasetWriter, Published
+from rft.tasks.personamem.dataset import read_rows
 from rft.tasks.source_files import broken, field, text_field, unreadable
 
 SOURCE = "https://huggingface.co/datasets/bowen-upenn/PersonaMem"
@@ -76,7 +76,7 @@ def convert(source: Path, dataset: DatasetWriter, options: argparse.Namespace) -
     links: dict[tuple[str, int], str] = {}
     seen: set[str] = set()
     context_id, context = "", []
-    for row, record in _rows(questions):
+    for row, record in read_rows(questions, COLUMNS, "PersonaMem v1"):
         where = f"{questions.name}: row {row}"
         id = text_field(record, "question_id", where)
         if id in seen:
@@ -129,29 +129,6 @@ def _size(source: Path) -> str:
     if len(sizes) > 1:
         raise DataError(f"{source}: it has several sizes ({', '.join(sizes)}); choose one with --size")
     return sizes[0]
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(row from 0, record) of the CSV of questions."""
-    row = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or [])]:
-                raise DataError(f"{path}: no column {', '.join(missing)}; expected those of PersonaMem v1")
-            for record in reader:
-                if None in record or None in record.values():
-                    raise DataError(
-                        f"{path}: row {row}: expected {len(reader.fieldnames or [])} cells as in the header"
-                    )
-                yield row, record
-                row += 1
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except csv.Error as error:
-        raise DataError(f"{path}: row {row}: broken CSV ({error}); the file may be incomplete") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: near row {row}: not UTF-8; download the file again") from None
 
 
 def _offsets(path: Path) -> dict[str, int]:

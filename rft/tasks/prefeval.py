@@ -133,14 +133,10 @@ def _note(rows: Sequence[Asked], options: argparse.Namespace, dataset: DatasetWr
     """Notes what is peculiar about the questions."""
     if options.form == "explicit":
         dataset.note(f"the reply to each preference is fixed: {ACKNOWLEDGED}")
-    by_question: dict[str, list[str]] = {}
-    for row in rows:
-        by_question.setdefault(row.question, []).append(row.id)
-    if repeated := [" = ".join(ids) for ids in by_question.values() if len(ids) > 1]:
-        dataset.note(
-            "questions that occur twice, with different preferences, and stay:"
-            f" {len(repeated)} ({'; '.join(repeated)})"
-        )
+    dataset.note_repeats(
+        "questions that occur twice, with different preferences, and stay",
+        {row.id: row.question for row in rows},
+    )
     if reworded := [row.id for row in rows if row.reworded]:
         dataset.note(
             f"preferences worded differently in {OPTIONS}, where the history has the wording of the form:"

@@ -10,25 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import DataError
+from rft.tasks.chats.values import Broken, items
 
 CHUNK = 4 * 2**20  # characters read at a time
 NAMES = {str: "text", int: "whole number", list: "list", dict: "object"}
-SPACE = " \t\r\n"
-
-
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file. Raises DataError if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except (ValueError, RecursionError) as error:
-        raise broken(path, error) from None
 
 
 def read_list(path: Path) -> list[Any]:
     """Returns the content of a JSON file that contains a list. Raises DataError otherwise."""
-    content = read_json(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (ValueError, RecursionError) as error:
+        raise broken(path, error) from None
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a JSON list, found {type_name(content)}")
     return content
@@ -40,46 +35,21 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: the file cannot be read, is not a list of objects, or ends early.
     """
-    decoder = json.JSONDecoder()
-    buffer, at, index = "", 0, -1
     try:
         with path.open(encoding="utf-8-sig") as stream:
-
-            def skip(characters: str) -> str:
-                """Moves `at` over these characters and returns the one after them; "" at the end."""
-                nonlocal buffer, at
-                while True:
-                    while at < len(buffer) and buffer[at] in characters:
-                        at += 1
-                    if at < len(buffer):
-                        return buffer[at]
-                    buffer, at = stream.read(CHUNK), 0
-                    if not buffer:
-                        return ""
-
-            if skip(SPACE) != "[":
+            start = stream.read(CHUNK).lstrip()
+            if not start.startswith("["):
                 raise DataError(f"{path}: expected a JSON list of objects")
-            at += 1
-            while (first := skip(SPACE if index < 0 else SPACE + ",")) != "]":
-                index += 1
-                if first != "{":
-                    found = f"found {first!r}" if first else "the file may be incomplete"
-                    raise DataError(f"{path}: row {index}: expected an object, {found}")
-                while True:
-                    try:
-                        value, at = decoder.raw_decode(buffer, at)
-                        break
-                    except json.JSONDecodeError as error:
-                        more = stream.read(max(CHUNK, len(buffer) - at))
-                        if not more:
-                            raise DataError(
-                                f"{path}: row {index}: broken JSON ({error.msg}); download the file again"
-                            ) from None
-                        buffer, at = buffer[at:] + more, 0
+            for index, (_, value) in enumerate(items(start, stream, CHUNK, strict=True)):
+                where = f"{path}: row {index}"
+                if isinstance(value, Broken):
+                    raise DataError(f"{where}: {value.reason}; download the file again")
+                if not isinstance(value, dict):
+                    raise DataError(f"{where}: expected an object, found {type_name(value)}")
                 yield index, value
     except OSError as error:
         raise unreadable(path, error) from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise broken(path, error) from None
 
 

@@ -13,7 +13,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 import rft.tasks.personamem.dataset as dataset
 from rft.errors import DataError
-from rft.tasks.personamem.dataset import COLUMNS, HUB_ID, PINNED_REVISION, Skip, load_split, locate
+from rft.tasks.base import Skip
+from rft.tasks.load import load_split
+from rft.tasks.personamem.dataset import COLUMNS, HUB_ID, PINNED_REVISION, locate
 
 
 def refused(root: Path, split: str = "benchmark", window: str = "32k", **options: Any) -> str:

@@ -405,7 +405,7 @@ BAD: list[tuple[str, Callable[[], object], str]] = [
     (
         "longmemeval m",
         lambda: text(G, lambda old: old[:-1]),
-        "row 3: expected an object, the file may be incomplete",
+        "row 3: the file ends inside its list; download the file again",
     ),
     ("longmemeval m", lambda: text(G, lambda old: old[1:-1]), "expected a JSON list of objects"),
     (
@@ -443,7 +443,7 @@ BAD: list[tuple[str, Callable[[], object], str]] = [
     (
         "personamem_v1 v",
         lambda: text(V, lambda old: old.replace("all_options", "options")),
-        "questions_32k.csv: no column all_options; expected those of PersonaMem v1",
+        "questions_32k.csv: missing column all_options; expected the columns of PersonaMem v1",
     ),
     ("personamem_v1 v", lambda: text(V, lambda old: old[:-20]), "row 0: expected 10 cells as in the header"),
     (

@@ -11,7 +11,7 @@ from rft.tasks.chats.branch import branch
 from rft.tasks.chats.draft import Draft, iso, name_of, shown
 
 NAME, TITLE = "chatgpt", "ChatGPT export"
-SPOKEN = {"user", "assistant"}
+SPOKEN = {"user": "user", "assistant": "assistant"}
 NOT_SPOKEN = {"system": "system message", "tool": "tool output"}
 REASONS = {
     "user_editable_context": "custom instructions",
@@ -51,17 +51,14 @@ def read(document: Any, draft: Draft) -> None:
 
 def _say(message: dict[str, Any], draft: Draft) -> None:
     author, metadata, content = (message.get(key) for key in ("author", "metadata", "content"))
-    role = author.get("role") if isinstance(author, dict) else None
     metadata = metadata if isinstance(metadata, dict) else {}
     content = content if isinstance(content, dict) else {}
     kind = content.get("content_type")
     if isinstance(kind, str) and kind in REASONS:
         return draft.drop(REASONS[kind])
-    if isinstance(role, str) and role in NOT_SPOKEN:
-        return draft.drop(NOT_SPOKEN[role])
-    if not isinstance(role, str) or role not in SPOKEN:
-        draft.problem(f"unknown role {shown(role)}")
-        return draft.drop("unknown role")
+    role = draft.speaker(author.get("role") if isinstance(author, dict) else None, SPOKEN, NOT_SPOKEN)
+    if role is None:
+        return
     if message.get("weight") == 0 or metadata.get("is_visually_hidden_from_conversation"):
         return draft.drop("hidden")
     if role == "assistant" and message.get("recipient") not in (None, "all"):
@@ -98,7 +95,7 @@ def _latest(messages: dict[str, dict[str, Any]], parents: dict[str, Any]) -> str
     """The message nobody answered that was written last."""
     answered = set(parents.values())
     leaves = [id for id in messages if id not in answered] or list(messages)
-    return max(enumerate(leaves), key=lambda leaf: (iso(messages[leaf[1]].get("create_time")), leaf[0]))[1]
+    return max(reversed(leaves), key=lambda leaf: iso(messages[leaf].get("create_time")))
 
 
 def _hashable(parent: Any) -> Any:

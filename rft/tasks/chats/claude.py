@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from rft.tasks.chats.branch import branch
-from rft.tasks.chats.draft import Draft, iso, name_of, shown
+from rft.tasks.chats.draft import Draft, iso, name_of
 from rft.tasks.chats.openai import only_objects
 
 NAME, TITLE = "claude", "Claude export"
@@ -39,13 +39,9 @@ def read(document: Any, draft: Draft) -> None:
     draft.date = draft.when(document.get("created_at"))
     messages = only_objects(document["chat_messages"], draft)
     for message in _branch(messages, document.get("current_leaf_message_uuid"), draft):
-        role = ROLES.get(str(message.get("sender")))
-        if role is None:
-            draft.problem(f"unknown role {shown(message.get('sender'))}")
-            draft.drop("unknown role")
-            continue
-        text, changes = _text(message)
-        draft.say(role, text, message.get("created_at"), name_of(message.get("uuid")) or None, changes)
+        if role := draft.speaker(message.get("sender"), ROLES, {}):
+            text, changes = _text(message)
+            draft.say(role, text, message.get("created_at"), name_of(message.get("uuid")) or None, changes)
 
 
 def _branch(messages: list[dict[str, Any]], leaf: Any, draft: Draft) -> list[dict[str, Any]]:
@@ -58,8 +54,7 @@ def _branch(messages: list[dict[str, Any]], leaf: Any, draft: Draft) -> list[dic
     if len(parents) < len(messages) or max(Counter(parents.values()).values(), default=1) == 1:
         return messages
     if not isinstance(leaf, str) or leaf not in parents:
-        latest = max(enumerate(messages), key=lambda m: (iso(m[1].get("created_at")), m[0]))
-        leaf = latest[1]["uuid"]
+        leaf = max(reversed(messages), key=lambda message: iso(message.get("created_at")))["uuid"]
     by_id = {message["uuid"]: message for message in messages}
     return [by_id[id] for id in branch(leaf, parents, by_id.keys(), draft, {NO_PARENT})]
 

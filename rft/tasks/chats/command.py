@@ -4,14 +4,19 @@ Exit codes: 0 success; 1 the import is written, but a part of a file could not b
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rft.screen import counted, screen
+from rft.tasks.chats.draft import printable
 from rft.tasks.chats.formats import FORMATS
 from rft.tasks.chats.importing import HISTORIES, RECORD, Settings, import_chats
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 USERS = 20
 """Users in the table; the others are in import.json."""
@@ -43,18 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Imports the chats and prints what was found."""
-    from rft.screen import screen
-
     settings = Settings(None if args.format == "auto" else args.format, args.user, args.replace_private)
     record = import_chats(args.sources, args.out, settings, args.overwrite)
     _print(record, args.out, screen(highlight=False))
     return 0 if all(file["read_to_its_end"] for file in record["files"]) else 1
 
 
-def _print(record: dict[str, Any], out: Path, console: "Console") -> None:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
+def _print(record: dict[str, Any], out: Path, console: Console) -> None:
     users = record["users"]
     table = Table("user", title=str(out), box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("sessions", "messages", "changes", "dropped", "private"):
@@ -62,14 +62,16 @@ def _print(record: dict[str, Any], out: Path, console: "Console") -> None:
     table.add_column("from", no_wrap=True)
     table.add_column("to", no_wrap=True)
     for user in list(users)[:USERS]:
-        counts = users[user]
+        counts, messages = users[user], users[user]["messages"]
         numbers = (
             counts["conversations"]["kept"],
-            *_messages(counts),
+            messages["kept"],
+            sum(messages["mapped"].values()),
+            sum(messages["dropped"].values()),
             sum(counts.get("private", {}).values()),
         )
         days = (str(counts.get(day) or "")[:10] for day in ("first", "last"))
-        table.add_row(_plain(user), *(f"{number:,}" for number in numbers), *days)
+        table.add_row(escape(printable(user)), *(f"{number:,}" for number in numbers), *days)
     console.print(table)
     if len(users) > USERS:
         console.print(f"and {len(users) - USERS:,} more users in {RECORD}")
@@ -84,30 +86,13 @@ def _print(record: dict[str, Any], out: Path, console: "Console") -> None:
     if undated := sum(c.get("sessions_without_date", 0) for c in everyone):
         console.print(f"conversations without a date, placed first: {undated:,}")
     done = "unchanged" if record["unchanged"] else "written"
-    number = sum("history" in counts for counts in everyone)
-    histories = f"{number:,} {'history' if number == 1 else 'histories'}"
+    histories = counted(sum("history" in counts for counts in everyone), "history")
     where = f"{out / HISTORIES}: {histories}, {done}; all counts: {out / RECORD}"
     console.print(where, markup=False, soft_wrap=True)
 
 
-def _messages(counts: dict[str, Any]) -> tuple[int, int, int]:
-    messages = counts["messages"]
-    return messages["kept"], sum(messages["mapped"].values()), sum(messages["dropped"].values())
-
-
-def _reasons(title: str, counters: list[dict[str, int]], console: "Console") -> None:
+def _reasons(title: str, counters: list[dict[str, int]], console: Console) -> None:
     """Prints the sums of counters on one line, unless they are all empty."""
-    sums: dict[str, int] = {}
-    for counter in counters:
-        for reason, number in counter.items():
-            sums[reason] = sums.get(reason, 0) + number
-    if sums:
+    if sums := sum(map(Counter, counters), Counter[str]()):
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(sums.items()))
         console.print(f"{title}: {reasons}", markup=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """The text as it can be printed in a table."""
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "?" for c in text))

@@ -5,7 +5,7 @@ is counted. Texts that leave here are valid UTF-8 without NUL; dates are ISO 860
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -77,16 +77,30 @@ class Draft:
             self.mapped[change] += 1
         for repair in repairs:
             self.problem(repair)
-        self.messages.append(Said(role, text, when or self._latest))
-
-    @property
-    def _latest(self) -> str:
-        return self.messages[-1].date if self.messages else self.date
+        latest = self.messages[-1].date if self.messages else self.date
+        self.messages.append(Said(role, text, when or latest))
 
     def drop(self, reason: str, messages: int = 1) -> None:
         """Counts messages that are left out."""
         if messages:
             self.dropped[reason] += messages
+
+    def speaker(self, role: Any, spoken: Mapping[str, str], left_out: Mapping[str, str]) -> str | None:
+        """Returns "user" or "assistant"; None for any other role, whose message is dropped.
+
+        Args:
+            role: the role in the data.
+            spoken: {role in the data: "user" or "assistant"}.
+            left_out: {role in the data: why its messages are left out}.
+        """
+        if isinstance(role, str) and role in left_out:
+            self.drop(left_out[role])
+        elif isinstance(role, str) and role in spoken:
+            return spoken[role]
+        else:
+            self.problem(f"unknown role {shown(role)}")
+            self.drop("unknown role")
+        return None
 
     def problem(self, text: str) -> None:
         """Notes what is wrong with the data."""
@@ -109,8 +123,8 @@ def clean(text: str) -> tuple[str, list[str]]:
     if "\0" in text:
         text = text.replace("\0", "")
         repairs.append("NUL bytes removed")
-    if HALF_PAIR.search(text):
-        text = HALF_PAIR.sub("\ufffd", text)
+    text, halves = HALF_PAIR.subn("\ufffd", text)
+    if halves:
         repairs.append("half characters replaced")
     return text, repairs
 
@@ -150,6 +164,11 @@ def name_of(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
     return clean(str(value))[0].strip()
+
+
+def printable(text: str) -> str:
+    """Returns a text of the data without what could control a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def shown(value: Any) -> str:

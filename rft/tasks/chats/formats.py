@@ -1,39 +1,18 @@
 """The formats of chats, and which of them a file has."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from rft.tasks.chats import chatgpt, claude, lines, openai, sharegpt
-from rft.tasks.chats.draft import Draft, shown
+from rft.tasks.chats.draft import shown
+
+FORMATS = {module.NAME: module for module in (chatgpt, claude, sharegpt, openai, lines)}
+"""{name on the command line: module}. A module has a TITLE for messages to the user, and two functions:
+`matches` says whether a value of the file has the format, and `read` reads such a value into a draft. A value
+of `lines` is a single message; one of the others is a conversation."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """One format.
-
-    Attributes:
-        name: name on the command line.
-        title: name in messages to the user.
-        matches: whether a value of the file has the format.
-        read: reads a value into a draft.
-        single: whether a value is a single message of a conversation.
-    """
-
-    name: str
-    title: str
-    matches: Callable[[Any], bool]
-    read: Callable[[Any, Draft], None]
-    single: bool = False
-
-
-FORMATS = {
-    module.NAME: Format(module.NAME, module.TITLE, module.matches, module.read, module is lines)
-    for module in (chatgpt, claude, sharegpt, openai, lines)
-}
-
-
-def detect(value: Any) -> Format | None:
+def detect(value: Any) -> ModuleType | None:
     """Returns the format of a value of the file; None if it is none of ours."""
     return next((format for format in FORMATS.values() if format.matches(value)), None)
 

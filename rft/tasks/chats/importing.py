@@ -13,21 +13,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
 
 from rft.data.private import replaced
 from rft.errors import DataError
+from rft.files import replace_folder
 from rft.single_writer import only_writer
+from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
-from rft.tasks.chats.draft import LONGEST_NAME, Draft
-from rft.tasks.chats.formats import FORMATS, Format, described, detect
+from rft.tasks.chats.draft import LONGEST_NAME, Draft, printable
+from rft.tasks.chats.formats import FORMATS, described, detect
 from rft.tasks.chats.reading import Reading
 from rft.tasks.chats.shelf import Shelf
 from rft.tasks.chats.source import Source, Unreadable, find
 from rft.tasks.chats.user_names import file_names, pseudonym
 from rft.tasks.chats.values import Broken, values
+from rft.tasks.files import occupied
 
 HISTORIES, RECORD = "histories", "import.json"
 VERSION = 1
@@ -58,7 +62,7 @@ class _File:
     """What was found in one file."""
 
     name: str
-    format: Format | None
+    format: ModuleType | None
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0
     lost: bool = False
@@ -98,32 +102,33 @@ class _Import:
             return self._drop(source, file, "broken JSON")
         if file.format is None and (found := detect(value)):
             file.format = found
-            self.reading.say(f"{source.name}: {found.title}")
+            self.reading.say(f"{source.name}: {found.TITLE}")
         if file.format is None or not file.format.matches(value):
-            expected = file.format.title if file.format else "one of the formats " + ", ".join(FORMATS)
+            expected = file.format.TITLE if file.format else "one of the formats " + ", ".join(FORMATS)
             self._problem(file, place, f"expected {expected}, found {described(value)}")
             return self._drop(source, file, "unknown format")
-        draft = Draft(seen=seen if file.format.single else set())
+        single = file.format is lines
+        draft = Draft(seen=seen if single else set())
         file.format.read(value, draft)
         user = self._user(draft, source)
         counts = self.counts.setdefault((source.name, user), Counts())
         counts.dropped += draft.dropped
         if draft.messages:
             self._keep(user, source, draft, file.format)
-        elif not file.format.single:
+        elif not single:
             counts.dropped_conversations["nothing left" if draft.dropped else "empty"] += 1
             if not draft.problems:
                 draft.problem("no message is left of it" if draft.dropped else "an empty conversation")
-        name = f" ({draft.id[:LONGEST_NAME]})" if draft.id and not file.format.single else ""
+        name = f" ({draft.id[:LONGEST_NAME]})" if draft.id and not single else ""
         for problem in draft.problems:
             self._problem(file, place + name, problem)
 
-    def _keep(self, user: str, source: Source, draft: Draft, format: Format) -> None:
-        if format.single:
-            key: tuple[str, ...] = (format.name, source.name, draft.id)
+    def _keep(self, user: str, source: Source, draft: Draft, format: ModuleType) -> None:
+        if format is lines:
+            key: tuple[str, ...] = (format.NAME, source.name, draft.id)
         else:
-            key = (format.name, draft.id) if draft.id else ()
-        other = self.shelf.put(user, source.name, draft, key, format.single)
+            key = (format.NAME, draft.id) if draft.id else ()
+        other = self.shelf.put(user, source.name, draft, key, format is lines)
         if other:
             counts = self.counts.setdefault((other.file, user), Counts())
             counts.dropped_conversations["duplicate id"] += 1
@@ -131,25 +136,28 @@ class _Import:
             draft.problem("a conversation that is there twice; the longer one is kept")
 
     def _drop(self, source: Source, file: _File, reason: str) -> None:
-        user = self.settings.user or pseudonymous(source.user, self.settings)
-        self.counts.setdefault((file.name, user), Counts()).dropped_conversations[reason] += 1
+        counts = self.counts.setdefault((file.name, self._written(source.user)), Counts())
+        counts.dropped_conversations[reason] += 1
 
     def _user(self, draft: Draft, source: Source) -> str:
         """The user of a conversation: as given, as the data say, or by the file."""
         if self.settings.user:
             self.joined |= {draft.user} - {""}
-            return self.settings.user
-        if draft.user:
-            return pseudonymous(draft.user, self.settings)
-        if self.origins.setdefault(source.user, source.origin) != source.origin:
+        elif not draft.user and self.origins.setdefault(source.user, source.origin) != source.origin:
             raise DataError(
                 f"{source.origin} and {self.origins[source.user]}: both would be user {source.user!r}; give"
                 " --user if they are the same person, or rename one"
             )
-        return pseudonymous(source.user, self.settings)
+        return self._written(draft.user or source.user)
+
+    def _written(self, user: str) -> str:
+        """A user's name as it is written."""
+        if self.settings.user:
+            return self.settings.user
+        return pseudonym(user) if self.settings.replace_private else user
 
     def _problem(self, file: _File, place: str, text: str) -> None:
-        line = "".join(c if c.isprintable() else "?" for c in (f"{place}: {text}" if place else text))
+        line = printable(f"{place}: {text}" if place else text)
         if self.settings.replace_private:
             line = replaced(line)[0]
         self.reading.problem(file.name, line)
@@ -195,7 +203,7 @@ class _Import:
     def _of_file(self, file: _File) -> dict[str, Any]:
         return {
             "file": file.name,
-            "format": file.format.name if file.format else None,
+            "format": file.format.NAME if file.format else None,
             "read_to_its_end": not file.lost,
             "users": {
                 user: counts.to_json() for (name, user), counts in self.counts.items() if name == file.name
@@ -235,11 +243,6 @@ class _Import:
         }
 
 
-def pseudonymous(user: str, settings: Settings) -> str:
-    """Returns the user's name as it is written."""
-    return pseudonym(user) if settings.replace_private else user
-
-
 def import_chats(
     paths: Sequence[Path | str],
     out: Path | str,
@@ -266,7 +269,7 @@ def import_chats(
     """
     sources, out = find([Path(path) for path in paths]), Path(out).expanduser()
     out = out if out.name not in ("", "..") else out.resolve()
-    if _occupied(out) and not (out / RECORD).is_file():
+    if occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")
     partial = out.parent / f".{out.name}.partial"
     with only_writer(out, "import"):
@@ -289,13 +292,9 @@ def import_chats(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _occupied(out: Path) -> bool:
-    return out.exists() and not (out.is_dir() and not any(out.iterdir()))
-
-
 def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
     """Gives the folder its name. Returns whether `out` had the same content."""
-    if _occupied(out):
+    if occupied(out):
         old, new = _ours(out), _ours(partial)
         if old == new and not filecmp.cmpfiles(out, partial, new, shallow=False)[1]:
             return True
@@ -309,15 +308,7 @@ def _publish(partial: Path, out: Path, overwrite: bool) -> bool:
                 f"{out}: also contains {strange[0]}, which is no part of an import, so --overwrite does not"
                 " remove it; move it, or use another --out"
             )
-        replaced_folder = out.with_name(f".{out.name}.old")
-        shutil.rmtree(replaced_folder, ignore_errors=True)
-        out.rename(replaced_folder)
-        partial.rename(out)
-        shutil.rmtree(replaced_folder)
-        return False
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    replace_folder(out, partial)
     return False
 
 

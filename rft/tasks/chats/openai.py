@@ -8,13 +8,14 @@ are left out: a history holds what the user and the assistant said.
 
 from typing import Any
 
-from rft.tasks.chats.draft import Draft, name_of, shown
+from rft.tasks.chats.draft import Draft, name_of
 
 NAME, TITLE = "openai", "OpenAI messages"
 LISTS = ("messages", "conversation", "conversations")
 IDS = ("conversation_id", "id", "uuid")
 USERS = ("user_id", "user", "person")
 DATES = ("date", "created_at", "create_time", "created", "timestamp")
+SPOKEN = {"user": "user", "assistant": "assistant"}
 NOT_SPOKEN = {
     "system": "system message",
     "developer": "developer message",
@@ -71,12 +72,9 @@ def date_of(document: dict[str, Any]) -> Any:
 
 def say(turn: dict[str, Any], id: str, draft: Draft) -> None:
     """Adds one message to the draft, or drops it."""
-    role = turn.get("role")
-    if isinstance(role, str) and role in NOT_SPOKEN:
-        return draft.drop(NOT_SPOKEN[role])
-    if role not in ("user", "assistant"):
-        draft.problem(f"unknown role {shown(role)}")
-        return draft.drop("unknown role")
+    role = draft.speaker(turn.get("role"), SPOKEN, NOT_SPOKEN)
+    if role is None:
+        return
     calls = turn.get("tool_calls") or turn.get("function_call")
     text, changes = _text(turn)
     if calls and not text.strip():

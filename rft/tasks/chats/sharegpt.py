@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rft.tasks.chats.draft import Draft, name_of, shown
+from rft.tasks.chats.draft import Draft, name_of
 from rft.tasks.chats.openai import conversation_of, date_of, has_turns, only_objects
 
 NAME, TITLE = "sharegpt", "ShareGPT"
@@ -29,12 +29,7 @@ def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     conversation_of(document, draft)
     for turn in only_objects(document["conversations"], draft):
-        role, text = turn.get("from"), turn.get("value")
-        if isinstance(role, str) and role in ROLES:
+        if role := draft.speaker(turn.get("from"), ROLES, NOT_SPOKEN):
+            text = turn.get("value")
             text = text if isinstance(text, str) else ""
-            draft.say(ROLES[role], text, date_of(turn), name_of(turn.get("id")) or None)
-        elif isinstance(role, str) and role in NOT_SPOKEN:
-            draft.drop(NOT_SPOKEN[role])
-        else:
-            draft.problem(f"unknown role {shown(role)}")
-            draft.drop("unknown role")
+            draft.say(role, text, date_of(turn), name_of(turn.get("id")) or None)

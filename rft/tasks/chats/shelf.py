@@ -27,11 +27,6 @@ class Entry:
     messages: int
     mapped: Counter[str]
 
-    @property
-    def order(self) -> tuple[str, int]:
-        """What conversations are sorted by."""
-        return self.date, self.number
-
 
 class Shelf:
     """Conversations of all users in one file of JSON lines. Use it as a context manager.
@@ -104,7 +99,7 @@ class Shelf:
 
     def messages(self, user: str) -> Iterator[tuple[int, Said]]:
         """Yields (session, message) of a user: the conversations in time order, numbered from 1."""
-        entries = sorted(self.users[user].values(), key=lambda entry: entry.order)
+        entries = sorted(self.users[user].values(), key=lambda entry: (entry.date, entry.number))
         for session, entry in enumerate(entries, start=1):
             for offset in entry.offsets:
                 self._file.seek(offset)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from rft.errors import DataError
+from rft.tasks.chats.draft import printable
 
 EXPORT = re.compile(r"conversations([-_]\d+)?\.json")
 SUFFIXES = (".json", ".jsonl")
@@ -155,11 +156,11 @@ def _zip(path: Path) -> list[Source]:
     entries = _entries(path)
     chats = _chats(entries)
     if not chats:
-        names = ", ".join(_printable(entry.filename) for entry in entries[:SHOWN])
+        names = ", ".join(printable(entry.filename) for entry in entries[:SHOWN])
         raise DataError(f"{path}: no conversations.json in this zip; it contains {names or 'nothing'}")
     return [
         Source(
-            f"{path}: {_printable(entry.filename)}",
+            f"{path}: {printable(entry.filename)}",
             path.stem,
             path.resolve(),
             path,
@@ -168,7 +169,3 @@ def _zip(path: Path) -> list[Source]:
         )
         for entry in chats
     ]
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in name)

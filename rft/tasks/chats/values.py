@@ -15,12 +15,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 WINDOW = 1 << 20  # characters
 LONGEST_WORD = len("-Infinity")
 BETWEEN = re.compile(r"[\s,]*")
-DECODER = json.JSONDecoder(strict=False)
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,8 @@ def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
         first += stream.readline()
     if start not in ("[", "{"):
         if start:
-            yield (
-                "line 1",
-                Broken("this is not JSON: expected a list, or one JSON object per line", last=True),
-            )
+            reason = "this is not JSON: expected a list, or one JSON object per line"
+            yield "line 1", Broken(reason, last=True)
         return
     second = stream.readline(window)
     if _is_line(first, second):
@@ -66,7 +63,7 @@ def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 yield f"line {n}", _one(line)
         return
-    yield from _several(first.lstrip() + second, stream, window)
+    yield from items(first.lstrip() + second, stream, window)
 
 
 def _rest(line: str, stream: io.TextIOWrapper) -> str:
@@ -92,8 +89,19 @@ def _reason(error: Exception) -> str:
     return f"broken JSON ({error.msg if isinstance(error, json.JSONDecodeError) else error})"
 
 
-def _several(text: str, stream: io.TextIOWrapper, window: int) -> Iterator[tuple[str, Any]]:
-    """Values that follow one another, in a list or not."""
+def items(text: str, stream: TextIO, window: int, strict: bool = False) -> Iterator[tuple[str, Any]]:
+    """Reads values that follow one another, in a list or not.
+
+    Args:
+        text: the beginning, without white space before it.
+        stream: what follows.
+        window: number of characters to read at a time.
+        strict: whether control characters in a text make it a `Broken`.
+
+    Yields:
+        (place, value), as `values` does; a `Broken` is the last one.
+    """
+    decoder = json.JSONDecoder(strict=strict)
     in_list, number = text.startswith("["), 0
     at = int(in_list)
     while True:
@@ -110,7 +118,7 @@ def _several(text: str, stream: io.TextIOWrapper, window: int) -> Iterator[tuple
         number += 1
         while True:
             try:
-                value, end = DECODER.raw_decode(text, at)
+                value, end = decoder.raw_decode(text, at)
                 cut = end == len(text) and not isinstance(value, dict | list)  # a number may continue
             except (ValueError, RecursionError) as error:
                 value, cut = Broken(_reason(error), last=True), _is_cut(error, text)

@@ -21,6 +21,7 @@ from rft.hub import reachable, unreachable
 from rft.tasks.base import Skip, Split, UnusableRow, excluded, none_usable, official_first
 from rft.tasks.files import digest, history_path, inside
 from rft.tasks.personamem.question import persona_id, read_question
+from rft.tasks.source_files import unreadable
 
 HUB_ID = "bowen-upenn/PersonaMem-v2"
 PINNED_REVISION = "b7b42b78917157afed063527a1c959e98f6109f2"
@@ -61,12 +62,7 @@ COLUMNS = (
 
 
 def load_split(
-    source: str | Path,
-    split: str,
-    window: str = "32k",
-    *,
-    revision: str | None = None,
-    exclude_personas: Collection[str] = (),
+    source: str | Path, split: str, window: str, revision: str | None, exclude_personas: Collection[str]
 ) -> Split:
     """Reads `benchmark/text/{split}.csv` and the histories it links to.
 
@@ -196,33 +192,31 @@ def required_columns(window: str) -> tuple[str, ...]:
     return tuple(c for c in COLUMNS if c not in unused and other not in c and not c.startswith(counts))
 
 
-def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: Path, columns: Collection[str] = (), dataset: str = "PersonaMem-v2"
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields (row index, record) for each row of a CSV, one at a time.
 
     Args:
         path: CSV file.
         columns: columns that the CSV must have.
+        dataset: whose columns these are, for error messages.
 
     Raises:
         DataError: if the file is empty, a column is missing, a row has too few or too many cells, the quoting
             is invalid, or the bytes are not UTF-8.
     """
+    row = -1
     try:
-        stream = path.open(encoding="utf-8-sig", newline="")
-    except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror or error}") from None
-    with stream:
-        reader = csv.DictReader(stream, strict=True)
-        row = -1
-        try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
             with _long_fields():
                 header = reader.fieldnames
             if not header:
-                raise DataError(f"{path}: empty; expected a CSV with the columns of PersonaMem-v2")
-            missing = [column for column in columns if column not in header]
-            if missing:
+                raise DataError(f"{path}: empty; expected a CSV with the columns of {dataset}")
+            if missing := [column for column in columns if column not in header]:
                 raise DataError(
-                    f"{path}: missing column {', '.join(missing)}; expected the columns of PersonaMem-v2"
+                    f"{path}: missing column {', '.join(missing)}; expected the columns of {dataset}"
                 )
             while True:
                 row += 1
@@ -236,10 +230,12 @@ def read_rows(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[int, 
                         "the file may be incomplete"
                     )
                 yield row, record
-        except csv.Error as error:
-            raise DataError(f"{path}: row {row}: broken CSV ({error}); the file may be incomplete") from None
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: near row {row}: not UTF-8; write the CSV as UTF-8") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except csv.Error as error:
+        raise DataError(f"{path}: row {row}: broken CSV ({error}); the file may be incomplete") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: near row {row}: not UTF-8; write the CSV as UTF-8") from None
 
 
 @contextmanager

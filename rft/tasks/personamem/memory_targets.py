@@ -60,15 +60,11 @@ def _place(snippet: str, history: History) -> int | None:
         evidence: Any = json.loads(snippet)
     except ValueError:
         return None
-    texts = (
-        [text_of(m.get("content")) for m in evidence if isinstance(m, dict)]
-        if isinstance(evidence, list)
-        else []
-    )
-    places = [
-        i for text in texts if text for i in _same(text, [message.content for message in history.messages])
-    ]
-    return max(places, default=None)
+    if not isinstance(evidence, list):
+        return None
+    texts = [text_of(message.get("content")) for message in evidence if isinstance(message, dict)]
+    contents = [message.content for message in history.messages]
+    return max((place for text in texts if text for place in _same(text, contents)), default=None)
 
 
 def _same(text: str, contents: Sequence[str]) -> list[int]:

@@ -63,10 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError("--llm-base-url and --llm-model are needed: they name the LLM that writes")
     settings = Settings(llm_settings(args), args.per_history, args.held_out_users, args.seed)
     made = write_questions(args.chats, args.out, settings, args.workers)
-    console = screen()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say = screen(markup=False, highlight=False, soft_wrap=True).print
 
     def listed(counts: Mapping[str, float]) -> str:
         return ", ".join(f"{name} {count:,.6g}" for name, count in counts.items())
@@ -80,8 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if not users["benchmark"]:
         say("no user is held out, so no evaluation on these questions is honest")
     say(f"preferences found: {listed(made['found'])}")
-    reasons = list(made["dropped"].items())
-    if reasons:
+    if reasons := list(made["dropped"].items()):
         say(f"dropped: {sum(made['dropped'].values()):,}, each with its place in {args.out / 'dataset.json'}")
         for reason, count in reasons[:REASONS]:
             say(f"  {count:,}  {reason}")

@@ -12,26 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rft.data.history import Message, read_history
 from rft.errors import DataError
 from rft.llm.client import Llm, make_endpoint
-from rft.screen import screen
+from rft.screen import progress, screen
 from rft.single_writer import only_writer
 from rft.tasks.dataset_writer import CARD, DatasetWriter, Dropped
+from rft.tasks.files import occupied
 from rft.tasks.questions.people import check_share, split_people
 from rft.tasks.questions.source import Source, find_sources
-from rft.tasks.questions.writer import Settings, Writer, Written
+from rft.tasks.questions.writer import Settings, Written, write_about
 from rft.version import __version__
 
-COLUMNS = (
-    TextColumn("writing questions"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-    TextColumn("{task.fields[note]}"),
-)
 ORDER = ("train", "val", "benchmark")
 
 
@@ -90,7 +83,7 @@ def _identity(settings: Settings, sources: list[Source]) -> dict[str, Any]:
 
 def _complete(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the record if `out` contains this dataset, and None if it contains nothing."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not occupied(out):
         return None
     try:
         made = json.loads((out / CARD).read_text(encoding="utf-8"))["made"]
@@ -109,14 +102,13 @@ def _write_all(
     settings: Settings, sources: list[Source], paid: Path, workers: int, console: Console
 ) -> list[Written]:
     llm = Llm(settings.llm, paid, workers)
-    writer = Writer(settings, llm, paid)
-    written = {}
-    with Progress(*COLUMNS, console=console, transient=True) as progress, llm.threads() as pool:
-        task = progress.add_task("", total=len(sources), note=llm.told())
-        for done in as_completed([pool.submit(writer.write, source) for source in sources]):
-            written[done.result().source.name] = done.result()
-            progress.update(task, advance=1, note=llm.told())
-    return [written[source.name] for source in sources]
+    with progress("writing questions", console) as bar, llm.threads() as pool:
+        task = bar.add_task("", total=len(sources), note=llm.told())
+        jobs = [pool.submit(write_about, source, settings, llm, paid) for source in sources]
+        for job in as_completed(jobs):
+            job.result()  # an error ends the run
+            bar.update(task, advance=1, note=llm.told())
+    return [job.result() for job in jobs]
 
 
 def _publish(
@@ -144,8 +136,7 @@ def _publish(
         dataset.dropped += dropped
         for one in asked:
             history = read_history(one.source.path)
-            messages = list(map(_as_row, history.messages))
-            link = dataset.history(one.source.name, messages)
+            link = dataset.history(one.source.name, list(map(_as_row, history.messages)))
             for number, row in enumerate(one.rows):
                 name = {"id": f"{one.source.name}-{number}", "history": link}
                 dataset.row(splits[one.source.person], name | row)

@@ -66,48 +66,46 @@ class Written:
     paid: Counter[str] = field(default_factory=Counter)
 
 
-class Writer:
-    """Writes questions with an LLM; thread-safe.
+def write_about(source: Source, settings: Settings, llm: Llm, folder: Path) -> Written:
+    """Writes the questions about one history; thread-safe.
 
     Args:
+        source: the history.
         settings: what to write.
         llm: the LLM.
         folder: folder of the journals.
+
+    Raises:
+        ServerError: the LLM cannot be used.
     """
+    history, written = read_history(source.path), Written(source)
+    chat = Chat(llm, Journal(folder / f"{source.name}.jsonl"))
+    written.rejected, written.paid = chat.rejected, chat.paid
 
-    def __init__(self, settings: Settings, llm: Llm, folder: Path):
-        self.settings, self.llm, self.folder = settings, llm, folder
+    def drop(place: str, reason: str) -> None:
+        written.dropped.append(Dropped(f"{source.place}: {place}", reason))
 
-    def write(self, source: Source) -> Written:
-        """Writes the questions about one history. Raises ServerError if the LLM cannot be used."""
-        history, written = read_history(source.path), Written(source)
-        chat = Chat(self.llm, Journal(self.folder / f"{source.name}.jsonl"))
-        written.rejected, written.paid = chat.rejected, chat.paid
-
-        def drop(place: str, reason: str) -> None:
-            written.dropped.append(Dropped(f"{source.place}: {place}", reason))
-
-        preferences = find_preferences(history, chat, drop).all
-        written.found.update(preference.kind for preference in preferences)
-        if not preferences and not written.dropped:
-            written.dropped.append(Dropped(source.place, "no preference was found in it"))
-        ranks = _ranks(f"{self.settings.seed}-{source.name}")
-        asked: list[tuple[int, dict[str, Any]]] = []
-        for preference in _drawn(preferences, f"{self.settings.seed}-{source.name}"):
-            place = f"message {preference.evidence[-1]}"
-            if len(asked) == self.settings.per_history:
-                drop(place, f"the history has {len(asked)} questions already (--per-history)")
-                continue
-            rank = ranks[len(asked) % len(ranks)]
-            seed = f"{self.settings.seed}-{preference.kind}-{preference.topic}"
-            try:
-                draft = write_question(preference, history, chat, rank, seed)
-            except Unusable as unusable:
-                drop(place, str(unusable))
-            else:
-                asked.append((preference.evidence[-1], _row(source, history, preference, draft)))
-        written.rows = [row for _, row in sorted(asked, key=lambda entry: entry[0])]
-        return written
+    preferences = find_preferences(history, chat, drop).all
+    written.found.update(preference.kind for preference in preferences)
+    if not preferences and not written.dropped:
+        written.dropped.append(Dropped(source.place, "no preference was found in it"))
+    ranks = _ranks(f"{settings.seed}-{source.name}")
+    asked: list[tuple[int, dict[str, Any]]] = []
+    for preference in _drawn(preferences, f"{settings.seed}-{source.name}"):
+        place = f"message {preference.evidence[-1]}"
+        if len(asked) == settings.per_history:
+            drop(place, f"the history has {len(asked)} questions already (--per-history)")
+            continue
+        rank = ranks[len(asked) % len(ranks)]
+        seed = f"{settings.seed}-{preference.kind}-{preference.topic}"
+        try:
+            draft = write_question(preference, history, chat, rank, seed)
+        except Unusable as unusable:
+            drop(place, str(unusable))
+        else:
+            asked.append((preference.evidence[-1], _row(source, history, preference, draft)))
+    written.rows = [row for _, row in sorted(asked, key=lambda entry: entry[0])]
+    return written
 
 
 def _ranks(seed: str) -> list[int]:
