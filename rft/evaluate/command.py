@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, out, budget)
-            reader = _reader(args, answerer, settings)
+            reader = _reader(args, answerer)
             judge = _judge(args, settings, budget, any(q.open_ended for q in split.questions[: args.limit]))
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
@@ -205,7 +205,7 @@ def _answerers(
     return answerer, blind, settings
 
 
-def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":
+def _reader(args: argparse.Namespace, answerer: Any) -> "MemoryAnswers | None":
     """The answerer of --reader, whose model answers from the memories of `answerer`."""
     if args.reader is None:
         return None
