@@ -50,7 +50,7 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
     is_open = all(row.open_ended for row in rows)
     chance = None if is_open else summary.guessing
     shown = [name for name in summary.by if _worth_showing(name, summary.by, summary.task)]
-    known = published.OF_TASKS.get(summary.task)
+    known = published.OF_TASKS.get(summary.task, published.Published())
     most = 0 if is_open else max(len(row.options) for row in rows)
     beside = _beside(summary)
     entries = browser.entries({"": rows})
@@ -74,14 +74,12 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
             else ""
         ),
         published=[
-            *([(name, values[is_open]) for name, *values in known.overall] if known else []),
+            *((name, values[is_open]) for name, *values in known.overall),
             *((f"{name} ({metric}; {source})", value) for name, metric, value, source in summary.published),
         ],
-        published_by={key: [row[1:] for row in known.by_category if row[0] == key] for key in shown}
-        if known
-        else {},
+        published_by={key: [row[1:] for row in known.by_category if row[0] == key] for key in shown},
         note=published.NOTE,
-        source=known.source if known else "",
+        source=known.source,
         categories=[
             _category(name, title_of(name, summary.task), {"": summary.by[name]}, chance=chance)
             for name in shown
