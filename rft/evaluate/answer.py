@@ -54,17 +54,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Unanswered:
-    """Takes the place of an answer if every attempt failed or the prompt is too long.
+    """Takes the place of an answer if every attempt failed or the prompt is too long for the model."""
 
-    Attributes:
-        reason: why there is no answer.
-        failures: failed calls, by kind.
-        too_long: True if the prompt is too long for the model.
-    """
-
-    reason: str
-    failures: Mapping[str, int]
-    too_long: bool = False
+    too_long: bool
 
 
 class Answerer(Protocol):

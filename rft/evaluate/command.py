@@ -8,7 +8,7 @@ import argparse
 import glob
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from reward import Judge
     from rft.evaluate.answer import Answerer, StreamingAnswerer
     from rft.evaluate.memory import MemoryAnswers
-    from rft.evaluate.model_answers import ModelAnswers
     from rft.models.budget import Budget
     from rft.models.endpoint import Endpoint
 
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             out = folder / Path(name).name if len(names) > 1 else folder
             answerer, blind, settings = _answerers(args, name, out, budget)
-            reader = _reader(args, answerer, settings)
+            reader = _reader(args, answerer)
             judge = _judge(args, settings, budget, any(q.open_ended for q in split.questions[: args.limit]))
             asking = {key: settings[key] for key in ("samples", "option_orders") if key in settings}
             summaries[name] = evaluate(
@@ -158,23 +157,18 @@ def _answerers(
 ) -> "tuple[Answerer | StreamingAnswerer, Answerer | StreamingAnswerer | None, dict[str, Any]]":
     """(answerer, its blind control or None, the settings in force)"""
     if args.rule:
-        for key in ("base_url", "vllm"):
-            if getattr(args, key):
-                logger.warning("--%s is ignored: a rule does not use it", key.replace("_", "-"))
-        return (
-            RuleAnswers(args.rule),
-            None,
-            _settings(args, {"batch_size": ON_THIS_MACHINE["batch_size"]}, "a rule does not use it"),
-        )
+        why = "a rule does not use it"
+        _ignore(args, ("base_url", "vllm"), why)
+        settings = _settings(args, {"batch_size": ON_THIS_MACHINE["batch_size"]}, why)
+        return RuleAnswers(args.rule), None, settings
+    from rft.evaluate.evaluate_model import answerers
+
     kind = ENDPOINT if args.base_url else ON_THIS_MACHINE
     why = "the model is served at a URL" if args.base_url else "the model runs on this machine"
     settings = _settings(args, ASKING | kind | RETRIEVAL | MEMORY | JUDGE, why)
     for context, keys in (("retrieval", RETRIEVAL), ("memory", MEMORY)):
-        for key in keys:
-            if settings["context"] != context and getattr(args, key) is not None:
-                logger.warning(
-                    "--%s is ignored: the context is %s", key.replace("_", "-"), settings["context"]
-                )
+        if settings["context"] != context:
+            _ignore(args, keys, f"the context is {settings['context']}")
     if settings["samples"] > 1 and settings["temperature"] == 0:
         raise DataError(
             f"--samples {settings['samples']}: at temperature 0 all samples are the same; set --temperature,"
@@ -184,65 +178,34 @@ def _answerers(
         raise DataError(
             "--option-orders with --open-ended: there are no options to rotate; omit one of the two"
         )
-    blind = settings["context"] != "none" and not settings["no_controls"]
-    generation = {key: settings[key] for key in ("max_new_tokens", "temperature")} | {"seed": args.seed}
+    asking = {key: settings[key] for key in ("max_new_tokens", "temperature")} | {"seed": args.seed}
+    is_memory = settings["context"] == "memory"
+    model: Any = None
     if args.base_url:
-        from rft.evaluate.endpoint import EndpointAnswers
-
-        if args.vllm:
-            logger.warning("--vllm is ignored: the model is served at a URL")
-        if settings["context"] == "memory":
+        _ignore(args, ["vllm"], why)
+        if is_memory:
             raise DataError(
                 "--context memory: memories are written by a model on this machine; omit --base-url and name"
                 " a checkpoint"
             )
-        endpoint = _endpoint(args.base_url, name, settings, budget)
-        there = EndpointAnswers(endpoint, _context(args, settings), **generation)
-        return (
-            there,
-            EndpointAnswers(endpoint, FullHistoryContext("none"), **generation) if blind else None,
-            settings,
-        )
-    from rft.evaluate.model_answers import ModelAnswers
-
-    here = _on_this_machine(args, name, out, settings, generation)
-    generation["token_cache"] = settings["token_cache"]
-    return (
-        here,
-        ModelAnswers(here.model, FullHistoryContext("none"), **generation) if blind else None,
-        settings,
-    )
-
-
-def _on_this_machine(
-    args: argparse.Namespace, name: str, out: Path, settings: dict[str, Any], generation: dict[str, Any]
-) -> "ModelAnswers":
-    """A checkpoint in the selected context; errors about the context are raised before the model is
-    loaded."""
-    from rft.evaluate.model_answers import ModelAnswers
-    from rft.models.local import LocalModel
-
-    if settings["temperature"] is None:
+        model = _endpoint(args.base_url, name, settings, budget)
+    elif settings["temperature"] is None:
         raise DataError("--temperature server: a local model has no server; give a number")
-    context = None if settings["context"] == "memory" else _context(args, settings)
-    if args.vllm:
+    else:
+        asking["token_cache"] = settings["token_cache"]
+    context_seen = None if is_memory else _context(args, settings)
+    if model is None:  # loaded after the errors about the context
+        from rft.models.local import LocalModel
         from rft.models.vllm import VLLMModel
 
-        model: Any = VLLMModel(name)
-    else:
-        model = LocalModel(name)
-    if context is not None:
-        return ModelAnswers(model, context, token_cache=settings["token_cache"], **generation)
-    from rft.evaluate.memory import MEMORIES, MemoryAnswers
-
+        model = VLLMModel(name) if args.vllm else LocalModel(name)
     memory = MemorySettings(**{key: settings[key] for key in MEMORY})
-    at_once = {"batch_size": args.batch_size} if args.batch_size else {}
-    return MemoryAnswers(
-        model, out / MEMORIES, memory, **generation, **at_once, token_cache=settings["token_cache"]
-    )
+    controls = not settings["no_controls"]
+    answerer, blind = answerers(model, context_seen, out, memory, args.batch_size, controls, **asking)
+    return answerer, blind, settings
 
 
-def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -> "MemoryAnswers | None":
+def _reader(args: argparse.Namespace, answerer: Any) -> "MemoryAnswers | None":
     """The answerer of --reader, whose model answers from the memories of `answerer`."""
     if args.reader is None:
         return None
@@ -250,7 +213,7 @@ def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -
     from rft.evaluate.memory import MemoryAnswers
 
     if not isinstance(answerer, MemoryAnswers):
-        logger.warning("--reader is ignored: it answers from memories; set --context memory")
+        _ignore(args, ["reader"], "it answers from memories; set --context memory")
         return None
     from rft.models.local import LocalModel
 
@@ -259,13 +222,20 @@ def _reader(args: argparse.Namespace, answerer: Any, settings: dict[str, Any]) -
 
 def _settings(args: argparse.Namespace, defaults: dict[str, Any], why: str) -> dict[str, Any]:
     """The options in `defaults` with the given values; warns that other given options are ignored."""
-    for key in {**ASKING, **ON_THIS_MACHINE, **ENDPOINT, **RETRIEVAL, **MEMORY, **JUDGE}:
-        if key not in defaults and getattr(args, key) is not None:
-            logger.warning("--%s is ignored: %s", key.replace("_", "-"), why)
+    every = ASKING | ON_THIS_MACHINE | ENDPOINT | RETRIEVAL | MEMORY | JUDGE
+    _ignore(args, [key for key in every if key not in defaults], why)
     given = {key: getattr(args, key) for key in defaults if getattr(args, key) is not None}
     if given.get("temperature") == "server":
         given["temperature"] = None
     return defaults | given
+
+
+def _ignore(args: argparse.Namespace, keys: Iterable[str], why: str) -> None:
+    """Warns that those of the options that were given have no effect."""
+    for key in keys:
+        given = getattr(args, key)
+        if given is not None and given is not False:  # 0 is given
+            logger.warning("--%s is ignored: %s", key.replace("_", "-"), why)
 
 
 def _context(args: argparse.Namespace, settings: dict[str, Any]) -> Context:
@@ -294,9 +264,7 @@ def _judge(
     if args.rule:
         return None
     if not settings["open_ended"] and not has_free:
-        for key in JUDGE:
-            if getattr(args, key) is not None:
-                logger.warning("--%s is ignored: only --open-ended answers are judged", key.replace("_", "-"))
+        _ignore(args, JUDGE, "only --open-ended answers are judged")
         return None
     from reward import Judge
 
@@ -331,8 +299,7 @@ def _budget(args: argparse.Namespace, folder: Path) -> "Budget | None":
     from rft.models.budget import Budget
 
     if not (args.base_url or args.judge_base_url):
-        if args.budget is not None:
-            logger.warning("--budget is ignored: no endpoint is called")
+        _ignore(args, ["budget"], "no endpoint is called")
         return None
     return Budget(args.budget, folder / "spent.txt" if args.budget is not None else None)
 

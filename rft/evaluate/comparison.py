@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rft.errors import DataError
 from rft.records.comparison import Against, ComparedRun, Comparison, Difference, SameAnswers
-from rft.records.row import ResultRow, mean_scores
+from rft.records.row import ResultRow, grouped, mean_scores
 from rft.records.summary import Summary, read_summary
 from rft.screen import counted
 
@@ -119,14 +119,7 @@ def compare(runs: Mapping[str, Evaluated], seed: int = 0) -> Comparison:
         split=about.split,
         window=about.window,
         runs={
-            name: ComparedRun(
-                model=summary.model,
-                context=summary.context,
-                accuracy=summary.accuracy,
-                ci95=summary.ci95,
-                n=summary.n,
-                settings=summary.settings,
-            )
+            name: ComparedRun.model_validate(summary, from_attributes=True)
             for name, (summary, _) in runs.items()
         },
         against={
@@ -152,9 +145,7 @@ def _against(
         raise DataError(f"{first} and {name} have no scored question in common")
     by: dict[str, dict[str, Difference]] = {}
     for category, values in breakdowns([row for row, _, _ in pairs], report_by).items():
-        groups: dict[str, list[tuple[ResultRow, float, float]]] = {}
-        for pair, value in zip(pairs, values, strict=True):
-            groups.setdefault(value, []).append(pair)
+        groups = grouped(zip(values, pairs, strict=True))
         by[category] = _corrected({value: _cell(groups[value], seed) for value in sorted(groups)})
     return Against(all=_cell(pairs, seed), by=by, answers=_same_answers(before, after))
 
@@ -227,8 +218,6 @@ def _corrected(cells: Mapping[str, Difference]) -> dict[str, Difference]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    for length in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-length:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    lengths = range(1, max(len(path.parts) for path in paths) + 1)
+    names_of = (["/".join(path.parts[-length:]) for path in paths] for length in lengths)
+    return next(names for names in names_of if len(set(names)) == len(names))

@@ -113,48 +113,40 @@ class EndpointAnswers:
         start = time.perf_counter()
         seed = seed_of(self.seed, [question]) if self.temperature != 0 else None
         ways = self._context.ways(question, history) if isinstance(self._context, Retrieval) else None
-        for messages, shown in ways or [
+        for messages, read in ways or [
             (self._context.messages(question, history), self._context.read(question, history))
         ]:
-            read = shown
             try:
                 reply = await self.endpoint.chat(
                     messages, max_tokens=self.max_new_tokens, temperature=self.temperature, seed=seed
                 )
-                break
             except TooLong as failed:
                 reason = failed
+                continue
             except CallFailed as failed:
                 logger.warning(
                     "question %s: not answered (%s); run the same command again to retry it",
                     question.id,
                     failed,
                 )
-                return question, Unanswered(str(failed), failed.failures), time.perf_counter() - start
-        else:
-            if not self._warned_too_long:  # logged once; the others are only counted
-                self._warned_too_long = True
-                logger.warning(
-                    "question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER
-                )
-            return (
-                question,
-                Unanswered(f"too long: {reason}", reason.failures, too_long=True),
-                time.perf_counter() - start,
+                return question, Unanswered(too_long=False), time.perf_counter() - start
+            answer = Answer(
+                completion=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                finished=reply.finished,
+                cached_tokens=reply.cached_tokens,
+                cost=reply.cost,
+                failures=reply.failures,
+                read=read,
+                ending=reply.ending,
+                adapted=reply.adapted,
             )
-        answer = Answer(
-            completion=reply.text,
-            input_tokens=reply.input_tokens,
-            output_tokens=reply.output_tokens,
-            finished=reply.finished,
-            cached_tokens=reply.cached_tokens,
-            cost=reply.cost,
-            failures=reply.failures,
-            read=read,
-            ending=reply.ending,
-            adapted=reply.adapted,
-        )
-        return question, answer, time.perf_counter() - start
+            return question, answer, time.perf_counter() - start
+        if not self._warned_too_long:  # logged once; the others are only counted
+            self._warned_too_long = True
+            logger.warning("question %s: too long for %s (%s); %s", question.id, self.name, reason, SHORTER)
+        return question, Unanswered(too_long=True), time.perf_counter() - start
 
 
 def embedder(endpoint: Endpoint) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft.errors import DataError
+from rft.evaluate.answer import BATCH_SIZE, HISTORIES_AT_ONCE
 from rft.evaluate.context import CONTEXTS, Context, FullHistoryContext
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.run import evaluate
@@ -67,45 +68,67 @@ def evaluate_model(
         raise DataError(f"unknown context {context!r}; expected one of {', '.join(CONTEXTS)}")
     if samples > 1 and temperature == 0:
         raise DataError(f"samples {samples}: at temperature 0 all samples are the same; set a temperature")
-    asking: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    blind = FullHistoryContext("none") if controls and context != "none" else None
-    memory = MemorySettings(chunk_tokens, memory_tokens)
-    answerer, control = _answerers(model, context, blind, Path(out).expanduser(), batch_size, memory, asking)
+    if isinstance(model, Endpoint) and context == "memory":
+        raise DataError(
+            "context 'memory': memories are written by a model on this machine; name a checkpoint"
+        )
+    if isinstance(model, str | Path):
+        from rft.models.local import LocalModel
+
+        model = LocalModel(model)
+    contexts = {"memory": None, "retrieval": Retrieval()}
+    answerer, blind = answerers(
+        model,
+        contexts.get(context, FullHistoryContext(context)),
+        Path(out).expanduser(),
+        MemorySettings(chunk_tokens, memory_tokens),
+        batch_size,
+        controls,
+        max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    at_once = BATCH_SIZE if batch_size is None else batch_size
     return evaluate(
-        split, out, answerer, limit=limit, samples=samples, blind=control, seed=seed, **_given(batch_size)
+        split, out, answerer, limit=limit, batch_size=at_once, samples=samples, blind=blind, seed=seed
     )
 
 
-def _given(batch_size: int | None) -> dict[str, Any]:
-    return {} if batch_size is None else {"batch_size": batch_size}
-
-
-def _answerers(
+def answerers(
     model: Any,
-    context: str,
-    blind: Context | None,
+    context: Context | None,
     out: Path,
-    batch_size: int | None,
     memory: MemorySettings,
-    asking: dict[str, Any],
+    batch_size: int | None,
+    controls: bool,
+    max_new_tokens: int,
+    **sampling: Any,
 ) -> tuple[Any, Any]:
-    """The answerer, and its control without the history or None."""
-    shown: Context = Retrieval() if context == "retrieval" else FullHistoryContext(context)
+    """The answerer of a model in a context, and its control without the history, or None.
+
+    Args:
+        model: an `Endpoint`, or a model on this machine that is loaded.
+        context: what it sees of the history; None: memories, which it writes to a folder in `out`.
+        out: folder of the run.
+        memory: settings of the memories.
+        batch_size: histories whose memories are written at the same time (None: 8).
+        controls: also ask without the history.
+        max_new_tokens: maximum tokens per completion.
+        sampling: temperature, seed and, of a model on this machine, token_cache.
+    """
+    answers: Any
     if isinstance(model, Endpoint):
-        from rft.evaluate.endpoint import EndpointAnswers
+        from rft.evaluate.endpoint import EndpointAnswers as answers
+    else:
+        from rft.evaluate.model_answers import ModelAnswers as answers
+    if context is not None:
+        answerer = answers(model, context, max_new_tokens, **sampling)
+    else:
+        from rft.evaluate.memory import MEMORIES, Memory, MemoryAnswers
 
-        if context == "memory":
-            raise DataError(
-                "context 'memory': memories are written by a model on this machine; name a checkpoint"
-            )
-        return EndpointAnswers(model, shown, **asking), blind and EndpointAnswers(model, blind, **asking)
-    from rft.evaluate.memory import MEMORIES, MemoryAnswers
-    from rft.evaluate.model_answers import ModelAnswers
-    from rft.models.local import LocalModel
-
-    local = LocalModel(model) if isinstance(model, str | Path) else model
-    control = blind and ModelAnswers(local, blind, **asking)
-    if context == "memory":
-        folder = out / MEMORIES
-        return MemoryAnswers(local, folder, memory, **_given(batch_size), **asking), control
-    return ModelAnswers(local, shown, **asking), control
+        at_once = HISTORIES_AT_ONCE if batch_size is None else batch_size
+        written = Memory(model, out / MEMORIES, memory, **sampling, batch_size=at_once)
+        answerer = MemoryAnswers(written, max_new_tokens)
+    if not controls or answerer.context == "none":
+        return answerer, None
+    return answerer, answers(model, FullHistoryContext("none"), max_new_tokens, **sampling)

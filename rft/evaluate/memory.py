@@ -164,45 +164,20 @@ class MemoryAnswers(ModelAnswers):
     """The answerer of `--context memory`: a model on this machine that answers from memories.
 
     Args:
-        model: writes the memories.
+        memory: the memories; its temperature and seed are also those of the answers.
         max_new_tokens: maximum tokens per answer.
-        temperature: temperature of memory updates and answers; 0 is greedy.
-        reader: the model that answers from the memories; None: `model` itself.
-        folder, memory, seed, token_cache, batch_size: as for `Memory`.
+        reader: the model that answers from the memories; None: the model that writes them.
     """
 
-    def __init__(
-        self,
-        model: Generator,
-        folder: Path | str,
-        memory: MemorySettings,
-        max_new_tokens: int = 1024,
-        temperature: float = 0.0,
-        seed: int = 0,
-        token_cache: Path | str | None = None,
-        batch_size: int = HISTORIES_AT_ONCE,
-        reader: Generator | None = None,
-    ):
-        self.memory = Memory(model, folder, memory, temperature, seed, token_cache, batch_size)
-        super().__init__(reader or model, self.memory, max_new_tokens, temperature, seed)
+    def __init__(self, memory: Memory, max_new_tokens: int = 1024, reader: Generator | None = None):
+        self.memory, self.folder = memory, memory.folder
+        super().__init__(reader or memory.model, memory, max_new_tokens, memory.temperature, memory.seed)
         if reader is not None:
-            self.settings["writer_fingerprint"] = model.fingerprint
-        self.agent, self.folder = self.memory.agent, self.memory.folder
+            self.settings["writer_fingerprint"] = memory.model.fingerprint
 
     def read_by(self, reader: Generator) -> "MemoryAnswers":
         """An answerer with the same memories in which `reader` answers."""
-        memory = self.memory
-        return MemoryAnswers(
-            memory.model,
-            self.folder,
-            memory.agent.settings,
-            self.max_new_tokens,
-            self.temperature,
-            self.seed,
-            memory.agent.tokens.cache_dir,
-            memory.batch_size,
-            reader,
-        )
+        return MemoryAnswers(self.memory, self.max_new_tokens, reader)
 
     def prepare(self, histories: Sequence[History]) -> None:
         """Writes the memories that do not exist yet; see `Memory.prepare`."""

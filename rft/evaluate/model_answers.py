@@ -90,37 +90,29 @@ class ModelAnswers:
         """(token ids, summary of what the context shows). Raises ModelError if they do not fit into the
         model."""
         context = self._context
-        if isinstance(context, FullHistoryContext):
-            ids = self.tokens.prompt_ids(question, history)
-            if not self._fits(ids):
-                raise self._too_long(
-                    question, len(ids), "choose --context retrieval, a shorter --window, --context none,"
-                )
-            return ids, context.read(question, history)
         if not isinstance(context, Retrieval):
-            ids = self._ids(context.messages(question, history))
+            if isinstance(context, FullHistoryContext):
+                ids = self.tokens.prompt_ids(question, history)
+                ways = "choose --context retrieval, a shorter --window, --context none,"
+            else:
+                ids = self._ids(context.messages(question, history))
+                ways = "choose smaller --memory-tokens"
             if not self._fits(ids):
-                raise self._too_long(question, len(ids), "choose smaller --memory-tokens")
+                raise self._too_long(question, len(ids), ways)
             return ids, context.read(question, history)
         for passages in context.counts(question, history):
             ids = self._ids(context.messages(question, history, passages))
             if self._fits(ids):
                 return ids, context.read(question, history, passages)
-        room = next(
-            (
-                n
-                for n in range(passages - 1, 0, -1)
-                if self._fits(self._ids(context.messages(question, history, n)))
-            ),
-            0,
-        )
-        ways = (
-            f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit per"
-            " question,"
-        )
-        raise self._too_long(
-            question, len(ids), ways if room else "not even one passage fits: choose --context none"
-        )
+        ways = "not even one passage fits: choose --context none"
+        for room in range(passages - 1, 0, -1):
+            if self._fits(self._ids(context.messages(question, history, room))):
+                ways = (
+                    f"{room} passages would fit: give --passages {room}, or --passages fit for as many as fit"
+                    " per question,"
+                )
+                break
+        raise self._too_long(question, len(ids), ways)
 
     def _ids(self, messages: list[dict[str, str]]) -> list[int]:
         return self.model.tokenizer.apply_chat_template(

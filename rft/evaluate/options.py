@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rft.data.question import MOST
 from rft.evaluate.answer import BATCH_SIZE, HISTORIES_AT_ONCE
@@ -11,10 +11,6 @@ from rft.evaluate.rules import RULES
 from rft.memory.agent import MemorySettings
 from rft.models.options import add_options, number, positive
 from rft.tasks.personamem.dataset import HUB_ID, WINDOWS
-
-if TYPE_CHECKING:
-    pass
-
 
 # The options that each kind of answerer uses, with their defaults.
 ASKING: dict[str, Any] = {

@@ -11,7 +11,6 @@ import os
 from collections.abc import Collection, Sequence
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 
 from rft.errors import DataError
 from rft.files import lock, write_whole
@@ -64,9 +63,7 @@ class Results:
     def __enter__(self) -> "Results":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
         self._lock.release()
 

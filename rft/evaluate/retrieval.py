@@ -8,7 +8,6 @@ selects the 10 best, by BM25 (Robertson and Zaragoza, 2009) or by the cosine of 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
@@ -99,28 +98,23 @@ class Retrieval:
         if self._ranking[0] != key:
             if self._index[0] != history.id:
                 self._index = (history.id, self._build(history))
-            self._ranking = (key, self._index[1].ranked(question.query))
+            self._ranking = (key, self._index[1](question.query))
         return _joined(self._ranking[1][: self.passages if passages is None else passages])
 
-    def _build(self, history: History) -> "_Index":
+    def _build(self, history: History) -> Callable[[str], list[range]]:
+        """A function that ranks all passages of the history for a query: the best first, on ties the later
+        one first."""
         turns = history.turns
         starts = range(0, max(len(turns) - OVERLAP, 1), WINDOW - OVERLAP)
         spans = [range(start, min(start + WINDOW, len(turns))) for start in starts]
         texts = ["\n".join(f"{turns[i].role}: {turns[i].content}" for i in span) for span in spans]
-        return _Index(spans, _embedding_scores(texts, self.embed) if self.embed else _bm25_scores(texts))
+        scores_of = _embedding_scores(texts, self.embed) if self.embed else _bm25_scores(texts)
 
+        def ranked(query: str) -> list[range]:
+            scores = scores_of(query)
+            return [spans[i] for i in sorted(range(len(spans)), key=lambda i: (-scores[i], -i))]
 
-@dataclass(frozen=True)
-class _Index:
-    """The passages of one history, and a function that scores them all for a query."""
-
-    spans: list[range]
-    scores: Callable[[str], Sequence[float]]
-
-    def ranked(self, query: str) -> list[range]:
-        """All passages, the best first; on ties the later one first."""
-        scores = self.scores(query)
-        return [self.spans[i] for i in sorted(range(len(self.spans)), key=lambda i: (-scores[i], -i))]
+        return ranked
 
 
 def _joined(spans: Sequence[range]) -> list[range]:

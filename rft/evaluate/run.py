@@ -21,7 +21,7 @@ from rft.evaluate.answer import BATCH_SIZE, Answer, Answerer, StreamingAnswerer,
 from rft.evaluate.results import Results
 from rft.evaluate.variants import variant_parts, variants_of
 from rft.files import write_whole
-from rft.records.row import ResultRow
+from rft.records.row import ResultRow, grouped
 from rft.records.run import RunIdentity
 from rft.records.summary import ReaderStatistics, Summary
 from rft.tasks.base import Split
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# omitted from a row if empty
-SAID_ONLY_IF_THERE = ("failures", "read", "writing_tokens", "ending", "adapted")
-ASKED_ONLY_IF_THERE = ("accepted", "abstain", "judge_only", "date")
+ASKED = ("accepted", "abstain", "judge_only", "date")
+ONLY_IF_THERE = (*ASKED, "failures", "read", "writing_tokens", "ending", "adapted")  # not in a row if empty
 BLIND = "blind"
 """The subfolder with the answers of the same model without the history."""
 READER = "reader"
@@ -51,8 +50,7 @@ class EvaluationSettings:
         samples: completions per prompt.
         orders: rotations of the options, at most as many as there are.
         open_ended: ask without options; a judge scores the answers.
-        judged: a judge scores all answers without options, also those that could be compared with accepted
-            texts.
+        judge: scores all answers without options, also those that could be compared with accepted texts.
         batch_size: questions per batch, if the answerer takes batches.
     """
 
@@ -60,7 +58,7 @@ class EvaluationSettings:
     samples: int = 1
     orders: int = 1
     open_ended: bool = False
-    judged: bool = False
+    judge: "Judge | None" = None
     batch_size: int = BATCH_SIZE
 
     def identity(self) -> dict[str, JsonValue]:
@@ -70,6 +68,8 @@ class EvaluationSettings:
             "option_orders": self.orders,
             "open_ended": self.open_ended,
         }
+        if self.judge is not None:
+            settings["judge"] = f"{self.judge.endpoint.model} at {self.judge.endpoint.base_url}"
         return {key: value for key, value in settings.items() if value not in (1, False)}
 
     def variants(self, questions: Sequence[Question]) -> list[Question]:
@@ -127,7 +127,7 @@ def evaluate(
     from rft.report.evaluation import write_evaluation_report, write_memory_report
 
     out = Path(out).expanduser()
-    asking = EvaluationSettings(limit, samples, option_orders, open_ended, judge is not None, batch_size)
+    asking = EvaluationSettings(limit, samples, option_orders, open_ended, judge, batch_size)
     if judge is None and any(
         v.open_ended and not v.compared for v in asking.variants(split.questions[:limit])
     ):
@@ -135,26 +135,23 @@ def evaluate(
             "some questions are asked without options and have no accepted answers, so that only a judge can"
             " score them; set --judge-base-url URL --judge-model NAME"
         )
-    rows, unanswered, too_long = _collect(split, out, answerer, asking, judge, console)
+    rows, unanswered, too_long = _collect(split, out, answerer, asking, console)
     if not rows:
         raise DataError(
             f"{out}: none of {unanswered} questions was answered ({too_long} were too long for the model);"
             " see the log above, then run the same command again"
         )
-    blind_rows: list[ResultRow] = []
-    if blind is not None:
-        once = replace(asking, samples=1, orders=1)
-        blind_rows, lost, lost_too_long = _collect(split, out / BLIND, blind, once, judge, console)
-        unanswered, too_long = unanswered + lost, too_long + lost_too_long
+    once = replace(asking, samples=1, orders=1)
+    beside: dict[str, list[ResultRow]] = {}
+    for name, other in ((BLIND, blind), (READER, reader)):
+        if other is not None:
+            beside[name], lost, lost_too_long = _collect(split, out / name, other, once, console)
+            unanswered, too_long = unanswered + lost, too_long + lost_too_long
     extras: dict[str, Any] = {}  # what not every run has
-    if reader is not None:
-        once = replace(asking, samples=1, orders=1)
-        reader_rows, lost, lost_too_long = _collect(split, out / READER, reader, once, judge, console)
-        unanswered, too_long = unanswered + lost, too_long + lost_too_long
-        if reader_rows:
-            extras["reader"] = ReaderStatistics(
-                model=reader.name, **summarise(reader_rows, seed, report_by=split.report_by).dump()
-            )
+    if reader is not None and beside[READER]:
+        extras["reader"] = ReaderStatistics(
+            model=reader.name, **summarise(beside[READER], seed, report_by=split.report_by).dump()
+        )
     if isinstance(answerer, WritesMemories):
         extras["forgotten"] = forgotten(split, answerer.folder)
         memories = last_memories(answerer.folder, [row.history_id for row in rows])
@@ -170,12 +167,12 @@ def evaluate(
         split=split.name,
         window=split.window,
         data_sha256=split.sha256,
-        **summarise(rows, seed, blind_rows, split.report_by).dump(),
+        **summarise(rows, seed, beside.get(BLIND, ()), split.report_by).dump(),
         **extras,
         unanswered=unanswered,
         too_long=too_long,
         questions_in_split=len(split.questions),
-        settings=dict(answerer.settings) | _identity(asking, judge),
+        settings=answerer.settings | asking.identity(),
     )
     write_whole(out / "summary.json", summary.to_text())
     write_evaluation_report(summary, rows, out / "report.html")
@@ -184,36 +181,19 @@ def evaluate(
     return summary
 
 
-def _about(split: Split, answerer: Answerer | StreamingAnswerer) -> dict[str, JsonValue]:
-    return {
-        "context": answerer.context,
-        "split": split.name,
-        "window": split.window,
-        "data_sha256": split.sha256,
-    }
-
-
-def _identity(asking: EvaluationSettings, judge: "Judge | None") -> dict[str, JsonValue]:
-    judged: dict[str, JsonValue] = (
-        {"judge": f"{judge.endpoint.model} at {judge.endpoint.base_url}"} if judge is not None else {}
-    )
-    return asking.identity() | judged
-
-
 def _collect(
     split: Split,
     out: Path,
     answerer: Answerer | StreamingAnswerer,
     asking: EvaluationSettings,
-    judge: "Judge | None",
     console: "Console | None",
 ) -> tuple[list[ResultRow], int, int]:
     """Asks what a folder lacks; returns its rows, how many answers are missing, and how many of these were
     too long."""
     asked = asking.variants(split.questions[: asking.limit])
-    identity = RunIdentity.model_validate(
-        dict(answerer.settings) | _identity(asking, judge) | _about(split, answerer)
-    )
+    about = {"context": answerer.context, "split": split.name, "window": split.window}
+    settings = answerer.settings | asking.identity()
+    identity = RunIdentity.model_validate(settings | about | {"data_sha256": split.sha256})
     with Results(out, identity, {variant.id for variant in asking.variants(split.questions)}) as results:
         todo = [variant for variant in asked if variant.id not in results.rows]
         if len(todo) < len(asked):
@@ -221,17 +201,13 @@ def _collect(
                 "%s: %d of %d answers are already in this folder", out, len(asked) - len(todo), len(asked)
             )
         if isinstance(answerer, WritesMemories):
-            answerer.prepare(
-                [
-                    split.histories[history]
-                    for history in dict.fromkeys(variant.history_id for variant in todo)
-                ]
-            )
+            unread = dict.fromkeys(variant.history_id for variant in todo)
+            answerer.prepare([split.histories[history] for history in unread])
         too_long = _answer_all(todo, split, answerer, asking, results, console)
-        if judge is not None:
+        if asking.judge is not None:
             from rft.evaluate.judging import judge_rows
 
-            results.replace(judge_rows(list(results.rows.values()), judge, console))
+            results.replace(judge_rows(list(results.rows.values()), asking.judge, console))
         rows = [results.rows[variant.id] for variant in asked if variant.id in results.rows]
     return rows, len(asked) - len(rows), too_long
 
@@ -265,7 +241,7 @@ def _answer_all(
         )
         for answered in _answers(batches(todo, answerer.context, asking.batch_size), split, answerer):
             rows = [
-                result_row(variant, answer, seconds, split.history_of(variant), asking.judged)
+                result_row(variant, answer, seconds, split.history_of(variant), asking.judge is not None)
                 for variant, answer, seconds in answered
                 if isinstance(answer, Answer)
             ]
@@ -304,9 +280,7 @@ def _answers(
 def batches(questions: Sequence[Question], context: str, size: int) -> Iterator[list[Question]]:
     """Yields batches of at most `size` questions of similar length; in a context with history, all of one
     history."""
-    groups: dict[str, list[Question]] = {}
-    for question in questions:
-        groups.setdefault("" if context == "none" else question.history_id, []).append(question)
+    groups = grouped(("" if context == "none" else question.history_id, question) for question in questions)
     for group in groups.values():
         group.sort(key=lambda question: (len(final_message(question)), question.row))
         for start in range(0, len(group), size):
@@ -331,11 +305,11 @@ def result_row(
     else:
         answered = mcq_letter(answer.completion, len(variant.options))
         score = personamem([answer.completion], [variant.gold], [variant.options])[0]
-    question_fields: dict[str, Any] = {key: getattr(variant, key) for key in ASKED_ONLY_IF_THERE}
-    question_fields["accepted"] = list(variant.accepted)
+    fields: dict[str, Any] = asdict(answer) | {key: getattr(variant, key) for key in ASKED}
     if variant.task != "personamem":
-        question_fields["task"] = variant.task
-    answer_fields = ({"votes": []} if variant.open_ended else {}) | asdict(answer)
+        fields["task"] = variant.task
+    if variant.open_ended:
+        fields["votes"] = []
     return ResultRow(
         id=variant.id,
         question=question,
@@ -351,7 +325,6 @@ def result_row(
         gold=variant.gold,
         answered=answered,
         score=score,
-        **dict[str, Any]({key: value for key, value in question_fields.items() if value}),
-        **{key: value for key, value in answer_fields.items() if value or key not in SAID_ONLY_IF_THERE},
+        **{key: value for key, value in fields.items() if value or key not in ONLY_IF_THERE},
         seconds=round(seconds, 6),
     )

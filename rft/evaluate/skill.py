@@ -27,14 +27,7 @@ NAMES = {
     )
 }
 """{measure: its label on the terminal}."""
-SHARES = (
-    "right",
-    "right_and_consistent",
-    "thought_right",
-    "thought_letter_right",
-    "answer_right",
-    "right_leniently",
-)
+SHARES = [key for key in NAMES if key != "consistent"]  # of all rows
 
 
 class SkilledRow(ResultRow):

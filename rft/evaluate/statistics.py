@@ -9,20 +9,21 @@ as wrong.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 from reward import has_reasoning
 from reward.free_text import abstains, equal, f1
 from reward.judge import majority
 from reward.mcq import LETTERS, answer_part
 from rft.data import rules
-from rft.data.rules import UNKNOWN, Asked, Strongest
+from rft.data.rules import UNKNOWN, Asked
 from rft.evaluate.interval import interval
 from rft.evaluate.skill import SkilledRow, mean, skill, with_skill
 from rft.models.reply import REFUSED
-from rft.records.row import ResultRow
-from rft.records.summary import Cell, Control, Measure, OptionOrders, Samples, Statistics, Usage
+from rft.records.row import ResultRow, grouped
+from rft.records.summary import Cell, Control, OptionOrders, Samples, Statistics, Usage
 from rft.tasks.base import MOST_VALUES
 from rft.tasks.load import task_named
 
@@ -183,9 +184,12 @@ def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int
     """
     blind_scores = {row.id: row.score for row in blind}
     controls: dict[str, Control] = {}
-    if blind and any(blind_scores.get(row.question) is not None for row in rows):
-        blind_scored = [(row, score) for row in rows if (score := blind_scores.get(row.question)) is not None]
-        controls["blind"] = _control(blind_scored, seed, by=_blind_by(blind_scored, seed))
+    blind_scored = [(row, score) for row in rows if (score := blind_scores.get(row.question)) is not None]
+    if blind_scored:
+        by = _in_large_cells(
+            [row for row, _ in blind_scored], lambda cell: _control([blind_scored[i] for i in cell], seed)
+        )
+        controls["blind"] = _control(blind_scored, seed, by=by)
     rows = [row for row in rows if row.gold is not None and not row.open_ended]
     if not rows:
         return controls
@@ -198,49 +202,31 @@ def of_controls(rows: Sequence[ResultRow], blind: Sequence[ResultRow], seed: int
     rule_scores = rules.scores(asked)
     for name in ("longest", "shortest"):
         controls[name] = _control(list(zip(rows, rule_scores[f"{name} option"], strict=True)), seed)
-    best = rules.strongest(rule_scores, range(len(rows)), counts)
-    scored = list(zip(rows, rule_scores[best.rule], strict=True))
-    controls["strongest"] = _control(scored, seed, best, _strongest_by(rows, rule_scores, seed))
+
+    def strongest(cell: Sequence[int], **by: Any) -> Control:
+        best = rules.strongest(rule_scores, cell, counts)
+        scored = [(rows[i], rule_scores[best.rule][i]) for i in cell]
+        found = {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
+        return _control(scored, seed, **found, **by)
+
+    controls["strongest"] = strongest(range(len(rows)), by=_in_large_cells(rows, strongest))
     return controls
 
 
-def _control(
-    scored: Sequence[tuple[ResultRow, float]],
-    seed: int,
-    best: Strongest | None = None,
-    by: dict[str, dict[str, Control]] | None = None,
-) -> Control:
-    """A control from (row, score of the control) pairs; `best` is the rule that it is."""
+def _control(scored: Sequence[tuple[ResultRow, float]], seed: int, **more: Any) -> Control:
+    """A control from (row, score of the control) pairs; `more` are its other entries."""
     hits = [score for row, score in scored if row.score]
-    control = Control(**_measure(scored, seed).dump(), explains=mean(hits) if hits else None)
-    more: dict[str, object] = {}
-    if best is not None:
-        more = {"rule": best.rule, "tried": best.tried, "bar": best.bar, "telling": best.telling}
-    return control.model_copy(update=more if by is None else more | {"by": by})
+    return Control(**_measure(scored, seed), explains=mean(hits) if hits else None, **more)
 
 
-def _blind_by(scored: Sequence[tuple[ResultRow, float]], seed: int) -> dict[str, dict[str, Control]]:
-    """{category: {value: control}} of the model without the history, for large cells."""
-    return {
-        name: {
-            value: _control([scored[i] for i in cell], seed) for value, cell in rules.cells(values).items()
-        }
-        for name, values in breakdowns([row for row, _ in scored]).items()
-    }
-
-
-def _strongest_by(
-    rows: Sequence[ResultRow], rule_scores: Mapping[str, Sequence[float]], seed: int
+def _in_large_cells(
+    rows: Sequence[ResultRow], control: Callable[[Sequence[int]], Control]
 ) -> dict[str, dict[str, Control]]:
-    """{category: {value: control}}: the strongest rule of each large cell."""
-    by: dict[str, dict[str, Control]] = {}
-    counts = [len(row.options) for row in rows]
-    for name, values in breakdowns(rows).items():
-        by[name] = {}
-        for value, cell in rules.cells(values).items():
-            best = rules.strongest(rule_scores, cell, counts)
-            by[name][value] = _control([(rows[i], rule_scores[best.rule][i]) for i in cell], seed, best)
-    return by
+    """{category: {value: the control on the rows with these indices}} for large cells."""
+    return {
+        name: {value: control(cell) for value, cell in rules.cells(values).items()}
+        for name, values in breakdowns(rows).items()
+    }
 
 
 def of_samples(rows: Sequence[ResultRow]) -> Samples:
@@ -255,9 +241,10 @@ def of_samples(rows: Sequence[ResultRow]) -> Samples:
             2107.03374, equation 1).
     """
     groups = [
-        sorted(group, key=lambda row: row.sample) for group in _groups(rows, lambda r: (r.question, r.order))
+        sorted(group, key=lambda row: row.sample)
+        for group in grouped(((row.question, row.order), row) for row in rows).values()
+        if all(row.score is not None for row in group)
     ]
-    groups = [group for group in groups if all(row.score is not None for row in group)]
     if not groups:
         return Samples(count=0, mean=None, majority=None, pass_at={})
     scores = [_scores(group) for group in groups]
@@ -285,7 +272,8 @@ def of_orders(rows: Sequence[ResultRow]) -> OptionOrders:
         accuracy_at: {letter: accuracy if the gold option is at this letter}.
     """
     rows = [row for row in rows if not row.open_ended]
-    groups = [g for g in _groups(rows, lambda r: (r.question, r.sample)) if len(g) > 1]
+    asked = grouped(((row.question, row.sample), row) for row in rows)
+    groups = [group for group in asked.values() if len(group) > 1]
     chosen = [{_option(row) for row in group} for group in groups]
     readable = [row for row in rows if row.answered]
     letters, total = Counter(row.answered for row in readable), len(readable)
@@ -318,13 +306,6 @@ def _majority_is_right(group: Sequence[ResultRow]) -> bool:
 
 def _pass_at(k: int, n: int, correct: int) -> float:
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
-
-
-def _groups(rows: Sequence[ResultRow], key: Callable[[ResultRow], Hashable]) -> list[list[ResultRow]]:
-    groups: dict[Hashable, list[ResultRow]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return list(groups.values())
 
 
 def _usage(rows: Sequence[ResultRow]) -> Usage:
@@ -371,33 +352,32 @@ MIXED = ("right_and_consistent", "right_and_consistent_ci95")
 
 
 def _table(rows: Sequence[ResultRow], values: Sequence[str], seed: int) -> dict[str, Cell]:
-    groups: dict[str, list[ResultRow]] = {}
-    for row, value in zip(rows, values, strict=True):
-        groups.setdefault(value, []).append(row)
+    groups = grouped(zip(values, rows, strict=True))
     return {value: _cell(groups[value], seed) for value in sorted(groups, key=_rank)}
 
 
 def _cell(rows: Sequence[ResultRow], seed: int) -> Cell:
     scored = [(row, row.score) for row in rows if row.score is not None]
     free = [value for row, _ in scored if (value := ungated(row)) is not None]
-    cell = Cell(**_measure(scored, seed).dump(), accuracy_without_gate=mean(free) if free else None)
-    return cell.model_copy(update=_skill(rows, seed))
+    without_gate = mean(free) if free else None
+    return Cell(**_measure(scored, seed), accuracy_without_gate=without_gate, **_skill(rows, seed))
 
 
-def _measure(scored: Sequence[tuple[ResultRow, float]], seed: int) -> Measure:
-    """The mean of the scores with its interval; `n` counts questions, not their samples and orders."""
-    return Measure(
-        accuracy=mean([score for _, score in scored]) if scored else None,
-        ci95=interval([(row.persona_id, score) for row, score in scored], seed) if scored else None,
-        n=len({row.question for row, _ in scored}),
-    )
+def _measure(scored: Sequence[tuple[ResultRow, float]], seed: int) -> dict[str, Any]:
+    """The entries of `Measure`: the mean of the scores with its interval; `n` counts questions, not their
+    samples and orders."""
+    return {
+        "accuracy": mean([score for _, score in scored]) if scored else None,
+        "ci95": interval([(row.persona_id, score) for row, score in scored], seed) if scored else None,
+        "n": len({row.question for row, _ in scored}),
+    }
 
 
 def _scores(rows: Sequence[ResultRow]) -> list[float]:
     return [row.score for row in rows if row.score is not None]
 
 
-def _skill(rows: Sequence[ResultRow], seed: int) -> dict[str, object]:
+def _skill(rows: Sequence[ResultRow], seed: int) -> dict[str, Any]:
     """The skill measures of one category value; {} for rows without options."""
     skilled = [row for row in rows if isinstance(row, SkilledRow)]
     if not skilled:

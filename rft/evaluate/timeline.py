@@ -10,7 +10,7 @@ from pathlib import Path
 from rft.evaluate import lines
 from rft.memory.store import StoredTurn, read_record
 from rft.memory.text import changes
-from rft.records.row import ResultRow
+from rft.records.row import ResultRow, grouped
 from rft.records.summary import Forgotten
 from rft.tasks.base import Split
 from rft.tasks.memory_targets import load_memory_targets
@@ -71,7 +71,7 @@ def forgotten(split: Split, folder: Path) -> Forgotten:
     """
     from reward.memory import speaks_of
 
-    withdrawn = written = gone = 0
+    withdrawn = written = 0
     kept: list[tuple[str, str]] = []
     for history, notes in load_memory_targets(split).items():
         record = read_record(memory_path(folder, history))
@@ -82,8 +82,7 @@ def forgotten(split: Split, folder: Path) -> Forgotten:
                 written += 1
                 if speaks_of(versions[-1], phrase):
                     kept.append((history, phrase))
-                else:
-                    gone += 1
+    gone = written - len(kept)
     return Forgotten(
         withdrawn=withdrawn, written=written, gone=gone, rate=gone / written if written else None, kept=kept
     )
@@ -92,10 +91,7 @@ def forgotten(split: Split, folder: Path) -> Forgotten:
 def timelines(split: Split, folder: Path, rows: Sequence[ResultRow]) -> Iterator[Timeline]:
     """Yields the timeline of each history that has a memory."""
     notes = load_memory_targets(split) if lines.has_targets(split) else {}
-    asked: dict[str, list[ResultRow]] = {}
-    for row in rows:
-        asked.setdefault(row.history_id, []).append(row)
-    for history, of_history in asked.items():
+    for history, of_history in grouped((row.history_id, row) for row in rows).items():
         record = read_record(memory_path(folder, history))
         if record is None:
             continue

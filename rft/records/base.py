@@ -5,7 +5,6 @@ that a reader can add its own. A file without a version is read as version 1, wh
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -115,15 +114,11 @@ def read_lines(path: Path, model: type[R], remedy: str) -> list[R]:
 def _first(error: ValidationError) -> str:
     """The first thing that is wrong with a record, in words."""
     wrong = error.errors(include_url=False)[0]
-    key = _path(wrong["loc"])
+    key = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == "missing":
         return f"key {key} is missing"
     expected = wrong["msg"].removeprefix("Input should be ").partition(",")[0]
     return f"key {key}: expected {expected}, found {_short(wrong['input'])}"
-
-
-def _path(place: Sequence[int | str]) -> str:
-    return ".".join(map(str, place))
 
 
 def _short(value: object) -> str:

@@ -4,12 +4,15 @@ Invariant: a row contains all that its score depends on, and is never scored aga
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import JsonValue, model_validator
 
 from reward.mcq import LETTERS
 from rft.records.base import Versioned
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class ResultRow(Versioned):
@@ -99,11 +102,16 @@ class ResultRow(Versioned):
         return row
 
 
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """Returns {key: its values} of (key, value) pairs, both in order of appearance."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def mean_scores(rows: Iterable[ResultRow]) -> dict[str, float]:
     """Returns {question id: mean score over its option orders and samples}, without the questions that have
     no score."""
-    scores: dict[str, list[float]] = {}
-    for row in rows:
-        if row.score is not None:
-            scores.setdefault(row.question, []).append(row.score)
+    scores = grouped((row.question, row.score) for row in rows if row.score is not None)
     return {question: sum(values) / len(values) for question, values in scores.items()}

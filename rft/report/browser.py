@@ -14,7 +14,7 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from rft.models.reply import REFUSED
-from rft.records.row import ResultRow
+from rft.records.row import ResultRow, grouped
 from rft.report.charts import readable
 from rft.tasks.base import Shown
 from rft.tasks.load import task_named
@@ -45,10 +45,7 @@ def entries(runs: Mapping[str, Sequence[ResultRow]]) -> list[Entry]:
         runs: {name of the run: its rows}.
     """
     by_question: dict[str, Entry] = {}
-    rows_of: dict[str, list[tuple[str, ResultRow]]] = {}
-    for name, rows in runs.items():
-        for row in rows:
-            rows_of.setdefault(row.question, []).append((name, row))
+    rows_of = grouped((row.question, (name, row)) for name, rows in runs.items() for row in rows)
     longest = LONGEST_COMPLETION
     size = sum(min(len(row.completion), 2 * longest) for rows in runs.values() for row in rows)
     if size > LARGEST_PAGE:

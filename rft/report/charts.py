@@ -12,7 +12,7 @@ import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from markupsafe import Markup, escape
@@ -136,7 +136,7 @@ def _draw(series: Mapping[str, Mapping[str, Mark]]) -> "tuple[Figure, Axes]":
     centres = {
         value: bottom - height / 2 for value, bottom, height in zip(labels, bottoms, heights, strict=True)
     }
-    figure, axes = _axes(0.55 + sum(heights))
+    figure, axes = _axes(0.55 + sum(heights), grid="x")
     for i, (name, table) in enumerate(series.items()):
         offset = 0.15 * (i - (len(series) - 1) / 2)
         rows = [(centres[value] + offset, mark) for value, mark in table.items()]
@@ -160,8 +160,6 @@ def _draw(series: Mapping[str, Mapping[str, Mark]]) -> "tuple[Figure, Axes]":
             axes.axhline(bottom, color=_STAND_INS["grid"], linewidth=0.6, zorder=1)
     axes.set_yticks(list(centres.values()), list(labels.values()))
     axes.set_ylim(sum(heights), 0)
-    axes.grid(axis="x")
-    axes.tick_params(length=0)
     return figure, axes
 
 
@@ -184,7 +182,7 @@ def curves(
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     with _style():
-        figure, axes = _axes(2.5)
+        figure, axes = _axes(2.5, grid="y")
         for i, (name, points) in enumerate(series.items()):
             steps, values = [x for x, _ in points], [y for _, y in points]
             window = smoothing(len(points))
@@ -219,8 +217,6 @@ def curves(
             axes.set_xlim(all_steps[0] - 1, all_steps[0] + 1)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         axes.set_xlabel("step")
-        axes.grid(axis="y")
-        axes.tick_params(length=0)
         return _key(series) + _svg(figure, title)
 
 
@@ -255,13 +251,15 @@ def _style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def _axes(height: float) -> "tuple[Figure, Axes]":
+def _axes(height: float, grid: Literal["x", "y"]) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_axisbelow(True)
+    axes.grid(axis=grid)
+    axes.tick_params(length=0)
     return figure, axes
 
 

@@ -31,8 +31,6 @@ CONTROLS = {
     "shortest": "always the shortest option",
     "strongest": "the strongest rule without the history",
 }
-Pair = tuple[ResultRow, ResultRow]
-"""The answers of two runs to one question."""
 
 
 def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: Path | str) -> None:
@@ -52,7 +50,7 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
     is_open = all(row.open_ended for row in rows)
     chance = None if is_open else summary.guessing
     shown = [name for name in summary.by if _worth_showing(name, summary.by, summary.task)]
-    known = published.OF_TASKS.get(summary.task)
+    known = published.OF_TASKS.get(summary.task, published.Published())
     most = 0 if is_open else max(len(row.options) for row in rows)
     beside = _beside(summary)
     entries = browser.entries({"": rows})
@@ -61,11 +59,9 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
         "evaluation.html.jinja",
         entries=entries,
         summary=summary,
-        headline=consistently(summary).accuracy,
-        headline_ci95=consistently(summary).ci95,
+        headline=consistently(summary),
         consistent=" and consistent" if summary.right_and_consistent is not None else "",
         cards=cards(summary),
-        understated=summary.understated,
         is_open=is_open,
         chance=chance,
         controls={key: (_control_name(key, cell), cell) for key, cell in summary.controls.items()},
@@ -78,14 +74,12 @@ def write_evaluation_report(summary: Summary, rows: Sequence[ResultRow], path: P
             else ""
         ),
         published=[
-            *([(name, values[is_open]) for name, *values in known.overall] if known else []),
+            *((name, values[is_open]) for name, *values in known.overall),
             *((f"{name} ({metric}; {source})", value) for name, metric, value, source in summary.published),
         ],
-        published_by={key: [row[1:] for row in known.by_category if row[0] == key] for key in shown}
-        if known
-        else {},
+        published_by={key: [row[1:] for row in known.by_category if row[0] == key] for key in shown},
         note=published.NOTE,
-        source=known.source if known else "",
+        source=known.source,
         categories=[
             _category(name, title_of(name, summary.task), {"": summary.by[name]}, chance=chance)
             for name in shown
@@ -291,44 +285,43 @@ def write_quickstart_report(
     )
 
 
-def pairs(before: Sequence[ResultRow], after: Sequence[ResultRow], count: int = 6) -> list[Pair]:
+def pairs(
+    before: Sequence[ResultRow], after: Sequence[ResultRow], count: int = 6
+) -> list[tuple[ResultRow, ResultRow]]:
     """Returns (row before, row after) of `count` questions to read side by side.
 
     Most of them changed from wrong to right. One is wrong after GRPO, if there is one. The kinds vary as much
     as possible.
     """
     then = {row.id: row for row in before}
-    both = [(then[row.id], row) for row in sorted(after, key=_order) if row.id in then]
-    gained = [(old, new) for old, new in both if (new.score or 0.0) > (old.score or 0.0)]
-    wrong = [(old, new) for old, new in both if not new.score]
-    kept = [(old, new) for old, new in both if new.score and old.score]
+    rows = [row for row in sorted(after, key=_order) if row.id in then]
+    gained = [row for row in rows if (row.score or 0.0) > (then[row.id].score or 0.0)]
+    wrong = [row for row in rows if not row.score]
+    kept = [row for row in rows if row.score and then[row.id].score]
     chosen = _spread(gained, count - bool(wrong)) + _spread(wrong, 1)
     chosen += _spread(kept, count - len(chosen))
-    return chosen
+    return [(then[row.id], row) for row in chosen]
 
 
 def _sample(rows: Sequence[ResultRow], per_group: int = 3) -> list[ResultRow]:
     """Returns a few rows to read: wrong, unreadable and right ones, of as many kinds as possible."""
     rows = sorted(rows, key=_order)
-    wrong = [(row, row) for row in rows if not row.score and row.answered]
-    unread = [(row, row) for row in rows if row.answered is None]
-    correct = [(row, row) for row in rows if row.score]
-    return [row for group in (wrong, unread, correct) for row, _ in _spread(group, per_group)]
+    wrong = [row for row in rows if not row.score and row.answered]
+    unread = [row for row in rows if row.answered is None]
+    correct = [row for row in rows if row.score]
+    return [row for group in (wrong, unread, correct) for row in _spread(group, per_group)]
 
 
-def _spread(candidates: Sequence[Pair], count: int) -> list[Pair]:
+def _spread(candidates: Sequence[ResultRow], count: int) -> list[ResultRow]:
     """Chooses `count` candidates: each kind in turn, and a different persona if possible."""
-    chosen: list[Pair] = []
+    chosen: list[ResultRow] = []
     left = list(candidates)
     while left and len(chosen) < count:
-        kinds = [browser.shown_labels(row).kind for row, _ in chosen]
-        people = [row.persona_id for row, _ in chosen]
+        kinds = [browser.shown_labels(row).kind for row in chosen]
+        people = [row.persona_id for row in chosen]
         place = min(
             range(len(left)),
-            key=lambda i: (
-                kinds.count(browser.shown_labels(left[i][0]).kind),
-                people.count(left[i][0].persona_id),
-            ),
+            key=lambda i: (kinds.count(browser.shown_labels(left[i]).kind), people.count(left[i].persona_id)),
         )
         chosen.append(left.pop(place))
     return chosen

@@ -30,9 +30,9 @@ BY_CATEGORY: tuple[tuple[str, str, float, float], ...] = (
 class Published(NamedTuple):
     """The figures of one task, and where they are from."""
 
-    overall: tuple[tuple[str, float | None, float | None], ...]
-    by_category: tuple[tuple[str, str, float, float], ...]
-    source: str
+    overall: tuple[tuple[str, float | None, float | None], ...] = ()
+    by_category: tuple[tuple[str, str, float, float], ...] = ()
+    source: str = ""
 
 
 OF_TASKS = {

@@ -64,19 +64,12 @@ def learned(summaries: Mapping[str, Summary]) -> list[str]:
         ),
         *_on_words(before, after),
     ]
-    if "blind" in summaries:
-        sentences.append(
-            _on_control(summaries["blind"], "Without the history, the same model gets", "the history", after)
-        )
-    if "longest_option" in summaries:
-        sentences.append(
-            _on_control(
-                summaries["longest_option"],
-                "Always choosing the longest option gets",
-                "reading the options",
-                after,
-            )
-        )
+    for key, does, source in (
+        ("blind", "Without the history, the same model gets", "the history"),
+        ("longest_option", "Always choosing the longest option gets", "reading the options"),
+    ):
+        if key in summaries:
+            sentences.append(_on_control(summaries[key], does, source, after))
     if "strongest" in after.controls:
         sentences.append(_on_rules(after.controls["strongest"], after.task))
     sentences += _on_kinds(_by_kind(before, after))
@@ -90,9 +83,9 @@ def _on_words(before: Statistics, after: Statistics) -> list[str]:
     if after.thought_right is None:
         return []
     sentence = (
-        f"The thought names the gold option in {percent(after.thought_right)} of the answers (before GRPO: "
+        f"The thought names the gold option in {percent(after.thought_right)} of the answers (before GRPO:"
+        f" {percent(before.thought_right)})"
     )
-    sentence += f"{percent(before.thought_right)})"
     if after.consistent is not None:
         sentence += (
             f"; words and box agree in {percent(after.consistent)} (before: {percent(before.consistent)})"
@@ -137,17 +130,15 @@ def _on_memory(summaries: Mapping[str, Summary]) -> list[str]:
     memory, before = summaries["memory"], summaries.get("memory_sft")
     sentences = []
     if written := memory.lines:
-        sentence = (
-            f"Of the {written.targets:,} lines that {written.memories} memories should contain, "
-            f"{percent(written.right_rate)} are right ({INTERVAL} {span(written.ci95)})"
-        )
+        then = _before(before.lines.right_rate if before and before.lines else None)
         sentences.append(
-            f"{sentence}{_before(before.lines.right_rate if before and before.lines else None)}."
+            f"Of the {written.targets:,} lines that {written.memories} memories should contain, "
+            f"{percent(written.right_rate)} are right ({INTERVAL} {span(written.ci95)}){then}."
         )
-    sentence = (
+    sentences.append(
         f"From its memory alone, the model gets {percent(memory.accuracy)} ({INTERVAL} {span(memory.ci95)})"
+        f"{_before(before.accuracy if before else None)}."
     )
-    sentences.append(f"{sentence}{_before(before.accuracy if before else None)}.")
     if before and memory.reader:
         reader = consistently(memory.reader)
         sentences.append(
@@ -155,7 +146,7 @@ def _on_memory(summaries: Mapping[str, Summary]) -> list[str]:
             f" {span(reader.ci95)}) from the same memories and {percent(before.accuracy)} from its own."
         )
     read = memory.input_tokens_per_question
-    all_of_it = summaries["grpo"].input_tokens_per_question if "grpo" in summaries else None
+    all_of_it = summaries["grpo"].input_tokens_per_question
     if read and all_of_it:
         sentences.append(
             f"It reads {read:,.0f} tokens per question. Reading the full history takes {all_of_it:,.0f}"

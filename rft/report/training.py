@@ -8,6 +8,7 @@ page is rendered like the evaluation pages.
 import argparse
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -250,11 +251,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 def _not_numbers(rows: Sequence[MetricsLine]) -> list[str]:
     """Returns the metrics that were NaN or infinite, with how often. Their curves have gaps."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        for key, value in row.values.items():
-            if not math.isfinite(value):
-                counts[key] = counts.get(key, 0) + 1
+    counts = Counter(key for row in rows for key, value in row.values.items() if not math.isfinite(value))
     return [f"{key} ({times} of {len(rows)} steps)" for key, times in counts.items()]
 
 

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: simulate(Settings("mini", PERSONAS, args.seed), data, console=console),
     )
 
-    from rft.evaluate.memory import MEMORIES, MemoryAnswers
+    from rft.evaluate.memory import MEMORIES, Memory, MemoryAnswers
     from rft.evaluate.model_answers import ModelAnswers
     from rft.evaluate.results import read_rows
     from rft.evaluate.rules import RuleAnswers
@@ -176,11 +176,13 @@ def run(args: argparse.Namespace) -> int:
 
     def recalls(model: Path, name: str) -> Callable[[], Any]:
         return lambda: MemoryAnswers(
-            LocalModel(model, dtype="float32"),
-            out / "evaluate" / name / MEMORIES,
-            MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS),
+            Memory(
+                LocalModel(model, dtype="float32"),
+                out / "evaluate" / name / MEMORIES,
+                MemorySettings(CHUNK_TOKENS, MEMORY_TOKENS),
+                batch_size=32,
+            ),
             ANSWER_TOKENS,
-            batch_size=32,
         )
 
     if args.scratch:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from rft.errors import DataError
 from rft.evaluate import command as evaluate_command
-from rft.evaluate.memory import MEMORIES, MemoryAnswers
+from rft.evaluate.memory import MEMORIES, Memory, MemoryAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
 from rft.evaluate.timeline import forgotten
@@ -70,9 +70,8 @@ def test_the_cold_start_learns_to_write_bullets(cold_start, mini_data, tmp_path)
     right, missing = logged(cold_start, "held_out/lines_right"), logged(cold_start, "held_out/lines_missing")
     assert len(right) == len(missing) == 2 and all(0 <= share <= 1 for share in (*right, *missing))
     split = load_split(mini_data, "val")
-    answerer = MemoryAnswers(
-        LocalModel(cold_start, dtype="float32"), tmp_path / MEMORIES, SETTINGS, max_new_tokens=40
-    )
+    memory = Memory(LocalModel(cold_start, dtype="float32"), tmp_path / MEMORIES, SETTINGS)
+    answerer = MemoryAnswers(memory, max_new_tokens=40)
     evaluate(split, tmp_path, answerer)
     records = [read_record(tmp_path / MEMORIES / f"{history}.md") for history in split.histories]
     assert all(record.finished for record in records)
@@ -153,7 +152,7 @@ def model(cold_start) -> LocalModel:
 
 def test_memories_are_written_once_and_reused(model, mini_data, tmp_path):
     split = load_split(mini_data, "benchmark")
-    answerer = MemoryAnswers(model, tmp_path / "a" / MEMORIES, SETTINGS, max_new_tokens=24)
+    answerer = MemoryAnswers(Memory(model, tmp_path / "a" / MEMORIES, SETTINGS), max_new_tokens=24)
     part = evaluate(split, tmp_path / "a", answerer, limit=5)
     files = sorted((tmp_path / "a" / MEMORIES).glob("[0-9a-f]*.md"))
     assert len([f for f in files if "previous" not in f.name]) == len(
@@ -161,13 +160,15 @@ def test_memories_are_written_once_and_reused(model, mini_data, tmp_path):
     )
     written = {f: f.stat().st_mtime_ns for f in files}
     whole = evaluate(
-        split, tmp_path / "a", MemoryAnswers(model, tmp_path / "a" / MEMORIES, SETTINGS, max_new_tokens=24)
+        split,
+        tmp_path / "a",
+        MemoryAnswers(Memory(model, tmp_path / "a" / MEMORIES, SETTINGS), max_new_tokens=24),
     )
     assert all(f.stat().st_mtime_ns == then for f, then in written.items())
     again = evaluate(
         split,
         tmp_path / "b",
-        MemoryAnswers(model, tmp_path / "b" / MEMORIES, SETTINGS, max_new_tokens=24),
+        MemoryAnswers(Memory(model, tmp_path / "b" / MEMORIES, SETTINGS), max_new_tokens=24),
         batch_size=3,
     )
     assert {k: v for k, v in whole.dump().items() if k != "seconds"} == {
@@ -180,11 +181,15 @@ def test_memories_are_written_once_and_reused(model, mini_data, tmp_path):
 
 def test_input_tokens_are_counted_both_ways(model, mini_data, tmp_path):
     split = load_split(mini_data, "benchmark")
-    answerer = MemoryAnswers(model, tmp_path / MEMORIES, SETTINGS, max_new_tokens=8)
+    answerer = MemoryAnswers(Memory(model, tmp_path / MEMORIES, SETTINGS), max_new_tokens=8)
     summary = evaluate(split, tmp_path, answerer)
     rows = read_rows(tmp_path)
     answering = [
-        len(answerer.agent.answer_ids(q, (tmp_path / MEMORIES / f"{q.history_id}.md").read_text().strip()))
+        len(
+            answerer.memory.agent.answer_ids(
+                q, (tmp_path / MEMORIES / f"{q.history_id}.md").read_text().strip()
+            )
+        )
         for q in split.questions
     ]
     assert summary.input_tokens_per_question == sum(answering) / len(answering)
@@ -196,7 +201,9 @@ def test_input_tokens_are_counted_both_ways(model, mini_data, tmp_path):
 
 def test_what_was_withdrawn_is_looked_for_in_the_memories(model, mini_data, tmp_path):
     split = load_split(mini_data, "forget")
-    summary = evaluate(split, tmp_path, MemoryAnswers(model, tmp_path / MEMORIES, SETTINGS, max_new_tokens=8))
+    summary = evaluate(
+        split, tmp_path, MemoryAnswers(Memory(model, tmp_path / MEMORIES, SETTINGS), max_new_tokens=8)
+    )
     assert summary.forgotten.withdrawn == 4 * len(split.histories)
     history, of = next(iter(load_memory_targets(split).items()))
     path = tmp_path / MEMORIES / f".{history}.md.json"
@@ -216,20 +223,20 @@ def test_what_was_withdrawn_is_looked_for_in_the_memories(model, mini_data, tmp_
 
 def test_memories_of_other_settings_are_not_mixed(model, mini_data, tmp_path):
     split = load_split(mini_data, "val")
-    MemoryAnswers(model, tmp_path, SETTINGS).prepare(list(split.histories.values()))
+    Memory(model, tmp_path, SETTINGS).prepare(list(split.histories.values()))
     with pytest.raises(DataError, match="written by another model or with other settings"):
-        MemoryAnswers(model, tmp_path, MemorySettings(200, 128)).prepare(list(split.histories.values()))
+        Memory(model, tmp_path, MemorySettings(200, 128)).prepare(list(split.histories.values()))
 
 
 def test_the_context_is_rendered_as_in_training(model, mini_data, tmp_path):
     split = load_split(mini_data, "val")
-    answerer = MemoryAnswers(model, tmp_path, SETTINGS)
+    answerer = MemoryAnswers(Memory(model, tmp_path, SETTINGS))
     for question in split.questions[:8]:
         history = split.history_of(question)
         made = answerer.memory.messages(question, history)
         memory = (tmp_path / f"{history.id}.md").read_text().strip()
         template = model.tokenizer.apply_chat_template(made, add_generation_prompt=True, return_dict=False)
-        assert template == answerer.agent.answer_ids(question, memory)
+        assert template == answerer.memory.agent.answer_ids(question, memory)
         assert answerer.memory.read(question, history).startswith(
             f"a memory of {len(memory.splitlines())} lines"
         )
