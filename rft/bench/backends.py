@@ -167,7 +167,7 @@ def _speed(make: Make, setting: Setting) -> dict[str, Any]:
     """Returns operations per second, forward and backward, of the history over itself and of the rest over
     the history."""
     history, m = setting.prompt_tokens, setting.shape
-    behind = setting.questions * (setting.question_tokens + setting.generations * setting.completion_tokens)
+    behind = setting.tokens - history
     scale = m["head_dim"] ** -0.5
     rates: dict[str, dict[str, float]] = {"forward_flops_per_second": {}, "backward_flops_per_second": {}}
     for name, queries, causal in (("history, itself", history, True), ("behind, history", behind, False)):
