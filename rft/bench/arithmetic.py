@@ -86,13 +86,17 @@ def causal_pairs(tokens: int) -> int:
     return tokens * (tokens + 1) // 2
 
 
-def speedup(figures: dict[str, Any], name: str, slow: float, fast: float, ceiling: float) -> None:
-    """Stores the ratio in `figures` under `name`. Above its ceiling, stores None there and the ratio under
+def speedup(figures: dict[str, Any], name: str, path: str) -> None:
+    """Stores under `name` how many times longer `path` takes than the tree, and under `name`_cpu the ratio of
+    their CPU seconds, if these were measured. Above the ceiling, stores None there and the ratio under
     "noise"."""
-    ratio = slow / fast
-    figures[name] = ratio if ratio <= ceiling else None
-    if ratio > ceiling:
-        figures.setdefault("noise", {})[name] = ratio
+    for kind in ("", "_cpu"):
+        if f"{path}{kind}_seconds" in figures:
+            ratio = figures[f"{path}{kind}_seconds"] / figures[f"tree{kind}_seconds"]
+            counts = ratio <= figures["ceiling"]
+            figures[name + kind] = ratio if counts else None
+            if not counts:
+                figures.setdefault("noise", {})[name + kind] = ratio
 
 
 def peak_flops(card: str, dtype: str) -> float | None:

@@ -82,13 +82,9 @@ def update(
     if len(few) < len(work.rows) and len(paths) > 1:
         figures["baseline_extrapolated"] = f"from {len(few)} of {len(work.rows)} rows, by arithmetic"
     for name, shown in (("plain", "speedup"), ("trl", "speedup_over_trl")):
-        if name not in paths:
-            continue
-        figures |= times[name].figures(name, setting.device, factor)
-        speedup(figures, shown, figures[f"{name}_seconds"], figures["tree_seconds"], figures["ceiling"])
-        if setting.device == "cpu":
-            of_cpu = figures[f"{name}_cpu_seconds"], figures["tree_cpu_seconds"]
-            speedup(figures, f"{shown}_cpu", *of_cpu, figures["ceiling"])
+        if name in paths:
+            figures |= times[name].figures(name, setting.device, factor)
+            speedup(figures, shown, name)
     if "plain" in paths:
         rows_BC, few_BC = times["plain"].result, times["tree"].result[few]
         figures["max_logprob_error"] = (rows_BC - few_BC).abs().max().item()

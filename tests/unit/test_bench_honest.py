@@ -76,8 +76,8 @@ def test_kept_attention_is_counted(keep):
 
 @pytest.mark.parametrize(("ratio", "counts"), [(12.5, True), (12.51, False), (19.9, False)])
 def test_a_speedup_above_its_ceiling_is_noise(ratio, counts):
-    figures = {"ceiling": 12.5}
-    arithmetic.speedup(figures, "speedup", ratio, 1.0, figures["ceiling"])
+    figures = {"ceiling": 12.5, "plain_seconds": ratio, "tree_seconds": 1.0}
+    arithmetic.speedup(figures, "speedup", "plain")
     assert figures["speedup"] == (ratio if counts else None)
     said = " ".join(table.sayings(figures))
     assert (f"{ratio:.4g}  x faster" in said) == counts
