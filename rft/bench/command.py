@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
     plain = Setting()
 
-    def number(name: str, letter: str, words: str) -> None:
-        default = getattr(plain, name)
+    def number(name: str, letter: str, words: str, default: int | None = None) -> None:
+        default = getattr(plain, name) if default is None else default
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=int,
@@ -75,6 +75,9 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
             metavar=letter,
             help=f"{words} (default: {default})",
         )
+
+    def flag(name: str, words: str) -> None:
+        parser.add_argument(f"--{name}", action="store_true", help=words)
 
     number("prompt_tokens", "P", "tokens per history chunk" if what == "memory" else "tokens in the history")
     number("questions", "Q", "questions per history")
@@ -96,37 +99,20 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
         default="cpu",
         help="cpu uses float32, cuda bfloat16 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--checkpointing", action="store_true", help="use gradient checkpointing on every path"
+    flag("checkpointing", "use gradient checkpointing on every path")
+    flag(
+        "keep-attention",
+        "with --checkpointing, the tree keeps its attention over histories of 4,096 tokens or more",
     )
-    parser.add_argument(
-        "--keep-attention",
-        action="store_true",
-        help="with --checkpointing, the tree keeps its attention over histories of 4,096 tokens or more",
-    )
-    parser.add_argument(
-        "--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights"
-    )
-    parser.add_argument(
-        "--tree-only", action="store_true", help="skip the baselines and measure only the tree"
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=3,
-        metavar="N",
-        help="repeats per path; the median counts (default: %(default)s)",
-    )
+    flag("lora", "train LoRA adapters of rank 16 instead of all weights")
+    flag("tree-only", "skip the baselines and measure only the tree")
+    number("repeats", "N", "repeats per path; the median counts", 3)
     if what != "rollout":
-        parser.add_argument(
-            "--baseline-rows",
-            type=int,
-            default=4,
-            metavar="N",
-            help=(
-                "rows on which baselines are timed, to extrapolate to all rows; 0 for all (default:"
-                " %(default)s)"
-            ),
+        number(
+            "baseline_rows",
+            "N",
+            "rows on which baselines are timed, to extrapolate to all rows; 0 for all",
+            4,
         )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the figures to this file, as they are measured"
