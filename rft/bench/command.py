@@ -25,17 +25,6 @@ WHAT = {
         "everything about a card within --minutes: kernels, updates, rollouts, memory, a small training run"
     ),
 }
-SETTING = (
-    "prompt_tokens",
-    "questions",
-    "question_tokens",
-    "generations",
-    "completion_tokens",
-    "model",
-    "checkpointing",
-    "keep_attention",
-    "lora",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,13 +144,12 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rft.bench").setLevel(logging.INFO)
-    setting = _setting(args)
-    shape = SETTING + (("chunks", "memory_tokens") if args.what == "memory" else ())
+    given = {key: value for key, value in vars(args).items() if key in Setting.__dataclass_fields__}
+    setting = Setting(**given, dtype="float32" if args.device == "cpu" else "bfloat16")
     result: dict[str, Any] = {
         "what": args.what,
-        **{key: getattr(setting, key) for key in shape},
+        **given,
         "date": time.strftime("%Y-%m-%d"),
-        "device": args.device,
         "device_name": device.name(args.device),
         "dtype": setting.dtype,
         "versions": versions(("torch", "transformers", "trl")),
@@ -176,11 +164,6 @@ def run(args: argparse.Namespace) -> int:
     say(_measure(args, setting, say))
     show(result)
     return 0
-
-
-def _setting(args: argparse.Namespace) -> Setting:
-    given = {key: value for key, value in vars(args).items() if key in Setting.__dataclass_fields__}
-    return Setting(**given, dtype="float32" if args.device == "cpu" else "bfloat16")
 
 
 def _measure(args: argparse.Namespace, setting: Setting, say: Any) -> dict[str, Any]:
