@@ -93,9 +93,8 @@ def rollout(
     figures |= others | times["tree"].figures("tree", on) | times["prefill"].figures("tree_prefill", on)
     figures["tree_tokens_per_second"] = len(prompts) * count / figures["tree_seconds"]
     if count > 1:
-        figures["tree_token_seconds"] = (figures["tree_seconds"] - figures["tree_prefill_seconds"]) / (
-            count - 1
-        )
+        decode_seconds = figures["tree_seconds"] - figures["tree_prefill_seconds"]
+        figures["tree_token_seconds"] = decode_seconds / (count - 1)
         figures["tree_token_bytes"] = decode_bytes(setting)
     if "stock" in works:
         micro_batches = math.ceil(len(prompts) / size)
