@@ -52,11 +52,8 @@ def longest(
             entry["why_not"] = (
                 f"needs about {needed / 2**30:.1f} GiB by estimate, {free / 2**30:.1f} GiB are free"
             )
-        elif time.monotonic() + entry["expected_seconds"] > end:
-            entry["why_not"] = (
-                f"takes about {entry['expected_seconds']:.0f} s, {max(0.0, end - time.monotonic()):.0f} s are"
-                " left"
-            )
+        elif (expected := entry["expected_seconds"]) > (left := end - time.monotonic()):
+            entry["why_not"] = f"takes about {expected:.0f} s, {max(0.0, left):.0f} s are left"
         else:
             try:
                 entry |= measured(one)

@@ -53,9 +53,8 @@ class Update:
         for i in numbers:
             with precision(self.setting):
                 logps_1C, _ = plain_logps(self.model, [self.rows[i]], [self.prompts[i]], compute_entropy=True)
-            padded.append(
-                torch.nn.functional.pad(self.backward(logps_1C, [i]), (0, self.width - logps_1C.shape[1]))
-            )
+            logps_1C = self.backward(logps_1C, [i])
+            padded.append(torch.nn.functional.pad(logps_1C, (0, self.width - logps_1C.shape[1])))
         return torch.cat(padded)
 
     def tree(self) -> Tree:
