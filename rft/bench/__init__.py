@@ -13,7 +13,6 @@ workload.py     the timed update                        stock.py        the same
 update.py       its seconds, ratios and memory          rollout.py      sampling the completions
 exactness.py    errors of tree and rows                 kernels.py      attention calls against float64
 backends.py     FlashAttention, cuDNN: error, speed     longest.py      the longest history that fits
-estimate.py     memory, by the estimate of `--dry-run`  training.py     a small real training run
+training.py     a small real training run               table.py        tables to read
 parts.py        the parts of `gpu`, in a worker         gpu.py          time shares of the parts
-table.py        tables to read
 """

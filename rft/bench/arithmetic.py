@@ -18,27 +18,23 @@ WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes
 
 def update_flops(setting: Setting, tree: Tree) -> float:
     """Returns the floating-point operations of an update over a tree."""
-    own = [node.end - node.start for node in tree.nodes]
-    return _update(setting, sum(own), _pairs(tree), len(tree.labels_N))
+    return _update(setting, len(tree.tokens_T), _pairs(tree), len(tree.labels_N))
 
 
 def questions_flops(setting: Setting) -> float:
     """Returns the floating-point operations for a batch of questions over one history, without building the
     batch."""
     history, question, completion = setting.prompt_tokens, setting.question_tokens, setting.completion_tokens
-    behind = setting.questions * question + setting.rows * completion
-    pairs = history * (history + 1) // 2 + history * behind
-    pairs += setting.questions * (
-        question * (question + 1) // 2 + question * setting.generations * completion
-    )
-    pairs += setting.rows * (completion * (completion + 1) // 2)
-    return _update(setting, history + behind, pairs, setting.rows * completion)
+    pairs = causal_pairs(history) + history * (setting.tokens - history)
+    pairs += setting.questions * (causal_pairs(question) + question * setting.generations * completion)
+    pairs += setting.rows * causal_pairs(completion)
+    return _update(setting, setting.tokens, pairs, setting.rows * completion)
 
 
 def rows_flops(setting: Setting, rows: Sequence[Sequence[int]], labels: int) -> float:
     """Returns the floating-point operations of an update over separate rows, with `labels` scored positions
     in total."""
-    return _update(setting, sum(map(len, rows)), sum(len(row) * (len(row) + 1) // 2 for row in rows), labels)
+    return _update(setting, sum(map(len, rows)), sum(causal_pairs(len(row)) for row in rows), labels)
 
 
 def rollout_ceiling(setting: Setting, tree: Tree, micro_batches: int) -> float:
@@ -49,17 +45,12 @@ def rollout_ceiling(setting: Setting, tree: Tree, micro_batches: int) -> float:
         tree: the tree of the prompts.
         micro_batches: number of micro-batches in which the separate rows are generated.
     """
-    prompt, completion, rows = (
-        setting.prompt_tokens + setting.question_tokens,
-        setting.completion_tokens,
-        setting.rows,
-    )
-    steps = completion - 1  # forward passes after the prefill
-    pairs = rows * (steps * prompt + steps * (steps + 1) // 2)
-    stock = _forward(
-        setting, rows * (prompt + steps), rows * prompt * (prompt + 1) // 2 + pairs, rows * completion
-    )
-    shared = _forward(setting, len(tree.tokens_T) + rows * steps, _pairs(tree) + pairs, rows * completion)
+    prompt, rows = setting.prompt_tokens + setting.question_tokens, setting.rows
+    labels = rows * setting.completion_tokens
+    steps = setting.completion_tokens - 1  # forward passes after the prefill
+    pairs = rows * (steps * prompt + causal_pairs(steps))
+    stock = _forward(setting, rows * (prompt + steps), rows * causal_pairs(prompt) + pairs, labels)
+    shared = _forward(setting, len(tree.tokens_T) + rows * steps, _pairs(tree) + pairs, labels)
     cache_reads = (
         steps * (setting.prompt_tokens + setting.questions * setting.question_tokens)
         + rows * steps * (steps + 1) / 2
@@ -90,13 +81,22 @@ def token_bytes(setting: Setting) -> int:
     return 2 * m["num_hidden_layers"] * m["num_key_value_heads"] * m["head_dim"] * WIDTHS[setting.dtype]
 
 
-def speedup(figures: dict[str, Any], name: str, slow: float, fast: float, ceiling: float) -> None:
-    """Stores the ratio in `figures` under `name`. Above its ceiling, stores None there and the ratio under
+def causal_pairs(tokens: int) -> int:
+    """Returns the number of (query, key) pairs if so many tokens attend themselves causally."""
+    return tokens * (tokens + 1) // 2
+
+
+def speedup(figures: dict[str, Any], name: str, path: str) -> None:
+    """Stores under `name` how many times longer `path` takes than the tree, and under `name`_cpu the ratio of
+    their CPU seconds, if these were measured. Above the ceiling, stores None there and the ratio under
     "noise"."""
-    ratio = slow / fast
-    figures[name] = ratio if ratio <= ceiling else None
-    if ratio > ceiling:
-        figures.setdefault("noise", {})[name] = ratio
+    for kind in ("", "_cpu"):
+        if f"{path}{kind}_seconds" in figures:
+            ratio = figures[f"{path}{kind}_seconds"] / figures[f"tree{kind}_seconds"]
+            counts = ratio <= figures["ceiling"]
+            figures[name + kind] = ratio if counts else None
+            if not counts:
+                figures.setdefault("noise", {})[name + kind] = ratio
 
 
 def peak_flops(card: str, dtype: str) -> float | None:
@@ -112,7 +112,7 @@ def peak_flops(card: str, dtype: str) -> float | None:
 def _pairs(tree: Tree) -> int:
     """Returns the number of attended (query, key) pairs."""
     own = [node.end - node.start for node in tree.nodes]
-    return sum(n * (n + 1) // 2 + n * (node.stop - node.end) for n, node in zip(own, tree.nodes, strict=True))
+    return sum(causal_pairs(n) + n * (node.stop - node.end) for n, node in zip(own, tree.nodes, strict=True))
 
 
 def _layer(m: dict[str, Any]) -> int:

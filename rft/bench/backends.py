@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from rft.bench.device import one_line
-from rft.bench.kernels import MOST, attention
+from rft.bench.kernels import MOST, attention, spans_of
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
 from rft.bench.update import Say
 from rft.errors import ModelError
 from rft.prefix_tree import cudnn
-from rft.prefix_tree.kernels import Flash, Span, call, flash_attn
+from rft.prefix_tree.kernels import Flash, call, flash_attn
 
 MERGED = 2048  # number of tokens over which merged log-sum-exps are checked
 IMPLEMENTATIONS = ("FA3", "FA4")
@@ -128,13 +128,10 @@ def _operands(setting: Setting, queries: int, keys: int) -> tuple[Tensor, Tensor
     """Returns random q, k, v and gradient of the output."""
     torch.manual_seed(0)
     m, dtype = setting.shape, getattr(torch, setting.dtype)
-    heads = (
-        (queries, m["num_attention_heads"]),
-        (keys, m["num_key_value_heads"]),
-        (keys, m["num_key_value_heads"]),
-    )
-    q, k, v = (torch.randn(*size, m["head_dim"], device=setting.device).to(dtype) for size in heads)
-    return q, k, v, torch.randn(q.shape, device=setting.device).to(dtype)
+    of_queries, of_keys = (queries, m["num_attention_heads"]), (keys, m["num_key_value_heads"])
+    sizes = of_queries, of_keys, of_keys, of_queries
+    q, k, v, dout = (torch.randn(*size, m["head_dim"], device=setting.device).to(dtype) for size in sizes)
+    return q, k, v, dout
 
 
 def merged_error(make: Make, setting: Setting) -> float:
@@ -167,7 +164,7 @@ def _speed(make: Make, setting: Setting) -> dict[str, Any]:
     """Returns operations per second, forward and backward, of the history over itself and of the rest over
     the history."""
     history, m = setting.prompt_tokens, setting.shape
-    behind = setting.questions * (setting.question_tokens + setting.generations * setting.completion_tokens)
+    behind = setting.tokens - history
     scale = m["head_dim"] ** -0.5
     rates: dict[str, dict[str, float]] = {"forward_flops_per_second": {}, "backward_flops_per_second": {}}
     for name, queries, causal in (("history, itself", history, True), ("behind, history", behind, False)):
@@ -199,9 +196,8 @@ def own_calls(setting: Setting) -> dict[str, float]:
     sizes = [setting.prompt_tokens]
     for _ in range(setting.questions):
         sizes += [setting.question_tokens, *[setting.completion_tokens] * setting.generations]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    nodes: list[Span] = [(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    q, k, v, _ = _operands(setting, ends[-1], ends[-1])
+    nodes = spans_of(sizes)
+    q, k, v, _ = _operands(setting, setting.tokens, setting.tokens)
     scale, on = setting.shape["head_dim"] ** -0.5, q.device
 
     def run(calls: list[Any]) -> None:

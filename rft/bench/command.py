@@ -25,17 +25,6 @@ WHAT = {
         "everything about a card within --minutes: kernels, updates, rollouts, memory, a small training run"
     ),
 }
-SETTING = (
-    "prompt_tokens",
-    "questions",
-    "question_tokens",
-    "generations",
-    "completion_tokens",
-    "model",
-    "checkpointing",
-    "keep_attention",
-    "lora",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
     plain = Setting()
 
-    def number(name: str, letter: str, words: str) -> None:
-        default = getattr(plain, name)
+    def number(name: str, letter: str, words: str, default: int | None = None) -> None:
+        default = getattr(plain, name) if default is None else default
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=int,
@@ -75,6 +64,9 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
             metavar=letter,
             help=f"{words} (default: {default})",
         )
+
+    def flag(name: str, words: str) -> None:
+        parser.add_argument(f"--{name}", action="store_true", help=words)
 
     number("prompt_tokens", "P", "tokens per history chunk" if what == "memory" else "tokens in the history")
     number("questions", "Q", "questions per history")
@@ -96,37 +88,20 @@ def _add_setting(parser: argparse.ArgumentParser, what: str) -> None:
         default="cpu",
         help="cpu uses float32, cuda bfloat16 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--checkpointing", action="store_true", help="use gradient checkpointing on every path"
+    flag("checkpointing", "use gradient checkpointing on every path")
+    flag(
+        "keep-attention",
+        "with --checkpointing, the tree keeps its attention over histories of 4,096 tokens or more",
     )
-    parser.add_argument(
-        "--keep-attention",
-        action="store_true",
-        help="with --checkpointing, the tree keeps its attention over histories of 4,096 tokens or more",
-    )
-    parser.add_argument(
-        "--lora", action="store_true", help="train LoRA adapters of rank 16 instead of all weights"
-    )
-    parser.add_argument(
-        "--tree-only", action="store_true", help="skip the baselines and measure only the tree"
-    )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        default=3,
-        metavar="N",
-        help="repeats per path; the median counts (default: %(default)s)",
-    )
+    flag("lora", "train LoRA adapters of rank 16 instead of all weights")
+    flag("tree-only", "skip the baselines and measure only the tree")
+    number("repeats", "N", "repeats per path; the median counts", 3)
     if what != "rollout":
-        parser.add_argument(
-            "--baseline-rows",
-            type=int,
-            default=4,
-            metavar="N",
-            help=(
-                "rows on which baselines are timed, to extrapolate to all rows; 0 for all (default:"
-                " %(default)s)"
-            ),
+        number(
+            "baseline_rows",
+            "N",
+            "rows on which baselines are timed, to extrapolate to all rows; 0 for all",
+            4,
         )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write the figures to this file, as they are measured"
@@ -169,13 +144,12 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rft.bench").setLevel(logging.INFO)
-    setting = _setting(args)
-    shape = SETTING + (("chunks", "memory_tokens") if args.what == "memory" else ())
+    given = {key: value for key, value in vars(args).items() if key in Setting.__dataclass_fields__}
+    setting = Setting(**given, dtype="float32" if args.device == "cpu" else "bfloat16")
     result: dict[str, Any] = {
         "what": args.what,
-        **{key: getattr(setting, key) for key in shape},
+        **given,
         "date": time.strftime("%Y-%m-%d"),
-        "device": args.device,
         "device_name": device.name(args.device),
         "dtype": setting.dtype,
         "versions": versions(("torch", "transformers", "trl")),
@@ -190,11 +164,6 @@ def run(args: argparse.Namespace) -> int:
     say(_measure(args, setting, say))
     show(result)
     return 0
-
-
-def _setting(args: argparse.Namespace) -> Setting:
-    given = {key: value for key, value in vars(args).items() if key in Setting.__dataclass_fields__}
-    return Setting(**given, dtype="float32" if args.device == "cpu" else "bfloat16")
 
 
 def _measure(args: argparse.Namespace, setting: Setting, say: Any) -> dict[str, Any]:

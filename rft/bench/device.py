@@ -10,14 +10,14 @@ from typing import Any
 import psutil
 import torch
 
+SHARE = 2 / 3  # maximum share of the free memory for a baseline
+
 
 def name(device: str) -> str:
     """Returns the name of the card, or the processor and its number of threads."""
-    return (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def wait(device: str) -> None:
@@ -31,6 +31,13 @@ def free_bytes(device: str) -> int:
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return psutil.virtual_memory().available
+
+
+def fitting(device: str, row_bytes: int | None, rows: int) -> int:
+    """Returns how many of `rows` fit at a time, at least one; all, if the bytes of one are not known."""
+    if not row_bytes:
+        return rows
+    return min(rows, max(1, int(SHARE * free_bytes(device) / row_bytes)))
 
 
 def forget(device: str) -> None:

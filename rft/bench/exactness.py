@@ -44,13 +44,11 @@ def exactness(setting: Setting, rows: Callable[[Setting], Batch]) -> dict[str, f
 
 def _run(work: Update, path: Callable[[], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the log-probs and the gradients, and removes the gradients from the model."""
-    for weight in work.model.parameters():
-        weight.grad = None
+    work.model.zero_grad()
     logps_BC = path().float()
-    gradients = {}
-    for name, weight in work.model.named_parameters():
-        if weight.grad is not None:
-            gradients[name], weight.grad = weight.grad, None
+    weights = work.model.named_parameters()
+    gradients = {name: weight.grad for name, weight in weights if weight.grad is not None}
+    work.model.zero_grad()
     return logps_BC, gradients
 
 

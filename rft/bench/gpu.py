@@ -50,28 +50,24 @@ class Worker:
         say: Callable[[dict[str, Any]], None],
     ) -> Outcome:
         """Runs a part that should take `seconds`, and stops it after `limit` seconds."""
-        end = time.monotonic() + limit
+        end, status, why = time.monotonic() + limit, "ready", ""
         figures: dict[str, Any] = {}
         try:
             if self.process is None:
                 self._start()
                 status, _, why = self._receive(min(end, time.monotonic() + START))
-                if status != "ready":
-                    return self._replaced(status, figures, why)
-            self.pipe.send((part, seconds, done))
-            while True:
+            if status == "ready":
+                self.pipe.send((part, seconds, done))
+            while status in ("ready", "figures"):
                 status, received, why = self._receive(end)
                 figures = received or figures
-                if status != "figures":
-                    break
-                say(figures)
+                if status == "figures":
+                    say(figures)
         except OSError as error:  # the other end of the pipe is closed
             status, why = "failed", str(error)
-        return (
-            self._replaced(status, figures, why)
-            if status in ("failed", "stopped")
-            else (status, figures, why)
-        )
+        if status in ("failed", "stopped"):
+            self.end()
+        return status, figures, why
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -92,10 +88,6 @@ class Worker:
                 {},
                 f"its process died (exit code {self.process.exitcode}); log.txt contains its last output",
             )
-
-    def _replaced(self, *outcome: Any) -> Outcome:
-        self.end()
-        return outcome
 
     def end(self) -> None:
         """Kills the process, if there is one."""

@@ -9,7 +9,8 @@ The yardstick is the error of plain attention in the same dtype: a call is right
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ GRADIENTS = ("dq", "dk", "dv")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 Tensors = dict[str, Tensor]
+Case = Callable[[torch.device, torch.dtype], tuple[Tensors, Tensors, Tensors]]
+"""Returns what the checked call computes, the same in float64, and by plain attention in the dtype."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,8 @@ def attention(
     return torch.einsum("hls,shd->lhd", scores_HLS.softmax(-1).to(q_LHD.dtype), v), scores_HLS.logsumexp(-1).T
 
 
-def cases(
-    sizes: Sizes,
-) -> Iterator[tuple[str, Callable[[torch.device, torch.dtype], tuple[Tensors, Tensors, Tensors]]]]:
-    """Yields the name of each case, and a function from device and dtype to (found, exact, plain)."""
+def cases(sizes: Sizes) -> Iterator[tuple[str, Case]]:
+    """Yields the cases with their names."""
     rng = random.Random(0)
     ones = [(i, i + 1) for i in range(sizes.rows)]
     uneven = spans_of(
@@ -133,29 +134,19 @@ def cases(
     last = uneven[-1][1]
     parents, children = [uneven[2], uneven[-1]], [(last, last + 1), (last + 1, last + 40)]
 
-    def spans(
-        queries: list[Span],
-        keys: list[Span],
-        causal: bool,
-        size: int = sizes.head_size,
-        strided: bool = False,
-    ) -> Any:
-        return lambda device, dtype: _call(sizes, queries, keys, causal, size, strided, device, dtype)
-
-    yield "uneven spans, causal", spans(uneven, uneven, True)
-    yield "spans of one token, causal", spans(ones, ones, True)
-    yield "several parents", spans(children, parents, False)
-    yield "37 queries over the history", spans([(sizes.long, sizes.long + 37)], [(0, sizes.long)], False)
-    yield "128 queries over the history", spans([(sizes.long, sizes.long + 128)], [(0, sizes.long)], False)
-    yield "strided queries", spans(uneven, uneven, True, strided=True)
+    history = [(0, sizes.long)]
+    yield "uneven spans, causal", partial(_call, sizes, uneven, uneven, True)
+    yield "spans of one token, causal", partial(_call, sizes, ones, ones, True)
+    yield "several parents", partial(_call, sizes, children, parents, False)
+    for few in (37, 128):
+        queries = [(sizes.long, sizes.long + few)]
+        yield f"{few} queries over the history", partial(_call, sizes, queries, history, False)
+    yield "strided queries", partial(_call, sizes, uneven, uneven, True, strided=True)
     for size in sizes.head_sizes:
-        yield f"head size {size}", spans(uneven, uneven, True, size)
-    yield "decode, own suffix", lambda device, dtype: _suffix(sizes, 75, 128, device, dtype)
-    yield (
-        "decode, over the history",
-        lambda device, dtype: _decode(sizes, 1, sizes.long, sizes.long, device, dtype),
-    )
-    yield "a tree", lambda device, dtype: _tree(sizes, device, dtype)
+        yield f"head size {size}", partial(_call, replace(sizes, head_size=size), uneven, uneven, True)
+    yield "decode, own suffix", partial(_suffix, sizes)
+    yield "decode, over the history", partial(_decode, sizes)
+    yield "a tree", partial(_tree, sizes)
 
 
 def spans_of(lengths: list[int]) -> list[Span]:
@@ -173,12 +164,11 @@ def _call(
     queries: list[Span],
     keys: list[Span],
     causal: bool,
-    size: int,
-    strided: bool,
     device: torch.device,
     dtype: torch.dtype,
+    strided: bool = False,
 ) -> tuple[Tensors, Tensors, Tensors]:
-    total = max(end for _, end in queries + keys)
+    total, size = max(end for _, end in queries + keys), sizes.head_size
     q = _random(device, dtype, total, sizes.heads, 2 * size if strided else size)[..., :size]
     k, v = (_random(device, dtype, total, sizes.keys, size) for _ in range(2))
     dout, scale = _random(device, dtype, total, sizes.heads, size), size**-0.5
@@ -203,10 +193,9 @@ def _call(
     return computed, plain(torch.float64), plain(dtype)
 
 
-def _suffix(
-    sizes: Sizes, length: int, room: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensors, Tensors, Tensors]:
-    """Checks one query token per row over its suffix of `length` tokens, in space for `room`."""
+def _suffix(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tensors, Tensors, Tensors]:
+    """Checks one query token per row over its suffix, which does not fill its space."""
+    length, room = 75, 128
     size, scale, groups = sizes.head_size, sizes.head_size**-0.5, sizes.heads // sizes.keys
     suffixes = Suffixes(sizes.rows, room, {0: _random(device, dtype, 1, sizes.keys, size)})
     q_FKD = _random(device, dtype, sizes.rows * groups, sizes.keys, size)
@@ -228,24 +217,18 @@ def _suffix(
     return {"out": out, "lse": lse}, plain(torch.float64), plain(dtype)
 
 
-def _decode(
-    sizes: Sizes, rows: int, length: int, room: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensors, Tensors, Tensors]:
-    """Checks one query token per row over a cache with free space after its keys, as for a long history."""
+def _decode(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> tuple[Tensors, Tensors, Tensors]:
+    """Checks one query token over a long history."""
     size, scale = sizes.head_size, sizes.head_size**-0.5
-    q = _random(device, dtype, rows, sizes.heads, 1, size)
-    k, v = (_random(device, dtype, rows, sizes.keys, room, size)[:, :, :length] for _ in range(2))
+    q = _random(device, dtype, 1, sizes.heads, 1, size)
+    k, v = (_random(device, dtype, 1, sizes.keys, sizes.long, size) for _ in range(2))
     out, lse = flash(q, k, v, scale)
 
     def plain(exact: torch.dtype) -> Tensors:
-        operands = [[x[r].transpose(0, 1).to(exact) for x in (q, k, v)] for r in range(rows)]
-        per_row = [attention(q_1HD, k_SKD, v_SKD, None, scale) for q_1HD, k_SKD, v_SKD in operands]
-        return {
-            "out": torch.stack([out for out, _ in per_row]),
-            "lse": torch.stack([lse for _, lse in per_row]),
-        }
+        q_1HD, k_SKD, v_SKD = (x[0].transpose(0, 1).to(exact) for x in (q, k, v))
+        return dict(zip(("out", "lse"), attention(q_1HD, k_SKD, v_SKD, None, scale), strict=True))
 
-    computed = {"out": out.transpose(1, 2), "lse": lse.transpose(1, 2)}
+    computed = {"out": out[0].transpose(0, 1), "lse": lse[0].transpose(0, 1)}
     return computed, plain(torch.float64), plain(dtype)
 
 

@@ -10,11 +10,10 @@ from typing import Any
 from rft.bench import device
 from rft.bench.arithmetic import questions_flops
 from rft.bench.batch import questions
-from rft.bench.estimate import estimated_bytes
-from rft.bench.policy import policy
+from rft.bench.policy import estimated_bytes, held_bytes, policy
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import once
-from rft.bench.update import Say, memory
+from rft.bench.update import Say
 from rft.bench.workload import Update
 
 USABLE = 0.97  # share of the free memory; the rest is lost to fragmentation
@@ -44,7 +43,7 @@ def longest(
         free, needed = device.free_bytes(one.device), needed_bytes(one)
         entry: dict[str, Any] = {
             "prompt_tokens": prompt_tokens,
-            "tokens": tokens(one),
+            "tokens": one.tokens,
             "estimated_bytes": needed,
             "expected_seconds": questions_flops(one) / rate,
         }
@@ -53,11 +52,8 @@ def longest(
             entry["why_not"] = (
                 f"needs about {needed / 2**30:.1f} GiB by estimate, {free / 2**30:.1f} GiB are free"
             )
-        elif time.monotonic() + entry["expected_seconds"] > end:
-            entry["why_not"] = (
-                f"takes about {entry['expected_seconds']:.0f} s, {max(0.0, end - time.monotonic()):.0f} s are"
-                " left"
-            )
+        elif (expected := entry["expected_seconds"]) > (left := end - time.monotonic()):
+            entry["why_not"] = f"takes about {expected:.0f} s, {max(0.0, left):.0f} s are left"
         else:
             try:
                 entry |= measured(one)
@@ -72,19 +68,10 @@ def longest(
     return figures
 
 
-def tokens(setting: Setting) -> int:
-    """Returns the number of tokens in the batch's tree."""
-    return (
-        setting.prompt_tokens
-        + setting.questions * setting.question_tokens
-        + setting.rows * setting.completion_tokens
-    )
-
-
 def needed_bytes(setting: Setting) -> int:
     """Returns the estimated peak bytes of an update, without its optimizer."""
     model = policy(replace(setting, device="meta"))
-    return estimated_bytes(setting, model, tokens(setting), setting.rows * setting.completion_tokens)
+    return estimated_bytes(setting, model, setting.tokens, setting.rows * setting.completion_tokens)
 
 
 def measured(setting: Setting) -> dict[str, Any]:
@@ -92,9 +79,8 @@ def measured(setting: Setting) -> dict[str, Any]:
     work = Update(setting, questions(setting))
     work.warm_up()
     seconds, (beyond, _) = once(setting.device, lambda: device.peak(setting.device, work.shared))
-    memory_figures = memory(setting, work.model, work.tree(work.all), beyond)
     return {
         "seconds": seconds,
-        "bytes": memory_figures.get("update_bytes"),
+        "bytes": None if beyond is None else held_bytes(work.model) + beyond,
         "flops_per_second": questions_flops(setting) / seconds,
     }

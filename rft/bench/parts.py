@@ -256,11 +256,10 @@ def update(job: Job) -> dict[str, Any]:
 def rollout(job: Job) -> dict[str, Any]:
     """Measures sampling."""
     from rft.bench.arithmetic import questions_flops, token_bytes, weight_bytes
-    from rft.bench.longest import tokens
     from rft.bench.rollout import rollout as measure
 
     setting = replace(job.scale.setting, completion_tokens=job.scale.rollout_tokens, checkpointing=False)
-    size = weight_bytes(setting) + 2 * token_bytes(setting) * tokens(setting)
+    size = weight_bytes(setting) + 2 * token_bytes(setting) * setting.tokens
     job.needs(size, questions_flops(setting) / job.rate())
     return measure(setting, seconds=job.seconds, say=job.say)
 

@@ -1,5 +1,5 @@
 """A model with random weights that runs as in training: adapter products in bfloat16 under autocast, and no
-input cast to float32 before autocast casts it back."""
+input cast to float32 before autocast casts it back; and its memory."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from rft.bench.setting import Setting
+from rft.plan.memory_estimate import KEPT_KEYS, ModelShape, Parallelism, Workload, estimate
 from rft.prefix_tree.attention import enable
 from rft.train.activations import keep_attention
 
@@ -59,3 +60,21 @@ def held_bytes(model: torch.nn.Module) -> int:
     """Returns the bytes of weights and gradients."""
     tensors = [x for p in model.parameters() for x in (p, p.grad) if x is not None]
     return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def estimated_bytes(setting: Setting, model: Any, tokens: int, scored: int) -> int:
+    """Returns the bytes of weights, gradients and activations by the estimate of `--dry-run`, without the
+    optimizer, since benchmarks have none.
+
+    Args:
+        setting: the benchmark.
+        model: the model, on any device including "meta".
+        tokens: number of tokens in the tree.
+        scored: number of positions with logits.
+    """
+    keep = setting.keep_attention and setting.prompt_tokens >= KEPT_KEYS
+    work = Workload(tokens, scored, setting.checkpointing, accumulates=True, keep=keep)
+    parts = estimate(
+        ModelShape.of(model, half=setting.lora and setting.dtype == "bfloat16"), Parallelism(), work
+    )["update"]
+    return int(sum(size for name, size in parts.items() if name != "optimizer"))

@@ -26,7 +26,6 @@ from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import plain_logps
 from rft.prefix_tree.sample import sample
 
-SHARE = 2 / 3  # maximum share of the free memory for generate
 PROFILED = 128  # maximum tokens of a rollout whose kernels are counted
 GROWTH = 2.0  # a token takes at most about this factor longer with as many rows as fit than with one row
 
@@ -42,8 +41,7 @@ def rollout(
     """Measures seconds, ratios, errors and peak bytes, by name. The arguments are those of `update`."""
     on, count = setting.device, setting.completion_tokens
     model = policy(setting).eval()
-    for weight in model.parameters():
-        weight.grad = None
+    model.zero_grad()
     rows, lengths = questions(setting)
     prompts = [row[:n] for row, n in zip(rows, lengths, strict=True)]
     tree = Tree(prompts)
@@ -82,9 +80,7 @@ def rollout(
         stock(1, 2)
         one_token, _ = once(on, lambda: stock(1, 1))
         longer, (one, _) = once(on, lambda: device.peak(on, lambda: stock(1)))
-        size = (
-            len(prompts) if not one else min(len(prompts), max(1, int(SHARE * device.free_bytes(on) / one)))
-        )
+        size = device.fitting(on, one, len(prompts))
         expected = size * one_token + GROWTH * (longer - one_token)
         if repeats * (whole + brief + expected) <= end - time.monotonic():
             figures["stock_micro_batch"] = size
@@ -97,9 +93,8 @@ def rollout(
     figures |= others | times["tree"].figures("tree", on) | times["prefill"].figures("tree_prefill", on)
     figures["tree_tokens_per_second"] = len(prompts) * count / figures["tree_seconds"]
     if count > 1:
-        figures["tree_token_seconds"] = (figures["tree_seconds"] - figures["tree_prefill_seconds"]) / (
-            count - 1
-        )
+        decode_seconds = figures["tree_seconds"] - figures["tree_prefill_seconds"]
+        figures["tree_token_seconds"] = decode_seconds / (count - 1)
         figures["tree_token_bytes"] = decode_bytes(setting)
     if "stock" in works:
         micro_batches = math.ceil(len(prompts) / size)
@@ -110,15 +105,7 @@ def rollout(
             )
         figures |= times["stock"].figures("stock", on, len(prompts) / size)
         figures["ceiling"] = rollout_ceiling(setting, tree, micro_batches)
-        speedup(figures, "speedup", figures["stock_seconds"], figures["tree_seconds"], figures["ceiling"])
-        if on == "cpu":
-            speedup(
-                figures,
-                "speedup_cpu",
-                figures["stock_cpu_seconds"],
-                figures["tree_cpu_seconds"],
-                figures["ceiling"],
-            )
+        speedup(figures, "speedup", "stock")
     say(figures)
     if count > 4:
         # on CUDA a rollout of few tokens compiles nothing, and takes more kernels

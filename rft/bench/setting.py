@@ -79,3 +79,8 @@ class Setting:
     def rows(self) -> int:
         """Number of completions."""
         return self.questions * self.generations
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in the tree of the questions' batch."""
+        return self.prompt_tokens + self.questions * self.question_tokens + self.rows * self.completion_tokens

@@ -17,7 +17,6 @@ from rft.train.trl import stock_logps
 
 MICRO_BATCHES = (1, 2, 4)
 FULL = 16384  # tokens that fill any device: larger micro-batches are not faster
-SHARE = 2 / 3  # maximum share of the free memory
 
 
 class StockTRL:
@@ -50,8 +49,8 @@ class StockTRL:
         """Returns the fastest micro-batch size that fits, and its peak bytes."""
         one, _ = device.peak(self.on, lambda: self.run(numbers[:1], 1))
         row = len(self.work.rows[numbers[0]])
-        room = len(numbers) if not one else SHARE * device.free_bytes(self.on) / one
-        sizes = [n for n in MICRO_BATCHES if n <= min(room, len(numbers)) and n * row <= FULL]
+        most = device.fitting(self.on, one, len(numbers))
+        sizes = [n for n in MICRO_BATCHES if n <= most and n * row <= FULL]
         if len(sizes) < 2:
             return 1, one
         pace = {n: once(self.on, partial(self.run, numbers[: sizes[-1]], n))[0] for n in sizes}

@@ -78,10 +78,8 @@ def sayings(figures: dict[str, Any]) -> Iterator[str]:
                 " rows"
             )
     if figures.get("others_cpu_share", 0.0) > BUSY:
-        yield (
-            f"{figures['others_cpu_share']:>10.0%}  of the machine's CPU time went to other work: compare CPU"
-            " times"
-        )
+        share = figures["others_cpu_share"]
+        yield f"{share:>10.0%}  of the machine's CPU time went to other work: compare CPU times"
     if figures.get("update_bytes", 0) > SEEN:
         yield estimate(figures["update_bytes"], figures["update_estimated_bytes"])
     for line in figures.get("skipped", []):
@@ -141,25 +139,15 @@ def _kernels(figures: dict[str, Any], card: dict[str, Any]) -> Rows:
         ran = [case for case in cases if "error" in case]
         if ran:
             worst = max(ran, key=lambda case: case["error"] / max(case["yardstick"], 1e-12))
-            yield (
-                dtype,
-                (
-                    f"{sum(case['right'] for case in ran)} of {len(ran)} shapes right; largest error, and"
-                    f" plain attention's: {worst['error']:.2g}, {worst['yardstick']:.2g} ({worst['case']},"
-                    f" {worst['of']})"
-                ),
-            )
+            errors = f"{worst['error']:.2g}, {worst['yardstick']:.2g} ({worst['case']}, {worst['of']})"
+            right = f"{sum(case['right'] for case in ran)} of {len(ran)} shapes right"
+            yield dtype, f"{right}; largest error, and plain attention's: {errors}"
         for case in cases:
             if "refused" in case:
                 yield "refused", f"{case['case']}, {dtype}: {case['refused']}"
             elif not case["right"]:
-                yield (
-                    "WRONG",
-                    (
-                        f"{case['case']}, {dtype}: {case['of']} error {case['error']:.2g}, plain"
-                        f" {case['yardstick']:.2g}"
-                    ),
-                )
+                errors = f"{case['of']} error {case['error']:.2g}, plain {case['yardstick']:.2g}"
+                yield "WRONG", f"{case['case']}, {dtype}: {errors}"
     for line in figures["skipped"]:
         yield "skipped", line
 

@@ -12,12 +12,10 @@ from typing import Any
 from rft.bench import device
 from rft.bench.arithmetic import peak_flops, speedup, update_flops
 from rft.bench.batch import Batch, some
-from rft.bench.estimate import estimated_bytes
-from rft.bench.policy import held_bytes
+from rft.bench.policy import estimated_bytes, held_bytes
 from rft.bench.setting import Setting
 from rft.bench.stopwatch import LEAST, in_turns, once
 from rft.bench.workload import Update
-from rft.prefix_tree.layout import Tree
 
 Say = Callable[[dict[str, Any]], None]
 """A function that is called with all figures so far, whenever there are new ones."""
@@ -47,7 +45,7 @@ def update(
         say: called with the figures so far.
     """
     work = Update(setting, batch)
-    tree = work.tree(work.all)
+    tree = work.tree()
     total, whole = update_flops(setting, tree), work.flops(work.all)
     figures: dict[str, Any] = {
         "tokens": len(tree.tokens_T),
@@ -58,7 +56,11 @@ def update(
     first, (figures["tree_peak_bytes"], _) = once(
         setting.device, lambda: device.peak(setting.device, work.shared)
     )
-    figures |= memory(setting, work.model, tree, figures["tree_peak_bytes"])
+    figures["update_estimated_bytes"] = estimated_bytes(
+        setting, work.model, len(tree.tokens_T), len(tree.labels_N)
+    )
+    if figures["tree_peak_bytes"] is not None:
+        figures["update_bytes"] = held_bytes(work.model) + figures["tree_peak_bytes"]
     say(figures)
 
     few = some(len(work.rows), baseline_rows)
@@ -80,13 +82,9 @@ def update(
     if len(few) < len(work.rows) and len(paths) > 1:
         figures["baseline_extrapolated"] = f"from {len(few)} of {len(work.rows)} rows, by arithmetic"
     for name, shown in (("plain", "speedup"), ("trl", "speedup_over_trl")):
-        if name not in paths:
-            continue
-        figures |= times[name].figures(name, setting.device, factor)
-        speedup(figures, shown, figures[f"{name}_seconds"], figures["tree_seconds"], figures["ceiling"])
-        if setting.device == "cpu":
-            of_cpu = figures[f"{name}_cpu_seconds"], figures["tree_cpu_seconds"]
-            speedup(figures, f"{shown}_cpu", *of_cpu, figures["ceiling"])
+        if name in paths:
+            figures |= times[name].figures(name, setting.device, factor)
+            speedup(figures, shown, name)
     if "plain" in paths:
         rows_BC, few_BC = times["plain"].result, times["tree"].result[few]
         figures["max_logprob_error"] = (rows_BC - few_BC).abs().max().item()
@@ -110,7 +108,7 @@ def affordable(
     Returns:
         The rows to use, the baselines to time, and a line for each skipped one.
     """
-    total = update_flops(work.setting, work.tree(work.all))
+    total = update_flops(work.setting, work.tree())
     for rows in (few, few[:1]):
         repeat_seconds = pace * work.flops(rows) * 1.3  # the baselines are slower per operation than the tree
         for count in range(len(names), 0, -1):
@@ -135,21 +133,6 @@ def _stock_path(work: Update, few: list[int], figures: dict[str, Any]) -> dict[s
     size, figures["trl_peak_bytes"] = stock.best_micro_batch(few)
     figures["trl_micro_batch"] = size
     return {"trl": lambda: stock.run(few, size)}
-
-
-def memory(setting: Setting, model: Any, tree: Tree, beyond: int | None) -> dict[str, int]:
-    """Returns the peak bytes of an update without its optimizer, measured and as estimated by `--dry-run`.
-
-    Args:
-        setting: the model and the device.
-        model: the model.
-        tree: the tree of the batch.
-        beyond: measured peak bytes beyond weights and gradients (None: not measured).
-    """
-    figures = {
-        "update_estimated_bytes": estimated_bytes(setting, model, len(tree.tokens_T), len(tree.labels_N))
-    }
-    return figures if beyond is None else figures | {"update_bytes": held_bytes(model) + beyond}
 
 
 def rates(setting: Setting, flops: float, seconds: Sequence[float]) -> dict[str, float]:

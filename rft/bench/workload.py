@@ -41,13 +41,11 @@ class Update:
         (-ratios_BC * self.advantages_B[list(numbers), None]).sum().backward()
         return logps_BC.detach()
 
-    def shared(self, numbers: Sequence[int] | None = None) -> Tensor:
+    def shared(self) -> Tensor:
         """Runs the update through one tree."""
-        numbers = self.all if numbers is None else numbers
         with precision(self.setting):
-            tree = self.tree(numbers)
-            logps_BC, _ = tree_logps(self.model, tree, compute_entropy=True)
-        return self.backward(logps_BC, numbers)
+            logps_BC, _ = tree_logps(self.model, self.tree(), compute_entropy=True)
+        return self.backward(logps_BC, self.all)
 
     def plain(self, numbers: Sequence[int]) -> Tensor:
         """Runs the update one row at a time."""
@@ -55,19 +53,13 @@ class Update:
         for i in numbers:
             with precision(self.setting):
                 logps_1C, _ = plain_logps(self.model, [self.rows[i]], [self.prompts[i]], compute_entropy=True)
-            padded.append(
-                torch.nn.functional.pad(self.backward(logps_1C, [i]), (0, self.width - logps_1C.shape[1]))
-            )
+            logps_1C = self.backward(logps_1C, [i])
+            padded.append(torch.nn.functional.pad(logps_1C, (0, self.width - logps_1C.shape[1])))
         return torch.cat(padded)
 
-    def tree(self, numbers: Sequence[int]) -> Tree:
-        """Returns the tree of these rows."""
-        return Tree(
-            [self.rows[i] for i in numbers],
-            [self.prompts[i] for i in numbers],
-            width=self.width,
-            device=self.setting.device,
-        )
+    def tree(self) -> Tree:
+        """Returns the tree of all rows."""
+        return Tree(self.rows, self.prompts, width=self.width, device=self.setting.device)
 
     def flops(self, numbers: Sequence[int]) -> float:
         """Returns the floating-point operations of these rows, computed separately."""

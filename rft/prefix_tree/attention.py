@@ -48,13 +48,10 @@ class Plan:
 
     def __init__(self, tree: Tree):
         device = tree.device
-        self.own = [
-            call(spans, spans, True, device)
-            for spans in (
-                [(n.start, n.end) for n in nodes] for nodes in alike(tree.nodes, device, own_length)
-            )
-        ]
-        self.above = []
+        self.own, self.above = [], []
+        for nodes in alike(tree.nodes, device, own_length):
+            spans = [(n.start, n.end) for n in nodes]
+            self.own.append(call(spans, spans, True, device))
         for level in range(1 + max((n.level for n in tree.nodes), default=-1)):
             parents = [n for n in tree.nodes if n.level == level and n.stop > n.end]
             for nodes in alike(parents, device, own_length, lambda n: n.stop - n.end):
@@ -115,11 +112,7 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         exact = lse.dtype
-        dq, dk, dv = (
-            torch.empty_like(q, dtype=exact),
-            torch.empty_like(k, dtype=exact),
-            torch.empty_like(v, dtype=exact),
-        )
+        dq, dk, dv = (torch.empty_like(x, dtype=exact) for x in (q, k, v))
         for parts, store in ((ctx.plan.own, _put), (ctx.plan.above, _add)):
             for part in parts:
                 rows, keys = part.query_rows, part.key_rows
@@ -162,11 +155,9 @@ def tree_attention_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    for name, used in {
-        "dropout": dropout,
-        **{x: kwargs.get(x) for x in ("sliding_window", "softcap", "s_aux")},
-    }.items():
-        if used:
+    given = kwargs | {"dropout": dropout}
+    for name in ("dropout", "sliding_window", "softcap", "s_aux"):
+        if given.get(name):
             raise ModelError(
                 f"prefix sharing cannot treat attention with {name} exactly: set `prefix_sharing: off`"
             )

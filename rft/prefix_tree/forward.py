@@ -99,15 +99,15 @@ class Fused:
 
     def _layer(self, number: int, layer: weights.Layer, x_RM: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         hidden = self._norm(x_RM, layer.norm)
-        qkv_RSD = _linear(hidden, layer.qkv, layer.qkv_bias).unflatten(1, (-1, self.head_size))
+        qkv_RSD = _linear(hidden, *layer.qkv).unflatten(1, (-1, self.head_size))
         qk_RSD = qkv_RSD[:, : self.rotated]
         qk_RSD.copy_(self.rotate(qk_RSD, layer.head_norms, cos, sin, self.eps))
         q_RHD, kv_RSD = qkv_RSD.split((self.heads, qkv_RSD.shape[1] - self.heads), 1)
         mixed = self.decode.attend_next(number, q_RHD, kv_RSD, self.scale).flatten(1)
-        x_RM = _added(x_RM, mixed, layer.out, layer.out_bias)
+        x_RM = _added(x_RM, mixed, *layer.out)
         hidden = self._norm(x_RM, layer.mlp_norm)
-        gate_up = _linear(hidden, layer.gate_up, layer.gate_up_bias)
-        return _added(x_RM, self.gate(gate_up), layer.down, layer.down_bias)
+        gate_up = _linear(hidden, *layer.gate_up)
+        return _added(x_RM, self.gate(gate_up), *layer.down)
 
     def _norm(self, x_RM: Tensor, weight_M: Tensor) -> Tensor:
         return functional.rms_norm(x_RM, weight_M.shape, weight_M, self.eps).to(self.dtype)

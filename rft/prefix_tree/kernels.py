@@ -181,7 +181,6 @@ class Batch:
         sizes = [end - start for start, end in spans]
         self.rows = rows_of(spans, device)
         self.shape = (len(spans), max(sizes))
-        self.dense = isinstance(self.rows, slice) and min(sizes) == max(sizes)
         within = torch.arange(self.shape[1]) < torch.tensor(sizes)[:, None]
         self.valid_nL = None if min(sizes) == max(sizes) else within.to(device)
         self.cells_N = within.flatten().nonzero().squeeze(1).to(device)
@@ -279,12 +278,8 @@ class VarlenCall:
     def cells_N(self) -> Tensor:
         """Indices of the queries' log-sum-exps in the memory-efficient kernel's flattened table."""
         sizes_n = self.lengths[0].diff()
-        return (
-            (torch.arange(self.lse_shape[1], device=sizes_n.device) < sizes_n[:, None])
-            .flatten()
-            .nonzero()
-            .squeeze(1)
-        )
+        within = torch.arange(self.lse_shape[1], device=sizes_n.device) < sizes_n[:, None]
+        return within.flatten().nonzero().squeeze(1)
 
     def _lse_table(self, lse_NH: Tensor) -> Tensor:
         """(N, H) -> (n, H, `lse_shape[1]`), infinite after each span."""

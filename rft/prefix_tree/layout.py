@@ -153,9 +153,7 @@ class Tree:
         return np.concatenate(slots[::-1]), row[prompt:]
 
     def _tensor(self, parts: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)).to(
-            self.device
-        )
+        return torch.from_numpy(np.concatenate([np.empty(0, dtype=np.int64), *parts])).to(self.device)
 
 
 def unpad(

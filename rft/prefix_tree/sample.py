@@ -267,7 +267,13 @@ class Draw:
         generator: torch.Generator | None,
     ):
         self.temperature, self.generator = temperature, generator
-        self.processors = _processors(top_p, top_k, min_p)
+        # in the order in which transformers' generate applies them
+        warpers: list[tuple[Any, Any]] = [
+            (top_k, TopKLogitsWarper),
+            (top_p if top_p < 1 else None, TopPLogitsWarper),
+            (min_p, MinPLogitsWarper),
+        ]
+        self.processors = LogitsProcessorList([warper(value) for value, warper in warpers if value])
 
     def __call__(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
         """A token for every row, and its log-prob before the processors; NaN if any logit is."""
@@ -282,13 +288,3 @@ class Draw:
             waits_RV = torch.empty_like(probs_RV).exponential_(generator=self.generator)
             tokens_R = (probs_RV / waits_RV).argmax(-1)
         return tokens_R, all_RV.gather(1, tokens_R[:, None]).squeeze(1)
-
-
-def _processors(top_p: float, top_k: int, min_p: float | None) -> LogitsProcessorList:
-    """In the order in which transformers' generate applies them."""
-    warpers: list[tuple[Any, Any]] = [
-        (top_k, TopKLogitsWarper),
-        (top_p if top_p < 1 else None, TopPLogitsWarper),
-        (min_p, MinPLogitsWarper),
-    ]
-    return LogitsProcessorList([warper(value) for value, warper in warpers if value])

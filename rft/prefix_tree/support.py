@@ -40,7 +40,9 @@ def check_model(model: Any, device: torch.device | None = None, dtype: torch.dty
     Raises:
         ModelError: If the model is refused; names the reason and the switch.
     """
-    _refuse(_reasons(model) + _kernel(model, device or model.device, dtype or model.dtype))
+    query = torch.empty(0, head_size(model), device=device or model.device, dtype=dtype or model.dtype)
+    reason = refusal(query)
+    _refuse(_reasons(model) + ([reason] if reason else []))
 
 
 def _refuse(reasons: list[str]) -> None:
@@ -94,11 +96,6 @@ def _reasons(model: Any) -> list[str]:
     if getattr(model, "active_peft_config", None) is not None and model.active_peft_config.is_prompt_learning:
         reasons.append("its PEFT adapter puts virtual tokens in front of every row")
     return reasons + _dropout(model, config)
-
-
-def _kernel(model: Any, device: torch.device, dtype: torch.dtype) -> list[str]:
-    reason = refusal(torch.empty(0, head_size(model), device=device, dtype=dtype))
-    return [reason] if reason else []
 
 
 def head_size(model: Any) -> int:

@@ -19,22 +19,22 @@ KNOWN = ("llama", "mistral", "qwen2", "qwen3")
 most a norm per head of queries and keys, and a gated MLP."""
 
 
+Linear = tuple[Tensor, Tensor | None]
+"""A projection's matrix and its bias."""
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One layer's weights: matrices (in, out), biases or None. `head_norms` are the weights (H + K, D) of the
-    norms of queries and keys."""
+    """One layer's weights, matrices (in, out). `head_norms` are the weights (H + K, D) of the norms of
+    queries and keys."""
 
     norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Linear
     head_norms: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Linear
     mlp_norm: Tensor
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+    gate_up: Linear
+    down: Linear
 
 
 def refusal(model: Any) -> str | None:
@@ -86,19 +86,14 @@ def _arrange(layer: Any, dtype: torch.dtype) -> Layer:
         head_norms = torch.cat(
             [norm.weight.to(dtype).expand(size // attention.head_dim, -1) for norm, size in heads]
         )
-    qkv, gate_up = _joined([q, k, v]), _joined([gate, up])
     return Layer(
         norm=layer.input_layernorm.weight,
-        qkv=qkv[0],
-        qkv_bias=qkv[1],
+        qkv=_joined([q, k, v]),
         head_norms=head_norms,
-        out=out[0].t(),
-        out_bias=out[1],
+        out=(out[0].t(), out[1]),
         mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=gate_up[0],
-        gate_up_bias=gate_up[1],
-        down=down[0].t(),
-        down_bias=down[1],
+        gate_up=_joined([gate, up]),
+        down=(down[0].t(), down[1]),
     )
 
 
@@ -108,13 +103,13 @@ def _linears(layer: Any) -> dict[str, Any]:
     return of_attention | {name: getattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")}
 
 
-def _joined(linears: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+def _joined(linears: list[Linear]) -> Linear:
     matrices, biases = zip(*linears, strict=True)
     given = [bias for bias in biases if bias is not None]
     return torch.cat(matrices).t(), torch.cat(given) if given else None
 
 
-def _matrix(linear: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def _matrix(linear: Any, dtype: torch.dtype) -> Linear:
     """Weight (out, in) and bias in this dtype, with the active adapters merged: rounded once."""
     base = linear.get_base_layer() if _is_lora(linear) else linear
     weight, bias = base.weight.detach(), base.bias

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from rft.bench import arithmetic, batch, device, kernels, longest, parts, policy, rollout, stopwatch, table
-from rft.bench.estimate import estimated_bytes
 from rft.bench.setting import MODELS, Setting
 from rft.prefix_tree import cudnn
 from rft.prefix_tree.layout import Tree
@@ -37,7 +36,7 @@ def test_weight_bytes_are_the_models(name):
 def test_operations_without_the_batch_are_those_of_its_tree():
     rows, prompts = batch.questions(TOY)
     assert arithmetic.questions_flops(TOY) == arithmetic.update_flops(TOY, Tree(rows, prompts, min_saving=1))
-    assert longest.tokens(TOY) == len(Tree(rows, prompts, min_saving=1).tokens_T)
+    assert TOY.tokens == len(Tree(rows, prompts, min_saving=1).tokens_T)
 
 
 def test_operations_of_rows_are_those_of_trees_of_one_row():
@@ -69,16 +68,16 @@ def test_an_adapter_samples_in_half_precision():
 def test_kept_attention_is_counted(keep):
     setting = replace(TOY, prompt_tokens=4096, checkpointing=True, keep_attention=keep)
     model = policy.policy(replace(setting, device="meta"))
-    without = estimated_bytes(replace(setting, keep_attention=False), model, 5000, 16)
-    assert (estimated_bytes(setting, model, 5000, 16) > without) == keep
+    without = policy.estimated_bytes(replace(setting, keep_attention=False), model, 5000, 16)
+    assert (policy.estimated_bytes(setting, model, 5000, 16) > without) == keep
     short = replace(setting, prompt_tokens=4095)  # what is short is never kept
-    assert estimated_bytes(short, model, 5000, 16) == without
+    assert policy.estimated_bytes(short, model, 5000, 16) == without
 
 
 @pytest.mark.parametrize(("ratio", "counts"), [(12.5, True), (12.51, False), (19.9, False)])
 def test_a_speedup_above_its_ceiling_is_noise(ratio, counts):
-    figures = {"ceiling": 12.5}
-    arithmetic.speedup(figures, "speedup", ratio, 1.0, figures["ceiling"])
+    figures = {"ceiling": 12.5, "plain_seconds": ratio, "tree_seconds": 1.0}
+    arithmetic.speedup(figures, "speedup", "plain")
     assert figures["speedup"] == (ratio if counts else None)
     said = " ".join(table.sayings(figures))
     assert (f"{ratio:.4g}  x faster" in said) == counts
