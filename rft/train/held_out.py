@@ -7,7 +7,7 @@ sequence-parallel group, whose processes share them, so that processes stay in s
 sharded; keep the set small. `rft evaluate` on a checkpoint is the evaluation to report.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
@@ -20,27 +20,19 @@ from rft.evaluate.statistics import summarise
 from rft.models.loading import end_ids
 from rft.prefix_tree.sample import sample
 from rft.tasks.base import Split
+from rft.train.help import recipe_field
 
 
 @dataclass
 class HeldOutConfig:
     """Held-out evaluation during training, on people outside the training data."""
 
-    held_out_split: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Split whose first questions are answered during training; logged as "
-                "held_out/right_and_consistent."
-            )
-        },
+    held_out_split: str | None = recipe_field(
+        None,
+        "Split whose first questions are answered during training; logged as held_out/right_and_consistent.",
     )
-    held_out_questions: int = field(
-        default=64, metadata={"help": "Number of questions of held_out_split; always the first."}
-    )
-    held_out_steps: int = field(
-        default=50, metadata={"help": "Steps between held-out evaluations; the last step has one too."}
-    )
+    held_out_questions: int = recipe_field(64, "Number of questions of held_out_split; always the first.")
+    held_out_steps: int = recipe_field(50, "Steps between held-out evaluations; the last step has one too.")
 
 
 class HeldOut:

@@ -10,7 +10,7 @@ letter). Loss on the completion only.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from rft.tasks.base import Split
 from rft.tasks.memory_targets import MEMORY_TARGETS, has_memory_targets, load_memory_targets
 from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
+from rft.train.help import recipe_field
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.runner import finish, fit, load_policy, run_main
@@ -43,9 +44,8 @@ from rft.train.targets import load_held_out
 class MemorySFTConfig(ColdStartConfig):
     """Fields of the memory's cold start."""
 
-    answers_per_update: float = field(
-        default=1.0,
-        metadata={"help": "Answer rows per update row, as far as a history has enough questions."},
+    answers_per_update: float = recipe_field(
+        1.0, "Answer rows per update row, as far as a history has enough questions."
     )
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ batch by batch from the history's cached tokens. Targets reason inside think tag
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -38,6 +38,7 @@ from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.tasks.base import Split
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
+from rft.train.help import recipe_field
 from rft.train.muon import MuonMixin
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.runner import finish, fit, load_policy, run_main
@@ -53,14 +54,10 @@ logger = logging.getLogger(__name__)
 class ColdStartConfig(RunConfig, HeldOutConfig, SequenceConfig, SFTConfig):
     """Fields of a cold start, in addition to TRL's SFTConfig."""
 
-    questions_per_history: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "Number of rows of one history placed together in a batch; the tokens they share are"
-                " forwarded once. 1: rows in any order, each forwarded by itself."
-            )
-        },
+    questions_per_history: int = recipe_field(
+        1,
+        "Number of rows of one history placed together in a batch; the tokens they share are forwarded once."
+        " 1: rows in any order, each forwarded by itself.",
     )
 
     @property
@@ -159,18 +156,13 @@ class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Seq
 class LabelArguments:
     """Selection of questions that have targets, to simulate scarce labels."""
 
-    labelled_people: int | None = field(
-        default=None,
-        metadata={"help": "Only the questions about this many people (histories) have targets. null: all."},
+    labelled_people: int | None = recipe_field(
+        None, "Only the questions about this many people (histories) have targets. null: all."
     )
-    hard_targets: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Total number of targets for questions about updated, withdrawn or other people's"
-                " preferences. null: all."
-            )
-        },
+    hard_targets: int | None = recipe_field(
+        None,
+        "Total number of targets for questions about updated, withdrawn or other people's preferences. null:"
+        " all.",
     )
 
     def __post_init__(self) -> None:
@@ -194,15 +186,11 @@ class LabelArguments:
 class ColdStartArguments(LabelArguments):
     """Composition of the cold start."""
 
-    blind_share: float = field(
-        default=0.0,
-        metadata={
-            "help": (
-                "Share of the rows shown without their history. Their target says that nothing is known, and"
-                " its letter is a guess. So the model answers in the required format in the blind baseline of"
-                " an evaluation, too."
-            )
-        },
+    blind_share: float = recipe_field(
+        0.0,
+        "Share of the rows shown without their history. Their target says that nothing is known, and its"
+        " letter is a guess. So the model answers in the required format in the blind baseline of an"
+        " evaluation, too.",
     )
 
     def __post_init__(self) -> None:
