@@ -259,14 +259,10 @@ class HistoryGRPOConfig(LoopConfig):
 
     def arithmetic(self) -> str:
         """Describes the batch in words."""
-        units, questions, per_question = (
-            self.units_per_generation(),
-            self.questions_per_history,
-            self.num_generations,
-        )
-        optimizer_steps = self.optimizer_steps
+        units, questions = self.units_per_generation(), self.questions_per_history
         return (
-            f"a generation batch: {units} histories x {questions} questions x {per_question} completions ="
-            f" {units * questions * per_question} completions, for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, over {self.over_processes()}"
+            f"a generation batch: {units} histories x {questions} questions x {self.num_generations}"
+            f" completions = {units * questions * self.num_generations} completions, for"
+            f" {self.optimizer_steps:g} optimizer step{'s' * (self.optimizer_steps != 1)}, over"
+            f" {self.over_processes()}"
         )

@@ -105,14 +105,8 @@ def _group(title: str, of_group: Sequence[Field[Any]], width: int) -> list[str]:
 
 def _default(f: Field[Any]) -> str:
     """A field's default as a recipe would write it; "" if there is no informative one."""
-    value = (
-        f.default
-        if f.default is not MISSING
-        else f.default_factory()
-        if f.default_factory is not MISSING
-        else ""
-    )
-    if value is None or value == "" or value == []:
+    value = f.default_factory() if f.default_factory is not MISSING else f.default
+    if value in (MISSING, None, "", []):
         return ""
     if isinstance(value, list):
         return " ".join(map(str, value))

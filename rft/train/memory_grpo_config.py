@@ -69,17 +69,13 @@ class MemoryGRPOConfig(LoopConfig):
         """Describes the batch in words, over `processes` processes or those of this run."""
         processes = processes or self.world_size
         histories, memories = self.units_per_generation(processes), self.num_generations
-        optimizer_steps = self.optimizer_steps
-        against = (
-            "the other answers of its memory"
-            if self.answers_per_memory > 1
-            else "the answers of the other memories"
-        )
+        several = self.answers_per_memory > 1
+        against = "the other answers of its memory" if several else "the answers of the other memories"
         return (
             f"a generation batch: {histories} histories x {memories} memories = {histories * memories}"
             f" trajectories, each of which answers up to {self.questions_per_history} questions x"
-            f" {self.answers_per_memory}; for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, in"
+            f" {self.answers_per_memory}; for {self.optimizer_steps:g} optimizer"
+            f" step{'s' * (self.optimizer_steps != 1)}, in"
             f" {counted(self.steps_per_generation, 'micro-batch')} of {self.per_device_train_batch_size}"
             f" trajectories per {'group' if self.sequence_parallel > 1 else 'process'}, over"
             f" {self.over_processes(processes)}. An update is"
