@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
-from trl.models import unwrap_model_for_generation
 
 from rft.data.prompt import PromptTokens
 from rft.evaluate.answer import Answer
@@ -35,8 +34,11 @@ class HeldOutConfig:
     held_out_steps: int = recipe_field(50, "Steps between held-out evaluations; the last step has one too.")
 
 
-class HeldOut:
-    """Held-out questions for the policy of a trainer.
+class HeldOut(TrainerCallback):
+    """Asks a trainer's policy held-out questions, and adds the metrics to the trainer's next log.
+
+    These are held_out/right_and_consistent, its interval, the same for each kind of question, and
+    held_out/unparsed_rate.
 
     Args:
         trainer: Its model must have gone through `prefix_tree.attention.enable`; `sequence` is its group.
@@ -69,15 +71,7 @@ class HeldOut:
         completions: list[list[int]] = []
         training = trainer.model.training
         trainer.model.eval()
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                trainer.accelerator,
-                gather_deepspeed3_params=getattr(trainer.args, "ds3_gather_for_generation", True),
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-            ) as model,
-            trainer.accelerator.autocast(),
-        ):
+        with trainer.for_generation() as model:
             for start in range(0, len(prompts), self.at_once):
                 completions += sample(
                     model,
@@ -132,20 +126,9 @@ class HeldOut:
         }
         return values | {kind: share for kind, share in of_kinds.items() if share is not None}
 
-
-class HeldOutCallback(TrainerCallback):
-    """Adds the held-out metrics to the trainer's next log.
-
-    These are held_out/right_and_consistent, its interval, the same for each kind of question, and
-    held_out/unparsed_rate.
-    """
-
-    def __init__(self, held_out: HeldOut):
-        self.held_out = held_out
-
     def on_step_end(self, args, state, control, **kwargs):
         """Evaluates every `held_out_steps` steps and after the last step."""
         if state.global_step % args.held_out_steps and state.global_step < state.max_steps:
             return
-        for name, value in self.held_out.values(args.seed).items():
-            self.held_out.trainer.record(f"held_out/{name}", value)
+        for name, value in self.values(args.seed).items():
+            self.trainer.record(f"held_out/{name}", value)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
@@ -32,16 +32,14 @@ from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.failfast import FailFastMixin
 from rft.runs.masters import MastersMixin
-from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.tasks.base import Split
 from rft.train.config import RunConfig
-from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
+from rft.train.held_out import HeldOut, HeldOutConfig
 from rft.train.help import recipe_field
 from rft.train.muon import MuonMixin
 from rft.train.recipe import DataArguments, Given, parse
-from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, run_main, trainer_arguments
 from rft.train.sequence import SequenceConfig, SequenceMixin, check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
@@ -299,24 +297,17 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
         ]
     )
     args.dataset_kwargs = {"skip_prepare_dataset": True}
-    args.remove_unused_columns = False
     trainer = ColdStartTrainer(
-        model=load_policy(model),
-        args=args,
         train_dataset=rows,
-        processing_class=tokenizer,
         data_collator=AnswerCollator(split, tokens),
-        peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks],
+        **trainer_arguments(args, model, tokenizer, split.sha256, "SFT", callbacks),
     )
     if held_out is not None:
         trainer.enable_tree()
         longest = max(
             len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions]
         )
-        trainer.add_callback(
-            HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64))
-        )
+        trainer.add_callback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64))
     fit(trainer, RunSpec.of(data, cold_start, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer
