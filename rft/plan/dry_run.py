@@ -223,7 +223,7 @@ def shape_of(model: Any, args: Any) -> ModelShape:
             adapter = get_peft_config(model)
             assert adapter is not None, "use_peft"
             shell = get_peft_model(shell, adapter)
-    for trained in {str(p.dtype).removeprefix("torch.") for p in shell.parameters() if p.requires_grad}:
+    for trained in {p.dtype for p in shell.parameters() if p.requires_grad}:
         check_masters(trained, args)
     return ModelShape.of(shell, half=args.bf16 or args.fp16)
 

@@ -138,12 +138,9 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         if self.prefix_sharing not in ("on", "off"):
             raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
         if self.prefix_sharing == "on" and not self.use_vllm:
-            for key, plain in (
-                ("repetition_penalty", 1.0),
-                ("generation_kwargs", None),
-                ("cache_implementation", None),
-            ):
-                if getattr(self, key) != plain:
+            plain = {"repetition_penalty": 1.0, "generation_kwargs": None, "cache_implementation": None}
+            for key, value in plain.items():
+                if getattr(self, key) != value:
                     raise RecipeError(
                         f"{key} {getattr(self, key)}: shared rollouts support only temperature, top_p, top_k"
                         f" and min_p; remove {key}, or set `prefix_sharing: off`"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rft.prefix_tree import support
 from rft.prefix_tree.layout import Tree, unpad
@@ -70,34 +71,25 @@ class MicroBatch:
 
 def pack(turns: Sequence[Turn], pad_token_id: int) -> Tensors:
     """Returns the tensors of turns, one row each."""
-    P, C = max(len(turn.prompt) for turn in turns), max(len(turn.completion) for turn in turns)
-    B = len(turns)
-    prompt_ids_BP, completion_ids_BC = torch.full((B, P), pad_token_id), torch.full((B, C), pad_token_id)
-    prompt_mask_BP, completion_mask_BC = torch.zeros_like(prompt_ids_BP), torch.zeros_like(completion_ids_BC)
-    weights_BC, logps_BC = torch.zeros(B, C), torch.zeros(B, C)
-    groups: dict[int, int] = {}  # by identity: turns with one prompt hold one list
-    rows: dict[int, Tensor] = {}
-    for b, turn in enumerate(turns):
-        group = groups.setdefault(id(turn.prompt), len(groups))
-        if group not in rows:
-            rows[group] = torch.tensor(turn.prompt)
-        p, c = len(turn.prompt), len(turn.completion)
-        prompt_ids_BP[b, P - p :], prompt_mask_BP[b, P - p :] = rows[group], 1
-        completion_ids_BC[b, :c], completion_mask_BC[b, :c] = torch.tensor(turn.completion), 1
-        weights_BC[b, :c] = turn.weight
-        if turn.logps is not None:  # an engine that cannot tell a token's log-prob says None
-            logps_BC[b, :c] = torch.tensor([math.nan if x is None else x for x in turn.logps])
+    shared = {id(turn.prompt): turn.prompt for turn in turns}  # turns with one prompt hold one list
+    groups = {key: group for group, key in enumerate(shared)}
+    ids_of = {key: torch.tensor(prompt) for key, prompt in shared.items()}
+    prompts = [ids_of[id(turn.prompt)] for turn in turns]
+    completions = [torch.tensor(turn.completion) for turn in turns]
+    weights = [torch.full(ids.shape, turn.weight) for turn, ids in zip(turns, completions, strict=True)]
     tensors = {
-        "prompt_ids": prompt_ids_BP,
-        "prompt_mask": prompt_mask_BP,
-        "completion_ids": completion_ids_BC,
-        "completion_mask": completion_mask_BC,
-        "weights": weights_BC,
+        "prompt_ids": pad_sequence(prompts, True, pad_token_id, "left"),
+        "prompt_mask": pad_sequence([torch.ones_like(ids) for ids in prompts], True, 0, "left"),
+        "completion_ids": pad_sequence(completions, True, pad_token_id),
+        "completion_mask": pad_sequence([torch.ones_like(ids) for ids in completions], True),
+        "weights": pad_sequence(weights, True),
         "advantages": torch.tensor([turn.advantage for turn in turns]),
         "groups": torch.tensor([groups[id(turn.prompt)] for turn in turns]),
     }
-    if all(turn.logps is not None for turn in turns):
-        tensors["sampling_per_token_logps"] = logps_BC
+    known = [turn.logps for turn in turns if turn.logps is not None]
+    if len(known) == len(turns):  # an engine that cannot tell a token's log-prob says None
+        logps = [torch.tensor([math.nan if x is None else x for x in of_turn]) for of_turn in known]
+        tensors["sampling_per_token_logps"] = pad_sequence(logps, True)
     return tensors
 
 

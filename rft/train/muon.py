@@ -18,7 +18,6 @@ from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rft.errors import RecipeError
-from rft.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +83,11 @@ class MuonMixin(Trainer):
         RecipeError: If `muon: true` is set under DeepSpeed or FSDP.
     """
 
+    args: Any  # a RunConfig
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not self._is_wanted():
+        if not self.args.muon:
             return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise RecipeError(
@@ -96,12 +97,9 @@ class MuonMixin(Trainer):
         if self.args.optim != TrainingArguments.optim:
             logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
 
-    def _is_wanted(self) -> bool:
-        return isinstance(self.args, RunConfig) and self.args.muon
-
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Creates a MuonAdamW if `muon: true` is set, otherwise the optimizer of the trainer."""
-        if not self._is_wanted():
+        if not self.args.muon:
             return super().create_optimizer(model)
         if self.optimizer is None:
             args, trained = self.args, model or self.model

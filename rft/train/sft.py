@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from rft.data.prompt import PromptTokens
@@ -234,14 +235,11 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str
     Returns:
         input_ids_BT, position_ids_BT and labels_BT (-100 except for the completions).
     """
-    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    input_ids_BT = torch.full((len(pairs), longest), pad_token_id)
-    labels_BT = torch.full((len(pairs), longest), -100)
-    for b, (prompt, completion) in enumerate(pairs):
-        end = len(prompt) + len(completion)
-        input_ids_BT[b, :end] = torch.tensor(prompt + completion)
-        labels_BT[b, len(prompt) : end] = torch.tensor(completion)
-    position_ids_BT = torch.arange(longest).expand(len(pairs), -1).contiguous()
+    ids = [torch.tensor(prompt + completion) for prompt, completion in pairs]
+    labels = [torch.tensor([-100] * len(prompt) + completion) for prompt, completion in pairs]
+    input_ids_BT = pad_sequence(ids, True, pad_token_id)
+    position_ids_BT = torch.arange(input_ids_BT.shape[1]).expand(len(pairs), -1).contiguous()
+    labels_BT = pad_sequence(labels, True, -100)
     return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
@@ -273,11 +271,9 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
         )
     held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
-        longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
-        lengths, asked = (
-            prompt_lengths(split, questions, tokens),
-            max(len(tokens.question_ids(q)) for q in questions),
-        )
+        longest = max(len(completion_ids(tokenizer, target(q))) for q in questions)
+        lengths = prompt_lengths(split, questions, tokens)
+        asked = max(len(tokens.question_ids(q)) for q in questions)
         dry_run(
             (data, cold_start, args, model),
             lengths,
@@ -285,20 +281,13 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
         )
     rng = Random(f"blind-{args.seed}")
     blind = [rng.random() < cold_start.blind_share for _ in questions]
-    rows = Dataset.from_list(
-        [
-            {
-                "history_id": q.history_id,
-                "question_id": q.id,
-                "completion": target(q, knows=not b),
-                "blind": b,
-            }
-            for q, b in zip(questions, blind, strict=True)
-        ]
-    )
+    rows = [
+        {"history_id": q.history_id, "question_id": q.id, "completion": target(q, knows=not b), "blind": b}
+        for q, b in zip(questions, blind, strict=True)
+    ]
     args.dataset_kwargs = {"skip_prepare_dataset": True}
     trainer = ColdStartTrainer(
-        train_dataset=rows,
+        train_dataset=Dataset.from_list(rows),
         data_collator=AnswerCollator(split, tokens),
         **trainer_arguments(args, model, tokenizer, split.sha256, "SFT", callbacks),
     )
