@@ -87,12 +87,7 @@ def memory_batch(
     Every memory counts with its maximum length.
     """
     memory, completion = agent.settings.memory_tokens, args.max_completion_length
-    questions = {q.id: q for q in split.questions}
-    read = {
-        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
-        for name in {unit["history_id"] for unit in units}
-    }
-    asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
+    read, asked = _turn_lengths(agent, split, units)
     answers = args.questions_per_history * args.answers_per_memory
     trajectories = args.per_device_train_batch_size
     groups = -(-trajectories // args.num_generations)
@@ -132,14 +127,22 @@ def memory_batch(
 
 def longest_turn(args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]) -> int:
     """Returns the most tokens of a prompt of memory GRPO with its completion, if every memory is full."""
-    memory, questions = agent.settings.memory_tokens, {q.id: q for q in split.questions}
-    chunk = max(
-        len(agent.update_ids(chunk, ""))
+    memory, (read, asked) = agent.settings.memory_tokens, _turn_lengths(agent, split, units)
+    update = max(tokens for chunks in read.values() for tokens in chunks)
+    return memory + max(update + memory, asked + args.max_completion_length)
+
+
+def _turn_lengths(
+    agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, list[int]], int]:
+    """The tokens of prompts with an empty memory: {history id: of its updates}, and of the longest answer."""
+    questions = {q.id: q for q in split.questions}
+    read = {
+        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
         for name in {unit["history_id"] for unit in units}
-        for chunk in agent.chunks(split.histories[name])
-    )
+    }
     asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
-    return memory + max(chunk + memory, asked + args.max_completion_length)
+    return read, asked
 
 
 def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:

@@ -76,15 +76,8 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     shape = shape_of(model, args)
     work = work.shared_out(args.sequence_parallel)
     phases = estimate(shape, layout, work)
-    kind = (
-        f"ZeRO-{layout.zero}"
-        if layout.zero
-        else "FSDP"
-        if layout.fsdp
-        else "one process"
-        if layout.processes == 1
-        else "DDP"
-    )
+    by_torch = "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
+    kind = f"ZeRO-{layout.zero}" if layout.zero else by_torch
     say(
         f"estimated memory per process ({kind}, {counted(layout.processes, 'process')}, "
         f"{work.update:,} tokens{' of a tree' * (work.ranks > 1)} forwarded at once):"

@@ -110,11 +110,11 @@ class MetricsFile(TrainerCallback):
 
     def _numbers(self, logs: dict[str, object]) -> dict[str, float]:
         """What a line can contain; anything else that a callback logs is left out, and named once."""
-        for key in sorted(key for key, value in logs.items() if not isinstance(value, (int, float))):
-            if key not in self.left_out:
-                self.left_out.add(key)
-                logger.warning("%s: %s is left out: %r is not a number", METRICS, key, logs[key])
-        return {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        for key in sorted(logs.keys() - numbers.keys() - self.left_out):
+            self.left_out.add(key)
+            logger.warning("%s: %s is left out: %r is not a number", METRICS, key, logs[key])
+        return numbers
 
 
 class WandbRun(TrainerCallback):

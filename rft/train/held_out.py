@@ -54,10 +54,7 @@ class HeldOut(TrainerCallback):
     ):
         self.trainer, self.split, self.questions = trainer, split, split.questions[:count]
         self.tokenizer, self.longest, self.at_once = tokens.tokenizer, longest, at_once
-        self.prompts = [
-            tokens.prompt_ids(q, None if tokens.context == "none" else split.history_of(q))
-            for q in self.questions
-        ]
+        self.prompts = [tokens.prompt_ids(q, split.history_of(q)) for q in self.questions]
 
     def answers(self) -> list[str]:
         """Returns the policy's current answer to each question."""

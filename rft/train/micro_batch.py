@@ -120,29 +120,22 @@ def grow(tensors: Tensors, shares: bool, max_tree_tokens: int | None, gather: Ga
             widest = max(members, key=len)
             members.remove(widest)
             members += [widest[: len(widest) // 2], widest[len(widest) // 2 :]]
-    parts = []
+    parts, sizes = [], []
     for of_part in members:
         rows_P = torch.tensor(of_part, device=device)
-        parts.append(
-            Part(
-                rows_P,
-                {name: x if not x.dim() or len(members) == 1 else x[rows_P] for name, x in tensors.items()},
-                Tree(
-                    [rows[b] for b in of_part],
-                    [prompts[b] for b in of_part],
-                    groups=[groups[b] for b in of_part],
-                    width=width,
-                    device=device,
-                ),
-            )
+        whole = len(members) == 1
+        own = {name: x if whole or not x.dim() else x[rows_P] for name, x in tensors.items()}
+        tree = Tree(
+            [rows[b] for b in of_part],
+            [prompts[b] for b in of_part],
+            groups=[groups[b] for b in of_part],
+            width=width,
+            device=device,
         )
-    of_ranks = gather([[(len(part.rows_P), ratio(part)) for part in parts]])
+        parts.append(Part(rows_P, own, tree))
+        sizes.append((len(of_part), tree.token_ratio))
+    of_ranks = gather([sizes])
     for i, part in enumerate(parts):
         part.rows = max(of_rank[i][0] for of_rank in of_ranks)
         part.pays = support.pays(max(of_rank[i][1] for of_rank in of_ranks))
     return MicroBatch(tensors, parts)
-
-
-def ratio(part: Part) -> float:
-    """Returns how many tokens a tree saves; 1 without one."""
-    return 1.0 if part.tree is None else part.tree.token_ratio

@@ -43,13 +43,10 @@ class MuonAdamW(torch.optim.Optimizer):
         embeddings |= {id(p) for p in head.parameters()} if head is not None else set()
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]
-        others = (
-            [p for p in trained if p.ndim != 2],
-            [p for p in trained if p.ndim == 2 and id(p) in embeddings],
-        )
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for params, decay in zip(others, (0.0, weight_decay), strict=True)
+        embedded = [p for p in trained if p.ndim == 2 and id(p) in embeddings]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim != 2], "weight_decay": 0.0},
+            {"params": embedded, "weight_decay": weight_decay},
         ]
         self.parts = [
             Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
