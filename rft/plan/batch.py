@@ -33,27 +33,23 @@ def grpo_batch(
     for q in questions:
         per_history.setdefault(q.history_id, []).append(len(tokens.question_ids(q)))
     prefix = {h: len(tokens.history_ids(split.histories[h])) for h in per_history}
-    asked, generations, completion = (
-        args.questions_per_history,
-        args.num_generations,
-        args.max_completion_length,
-    )
+    asked, generations = args.questions_per_history, args.num_generations
+    completion, at_once = args.max_completion_length, args.per_device_train_batch_size
     trees = sorted(
         (prefix[h] + sum(sorted(lengths)[-asked:]) for h, lengths in per_history.items()), reverse=True
     )
     unit = asked * generations
-    share = args.per_device_train_batch_size * args.steps_per_generation
+    share = at_once * args.steps_per_generation
     units = share // unit
     drawn = sum(trees[:units])
-    batch_units = max(1, args.per_device_train_batch_size // unit)
-    update = sum(trees[:batch_units]) + args.per_device_train_batch_size * completion
+    batch_units = max(1, at_once // unit)
+    update = sum(trees[:batch_units]) + at_once * completion
     row = max(prefix.values()) + max(max(lengths) for lengths in per_history.values()) + completion
-    call = max(sum(sorted(prefix.values())[-batch_units:]), args.per_device_train_batch_size * completion)
+    call = max(sum(sorted(prefix.values())[-batch_units:]), at_once * completion)
     if args.prefix_sharing == "off":
-        update = call = args.per_device_train_batch_size * row
+        update = call = at_once * row
     if args.max_tree_tokens:
         update = min(update, args.max_tree_tokens)
-    optimizer_steps = args.optimizer_steps
     histories = units * args.groups_of(layout.processes)
     order = HistorySampler(
         [q.history_id for q in questions],
@@ -63,38 +59,24 @@ def grpo_batch(
         args.num_iterations * args.steps_per_generation,
     )
     per_epoch = len(order) / (histories * unit) / args.gradient_accumulation_steps
-    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{histories} histories x {asked} questions x {generations} completions = {histories * unit}"
-        f" completions per generation, for {optimizer_steps:g} optimizer step{'s' * (optimizer_steps != 1)};"
+        f" completions per generation, for {args.optimizer_steps:g} optimizer"
+        f" step{'s' * (args.optimizer_steps != 1)};"
         f" {args.over_processes(layout.processes)} with {share} completions each,"
-        f" {args.per_device_train_batch_size} at a time (micro-batch),"
+        f" {at_once} at a time (micro-batch),"
         f" {counted(args.gradient_accumulation_steps, 'micro-batch')} per optimizer step; at most"
         f" {drawn + share * completion:,} tokens per"
-        f" {'group' if args.sequence_parallel > 1 else 'process'} and generation; {per_epoch:g}"
-        f" optimizer steps per epoch, {steps:g} in total"
+        f" {'group' if args.sequence_parallel > 1 else 'process'} and generation; {_steps(args, per_epoch)}"
     )
     if histories * unit > len(questions) * generations:
         words += (
             f"\ntoo little data for one generation: it needs {histories * asked} questions, and there are"
             f" {len(questions)}"
         )
-    return (
-        Workload(
-            update=update,
-            scored=min(update, args.per_device_train_batch_size * completion),
-            checkpointing=args.gradient_checkpointing,
-            accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
-            tile=args.mlp_tile_tokens or 0,
-            offload=args.offload_checkpoints,
-            keep=args.keep_attention and max(prefix.values()) >= KEPT_KEYS,
-            call=call,
-            prefix=drawn,
-            rows=share,
-            completion=completion,
-        ),
-        words,
-    )
+    rollout = {"prefix": drawn, "rows": share, "completion": completion}
+    scored = min(update, at_once * completion)
+    return _workload(args, update, scored, max(prefix.values()), call=call, **rollout), words
 
 
 def memory_batch(
@@ -105,12 +87,7 @@ def memory_batch(
     Every memory counts with its maximum length.
     """
     memory, completion = agent.settings.memory_tokens, args.max_completion_length
-    questions = {q.id: q for q in split.questions}
-    read = {
-        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
-        for name in {unit["history_id"] for unit in units}
-    }
-    asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
+    read, asked = _turn_lengths(agent, split, units)
     answers = args.questions_per_history * args.answers_per_memory
     trajectories = args.per_device_train_batch_size
     groups = -(-trajectories // args.num_generations)
@@ -140,38 +117,32 @@ def memory_batch(
     prompts = {f"an update of history {name}": max(chunks) + memory for name, chunks in read.items()}
     processes = machine(args)[0].processes
     per_epoch = len(units) // args.units_per_generation(processes) * args.optimizer_steps
-    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{args.arithmetic(processes)};"
-        f" {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)}; {per_epoch:g}"
-        f" optimizer steps per epoch, {steps:g} in total"
+        f" {args.in_words([len(chunks) for chunks in read.values()], len(units), processes)};"
+        f" {_steps(args, per_epoch)}"
     )
-    return (
-        prompts,
-        Workload(
-            update=update,
-            scored=min(update, scored),
-            checkpointing=args.gradient_checkpointing,
-            accumulates=args.gradient_accumulation_steps > 1 or bool(args.max_tree_tokens),
-            tile=args.mlp_tile_tokens or 0,
-            offload=args.offload_checkpoints,
-            keep=args.keep_attention and chunk >= KEPT_KEYS,
-            **widest,
-        ),
-        words,
-    )
+    return prompts, _workload(args, update, min(update, scored), chunk, **widest), words
 
 
 def longest_turn(args: Any, agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]) -> int:
     """Returns the most tokens of a prompt of memory GRPO with its completion, if every memory is full."""
-    memory, questions = agent.settings.memory_tokens, {q.id: q for q in split.questions}
-    chunk = max(
-        len(agent.update_ids(chunk, ""))
+    memory, (read, asked) = agent.settings.memory_tokens, _turn_lengths(agent, split, units)
+    update = max(tokens for chunks in read.values() for tokens in chunks)
+    return memory + max(update + memory, asked + args.max_completion_length)
+
+
+def _turn_lengths(
+    agent: MemoryAgent, split: Split, units: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, list[int]], int]:
+    """The tokens of prompts with an empty memory: {history id: of its updates}, and of the longest answer."""
+    questions = {q.id: q for q in split.questions}
+    read = {
+        name: [len(agent.update_ids(chunk, "")) for chunk in agent.chunks(split.histories[name])]
         for name in {unit["history_id"] for unit in units}
-        for chunk in agent.chunks(split.histories[name])
-    )
+    }
     asked = max(len(agent.answer_ids(questions[name], "")) for unit in units for name in unit["question_ids"])
-    return memory + max(chunk + memory, asked + args.max_completion_length)
+    return read, asked
 
 
 def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tuple[Workload, str]:
@@ -189,21 +160,31 @@ def sft_batch(args: Any, count: int, longest: int, own: int | None = None) -> tu
     shared = args.questions_per_history
     at_once = rows // shared * (longest + (shared - 1) * (longest if own is None else own))
     per_epoch = -(-count // rows_per_step)
-    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
     words = (
         f"{rows_per_step} rows per optimizer step: {rows} at a time x {args.gradient_accumulation_steps}"
         f" micro-batches x {args.over_processes(layout.processes)}; at most {at_once:,}"
-        f" tokens at a time; {per_epoch:g} optimizer steps per epoch, {steps:g} in total"
+        f" tokens at a time; {_steps(args, per_epoch)}"
     )
-    return (
-        Workload(
-            update=at_once,
-            scored=rows * longest if shared == 1 or own is None else rows * own,
-            checkpointing=args.gradient_checkpointing,
-            accumulates=args.gradient_accumulation_steps > 1,
-            tile=args.mlp_tile_tokens or 0,
-            offload=args.offload_checkpoints,
-            keep=args.keep_attention and longest >= KEPT_KEYS,
-        ),
-        words,
+    scored = rows * longest if shared == 1 or own is None else rows * own
+    return _workload(args, at_once, scored, longest), words
+
+
+def _steps(args: Any, per_epoch: float) -> str:
+    """The number of optimizer steps in words."""
+    steps = args.max_steps if args.max_steps > 0 else per_epoch * args.num_train_epochs
+    return f"{per_epoch:g} optimizer steps per epoch, {steps:g} in total"
+
+
+def _workload(args: Any, update: int, scored: int, span: int, **more: int) -> Workload:
+    """A batch whose longest history or chunk has `span` tokens, with the recipe's ways to save memory."""
+    splits = bool(getattr(args, "max_tree_tokens", None))  # a field of GRPO only
+    return Workload(
+        update=update,
+        scored=scored,
+        checkpointing=args.gradient_checkpointing,
+        accumulates=args.gradient_accumulation_steps > 1 or splits,
+        tile=args.mlp_tile_tokens or 0,
+        offload=args.offload_checkpoints,
+        keep=args.keep_attention and span >= KEPT_KEYS,
+        **more,
     )

@@ -76,15 +76,8 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     shape = shape_of(model, args)
     work = work.shared_out(args.sequence_parallel)
     phases = estimate(shape, layout, work)
-    kind = (
-        f"ZeRO-{layout.zero}"
-        if layout.zero
-        else "FSDP"
-        if layout.fsdp
-        else "one process"
-        if layout.processes == 1
-        else "DDP"
-    )
+    by_torch = "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
+    kind = f"ZeRO-{layout.zero}" if layout.zero else by_torch
     say(
         f"estimated memory per process ({kind}, {counted(layout.processes, 'process')}, "
         f"{work.update:,} tokens{' of a tree' * (work.ranks > 1)} forwarded at once):"
@@ -108,7 +101,7 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
         f"it does not fit: {peak(phases) / GIB:.2f} of {memory / GIB:.1f} GiB{share}. Changes that would"
         " help, cheapest first:"
     )
-    for change, smaller in changes(shape, layout, work, args):
+    for change, smaller in changes(shape, layout, work, args).items():
         need = peak(estimate(*smaller))
         say(f"  {change}: {need / GIB:.2f} GiB{', fits' if need <= free else ''}")
     raise DryRun(1)
@@ -116,27 +109,18 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
 
 def masters(shape: ModelShape, layout: Parallelism) -> str:
     """Describes the memory that the trained weights need."""
-    count = (
-        f"{shape.trained / 1e9:.2f} billion weights"
-        if shape.trained >= 1e8
-        else f"{shape.trained / 1e6:.1f} million weights"
-    )
-    of = " of adapters" if not shape.full else ""
+    billions = shape.trained >= 1e8
+    count = f"{shape.trained / 1e9:.2f} billion" if billions else f"{shape.trained / 1e6:.1f} million"
+    count += " weights" if shape.full else " weights of adapters"
     shares = layout.processes if layout.zero or layout.fsdp else 1
-    per_process = (
-        f", {shape.trained * MASTERS / shares / GIB:.2f} GiB on each of {shares} processes"
-        if shares > 1
-        else ""
-    )
-    whole = f"{shape.trained * MASTERS / GIB:.2f} GiB"
+    where = f"{shape.trained * MASTERS / GIB:.2f} GiB"
+    if shares > 1:
+        at = "for" if layout.offload else "on"
+        where += f", {shape.trained * MASTERS / shares / GIB:.2f} GiB {at} each of {shares} processes"
     if layout.zero:
-        where = (
-            f"in host memory: {whole}{per_process.replace(' on ', ' for ')}"
-            if layout.offload
-            else f"{whole}{per_process}"
-        )
+        where = f"in host memory: {where}" if layout.offload else where
         return (
-            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}{of}, {MASTERS} bytes"
+            f"masters: DeepSpeed keeps a float32 copy and AdamW's two moments of {count}, {MASTERS} bytes"
             f" each, next to the weights used to compute; {where}"
         )
     copies = autocast_copies(shape, layout)
@@ -146,78 +130,47 @@ def masters(shape: ModelShape, layout: Parallelism) -> str:
         else ""
     )
     return (
-        f"masters: {count}{of} are float32, with AdamW's two moments {MASTERS} bytes each,"
-        f" {whole}{per_process}, and 4 per gradient{beside}"
+        f"masters: {count} are float32, with AdamW's two moments {MASTERS} bytes each,"
+        f" {where}, and 4 per gradient{beside}"
     )
 
 
-def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -> list[tuple[str, Setting]]:
+def changes(shape: ModelShape, layout: Parallelism, work: Workload, args: Any) -> dict[str, Setting]:
     """Returns changes to a recipe that reduce memory, and the setting after each. Those that cost least time
     come first."""
-    options: list[tuple[str, Setting]] = []
+    options: dict[str, Setting] = {}
+    lean = replace(work, checkpointing=True)
     checkpointed = "" if work.checkpointing else "gradient_checkpointing: true and "
     if not work.checkpointing:
-        options.append(("gradient_checkpointing: true", (shape, layout, replace(work, checkpointing=True))))
-    smaller_activations = {"offload_checkpoints: true": replace(work, offload=True, checkpointing=True)}
+        options["gradient_checkpointing: true"] = shape, layout, lean
+    smaller_activations = {"offload_checkpoints: true": replace(lean, offload=True)}
     if work.update > TILE:
+        tiled = replace(lean, tile=TILE)
         smaller_activations |= {
-            f"mlp_tile_tokens: {TILE}": replace(work, tile=TILE, checkpointing=True),
-            f"mlp_tile_tokens: {TILE} and offload_checkpoints: true": replace(
-                work, tile=TILE, offload=True, checkpointing=True
-            ),
+            f"mlp_tile_tokens: {TILE}": tiled,
+            f"mlp_tile_tokens: {TILE} and offload_checkpoints: true": replace(tiled, offload=True),
         }
     for fields_, less in smaller_activations.items():
         if less.tile >= work.tile and less.offload >= work.offload and less != work:
-            options.append((f"{checkpointed}{fields_}", (shape, layout, less)))
+            options[f"{checkpointed}{fields_}"] = shape, layout, less
     longest_row = -(-(work.prefix + work.completion) // work.ranks)
     if hasattr(args, "max_tree_tokens") and work.update > 2 * longest_row:
         budget = max(longest_row, work.update // 4)
-        smaller = replace(
-            work,
-            update=budget,
-            scored=work.scored * budget // work.update,
-            checkpointing=True,
-            accumulates=True,
-        )
-        options.append(
-            (
-                f"gradient_checkpointing: true and max_tree_tokens: {budget * work.ranks}",
-                (shape, layout, smaller),
-            )
-        )
+        less = replace(lean, update=budget, scored=work.scored * budget // work.update, accumulates=True)
+        change = f"gradient_checkpointing: true and max_tree_tokens: {budget * work.ranks}"
+        options[change] = shape, layout, less
     if layout.processes > 1 and layout.zero < 3 and not layout.fsdp:
-        options.append(
-            ("--launch zero3", (shape, replace(layout, zero=3), replace(work, checkpointing=True)))
-        )
-    if shape.trained == shape.parameters:
+        options["--launch zero3"] = shape, replace(layout, zero=3), lean
+    if shape.full:
         adapter = replace(shape, trained=shape.parameters // 60, trained_width=4, frozen_width=shape.width)
-        options.append(
-            (
-                "use_peft: true (LoRA, rank 32, all linear layers)",
-                (adapter, layout, replace(work, checkpointing=True)),
-            )
-        )
+        options["use_peft: true (LoRA, rank 32, all linear layers)"] = adapter, layout, lean
     if not layout.offload:
-        options.append(
-            (
-                "--launch zero3_offload",
-                (shape, replace(layout, zero=3, offload=True), replace(work, checkpointing=True)),
-            )
-        )
+        options["--launch zero3_offload"] = shape, replace(layout, zero=3, offload=True), lean
     if work.rows > 1:
-        half = replace(
-            work,
-            rows=work.rows // 2,
-            update=max(longest_row, work.update // 2),
-            scored=work.scored // 2,
-            checkpointing=True,
-        )
-        options.append(
-            (
-                "half of per_device_train_batch_size and twice gradient_accumulation_steps",
-                (shape, layout, half),
-            )
-        )
+        update = max(longest_row, work.update // 2)
+        half = replace(lean, rows=work.rows // 2, update=update, scored=work.scored // 2)
+        change = "half of per_device_train_batch_size and twice gradient_accumulation_steps"
+        options[change] = shape, layout, half
     return options
 
 
@@ -263,7 +216,7 @@ def shape_of(model: Any, args: Any) -> ModelShape:
             adapter = get_peft_config(model)
             assert adapter is not None, "use_peft"
             shell = get_peft_model(shell, adapter)
-    for trained in {str(p.dtype).removeprefix("torch.") for p in shell.parameters() if p.requires_grad}:
+    for trained in {p.dtype for p in shell.parameters() if p.requires_grad}:
         check_masters(trained, args)
     return ModelShape.of(shell, half=args.bf16 or args.fp16)
 
@@ -273,13 +226,7 @@ def changed(parts: Sequence[Any]) -> dict[str, Any]:
     differing: dict[str, Any] = {}
     for part in parts:
         for f in fields(part):
-            default = (
-                f.default
-                if f.default is not MISSING
-                else f.default_factory()
-                if f.default_factory is not MISSING
-                else MISSING
-            )
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
             value = getattr(part, f.name)
             if f.init and value != default and not f.name.endswith(SECRETS):
                 differing[f.name] = json.loads(json.dumps(value, default=plain))

@@ -25,11 +25,8 @@ def machine(args: Any) -> tuple[Parallelism, float]:
     """
     import torch
 
-    vllm = (
-        args.vllm_gpu_memory_utilization
-        if getattr(args, "use_vllm", False) and args.vllm_mode == "colocate"
-        else 0.0
-    )
+    colocated = getattr(args, "use_vllm", False) and args.vllm_mode == "colocate"
+    vllm = args.vllm_gpu_memory_utilization if colocated else 0.0
     if torch.cuda.is_available():
         here = float(torch.cuda.get_device_properties(0).total_memory)
     else:
@@ -50,13 +47,11 @@ def machine(args: Any) -> tuple[Parallelism, float]:
             )
         return replace(LAYOUTS[name], processes=int(count or 1), vllm=vllm), float(gib) * GIB if gib else here
     plugin = getattr(args, "deepspeed_plugin", None)
-    return (
-        Parallelism(
-            args.world_size,
-            plugin.zero_stage if plugin else 0,
-            "fsdp" in str(args.distributed_state.distributed_type).lower(),
-            offload=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
-            vllm=vllm,
-        ),
-        here,
+    layout = Parallelism(
+        args.world_size,
+        plugin.zero_stage if plugin else 0,
+        "fsdp" in str(args.distributed_state.distributed_type).lower(),
+        offload=plugin is not None and plugin.offload_optimizer_device not in (None, "none"),
+        vllm=vllm,
     )
+    return layout, here

@@ -321,9 +321,7 @@ def activations(shape: ModelShape, layout: Parallelism, work: Workload) -> Activ
     return Activations(shape.layers * (a_stream + a_output), a_stream + a_output, forward, backward, final)
 
 
-def one_forward(
-    shape: ModelShape, layout: Parallelism, tokens: int, tile: int, exchanged: float = 0.0
-) -> float:
+def one_forward(shape: ModelShape, layout: Parallelism, tokens: int, tile: int, exchanged: float) -> float:
     """Returns the bytes of a layer in a forward pass, with its input stream: the larger of its MLP and its
     attention. `exchanged` is what an all-to-all sends per token."""
     b, s, A, K = shape.width, stream(shape, layout), shape.queries, shape.keys

@@ -33,21 +33,14 @@ logger = logging.getLogger(__name__)
 STAGING = ".saving"
 WHOLE = "whole.json"
 STATE = "trainer_state.json"
-COUNTERS = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
-"""Counters that a transformers trainer keeps in memory only; those that it has are saved."""
 
 
 class ResumableMixin(Trainer):
     """Mixin before a transformers or TRL trainer: its checkpoints are atomic and contain all of its state."""
 
     identity: RunSpec | None = None
-
-    # what only TRL's trainers have; `_step` to `_buffered_inputs` only those that generate
-    _metrics: dict[str, Any]
-    _step: int
-    num_iterations: int
-    _logs: dict[str, Any]
-    _buffered_inputs: Any
+    counters: tuple[str, ...] = ("_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step")
+    """Attributes that a trainer keeps in memory only; those that it has are saved."""
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
@@ -119,7 +112,7 @@ class ResumableMixin(Trainer):
 
     def _rank_state(self) -> dict[str, Any]:
         """State that this rank's trainer keeps in RAM only, as plain values and tensors."""
-        counters = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
+        counters = {name: getattr(self, name) for name in self.counters if hasattr(self, name)}
         return counters | {"_tr_loss": self._tr_loss.detach().cpu()} | self.unsaved_state()
 
     def recall(self, checkpoint: Path) -> None:
@@ -138,7 +131,7 @@ class ResumableMixin(Trainer):
                 " version of rft"
             )
         state = torch.load(path, map_location=device, weights_only=True)
-        for name in COUNTERS:
+        for name in self.counters:
             if name in state:
                 setattr(self, name, state[name])
         self._tr_loss = state["_tr_loss"].to(self.args.device)

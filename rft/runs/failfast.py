@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import Trainer, TrainerCallback
 
 from rft.errors import CheckpointError, RecipeError, TrainingError
@@ -30,16 +31,8 @@ MARGIN = 1.2
 """Free disk space required before a checkpoint, in checkpoint sizes."""
 
 
-class GenerationArguments(Protocol):
-    """The training arguments of TRL's trainers that generate."""
-
-    steps_per_generation: int
-
-
 class FailFastMixin(Trainer):
     """Mixin before a trainer: a loss or gradient that is not finite ends training."""
-
-    _step: int  # only of trainers that generate
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Trains on a micro-batch.
@@ -193,21 +186,19 @@ def checkpoint_bytes(trainer: Any) -> int:
     return weights + sum(n * (moments or 2 * width) for n, width, trained in sizes if trained)
 
 
-class OutputLock:
-    """Lock on an output folder, so that one run at a time writes to it. Held until the process ends."""
+def lock_output(folder: Path) -> FileLock:
+    """Locks an output folder, so that one run at a time writes to it. The lock is held as long as something
+    refers to it.
 
-    def __init__(self, folder: Path):
-        """Takes the lock.
-
-        Raises:
-            RecipeError: If another run has it.
-            CheckpointError: If the folder is not writable.
-        """
-        taken = f"{folder}: another run writes to this folder; wait for it, or name another output_dir"
-        try:
-            self._lock = lock(folder / ".lock", RecipeError(taken))
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or"
-                " change its permissions"
-            ) from None
+    Raises:
+        RecipeError: If another run has it.
+        CheckpointError: If the folder is not writable.
+    """
+    taken = f"{folder}: another run writes to this folder; wait for it, or name another output_dir"
+    try:
+        return lock(folder / ".lock", RecipeError(taken))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot write checkpoints here ({error.strerror}); name another output_dir, or"
+            " change its permissions"
+        ) from None

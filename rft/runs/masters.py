@@ -31,15 +31,16 @@ def sharding_precision(dtype: torch.dtype) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
 
 
-def check_masters(trained: str, args: TrainingArguments) -> None:
+def check_masters(trained: torch.dtype, args: TrainingArguments) -> None:
     """Checks that weights of this dtype are not trained without masters.
 
     Raises:
         RecipeError: If they are.
     """
-    if trained in {str(dtype).removeprefix("torch.") for dtype in HALF} and not (args.bf16 or args.fp16):
+    if trained in HALF and not (args.bf16 or args.fp16):
+        name = str(trained).removeprefix("torch.")
         raise RecipeError(
-            f"dtype {trained} with bf16: false would train {trained} weights without masters: most steps of"
+            f"dtype {name} with bf16: false would train {name} weights without masters: most steps of"
             f" learning_rate {args.learning_rate:g} are rounded away; set bf16: true (float32 masters,"
             " bfloat16 compute), or dtype: float32"
         )
@@ -56,13 +57,8 @@ class MastersMixin(Trainer):
         super().__init__(*args, **kwargs)
         model: Any = self.model
         self.loaded_dtype: torch.dtype = model.dtype
-        trained = {
-            str(p.dtype).removeprefix("torch.")
-            for p in model.parameters()
-            if p.requires_grad and p.dtype in HALF
-        }
-        if trained:
-            check_masters(min(trained), self.args)
+        for trained in sorted({p.dtype for p in model.parameters() if p.requires_grad}, key=str):
+            check_masters(trained, self.args)
         computes_in_half = self.args.bf16 or self.args.fp16
         if computes_in_half and self.is_deepspeed_enabled and self.loaded_dtype == torch.float32:
             half = "bfloat16" if self.args.bf16 else "float16"

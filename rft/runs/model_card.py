@@ -14,19 +14,14 @@ from rft.runs.run_spec import RunSpec
 logger = logging.getLogger(__name__)
 
 
-def write_card(
-    folder: Path, identity: RunSpec, provenance: Provenance, evaluations: list[Path] | None = None
-) -> None:
-    """Writes the `README.md` of a checkpoint folder.
+def write_card(folder: Path, identity: RunSpec, provenance: Provenance) -> None:
+    """Writes the `README.md` of a checkpoint folder, with the evaluations in its `evaluate`.
 
     Args:
         folder: the checkpoint folder.
         identity: the spec of the run.
         provenance: git commit and package versions, from `tracking.provenance`.
-        evaluations: output folders of `rft evaluate`, each with a summary.json (default: those in
-            `folder/evaluate`).
     """
-    evaluations = sorted((folder / "evaluate").glob("*")) if evaluations is None else evaluations
     base = str(identity.recipe.get("model_name_or_path", "from scratch"))
     front = {
         "library_name": "transformers",
@@ -57,7 +52,7 @@ def write_card(
         "",
         "## Evaluation",
         "",
-        *_table(evaluations),
+        *_table(folder / "evaluate"),
         "",
         "## Recipe",
         "",
@@ -69,9 +64,9 @@ def write_card(
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def _table(evaluations: list[Path]) -> list[str]:
+def _table(evaluations: Path) -> list[str]:
     rows = []
-    for folder in evaluations:
+    for folder in sorted(evaluations.glob("*")):
         if not (folder / SUMMARY).exists():
             continue
         try:
@@ -83,9 +78,6 @@ def _table(evaluations: list[Path]) -> list[str]:
             low, high = summary.ci95
             accuracy = f"{summary.accuracy:.1%} [{low:.1%}, {high:.1%}]"
             rows.append(f"| {folder.name} | {accuracy} | {summary.n} | {summary.unparsed_rate:.1%} |")
-    head = ["| | accuracy [95 %] | questions | unparsed |", "|---|---|---|---|"]
-    return (
-        [*head, *rows]
-        if rows
-        else ["Not evaluated yet: `rft evaluate --model THIS_FOLDER --out THIS_FOLDER/evaluate/NAME ...`."]
-    )
+    if not rows:
+        return ["Not evaluated yet: `rft evaluate --model THIS_FOLDER --out THIS_FOLDER/evaluate/NAME ...`."]
+    return ["| | accuracy [95 %] | questions | unparsed |", "|---|---|---|---|", *rows]

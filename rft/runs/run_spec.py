@@ -61,16 +61,6 @@ SECRETS = ("token", "key", "password")
 """A field whose name ends in one of these is never recorded."""
 
 
-def resolve(*parts: Any) -> dict[str, JsonValue]:
-    """Returns every field of a run's dataclasses with its value, as plain JSON."""
-    recipe: dict[str, Any] = {}
-    for part in parts:
-        recipe |= {
-            f.name: getattr(part, f.name) for f in fields(part) if f.init and not f.name.endswith(SECRETS)
-        }
-    return json.loads(json.dumps(recipe, default=plain, sort_keys=True))
-
-
 def plain(value: Any) -> Any:
     """Converts a value that JSON cannot encode: a path, an enum or another object."""
     if isinstance(value, Path):
@@ -96,26 +86,24 @@ class RunSpec:
 
     @classmethod
     def of(cls, *parts: Any, data_sha256: str) -> "RunSpec":
-        """Makes the spec from a run's dataclasses; one of them is the training arguments."""
+        """Makes the spec from a run's dataclasses, with every field as plain JSON; one of them is the
+        training arguments."""
+        recipe: dict[str, Any] = {}
+        for part in parts:
+            recipe |= {
+                f.name: getattr(part, f.name) for f in fields(part) if f.init and not f.name.endswith(SECRETS)
+            }
         processes = next(part.world_size for part in parts if hasattr(part, "world_size"))
-        return cls(resolve(*parts), data_sha256, processes)
+        return cls(json.loads(json.dumps(recipe, default=plain, sort_keys=True)), data_sha256, processes)
 
     @property
     def recipe_sha256(self) -> str:
         """Hash of the recipe fields that can affect results."""
-        return sha256(json.dumps(self._numbers(), sort_keys=True).encode()).hexdigest()
-
-    def _numbers(self) -> dict[str, JsonValue]:
-        return {key: value for key, value in self.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
+        return sha256(json.dumps(_compared(self.recipe), sort_keys=True).encode()).hexdigest()
 
     def record(self) -> RunRecord:
         """Returns the spec and `recipe_sha256` as they are written."""
-        return RunRecord(
-            recipe=self.recipe,
-            data_sha256=self.data_sha256,
-            processes=self.processes,
-            recipe_sha256=self.recipe_sha256,
-        )
+        return RunRecord(**vars(self), recipe_sha256=self.recipe_sha256)
 
     def check_goes_on(self, written: RunRecord, checkpoint: str, allowed: Collection[str]) -> list[str]:
         """Checks that this run may resume from a checkpoint.
@@ -145,8 +133,7 @@ class RunSpec:
                 f" {self.processes}: each has its own random state; launch {written.processes}, or start a"
                 f" new run with --model_name_or_path {checkpoint}"
             )
-        before = {key: value for key, value in written.recipe.items() if key not in RESULT_NEUTRAL_FIELDS}
-        now = self._numbers()
+        before, now = _compared(written.recipe), _compared(self.recipe)
         differences = {
             key: (before.get(key), now.get(key))
             for key in {**before, **now}
@@ -164,3 +151,8 @@ class RunSpec:
                 f" {' '.join(refused)} to resume anyway, or name another output_dir"
             )
         return [f"{key}: {was!r} -> {is_now!r}" for key, (was, is_now) in sorted(differences.items())]
+
+
+def _compared(recipe: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The fields that can change a result."""
+    return {key: value for key, value in recipe.items() if key not in RESULT_NEUTRAL_FIELDS}

@@ -50,9 +50,8 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -111,11 +110,11 @@ class MetricsFile(TrainerCallback):
 
     def _numbers(self, logs: dict[str, object]) -> dict[str, float]:
         """What a line can contain; anything else that a callback logs is left out, and named once."""
-        for key in sorted(key for key, value in logs.items() if not isinstance(value, (int, float))):
-            if key not in self.left_out:
-                self.left_out.add(key)
-                logger.warning("%s: %s is left out: %r is not a number", METRICS, key, logs[key])
-        return {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        for key in sorted(logs.keys() - numbers.keys() - self.left_out):
+            self.left_out.add(key)
+            logger.warning("%s: %s is left out: %r is not a number", METRICS, key, logs[key])
+        return numbers
 
 
 class WandbRun(TrainerCallback):
@@ -153,8 +152,7 @@ class WandbRun(TrainerCallback):
             reinit="finish_previous",
             config={**self.config, "model": model.config.to_dict() if model is not None else None},
         )
-        if "data_sha256" in self.config:
-            lineage.use(self.run, lineage.dataset(str(self.config["data_sha256"])))
+        lineage.use(self.run, lineage.dataset(str(self.config["data_sha256"])))
         self.run.define_metric("train/*", step_metric="train/global_step")
         # those still in the buffers of a killed process
         for row in read_metrics(Path(args.output_dir) / METRICS):
@@ -205,14 +203,9 @@ class WandbRun(TrainerCallback):
             write(self.path, WandbRecord(id=self.sent.id, step=max(self.newest, self.sent.step)))
 
     def _artifact(self, folder: Path, step: int) -> None:
-        facts: dict[str, JsonValue] = {
-            key: self.config[key]
-            for key in ("git_commit", "data_sha256", "recipe_sha256")
-            if key in self.config
-        }
-        self.run.log_artifact(
-            lineage.checkpoint(folder, self.sent.id, {**facts, "step": step}), aliases=[f"step-{step}"]
-        )
+        facts = {key: self.config[key] for key in ("git_commit", "data_sha256", "recipe_sha256")}
+        artifact = lineage.checkpoint(folder, self.sent.id, {**facts, "step": step})
+        self.run.log_artifact(artifact, aliases=[f"step-{step}"])
 
 
 def _of_the_run(key: str) -> bool:

@@ -2,9 +2,10 @@
 change on resume."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rft.errors import RecipeError
+from rft.train.help import recipe_field
 
 logger = logging.getLogger(__name__)
 
@@ -16,74 +17,41 @@ class RunConfig:
     A mixin; list it before a TrainingArguments class.
     """
 
-    dry_run: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "Print the resolved recipe, the batch in words and the memory that a process needs, and do"
-                " not train. Exit code 1 if the run does not fit."
-            )
-        },
+    dry_run: bool = recipe_field(
+        False,
+        "Print the resolved recipe, the batch in words and the memory that a process needs, and do not"
+        " train. Exit code 1 if the run does not fit.",
     )
-    dry_run_on: str | None = field(
-        default=None,
-        metadata={
-            "help": "Machine of the dry run, if not this one: LAYOUT:PROCESSES:GIB, such as zero3:8:80."
-        },
+    dry_run_on: str | None = recipe_field(
+        None, "Machine of the dry run, if not this one: LAYOUT:PROCESSES:GIB, such as zero3:8:80."
     )
-    allow_change: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": (
-                "Fields in which this run may differ from the resumed checkpoint; data_sha256: other data."
-            )
-        },
+    allow_change: list[str] = recipe_field(
+        [], "Fields in which this run may differ from the resumed checkpoint; data_sha256: other data."
     )
-    stall_minutes: float = field(
-        default=60.0,
-        metadata={
-            "help": (
-                "Minutes without progress (no micro-batch and no checkpoint finishes) after which a process"
-                " prints its rank and its stack traces and ends the run; 0: no limit."
-            )
-        },
+    stall_minutes: float = recipe_field(
+        60.0,
+        "Minutes without progress (no micro-batch and no checkpoint finishes) after which a process prints"
+        " its rank and its stack traces and ends the run; 0: no limit.",
     )
-    muon: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "Train the matrices of the hidden layers with Muon and all other weights with AdamW (replaces"
-                " `optim`); not supported under DeepSpeed or FSDP."
-            )
-        },
+    muon: bool = recipe_field(
+        False,
+        "Train the matrices of the hidden layers with Muon and all other weights with AdamW (replaces"
+        " `optim`); not supported under DeepSpeed or FSDP.",
     )
-    mlp_tile_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Tokens that an MLP processes at a time and recomputes in the backward pass. Same numbers;"
-                " Qwen3-4B at 128k needs 8 GiB less with 16384, for 1% of an update's time (by analysis)."
-            )
-        },
+    mlp_tile_tokens: int | None = recipe_field(
+        None,
+        "Tokens that an MLP processes at a time and recomputes in the backward pass. Same numbers; Qwen3-4B"
+        " at 128k needs 8 GiB less with 16384, for 1% of an update's time (by analysis).",
     )
-    offload_checkpoints: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "Keep the inputs of checkpointed layers in pinned host memory: Qwen3-4B at 128k needs 25 GiB"
-                " less on the GPU, 36 GiB on the host and a second more per update (by analysis)."
-            )
-        },
+    offload_checkpoints: bool = recipe_field(
+        False,
+        "Keep the inputs of checkpointed layers in pinned host memory: Qwen3-4B at 128k needs 25 GiB less on"
+        " the GPU, 36 GiB on the host and a second more per update (by analysis).",
     )
-    keep_attention: bool = field(
-        default=False,
-        metadata={
-            "help": (
-                "Keep each layer's attention over histories of 4,096 tokens or more; needs"
-                " gradient_checkpointing. Qwen3-4B on an H200 at 32k: 14% less time per update for 15 GiB"
-                " (by analysis)."
-            )
-        },
+    keep_attention: bool = recipe_field(
+        False,
+        "Keep each layer's attention over histories of 4,096 tokens or more; needs gradient_checkpointing."
+        " Qwen3-4B on an H200 at 32k: 14% less time per update for 15 GiB (by analysis).",
     )
 
     def __post_init__(self) -> None:

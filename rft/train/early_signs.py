@@ -10,6 +10,7 @@ Training continues: a run may start flat and still learn.
 
 import logging
 from collections import Counter
+from statistics import fmean
 from typing import Any
 
 from transformers import TrainerCallback
@@ -70,7 +71,7 @@ class EarlySigns(TrainerCallback):
         if flat and min(flat) == 1:
             self._warn(
                 "all completions of a question had the same reward, for every question so far (mean"
-                f" {mean(rewards):.3g}): nothing is learned from them; check the reward, the temperature and"
+                f" {fmean(rewards):.3g}): nothing is learned from them; check the reward, the temperature and"
                 " the completions"
             )
 
@@ -83,8 +84,3 @@ class EarlySigns(TrainerCallback):
 def shortened(text: str) -> str:
     """Shortens a text to its two ends."""
     return text if len(text) <= 2 * SHOWN else f"{text[:SHOWN]} ... {text[-SHOWN:]}"
-
-
-def mean(values: list[float]) -> float:
-    """Computes the arithmetic mean."""
-    return sum(values) / len(values)

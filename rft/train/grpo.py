@@ -18,23 +18,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 from rft.data.prompt import PromptTokens
 from rft.data.tokenizer import load_tokenizer
 from rft.errors import RecipeError
 from rft.plan.batch import grpo_batch, prompt_lengths
 from rft.plan.dry_run import dry_run
-from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.train.grpo_config import HistoryGRPOConfig
-from rft.train.held_out import HeldOut, HeldOutCallback
+from rft.train.held_out import HeldOut
 from rft.train.histories import HistoryArm
 from rft.train.judged import prepare, with_open_ended
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.rewards import Scorer
-from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, run_main, trainer_arguments
 from rft.train.sequence import check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import grpo_rows, load_held_out, load_questions
@@ -73,28 +71,21 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
             max(prompt_lengths(split, questions, tokens).values()) + args.max_completion_length
         )
     prepare(scorer, args, questions, tokenizer)
-    args.remove_unused_columns = False
     trainer = PolicyTrainer(
         arm=HistoryArm(split, tokens, args),
         scorer=scorer,
-        model=load_policy(model),
-        args=args,
         train_dataset=grpo_rows(questions),
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("GRPO"), *callbacks],
+        **trainer_arguments(args, model, tokenizer, split.sha256, "GRPO", callbacks),
     )
     if held_out is not None:
         trainer.add_callback(
-            HeldOutCallback(
-                HeldOut(
-                    trainer,
-                    held_out,
-                    args.held_out_questions,
-                    tokens,
-                    args.max_completion_length,
-                    args.per_device_train_batch_size,
-                )
+            HeldOut(
+                trainer,
+                held_out,
+                args.held_out_questions,
+                tokens,
+                args.max_completion_length,
+                args.per_device_train_batch_size,
             )
         )
     fit(trainer, RunSpec.of(data, args, model, data_sha256=split.sha256))

@@ -6,7 +6,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +17,7 @@ from reward.mcq import GATES
 from rft.errors import RecipeError
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOutConfig
+from rft.train.help import recipe_field
 from rft.train.sequence import SequenceConfig
 
 # losses divided by the tokens of the complete batch: the losses of its parts add up
@@ -46,106 +47,64 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         shuffle_dataset: bool = True
         gradient_checkpointing_kwargs: dict[str, Any] | None = None
 
-    questions_per_history: int = field(
-        default=4,
-        metadata={
-            "help": (
-                "Questions of one history that are drawn together, each with num_generations completions or"
-                " answered by num_generations memories."
-            )
-        },
+    questions_per_history: int = recipe_field(
+        4,
+        "Questions of one history that are drawn together, each with num_generations completions or answered"
+        " by num_generations memories.",
     )
-    rewards: list[str] = field(
-        default_factory=lambda: ["reward.personamem"],
-        metadata={
-            "help": (
-                "Reward functions, as package.module.function or path/to/file.py:function; weighted by"
-                " reward_weights."
-            )
-        },
+    rewards: list[str] = recipe_field(
+        ["reward.personamem"],
+        "Reward functions, as package.module.function or path/to/file.py:function; weighted by"
+        " reward_weights.",
     )
 
-    consistency_gate: str = field(
-        default="contradiction",
-        metadata={
-            "help": (
-                "When reward.personamem gives 0 despite the gold letter. contradiction: if words of the"
-                " answer or of the thought name another option. naming: also if the words of the answer do"
-                " not name its option (for options of a few words). off: never."
-            ),
-            "choices": list(GATES),
-        },
+    consistency_gate: str = recipe_field(
+        "contradiction",
+        "When reward.personamem gives 0 despite the gold letter. contradiction: if words of the answer or of"
+        " the thought name another option. naming: also if the words of the answer do not name its option"
+        " (for options of a few words). off: never.",
+        GATES,
     )
-    min_thought_words: int = field(
-        default=3,
-        metadata={
-            "help": (
-                "Fewest different words of a thought, without letters; below it reward.personamem gives 0."
-            )
-        },
+    min_thought_words: int = recipe_field(
+        3, "Fewest different words of a thought, without letters; below it reward.personamem gives 0."
     )
-    reward_seconds: float = field(
-        default=600.0,
-        metadata={
-            "help": (
-                "Time limit of a reward over a rank's generation batch, in seconds; rows not scored in time"
-                " are masked."
-            )
-        },
+    reward_seconds: float = recipe_field(
+        600.0,
+        "Time limit of a reward over a rank's generation batch, in seconds; rows not scored in time are"
+        " masked.",
     )
-    blind_share: float = field(
-        default=0.0,
-        metadata={
-            "help": (
-                "Share of the histories whose questions are asked without the history, or with an empty"
-                " memory, so that the blind baseline of an evaluation is fair."
-            )
-        },
+    blind_share: float = recipe_field(
+        0.0,
+        "Share of the histories whose questions are asked without the history, or with an empty memory, so"
+        " that the blind baseline of an evaluation is fair.",
     )
-    redraw_rounds: int = field(
-        default=0,
-        metadata={
-            "help": (
-                "Rounds in which groups whose completions all have the same reward are replaced by other"
-                " questions of the history, or by those of another memory (DAPO's dynamic sampling)."
-            )
-        },
+    redraw_rounds: int = recipe_field(
+        0,
+        "Rounds in which groups whose completions all have the same reward are replaced by other questions"
+        " of the history, or by those of another memory (DAPO's dynamic sampling).",
     )
-    max_tree_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Maximum tokens of a tree that is forwarded at once; a larger micro-batch is split, between"
-                " questions first."
-            )
-        },
+    max_tree_tokens: int | None = recipe_field(
+        None,
+        "Maximum tokens of a tree that is forwarded at once; a larger micro-batch is split, between"
+        " questions first.",
     )
-    prefix_sharing: str = field(
-        default="on",
-        metadata={
-            "help": (
-                "on: forward every token that rows share once, in training and in rollouts. off: row by row,"
-                " as TRL does."
-            ),
-            "choices": ["on", "off"],
-        },
+    prefix_sharing: str = recipe_field(
+        "on",
+        "on: forward every token that rows share once, in training and in rollouts. off: row by row, as TRL"
+        " does.",
+        ["on", "off"],
     )
 
-    open_ended_share: float = field(
-        default=0.0,
-        metadata={
-            "help": (
-                "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs"
-                " judge_base_url and judge_model; the judge's API key is read from the environment variable"
-                " OPENAI_API_KEY."
-            )
-        },
+    open_ended_share: float = recipe_field(
+        0.0,
+        "Share of the questions asked without options, which a judge scores (0.2 in the paper). Needs"
+        " judge_base_url and judge_model; the judge's API key is read from the environment variable"
+        " OPENAI_API_KEY.",
     )
-    judge_base_url: str | None = field(
-        default=None,
-        metadata={"help": "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."},
+    judge_base_url: str | None = recipe_field(
+        None, "OpenAI-compatible URL of the judge, such as http://localhost:8000/v1."
     )
-    judge_model: str | None = field(default=None, metadata={"help": "Name of the judge model at that URL."})
+    judge_model: str | None = recipe_field(None, "Name of the judge model at that URL.")
 
     def __post_init__(self) -> None:
         size = self.sequence_parallel
@@ -179,12 +138,9 @@ class LoopConfig(RunConfig, HeldOutConfig, SequenceConfig, GRPOConfig, ABC):
         if self.prefix_sharing not in ("on", "off"):
             raise RecipeError(f"prefix_sharing {self.prefix_sharing!r}: expected on or off")
         if self.prefix_sharing == "on" and not self.use_vllm:
-            for key, plain in (
-                ("repetition_penalty", 1.0),
-                ("generation_kwargs", None),
-                ("cache_implementation", None),
-            ):
-                if getattr(self, key) != plain:
+            plain = {"repetition_penalty": 1.0, "generation_kwargs": None, "cache_implementation": None}
+            for key, value in plain.items():
+                if getattr(self, key) != value:
                     raise RecipeError(
                         f"{key} {getattr(self, key)}: shared rollouts support only temperature, top_p, top_k"
                         f" and min_p; remove {key}, or set `prefix_sharing: off`"
@@ -300,14 +256,10 @@ class HistoryGRPOConfig(LoopConfig):
 
     def arithmetic(self) -> str:
         """Describes the batch in words."""
-        units, questions, per_question = (
-            self.units_per_generation(),
-            self.questions_per_history,
-            self.num_generations,
-        )
-        optimizer_steps = self.optimizer_steps
+        units, questions = self.units_per_generation(), self.questions_per_history
         return (
-            f"a generation batch: {units} histories x {questions} questions x {per_question} completions ="
-            f" {units * questions * per_question} completions, for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, over {self.over_processes()}"
+            f"a generation batch: {units} histories x {questions} questions x {self.num_generations}"
+            f" completions = {units * questions * self.num_generations} completions, for"
+            f" {self.optimizer_steps:g} optimizer step{'s' * (self.optimizer_steps != 1)}, over"
+            f" {self.over_processes()}"
         )

@@ -7,11 +7,10 @@ sequence-parallel group, whose processes share them, so that processes stay in s
 sharded; keep the set small. `rft evaluate` on a checkpoint is the evaluation to report.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
-from trl.models import unwrap_model_for_generation
 
 from rft.data.prompt import PromptTokens
 from rft.evaluate.answer import Answer
@@ -20,31 +19,26 @@ from rft.evaluate.statistics import summarise
 from rft.models.loading import end_ids
 from rft.prefix_tree.sample import sample
 from rft.tasks.base import Split
+from rft.train.help import recipe_field
 
 
 @dataclass
 class HeldOutConfig:
     """Held-out evaluation during training, on people outside the training data."""
 
-    held_out_split: str | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Split whose first questions are answered during training; logged as "
-                "held_out/right_and_consistent."
-            )
-        },
+    held_out_split: str | None = recipe_field(
+        None,
+        "Split whose first questions are answered during training; logged as held_out/right_and_consistent.",
     )
-    held_out_questions: int = field(
-        default=64, metadata={"help": "Number of questions of held_out_split; always the first."}
-    )
-    held_out_steps: int = field(
-        default=50, metadata={"help": "Steps between held-out evaluations; the last step has one too."}
-    )
+    held_out_questions: int = recipe_field(64, "Number of questions of held_out_split; always the first.")
+    held_out_steps: int = recipe_field(50, "Steps between held-out evaluations; the last step has one too.")
 
 
-class HeldOut:
-    """Held-out questions for the policy of a trainer.
+class HeldOut(TrainerCallback):
+    """Asks a trainer's policy held-out questions, and adds the metrics to the trainer's next log.
+
+    These are held_out/right_and_consistent, its interval, the same for each kind of question, and
+    held_out/unparsed_rate.
 
     Args:
         trainer: Its model must have gone through `prefix_tree.attention.enable`; `sequence` is its group.
@@ -60,10 +54,7 @@ class HeldOut:
     ):
         self.trainer, self.split, self.questions = trainer, split, split.questions[:count]
         self.tokenizer, self.longest, self.at_once = tokens.tokenizer, longest, at_once
-        self.prompts = [
-            tokens.prompt_ids(q, None if tokens.context == "none" else split.history_of(q))
-            for q in self.questions
-        ]
+        self.prompts = [tokens.prompt_ids(q, split.history_of(q)) for q in self.questions]
 
     def answers(self) -> list[str]:
         """Returns the policy's current answer to each question."""
@@ -77,15 +68,7 @@ class HeldOut:
         completions: list[list[int]] = []
         training = trainer.model.training
         trainer.model.eval()
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                trainer.accelerator,
-                gather_deepspeed3_params=getattr(trainer.args, "ds3_gather_for_generation", True),
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-            ) as model,
-            trainer.accelerator.autocast(),
-        ):
+        with trainer.for_generation() as model:
             for start in range(0, len(prompts), self.at_once):
                 completions += sample(
                     model,
@@ -140,20 +123,9 @@ class HeldOut:
         }
         return values | {kind: share for kind, share in of_kinds.items() if share is not None}
 
-
-class HeldOutCallback(TrainerCallback):
-    """Adds the held-out metrics to the trainer's next log.
-
-    These are held_out/right_and_consistent, its interval, the same for each kind of question, and
-    held_out/unparsed_rate.
-    """
-
-    def __init__(self, held_out: HeldOut):
-        self.held_out = held_out
-
     def on_step_end(self, args, state, control, **kwargs):
         """Evaluates every `held_out_steps` steps and after the last step."""
         if state.global_step % args.held_out_steps and state.global_step < state.max_steps:
             return
-        for name, value in self.held_out.values(args.seed).items():
-            self.held_out.trainer.record(f"held_out/{name}", value)
+        for name, value in self.values(args.seed).items():
+            self.trainer.record(f"held_out/{name}", value)

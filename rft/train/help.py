@@ -8,9 +8,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
-from typing import Any
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, TypeVar, cast
 
+T = TypeVar("T")
 FLAGS = ("-h", "--help", "--help-all", "--help_all")
 COMMON = {
     "model_name_or_path": "Checkpoint folder or Hub id.",
@@ -33,6 +34,20 @@ COMMON = {
 }
 """Help texts of the TRL and transformers fields that nearly every recipe sets."""
 WIDE = 130  # columns if there is no terminal
+
+
+def recipe_field(default: T, text: str, choices: Sequence[str] = ()) -> T:
+    """Declares a field of a recipe.
+
+    Args:
+        default: Its default; of a list, every recipe gets a copy.
+        text: Its help.
+        choices: The only values that it may have; (): any.
+    """
+    metadata = {"help": text} | ({"choices": list(choices)} if choices else {})
+    if isinstance(default, list):
+        return cast(T, field(default_factory=default.copy, metadata=metadata))
+    return field(default=default, metadata=metadata)
 
 
 def show(types: Sequence[type], everything: bool) -> str:
@@ -90,14 +105,8 @@ def _group(title: str, of_group: Sequence[Field[Any]], width: int) -> list[str]:
 
 def _default(f: Field[Any]) -> str:
     """A field's default as a recipe would write it; "" if there is no informative one."""
-    value = (
-        f.default
-        if f.default is not MISSING
-        else f.default_factory()
-        if f.default_factory is not MISSING
-        else ""
-    )
-    if value is None or value == "" or value == []:
+    value = f.default_factory() if f.default_factory is not MISSING else f.default
+    if value in (MISSING, None, "", []):
         return ""
     if isinstance(value, list):
         return " ".join(map(str, value))

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig
 
 import reward
 from rft.data.tokenizer import load_tokenizer
@@ -26,11 +26,8 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.plan.batch import longest_turn, memory_batch
 from rft.plan.dry_run import dry_run
-from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.tasks.memory_targets import load_memory_targets
-from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
 from rft.train.judged import prepare, with_open_ended
 from rft.train.memories import MemoryArm
@@ -38,7 +35,7 @@ from rft.train.memory_grpo_config import MemoryGRPOConfig
 from rft.train.memory_rows import MemoryArguments, load_memory_questions, memory_units
 from rft.train.recipe import DataArguments, Given, parse
 from rft.train.rewards import Scorer
-from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, run_main, trainer_arguments
 from rft.train.sequence import check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import load_held_out
@@ -88,25 +85,15 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> PolicyTrainer:
     prepare(scorer, args, questions, tokenizer)
     if memory_rewards:
         scorer.targets = load_memory_targets(split)
-    args.remove_unused_columns = False
     trainer = PolicyTrainer(
         arm=MemoryArm(split, agent, args),
         scorer=scorer,
-        model=load_policy(model),
-        args=args,
         train_dataset=units,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory GRPO"), *callbacks],
+        **trainer_arguments(args, model, tokenizer, split.sha256, "memory GRPO", callbacks),
     )
     if held_out is not None:
-        trainer.add_callback(
-            HeldOutCallback(
-                HeldOutMemories(
-                    trainer, held_out, args.held_out_questions, agent, args.max_completion_length, at_once=64
-                )
-            )
-        )
+        count, longest = args.held_out_questions, args.max_completion_length
+        trainer.add_callback(HeldOutMemories(trainer, held_out, count, agent, longest, at_once=64))
     fit(trainer, RunSpec.of(data, memory, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

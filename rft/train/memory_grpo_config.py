@@ -1,12 +1,13 @@
 """Fields of a memory GRPO recipe, and its batch arithmetic in words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rft.errors import RecipeError
 from rft.screen import counted
 from rft.train.grpo_config import LoopConfig
+from rft.train.help import recipe_field
 
 WEIGHTINGS = ("token", "turn", "trajectory")
 TURN_MEANS = ("grpo", "sapo")  # losses that give every turn the same weight, whatever its tokens weigh
@@ -20,34 +21,20 @@ class MemoryGRPOConfig(LoopConfig):
     unit_fields: ClassVar = ("num_generations",)
     rollout_name: ClassVar = "memories"
 
-    answers_per_memory: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "Answers per question from each memory; from 2 on, they are compared with one another, not"
-                " across memories."
-            )
-        },
+    answers_per_memory: int = recipe_field(
+        1,
+        "Answers per question from each memory; from 2 on, they are compared with one another, not across"
+        " memories.",
     )
-    turn_weighting: str = field(
-        default="token",
-        metadata={
-            "help": "Unit that has the same weight in the loss: a token, a turn or a trajectory.",
-            "choices": list(WEIGHTINGS),
-        },
+    turn_weighting: str = recipe_field(
+        "token", "Unit that has the same weight in the loss: a token, a turn or a trajectory.", WEIGHTINGS
     )
-    memory_rewards: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": (
-                "Rewards of the memory itself, such as reward.memory.within_budget, added to the reward of"
-                " its answers."
-            )
-        },
+    memory_rewards: list[str] = recipe_field(
+        [],
+        "Rewards of the memory itself, such as reward.memory.within_budget, added to the reward of its"
+        " answers.",
     )
-    memory_reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "Weights of memory_rewards. null: 1 each."}
-    )
+    memory_reward_weights: list[float] | None = recipe_field(None, "Weights of memory_rewards. null: 1 each.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,17 +69,13 @@ class MemoryGRPOConfig(LoopConfig):
         """Describes the batch in words, over `processes` processes or those of this run."""
         processes = processes or self.world_size
         histories, memories = self.units_per_generation(processes), self.num_generations
-        optimizer_steps = self.optimizer_steps
-        against = (
-            "the other answers of its memory"
-            if self.answers_per_memory > 1
-            else "the answers of the other memories"
-        )
+        several = self.answers_per_memory > 1
+        against = "the other answers of its memory" if several else "the answers of the other memories"
         return (
             f"a generation batch: {histories} histories x {memories} memories = {histories * memories}"
             f" trajectories, each of which answers up to {self.questions_per_history} questions x"
-            f" {self.answers_per_memory}; for {optimizer_steps:g} optimizer"
-            f" step{'s' * (optimizer_steps != 1)}, in"
+            f" {self.answers_per_memory}; for {self.optimizer_steps:g} optimizer"
+            f" step{'s' * (self.optimizer_steps != 1)}, in"
             f" {counted(self.steps_per_generation, 'micro-batch')} of {self.per_device_train_batch_size}"
             f" trajectories per {'group' if self.sequence_parallel > 1 else 'process'}, over"
             f" {self.over_processes(processes)}. An update is"

@@ -7,7 +7,7 @@ neither.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -21,6 +21,7 @@ from rft.memory.text import EMPTY
 from rft.tasks.base import Split
 from rft.tasks.load import task_named
 from rft.tasks.memory_targets import MemoryTargets, about
+from rft.train.help import recipe_field
 from rft.train.recipe import DataArguments
 from rft.train.targets import answer, load_questions, of_every_kind
 
@@ -31,16 +32,12 @@ logger = logging.getLogger(__name__)
 class MemoryArguments:
     """Sizes of a memory and of the chunks that it is written from."""
 
-    chunk_tokens: int = field(
-        default=MemorySettings.chunk_tokens, metadata={"help": "Maximum tokens per history chunk."}
+    chunk_tokens: int = recipe_field(MemorySettings.chunk_tokens, "Maximum tokens per history chunk.")
+    memory_tokens: int = recipe_field(
+        MemorySettings.memory_tokens,
+        "Maximum tokens of a memory, and of an update (paper 2,048, scripts 1,024).",
     )
-    memory_tokens: int = field(
-        default=MemorySettings.memory_tokens,
-        metadata={"help": "Maximum tokens of a memory, and of an update (paper 2,048, scripts 1,024)."},
-    )
-    max_chunks: int | None = field(
-        default=None, metadata={"help": "Read only the N most recent chunks of a history. null: all."}
-    )
+    max_chunks: int | None = recipe_field(None, "Read only the N most recent chunks of a history. null: all.")
 
     def settings(self) -> MemorySettings:
         """Returns the sizes as the memory agent takes them.

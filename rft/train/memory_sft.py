@@ -10,11 +10,11 @@ letter). Loss on the completion only.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from trl import ModelConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, SFTTrainer
 
 from rft.data.control import CLOSE
 from rft.data.sampler import LengthSampler
@@ -23,16 +23,14 @@ from rft.errors import RecipeError
 from rft.memory.agent import MemoryAgent
 from rft.plan.batch import sft_batch
 from rft.plan.dry_run import dry_run
-from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.tasks.base import Split
 from rft.tasks.memory_targets import MEMORY_TARGETS, has_memory_targets, load_memory_targets
-from rft.train.held_out import HeldOutCallback
 from rft.train.held_out_memories import HeldOutMemories
+from rft.train.help import recipe_field
 from rft.train.memory_rows import MemoryArguments, answer_target, load_memory_questions, sft_rows
 from rft.train.recipe import DataArguments, Given, parse
-from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, run_main, trainer_arguments
 from rft.train.sequence import check_sequence_parallel
 from rft.train.sft import ColdStartConfig, ColdStartTrainer, LabelArguments, completion_ids, pad
 from rft.train.target_check import check_target
@@ -43,9 +41,8 @@ from rft.train.targets import load_held_out
 class MemorySFTConfig(ColdStartConfig):
     """Fields of the memory's cold start."""
 
-    answers_per_update: float = field(
-        default=1.0,
-        metadata={"help": "Answer rows per update row, as far as a history has enough questions."},
+    answers_per_update: float = recipe_field(
+        1.0, "Answer rows per update row, as far as a history has enough questions."
     )
 
     def __post_init__(self) -> None:
@@ -125,15 +122,10 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
         )
         dry_run((data, memory, labels, args, model), prompts, *sft_batch(args, len(rows), longest))
     args.dataset_kwargs = {"skip_prepare_dataset": True}
-    args.remove_unused_columns = False
     trainer = MemorySFTTrainer(
-        model=load_policy(model),
-        args=args,
         train_dataset=rows,
-        processing_class=tokenizer,
         data_collator=collate,
-        peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("memory SFT"), *callbacks],
+        **trainer_arguments(args, model, tokenizer, split.sha256, "memory SFT", callbacks),
     )
     if held_out is not None:
         trainer.enable_tree()
@@ -143,9 +135,7 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
             for name, of in load_memory_targets(held_out).items()
         }
         longest = max(len(completion_ids(tokenizer, answer_target(q, known[q.history_id]))) for q in asked)
-        trainer.add_callback(
-            HeldOutCallback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64))
-        )
+        trainer.add_callback(HeldOutMemories(trainer, held_out, len(asked), agent, longest, at_once=64))
     fit(trainer, RunSpec.of(data, memory, labels, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

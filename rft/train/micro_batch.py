@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rft.prefix_tree import support
 from rft.prefix_tree.layout import Tree, unpad
@@ -70,34 +71,25 @@ class MicroBatch:
 
 def pack(turns: Sequence[Turn], pad_token_id: int) -> Tensors:
     """Returns the tensors of turns, one row each."""
-    P, C = max(len(turn.prompt) for turn in turns), max(len(turn.completion) for turn in turns)
-    B = len(turns)
-    prompt_ids_BP, completion_ids_BC = torch.full((B, P), pad_token_id), torch.full((B, C), pad_token_id)
-    prompt_mask_BP, completion_mask_BC = torch.zeros_like(prompt_ids_BP), torch.zeros_like(completion_ids_BC)
-    weights_BC, logps_BC = torch.zeros(B, C), torch.zeros(B, C)
-    groups: dict[int, int] = {}  # by identity: turns with one prompt hold one list
-    rows: dict[int, Tensor] = {}
-    for b, turn in enumerate(turns):
-        group = groups.setdefault(id(turn.prompt), len(groups))
-        if group not in rows:
-            rows[group] = torch.tensor(turn.prompt)
-        p, c = len(turn.prompt), len(turn.completion)
-        prompt_ids_BP[b, P - p :], prompt_mask_BP[b, P - p :] = rows[group], 1
-        completion_ids_BC[b, :c], completion_mask_BC[b, :c] = torch.tensor(turn.completion), 1
-        weights_BC[b, :c] = turn.weight
-        if turn.logps is not None:  # an engine that cannot tell a token's log-prob says None
-            logps_BC[b, :c] = torch.tensor([math.nan if x is None else x for x in turn.logps])
+    shared = {id(turn.prompt): turn.prompt for turn in turns}  # turns with one prompt hold one list
+    groups = {key: group for group, key in enumerate(shared)}
+    ids_of = {key: torch.tensor(prompt) for key, prompt in shared.items()}
+    prompts = [ids_of[id(turn.prompt)] for turn in turns]
+    completions = [torch.tensor(turn.completion) for turn in turns]
+    weights = [torch.full(ids.shape, turn.weight) for turn, ids in zip(turns, completions, strict=True)]
     tensors = {
-        "prompt_ids": prompt_ids_BP,
-        "prompt_mask": prompt_mask_BP,
-        "completion_ids": completion_ids_BC,
-        "completion_mask": completion_mask_BC,
-        "weights": weights_BC,
+        "prompt_ids": pad_sequence(prompts, True, pad_token_id, "left"),
+        "prompt_mask": pad_sequence([torch.ones_like(ids) for ids in prompts], True, 0, "left"),
+        "completion_ids": pad_sequence(completions, True, pad_token_id),
+        "completion_mask": pad_sequence([torch.ones_like(ids) for ids in completions], True),
+        "weights": pad_sequence(weights, True),
         "advantages": torch.tensor([turn.advantage for turn in turns]),
         "groups": torch.tensor([groups[id(turn.prompt)] for turn in turns]),
     }
-    if all(turn.logps is not None for turn in turns):
-        tensors["sampling_per_token_logps"] = logps_BC
+    known = [turn.logps for turn in turns if turn.logps is not None]
+    if len(known) == len(turns):  # an engine that cannot tell a token's log-prob says None
+        logps = [torch.tensor([math.nan if x is None else x for x in of_turn]) for of_turn in known]
+        tensors["sampling_per_token_logps"] = pad_sequence(logps, True)
     return tensors
 
 
@@ -128,29 +120,22 @@ def grow(tensors: Tensors, shares: bool, max_tree_tokens: int | None, gather: Ga
             widest = max(members, key=len)
             members.remove(widest)
             members += [widest[: len(widest) // 2], widest[len(widest) // 2 :]]
-    parts = []
+    parts, sizes = [], []
     for of_part in members:
         rows_P = torch.tensor(of_part, device=device)
-        parts.append(
-            Part(
-                rows_P,
-                {name: x if not x.dim() or len(members) == 1 else x[rows_P] for name, x in tensors.items()},
-                Tree(
-                    [rows[b] for b in of_part],
-                    [prompts[b] for b in of_part],
-                    groups=[groups[b] for b in of_part],
-                    width=width,
-                    device=device,
-                ),
-            )
+        whole = len(members) == 1
+        own = {name: x if whole or not x.dim() else x[rows_P] for name, x in tensors.items()}
+        tree = Tree(
+            [rows[b] for b in of_part],
+            [prompts[b] for b in of_part],
+            groups=[groups[b] for b in of_part],
+            width=width,
+            device=device,
         )
-    of_ranks = gather([[(len(part.rows_P), ratio(part)) for part in parts]])
+        parts.append(Part(rows_P, own, tree))
+        sizes.append((len(of_part), tree.token_ratio))
+    of_ranks = gather([sizes])
     for i, part in enumerate(parts):
         part.rows = max(of_rank[i][0] for of_rank in of_ranks)
         part.pays = support.pays(max(of_rank[i][1] for of_rank in of_ranks))
     return MicroBatch(tensors, parts)
-
-
-def ratio(part: Part) -> float:
-    """Returns how many tokens a tree saves; 1 without one."""
-    return 1.0 if part.tree is None else part.tree.token_ratio

@@ -18,7 +18,6 @@ from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from rft.errors import RecipeError
-from rft.train.config import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +43,10 @@ class MuonAdamW(torch.optim.Optimizer):
         embeddings |= {id(p) for p in head.parameters()} if head is not None else set()
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and id(p) not in embeddings]
-        others = (
-            [p for p in trained if p.ndim != 2],
-            [p for p in trained if p.ndim == 2 and id(p) in embeddings],
-        )
-        groups = [
-            {"params": params, "weight_decay": decay}
-            for params, decay in zip(others, (0.0, weight_decay), strict=True)
+        embedded = [p for p in trained if p.ndim == 2 and id(p) in embeddings]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim != 2], "weight_decay": 0.0},
+            {"params": embedded, "weight_decay": weight_decay},
         ]
         self.parts = [
             Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
@@ -84,9 +80,11 @@ class MuonMixin(Trainer):
         RecipeError: If `muon: true` is set under DeepSpeed or FSDP.
     """
 
+    args: Any  # a RunConfig
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if not self._is_wanted():
+        if not self.args.muon:
             return
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise RecipeError(
@@ -96,12 +94,9 @@ class MuonMixin(Trainer):
         if self.args.optim != TrainingArguments.optim:
             logger.warning("optim %s is ignored: muon is true", OptimizerNames(self.args.optim).value)
 
-    def _is_wanted(self) -> bool:
-        return isinstance(self.args, RunConfig) and self.args.muon
-
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Creates a MuonAdamW if `muon: true` is set, otherwise the optimizer of the trainer."""
-        if not self._is_wanted():
+        if not self.args.muon:
             return super().create_optimizer(model)
         if self.optimizer is None:
             args, trained = self.args, model or self.model

@@ -14,11 +14,12 @@ import torch
 import yaml
 from trl import TrlParser
 
+from rft.data.prompt import CONTEXTS
 from rft.errors import RecipeError
 from rft.runs.account import check_account
 from rft.shipped import recipe as find_recipe
 from rft.tasks.personamem.dataset import PINNED_REVISION
-from rft.train.help import FLAGS, show
+from rft.train.help import FLAGS, recipe_field, show
 
 NOT_FIELDS = ("config", "env")  # keys of TRL's parser that are not fields
 Given = Sequence[str] | Mapping[str, Any] | None
@@ -32,35 +33,22 @@ class DataArguments:
     data: str = field(
         metadata={"help": "Dataset folder (docs/your_data.md, or PersonaMem's layout), or a Hub id."}
     )
-    data_revision: str | None = field(
-        default=None,
-        metadata={"help": f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."},
+    data_revision: str | None = recipe_field(
+        None, f"Commit of a Hub dataset; the official one defaults to {PINNED_REVISION[:8]}."
     )
-    window: str = field(
-        default="32k", metadata={"help": "History size: 32k or 128k.", "choices": ["32k", "128k"]}
+    window: str = recipe_field("32k", "History size: 32k or 128k.", ["32k", "128k"])
+    context: str = recipe_field("history", "What the model sees about the person.", CONTEXTS)
+    train_split: str = recipe_field(
+        "train", "Split to train on: a CSV in benchmark/text, or a JSON lines file."
     )
-    context: str = field(
-        default="history",
-        metadata={
-            "help": "What the model sees about the person.",
-            "choices": ["history", "history_no_persona", "none"],
-        },
+    exclude_personas: list[str] = recipe_field(
+        [], "Personas to leave out of training, such as 78, which is also in the benchmark."
     )
-    train_split: str = field(
-        default="train",
-        metadata={"help": "Split to train on: a CSV in benchmark/text, or a JSON lines file."},
+    max_prompt_tokens: int | None = recipe_field(
+        None, "Leave out questions with a longer prompt, in tokens; their number is logged."
     )
-    exclude_personas: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Personas to leave out of training, such as 78, which is also in the benchmark."},
-    )
-    max_prompt_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Leave out questions with a longer prompt, in tokens; their number is logged."},
-    )
-    token_cache: str | None = field(
-        default="~/.cache/rft/tokens",
-        metadata={"help": "Folder that caches the token ids of histories between runs."},
+    token_cache: str | None = recipe_field(
+        "~/.cache/rft/tokens", "Folder that caches the token ids of histories between runs."
     )
 
 

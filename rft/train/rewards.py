@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 3  # failures per batch that are logged in full
 FAILED = named("reward/failed_rows").name
-CANNOT = "cannot check the rewards before the first step (%s: %s)"
 
 
 class RewardTimeout(Exception):
@@ -96,11 +95,8 @@ class Reward:
         parameters = inspect.signature(function).parameters.values()
         named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         # a function without **columns gets those that it names
-        self.takes = (
-            None
-            if any(p.kind == p.VAR_KEYWORD for p in parameters)
-            else {parameter.name for parameter in named}
-        )
+        takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        self.takes = None if takes_all else {parameter.name for parameter in named}
         for parameter in named:
             if parameter.default is parameter.empty and parameter.name not in columns:
                 raise RecipeError(
@@ -128,7 +124,7 @@ class Reward:
             raise
         except Exception as error:
             self._report("all rows at once", error)
-        count, found = len(_rows(columns)), []
+        count, found = len(columns["completions"]), []
         for i in range(count):
             try:
                 scores = await self.call(_row(columns, i), self.seconds / count)
@@ -150,7 +146,7 @@ class Reward:
         Raises:
             TrainingError: If these are not as many as rows, or if none is a number.
         """
-        count = len(_rows(columns))
+        count = len(columns["completions"])
         if not hasattr(scores, "__len__") or len(scores) != count:
             given = f"{len(scores)} numbers" if hasattr(scores, "__len__") else repr(scores)[:80]
             raise TrainingError(
@@ -185,12 +181,8 @@ class Reward:
         logger.warning("reward %s, %s: %s", self.__name__, where, _described(failure)[:300])
 
 
-def _rows(columns: Mapping[str, Any]) -> Sequence[Any]:
-    return columns["completions"]
-
-
 def _row(columns: Mapping[str, Any], i: int) -> dict[str, Any]:
-    count = len(_rows(columns))
+    count = len(columns["completions"])
     return {
         key: value[i : i + 1] if isinstance(value, (list, tuple)) and len(value) == count else value
         for key, value in columns.items()
@@ -386,7 +378,7 @@ class Scorer:
             except TrainingError as error:
                 raise RecipeError(f"reward {function.__name__}: {error}") from None
             except Exception as error:  # a user's own code, which may need what exists only in a training
-                logger.info(CANNOT, type(error).__name__, error)
+                logger.info("cannot check the rewards before the first step (%s)", _described(error))
                 return
             try:
                 given.append(function.checked(columns, scores))

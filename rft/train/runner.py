@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback
 from transformers.integrations import WandbCallback
 from transformers.utils import logging as transformers_logging
-from trl import ModelConfig
+from trl import ModelConfig, get_peft_config
 
 from rft.errors import Interrupted, RecipeError, RftError, told
 from rft.launch import allocator
@@ -24,10 +24,11 @@ from rft.models.loading import load_model
 from rft.plan.dry_run import DryRun
 from rft.runs.checkpoint import RecallCallback, resume_point
 from rft.runs.extension_locks import warn_of_old_locks
-from rft.runs.failfast import DiskCallback, OutputLock, StallCallback
+from rft.runs.failfast import DiskCallback, StallCallback, lock_output
 from rft.runs.preemption import EXIT_CODE, StopCallback
+from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import MetricsFile, WandbRun, provenance
+from rft.runs.tracking import MetricsFile, ProvenanceCallback, WandbRun, provenance
 from rft.screen import leave_out, leave_out_noise
 from rft.train.activations import keep_attention, offload_checkpoints, tile_mlps
 from rft.train.early_signs import EarlySigns
@@ -106,6 +107,33 @@ def load_policy(model: ModelConfig) -> Any:
     )
 
 
+def trainer_arguments(
+    args: Any, model: ModelConfig, tokenizer: Any, data_sha256: str, name: str, callbacks: Sequence[Any]
+) -> dict[str, Any]:
+    """Returns the arguments that every trainer of ours gets: the loaded policy, its tokenizer and its
+    adapter, and the callbacks.
+
+    Args:
+        args: The training arguments. The trainer keeps all columns of the rows.
+        model: The model arguments.
+        tokenizer: The tokenizer of the policy.
+        data_sha256: Hash of the training split.
+        name: Name of the training on the progress line.
+        callbacks: More callbacks.
+
+    Raises:
+        RecipeError: As `load_policy`.
+    """
+    args.remove_unused_columns = False
+    return {
+        "model": load_policy(model),
+        "args": args,
+        "processing_class": tokenizer,
+        "peft_config": get_peft_config(model),
+        "callbacks": [ProvenanceCallback(provenance(data_sha256)), RichProgress(name), *callbacks],
+    }
+
+
 def fit(trainer: Any, identity: RunSpec) -> None:
     """Trains with all guards of a run, from the checkpoint that `resume_from_checkpoint` names.
 
@@ -127,7 +155,7 @@ def fit(trainer: Any, identity: RunSpec) -> None:
             "save_on_each_node: a checkpoint must be one folder on a disk that all nodes share; remove the"
             " field"
         )
-    lock = OutputLock(Path(args.output_dir)) if args.process_index == 0 else None
+    lock = lock_output(Path(args.output_dir)) if args.process_index == 0 else None
     trainer.identity = identity
     if args.mlp_tile_tokens:
         tile_mlps(trainer.model, args.mlp_tile_tokens)

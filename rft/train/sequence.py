@@ -15,7 +15,7 @@ Invariant: the gradients are those of as many processes as there are groups, wit
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from rft.errors import RecipeError
 from rft.plan.dry_run import config_of
 from rft.plan.machine import machine
 from rft.screen import counted
+from rft.train.help import recipe_field
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,10 @@ class SequenceConfig:
     A mixin; list it before a TrainingArguments class.
     """
 
-    sequence_parallel: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "Number N of processes that train the same rows together, each with 1/N of a tree's tokens"
-                " and of the query heads (Ulysses). Batch sizes then count rows per group of N."
-            )
-        },
+    sequence_parallel: int = recipe_field(
+        1,
+        "Number N of processes that train the same rows together, each with 1/N of a tree's tokens and of"
+        " the query heads (Ulysses). Batch sizes then count rows per group of N.",
     )
 
     @property

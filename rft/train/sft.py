@@ -12,13 +12,14 @@ batch by batch from the history's cached tokens. Targets reason inside think tag
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from torch.nn.utils.rnn import pad_sequence
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from rft.data.prompt import PromptTokens
 from rft.data.question import Question
@@ -32,15 +33,14 @@ from rft.prefix_tree.layout import Tree
 from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.failfast import FailFastMixin
 from rft.runs.masters import MastersMixin
-from rft.runs.progress import RichProgress
 from rft.runs.run_spec import RunSpec
-from rft.runs.tracking import ProvenanceCallback, provenance
 from rft.tasks.base import Split
 from rft.train.config import RunConfig
-from rft.train.held_out import HeldOut, HeldOutCallback, HeldOutConfig
+from rft.train.held_out import HeldOut, HeldOutConfig
+from rft.train.help import recipe_field
 from rft.train.muon import MuonMixin
 from rft.train.recipe import DataArguments, Given, parse
-from rft.train.runner import finish, fit, load_policy, run_main
+from rft.train.runner import finish, fit, run_main, trainer_arguments
 from rft.train.sequence import SequenceConfig, SequenceMixin, check_sequence_parallel
 from rft.train.target_check import check_target
 from rft.train.targets import is_hard, load_held_out, load_questions, of_every_kind, target
@@ -53,14 +53,10 @@ logger = logging.getLogger(__name__)
 class ColdStartConfig(RunConfig, HeldOutConfig, SequenceConfig, SFTConfig):
     """Fields of a cold start, in addition to TRL's SFTConfig."""
 
-    questions_per_history: int = field(
-        default=1,
-        metadata={
-            "help": (
-                "Number of rows of one history placed together in a batch; the tokens they share are"
-                " forwarded once. 1: rows in any order, each forwarded by itself."
-            )
-        },
+    questions_per_history: int = recipe_field(
+        1,
+        "Number of rows of one history placed together in a batch; the tokens they share are forwarded once."
+        " 1: rows in any order, each forwarded by itself.",
     )
 
     @property
@@ -159,18 +155,13 @@ class ColdStartTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Seq
 class LabelArguments:
     """Selection of questions that have targets, to simulate scarce labels."""
 
-    labelled_people: int | None = field(
-        default=None,
-        metadata={"help": "Only the questions about this many people (histories) have targets. null: all."},
+    labelled_people: int | None = recipe_field(
+        None, "Only the questions about this many people (histories) have targets. null: all."
     )
-    hard_targets: int | None = field(
-        default=None,
-        metadata={
-            "help": (
-                "Total number of targets for questions about updated, withdrawn or other people's"
-                " preferences. null: all."
-            )
-        },
+    hard_targets: int | None = recipe_field(
+        None,
+        "Total number of targets for questions about updated, withdrawn or other people's preferences. null:"
+        " all.",
     )
 
     def __post_init__(self) -> None:
@@ -194,15 +185,11 @@ class LabelArguments:
 class ColdStartArguments(LabelArguments):
     """Composition of the cold start."""
 
-    blind_share: float = field(
-        default=0.0,
-        metadata={
-            "help": (
-                "Share of the rows shown without their history. Their target says that nothing is known, and"
-                " its letter is a guess. So the model answers in the required format in the blind baseline of"
-                " an evaluation, too."
-            )
-        },
+    blind_share: float = recipe_field(
+        0.0,
+        "Share of the rows shown without their history. Their target says that nothing is known, and its"
+        " letter is a guess. So the model answers in the required format in the blind baseline of an"
+        " evaluation, too.",
     )
 
     def __post_init__(self) -> None:
@@ -248,14 +235,11 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str
     Returns:
         input_ids_BT, position_ids_BT and labels_BT (-100 except for the completions).
     """
-    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    input_ids_BT = torch.full((len(pairs), longest), pad_token_id)
-    labels_BT = torch.full((len(pairs), longest), -100)
-    for b, (prompt, completion) in enumerate(pairs):
-        end = len(prompt) + len(completion)
-        input_ids_BT[b, :end] = torch.tensor(prompt + completion)
-        labels_BT[b, len(prompt) : end] = torch.tensor(completion)
-    position_ids_BT = torch.arange(longest).expand(len(pairs), -1).contiguous()
+    ids = [torch.tensor(prompt + completion) for prompt, completion in pairs]
+    labels = [torch.tensor([-100] * len(prompt) + completion) for prompt, completion in pairs]
+    input_ids_BT = pad_sequence(ids, True, pad_token_id)
+    position_ids_BT = torch.arange(input_ids_BT.shape[1]).expand(len(pairs), -1).contiguous()
+    labels_BT = pad_sequence(labels, True, -100)
     return {"input_ids": input_ids_BT, "position_ids": position_ids_BT, "labels": labels_BT}
 
 
@@ -287,11 +271,9 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
         )
     held_out = load_held_out(data, args.held_out_split)
     if args.dry_run:
-        longest = max(len(tokenizer(target(q), add_special_tokens=False)["input_ids"]) for q in questions) + 1
-        lengths, asked = (
-            prompt_lengths(split, questions, tokens),
-            max(len(tokens.question_ids(q)) for q in questions),
-        )
+        longest = max(len(completion_ids(tokenizer, target(q))) for q in questions)
+        lengths = prompt_lengths(split, questions, tokens)
+        asked = max(len(tokens.question_ids(q)) for q in questions)
         dry_run(
             (data, cold_start, args, model),
             lengths,
@@ -299,36 +281,22 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
         )
     rng = Random(f"blind-{args.seed}")
     blind = [rng.random() < cold_start.blind_share for _ in questions]
-    rows = Dataset.from_list(
-        [
-            {
-                "history_id": q.history_id,
-                "question_id": q.id,
-                "completion": target(q, knows=not b),
-                "blind": b,
-            }
-            for q, b in zip(questions, blind, strict=True)
-        ]
-    )
+    rows = [
+        {"history_id": q.history_id, "question_id": q.id, "completion": target(q, knows=not b), "blind": b}
+        for q, b in zip(questions, blind, strict=True)
+    ]
     args.dataset_kwargs = {"skip_prepare_dataset": True}
-    args.remove_unused_columns = False
     trainer = ColdStartTrainer(
-        model=load_policy(model),
-        args=args,
-        train_dataset=rows,
-        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(rows),
         data_collator=AnswerCollator(split, tokens),
-        peft_config=get_peft_config(model),
-        callbacks=[ProvenanceCallback(provenance(split.sha256)), RichProgress("SFT"), *callbacks],
+        **trainer_arguments(args, model, tokenizer, split.sha256, "SFT", callbacks),
     )
     if held_out is not None:
         trainer.enable_tree()
         longest = max(
             len(completion_ids(tokenizer, target(q))) for q in held_out.questions[: args.held_out_questions]
         )
-        trainer.add_callback(
-            HeldOutCallback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64))
-        )
+        trainer.add_callback(HeldOut(trainer, held_out, args.held_out_questions, tokens, longest, at_once=64))
     fit(trainer, RunSpec.of(data, cold_start, args, model, data_sha256=split.sha256))
     finish(trainer)
     return trainer

@@ -47,15 +47,12 @@ def load_questions(data: DataArguments, tokens: PromptTokens | None) -> tuple[Sp
     )
     for skip in split.skipped[:5]:
         logger.warning("%s row %d skipped: %s", data.train_split, skip.row, skip.reason)
-    kept = list(split.questions)
+    kept, left_out = list(split.questions), ""
     if data.max_prompt_tokens is not None:
         assert tokens is not None
         kept = [q for q in kept if len(tokens.prompt_ids(q, split.history_of(q))) <= data.max_prompt_tokens]
-    left_out = ""
-    if data.max_prompt_tokens is not None:
-        left_out = (
-            f", {len(split.questions) - len(kept)} left out as longer than {data.max_prompt_tokens} tokens"
-        )
+        longer = len(split.questions) - len(kept)
+        left_out = f", {longer} left out as longer than {data.max_prompt_tokens} tokens"
     logger.info(
         "%s: %d questions over %d histories; %d rows skipped%s",
         data.train_split,

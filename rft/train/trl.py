@@ -45,11 +45,13 @@ logger = logging.getLogger(__name__)
 
 OFF_POLICY = 0.01  # share of sampled tokens that may be outside the clip range before the first update
 stock_logps = GRPOTrainer._get_per_token_logps_and_entropies  # for a benchmark
-COUNTERS = ("_step", "_current_train_step_time", "_total_train_tokens")
 
 
 class RecordsMixin(ResumableMixin):
-    """What TRL's trainers log between two logs, open to callbacks and saved in checkpoints. List it first."""
+    """What TRL's trainers log between two logs, open to callbacks and saved in checkpoints; and their model,
+    ready to sample. List it first."""
+
+    counters = (*ResumableMixin.counters, "_step", "_current_train_step_time", "_total_train_tokens")
 
     _metrics: Any  # TRL's
 
@@ -79,18 +81,29 @@ class RecordsMixin(ResumableMixin):
         self._metrics["train"]["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def unsaved_state(self) -> dict[str, Any]:
-        """Returns counters and metrics since the last log."""
-        counters = {name: getattr(self, name) for name in COUNTERS if hasattr(self, name)}
-        return counters | {"_metrics": {mode: dict(values) for mode, values in self._metrics.items()}}
+        """Returns metrics since the last log."""
+        return {"_metrics": {mode: dict(values) for mode, values in self._metrics.items()}}
 
     def recall_unsaved(self, state: Mapping[str, Any]) -> None:
         """Restores what `unsaved_state` returned."""
-        for name in COUNTERS:
-            if name in state:
-                setattr(self, name, state[name])
         for mode, values in state["_metrics"].items():
             self._metrics[mode].clear()
             self._metrics[mode].update(values)
+
+    @contextmanager
+    def for_generation(self) -> Iterator[Any]:
+        """Gives the model with its weights gathered, without checkpointing and under autocast."""
+        args: Any = self.args
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=getattr(args, "ds3_gather_for_generation", True),
+                gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+            ) as model,
+            self.accelerator.autocast(),
+        ):
+            yield model
 
 
 class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, SequenceMixin, GRPOTrainer):
@@ -187,7 +200,7 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Sequen
         if self.use_vllm or not self.shares:
             completions, logps = self._complete_as_trl(asked, longest)
         else:
-            with self._for_generation() as model:
+            with self.for_generation() as model:
                 completions, logps = sample(
                     model,
                     asked,
@@ -216,19 +229,6 @@ class PolicyTrainer(RecordsMixin, FailFastMixin, MastersMixin, MuonMixin, Sequen
                 return self._generate_single_turn(prompts, None, {}, size if repeated else 1)
         finally:
             setattr(limited, name, before)
-
-    @contextmanager
-    def _for_generation(self) -> Iterator[Any]:
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            self.accelerator.autocast(),
-        ):
-            yield model
 
     # Log-probs and losses.
 

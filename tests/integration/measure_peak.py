@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     runner.run_main(grpo.train, [*argv, "--dry_run"])
     weights: list[int] = []
     watch = profile(use_cpu=True, profile_memory=True)
-    load = grpo.load_policy
+    load = runner.load_policy
 
     def noting(*args):
         model = load(*args)
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
         watch.__enter__()
         return model
 
-    grpo.load_policy = noting
+    runner.load_policy = noting
     code = runner.run_main(grpo.train, argv)
     watch.__exit__(None, None, None)
     assert code == 0
