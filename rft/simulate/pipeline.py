@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Job:
             if record.items
         }
         if histories and (raw := raw_link(name, persona_id)):
-            write_json(self.folder / raw, record.to_json())
+            write_json(self.folder / raw, asdict(record))
         for window, history in histories.items():
             path = self.folder / history_link(name, window, persona_id)
             write_json(path, history_document(name, record, history), end="" if profile.compact else "\n")
