@@ -60,7 +60,7 @@ def test_there_are_enough_topics_and_values() -> None:
     for topic in topics:
         assert all(topic.with_value(value) != topic.doing for value in topic.values)
     for archetype in OPPOSITE:
-        both = [t for t in topics if {archetype, OPPOSITE[archetype]} <= {mark for _, mark in t.marks}]
+        both = [t for t in topics if {archetype, OPPOSITE[archetype]} <= set(t.marks.values())]
         assert len(both) >= 50, archetype
 
 
