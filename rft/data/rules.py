@@ -153,10 +153,6 @@ def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
     ]
 
 
-def _lengths(question: Asked) -> list[float]:
-    return [len(option) for option in question.options]
-
-
 def _shared_with_query(question: Asked) -> list[float]:
     query = set(words(question.query))
     return [len(query.intersection(words(option))) for option in question.options]
@@ -168,10 +164,8 @@ def _marks(question: Asked) -> list[float]:
 
 
 MEASURES: dict[tuple[str, str], Callable[[Asked], list[float]]] = {
-    ("longest option", "shortest option"): _lengths,
+    ("longest option", "shortest option"): lambda q: [len(option) for option in q.options],
     ("most words of the query", "fewest words of the query"): _shared_with_query,
-    ("most like the other options", "least like the other options"): lambda question: overlaps(
-        question.options
-    ),
+    ("most like the other options", "least like the other options"): lambda q: overlaps(q.options),
     ("most punctuation", "least punctuation"): _marks,
 }

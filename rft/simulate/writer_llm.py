@@ -115,12 +115,10 @@ class LlmWriter:
     def write(self, persona_id: int) -> PersonaRecord:
         """Generates one persona record; without usable responses it has no questions, and `rejected` contains
         the reasons."""
-        journal = Journal(self.folder / f"persona{persona_id}.jsonl")
-        chat_ = Chat(self.llm, journal)
+        chat_ = Chat(self.llm, Journal(self.folder / f"persona{persona_id}.jsonl"))
         described = self.people[persona_id] if self.people else None
-        return _Session(
-            self.settings, chat_, make_persona(self.settings.seed, persona_id, described)
-        ).dossier()
+        persona = make_persona(self.settings.seed, persona_id, described)
+        return _Session(self.settings, chat_, persona).dossier()
 
 
 class _Session:
