@@ -66,7 +66,5 @@ def _possible(text: str) -> list[str]:
 
 def _luhn(card: str) -> bool:
     digits = [int(d) for d in card if d.isdigit()]
-    return (
-        sum(d if i % 2 == 0 else (2 * d - 9 if d > 4 else 2 * d) for i, d in enumerate(reversed(digits))) % 10
-        == 0
-    )
+    doubled = sum(sum(divmod(2 * d, 10)) for d in digits[-2::-2])
+    return (sum(digits[::-2]) + doubled) % 10 == 0

@@ -99,12 +99,12 @@ def _train(features_BOF: Any, absent_BO: Any, gold_B: Any) -> Any:
 
 
 def _features(options: Sequence[Sequence[str]], most: int) -> tuple[Any, Any]:
-    """Form, words and similarity of each option of each question, as float32 (questions, `most`, features),
+    """Form, words and mean overlap of each option of each question, as float32 (questions, `most`, features),
     and which of the options a question does not have."""
     import numpy as np
 
     rows = [
-        [[*_form(given, i, most), likeness] for i, likeness in enumerate(_likeness(given))]
+        [[*_form(given, i, most), total / (len(given) - 1)] for i, total in enumerate(overlaps(given))]
         for given in options
     ]
     width = len(rows[0][0])
@@ -117,33 +117,36 @@ def _form(options: Sequence[str], index: int, most: int) -> list[float]:
     """Form and words of one option; its length is relative to the mean length of the question's options."""
     text = options[index]
     lengths = [len(option) for option in options]
-    words = re.findall(r"\w+", text.casefold())
+    in_text = words(text)
     form = [
         len(text) / (sum(lengths) / len(lengths)),
         len(text) == max(lengths),
         len(text) == min(lengths),
-        len(words),
+        len(in_text),
         len(re.findall(r"[.!?](?:\s|$)", text)),
         text.count(","),
         text.count("?") + text.count("!"),
         len(re.findall(r"\d", text)),
         len(re.findall(r"[A-Z]", text)),
         len(re.findall(r"[—–\-()\"“”‘’':;\[\]]", text)),
-        sum(map(len, words)) / max(len(words), 1),
+        sum(map(len, in_text)) / max(len(in_text), 1),
         *(index == i for i in range(most)),
     ]
     hashed = [0.0] * WORDS
-    for word in words:
+    for word in in_text:
         hashed[zlib.crc32(word.encode()) % WORDS] = 1.0
     return [float(value) for value in form] + hashed
 
 
-def _likeness(options: Sequence[str]) -> list[float]:
-    """Mean vocabulary overlap (Jaccard) of each option with the others."""
-    words = [set(re.findall(r"\w+", option.casefold())) for option in options]
-    places = range(len(words))
+def words(text: str) -> list[str]:
+    """Returns the words of a text in lower case."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def overlaps(options: Sequence[str]) -> list[float]:
+    """Returns the vocabulary overlap (Jaccard) of each option with the others, summed over them."""
+    of_option = [set(words(option)) for option in options]
     return [
-        sum(len(words[i] & words[j]) / max(len(words[i] | words[j]), 1) for j in places if j != i)
-        / (len(words) - 1)
-        for i in places
+        sum(len(own & other) / max(len(own | other), 1) for other in of_option if other is not own)
+        for own in of_option
     ]

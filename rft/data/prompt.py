@@ -48,13 +48,16 @@ def final_message(question: Question) -> str:
         )
         brief = brief if question.compared else ""
         return f"{query}\n\nThink inside <think> and </think> tags, then answer{brief}."
-    options = "\n".join(
-        f"({letter}) {inert(option)}" for letter, option in zip(LETTERS, question.options, strict=False)
-    )
+    options = "\n".join(lettered(map(inert, question.options)))
     return (
         f"{query}\n\nThis is a multiple-choice question. Options:\n{options}\n"
         "Think inside <think> and </think> tags, then put the letter of the best option in \\boxed{}."
     )
+
+
+def lettered(options: Iterable[str]) -> list[str]:
+    """Returns options as they are listed: "(a) ...", "(b) ..."."""
+    return [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
 
 
 def messages(question: Question, history: History | None, context: str) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from reward.mcq import LETTERS
-from rft.data.probe import Asked, choices, folds
+from rft.data.probe import Asked, choices, folds, overlaps, words
 from rft.data.question import Question
 
 ERRORS, POINTS = 3, 0.03  # least distance above chance: in standard errors (for one rule), and as a share
@@ -74,26 +74,16 @@ def scores(questions: Sequence[Asked]) -> dict[str, list[float]]:
 
     The probe is omitted if there are too few questions to train it.
     """
-    rule_scores: dict[str, list[float]] = {}
-    for (most, least), measure in MEASURES.items():
-        values = [measure(question) for question in questions]
-        rule_scores[most] = [_taken(v, q.gold, max) for v, q in zip(values, questions, strict=True)]
-        rule_scores[least] = [_taken(v, q.gold, min) for v, q in zip(values, questions, strict=True)]
     common = Counter(option for question in questions for option in question.options)
-    often = [[common[option] for option in question.options] for question in questions]
-    rule_scores["the most common option text"] = [
-        _taken(v, q.gold, max) for v, q in zip(often, questions, strict=True)
+    ranked = {rules: [measure(question) for question in questions] for rules, measure in MEASURES.items()}
+    ranked["the most common option text", "the least common option text"] = [
+        [common[option] for option in question.options] for question in questions
     ]
-    rule_scores["the least common option text"] = [
-        _taken(v, q.gold, min) for v, q in zip(often, questions, strict=True)
-    ]
-    rates = _gold_rates(questions)
-    rule_scores["the option text most often gold"] = [
-        _taken(v, q.gold, max) for v, q in zip(rates, questions, strict=True)
-    ]
-    rule_scores["the option text least often gold"] = [
-        _taken(v, q.gold, min) for v, q in zip(rates, questions, strict=True)
-    ]
+    ranked["the option text most often gold", "the option text least often gold"] = _gold_rates(questions)
+    rule_scores: dict[str, list[float]] = {}
+    for (most, least), values in ranked.items():
+        for rule, extreme in ((most, max), (least, min)):
+            rule_scores[rule] = [_taken(v, q.gold, extreme) for v, q in zip(values, questions, strict=True)]
     letters = max((len(question.options) for question in questions), default=0)
     for place, letter in enumerate(LETTERS[:letters]):
         rule_scores[f"always {letter}"] = [float(question.gold == place) for question in questions]
@@ -153,10 +143,8 @@ def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
             gold_counts[key, gold] += 1
 
     def rate(text: str, fold: int, options: int) -> float:
-        times_shown, gold = (
-            shown[None, text] - shown[fold, text],
-            gold_counts[None, text] - gold_counts[fold, text],
-        )
+        times_shown = shown[None, text] - shown[fold, text]
+        gold = gold_counts[None, text] - gold_counts[fold, text]
         return (gold + 1) / (times_shown + options)
 
     return [
@@ -165,25 +153,9 @@ def _gold_rates(questions: Sequence[Asked]) -> list[list[float]]:
     ]
 
 
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.casefold()))
-
-
-def _lengths(question: Asked) -> list[float]:
-    return [len(option) for option in question.options]
-
-
 def _shared_with_query(question: Asked) -> list[float]:
-    query = _words(question.query)
-    return [len(query & _words(option)) for option in question.options]
-
-
-def _shared_with_others(question: Asked) -> list[float]:
-    words = [_words(option) for option in question.options]
-    return [
-        sum(len(own & other) / max(len(own | other), 1) for other in words if other is not own)
-        for own in words
-    ]
+    query = set(words(question.query))
+    return [len(query.intersection(words(option))) for option in question.options]
 
 
 def _marks(question: Asked) -> list[float]:
@@ -192,8 +164,8 @@ def _marks(question: Asked) -> list[float]:
 
 
 MEASURES: dict[tuple[str, str], Callable[[Asked], list[float]]] = {
-    ("longest option", "shortest option"): _lengths,
+    ("longest option", "shortest option"): lambda q: [len(option) for option in q.options],
     ("most words of the query", "fewest words of the query"): _shared_with_query,
-    ("most like the other options", "least like the other options"): _shared_with_others,
+    ("most like the other options", "least like the other options"): lambda q: overlaps(q.options),
     ("most punctuation", "least punctuation"): _marks,
 }

@@ -7,7 +7,7 @@ Invariant: a card does not depend on when or how fast the data was made, so the 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,41 +16,35 @@ from rft.simulate.profile import WORDS
 from rft.tasks.audit import table_rows
 from rft.tasks.memory_targets import MEMORY_TARGETS
 
+HUB_SPLITS = {"val": "validation", "benchmark": "test"}  # where the name on the Hub is another
 LABELS = ("pref_type", "who", "updated", "conversation_scenario")
 
 
 class Counts:
-    """Counts over the rows of a dataset, updated one row at a time."""
+    """Counts over the rows of a dataset, updated one persona at a time; `windows`: those with histories."""
 
-    def __init__(self) -> None:
+    def __init__(self, windows: Iterable[str]) -> None:
+        self.personas: Counter[str] = Counter()
         self.questions: Counter[str] = Counter()
         self.labels: dict[str, Counter[str]] = {label: Counter() for label in LABELS}
         self.topics: set[str] = set()
         self.preferences = 0
-        self._persona, self._counted_preferences = "", set[str]()
-        self.personas: Counter[str] = Counter()
-        self.tokens: dict[str, list[int]] = {}
+        self.tokens: dict[str, list[int]] = {window: [] for window in windows}
 
-    def add(self, split: str, row: dict[str, Any], windows: Iterable[str]) -> None:
-        """Counts one row. The rows of a persona must be consecutive.
-
-        Args:
-            split: name of the split that the row belongs to.
-            row: one CSV row.
-            windows: names of the windows for which histories were written.
-        """
-        if str(row["persona_id"]) != self._persona:
-            self._persona, self._counted_preferences = str(row["persona_id"]), set()
-            self.personas[split] += 1
-            for window in windows:
-                self.tokens.setdefault(window, []).append(row[f"total_tokens_in_chat_history_{window}"])
-        self.questions[split] += 1
-        for label, counter in self.labels.items():
-            counter[str(row[label])] += 1
-        if row["pref_type"] != "sensitive_info":
-            self.topics.add(row["topic_query"])
-        self.preferences += row["preference"] not in ("", *self._counted_preferences)
-        self._counted_preferences.add(row["preference"])
+    def add(self, split: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Counts the CSV rows of one persona of a split."""
+        if not rows:
+            return
+        self.personas[split] += 1
+        self.questions[split] += len(rows)
+        self.preferences += len({row["preference"] for row in rows} - {""})
+        for window, tokens in self.tokens.items():
+            tokens.append(rows[0][f"total_tokens_in_chat_history_{window}"])
+        for row in rows:
+            for label, counter in self.labels.items():
+                counter[str(row[label])] += 1
+            if row["pref_type"] != "sensitive_info":
+                self.topics.add(row["topic_query"])
 
     def summary(self) -> dict[str, Any]:
         """The counts as plain JSON; tokens are [minimum, median, maximum] per window."""
@@ -74,8 +68,7 @@ def hashes(folder: Path) -> dict[str, str]:
     for directory in sorted((folder / "data").glob("chat_history_*")):
         digest = hashlib.sha256()
         for path in sorted(directory.glob("*.json")):
-            with path.open("rb") as stream:
-                digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         digests[f"data/{directory.name}"] = digest.hexdigest()
     return digests
 
@@ -105,8 +98,7 @@ def text(record: dict[str, Any]) -> str:
             "- config_name: default",
             "  data_files:",
             *(
-                f"  - {{split: {'validation' if s == 'val' else 'test' if s == 'benchmark' else s}, path:"
-                f" benchmark/text/{s}.csv}}"
+                f"  - {{split: {HUB_SPLITS.get(s, s)}, path: benchmark/text/{s}.csv}}"
                 for s in counts["questions"]
             ),
             "---",

@@ -28,11 +28,7 @@ def conflict(preference: Preference, kept: list[Preference]) -> str | None:
         ):
             return f"same topic as {other.text!r}"
         own_words, other_words = content_words(preference.keyword), content_words(other.keyword)
-        if (
-            own_words
-            and other_words
-            and len(own_words & other_words) / min(len(own_words), len(other_words)) > 0.5
-        ):
+        if 2 * len(own_words & other_words) > min(len(own_words), len(other_words)):
             return f"same words as {other.text!r}"
     return None
 
@@ -45,15 +41,10 @@ def item_faults(item: QuestionItem, preference: Preference) -> list[str]:
 
 def conversation_faults(conversation: Conversation) -> list[str]:
     """Returns the faults of a conversation; empty if there are none."""
-    roles = [message["role"] for message in conversation.messages]
-    faults = (
-        []
-        if roles and roles[0] == "user" and len(roles) <= 12
-        else ["not two to twelve messages that begin with the user"]
-    )
-    if any(role not in ("user", "assistant") for role in roles) or any(
-        not m["content"].strip() for m in conversation.messages
-    ):
+    faults, messages = [], conversation.messages
+    if not messages or messages[0]["role"] != "user" or len(messages) > 12:
+        faults.append("not two to twelve messages that begin with the user")
+    if any(m["role"] not in ("user", "assistant") or not m["content"].strip() for m in messages):
         faults.append("an empty message, or one by nobody")
     return faults
 
@@ -82,7 +73,6 @@ def check_record(record: PersonaRecord) -> None:
         if faults := item_faults(item, preference):
             raise DataError(f"{where}: question about {preference.text!r}: {faults[0]}: {item.query!r}")
     texts = [message["content"] for conversation in record.conversations for message in conversation.messages]
-    texts += [text for item in record.items for text in (item.query, item.gold, *item.distractors)]
     if plausible := [item for text in texts for item in plausible_items(text)]:
         raise DataError(
             f"{where}: {plausible[0]!r} could belong to a real person; personal items must come from reserved"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rft.errors import DataError
 from rft.llm.settings import add_llm_options, llm_settings
 from rft.screen import counted, screen
-from rft.simulate.profile import PROFILES, QWEN
+from rft.simulate.profile import PROFILES, QWEN, Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs `rft simulate` and returns the exit code."""
     console = screen()
     from rft.simulate.pipeline import simulate
-    from rft.simulate.profile import Settings
     from rft.tasks.audit import table_rows
 
     if bool(args.llm_base_url) != bool(args.llm_model):

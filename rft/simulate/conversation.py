@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from rft.simulate.facts import NOTHING_TOLD, Fact
-from rft.simulate.grammar import draw_slot, load, pair, pairs, say, several, shuffled
+from rft.simulate.grammar import draw_slot, load, pair, say, say_pair, several, shuffled
 from rft.simulate.persona_record import SCENARIOS, Conversation, Message, Persona, chat
 
 KNOWLEDGE_SHARE = 0.15  # share of "own" general preferences that are revealed by repeated questions
@@ -74,24 +74,18 @@ class Talk:
         if fact.kind == "others":
             return [self.task(index, others, doing=doing)]
         if fact.kind == "renewed":
-            withdrawn, new = (
-                self.forget(index, fact),
-                self.task(index, own, doing=fact.topic.with_value(fact.current or "")),
-            )
+            withdrawn = self.forget(index, fact)
+            new = self.task(index, own, doing=fact.topic.with_value(fact.current or ""))
             return [replace(withdrawn, evidence=False), replace(new, place="later")]
         if fact.kind == "own" and section == "general" and self.rng.random() < KNOWLEDGE_SHARE:
             return self.questions(index, doing)
         reveal = self.task(index, own, doing=doing)
         if fact.kind == "forget":
             return [reveal, replace(self.forget(index, fact), scenario=reveal.scenario, place="later")]
-        if fact.kind == "update":
-            new = self.task(index, "update", old=doing, new=fact.topic.with_value(fact.current or ""))
-            return [replace(reveal, evidence=False), replace(new, place="later")]
-        if fact.kind == "ended":
-            return [
-                replace(reveal, evidence=False),
-                replace(self.task(index, "ended", old=doing), place="later"),
-            ]
+        if fact.kind in ("update", "ended"):
+            current = {"new": fact.topic.with_value(fact.current)} if fact.current else {}
+            change = self.task(index, fact.kind, old=doing, **current)
+            return [replace(reveal, evidence=False), replace(change, place="later")]
         if fact.rival:
             rival = self.task(index, others, doing=fact.topic.with_value(fact.rival))
             return [reveal, replace(rival, evidence=False)]
@@ -139,17 +133,14 @@ class Talk:
         """The user asks to improve a text, their own or one that they were given."""
         rng, style = self.rng, self.style
         body = self._sentences(SUBJECTS[scenario], slots, rng.randint(*style.sentences))
-        body.insert(rng.randint(0, len(body)), pairs(rng, rule, slots)[0])
+        body.insert(rng.randint(0, len(body)), say_pair(rng, rule, slots))
         middle, gap = len(body) // 2, " " if len(body) < 5 else "\n\n"
         rough = gap.join(self._joined([r for r, _ in part]) for part in (body[:middle], body[middle:]))
         polished = gap.join(" ".join(p for _, p in part) for part in (body[:middle], body[middle:]))
         if style.extras and scenario in ("personal_email", "professional_email", "translation"):
-            greet, close = (
-                ("greeting_work", "closing_work")
-                if scenario == "professional_email"
-                else ("greeting", "closing")
-            )
-            (hi, dear), (bye, regards) = pairs(rng, greet, slots)[0], pairs(rng, close, slots)[0]
+            suffix = "_work" if scenario == "professional_email" else ""
+            hi, dear = say_pair(rng, f"greeting{suffix}", slots)
+            bye, regards = say_pair(rng, f"closing{suffix}", slots)
             rough, polished = f"{hi}\n\n{rough}\n\n{bye}", f"{dear}\n\n{polished}\n\n{regards}"
         if not style.extras:
             return chat(f"{say(rng, f'request_{scenario}', slots)}\n{rough.strip()}", polished.strip())
@@ -187,7 +178,7 @@ class Talk:
 
     def _trouble(self, scenario: str, rule: str, slots: dict[str, str]) -> list[Message]:
         rng, few = self.rng, not self.style.extras
-        passing = pairs(rng, rule, slots)[0][0]
+        passing, _ = say_pair(rng, rule, slots)
         details = several(rng, "trouble_more", slots, 0 if few else 3)
         details.insert(rng.randint(0, len(details)), passing)
         user = " ".join([say(rng, "request_trouble", slots), say(rng, "trouble", slots), *details])
@@ -201,4 +192,4 @@ class Talk:
     def _follow_up(self, slots: dict[str, str]) -> list[str]:
         if self.rng.random() >= FOLLOW_UP:
             return []
-        return list(pairs(self.rng, "follow", slots)[0])
+        return list(say_pair(self.rng, "follow", slots))

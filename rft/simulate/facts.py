@@ -146,9 +146,7 @@ def _triples(topic: Topic) -> dict[str, tuple[str, str, str]]:
     values = rng.sample(topic.values, len(topic.values))
     free = [value for value in values if not topic.mark(value)]
     for pair in rng.sample(PAIRS, len(PAIRS)):
-        typical, opposite = (
-            next((value for value in values if topic.mark(value) == mark), None) for mark in pair
-        )
+        typical, opposite = (next((v for v in values if topic.mark(v) == mark), None) for mark in pair)
         (rank,) = rng.choices(range(3), RANKS)
         if typical is None or opposite is None:
             continue

@@ -67,11 +67,8 @@ def _rates(rng: Random) -> list[Message]:
 
 
 def _discount(rng: Random) -> list[Message]:
-    price, percent, tax = (
-        rng.randint(12, 480) * 5,
-        rng.choice((10, 15, 20, 25, 30, 40)),
-        rng.choice((5, 7, 19, 20)),
-    )
+    price = rng.randint(12, 480) * 5
+    percent, tax = rng.choice((10, 15, 20, 25, 30, 40)), rng.choice((5, 7, 19, 20))
     thing = draw_slot(rng, "thing")
     less = price * (100 - percent) / 100
     return chat(

@@ -79,9 +79,9 @@ def say(rng: Random, rule: str, slots: Slots) -> str:
     return fill(rng, rng.choice(load("grammar")[rule]), slots)
 
 
-def pairs(rng: Random, rule: str, slots: Slots, count: int = 1) -> list[tuple[str, str]]:
-    """Returns `count` different entries of a rule as (rough, polished)."""
-    return [pair(rng, entry, slots) for entry in rng.sample(load("grammar")[rule], count)]
+def say_pair(rng: Random, rule: str, slots: Slots) -> tuple[str, str]:
+    """Returns one random entry of a rule with arrows, as `pair` does."""
+    return pair(rng, rng.choice(load("grammar")[rule]), slots)
 
 
 def several(rng: Random, rule: str, slots: Slots, count: int) -> list[str]:

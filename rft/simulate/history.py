@@ -10,7 +10,6 @@ in the released data.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from random import Random
 from typing import Any
 
@@ -20,7 +19,6 @@ from rft.simulate.grammar import shuffled
 from rft.simulate.persona import system_message
 from rft.simulate.persona_record import Conversation, Message, PersonaRecord
 
-BATCH = 32  # fillers generated at a time
 WORD = re.compile(r"\w+|[^\w\s]")
 Count = Callable[[list[str]], list[int]]  # counts the tokens of texts
 
@@ -156,11 +154,10 @@ def evidence(record: PersonaRecord, about: int) -> Conversation | None:
 def _filler(rng: Random, window: str, budget: int, count: Count) -> list[tuple[Conversation, int]]:
     """Filler conversations that fit into the budget, with their tokens."""
     chosen: list[tuple[Conversation, int]] = []
-    source, left = fillers(rng), budget
-    while True:
-        for messages in islice(source, BATCH):
-            length = size(count, messages)
-            if length > left:
-                return chosen
-            chosen.append((Conversation(messages, "filler", None, evidence=False, place=window), length))
-            left -= length
+    for messages in fillers(rng):
+        length = size(count, messages)
+        if length > budget:
+            break
+        chosen.append((Conversation(messages, "filler", None, evidence=False, place=window), length))
+        budget -= length
+    return chosen

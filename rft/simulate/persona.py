@@ -18,9 +18,8 @@ from rft.simulate.topics import OPPOSITE
 def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = None) -> Persona:
     """Draws one persona; values in `described` (an entry of `read_personas`) are kept unchanged."""
     people, rng = load("people"), Random(f"persona-{seed}-{persona_id}")
-    archetype = rng.choice(sorted(OPPOSITE))
-    if described and "archetype" in described:
-        archetype = described["archetype"]
+    given = dict(described or {})
+    archetype = given.pop("archetype", rng.choice(sorted(OPPOSITE)))
     kind = people["archetypes"][archetype]
     region = _weighted(rng, {name: entry["weight"] for name, entry in people["regions"].items()})
     gender = _weighted(rng, people["gender"])
@@ -28,13 +27,10 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
     names = {"woman": "women", "trans woman": "women", "man": "men", "trans man": "men"}.get(gender, either)
     first, last = (rng.choice(people["regions"][region][part].split()) for part in (names, "last"))
     occupation = rng.choice(kind["occupations"])
+    article = "An" if occupation[0] in "aei" else "A"
     spoken = ["English", *rng.sample(people["languages"], rng.randint(0, 2))]
     about = {
-        "short_persona": (
-            f"A {occupation} {rng.choice(kind['description'])}".replace("A a", "An a")
-            .replace("A e", "An e")
-            .replace("A i", "An i")
-        ),
+        "short_persona": f"{article} {occupation} {rng.choice(kind['description'])}",
         "name": f"{first} {last}",
         "age": rng.randint(19, 81),
         "gender": gender,
@@ -45,7 +41,6 @@ def make_persona(seed: int, persona_id: int, described: dict[str, Any] | None = 
         "languages_spoken": spoken,
         "personality": {"traits": rng.sample(kind["traits"], 2), "values": rng.sample(kind["values"], 2)},
     }
-    given = {key: value for key, value in (described or {}).items() if key != "archetype"}
     return Persona(persona_id, {**about, **given}, archetype)
 
 
@@ -74,11 +69,8 @@ def read_personas(path: Path) -> list[dict[str, Any]]:
             raise DataError(
                 f"{path}: line {number}: not JSON ({error}); expected one JSON object per line"
             ) from None
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("short_persona"), str)
-            or not entry["short_persona"].strip()
-        ):
+        short = entry.get("short_persona") if isinstance(entry, dict) else None
+        if not isinstance(short, str) or not short.strip():
             raise DataError(
                 f"{path}: line {number}: expected a JSON object with a text under 'short_persona'"
             )

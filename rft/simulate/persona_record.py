@@ -1,28 +1,13 @@
 """Persona record: everything a writer generates for one persona, that is person, preferences, conversations
 and questions.
 
-Invariant: a record is independent of windows and files, and converts to plain JSON and back without loss.
-This JSON is the persona's file under `data/raw_data`.
+Invariant: a record is independent of windows and files, and its `asdict` is plain JSON. This JSON is the
+persona's file under `data/raw_data`.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-KINDS = (
-    "own",
-    "open",
-    "mention",
-    "untold",
-    "update",
-    "ended",
-    "renewed",
-    "forget",
-    "beside",
-    "others",
-    "leaked",
-    "cleared",
-    "declined",
-)
 USED_KINDS = ("own", "update", "renewed", "beside", "cleared")  # a value holds, and the gold uses it
 SENSITIVE_KINDS = ("leaked", "cleared", "declined")
 SCENARIOS = (
@@ -36,7 +21,6 @@ SCENARIOS = (
     "social_media_post",
     "knowledge_query",
 )
-LISTS = ("preferences", "conversations", "items")  # fields of a PersonaRecord that are lists
 Message = dict[str, str]
 
 
@@ -65,7 +49,7 @@ class Preference:
         text: the column `preference`: the preference that holds at the end, the request to forget, or
             somebody else's preference (empty: none).
         pref_type: the column `pref_type`.
-        kind: one of `KINDS`.
+        kind: one of those of `rft.simulate.facts.Fact` or of `SENSITIVE_KINDS`.
         keyword: words that distinguish it from others of its topic; searched for in gold, distractors and
             conversations.
         previous: the column `prev_pref`: a preference that must not be used: outdated, withdrawn or somebody
@@ -131,27 +115,6 @@ class PersonaRecord:
     items: list[QuestionItem]
     rejected: dict[str, int]  # reason -> number of questions rejected for it
     usage: dict[str, float]  # calls, tokens and cost, for writers that use an LLM
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain JSON; `record_from_json` is the inverse."""
-        return {
-            "persona": vars(self.persona),
-            **{name: [vars(entry) for entry in getattr(self, name)] for name in LISTS},
-            "rejected": self.rejected,
-            "usage": self.usage,
-        }
-
-
-def record_from_json(document: dict[str, Any]) -> PersonaRecord:
-    """Rebuilds a record from `PersonaRecord.to_json`."""
-    return PersonaRecord(
-        Persona(**document["persona"]),
-        [Preference(**entry) for entry in document["preferences"]],
-        [Conversation(**entry) for entry in document["conversations"]],
-        [QuestionItem(**entry) for entry in document["items"]],
-        document["rejected"],
-        document["usage"],
-    )
 
 
 def chat(*texts: str) -> list[Message]:

@@ -13,10 +13,11 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,8 @@ class Job:
         self.count = token_counter(settings)
         self.write = write or offline_writer(settings).write
 
-    def do(self, persona_id: int) -> int:
-        """Writes all files of one persona, unless they exist already, and returns its id."""
-        done = rows_path(self.folder, persona_id)
-        if done.exists():
-            return persona_id
+    def do(self, persona_id: int) -> None:
+        """Writes all files of one persona."""
         record = self.write(persona_id)
         check_record(record)
         settings, name = self.settings, self.settings.profile
@@ -68,7 +66,7 @@ class Job:
             if record.items
         }
         if histories and (raw := raw_link(name, persona_id)):
-            write_json(self.folder / raw, record.to_json())
+            write_json(self.folder / raw, asdict(record))
         for window, history in histories.items():
             path = self.folder / history_link(name, window, persona_id)
             write_json(path, history_document(name, record, history), end="" if profile.compact else "\n")
@@ -81,8 +79,7 @@ class Job:
             "rejected": record.rejected,
             "usage": record.usage,
         }
-        write_atomic(done, json.dumps(entry, ensure_ascii=False).encode())
-        return persona_id
+        write_atomic(rows_path(self.folder, persona_id), json.dumps(entry, ensure_ascii=False).encode())
 
 
 def simulate(
@@ -110,27 +107,21 @@ def simulate(
     console = console or screen(stderr=True)
     check_settings(settings)
     with only_writer(out, "simulation"):
-        return _simulate(settings, out, workers, overwrite, console)
-
-
-def _simulate(
-    settings: Settings, out: Path, workers: int, overwrite: bool, console: Console
-) -> dict[str, Any]:
-    identity = settings.identity()
-    if (whole := _existing(out, identity, overwrite)) is not None:
-        console.print(f"{out} already contains this dataset, complete; nothing to do")
-        return whole
-    partial = out.parent / f".{out.name}.partial"
-    _open_partial(partial, identity, settings, overwrite)
-    every = sorted(persona_id for ids in settings.splits().values() for persona_id in ids)
-    todo = [i for i in every if not rows_path(partial, i).exists()]
-    finished = len(every) - len(todo)
-    if finished:
-        console.print(f"resuming an interrupted simulation: {finished} of {len(every)} are done")
-    _write_personas(settings, partial, todo, finished, workers, console)
-    record = _finish(settings, identity, partial, console)
-    _publish(partial, out)
-    return record
+        identity = settings.identity()
+        if (whole := _existing(out, identity, overwrite)) is not None:
+            console.print(f"{out} already contains this dataset, complete; nothing to do")
+            return whole
+        partial = out.parent / f".{out.name}.partial"
+        _open_partial(partial, identity, overwrite)
+        every = sorted(persona_id for ids in settings.splits().values() for persona_id in ids)
+        todo = [i for i in every if not rows_path(partial, i).exists()]
+        finished = len(every) - len(todo)
+        if finished:
+            console.print(f"resuming an interrupted simulation: {finished} of {len(every)} are done")
+        _write_personas(settings, partial, todo, finished, workers, console)
+        record = _finish(settings, identity, partial, console)
+        _publish(partial, out)
+        return record
 
 
 def check_settings(settings: Settings) -> None:
@@ -228,7 +219,7 @@ def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str,
     return None
 
 
-def _open_partial(partial: Path, identity: dict[str, Any], settings: Settings, overwrite: bool) -> None:
+def _open_partial(partial: Path, identity: dict[str, Any], overwrite: bool) -> None:
     if partial.exists():
         record = _read_record(partial)
         if record is None or record["settings"] != identity:
@@ -259,7 +250,7 @@ def _differences(recorded: dict[str, Any], ours: dict[str, Any]) -> str:
 def _write_personas(
     settings: Settings, partial: Path, todo: list[int], finished: int, workers: int, console: Console
 ) -> None:
-    with progress("writing personas", console) as bar:
+    with progress("writing personas", console) as bar, ExitStack() as stack:
         task = bar.add_task("", total=finished + len(todo), completed=finished, note="")
         if not todo:
             return
@@ -269,30 +260,27 @@ def _write_personas(
                 job.do(persona_id)
                 bar.advance(task)
             return
-        with ExitStack() as stack:
-            pool: Executor
-            if settings.llm:
-                from rft.simulate.writer_llm import LlmWriter
+        pool: Executor
+        if settings.llm:
+            from rft.simulate.writer_llm import LlmWriter
 
-                writer = LlmWriter(settings, partial / "llm_calls", workers)
-                pool, told = stack.enter_context(writer.llm.threads()), writer.llm.told
-                work = Job(settings, partial, writer.write).do
-            else:
-                context = multiprocessing.get_context("spawn")
-                pool = ProcessPoolExecutor(
-                    min(workers, len(todo)), context, _start_worker, (settings, partial)
-                )
-                stack.callback(pool.shutdown, cancel_futures=True)
-                work, told = _work, str
-            try:
-                for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
-                    done.result()
-                    bar.update(task, advance=1, note=told())
-            except BrokenProcessPool:
-                raise DataError(
-                    "a worker process died, possibly out of memory; rerun the same command with fewer "
-                    "--workers to resume"
-                ) from None
+            writer = LlmWriter(settings, partial / "llm_calls", workers)
+            pool, told = stack.enter_context(writer.llm.threads()), writer.llm.told
+            work = Job(settings, partial, writer.write).do
+        else:
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (settings, partial))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            work, told = _work, str
+        try:
+            for done in as_completed([pool.submit(work, persona_id) for persona_id in todo]):
+                done.result()
+                bar.update(task, advance=1, note=told())
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process died, possibly out of memory; rerun the same command with fewer "
+                "--workers to resume"
+            ) from None
 
 
 _job: Job  # set in each worker process
@@ -305,14 +293,14 @@ def _start_worker(settings: Settings, partial: Path) -> None:
     _job = Job(settings, partial)
 
 
-def _work(persona_id: int) -> int:
-    return _job.do(persona_id)
+def _work(persona_id: int) -> None:
+    _job.do(persona_id)
 
 
 def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console: Console) -> dict[str, Any]:
     """Collects the rows by split and the memory targets, audits the splits, writes record and card."""
     (partial / "benchmark/text").mkdir(parents=True, exist_ok=True)
-    counts, windows = card.Counts(), list(settings.budgets())
+    counts = card.Counts(settings.budgets())
     rejected: Counter[str] = Counter()
     usage: Counter[str] = Counter()
     with open(partial / MEMORY_TARGETS, "w", encoding="utf-8") as targets:
@@ -320,12 +308,12 @@ def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console
             with open(partial / f"benchmark/text/{split}.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
-                for done in _read_rows(partial, personas):
+                for persona_id in personas:
+                    done = json.loads(rows_path(partial, persona_id).read_text(encoding="utf-8"))
                     rejected.update(done["rejected"])
                     usage.update(done["usage"])
                     writer.writerows(done["rows"])
-                    for row in done["rows"]:
-                        counts.add(split, row, windows)
+                    counts.add(split, done["rows"])
                     for line in done["memory_targets"]:
                         targets.write(json.dumps(line, ensure_ascii=False) + "\n")
     if not counts.questions["train"] or not counts.questions["benchmark"]:
@@ -336,7 +324,7 @@ def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console
     audits = {}
     for split in counts.questions:
         with console.status(f"auditing {split}"):
-            audits[split] = audit_split(partial, split, windows[0])
+            audits[split] = audit_split(partial, split, next(iter(settings.budgets())))
     record = {
         "settings": identity,
         "counts": counts.summary(),
@@ -350,15 +338,10 @@ def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console
     return record
 
 
-def _read_rows(partial: Path, personas: list[int]) -> Iterator[dict[str, Any]]:
-    for persona_id in personas:
-        yield json.loads(rows_path(partial, persona_id).read_text(encoding="utf-8"))
-
-
 def _publish(partial: Path, out: Path) -> None:
     """Renames the complete folder to its final name, then removes the dataset that it replaces."""
     for leftover in ("rows", "llm_calls"):
         shutil.rmtree(partial / leftover, ignore_errors=True)
-    for leftover_file in partial.rglob("*.tmp"):
+    for leftover_file in partial.rglob(".*.partial"):
         leftover_file.unlink()
     replace_folder(out, partial)

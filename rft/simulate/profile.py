@@ -122,9 +122,10 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that determine the bytes of the dataset, as plain JSON; excludes workers, URLs and
         prices."""
+        words = sorted((files("rft.simulate") / "words").iterdir(), key=lambda entry: entry.name)
         return {
             "rft": __version__,
-            "words": _digest(*_word_files()),
+            "words": _digest(*(entry.read_bytes() for entry in words)),
             "profile": self.profile,
             "personas": self.personas,
             "seed": self.seed,
@@ -133,18 +134,9 @@ class Settings:
             "counts": self.facts(),
             "topics": _digest(self.topics_file.read_bytes()) if self.topics_file else "shipped",
             "people": _digest(self.personas_file.read_bytes()) if self.personas_file else "made up",
-            "llm": (
-                {"model": self.llm.model, "votes": self.llm.votes, "drafts": self.llm.drafts}
-                if self.llm
-                else None
-            ),
+            "llm": self.llm and {"model": self.llm.model, "votes": self.llm.votes, "drafts": self.llm.drafts},
             "license": self.license,
         }
-
-
-def _word_files() -> list[bytes]:
-    folder = files("rft.simulate") / "words"
-    return [entry.read_bytes() for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)]
 
 
 def _digest(*contents: bytes) -> str:

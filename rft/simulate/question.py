@@ -39,12 +39,8 @@ def item_of(rng: Random, index: int, fact: Fact, extras: bool) -> QuestionItem:
     sentence."""
     section = fact.topic.section
     suffix = "" if section == "general" else f"_{section}"
-    generics = [
-        text
-        for text in load("grammar")[f"generic{suffix}"]
-        if not any(mentions(value, text) for value in fact.shown)
-    ]
-    generic = rng.choice(generics)
+    generics = load("grammar")[f"generic{suffix}"]
+    generic = rng.choice([text for text in generics if not any(mentions(v, text) for v in fact.shown)])
     shown = [*(fact.topic.with_value(value) for value in fact.shown), generic]
     frames = rng.sample(load("grammar")[f"option{suffix}"], 4)
     more = rng.sample(load("grammar")["option_more"], 4)
@@ -82,10 +78,8 @@ def sensitive(
     conversations: list[Conversation] = []
     items: list[QuestionItem] = []
     for number, (name, value, other) in enumerate(draw_items(rng, count)):
-        index, kind = (
-            first + len(preferences),
-            SENSITIVE_KINDS[(persona_id * count + number) % len(SENSITIVE_KINDS)],
-        )
+        index = first + len(preferences)
+        kind = SENSITIVE_KINDS[(persona_id * count + number) % len(SENSITIVE_KINDS)]
         form = rng.choice(load("grammar")["form"])
         slots = {"item": name, "form": form}
         conversation = talk(index, {"leaked": "leak"}.get(kind, kind), item=name, value=value)

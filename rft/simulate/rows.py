@@ -56,20 +56,6 @@ def rows(
     question_rows = []
     for item in record.items:
         preference, block = record.preferences[item.about], evidence(record, item.about)
-        snippet = [
-            message
-            for other in record.conversations
-            if other is block or (PROFILES[profile].whole_stories and other.about == item.about)
-            for message in other.messages
-        ]
-        evidence_columns = (
-            {
-                "conversation_scenario": block.scenario,
-                "related_conversation_snippet": json.dumps(snippet, ensure_ascii=False),
-            }
-            if block
-            else {}
-        )
         row = dict.fromkeys(COLUMNS, "") | {
             "persona_id": persona.id,
             "raw_persona_file": raw_link(profile, persona.id),
@@ -86,8 +72,16 @@ def rows(
             "updated": preference.updated,
             "prev_pref": preference.previous,
             "sensitive_info": preference.pref_type == "sensitive_info",
-            **evidence_columns,
         }
+        if block:
+            row["conversation_scenario"] = block.scenario
+            snippet = [
+                message
+                for other in record.conversations
+                if other is block or (PROFILES[profile].whole_stories and other.about == item.about)
+                for message in other.messages
+            ]
+            row["related_conversation_snippet"] = json.dumps(snippet, ensure_ascii=False)
         for window, history in histories.items():
             row |= {
                 f"chat_history_{window}_link": history_link(profile, window, persona.id),

@@ -6,9 +6,9 @@ archetype that a value is typical of.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Topic:
         doing: what a person does, with `{}` for the value.
         ask: what a question asks for; in the mini profile the whole query.
         values: the values of the topic.
-        marks: pairs of (value, archetype that it is typical of).
+        marks: {value: archetype that it is typical of}.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Topic:
     doing: str
     ask: str
     values: tuple[str, ...]
-    marks: tuple[tuple[str, str], ...] = ()
+    marks: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def with_value(self, value: str) -> str:
         """`doing` with the value filled in."""
@@ -53,11 +53,7 @@ class Topic:
 
     def mark(self, value: str) -> str:
         """The archetype that a value is typical of, "" if there is none."""
-        return self._mark_of.get(value, "")
-
-    @cached_property
-    def _mark_of(self) -> dict[str, str]:
-        return dict(self.marks)
+        return self.marks.get(value, "")
 
 
 def content_words(text: str) -> set[str]:
@@ -122,19 +118,18 @@ def _topic(line: str, section: str, here: str) -> Topic:
         raise DataError(
             f"{here}: {doing!r} must contain {{}} for the value exactly once, and no other braces"
         )
-    values, marks = [], []
+    values, marks = list[str](), dict[str, str]()
     for entry in listed.split(","):
-        value, colon, mark = (
-            (part.strip() for part in entry.rpartition(":")) if ":" in entry else (entry.strip(), "", "")
-        )
+        value, mark = map(str.strip, entry.rsplit(":", 1)) if ":" in entry else (entry.strip(), None)
         if not value:
             raise DataError(f"{here}: an empty value; separate values by single commas")
-        if colon and mark not in OPPOSITE:
+        if mark is not None and mark not in OPPOSITE:
             raise DataError(
                 f"{here}: value {value!r} has the mark {mark!r}; expected one of {', '.join(OPPOSITE)}"
             )
         values.append(value)
-        marks += [(value, mark)] if colon else []
+        if mark is not None:
+            marks[value] = mark
     if len(set(v.casefold() for v in values)) != len(values):
         raise DataError(f"{here}: a value is listed twice; the values of a topic must differ")
     if len(values) < LEAST_VALUES:
@@ -149,4 +144,4 @@ def _topic(line: str, section: str, here: str) -> Topic:
             raise DataError(
                 f"{here}: value {value!r} is part of {inside[0]!r}, which is ambiguous; rename one of them"
             )
-    return Topic(name, section, doing, ask, tuple(values), tuple(marks))
+    return Topic(name, section, doing, ask, tuple(values), marks)

@@ -2,6 +2,7 @@
 persona id)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -13,10 +14,11 @@ from rft.simulate.question import ENJOYS, item_of, preference_of, sensitive
 from rft.simulate.topics import Topic
 
 
+@dataclass(frozen=True)
 class GrammarWriter:
     """Generates persona records from word lists.
 
-    Args:
+    Attributes:
         seed: seed of the dataset.
         topics: topics to draw from.
         counts: facts per persona, by section and for "sensitive" items.
@@ -24,15 +26,11 @@ class GrammarWriter:
         people: custom descriptions by persona id, or None.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        topics: Sequence[Topic],
-        counts: dict[str, int],
-        style: Style,
-        people: Sequence[dict[str, Any]] | None = None,
-    ):
-        self.seed, self.topics, self.counts, self.style, self.people = seed, topics, counts, style, people
+    seed: int
+    topics: Sequence[Topic]
+    counts: dict[str, int]
+    style: Style
+    people: Sequence[dict[str, Any]] | None = None
 
     def write(self, persona_id: int) -> PersonaRecord:
         """Generates the record of one persona."""

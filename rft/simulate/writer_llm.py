@@ -8,6 +8,7 @@ LLM, since no model should be asked for them.
 """
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -40,17 +41,15 @@ from rft.simulate.topics import SECTIONS
 UPDATES = 4  # one in N general questions with a non-generic gold is about an update
 FORGET_OF_GENERIC = 2 / 3
 SPARE = 1.5  # ratio of preferences requested to preferences needed
+# section -> {kind that the LLM is asked for: value of the column `pref_type`}
 PREF_TYPES = {
-    "stereotypical": "stereotypical_pref",
-    "anti_stereotypical": "anti_stereotypical_pref",
-    "neutral": "neutral_preferences",
-    "therapy": "therapy_background",
-    "health": "health_and_medical_conditions",
-}
-KINDS_OF = {
-    "general": ("neutral", "stereotypical", "anti_stereotypical"),
-    "therapy": ("therapy",),
-    "health": ("health",),
+    "general": {
+        "neutral": "neutral_preferences",
+        "stereotypical": "stereotypical_pref",
+        "anti_stereotypical": "anti_stereotypical_pref",
+    },
+    "therapy": {"therapy": "therapy_background"},
+    "health": {"health": "health_and_medical_conditions"},
 }
 
 # Response forms.
@@ -116,30 +115,24 @@ class LlmWriter:
     def write(self, persona_id: int) -> PersonaRecord:
         """Generates one persona record; without usable responses it has no questions, and `rejected` contains
         the reasons."""
-        journal = Journal(self.folder / f"persona{persona_id}.jsonl")
-        chat_ = Chat(self.llm, journal)
+        chat_ = Chat(self.llm, Journal(self.folder / f"persona{persona_id}.jsonl"))
         described = self.people[persona_id] if self.people else None
-        return _Session(
-            self.settings, chat_, make_persona(self.settings.seed, persona_id, described)
-        ).dossier()
+        persona = make_persona(self.settings.seed, persona_id, described)
+        return _Session(self.settings, chat_, persona).dossier()
 
 
 class _Session:
     """Generation of one persona record."""
 
     def __init__(self, settings: Settings, chat_: Chat, persona: Persona):
-        assert settings.llm is not None
-        self.settings, self.llm, self.chat, self.persona = settings, settings.llm, chat_, persona
+        self.settings, self.chat, self.persona = settings, chat_, persona
         self.rng = Random(f"llm-{settings.seed}-{persona.id}")
         self.preferences: list[Preference] = []
         self.conversations: list[Conversation] = []
         self.items: list[QuestionItem] = []
 
     def dossier(self) -> PersonaRecord:
-        sheet = self.chat.retried(
-            "persona",
-            lambda attempt: self.ask(Sheet, "persona", {"demographics": self.persona.about}, attempt),
-        )
+        sheet = self.ask_retried("persona", Sheet, "persona", {"demographics": self.persona.about})
         if sheet is not None:
             described = sheet.model_dump()
             personality = {"traits": described.pop("traits"), "values": described.pop("values")}
@@ -161,17 +154,20 @@ class _Session:
     def ask(self, form: type[Form], task: str, given: dict[str, Any], attempt: int) -> Form:
         return self.chat.ask(form, load("prompts")[task], given, attempt)
 
+    def ask_retried(self, what: str, form: type[Form], task: str, given: dict[str, Any]) -> Form | None:
+        return self.chat.retried(what, lambda attempt: self.ask(form, task, given, attempt))
+
     def kept_preferences(self) -> list[Preference]:
         """Preferences of all sections that do not conflict with an earlier one, according to the rules and
         the LLM."""
         accepted: list[Preference] = []
         for section in SECTIONS:
             kinds = _draw_kinds(self.rng, section, self.settings.facts().get(section, 0))
+            if not kinds:
+                continue
             candidates: list[Preference] = []
-            for name in KINDS_OF[section]:
-                if not kinds:
-                    continue
-                count = round(len(kinds) / len(KINDS_OF[section]) * SPARE + 0.5)
+            for name, pref_type in PREF_TYPES[section].items():
+                count = round(len(kinds) / len(PREF_TYPES[section]) * SPARE + 0.5)
                 given = {
                     "person": self.persona.about,
                     "kind": name,
@@ -180,7 +176,7 @@ class _Session:
                 }
                 stated = self.chat.retried("preferences", partial(self.usable_list, given))
                 candidates += [
-                    Preference(s.topic, s.statement, PREF_TYPES[name], "own", s.keyword) for s in stated or []
+                    Preference(s.topic, s.statement, pref_type, "own", s.keyword) for s in stated or []
                 ]
             kept: list[Preference] = []
             for candidate in candidates:
@@ -207,9 +203,7 @@ class _Session:
             return kept
         statements = [p.text for p in accepted + kept]
         given = {"statements": {str(number): text for number, text in enumerate(statements)}}
-        answer = self.chat.retried(
-            "conflicts", lambda attempt: self.ask(Conflicts, "conflicts", given, attempt)
-        )
+        answer = self.ask_retried("conflicts", Conflicts, "conflicts", given)
         remove = set(answer.remove if answer else [])
         self.chat.rejected["preference: in conflict, says the LLM"] += len(
             [n for n in remove if len(accepted) <= n < len(statements)]
@@ -222,29 +216,13 @@ class _Session:
         fails."""
         index = len(self.preferences)
         if preference.kind == "forget":
-            blocks = [
-                self.chat.retried("forget request", lambda attempt: self.forget(index, preference, attempt))
-            ]
+            blocks = [self.chat.retried("forget request", partial(self.forget, index, preference))]
         elif preference.kind == "update":
-            new = self.chat.retried(
-                "update",
-                lambda attempt: self.ask(
-                    Stated, "opposite", {"person": self.persona.about, "preference": preference.text}, attempt
-                ),
-            )
+            old, given = preference, {"person": self.persona.about, "preference": preference.text}
+            new = self.ask_retried("update", Stated, "opposite", given)
             if new is None:
                 return
-            old, preference = (
-                preference,
-                Preference(
-                    preference.topic,
-                    new.statement,
-                    preference.pref_type,
-                    "update",
-                    new.keyword,
-                    previous=preference.text,
-                ),
-            )
+            preference = replace(old, text=new.statement, keyword=new.keyword, previous=old.text)
             blocks = [self.talk(index, old, evidence=False), self.talk(index, preference, place="later")]
         else:
             blocks = [self.talk(index, preference)]
@@ -253,7 +231,7 @@ class _Session:
             return
         self.preferences.append(preference)
         self.conversations += written
-        item = self.chat.retried("question", lambda attempt: self.question(index, preference, attempt))
+        item = self.chat.retried("question", partial(self.question, index, preference))
         if item is not None:
             self.items.append(item)
 
@@ -269,28 +247,21 @@ class _Session:
         }
         if place == "later":
             given["replaces"] = preference.previous
-        return self.chat.retried(
-            "conversation",
-            lambda attempt: self.usable_talk(
-                "conversation",
-                given,
-                attempt,
-                Conversation([], scenario, index, evidence, place),
-                never=preference.text,
-            ),
-        )
+        block = Conversation([], scenario, index, evidence, place)
+        written = partial(self.usable_talk, "conversation", given, block, never=preference.text)
+        return self.chat.retried("conversation", written)
 
     def usable_talk(
         self,
         task: str,
         given: dict[str, Any],
-        attempt: int,
         block: Conversation,
+        attempt: int,
         never: str = "",
         must: str = "",
     ) -> Conversation:
         messages = [turn.model_dump() for turn in self.ask(Talk, task, given, attempt).messages]
-        talk = Conversation(messages, block.scenario, block.about, block.evidence, block.place)
+        talk = replace(block, messages=messages)
         text = "\n".join(message["content"] for message in messages)
         if faults := conversation_faults(talk):
             raise Unusable(faults[0])
@@ -342,12 +313,8 @@ class _Session:
                 "how": "leaked" if rule == "leak" else rule,
                 "item": f"{item} {value}",
             }
-            return self.chat.retried(
-                "personal item",
-                lambda attempt: self.usable_talk(
-                    "leak", given, attempt, Conversation([], scenario, index), must=value
-                ),
-            )
+            written = partial(self.usable_talk, "leak", given, Conversation([], scenario, index), must=value)
+            return self.chat.retried("personal item", written)
 
         preferences, conversations, items = sensitive(
             self.rng, self.persona.id, len(self.preferences), self.settings.facts().get("sensitive", 0), talk
@@ -369,12 +336,11 @@ def _draw_kinds(rng: Random, section: str, count: int) -> list[str]:
 
 def _of_kind(preference: Preference, kind: str) -> Preference:
     if kind != "forget":
-        return Preference(preference.topic, preference.text, preference.pref_type, kind, preference.keyword)
-    return Preference(
-        preference.topic,
-        f"Do not remember '{preference.text}' in memory",
-        "ask_to_forget",
-        kind,
-        preference.keyword,
+        return replace(preference, kind=kind)
+    return replace(
+        preference,
+        text=f"Do not remember '{preference.text}' in memory",
+        pref_type="ask_to_forget",
+        kind=kind,
         previous=preference.text,
     )

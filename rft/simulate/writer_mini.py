@@ -15,7 +15,7 @@ from rft.simulate.facts import GENERIC_SHARE, Fact, make_fact
 from rft.simulate.grammar import load
 from rft.simulate.persona_record import Conversation, Persona, PersonaRecord, Preference, QuestionItem, chat
 from rft.simulate.question import preference_of
-from rft.simulate.topics import Topic, shipped
+from rft.simulate.topics import shipped
 
 # category -> (kind of fact with a value that holds at the end, kind without)
 ENDINGS = {
@@ -65,9 +65,11 @@ def draw(
     rng: Random, persona_id: int, kinds: Sequence[str], fillers: int = 2
 ) -> tuple[Persona, list[Fact], list[Conversation]]:
     """Draws a persona, one fact of each kind, and the conversations about them in their final order."""
-    facts = [
-        _fact(rng, topic, kind) for topic, kind in zip(rng.sample(TOPICS, len(kinds)), kinds, strict=True)
-    ]
+    facts = []
+    for topic, kind in zip(rng.sample(TOPICS, len(kinds)), kinds, strict=True):
+        first, second = rng.sample(topic.values, 2)
+        relative = rng.choice(VOCABULARY["relatives"].split())
+        facts.append(make_fact("", topic, kind, first, second, relative=relative))
     stories = [_conversations(rng, index, fact) for index, fact in enumerate(facts)]
     ordered = [c for story in stories for c in story if c.place == "first"]
     ordered += [_filler(rng) for _ in range(fillers)]
@@ -114,11 +116,6 @@ def draw_options(rng: Random, fact: Fact) -> tuple[str, list[str]]:
 def option(doing: str) -> str:
     """The text of an option that suggests a value, such as "Going by train."."""
     return doing[0].upper() + doing[1:] + "."
-
-
-def _fact(rng: Random, topic: Topic, kind: str) -> Fact:
-    first, second = rng.sample(topic.values, 2)
-    return make_fact("", topic, kind, first, second, relative=rng.choice(VOCABULARY["relatives"].split()))
 
 
 def _conversations(rng: Random, index: int, fact: Fact) -> list[Conversation]:

@@ -10,7 +10,7 @@ the curriculum.
 from collections.abc import Callable, Sequence
 from random import Random
 
-from rft.data.prompt import SYSTEM
+from rft.data.prompt import SYSTEM, lettered
 from rft.simulate import writer_mini
 from rft.simulate.facts import Fact
 from rft.simulate.memory_targets import is_theirs
@@ -46,9 +46,7 @@ def _listing(rng: Random, fact: Fact) -> tuple[list[str], str]:
     gold, wrong = writer_mini.draw_options(rng, fact)
     texts = [gold, *wrong]
     rng.shuffle(texts)
-    return texts, "Options:\n" + "\n".join(
-        f"({letter}) {text}" for letter, text in zip("abcd", texts, strict=True)
-    )
+    return texts, "\n".join(["Options:", *lettered(texts)])
 
 
 def _lookup(rng: Random, texts: list[str], turns: int) -> list[dict[str, str]]:
@@ -97,8 +95,7 @@ def drill(
         else:
             topics = [chosen[0]] * 4 if same else chosen
             options = [option(t.with_value(v)) for t, v in zip(topics, values, strict=True)]
-            shown = options if rng.random() < sentences else values
-            given = [f"({letter}) {text}" for letter, text in zip("abcd", shown, strict=True)]
+            given = lettered(options if rng.random() < sentences else values)
             answers = [f"{value} ({letter})" for letter, value in zip("abcd", values, strict=True)]
         messages += chat(
             "Look up: " + "\n".join(given), "Found: " + ", ".join(rng.choice(answers) for _ in range(6))
@@ -146,14 +143,11 @@ def document(
         messages += conversation.messages
         if conversation.about is not None:
             fact = facts[conversation.about]
-            is_others = is_theirs(writer_mini.mini_preference(fact), conversation)
-            if fact.kind == "others":
-                expected_recall[fact.topic.name] = recall(fact.topic.with_value(fact.first), "others")
-            elif conversation.place == "later" and fact.kind == "forget":
-                expected_recall[fact.topic.name] = recall(fact.topic.with_value(fact.first), "forget")
-            elif not is_others:
-                value = fact.current if conversation.place == "later" and fact.current else fact.first
-                expected_recall[fact.topic.name] = recall(fact.topic.with_value(value), "own")
+            later = conversation.place == "later"
+            kind = fact.kind if fact.kind == "others" or (fact.kind == "forget" and later) else "own"
+            if kind != "own" or not is_theirs(writer_mini.mini_preference(fact), conversation):
+                value = fact.current if later and fact.current else fact.first
+                expected_recall[fact.topic.name] = recall(fact.topic.with_value(value), kind)
         if expected_recall and rng.random() < 0.2:
             messages += ask(rng.choice(list(expected_recall)))
     names = list(expected_recall)

@@ -7,7 +7,7 @@ and no boxed letter.
 
 from random import Random
 
-from rft.data.prompt import SYSTEM
+from rft.data.prompt import SYSTEM, lettered
 from rft.simulate.conversation import SHORT, Talk
 from rft.simulate.facts import Fact, draw_facts
 from rft.simulate.filler import fillers
@@ -44,10 +44,8 @@ def document(
     persona = make_persona(rng.getrandbits(40), 0)
     facts = draw_facts(rng, persona, shipped(), {"general": rng.randint(2, 2 + round(6 * difficulty))})
     talk = Talk(rng, persona, SHORT)
-    blocks = [
-        block.messages
-        for block in order(rng, [c for index, fact in enumerate(facts) for c in talk.about(index, fact)])
-    ]
+    conversations = [c for index, fact in enumerate(facts) for c in talk.about(index, fact)]
+    blocks = [block.messages for block in order(rng, conversations)]
     source = fillers(rng)
     for _ in range(rng.randint(0, round(3 * difficulty))):
         blocks.insert(rng.randint(0, len(blocks)), next(source))
@@ -71,10 +69,7 @@ def _ask(rng: Random, fact: Fact) -> list[dict[str, str]]:
     asked = rng.choice((item.query, f"What do you know about me and {fact.topic.name}?", other_words))
     if rng.random() < 0.25:
         return chat(asked, answer)
-    listing = "Options:\n" + "\n".join(
-        f"({letter}) {text}" for letter, text in zip("abcd", options, strict=True)
-    )
-    messages = chat(f"{asked}\n\n{listing}", answer)
+    messages = chat("\n".join([f"{asked}\n\nOptions:", *lettered(options)]), answer)
     for value in rng.sample(fact.shown, rng.randint(0, 2)):
         doing = fact.topic.with_value(value)
         letter = "abcd"[next(i for i, option in enumerate(options) if doing in option)]

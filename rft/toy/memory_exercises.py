@@ -51,17 +51,12 @@ def memory_document(rng: Random, difficulty: float, recalls: float = 0.3) -> lis
     before, after = memory_targets.lines(start - 1), memory_targets.update(start, stop - 1)
     system = {"role": "system", "content": SYSTEM}
     if before and rng.random() < recalls:
+        # a line itself says whose preference it is and whether it was withdrawn
         names = rng.sample(list(before), min(len(before), 3))
         first = answer_message(memory_targets.memory(start - 1), f"What do you know about me and {names[0]}?")
-        messages = [system, *chat(first, recall(before[names[0]]))]
+        messages = [system, *chat(first, f"Remembered: {before[names[0]]}")]
         for name in names[1:]:
-            messages += chat(f"What do you know about me and {name}?", recall(before[name]))
+            messages += chat(f"What do you know about me and {name}?", f"Remembered: {before[name]}")
         return messages
     chunk = [message for conversation in conversations[start:stop] for message in conversation.messages]
     return [system, *chunk, *chat(update_message(memory_targets.memory(start - 1)), after or EMPTY)]
-
-
-def recall(line: str) -> str:
-    """Returns the answer that recalls a memory line: the line itself says whose preference it is and whether
-    it was withdrawn."""
-    return f"Remembered: {line}"

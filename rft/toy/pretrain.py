@@ -70,13 +70,16 @@ class ReadingArguments:
     vocab_size: int = field(default=2048, metadata={"help": "Maximum vocabulary size of the tokenizer."})
 
 
-def turns(ids: list[int], tokenizer: Any) -> list[tuple[int, int]]:
-    """Finds the spans (start, stop) of the assistant's turns in a chat's token ids, including their end
-    token."""
+def turns(
+    messages: list[dict[str, str]], ids: list[int], tokenizer: Any
+) -> list[tuple[str, tuple[int, int]]]:
+    """Finds the assistant's turns in a chat's token ids: their texts and spans (start, stop), including their
+    end token."""
     opening = tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
     width = len(opening)
     starts = [place for place in range(width, len(ids)) if ids[place - width : place] == opening]
-    return [(start, ids.index(tokenizer.eos_token_id, start) + 1) for start in starts]
+    spans = [(start, ids.index(tokenizer.eos_token_id, start) + 1) for start in starts]
+    return list(zip([m["content"] for m in messages if m["role"] == "assistant"], spans, strict=True))
 
 
 class Text(NamedTuple):
@@ -149,10 +152,9 @@ class ReadingBatches(Dataset):
 
     def _tokens(self, messages: list[dict[str, str]]) -> Text:
         ids = self.tokenizer.apply_chat_template(messages, return_dict=False)
-        replies = [m["content"] for m in messages if m["role"] == "assistant"]
         learned = [
             span
-            for span, text in zip(turns(ids, self.tokenizer), replies, strict=True)
+            for text, span in turns(messages, ids, self.tokenizer)
             if self.arguments.texts == "mini" or exercises.exercise(text)
         ]
         return Text(ids, learned)
@@ -208,11 +210,8 @@ def reading_accuracy(
         messages = written(texts, seed, index, 1.0)
         ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)], device=model.device)
         predicted = model(input_ids=ids).logits[0, :-1].argmax(-1).tolist()
-        spans = turns(ids[0].tolist(), tokenizer)
-        for message, (start, stop) in zip(
-            [m for m in messages if m["role"] == "assistant"], spans, strict=True
-        ):
-            if kind := exercises.exercise(message["content"]):
+        for text, (start, stop) in turns(messages, ids[0].tolist(), tokenizer):
+            if kind := exercises.exercise(text):
                 correct[kind].append(predicted[start - 1 : stop - 1] == ids[0, start:stop].tolist())
     return {kind: sum(hits) / len(hits) for kind, hits in sorted(correct.items())}
 

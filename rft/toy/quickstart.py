@@ -119,28 +119,16 @@ def run(args: argparse.Namespace) -> int:
     set_up_logging()
     held_out = load_split(data, "benchmark")
     common = [
-        "--data",
-        str(data),
-        "--seed",
-        str(args.seed),
-        "--resume_from_checkpoint",
-        "true",
-        "--report_to",
-        "wandb" if args.track else "none",
+        f"--data={data}",
+        f"--seed={args.seed}",
+        "--resume_from_checkpoint=true",
+        f"--report_to={'wandb' if args.track else 'none'}",
     ]
 
     def train(script: str, model: Path, output: Path) -> None:
-        import_module(f"rft.train.{script}").train(
-            [
-                "--config",
-                str(RECIPES / f"{script}.yaml"),
-                "--model_name_or_path",
-                str(model),
-                "--output_dir",
-                str(output),
-                *common,
-            ]
-        )
+        recipe = ["--config", str(RECIPES / f"{script}.yaml")]
+        words = [*recipe, f"--model_name_or_path={model}", f"--output_dir={output}", *common]
+        import_module(f"rft.train.{script}").train(words)
 
     def ask(
         name: str,
@@ -188,20 +176,9 @@ def run(args: argparse.Namespace) -> int:
     if args.scratch:
         from rft.toy.pretrain import train as train_base
 
-        stages.do(
-            "base",
-            "pre-training of the tiny Qwen3 on reading exercises",
-            lambda: train_base(
-                [
-                    "--config",
-                    str(RECIPES / "base.yaml"),
-                    "--output_dir",
-                    str(base),
-                    "--resume_from_checkpoint",
-                    "true",
-                ]
-            ),
-        )
+        recipe = ["--config", str(RECIPES / "base.yaml")]
+        words = [*recipe, f"--output_dir={base}", "--resume_from_checkpoint=true"]
+        stages.do("base", "pre-training of the tiny Qwen3 on reading exercises", lambda: train_base(words))
     stages.do("sft", "cold start on few labels, until it stops improving", lambda: train("sft", base, sft))
     ask("sft", answers(sft))
     stages.do("grpo", "reinforcement learning from verifiable rewards", lambda: train("grpo", sft, grpo))

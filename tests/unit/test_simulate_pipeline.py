@@ -239,7 +239,7 @@ def test_killed_anywhere_and_started_again(settings: Settings, whole: Path, tmp_
     os.kill(process.pid, signal.SIGKILL) if process.poll() is None else None
     process.wait()
     if not out.exists():
-        (partial / "data/chat_history_32k/chat_history_32k_persona7.json.1.tmp").write_text("{")
+        (partial / "data/chat_history_32k/.chat_history_32k_persona7.json.1.partial").write_text("{")
         simulate(settings, out)
     assert digest(out) == digest(whole) and not partial.exists()
 
