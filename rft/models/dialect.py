@@ -146,10 +146,8 @@ class Dialect:
         if name in self.refused:
             return
         self.refused.add(name)
-        if name in CAPS and self.cap:
-            self._note(f"the server {does} {name}", f"{self.cap} instead of {name}")
-        else:
-            self._note(f"the server {does} {name}", f"{name} left out")
+        how = f"{self.cap} instead of {name}" if name in CAPS and self.cap else f"{name} left out"
+        self._note(f"the server {does} {name}", how)
 
     def _learn_roles(self, message: str, roles: Sequence[str]) -> bool:
         if NO_SYSTEM.search(message) and "system" in roles:
