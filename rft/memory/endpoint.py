@@ -67,10 +67,6 @@ class EndpointAgent:
         self.seed = seed if temperature != 0 else None
         self.tokens = Characters()
 
-    def check(self) -> None:
-        """Checks the endpoint. Raises EndpointError if no call to it can succeed."""
-        self.endpoint.now(self.endpoint.check())
-
     def chunks(self, history: History) -> list[Chunk]:
         """Returns the chunks of a history. Raises DataError like `rft.memory.chunks.split`."""
         return chunks.split(history, self.tokens, self.settings.chunk_tokens, self.settings.max_chunks)
