@@ -93,16 +93,17 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
     console = screen(highlight=False)
     try:
-        return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
+        {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
     except KeyboardInterrupt:
         print(
             "\nstopped; every chunk read so far is stored; run the same command again to resume",
             file=sys.stderr,
         )
         return 130
+    return 0
 
 
-def _write(args: argparse.Namespace, console: "Console") -> int:
+def _write(args: argparse.Namespace, console: "Console") -> None:
     """Reads the unread chunks and prints what each update changes."""
     history = read_history(args.history)
     if not args.base_url:
@@ -139,7 +140,6 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
         f" {counted(len(chunks) - done, 'chunk')} in {time.monotonic() - start:.1f} s",
         markup=False,
     )
-    return 0
 
 
 def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
@@ -163,7 +163,7 @@ def print_changes(before: str, after: str, console: "Console") -> None:
     console.print(f"  {counted(sum(kind == 'kept' for kind, _ in changes), 'line')} kept", style="dim")
 
 
-def _show(args: argparse.Namespace, console: "Console") -> int:
+def _show(args: argparse.Namespace, console: "Console") -> None:
     record, before = store.read_record(args.memory), ""
     for number, turn in enumerate(record.turns if record else [], start=1):
         console.rule(f"chunk {number} · messages {turn.first} to {turn.last}", align="left")
@@ -175,13 +175,11 @@ def _show(args: argparse.Namespace, console: "Console") -> int:
         print_changes(before, memory, console)
     console.rule(str(args.memory), align="left")
     console.print(memory or "(empty)", markup=False)
-    return 0
 
 
-def _answer(args: argparse.Namespace, console: "Console") -> int:
+def _answer(args: argparse.Namespace, console: "Console") -> None:
     memory = _memory(args, args.memory)
     console.print(memory.answer(args.question, args.max_new_tokens), markup=False)
-    return 0
 
 
 def _memory(args: argparse.Namespace, path: Path) -> Memory:

@@ -16,7 +16,7 @@ from rft.errors import DataError, ServerError
 from rft.memory import chunks, text
 from rft.memory.agent import MemorySettings, answer_message, update_message
 from rft.memory.chunks import Chunk
-from rft.memory.write import Proposal
+from rft.memory.text import Proposal
 from rft.models.endpoint import Endpoint
 from rft.models.failures import TooLong, Unanswered
 from rft.models.reply import Reply

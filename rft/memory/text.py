@@ -37,6 +37,15 @@ class Update:
     empty: bool = False
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """The result of an update, and the number of input and output tokens (None: unknown)."""
+
+    update: Update
+    input_tokens: int | None
+    output_tokens: int | None
+
+
 def bullets(text: str) -> list[str]:
     """Returns the bullets of a model output, without think blocks and without other lines such as
     headings."""
