@@ -121,10 +121,7 @@ class Dialect:
         Returns:
             Whether something was learned, so that the same request should be sent again in another form.
         """
-        roles = [message["role"] for message in sent["messages"]]
-        if (SYSTEM.search(error.message) or ALTERNATE.search(error.message)) and self._learn_roles(
-            error.message, roles
-        ):
+        if self._learn_roles(error.message, [message["role"] for message in sent["messages"]]):
             return True
         if STREAM.search(error.message) and "stream_options" not in error.message and "stream" not in sent:
             self._note("the server only streams", "streamed", streams=True)
@@ -159,7 +156,7 @@ class Dialect:
             self._note(
                 "the server requires alternating roles", "messages of one role merged", merged=roles_merged
             )
-        elif roles[:2] == ["system", "system"]:
+        elif SYSTEM.search(message) and roles[:2] == ["system", "system"]:
             self._note(
                 "the server accepts only one system message", "system messages merged", merged=("system",)
             )
