@@ -14,7 +14,7 @@ import re
 import sys
 from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,8 @@ def parsers(name: str, module: str, what: str) -> Iterator[tuple[str, ArgumentPa
 def training_help(module: str) -> str:
     """What a training command prints for `--help`."""
     said = io.StringIO()
-    with redirect_stdout(said):
-        _ask_for_help(module)
+    with redirect_stdout(said), suppress(SystemExit):
+        importlib.import_module(module).train(["--help"])
     return said.getvalue().rstrip()
 
 
@@ -127,16 +127,8 @@ def training_types(module: str) -> tuple[type, ...]:
     """The dataclasses that hold the fields of a training command."""
     found: list[tuple[type, ...]] = []
     with patch("rft.train.recipe.show", lambda types, everything: found.append(tuple(types))):
-        with redirect_stdout(io.StringIO()):
-            _ask_for_help(module)
+        training_help(module)
     return found[0]
-
-
-def _ask_for_help(module: str) -> None:
-    try:
-        importlib.import_module(module).train(["--help"])
-    except SystemExit:
-        return
 
 
 def recipe_fields() -> str:
@@ -191,8 +183,8 @@ def _row(key: str, known: dict[str, dict[str, Any]], names: list[str]) -> str:
     return f"| `{key}` | {shown} | {_cell(said)} |"
 
 
-def _table(rows: list[str]) -> str:
-    return "\n".join(["| field | default | meaning |", "|---|---|---|", *rows])
+def _table(rows: list[str], first: str = "field", second: str = "default") -> str:
+    return "\n".join([f"| {first} | {second} | meaning |", "|---|---|---|", *rows])
 
 
 def _cell(text: str) -> str:
@@ -223,8 +215,8 @@ def file_formats() -> str:
             f"| `{key}` | {_cell(_type(of))} | {_cell(told.get(key, ''))} |"
             for key, of in schema.get("properties", {}).items()
         ]
-        table = "\n".join(["| key | type | meaning |", "|---|---|---|", *rows])
-        parts += [f"## {name}", f"{what}. [JSON schema](../schema/{name}.schema.json)", table if rows else ""]
+        table = _table(rows, "key", "type") if rows else ""
+        parts += [f"## {name}", f"{what}. [JSON schema](../schema/{name}.schema.json)", table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -269,16 +261,13 @@ def relinked(markdown: str, source: str, page: str) -> str:
         source: the file that it is from, relative to the repository.
         page: the page that it becomes, relative to the site.
     """
-    pages = {file: page for page, file in INCLUDED.items()}
+    pages = {file: page for page, file in INCLUDED.items()} | FOLDERS
+    pages |= {file: f"files/{file}" for file in FILES}
 
     def link(found: re.Match[str]) -> str:
         to = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
         to = to if (REPOSITORY / to).suffix else pages.get(f"{to}/README.md") and f"{to}/README.md" or to
-        target = (
-            pages.get(to) or FOLDERS.get(to) or (to.removeprefix("docs/") if to.startswith("docs/") else None)
-        )
-        if target is None and to in FILES:
-            target = f"files/{to}"
+        target = pages.get(to) or (to.removeprefix("docs/") if to.startswith("docs/") else None)
         if target is None:
             return f"{found[1]}{found[2] or ''}"  # mkdocs warns, and --strict makes it an error
         return posixpath.relpath(target, posixpath.dirname(page) or ".") + (found[2] or "")

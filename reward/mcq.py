@@ -122,11 +122,8 @@ def _read(completion: str, options: tuple[str, ...] | None) -> Reading:
     thought, answer = _thought_and_answer(completion)
     shown = options or ("",) * OPTIONS
     answer_text = without_boxes(answer, len(shown))
-    in_answer, in_thought, thought_words = (
-        mentions(answer_text, shown),
-        mentions(thought, shown),
-        words(thought),
-    )
+    in_answer, in_thought = mentions(answer_text, shown), mentions(thought, shown)
+    thought_words = words(thought)
     return Reading(
         letter=mcq_letter(completion, len(shown)),
         lenient=lenient_letter(completion, len(shown)),

@@ -98,12 +98,6 @@ class Mentions:
         return self.quoted or (next(iter(self.letters)) if len(self.letters) == 1 else None)
 
 
-def named_option(text: str, options: Sequence[str]) -> str | None:
-    """Returns the letter of the one option that `text` names ("a" for the first); None if it names none or
-    several."""
-    return mentions(text, options).option
-
-
 def named_letter(text: str, count: int = 4) -> str | None:
     """Returns the one letter in parentheses, such as "(b)", among the first `count`; None if there is none or
     several."""
@@ -178,7 +172,7 @@ def _whole(plain: str, plain_options: Sequence[tuple[str, str]]) -> Iterator[Spa
         start = plain.find(option) if option else -1
         while start >= 0:
             stop = start + len(option)
-            if _ends(plain, start - 1, start) and _ends(plain, stop - 1, stop):
+            if _ends(plain, start) and _ends(plain, stop):
                 yield start, stop, letter
             start = plain.find(option, start + 1)
 
@@ -201,7 +195,7 @@ def _broken_off(
         if number == len(clauses) or clauses[number][2] != sentence:
             for beginning, letter in by_last_word.get(plain[start:stop].rpartition(" ")[2], ()):
                 begin = stop - len(beginning)
-                if begin >= 0 and plain.startswith(beginning, begin) and _ends(plain, begin - 1, begin):
+                if begin >= 0 and plain.startswith(beginning, begin) and _ends(plain, begin):
                     yield begin, stop, letter
 
 
@@ -254,11 +248,10 @@ def _denied(masked: str, clauses: Sequence[Clause], spans: Sequence[Span]) -> tu
     return denied, doubted
 
 
-def _ends(plain: str, before: int, after: int) -> bool:
-    """Returns whether a word ends between two adjacent characters of a plain text."""
-    if before < 0 or after >= len(plain):
-        return True
-    return " " in (plain[before], plain[after]) or _unspaced(plain[before]) or _unspaced(plain[after])
+def _ends(plain: str, place: int) -> bool:
+    """Returns whether no word of a plain text goes across `place`."""
+    around = plain[place - 1 : place + 1]
+    return not 0 < place < len(plain) or " " in around or any(map(_unspaced, around))
 
 
 def _unspaced(character: str) -> bool:

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rft.errors import RecipeError
 from rft.shipped import LAUNCH, locate
 
@@ -47,15 +49,13 @@ def take_launch(words: list[str]) -> tuple[str | None, list[str]]:
         RecipeError: if no name follows `--launch`.
     """
     for i, word in enumerate(words):
-        if word == "--launch" or word.startswith("--launch="):
-            name, rest = (
-                (word.partition("=")[2], words[i + 1 :])
-                if "=" in word
-                else ("".join(words[i + 1 : i + 2]), words[i + 2 :])
-            )
+        flag, equals, name = word.partition("=")
+        if flag == "--launch":
+            after = i + 1 if equals else i + 2
+            name = name or "".join(words[i + 1 : after])
             if not name or name.startswith("-"):
                 raise RecipeError(f"--launch needs a value: one of {', '.join(layouts())}")
-            return name, words[:i] + rest
+            return name, words[:i] + words[after:]
     return None, words
 
 
@@ -149,7 +149,8 @@ def launch(layout: str, module: str, words: list[str]) -> int:
 
     line = command(layout, module, words, torch.cuda.device_count())
     print(shlex.join(["accelerate", "launch", *line[3:]]), flush=True)
-    out = _output_dir(words)
+    folder = _field(words, "output_dir")
+    out = Path(folder) if folder else None
     if out is not None:
         (out / LEFT).unlink(missing_ok=True)
     ignored = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited by the launcher
@@ -215,16 +216,8 @@ def for_dry_run(layout: str, module: str, words: list[str]) -> list[str] | None:
 
 def _processes(layout: str) -> int:
     """The number of processes in the file of a layout; 0 if there is no such layout."""
-    import yaml
-
     path = LAUNCH / f"{layout}.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8"))["num_processes"] if path.is_file() else 0
-
-
-def _output_dir(words: Sequence[str]) -> Path | None:
-    """The output folder of the run."""
-    folder = _field(words, "output_dir")
-    return Path(folder) if folder else None
 
 
 def _field(words: Sequence[str], name: str) -> Any:
@@ -232,8 +225,6 @@ def _field(words: Sequence[str], name: str) -> Any:
     if (named := _value(words, name)) is not None:
         return named
     if (recipe := _value(words, "config")) is not None and (path := locate(recipe)).is_file():
-        import yaml
-
         recipe_fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         return recipe_fields.get(name) if isinstance(recipe_fields, dict) else None
     return None

@@ -33,7 +33,15 @@ class Journal:
 
     def add(self, key: str, reply: Reply) -> dict[str, Any]:
         """Appends a reply, flushes it to disk, and returns its entry."""
-        entry = _entry(key, reply)
+        content = answer_part(reply.text).strip()
+        entry = {
+            "key": key,
+            "content": fence[1] if (fence := FENCE.match(content)) else content,
+            "refusal": (reply.text or reply.ending) if reply.ending in REFUSED else "",
+            "finished": reply.finished,
+            "tokens": [reply.input_tokens, reply.output_tokens],
+            "cost": reply.cost,
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
@@ -49,16 +57,3 @@ def usage(entry: dict[str, Any]) -> dict[str, float]:
     counted = {name: count for name, count in tokens if count is not None}
     unknown = {} if len(counted) == 2 else {"calls_without_usage": 1.0}
     return {"calls": 1.0, "cost_usd": entry["cost"]} | counted | unknown
-
-
-def _entry(key: str, reply: Reply) -> dict[str, Any]:
-    """The journal entry for a reply."""
-    content = answer_part(reply.text).strip()
-    return {
-        "key": key,
-        "content": fence[1] if (fence := FENCE.match(content)) else content,
-        "refusal": (reply.text or reply.ending) if reply.ending in REFUSED else "",
-        "finished": reply.finished,
-        "tokens": [reply.input_tokens, reply.output_tokens],
-        "cost": reply.cost,
-    }

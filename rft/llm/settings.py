@@ -38,28 +38,19 @@ def add_llm_options(parser: Any, votes: str = "--llm-votes") -> None:
     """Adds the options of an LLM to a parser or a group of it; `votes` is the name of the one for votes."""
     add_options(parser, "base-url", "api-key-env", "price", "budget", "timeout", "attempts", prefix="llm-")
     parser.add_argument("--llm-model", metavar="NAME", help="model name on that server")
-    parser.add_argument(
-        "--llm-max-new-tokens",
-        type=positive,
-        metavar="N",
-        default=LlmSettings.max_new_tokens,
-        help="maximum tokens per response (default: %(default)s)",
-    )
-    parser.add_argument(
-        votes,
-        dest="llm_votes",
-        type=positive,
-        metavar="K",
-        default=LlmSettings.votes,
-        help="judge votes per check of a question (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--llm-drafts",
-        type=positive,
-        metavar="N",
-        default=LlmSettings.drafts,
-        help="maximum drafts of a text until one passes the checks (default: %(default)s)",
-    )
+    for option, field, metavar, what in (
+        ("--llm-max-new-tokens", "max_new_tokens", "N", "maximum tokens per response"),
+        (votes, "votes", "K", "judge votes per check of a question"),
+        ("--llm-drafts", "drafts", "N", "maximum drafts of a text until one passes the checks"),
+    ):
+        parser.add_argument(
+            option,
+            dest=f"llm_{field}",
+            type=positive,
+            metavar=metavar,
+            default=getattr(LlmSettings, field),
+            help=f"{what} (default: %(default)s)",
+        )
 
 
 def llm_settings(args: argparse.Namespace) -> LlmSettings:

@@ -74,21 +74,16 @@ def split(history: History, tokens: Tokens, chunk_tokens: int, max_chunks: int |
             f"{history.path}: no conversation after the persona message, so there is nothing to remember"
         )
     size = _Sizes(tokens)
-    offset = len(history.messages) - len(history.turns)
-    pieces = [
-        (offset + i, piece)
-        for i, message in enumerate(history.turns)
-        for piece in _pieces(message, size, chunk_tokens, history)
-    ]
     groups: list[list[tuple[int, Message]]] = []
     room = 0
-    for index, piece in pieces:
-        needed = size(piece)
-        if not groups or needed > room:
-            groups.append([])
-            room = chunk_tokens
-        groups[-1].append((index, piece))
-        room -= needed
+    for index, message in enumerate(history.turns, start=len(history.messages) - len(history.turns)):
+        for piece in _pieces(message, size, chunk_tokens, history):
+            needed = size(piece)
+            if not groups or needed > room:
+                groups.append([])
+                room = chunk_tokens
+            groups[-1].append((index, piece))
+            room -= needed
     if max_chunks is not None and len(groups) > max_chunks:
         logger.warning(
             "%s: %d chunks; reading only the %d most recent (max_chunks)",
@@ -118,20 +113,19 @@ class _Sizes:
     def __call__(self, message: Message) -> int:
         if message.role not in self.markup:  # +1: content and markup may join differently
             self.markup[message.role] = self.tokens.message_tokens(message.role, "x") + 1
-        return self.markup[message.role] + len(self.content(self.tokens.shown(headed(message)))[0])
+        return self.markup[message.role] + len(self.content(self.tokens.shown(headed(message))))
 
-    def content(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Returns the token ids of a text alone, and the characters (start, end) of each token."""
-        encoded = self.tokens.tokenizer(
+    def content(self, text: str) -> list[tuple[int, int]]:
+        """Returns the characters (start, end) of each token of a text alone."""
+        return self.tokens.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        return encoded["input_ids"], encoded["offset_mapping"]
+        )["offset_mapping"]
 
 
 def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list[Message]:
     if size(message) <= most:
         return [message]
-    marks = sum(len(size.content(mark)[0]) for mark in (CONTINUES, CONTINUED))
+    marks = sum(len(size.content(mark)) for mark in (CONTINUES, CONTINUED))
     room = most - size(replace(message, content="")) - marks - 2
     if room < 1:
         raise DataError(
@@ -139,7 +133,7 @@ def _pieces(message: Message, size: _Sizes, most: int, history: History) -> list
             f" {most - room + 16}"
         )
     text, pieces, start = message.content, [], 0
-    ends = [end for _, end in size.content(text)[1]]
+    ends = [end for _, end in size.content(text)]
     token = 0
     while start < len(text):
         last = token + room >= len(ends)

@@ -12,19 +12,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rft.data.history import History, read_history
+from rft.data.history import read_history
 from rft.errors import DataError
 from rft.memory import store, text
 from rft.memory.agent import MemorySettings
+from rft.memory.memory import Memory
 from rft.memory.write import Turn
+from rft.models.budget import Budget
+from rft.models.endpoint import Endpoint
 from rft.models.options import add_options
-from rft.screen import counted
+from rft.screen import counted, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rft.memory.memory import Memory
-    from rft.models.endpoint import Endpoint
     from rft.models.local import LocalModel
 
 logger = logging.getLogger(__name__)
@@ -88,20 +89,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `rft memory` and returns its exit code: 0, or 130 after Ctrl-C."""
-    from rft.screen import screen
-
+    if args.command != "write" and not args.memory.is_file():
+        raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
     console = screen(highlight=False)
     try:
-        return {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
+        {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
     except KeyboardInterrupt:
         print(
             "\nstopped; every chunk read so far is stored; run the same command again to resume",
             file=sys.stderr,
         )
         return 130
+    return 0
 
 
-def _write(args: argparse.Namespace, console: "Console") -> int:
+def _write(args: argparse.Namespace, console: "Console") -> None:
+    """Reads the unread chunks and prints what each update changes."""
     history = read_history(args.history)
     if not args.base_url:
         for option in ("api_key_env", "price", "budget"):
@@ -109,45 +112,34 @@ def _write(args: argparse.Namespace, console: "Console") -> int:
                 logger.warning("--%s is ignored: the model runs on this machine", option.replace("_", "-"))
     memory = _memory(args, args.out)
     with memory.store() as memory_store:
-        return _read(args, console, history, memory, memory_store)
-
-
-def _read(
-    args: argparse.Namespace,
-    console: "Console",
-    history: History,
-    memory: "Memory",
-    memory_store: store.MemoryStore,
-) -> int:
-    """Reads the unread chunks and prints what each update changes."""
-    start = time.monotonic()
-    agent, reading = memory.agent, memory.reading(history, memory_store)
-    chunks = agent.chunks(history)
-    done = memory_store.unread(chunks)
-    console.print(
-        f"{args.history}: {counted(len(history.turns), 'message')} in {counted(len(chunks), 'chunk')}"
-        + (f", {done} of them already read" if done else ""),
-        markup=False,
-    )
-    if memory_store.edited:
+        start = time.monotonic()
+        agent, reading = memory.agent, memory.reading(history, memory_store)
+        chunks = agent.chunks(history)
+        done = memory_store.unread(chunks)
         console.print(
-            f"{args.out}: the file has changed since the last update; continuing from the edited file",
+            f"{args.history}: {counted(len(history.turns), 'message')} in {counted(len(chunks), 'chunk')}"
+            + (f", {done} of them already read" if done else ""),
             markup=False,
         )
-    for turn in reading:
-        print_turn(turn, agent.count(turn.update.memory), console)
+        if memory_store.edited:
+            console.print(
+                f"{args.out}: the file has changed since the last update; continuing from the edited file",
+                markup=False,
+            )
+        for turn in reading:
+            print_turn(turn, agent.count(turn.update.memory), console)
+        tokens = agent.count(memory.text)
     record = memory_store.record
     counts = (record.input_tokens, record.output_tokens)
-    read, written = ("not given" if tokens is None else f"{tokens:,}" for tokens in counts)
+    read, written = ("not given" if count is None else f"{count:,}" for count in counts)
     cut, empty = sum(turn.cut for turn in record.turns), sum(turn.empty for turn in record.turns)
     console.print(
-        f"{args.out}: {counted(agent.count(memory_store.read(args.memory_tokens, agent.count)), 'token')}"
+        f"{args.out}: {counted(tokens, 'token')}"
         f" after {counted(len(record.turns), 'chunk')}; updates too long and cut: {cut}, empty: {empty};"
         f" tokens read: {read}, written: {written};"
         f" {counted(len(chunks) - done, 'chunk')} in {time.monotonic() - start:.1f} s",
         markup=False,
     )
-    return 0
 
 
 def print_turn(turn: Turn, tokens: int, console: "Console") -> None:
@@ -171,9 +163,7 @@ def print_changes(before: str, after: str, console: "Console") -> None:
     console.print(f"  {counted(sum(kind == 'kept' for kind, _ in changes), 'line')} kept", style="dim")
 
 
-def _show(args: argparse.Namespace, console: "Console") -> int:
-    if not args.memory.is_file():
-        raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
+def _show(args: argparse.Namespace, console: "Console") -> None:
     record, before = store.read_record(args.memory), ""
     for number, turn in enumerate(record.turns if record else [], start=1):
         console.rule(f"chunk {number} · messages {turn.first} to {turn.last}", align="left")
@@ -185,20 +175,14 @@ def _show(args: argparse.Namespace, console: "Console") -> int:
         print_changes(before, memory, console)
     console.rule(str(args.memory), align="left")
     console.print(memory or "(empty)", markup=False)
-    return 0
 
 
-def _answer(args: argparse.Namespace, console: "Console") -> int:
-    if not args.memory.is_file():
-        raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
+def _answer(args: argparse.Namespace, console: "Console") -> None:
     memory = _memory(args, args.memory)
     console.print(memory.answer(args.question, args.max_new_tokens), markup=False)
-    return 0
 
 
-def _memory(args: argparse.Namespace, path: Path) -> "Memory":
-    from rft.memory.memory import Memory
-
+def _memory(args: argparse.Namespace, path: Path) -> Memory:
     try:
         settings = MemorySettings(
             getattr(args, "chunk_tokens", MemorySettings.chunk_tokens),
@@ -207,14 +191,14 @@ def _memory(args: argparse.Namespace, path: Path) -> "Memory":
         )
     except ValueError as error:
         raise DataError(f"--{str(error).replace('_', '-')}") from None
-    model = _endpoint(args) if args.base_url else _local(args)
-    return Memory(path, model, **asdict(settings), temperature=args.temperature, seed=args.seed)
+    return Memory(path, _model(args), **asdict(settings), temperature=args.temperature, seed=args.seed)
 
 
-def _endpoint(args: argparse.Namespace) -> "Endpoint":
-    from rft.models.budget import Budget
-    from rft.models.endpoint import Endpoint
+def _model(args: argparse.Namespace) -> "Endpoint | LocalModel":
+    if not args.base_url:
+        from rft.models.local import LocalModel
 
+        return LocalModel(args.model, dtype=args.dtype)
     price, limit = getattr(args, "price", None), getattr(args, "budget", None)
     if args.dtype != "auto":
         logger.warning("--dtype is ignored: the model is behind a URL")
@@ -226,9 +210,3 @@ def _endpoint(args: argparse.Namespace) -> "Endpoint":
         price=(price[0], price[1]) if price else None,
         budget=budget,
     )
-
-
-def _local(args: argparse.Namespace) -> "LocalModel":
-    from rft.models.local import LocalModel
-
-    return LocalModel(args.model, dtype=args.dtype)

@@ -16,7 +16,7 @@ from rft.errors import DataError, ServerError
 from rft.memory import chunks, text
 from rft.memory.agent import MemorySettings, answer_message, update_message
 from rft.memory.chunks import Chunk
-from rft.memory.write import Proposal
+from rft.memory.text import Proposal
 from rft.models.endpoint import Endpoint
 from rft.models.failures import TooLong, Unanswered
 from rft.models.reply import Reply
@@ -66,10 +66,6 @@ class EndpointAgent:
         self.endpoint, self.settings, self.temperature = endpoint, settings, temperature
         self.seed = seed if temperature != 0 else None
         self.tokens = Characters()
-
-    def check(self) -> None:
-        """Checks the endpoint. Raises EndpointError if no call to it can succeed."""
-        self.endpoint.now(self.endpoint.check())
 
     def chunks(self, history: History) -> list[Chunk]:
         """Returns the chunks of a history. Raises DataError like `rft.memory.chunks.split`."""

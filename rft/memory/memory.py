@@ -63,7 +63,7 @@ class Memory:
         self.agent: MemoryAgent | EndpointAgent
         if isinstance(model, Endpoint):
             self.agent = EndpointAgent(model, settings, temperature, seed)
-            self.agent.check()
+            model.now(model.check())
             self._writer: dict[str, JsonValue] = {"model": model.model, "base_url": model.base_url}
         else:
             if isinstance(model, str | Path):

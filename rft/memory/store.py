@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from pydantic import JsonValue
 
@@ -20,7 +19,7 @@ from rft.errors import DataError
 from rft.files import lock, write_atomic
 from rft.memory import text
 from rft.memory.chunks import Chunk
-from rft.memory.text import Count, Update
+from rft.memory.text import Count, Proposal
 from rft.records.base import Record, read_json
 
 
@@ -91,19 +90,12 @@ class MemoryStore:
     def __enter__(self) -> "MemoryStore":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Lets other processes write the memory; closing twice does no harm."""
         self._lock.release()
-
-    def read(self, budget: int, count: Count) -> str:
-        """Returns the memory, "" if there is no file. Raises DataError if the file is not a memory or exceeds
-        the budget."""
-        return read_memory(self.path, budget, count)
 
     @property
     def edited(self) -> bool:
@@ -132,37 +124,28 @@ class MemoryStore:
             )
         return same
 
-    def append(
-        self,
-        place: int,
-        chunk: Chunk,
-        update: Update,
-        input_tokens: int | None,
-        output_tokens: int | None,
-        finished: bool,
-    ) -> None:
+    def append(self, place: int, chunk: Chunk, proposal: Proposal, finished: bool) -> None:
         """Stores the memory after a chunk. The version before is kept in `memory.previous.md`.
 
         Args:
             place: index of the chunk, from 0.
             chunk: the chunk that was read.
-            update: the result of the update.
-            input_tokens: number of tokens of the update prompt (None: unknown).
-            output_tokens: number of tokens generated (None: unknown).
+            proposal: the result of the update.
             finished: whether this was the last chunk.
 
         Raises:
             DataError: writing failed; the memory file is complete, and the chunk is read again on the next
                 run.
         """
+        update = proposal.update
         turn = StoredTurn(**asdict(update), first=chunk.first, last=chunk.last)
         record = MemoryRecord(
             writer=self.writer,
             chunks=[*self.record.chunks[:place], chunk.history.id],
             turns=[*self.record.turns[:place], turn],
             memory_sha=_sha(update.memory.encode() + b"\n"),
-            input_tokens=_sum(self.record.input_tokens, input_tokens),
-            output_tokens=_sum(self.record.output_tokens, output_tokens),
+            input_tokens=_sum(self.record.input_tokens, proposal.input_tokens),
+            output_tokens=_sum(self.record.output_tokens, proposal.output_tokens),
             finished=finished,
         )
         try:

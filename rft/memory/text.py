@@ -5,6 +5,7 @@ either becomes such a text or leaves the previous memory unchanged; think blocks
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,15 @@ class Update:
     memory: str
     cut: bool = False
     empty: bool = False
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The result of an update, and the number of input and output tokens (None: unknown)."""
+
+    update: Update
+    input_tokens: int | None
+    output_tokens: int | None
 
 
 def bullets(text: str) -> list[str]:
@@ -143,11 +153,5 @@ def _outside_thoughts(text: str) -> str:
 
 def _longest_that_fits(lines: list[str], budget: int, count: Count) -> list[str]:
     """Returns the first N lines, as many as fit into `budget` tokens (more text never has fewer tokens)."""
-    low, high = 0, len(lines)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count(join(lines[:middle])) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return lines[:low]
+    longest = bisect_right(range(1, len(lines) + 1), budget, key=lambda n: count(join(lines[:n])))
+    return lines[:longest]

@@ -13,20 +13,11 @@ from typing import Protocol
 from rft.data.history import History
 from rft.memory.agent import MemoryAgent, MemorySettings
 from rft.memory.chunks import Chunk
-from rft.memory.store import MemoryStore
-from rft.memory.text import Update
+from rft.memory.store import MemoryStore, read_memory
+from rft.memory.text import Proposal, Update
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 """(prompts, maximum completion length) -> completions, all as token ids."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """The result of an update, and the number of input and output tokens (None: unknown)."""
-
-    update: Update
-    input_tokens: int | None
-    output_tokens: int | None
 
 
 Propose = Callable[[Sequence[Chunk], Sequence[str]], Sequence[Proposal]]
@@ -135,7 +126,7 @@ class _Reading:
         """Finds the first unread chunk and the memory before it."""
         self.chunks = agent.chunks(self.history)
         self.place = self.store.unread(self.chunks)
-        self.memory = self.store.read(agent.settings.memory_tokens, agent.count)
+        self.memory = read_memory(self.store.path, agent.settings.memory_tokens, agent.count)
 
     @property
     def finished(self) -> bool:
@@ -145,6 +136,6 @@ class _Reading:
         """Stores the update of the next chunk, and moves on to the chunk after it."""
         chunk, before, update = self.chunks[self.place], self.memory, proposal.update
         last = self.place + 1 == len(self.chunks)
-        self.store.append(self.place, chunk, update, proposal.input_tokens, proposal.output_tokens, last)
+        self.store.append(self.place, chunk, proposal, last)
         self.place, self.memory = self.place + 1, update.memory
         return Turn(self.history, chunk, self.place, len(self.chunks), before, update)

@@ -121,10 +121,7 @@ class Dialect:
         Returns:
             Whether something was learned, so that the same request should be sent again in another form.
         """
-        roles = [message["role"] for message in sent["messages"]]
-        if (SYSTEM.search(error.message) or ALTERNATE.search(error.message)) and self._learn_roles(
-            error.message, roles
-        ):
+        if self._learn_roles(error.message, [message["role"] for message in sent["messages"]]):
             return True
         if STREAM.search(error.message) and "stream_options" not in error.message and "stream" not in sent:
             self._note("the server only streams", "streamed", streams=True)
@@ -146,10 +143,8 @@ class Dialect:
         if name in self.refused:
             return
         self.refused.add(name)
-        if name in CAPS and self.cap:
-            self._note(f"the server {does} {name}", f"{self.cap} instead of {name}")
-        else:
-            self._note(f"the server {does} {name}", f"{name} left out")
+        how = f"{self.cap} instead of {name}" if name in CAPS and self.cap else f"{name} left out"
+        self._note(f"the server {does} {name}", how)
 
     def _learn_roles(self, message: str, roles: Sequence[str]) -> bool:
         if NO_SYSTEM.search(message) and "system" in roles:
@@ -161,7 +156,7 @@ class Dialect:
             self._note(
                 "the server requires alternating roles", "messages of one role merged", merged=roles_merged
             )
-        elif roles[:2] == ["system", "system"]:
+        elif SYSTEM.search(message) and roles[:2] == ["system", "system"]:
             self._note(
                 "the server accepts only one system message", "system messages merged", merged=("system",)
             )

@@ -8,6 +8,7 @@ setting or file contains it, and it is removed from server responses.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -115,7 +116,6 @@ class Endpoint:
         self._resume_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
-        self._slots, self._proving = asyncio.Semaphore(concurrency), asyncio.Lock()
 
     async def check(self) -> None:
         """Checks the endpoint; quick and free.
@@ -387,16 +387,13 @@ class Endpoint:
 
     def _refuse_detour(self, response: Any) -> None:
         """Raises EndpointError if a redirect has dropped the body of a request."""
-        moved = next(
-            (hop for hop in [*response.history, response] if hop.status_code in (301, 302, 303)), None
-        )
-        if moved is not None and moved.request.method == "POST":
-            there = urljoin(str(moved.request.url), moved.headers.get("location", "")).removesuffix(
-                "/chat/completions"
-            )
-            raise EndpointError(
-                f"{self.base_url}: the server has moved to {self.clean(there)}; use that as the base URL"
-            )
+        for hop in (*response.history, response):
+            if hop.status_code in (301, 302, 303) and hop.request.method == "POST":
+                there = urljoin(str(hop.request.url), hop.headers.get("location", ""))
+                raise EndpointError(
+                    f"{self.base_url}: the server has moved to"
+                    f" {self.clean(there.removesuffix('/chat/completions'))}; use that as the base URL"
+                )
 
     def _given_up(self, trouble: "Trouble", failures: Mapping[str, int]) -> Exception:
         """Returns the error of one call, or of the endpoint if no call has succeeded yet."""
@@ -432,14 +429,9 @@ def _bytes(text: str) -> int:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Returns the seconds to wait from a `Retry-After` header, given in seconds or as a date."""
-    text = headers.get("retry-after", "").strip()
-    if not text:
-        return None
-    try:
+    text = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
         return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
+    return None

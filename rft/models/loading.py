@@ -67,7 +67,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     name = checkpoint(name)
-    folder = Path(name)
+    folder, adapter = Path(name), Path(name) / "adapter_config.json"
     kwargs = {
         "dtype": getattr(torch, dtype) if isinstance(dtype, str) and dtype != "auto" else dtype,
         "attn_implementation": attention(attn_implementation),
@@ -75,21 +75,15 @@ def load_model(
         "use_safetensors": True,
         "local_files_only": local_only(name),
     }
-    if (
-        folder.exists()
-        and not (folder / "config.json").exists()
-        and not (folder / "adapter_config.json").exists()
-    ):
+    if folder.exists() and not (folder / "config.json").exists() and not adapter.exists():
         raise CheckpointError(
             f"{name}: contains neither config.json nor adapter_config.json; expected a checkpoint folder"
         )
     try:
-        if (folder / "adapter_config.json").exists():
+        if adapter.exists():
             from peft import AutoPeftModelForCausalLM
 
-            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get(
-                "base_model_name_or_path"
-            )
+            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
             kwargs["local_files_only"] = local_only(base or name)
             adapted = AutoPeftModelForCausalLM.from_pretrained(name, **kwargs)
             return _runnable(adapted.merge_and_unload()) if merged else adapted

@@ -78,11 +78,8 @@ def read(body: str) -> Reply:
         value = _from_events(body)
     if not isinstance(value, Mapping):
         raise Malformed("no JSON object in the response")
-    choices = (
-        [c for c in value.get("choices") or [] if isinstance(c, Mapping)]
-        if _is_list(value.get("choices"))
-        else []
-    )
+    given = value.get("choices") or []
+    choices = [c for c in given if isinstance(c, Mapping)] if _is_list(given) else []
     if not choices:
         if value.get("error"):
             code = value["error"].get("code") if isinstance(value["error"], Mapping) else None
@@ -207,11 +204,9 @@ def _from_events(body: str) -> dict[str, Any]:
         return {"error": whole["error"]}
     if reason is None and "[DONE]" not in events:
         raise Malformed("the stream ended early")
-    return (
-        {"choices": [{"message": message, "finish_reason": reason}], "usage": whole.get("usage")}
-        if message
-        else {}
-    )
+    if not message:
+        return {}
+    return {"choices": [{"message": message, "finish_reason": reason}], "usage": whole.get("usage")}
 
 
 def _longer(before: Any, more: Any) -> Any:

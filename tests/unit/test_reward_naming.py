@@ -3,7 +3,7 @@
 import pytest
 
 from reward import paper, personamem, read
-from reward.naming import named_letter, named_option, words
+from reward.naming import mentions, named_letter, words
 
 DRINKS = ("Tea", "Green tea", "Black coffee.", "Something quite new.")
 
@@ -80,7 +80,7 @@ DRINKS = ("Tea", "Green tea", "Black coffee.", "Something quite new.")
     ],
 )
 def test_what_words_name(text, options, named):
-    assert named_option(text, options) == named
+    assert mentions(text, options).option == named
 
 
 def test_letters_and_words():
