@@ -2,6 +2,8 @@
 once a session."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def cudnn_attends_the_next_test_too() -> Iterator[None]:
+    """A test after which cuDNN is used no more in this process would change what later tests run."""
+    yield
+    cudnn = sys.modules.get("rft.prefix_tree.cudnn")
+    assert cudnn is None or not cudnn._given_up, "set RFT_ATTENTION=flash where cuDNN cannot be measured"
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ READS = (
 
 class FakeGPU(TorchDispatchMode):
     """`live`, `peak`: bytes held, and the most so far; `at`: the op that reached it. Enter it to be on the
-    device."""
+    device. FlashAttention attends there, also in a backward pass: there is nothing to measure."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,14 +47,17 @@ class FakeGPU(TorchDispatchMode):
         self.at = ""
         self._sizes: dict[int, int] = {}
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> FakeGPU:
+        self._patch.setenv(cudnn.CHOICE, "flash")
         self._fake.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._fake.__exit__(*error)
+        self._patch.undo()
 
     def hold(self, size: float) -> None:
         """Counts bytes that no tensor of the simulation stands for; negative: they are freed."""
@@ -66,7 +69,6 @@ class FakeGPU(TorchDispatchMode):
         """For a while what the module calls `save_on_cpu` is that of this device, whose tensors say that they
         are on a CPU: what is kept for the backward pass leaves it, and comes back when needed."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(cudnn.CHOICE, "flash")  # there is nothing to measure
             patch.setattr(module, "save_on_cpu", lambda *_, **__: saved_tensors_hooks(_shape, _again))
             yield
 

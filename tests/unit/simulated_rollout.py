@@ -6,7 +6,7 @@ import torch
 from fake_gpu import FakeGPU
 from simulated_update import COMPLETION_TOKENS, Ranks, move, qwen3_4b, rows_of
 
-from rft.prefix_tree import cudnn, sequence_parallel, shared_rollout
+from rft.prefix_tree import sequence_parallel, shared_rollout
 from rft.prefix_tree.attention import forward_kwargs
 from rft.prefix_tree.decode import Decode, Prefill
 from rft.prefix_tree.forward import Fused, forward_of
@@ -24,7 +24,6 @@ def simulate(history: int, ranks: int, layers: int) -> dict[str, int]:
     with gpu, torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         for module in (sequence_parallel, shared_rollout):
             patch.setattr(module, "dist", stub)
-        patch.setenv(cudnn.CHOICE, "flash")  # there is nothing to measure
         move(model)
         weights = gpu.peak = gpu.live
         tree = Tree(prompts, device="cuda:0")
