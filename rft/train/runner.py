@@ -36,7 +36,7 @@ from rft.train.malloc import ReturnFreedMemory, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
-OTHERS_WAIT = 3.0  # seconds that ranks other than 0 wait before they print an error
+OTHERS_WAIT = 10.0  # seconds that ranks other than 0 wait before they print an error
 
 
 def set_up_logging() -> None:
