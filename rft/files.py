@@ -50,6 +50,11 @@ def write_whole(path: Path, text: str) -> None:
         ) from None
 
 
+def occupied(folder: Path) -> bool:
+    """Whether something is there that a new folder would replace: anything but an empty folder."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
 def replace_folder(folder: Path, new: Path) -> None:
     """Renames a complete folder, `new`, to `folder`, and then removes what was there. In between, there is
     no `folder` for a moment."""

@@ -118,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
         from rft.bench.gpu import gpu
         from rft.bench.parts import PARTS, STANDARD
 
-        minutes = args.minutes or (24.0 if args.smollm2 else 8.0)
-        return gpu(args.out, minutes, args.rehearse, tuple(PARTS) if args.smollm2 else STANDARD)
+        parts, minutes = (tuple(PARTS), 24.0) if args.smollm2 else (STANDARD, 8.0)
+        return gpu(args.out, minutes if args.minutes is None else args.minutes, args.rehearse, parts)
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     import torch
 

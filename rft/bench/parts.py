@@ -318,7 +318,8 @@ def _trained(job: Job, out: Path, course: Any) -> dict[str, Any]:
 
 
 PARTS: dict[str, tuple[float, Callable[[Job], dict[str, Any]]]] = {
-    # name: (its weight when the time is divided, which is about its seconds on an H200; its function)
+    # name: (its weight when the time is divided, which is about its seconds on an H200, for SmolLM2 by
+    # analysis; its function)
     "card": (12, card),
     "kernels": (5, kernels),
     "backends": (8, backends),

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from rft.errors import DataError
-from rft.files import replace_folder, write_atomic
+from rft.files import occupied, replace_folder, write_atomic
 from rft.screen import progress, screen
 from rft.simulate import card
 from rft.simulate.checks import check_record
@@ -200,7 +200,7 @@ def write_json(path: Path, document: Any, end: str = "\n") -> None:
 
 def _existing(out: Path, identity: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
     """Returns the record if `out` contains this dataset, or None if `out` is empty or may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not occupied(out):
         return None
     record = _read_record(out)
     if record and record["settings"] == identity:

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from rft.data.history import HALF_PAIR
 from rft.errors import DataError
-from rft.tasks.files import occupied
+from rft.files import occupied
 
 VERSION = 1
 CARD = "dataset.json"

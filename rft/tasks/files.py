@@ -41,11 +41,6 @@ def digest(path: Path, histories: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def occupied(folder: Path) -> bool:
-    """Whether something is there that a new folder would replace: anything but an empty folder."""
-    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-
-
 def inside(path: Path, root: Path) -> bool:
     """Whether a file, with symlinks resolved, is inside the folder. In the Hub cache, the files of a snapshot
     are links into the `blobs` folder next to `snapshots`, which is allowed."""

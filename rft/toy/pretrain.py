@@ -14,7 +14,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from rft.toy import exercises, grammar_exercises
 from rft.toy.memory_exercises import memory_document
 from rft.toy.model import make_model, make_tokenizer
 from rft.train.config import RunConfig
+from rft.train.help import recipe_field
 from rft.train.muon import MuonMixin
 from rft.train.recipe import parse
 from rft.train.runner import fit, run_main
@@ -45,29 +46,20 @@ WINDOW = 25  # steps whose texts are sorted by length together
 class ReadingArguments:
     """The curriculum, and the size of the model."""
 
-    documents_per_step: int = field(default=16, metadata={"help": "Texts per batch."})
-    drill_steps: int = field(default=800, metadata={"help": "Number of steps with drills only."})
-    grow_steps: int = field(
-        default=1500,
-        metadata={
-            "help": "Number of steps after these in which chats replace drills and grow to a whole history."
-        },
+    documents_per_step: int = recipe_field(16, "Texts per batch.")
+    drill_steps: int = recipe_field(800, "Number of steps with drills only.")
+    grow_steps: int = recipe_field(
+        1500, "Number of steps after these in which chats replace drills and grow to a whole history."
     )
-    memories: float = field(
-        default=0.25, metadata={"help": "Share of memory exercises among the texts after the drills."}
+    memories: float = recipe_field(0.25, "Share of memory exercises among the texts after the drills.")
+    texts: str = recipe_field(
+        "mini",
+        'Texts to read: "mini" (the mini profile) or "grammar" (the offline grammar of the other profiles,'
+        " without loss on its long small talk).",
     )
-    texts: str = field(
-        default="mini",
-        metadata={
-            "help": (
-                'Texts to read: "mini" (the mini profile) or '
-                '"grammar" (the offline grammar of the other profiles, without loss on its long small talk).'
-            )
-        },
-    )
-    hidden_size: int = field(default=128, metadata={"help": "Hidden size of the model."})
-    layers: int = field(default=4, metadata={"help": "Number of layers of the model."})
-    vocab_size: int = field(default=2048, metadata={"help": "Maximum vocabulary size of the tokenizer."})
+    hidden_size: int = recipe_field(128, "Hidden size of the model.")
+    layers: int = recipe_field(4, "Number of layers of the model.")
+    vocab_size: int = recipe_field(2048, "Maximum vocabulary size of the tokenizer.")
 
 
 def turns(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rft.errors import CheckpointError
+from rft.files import occupied
 
 VLLM_ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM")
 """Dense architectures with full attention that both the prefix tree and vLLM support."""
@@ -94,7 +95,7 @@ def merge(adapter: Path, out: Path) -> Agreement:
         raise CheckpointError(
             f"{adapter}: no adapter_config.json here; expected the output folder of a LoRA training"
         )
-    if out.exists() and any(out.iterdir()):
+    if occupied(out):
         raise CheckpointError(f"{out}: this folder is not empty; choose a new one")
     model = load_model(str(adapter))
     for name, weight in model.named_parameters():

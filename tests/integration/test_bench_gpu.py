@@ -16,6 +16,7 @@ from unruly_worker import unruly
 
 from rft.bench import parts
 from rft.bench.gpu import gpu
+from rft.cli import main
 from rft.errors import ModelError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,6 +133,12 @@ def test_a_part_that_fails_dies_or_hangs_costs_only_itself(tmp_path, capsys):
         r"^update: skipped, \d+ s: needs about 27.0 GiB, 22.0 are free on this card$", said, re.M
     )
     assert "RuntimeError: an illegal memory access" in said
+
+
+def test_no_minutes_are_none(tmp_path):
+    assert main(["bench", "gpu", "--out", str(tmp_path), "--rehearse", "--minutes", "0"]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert {part["why"] for part in found.values()} == {"the 0 minutes are over"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a device is there")

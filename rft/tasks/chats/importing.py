@@ -20,7 +20,7 @@ from rich.console import Console
 
 from rft.data.private import replaced
 from rft.errors import DataError
-from rft.files import replace_folder
+from rft.files import occupied, replace_folder
 from rft.single_writer import only_writer
 from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
@@ -31,7 +31,6 @@ from rft.tasks.chats.shelf import Shelf
 from rft.tasks.chats.source import Source, Unreadable, find
 from rft.tasks.chats.user_names import file_names, pseudonym
 from rft.tasks.chats.values import Broken, values
-from rft.tasks.files import occupied
 
 HISTORIES, RECORD = "histories", "import.json"
 VERSION = 1

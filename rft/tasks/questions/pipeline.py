@@ -15,11 +15,11 @@ from rich.console import Console
 
 from rft.data.history import Message, read_history
 from rft.errors import DataError
+from rft.files import occupied
 from rft.llm.client import Llm, make_endpoint
 from rft.screen import progress, screen
 from rft.single_writer import only_writer
 from rft.tasks.dataset_writer import CARD, DatasetWriter, Dropped
-from rft.tasks.files import occupied
 from rft.tasks.questions.people import check_share, split_people
 from rft.tasks.questions.source import Source, find_sources
 from rft.tasks.questions.writer import Settings, Written, write_about
