@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rft.cli import main
+
 
 def write(path: Path, content: Any) -> Path:
     """Writes JSON and returns the path."""
@@ -186,3 +188,32 @@ def personamem_v1(root: Path, *changes: dict[str, str], size: str = "32k") -> Pa
         "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
     )
     return root
+
+
+def convert(name: str, source: Path, out: Path, *options: str) -> int:
+    return main(["data", "convert", name, str(source), "--out", str(out), *options])
+
+
+def card(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    return found
+
+
+def rows(out: Path, split: str = "benchmark") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def history(out: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / row["history"]).read_text(encoding="utf-8"))
+    return found
+
+
+def told(out: Path) -> str:
+    return "\n".join(card(out)["notes"])
+
+
+def edit(path: Path, change: Any) -> None:
+    """Applies `change` to the content of a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    write(path, content)

@@ -5,6 +5,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from rft.cli import main
+from rft.data.history import read_history
+
 DAY = 86_400.0
 START = 1_714_000_000.0  # 2024-04-24T23:06:40 UTC
 
@@ -157,3 +160,34 @@ def write_zip(path: Path, files: dict[str, str]) -> Path:
         for name, text in files.items():
             archive.writestr(name, text)
     return path
+
+
+def run(out: Path, *words: object) -> dict:
+    """Imports, and returns import.json."""
+    assert main(["chats", "import", *map(str, words), "--out", str(out)]) == 0
+    return json.loads((out / "import.json").read_text())
+
+
+def texts(out: Path, user: str) -> list[tuple[str, str]]:
+    history = read_history(out / "histories" / f"{user}.json")
+    return [(message.role, message.content) for message in history.messages]
+
+
+def raw(out: Path, user: str) -> list[dict]:
+    return json.loads((out / "histories" / f"{user}.json").read_text())["chat_history"]
+
+
+OPENAI = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "system", "content": "Be kind."},
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "Book"}, {"type": "image_url", "image_url": {"url": "x"}}],
+    },
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]},
+    {"role": "tool", "tool_call_id": "1", "content": "booked"},
+    {"role": "assistant", "content": None, "refusal": "I cannot."},
+    {"role": "assistant", "content": "Done.", "tool_calls": [{"id": "2"}]},
+    {"role": "narrator", "content": "Later."},
+    {"role": "user", "content": None},
+]

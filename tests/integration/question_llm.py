@@ -9,9 +9,14 @@ import json
 import random
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from peculiar import Call
+from peculiar import Call, peculiar
+
+from rft.llm.settings import LlmSettings
+from rft.tasks.questions.pipeline import write_questions
+from rft.tasks.questions.writer import Settings
 
 SAID = re.compile(r"(Dana wrote: )?[Ff]or (\w+) (forget that )?I (now )?want (\w+\s+\w+)")
 SYLLABLES = "ba de fi go lu mar nel pir rok sun tav vim wes yor zan kel".split()
@@ -91,3 +96,55 @@ class QuestionLlm:
         told = [found for message in given["messages"] for found in findings(message)]
         wish, held = told[-1]["keyword"], told[-1]["kind"] in ("revealed", "updated")
         return {"letters": [x for x, text in given["answers"].items() if (wish in text) == held]}
+
+
+FOOD = ("red lentils", "blue cheese", "sour plums", "wild rice", "black beans", "white figs")
+
+
+def talk(*said: str) -> list[dict[str, str]]:
+    """A history of these messages of the user, each answered."""
+    return [
+        m
+        for text in said
+        for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Noted."})
+    ]
+
+
+def save(chats: Path, name: str, messages: list[dict[str, str]], person: str = "") -> None:
+    (chats / "histories").mkdir(parents=True, exist_ok=True)
+    document = {"chat_history": messages, "metadata": {"persona_id": person} if person else {}}
+    (chats / "histories" / f"{name}.json").write_text(json.dumps(document))
+
+
+def of_user(number: int) -> list[dict[str, str]]:
+    """A history with a preference of each kind, and small talk after it."""
+    wish = FOOD[number % len(FOOD)]
+    return talk(
+        f"Plan my day. For dinner I want {wish}. Thank you!",
+        f"For breakfast I want warm\n  bread{number}.",
+        f"For travel I want night trains{number}.",
+        f"Translate this. Dana wrote: for lunch I want cold soup{number}.",
+        f"A week later: for travel I now want slow boats{number}.",
+        f"And for dinner forget that I want {wish}.",
+        "What is the capital of Peru?",
+    )
+
+
+def settings(url: str, per_history: int = 25, held_out: float = 0.25, **changes: Any) -> Settings:
+    llm = LlmSettings(url, "played", **({"price": (2.0, 8.0), "drafts": 2, "attempts": 1} | changes))
+    return Settings(llm, per_history, held_out)
+
+
+def written(chats: Path, llm: QuestionLlm, **changes: Any) -> dict[str, Any]:
+    with peculiar(llm) as server:
+        return write_questions(chats, chats.parent / "out", settings(server.url, **changes))
+
+
+def rows(out: Path) -> dict[str, list[dict[str, Any]]]:
+    return {
+        p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in sorted(out.glob("*.jsonl"))
+    }
+
+
+def dropped(out: Path) -> dict[str, str]:
+    return {d["where"]: d["reason"] for d in json.loads((out / "dataset.json").read_text())["dropped"]}

@@ -1,8 +1,6 @@
 """Evaluation from dataset to report: scripted answerers through the whole path, a tiny real model in every
 context."""
 
-import argparse
-import importlib.util
 import json
 import os
 import random
@@ -12,29 +10,21 @@ import subprocess
 import sys
 import textwrap
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
-import wandb
-from transformers import Qwen3Config, set_seed
-from wandb_file import ended, read_run, records
 
 from rft.data.prompt import CONTEXTS, messages
-from rft.errors import CheckpointError, DataError, ModelError
-from rft.evaluate import command as evaluate_command
+from rft.errors import DataError, ModelError
 from rft.evaluate.answer import Answer
-from rft.evaluate.command import add_arguments
 from rft.evaluate.model_answers import ModelAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.retrieval import Retrieval
 from rft.evaluate.rules import RuleAnswers
 from rft.evaluate.run import batches, evaluate
 from rft.models.local import LocalModel
-from rft.models.vllm import VLLMModel, tensor_parallel
 from rft.tasks.audit import shortcuts
 from rft.tasks.load import load_split
-from rft.toy.model import make_model, make_tokenizer
 
 
 class Scripted:
@@ -62,25 +52,6 @@ def mixed(question):
 
 def numbers(summary):
     return {key: value for key, value in summary.dump().items() if key != "seconds"}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(split, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    set_seed(0)
-    tokenizer = make_tokenizer([m.content for h in split.histories.values() for m in h.messages], 768)
-    model = make_model(tokenizer, hidden_size=64, layers=2)
-    with torch.no_grad():
-        for weight in model.model.layers.parameters():
-            weight.mul_(6 if weight.ndim > 1 else 1)  # so that what it says depends on what it reads
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return LocalModel(checkpoint, device="cpu", dtype="float32")
 
 
 def test_scripted_models_score_what_they_must(split, tmp_path):
@@ -291,73 +262,6 @@ def test_prompts_longer_than_the_model_are_refused(model, split, tmp_path):
         evaluate(split, tmp_path, ModelAnswers(model, "history", max_new_tokens=4000))
 
 
-def command(*words):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return evaluate_command.run(parser.parse_args(words))
-
-
-def test_command_with_a_model(checkpoint, data, tmp_path, capsys):
-    words = ["--model", str(checkpoint), "--data", str(data), "--limit", "3", "--max-new-tokens", "4"]
-    words += ["--context", "none", "--token-cache", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
-    assert command(*words) == 0
-    said = capsys.readouterr().out
-    assert "context none: 0.0% right" in said and str(tmp_path / "out" / "report.html") in said
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        ".lock",
-        "run.json",
-        "results.jsonl",
-        "summary.json",
-        "report.html",
-    }
-
-
-def test_command_names_a_checkpoint_without_tokenizer(checkpoint, data, tmp_path):
-    bare = shutil.copytree(checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "*.jinja"))
-    with pytest.raises(CheckpointError, match=f"{bare}: no tokenizer in this checkpoint folder"):
-        command("--model", str(bare), "--data", str(data), "--out", str(tmp_path / "out"))
-
-
-def test_command_with_a_rule_says_what_it_ignores(data, tmp_path, caplog):
-    words = ["--rule", "longest", "--data", str(data), "--out", str(tmp_path)]
-    assert command(*words, "--context", "history", "--temperature", "1") == 0
-    assert "--context is ignored" in caplog.text and "--temperature is ignored" in caplog.text
-    assert json.loads((tmp_path / "summary.json").read_text())["model"] == "rule: longest option"
-
-
-def test_ctrl_c_says_how_to_go_on(data, tmp_path, monkeypatch, capsys):
-    answer, asked = RuleAnswers.answer, []
-
-    def interrupted(self, questions, history=None):
-        asked.append(len(questions))
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return answer(self, questions, history)
-
-    words = ["--rule", "first", "--data", str(data), "--batch-size", "5", "--out", str(tmp_path)]
-    with monkeypatch.context() as patch:
-        patch.setattr(RuleAnswers, "answer", interrupted)
-        assert command(*words) == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
-    assert len(read_rows(tmp_path)) == 10 and not (tmp_path / "summary.json").exists()
-    assert command(*words) == 0 and len(read_rows(tmp_path)) == 32
-
-
-@pytest.mark.parametrize(
-    "words", [["--limit", "0"], ["--batch-size", "x"], ["--temperature", "-1"], ["--rule", "first"]]
-)
-def test_command_refuses_bad_options(words, capsys):
-    with pytest.raises(SystemExit):
-        command("--model", "m", "--data", "d", "--out", "o", *words)
-    assert words[0] in capsys.readouterr().err
-
-
-def test_the_command_starts_without_torch():
-    code = "import sys, rft.evaluate.command, rft.evaluate.comparison\n"
-    code += "sys.exit(bool({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
 def test_a_longest_option_model_scores_what_the_audit_says(data, tmp_path):
     """On the train split, where there are enough ties to see how they are broken."""
     train = load_split(data, "train")
@@ -437,124 +341,3 @@ def test_retrieval_and_samples_with_a_tiny_model(model, split, tmp_path):
         batch_size=12,
     )
     assert numbers(again) == numbers(drawn)
-
-
-def test_a_sweep_evaluates_each_checkpoint_and_draws_the_curve(checkpoint, data, tmp_path, capsys):
-    for step in (20, 100, 3):
-        shutil.copytree(checkpoint, tmp_path / "run" / f"checkpoint-{step}")
-    words = [
-        "--model",
-        str(tmp_path / "run" / "checkpoint-*"),
-        "--data",
-        str(data),
-        "--limit",
-        "2",
-        "--max-new-tokens",
-        "4",
-        "--no-controls",
-    ]
-    words += ["--token-cache", str(tmp_path / "tokens"), "--out", str(tmp_path / "out")]
-    assert command(*words) == 0
-    points = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert [point["step"] for point in points] == [3, 20, 100] and all(point["n"] == 2 for point in points)
-    assert (tmp_path / "out" / "checkpoint-20" / "summary.json").exists() and (
-        tmp_path / "out" / "report.html"
-    ).exists()
-    with pytest.raises(DataError, match="no checkpoint folder matches this pattern"):
-        command("--model", str(tmp_path / "nothing-*"), *words[2:])
-
-
-def test_an_evaluation_goes_to_wandb_whole(data, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    out = tmp_path / "out"
-    try:
-        assert command("--rule", "longest", "--data", str(data), "--track", "--out", str(out)) == 0
-    finally:
-        # else its service, named in the environment, serves the processes of later tests as one
-        wandb.teardown()
-    summary = json.loads((out / "summary.json").read_text())
-    file = ended(next((out / "wandb").glob("offline-run-*/*.wandb")))
-    config, history = read_run(file)
-    assert config["data_sha256"] == summary["data_sha256"] and config["model"] == "rule: longest option"
-    tables = {key.removesuffix(".nrows") for row in history for key in row if key.endswith(".nrows")}
-    assert tables == {f"by/{category}" for category in summary["by"]}
-    logged = {
-        item.key or "/".join(item.nested_key): item.value_json
-        for record in records(file)
-        for item in record.summary.update
-    }
-    assert json.loads(logged["accuracy"]) == summary["accuracy"]
-    artifacts = [
-        record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"
-    ]
-    # tables are artifacts too
-    [artifact] = [artifact for artifact in artifacts if artifact.type == "evaluation"]
-    assert {entry.path for entry in artifact.manifest.contents} == {
-        "results.jsonl",
-        "summary.json",
-        "report.html",
-        "run.json",
-    }
-
-
-def test_vllm_that_is_not_installed_is_told(checkpoint, data, tmp_path):
-    words = ["--model", str(checkpoint), "--vllm", "--data", str(data), "--out", str(tmp_path / "out")]
-    if importlib.util.find_spec("vllm"):
-        pytest.skip("vLLM is installed here")
-    with pytest.raises(ModelError, match="vLLM cannot be imported .* pip install 'rft.vllm.'"):
-        command(*words)
-
-
-@pytest.mark.parametrize(("gpus", "used"), [(0, 1), (1, 1), (3, 2), (4, 4), (7, 4), (8, 8), (16, 8)])
-def test_vllm_takes_as_many_gpus_as_share_the_heads(caplog, gpus, used):
-    # Qwen3-4B's
-    assert tensor_parallel(Qwen3Config(num_attention_heads=32, num_key_value_heads=8), gpus) == used
-    assert (f"using {used} of {gpus} GPUs" in caplog.text) == (used < gpus)
-
-
-def test_vllm_gets_the_same_token_ids(checkpoint, model, split, tmp_path, monkeypatch):
-    """A stand-in with vLLM's interface that generates with the local model: what is asked of vLLM, and what
-    becomes of it."""
-    asked = []
-
-    class SamplingParams:
-        def __init__(self, **settings):
-            self.__dict__.update(settings)
-
-    class LLM:
-        def __init__(self, **settings):
-            assert settings["enable_prefix_caching"] and settings["generation_config"] == "vllm"
-            # the checkpoint's is float32
-            assert settings["max_model_len"] == -1 and settings["dtype"] == "bfloat16"
-            self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=4096))
-
-        def generate(self, prompts, settings, use_tqdm):
-            asked.extend(settings)
-            ids = model.generate(
-                [p["prompt_token_ids"] for p in prompts], settings[0].max_tokens, settings[0].temperature
-            )
-            ends = [made[-1] in settings[0].stop_token_ids for made in ids]
-            return [
-                SimpleNamespace(
-                    outputs=[
-                        SimpleNamespace(token_ids=tuple(made), finish_reason="stop" if end else "length")
-                    ]
-                )
-                for made, end in zip(ids, ends, strict=True)
-            ]
-
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=SamplingParams))
-    served = VLLMModel(checkpoint)
-    questions = split.questions[:4]
-    here = ModelAnswers(model, "none", max_new_tokens=12)
-    there = ModelAnswers(served, "none", max_new_tokens=12)
-    assert there.answer(questions, None) == here.answer(questions, None)
-    assert served.end_ids == model.end_ids and served.longest == 4096
-    assert {s.temperature for s in asked} == {0.0} and asked[0].seed is None
-    ModelAnswers(served, "none", max_new_tokens=4, temperature=1.0).answer(questions, None)
-    assert len({s.seed for s in asked[4:]}) == 4
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="--vllm needs a full checkpoint"):
-        VLLMModel(tmp_path / "adapter")

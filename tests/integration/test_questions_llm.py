@@ -1,82 +1,18 @@
 """`rft questions write` against a local server that plays the LLM (question_llm.py)."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peculiar import Call, peculiar
-from question_llm import Change, QuestionLlm
+from question_llm import Change, QuestionLlm, dropped, of_user, rows, save, settings, talk, written
 
 from rft.cli import main
-from rft.errors import DataError, ServerError
+from rft.errors import DataError
 from rft.llm.chat import DATA
-from rft.llm.settings import LlmSettings
 from rft.tasks.load import load_split
 from rft.tasks.questions.pipeline import write_questions
-from rft.tasks.questions.writer import Settings
-
-FOOD = ("red lentils", "blue cheese", "sour plums", "wild rice", "black beans", "white figs")
-
-
-def talk(*said: str) -> list[dict[str, str]]:
-    """A history of these messages of the user, each answered."""
-    return [
-        m
-        for text in said
-        for m in ({"role": "user", "content": text}, {"role": "assistant", "content": "Noted."})
-    ]
-
-
-def save(chats: Path, name: str, messages: list[dict[str, str]], person: str = "") -> None:
-    (chats / "histories").mkdir(parents=True, exist_ok=True)
-    document = {"chat_history": messages, "metadata": {"persona_id": person} if person else {}}
-    (chats / "histories" / f"{name}.json").write_text(json.dumps(document))
-
-
-def of_user(number: int) -> list[dict[str, str]]:
-    """A history with a preference of each kind, and small talk after it."""
-    wish = FOOD[number % len(FOOD)]
-    return talk(
-        f"Plan my day. For dinner I want {wish}. Thank you!",
-        f"For breakfast I want warm\n  bread{number}.",
-        f"For travel I want night trains{number}.",
-        f"Translate this. Dana wrote: for lunch I want cold soup{number}.",
-        f"A week later: for travel I now want slow boats{number}.",
-        f"And for dinner forget that I want {wish}.",
-        "What is the capital of Peru?",
-    )
-
-
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
-    for number in range(4):
-        save(tmp_path / "chats", f"user{number}", of_user(number))
-    return tmp_path / "chats"
-
-
-def settings(url: str, per_history: int = 25, held_out: float = 0.25, **changes: Any) -> Settings:
-    llm = LlmSettings(url, "played", **({"price": (2.0, 8.0), "drafts": 2, "attempts": 1} | changes))
-    return Settings(llm, per_history, held_out)
-
-
-def written(chats: Path, llm: QuestionLlm, **changes: Any) -> dict[str, Any]:
-    with peculiar(llm) as server:
-        return write_questions(chats, chats.parent / "out", settings(server.url, **changes))
-
-
-def rows(out: Path) -> dict[str, list[dict[str, Any]]]:
-    return {
-        p.stem: [json.loads(line) for line in p.read_text().splitlines()] for p in sorted(out.glob("*.jsonl"))
-    }
-
-
-def dropped(out: Path) -> dict[str, str]:
-    return {d["where"]: d["reason"] for d in json.loads((out / "dataset.json").read_text())["dropped"]}
 
 
 def test_each_kind_becomes_questions_that_pass_the_check(
@@ -417,100 +353,3 @@ def test_a_long_history_is_read_in_parts_that_fit_the_window(tmp_path: Path) -> 
         given for task, given in llm.givens if task == "right" and given["messages"][0]["index"] == 28
     )
     assert 1500 < len(shown["messages"][0]["text"]) < 2000  # of 45,000 characters, those around the words
-
-
-def command(chats: Path, url: str, *more: str) -> list[str]:
-    words = [
-        "questions",
-        "write",
-        "--chats",
-        str(chats),
-        "--out",
-        str(chats.parent / "out"),
-        "--workers",
-        "2",
-    ]
-    words += [
-        "--llm-base-url",
-        url,
-        "--llm-model",
-        "played",
-        "--llm-price",
-        "2",
-        "8",
-        "--held-out-users",
-        "0.25",
-    ]
-    return [*words, *more]
-
-
-def test_a_budget_is_hard_and_the_rest_is_written_later(
-    chats: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with peculiar(QuestionLlm()) as server:
-        limit = ["--llm-max-new-tokens", "400"]
-        assert main(command(chats, server.url, *limit, "--llm-budget", "0.02")) == 2
-        assert "raise --llm-budget and run the same command again to resume" in capsys.readouterr().err
-        paid = sum(server.paid.values())
-        spent = sum(map(float, (chats.parent / ".out.paid/spent.txt").read_text().split()))
-        assert 5 < paid and spent <= 0.02 and not (chats.parent / "out").exists()
-        assert main(command(chats, server.url, *limit, "--llm-budget", "0.02")) == 2  # it is remembered
-        assert sum(server.paid.values()) <= paid + 1  # the test of the limit on lengths
-        capsys.readouterr()
-        assert main(command(chats, server.url, *limit, "--llm-budget", "5")) == 0
-        twice = {prompt for prompt, times in server.paid.items() if times > 1}
-        assert len(twice) <= 1 and all("Countfromone" in prompt for prompt in twice)
-        made = json.loads((chats.parent / "out/dataset.json").read_text())["made"]
-        assert made["usage"]["calls"] == len(server.paid) - 1
-
-
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_resumed_without_paying_twice(chats: Path, sent: signal.Signals, repository: Path) -> None:
-    llm = QuestionLlm()
-
-    def slow(call: Call) -> None:
-        time.sleep(0.02)
-        llm(call)
-
-    with peculiar(slow) as server:
-        words = [sys.executable, "-m", "rft.cli", *command(chats, server.url)]
-        process = subprocess.Popen(
-            words,
-            cwd=repository,
-            stderr=subprocess.PIPE,
-            text=True,
-            # a shell that starts the tests in the background ignores SIGINT for all its children
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        while process.poll() is None and sum(server.paid.values()) < 20:
-            time.sleep(0.01)
-        process.send_signal(sent)
-        error = process.communicate()[1]
-        assert process.returncode == (130 if sent == signal.SIGINT else -sent), error
-        if sent == signal.SIGINT:
-            assert error.strip().endswith("interrupted")
-        assert sum(server.paid.values()) >= 20 and not (chats.parent / "out").exists()
-        assert main(command(chats, server.url)) == 0
-        twice = sum(times - 1 for times in server.paid.values())
-        assert twice <= (2 if sent == signal.SIGKILL else 0), "at most what was on its way to two workers"
-        first = {p.name: p.read_bytes() for p in (chats.parent / "out").glob("*.json*")}
-        assert main([*command(chats, server.url), "--out", str(chats.parent / "again")]) == 0
-    again = {p.name: p.read_bytes() for p in (chats.parent / "again").glob("*.json*")}
-    assert first == again and {"train.jsonl", "dataset.json"} <= first.keys()
-
-
-def test_a_second_command_is_refused(chats: Path) -> None:
-    from rft.single_writer import only_writer
-
-    with (
-        only_writer(chats.parent / "out", "command"),
-        pytest.raises(DataError, match="another command writes"),
-    ):
-        written(chats, QuestionLlm())
-
-
-def test_a_server_that_refuses_everything_loses_nothing(chats: Path) -> None:
-    with pytest.raises(ServerError):
-        with peculiar(lambda call: call.refuse("no", 401)) as server:
-            write_questions(chats, chats.parent / "out", settings(server.url))
-    assert sum(written(chats, QuestionLlm())["questions"].values()) == 16
