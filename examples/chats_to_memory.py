@@ -30,10 +30,8 @@ def main(source: Path, name: str, out: Path) -> None:
 if __name__ == "__main__":
     given = sys.argv[1:]
     try:
-        main(
-            Path(given[0]) if given else Path(__file__).with_name("chats.jsonl"),
-            given[1] if given[1:] else "recipes/quickstart/base",
-            Path("out/example_memory"),
-        )
+        source = Path(given[0]) if given else Path(__file__).with_name("chats.jsonl")
+        name = given[1] if given[1:] else "recipes/quickstart/base"
+        main(source, name, Path("out/example_memory") / source.stem)
     except rft.RftError as error:
         sys.exit(f"error: {error}")

@@ -21,6 +21,13 @@ from typing import Any
 from rft.errors import DataError
 
 ROLES = ("system", "user", "assistant")
+RENAMED = {
+    **dict.fromkeys(("timestamp", "created_at", "create_time", "created", "datetime", "time"), "date"),
+    **dict.fromkeys(("session_id", "conversation_id", "thread_id"), "session"),
+    **dict.fromkeys(("speaker", "author"), "name"),
+}
+"""Keys of other formats -> the key with which a model is shown this. Any other key is ignored."""
+EXPORTS = "`rft chats import` reads exports and logs of chats"
 IMAGE_PARTS = ("image_url", "image", "input_image")
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which no UTF-8 text contains
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -124,11 +131,12 @@ def read_history(path: Path | str) -> History:
         raise DataError(f"{path}: cannot read this chat history: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: not UTF-8 at byte {error.start}; write the chat history as UTF-8 JSON"
+            f"{path}: not UTF-8 at byte {error.start}; write the chat history as UTF-8 JSON ({EXPORTS})"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{path}: broken JSON ({error}); write the file again, it may be incomplete"
+            f"{path}: broken JSON ({error}); expected one list of messages: write the file again if it is"
+            f" incomplete ({EXPORTS})"
         ) from None
 
     metadata: Any = {}
@@ -136,6 +144,7 @@ def read_history(path: Path | str) -> History:
         if "chat_history" not in document:
             raise DataError(
                 f"{path}: no 'chat_history' key; expected an object with a list of messages under it"
+                f" ({EXPORTS})"
             )
         document, metadata = document["chat_history"], document.get("metadata") or {}
     if not isinstance(document, list) or not document:
@@ -185,6 +194,9 @@ def _message(item: Any, where: str) -> Message:
     if not isinstance(item, dict):
         raise DataError(f"{where}: expected an object with 'role' and 'content', found {type(item).__name__}")
     role = item.get("role")
+    if role is None:
+        keys = ", ".join(map(repr, item)) or "none"
+        raise DataError(f"{where}: no 'role'; expected 'role' and 'content', found {keys} ({EXPORTS})")
     if role not in ROLES:
         to_do = {"developer": "; write it as system", "tool": "; leave it out", "function": "; leave it out"}
         raise DataError(
@@ -205,6 +217,11 @@ def _message(item: Any, where: str) -> Message:
 
 def _origin(item: dict[str, Any], where: str) -> tuple[str, str, int | None]:
     """Returns name, date and session of a message."""
+    for key in item:
+        if key in RENAMED and RENAMED[key] not in item:
+            raise DataError(
+                f"{where}: {key!r} would not be read; call it {RENAMED[key]!r}, or remove it ({EXPORTS})"
+            )
     name, date, session = (item.get(key) for key in ("name", "date", "session"))
     if name is not None and not isinstance(name, str):
         raise DataError(f"{where}: 'name' must be a text")

@@ -55,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     writing.add_argument(
-        "--history", required=True, type=Path, metavar="FILE", help="chat as a JSON list of {role, content}"
+        "--history",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="chat as a JSON list of {role, content}, or a history that `rft chats import` made",
     )
     writing.add_argument(
         "--out",
@@ -122,10 +126,7 @@ def _write(args: argparse.Namespace, console: "Console") -> None:
             markup=False,
         )
         if memory_store.edited:
-            console.print(
-                f"{args.out}: the file has changed since the last update; continuing from the edited file",
-                markup=False,
-            )
+            console.print(f"{args.out}: edited by hand; continuing from the edited text", markup=False)
         for turn in reading:
             print_turn(turn, agent.count(turn.update.memory), console)
         tokens = agent.count(memory.text)
@@ -179,7 +180,8 @@ def _show(args: argparse.Namespace, console: "Console") -> None:
 
 def _answer(args: argparse.Namespace, console: "Console") -> None:
     memory = _memory(args, args.memory)
-    console.print(memory.answer(args.question, args.max_new_tokens), markup=False)
+    answer = memory.answer(args.question, args.max_new_tokens)
+    console.print(text.CONTROL.sub("", answer), markup=False)
 
 
 def _memory(args: argparse.Namespace, path: Path) -> Memory:

@@ -2,9 +2,10 @@
 
 Invariant: writes are atomic, so the file always contains a complete memory: the last version or the one
 before. Only one process at a time can write a memory. Next to `memory.md` are `memory.previous.md`, the
-version before the last write, and `.memory.md.json`, the record of the chunks read and of each update. The
-Markdown file takes precedence: if the user edits it, the next update starts from the edited text; if the user
-deletes it, reading starts over with an empty memory.
+version with which the last reading began, and `.memory.md.json`, the record of the chunks read and of each
+update. The Markdown file takes precedence: if the user edits it, the next update starts from the edited text,
+and `memory.previous.md` keeps that text until the next reading; if the user deletes it, reading starts over
+with an empty memory.
 """
 
 import hashlib
@@ -99,12 +100,8 @@ class MemoryStore:
 
     @property
     def edited(self) -> bool:
-        """Whether somebody has changed the file since the last update."""
-        return (
-            self.path.exists()
-            and bool(self.record.memory_sha)
-            and _sha(self.path.read_bytes()) != self.record.memory_sha
-        )
+        """Whether the file exists and is not what the last update wrote."""
+        return self.path.exists() and _sha(self.path.read_bytes()) != self.record.memory_sha
 
     def unread(self, chunks: Sequence[Chunk]) -> int:
         """Returns the index of the first unread chunk. If the conversation has grown, this may be the last
@@ -125,7 +122,8 @@ class MemoryStore:
         return same
 
     def append(self, place: int, chunk: Chunk, proposal: Proposal, finished: bool) -> None:
-        """Stores the memory after a chunk. The version before is kept in `memory.previous.md`.
+        """Stores the memory after a chunk. `memory.previous.md` keeps the version with which the reading
+        began, and what the user wrote.
 
         Args:
             place: index of the chunk, from 0.
@@ -149,7 +147,7 @@ class MemoryStore:
             finished=finished,
         )
         try:
-            if self.path.exists():
+            if self.path.exists() and (self.edited or self.record.finished):
                 previous = self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
                 write_atomic(previous, self.path.read_bytes(), durable=True)
             # The file first: if killed in between, the chunk is read again, starting from a memory that
@@ -168,7 +166,7 @@ def read_memory(path: Path, budget: int, count: Count) -> str:
     """Returns the memory in a file, "" if there is no file. Raises DataError if it is not a memory or exceeds
     the budget."""
     try:
-        return text.read(path.read_bytes().decode("utf-8"), str(path), budget, count)
+        return text.read(path.read_bytes().decode("utf-8-sig"), str(path), budget, count)
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError as error:

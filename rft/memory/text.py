@@ -1,7 +1,8 @@
 """The text of a memory: a short plain text of bullets, one fact about the user per line.
 
-Invariant: every line of a memory begins with "- ", and a memory never exceeds its token budget. Model output
-either becomes such a text or leaves the previous memory unchanged; think blocks are never stored.
+Invariant: every line of a memory begins with "- ", no line contains control characters, and a memory never
+exceeds its token budget. Model output either becomes such a text or leaves the previous memory unchanged;
+think blocks are never stored. What `accept` returns, `read` accepts.
 """
 
 import re
@@ -18,6 +19,8 @@ FORGOTTEN = "forgotten"  # written after the topic of a withdrawn preference
 TOPIC_WORDS = 3  # text before the colon with more words is not a topic
 FORGET = re.compile(r"[,.;]?\s*forget (?:it|that|this)\W*$", re.IGNORECASE)
 BULLET = re.compile(r"(?:[-*•+]|\d{1,3}[.)])\s+(\S.*)")
+# a terminal's commands, such as colors, and other control characters except tab and line feed
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Count = Callable[[str], int]  # counts the tokens of a text
 
@@ -47,9 +50,10 @@ class Proposal:
 
 
 def bullets(text: str) -> list[str]:
-    """Returns the bullets of a model output, without think blocks and without other lines such as
+    """Returns the bullets of a model output, without think blocks, control characters and other lines such as
     headings."""
-    matches = [BULLET.match(line.strip()) for line in _outside_thoughts(text).splitlines()]
+    plain = CONTROL.sub("", _outside_thoughts(text))
+    matches = [BULLET.match(line.strip()) for line in plain.split("\n")]
     return [" ".join(match[1].split()) for match in matches if match]
 
 
@@ -103,23 +107,27 @@ def read(text: str, where: str, budget: int, count: Count) -> str:
         count: counts the tokens of a text.
 
     Returns:
-        The memory, without blank lines and trailing spaces.
+        The memory, without blank lines and trailing spaces; a bullet such as "* " or "1. " becomes "- ".
 
     Raises:
         DataError: a line is not a bullet or contains control characters, or the memory exceeds its budget.
     """
-    lines = text.replace("\r\n", "\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith("- "):
+    kept = []
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if CONTROL.search(line):
+            raise DataError(
+                f"{where}: line {number} contains control characters; remove them: a memory is plain text"
+            )
+        if not line.strip():
+            continue
+        bullet = BULLET.match(line.strip())
+        if not bullet:
             raise DataError(
                 f"{where}: line {number} is not a bullet ({line[:40]!r}); every line of a memory begins with"
                 ' "- "'
             )
-        if any(ord(character) < 32 and character != "\t" for character in line):
-            raise DataError(
-                f"{where}: line {number} contains control characters; a memory must be plain text"
-            )
-    memory = "\n".join(line.rstrip() for line in lines if line.strip())
+        kept.append(bullet[1])
+    memory = join(kept)
     if (tokens := count(memory)) > budget:
         raise DataError(
             f"{where}: {tokens} tokens, but at most {budget} are allowed; remove some lines or raise the"

@@ -58,7 +58,9 @@ def test_a_reward_in_a_file(here, run, repository):
 def test_your_own_chats_to_a_memory(here, run):
     said = run("chats_to_memory.py")
     assert "ana: 6 messages" in said and "chunk 3 of 3" in said and "answer:" in said
-    assert (here / "out/example_memory/memory.md").is_file()
+    assert (here / "out/example_memory/chats/memory.md").is_file()
+    (here / "other.jsonl").write_text('{"role": "user", "content": "I moved to Ulm."}\n')
+    assert "other: 1 message" in run("chats_to_memory.py", "other.jsonl")  # beside the first
     with pytest.raises(SystemExit, match="^error: .*no.zip"):
         run("chats_to_memory.py", "no.zip")
 

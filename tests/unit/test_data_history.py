@@ -64,6 +64,13 @@ def test_id_is_a_hash_of_what_was_said(tmp_path: Path) -> None:
         assert read_history(other).id != one.id
 
 
+def test_keys_that_say_nothing_to_a_model_are_ignored(tmp_path: Path) -> None:
+    message = {"role": "user", "content": "Hi", "date": "2024-01-01", "timestamp": 1.7e9, "refusal": None}
+    assert read_history(write(tmp_path / "h.json", [message])).messages == (
+        Message("user", "Hi", date="2024-01-01"),
+    )
+
+
 def test_metadata_may_be_missing(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "Hello"}]
     for document in ({"chat_history": messages}, {"chat_history": messages, "metadata": None}, messages):
@@ -93,7 +100,15 @@ GOOD = {"role": "user", "content": "Hello"}
             "leave out a message that only calls tools",
         ),
         ([{"role": ["user"], "content": "x"}], "message 0: unknown role"),
-        ([GOOD, {"content": "x"}], "message 1: unknown role None"),
+        ([GOOD, {"content": "x"}], "message 1: no 'role'; expected 'role' and 'content', found 'content'"),
+        ([{"mapping": {}, "id": "x"}], "found 'mapping', 'id' (`rft chats import` reads exports"),
+        (json.dumps(GOOD) + "\n" + json.dumps(GOOD), "(`rft chats import` reads exports and logs of chats)"),
+        (
+            [GOOD, GOOD | {"timestamp": "2024-01-01"}],
+            "message 1: 'timestamp' would not be read; call it 'date'",
+        ),
+        ([GOOD | {"speaker": "Ana"}], "message 0: 'speaker' would not be read; call it 'name'"),
+        ([GOOD | {"session_id": "1"}], "message 0: 'session_id' would not be read; call it 'session'"),
         ([GOOD, "Hello"], "message 1: expected an object"),
         ([GOOD, {"role": "user", "content": None}], "message 1: 'content'"),
         ([GOOD, {"role": "user"}], "message 1: 'content'"),

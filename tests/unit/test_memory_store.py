@@ -70,10 +70,27 @@ def test_stopped_and_resumed_it_ends_with_the_same_memory(agent, tmp_path):
     assert run(agent, tmp_path / "m.md", of, Scribe(agent, stop=0)) == []  # nothing is read twice
 
 
-def test_the_version_before_is_kept(agent, tmp_path):
-    run(agent, tmp_path / "m.md", history(40), Scribe(agent))
-    now, before = (tmp_path / "m.md").read_text(), (tmp_path / "m.previous.md").read_text()
-    assert now.startswith(before) and len(now.splitlines()) == len(before.splitlines()) + 1
+def test_the_version_with_which_a_reading_began_is_kept(agent, tmp_path):
+    path, previous = tmp_path / "m.md", tmp_path / "m.previous.md"
+    run(agent, path, history(40), Scribe(agent))
+    assert not previous.exists()  # there was no memory before
+    first = path.read_text()
+    assert len(run(agent, path, history(80), Scribe(agent))) > 1
+    assert previous.read_text() == first != path.read_text()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_the_user_wrote_is_kept_through_every_chunk(agent, tmp_path, known):
+    """Also if the reading is interrupted, and if no update here wrote the file."""
+    path, previous = tmp_path / "m.md", tmp_path / "m.previous.md"
+    if known:
+        run(agent, path, history(40), Scribe(agent))
+    path.write_text("- precious: my own edit\n")
+    with pytest.raises(KeyboardInterrupt):
+        run(agent, path, history(120), Scribe(agent, stop=2))
+    run(agent, path, history(120), Scribe(agent))
+    assert "precious" not in path.read_text()
+    assert previous.read_text() == "- precious: my own edit\n"
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])

@@ -24,6 +24,7 @@ def words(memory: str) -> int:
         ("  - nested   and\tspaced ", ["nested and spaced"]),
         ("", []),
         ("\x00\xff noise", []),
+        ("- tea: \x1b[31mred\x1b[0m\x9b and\x07 green\r\n- b\x0b\u2028c\x85", ["tea: red and green", "b c"]),
     ],
 )
 def test_bullets(written, found):
@@ -103,7 +104,21 @@ def test_nonsense_in_an_edited_memory_is_named(edited, said):
 
 def test_an_edited_memory_reads_as_it_is():
     assert text.read("- a\r\n\r\n- b  \n", "m.md", 5, words) == "- a\n- b"
+    assert text.read("* a\n  1. b", "m.md", 5, words) == "- a\n- b"
     assert text.read("", "m.md", 5, words) == ""
+
+
+def test_what_is_stored_can_be_read_again():
+    """Whatever the model writes, character by character."""
+    for character in map(chr, [*range(0x100), 0x2028, 0x2029, 0xFEFF, 0x202E]):
+        for written in (
+            f"- a{character}b",
+            f"- {character}",
+            f"{character}- a",
+            f"- a: b{character}, forget it",
+        ):
+            stored = accept(written, "", finished=True, budget=9, count=words).memory
+            assert text.read(stored, "m.md", 9, words) == stored
 
 
 def test_changes_of_lines():

@@ -83,6 +83,30 @@ def test_a_missing_reward_is_named(spec, said, tmp_path):
     assert str(caught.value).startswith(f'reward "{spec}"') and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("def reward(:\n", "mine.py, line 1: invalid syntax"),
+        ("import math\nmath.sqroot(2)\n", "mine.py, line 2: AttributeError: module 'math' has no attribute"),
+        (
+            "import no_such_package\n",
+            "mine.py, line 1: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        ("def f():\n    raise OSError('no scores\\nhere')\n\nf()\n", "mine.py, line 2: OSError: no scores"),
+    ],
+)
+def test_a_module_that_fails_is_named_with_its_line(content, said, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    for spec in (f"{tmp_path}/mine.py:reward", "mine.reward"):
+        sys.modules.pop("mine", None)
+        with pytest.raises(ValueError) as caught:
+            load(spec)
+        told = str(caught.value)
+        assert told.startswith(f'reward "{spec}": ') and "\n" not in told
+        assert said in told or (spec == "mine.reward" and "no module named no_such_package" in told)
+
+
 def test_the_package_needs_no_torch():
     code = "import sys, reward; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
