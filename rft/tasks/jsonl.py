@@ -122,10 +122,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     except OSError as error:
         raise unreadable(path, error) from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: row {row}: not UTF-8; write the file as UTF-8") from None
+        raise DataError(f"{path}: line {row + 1}: not UTF-8; write the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
+        why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(
-            f"{path}: row {row}: not JSON ({error}); expected one object per line, the file may be incomplete"
+            f"{path}: line {row + 1}: not JSON ({why}); expected one object per line, the file may be incomplete"
         ) from None
 
 

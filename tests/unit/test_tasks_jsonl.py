@@ -147,7 +147,7 @@ def test_a_row_that_is_no_question_is_skipped_with_its_reason(
 @pytest.mark.parametrize(
     ("row", "error"),
     [
-        ('{"query": ', r"train\.jsonl: row 1: not JSON"),
+        ('{"query": ', r"train\.jsonl: line 2: not JSON \(Expecting value, column 11\)"),
         (ROW | {"history": "../secret.json"}, r"row 1: history '\.\./secret\.json' points outside"),
         (ROW | {"history": "/etc/passwd"}, "row 1: history '/etc/passwd' points outside"),
         (ROW | {"history": "histories/none.json"}, "row 1: history file 'histories/none.json' is missing"),
@@ -168,7 +168,7 @@ def test_a_folder_that_is_not_what_its_author_thinks_is_an_error(
 
 def test_bytes_that_are_not_utf8_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(b'{"query": "\xff"}\n')
-    with pytest.raises(DataError, match="row 0: not UTF-8"):
+    with pytest.raises(DataError, match="line 1: not UTF-8"):
         load_split(tmp_path, "train")
 
 
