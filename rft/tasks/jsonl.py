@@ -126,7 +126,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
     except (ValueError, RecursionError) as error:
         why = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(
-            f"{path}: line {row + 1}: not JSON ({why}); expected one object per line, the file may be incomplete"
+            f"{path}: line {row + 1}: not JSON ({why}); expected one object per line, the file may be"
+            " incomplete"
         ) from None
 
 
