@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace-private",
         action="store_true",
-        help="replace e-mail addresses, telephone, card and account numbers and keys by [email] and so on",
+        help="replace e-mail addresses, telephone, social security, card and account numbers (IBAN) and keys"
+        " by [email] and so on",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier import in --out")
 

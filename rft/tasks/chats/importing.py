@@ -151,14 +151,15 @@ class _Import:
 
     def _written(self, user: str) -> str:
         """A user's name as it is written."""
-        if self.settings.user:
-            return self.settings.user
+        user = self.settings.user or user
         return pseudonym(user) if self.settings.replace_private else user
 
+    def _public(self, text: str) -> str:
+        """A text for the record, with its private items replaced if the settings say so."""
+        return replaced(text)[0] if self.settings.replace_private else text
+
     def _problem(self, file: _File, place: str, text: str) -> None:
-        line = printable(f"{place}: {text}" if place else text)
-        if self.settings.replace_private:
-            line = replaced(line)[0]
+        line = self._public(printable(f"{place}: {text}" if place else text))
         self.reading.problem(file.name, line)
         if len(file.problems) < LISTED:
             file.problems.append(line)
@@ -186,7 +187,11 @@ class _Import:
         names = file_names(sorted(self.shelf.users))
         record = {
             "version": VERSION,
-            "settings": vars(self.settings) | {"format": self.settings.format or "auto"},
+            "settings": {
+                "format": self.settings.format or "auto",
+                "user": self.settings.user and self._written(self.settings.user),
+                "replace_private": self.settings.replace_private,
+            },
             "users_made_one": len(self.joined),
             "files": [self._of_file(file) for file in self.files],
             "users": {
@@ -201,7 +206,7 @@ class _Import:
 
     def _of_file(self, file: _File) -> dict[str, Any]:
         return {
-            "file": file.name,
+            "file": self._public(file.name),
             "format": file.format.NAME if file.format else None,
             "read_to_its_end": not file.lost,
             "users": {
