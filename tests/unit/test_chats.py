@@ -224,34 +224,11 @@ def test_sharegpt_roles(tmp_path):
     assert record["users"]["s"]["messages"]["dropped"] == dropped
 
 
-def test_several_exports_of_one_person(tmp_path):
-    """The later version of a conversation replaces the earlier one, whichever comes first."""
-    for name, turns in (("may", 4), ("june", 6), ("april", 2)):
-        export = [talk("same", START, *[f"line {n}" for n in range(turns)])]
-        write_zip(tmp_path / f"{name}.zip", {"conversations.json": json.dumps(export)})
-    other = write(tmp_path / "ana.jsonl", [sharegpt("s", "Hi", "Hello", date="2023-01-01")])
-    zips = [tmp_path / f"{name}.zip" for name in ("may", "june", "april")]
-    record = run(tmp_path / "out", *zips, other, "--user", "ana")
-    assert len(texts(tmp_path / "out", "ana")) == 8 and raw(tmp_path / "out", "ana")[0]["content"] == "Hi"
-    user = record["users"]["ana"]
-    assert user["conversations"] == {"kept": 2, "dropped": {"duplicate id": 2}}
-    assert user["messages"]["dropped"] == {"conversation with a duplicate id": 6}
-    assert [f["users"]["ana"]["messages"]["kept"] for f in record["files"]] == [0, 6, 0, 2]
-
-
 def test_one_user_for_data_that_name_several_is_said(tmp_path, capsys):
     rows = [{"messages": [{"role": "user", "content": "Hi"}], "user": user} for user in ("ana", "bo")]
     record = run(tmp_path / "out", write(tmp_path / "log.jsonl", rows), "--user", "us")
     assert list(record["users"]) == ["us"] and record["users_made_one"] == 2
     assert "--user: the data name 2 users, which are imported as one" in capsys.readouterr().err
-
-
-def test_an_id_of_two_conversations_loses_neither(tmp_path, capsys):
-    rows = [sharegpt("0", "I like tea.", "Ok."), sharegpt("0", "I like jazz.", "Ok.")]
-    record = run(tmp_path / "out", write(tmp_path / "a.jsonl", rows))
-    assert [m["session"] for m in raw(tmp_path / "out", "a")] == [1, 1, 2, 2]
-    assert record["users"]["a"]["messages"]["dropped"] == {}
-    assert "line 2 (0): another conversation has the same id; both are kept" in capsys.readouterr().err
 
 
 def test_two_files_of_the_same_name_are_not_one_person(tmp_path, capsys):

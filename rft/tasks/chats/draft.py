@@ -35,6 +35,7 @@ class Draft:
         id: the conversation's id; "" if it has none.
         user: id of the user in the data; "" if it has none.
         date: when the conversation began; "" if unknown.
+        updated: when the conversation was changed last; "" if unknown.
         messages: what was said, in order.
         dropped: number of messages left out, for each reason.
         mapped: number of messages taken with a change, for each reason.
@@ -45,6 +46,7 @@ class Draft:
     id: str = ""
     user: str = ""
     date: str = ""
+    updated: str = ""
     messages: list[Said] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     mapped: Counter[str] = field(default_factory=Counter)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rft.data.private import replaced
 from rft.errors import DataError
 from rft.files import occupied, replace_folder
+from rft.screen import counted
 from rft.single_writer import only_writer
 from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
@@ -124,15 +125,12 @@ class _Import:
 
     def _keep(self, user: str, source: Source, draft: Draft, format: ModuleType) -> None:
         if format is lines:
-            key: tuple[str, ...] = (format.NAME, source.name, draft.id)
-        else:
-            key = (format.NAME, draft.id) if draft.id else ()
-        other = self.shelf.put(user, source.name, draft, key, format is lines)
-        if other:
+            return self.shelf.append(user, source.name, draft, (format.NAME, source.name, draft.id))
+        id = (format.NAME, draft.id) if draft.id else ()
+        if other := self.shelf.put(user, source.name, draft, id):
             counts = self.counts.setdefault((other.file, user), Counts())
             counts.dropped_conversations["duplicate id"] += 1
             counts.dropped["conversation with a duplicate id"] += other.messages
-            draft.problem("a conversation that is there twice; the longer one is kept")
 
     def _drop(self, source: Source, file: _File, reason: str) -> None:
         counts = self.counts.setdefault((file.name, self._written(source.user)), Counts())
@@ -168,8 +166,10 @@ class _Import:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes the histories and the record, and returns the record."""
+        in_order_of_file: Counter[str] = Counter()
         for user, entries in self.shelf.users.items():
             for entry in entries.values():
+                in_order_of_file[entry.file] += entry.in_order_of_file
                 counts = self.counts[entry.file, user]
                 counts.conversations += 1
                 counts.messages += entry.messages
@@ -178,6 +178,10 @@ class _Import:
             problems = [f"{file.name}: {problem}" for file in self.files for problem in file.problems]
             reason = problems[0] if problems else f"{self.files[0].name}: no message of a user in it"
             raise DataError(f"nothing is written, since no chat could be used: {reason}")
+        for file in self.files:
+            if number := in_order_of_file[file.name]:
+                where = f"in {counted(number, 'conversation')}, not every message has a date"
+                self._problem(file, "", f"{where}: its messages stay in the order of the file")
         if len(self.joined) > 1:
             self.reading.say(f"--user: the data name {len(self.joined)} users, which are imported as one")
         (folder / HISTORIES).mkdir()
