@@ -176,7 +176,8 @@ def test_openai_messages_in_every_form(tmp_path, form, capsys):
         },
         "mapped": {"image left out": 1, "refusal taken as text": 1, "tool call left out": 1},
     }
-    assert "(c1): unknown role 'narrator'" in capsys.readouterr().err
+    line = "(c1): unknown role 'narrator', so its messages are left out; roles are user, human, assistant, ai"
+    assert line in capsys.readouterr().err
 
 
 def test_lines_that_are_lists_of_messages(tmp_path):
@@ -222,6 +223,22 @@ def test_sharegpt_roles(tmp_path):
     ]
     dropped = {"system message": 1, "tool call": 1, "tool output": 1, "unknown role": 1}
     assert record["users"]["s"]["messages"]["dropped"] == dropped
+
+
+@pytest.mark.parametrize("key", ["role", "from"])
+def test_roles_by_their_usual_names_in_any_case(tmp_path, key):
+    users, assistants = (
+        "user human User Human".split(),
+        "assistant Assistant ai AI bot model ChatBot gpt".split(),
+    )
+    text = {"role": "content", "from": "value"}[key]
+    turns = [{key: role, text: role} for role in (*users, *assistants, "System", "TOOL")]
+    name = {"role": "messages", "from": "conversations"}[key]
+    record = run(tmp_path / "out", write(tmp_path / "ana.json", [{name: turns}]))
+    said = [("user", role) for role in users] + [("assistant", role) for role in assistants]
+    assert texts(tmp_path / "out", "ana") == said
+    dropped = record["users"]["ana"]["messages"]["dropped"]
+    assert dropped == {"system message": 1, "tool output": 1}
 
 
 def test_one_user_for_data_that_name_several_is_said(tmp_path, capsys):

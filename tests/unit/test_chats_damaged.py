@@ -48,7 +48,8 @@ def test_broken_branches(tmp_path, capsys):
     record = run(tmp_path / "out", tmp_path / "a.json")
     assert [text for _, text in texts(tmp_path / "out", "a")] == ["Hi", "Hello", "kept", "Still", "here"]
     user = record["users"]["a"]
-    assert user["conversations"]["dropped"] == {"empty": 1, "nothing left": 2, "unknown format": 2}
+    assert user["conversations"]["dropped"] == {"empty": 1, "nothing left": 2}
+    assert record["files"][0]["dropped"] == {"unknown format": 2}
     assert user["messages"]["dropped"] == {"broken branch": 3, "unknown role": 1}
     err = capsys.readouterr().err
     for line in (
@@ -103,7 +104,8 @@ def test_spoilt_exports_never_stop_the_import_and_are_counted(tmp_path, name):
     users = record["users"].values()
     if name != "messages":
         counts = [user["conversations"] for user in users]
-        assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) == len(rows)
+        no_chats = sum(record["files"][0]["dropped"].values())
+        assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) + no_chats == len(rows)
     counts = [user["messages"] for user in users]
     there = sum(number_of_messages(row) for row in rows if FORMATS[name].matches(row))
     assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) == there
@@ -136,8 +138,11 @@ def test_a_broken_line_is_left_out_and_a_cut_list_says_what_is_lost(tmp_path, ca
     lines = [json.dumps(sharegpt(f"s{n}", f"Hi {n}", "Hello")) for n in range(3)]
     (tmp_path / "lines.jsonl").write_text("\n".join([lines[0], lines[1][:30], "", lines[2]]))
     record = run(tmp_path / "out", tmp_path / "lines.jsonl")
-    assert record["users"]["lines"]["conversations"] == {"kept": 2, "dropped": {"broken JSON": 1}}
-    assert "lines.jsonl: line 2: broken JSON (Expecting value)" in capsys.readouterr().err
+    assert record["users"]["lines"]["conversations"] == {"kept": 2, "dropped": {}}
+    assert record["files"][0]["dropped"] == {"broken JSON": 1}
+    shown = capsys.readouterr()
+    assert "lines.jsonl: line 2: broken JSON (Expecting value)" in shown.err
+    assert "conversations dropped: broken JSON 1" in shown.out
 
     (tmp_path / "cut.json").write_text(f"[{lines[0]}, {lines[1]}, {lines[2][:30]}")
     assert main(["chats", "import", str(tmp_path / "cut.json"), "--out", str(tmp_path / "cut")]) == 1
@@ -147,6 +152,24 @@ def test_a_broken_line_is_left_out_and_a_cut_list_says_what_is_lost(tmp_path, ca
         and "what follows cannot be read" in err
     )
     assert json.loads((tmp_path / "cut" / "import.json").read_text())["files"][0]["read_to_its_end"] is False
+
+
+def test_a_broken_item_is_nobodys_and_a_lost_user_is_named(tmp_path, capsys):
+    """A log of several users has no user of its own name."""
+    rows: list[Any] = [sharegpt(user, "Hi", "Hello") | {"user": user} for user in ("ana", "bo")]
+    rows[1]["conversations"] = [{"from": "narrator", "value": "Once upon a time"}]
+    write(tmp_path / "log.jsonl", [*rows, {"title": "x"}])
+    write(tmp_path / "cy.json", [{"messages": [{"role": "narrator", "content": "Hi"}]}])
+    (tmp_path / "dan.json").write_text("[nothing]")
+    files = [tmp_path / name for name in ("log.jsonl", "cy.json", "dan.json")]
+    words = ["chats", "import", *map(str, files), "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    record = json.loads((tmp_path / "out" / "import.json").read_text())
+    assert list(record["users"]) == ["ana", "bo", "cy"]
+    assert [file["dropped"] for file in record["files"]] == [{"unknown format": 1}, {}, {"broken JSON": 1}]
+    err = capsys.readouterr().err
+    assert "log.jsonl: no message of user bo is in a history" in err and "user ana" not in err
+    assert all(f"{name}: no message of this file is in a history" in err for name in ("cy.json", "dan.json"))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from rft.tasks.chats.branch import branch
 from rft.tasks.chats.draft import Draft, iso, name_of, shown
 
 NAME, TITLE = "chatgpt", "ChatGPT export"
-SPOKEN = {"user": "user", "assistant": "assistant"}
-NOT_SPOKEN = {"system": "system message", "tool": "tool output"}
 REASONS = {
     "user_editable_context": "custom instructions",
     "model_editable_context": "custom instructions",
@@ -57,7 +55,7 @@ def _say(message: dict[str, Any], draft: Draft) -> None:
     kind = content.get("content_type")
     if isinstance(kind, str) and kind in REASONS:
         return draft.drop(REASONS[kind])
-    role = draft.speaker(author.get("role") if isinstance(author, dict) else None, SPOKEN, NOT_SPOKEN)
+    role = draft.speaker(author.get("role") if isinstance(author, dict) else None)
     if role is None:
         return
     if message.get("weight") == 0 or metadata.get("is_visually_hidden_from_conversation"):

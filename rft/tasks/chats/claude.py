@@ -13,7 +13,6 @@ from rft.tasks.chats.draft import Draft, iso, name_of
 from rft.tasks.chats.openai import only_objects
 
 NAME, TITLE = "claude", "Claude export"
-ROLES = {"human": "user", "user": "user", "assistant": "assistant"}
 NO_PARENT = "00000000-0000-4000-8000-000000000000"
 LEFT_OUT = {
     "thinking": "reasoning left out",
@@ -40,7 +39,7 @@ def read(document: Any, draft: Draft) -> None:
     draft.updated = draft.when(document.get("updated_at"))
     messages = only_objects(document["chat_messages"], draft)
     for message in _branch(messages, document.get("current_leaf_message_uuid"), draft):
-        if role := draft.speaker(message.get("sender"), ROLES, {}):
+        if role := draft.speaker(message.get("sender")):
             text, changes = _text(message)
             draft.say(role, text, message.get("created_at"), name_of(message.get("uuid")) or None, changes)
 

@@ -77,7 +77,8 @@ def _print(record: dict[str, Any], out: Path, console: Console) -> None:
     if len(users) > USERS:
         console.print(f"and {len(users) - USERS:,} more users in {RECORD}")
     everyone = users.values()
-    _reasons("conversations dropped", [c["conversations"]["dropped"] for c in everyone], console)
+    dropped = [c["conversations"]["dropped"] for c in everyone] + [f["dropped"] for f in record["files"]]
+    _reasons("conversations dropped", dropped, console)
     _reasons("messages dropped", [c["messages"]["dropped"] for c in everyone], console)
     _reasons("messages changed", [c["messages"]["mapped"] for c in everyone], console)
     replaced = (

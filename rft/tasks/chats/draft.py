@@ -5,12 +5,13 @@ is counted. Texts that leave here are valid UTF-8 without NUL; dates are ISO 860
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from rft.data.history import HALF_PAIR
+from rft.tasks.chats.roles import NOT_SPOKEN, SPOKEN
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 MILLISECONDS = 1e11  # seconds since 1970 are below this until the year 5138
@@ -87,22 +88,17 @@ class Draft:
         if messages:
             self.dropped[reason] += messages
 
-    def speaker(self, role: Any, spoken: Mapping[str, str], left_out: Mapping[str, str]) -> str | None:
-        """Returns "user" or "assistant"; None for any other role, whose message is dropped.
-
-        Args:
-            role: the role in the data.
-            spoken: {role in the data: "user" or "assistant"}.
-            left_out: {role in the data: why its messages are left out}.
-        """
-        if isinstance(role, str) and role in left_out:
-            self.drop(left_out[role])
-        elif isinstance(role, str) and role in spoken:
-            return spoken[role]
-        else:
-            self.problem(f"unknown role {shown(role)}")
+    def speaker(self, role: Any) -> str | None:
+        """Returns "user" or "assistant" for a role of the data; None for any other, whose message is
+        dropped."""
+        name = role.strip().casefold() if isinstance(role, str) else ""
+        if name in NOT_SPOKEN:
+            self.drop(NOT_SPOKEN[name])
+        elif name not in SPOKEN:
+            accepted = ", ".join([*SPOKEN, *NOT_SPOKEN])
+            self.problem(f"unknown role {shown(role)}, so its messages are left out; roles are {accepted}")
             self.drop("unknown role")
-        return None
+        return SPOKEN.get(name)
 
     def problem(self, text: str) -> None:
         """Notes what is wrong with the data."""

@@ -59,10 +59,11 @@ DEFAULT = Settings()
 
 @dataclass
 class _File:
-    """What was found in one file."""
+    """What was found in one file. `dropped` are values that are no conversation, so they have no user."""
 
     name: str
     format: ModuleType | None
+    dropped: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0
     lost: bool = False
@@ -98,15 +99,15 @@ class _Import:
         if isinstance(value, Broken):
             lost = "; what follows cannot be read: download or write the file again" if value.last else ""
             file.lost |= value.last
-            self._problem(file, place, value.reason + lost)
-            return self._drop(source, file, "broken JSON")
+            file.dropped["broken JSON"] += 1
+            return self._problem(file, place, value.reason + lost)
         if file.format is None and (found := detect(value)):
             file.format = found
             self.reading.say(f"{source.name}: {found.TITLE}")
         if file.format is None or not file.format.matches(value):
             expected = file.format.TITLE if file.format else "one of the formats " + ", ".join(FORMATS)
-            self._problem(file, place, f"expected {expected}, found {described(value)}")
-            return self._drop(source, file, "unknown format")
+            file.dropped["unknown format"] += 1
+            return self._problem(file, place, f"expected {expected}, found {described(value)}")
         single = file.format is lines
         draft = Draft(seen=seen if single else set())
         file.format.read(value, draft)
@@ -131,10 +132,6 @@ class _Import:
             counts = self.counts.setdefault((other.file, user), Counts())
             counts.dropped_conversations["duplicate id"] += 1
             counts.dropped["conversation with a duplicate id"] += other.messages
-
-    def _drop(self, source: Source, file: _File, reason: str) -> None:
-        counts = self.counts.setdefault((file.name, self._written(source.user)), Counts())
-        counts.dropped_conversations[reason] += 1
 
     def _user(self, draft: Draft, source: Source) -> str:
         """The user of a conversation: as given, as the data say, or by the file."""
@@ -179,6 +176,7 @@ class _Import:
             reason = problems[0] if problems else f"{self.files[0].name}: no message of a user in it"
             raise DataError(f"nothing is written, since no chat could be used: {reason}")
         for file in self.files:
+            self._name_the_lost(file)
             if number := in_order_of_file[file.name]:
                 where = f"in {counted(number, 'conversation')}, not every message has a date"
                 self._problem(file, "", f"{where}: its messages stay in the order of the file")
@@ -208,11 +206,22 @@ class _Import:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         return record
 
+    def _name_the_lost(self, file: _File) -> None:
+        """Says of which users in a file no message is in a history, or that this is so of the whole file."""
+        counts = {user: counts for (name, user), counts in self.counts.items() if name == file.name}
+        used = {user for user, c in counts.items() if c.messages or c.dropped_conversations["duplicate id"]}
+        if not used and (counts or file.dropped):
+            self._problem(file, "", "no message of this file is in a history")
+        for user in counts if used else ():
+            if user not in used:
+                self._problem(file, "", f"no message of user {user} is in a history")
+
     def _of_file(self, file: _File) -> dict[str, Any]:
         return {
             "file": self._public(file.name),
             "format": file.format.NAME if file.format else None,
             "read_to_its_end": not file.lost,
+            "dropped": dict(sorted(file.dropped.items())),
             "users": {
                 user: counts.to_json() for (name, user), counts in self.counts.items() if name == file.name
             },
