@@ -247,10 +247,18 @@ def test_dates_of_every_kind(tmp_path, capsys):
     rows = [{"role": "user", "content": f"{n}", "date": value} for n, value in enumerate(nonsense)]
     record = run(tmp_path / "out", write(tmp_path / "a.jsonl", [{"messages": rows}]))
     mapped = record["users"]["a"]["messages"]["mapped"]["date left out: not a date"]
-    assert mapped == sum(bool(value) for value in nonsense) and not any(
-        "date" in m for m in raw(tmp_path / "out", "a")
-    )
+    assert mapped == len(nonsense) and not any("date" in m for m in raw(tmp_path / "out", "a"))
     assert "line 1: 'soon' is not a date; expected ISO 8601 or seconds since 1970" in capsys.readouterr().err
+
+
+def test_dates_of_conversations_that_make_no_sense_are_counted(tmp_path, capsys):
+    write(tmp_path / "a.json", [talk("t", START, "Hi") | {"create_time": "soon", "update_time": -5}])
+    write(tmp_path / "b.json", [claude("c", "soon", [said("1", "human", "Hi")])])
+    write(tmp_path / "c.json", [sharegpt("s", "Hi", date="soon")])
+    record = run(tmp_path / "out", *(tmp_path / f"{name}.json" for name in "abc"), "--user", "ana")
+    counts = {"conversation's date left out: not a date": 5}
+    assert record["users"]["ana"]["messages"]["mapped"] == counts
+    assert "messages changed: conversation's date left out: not a date 5" in capsys.readouterr().out
 
 
 def test_user_names_never_leave_the_folder(tmp_path):

@@ -32,8 +32,7 @@ def matches(document: Any) -> bool:
 def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     draft.id = name_of(document.get("conversation_id")) or name_of(document.get("id"))
-    draft.date = draft.when(document.get("create_time"))
-    draft.updated = draft.when(document.get("update_time"))
+    draft.dated(document.get("create_time"), document.get("update_time"))
     nodes = {id: node for id, node in document["mapping"].items() if isinstance(node, dict)}
     spoken = {id: node["message"] for id, node in nodes.items() if isinstance(node.get("message"), dict)}
     if not spoken:

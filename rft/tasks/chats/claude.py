@@ -35,8 +35,7 @@ def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     draft.id = name_of(document.get("uuid"))
     draft.user = name_of(document.get("account"))
-    draft.date = draft.when(document.get("created_at"))
-    draft.updated = draft.when(document.get("updated_at"))
+    draft.dated(document.get("created_at"), document.get("updated_at"))
     messages = only_objects(document["chat_messages"], draft)
     for message in _branch(messages, document.get("current_leaf_message_uuid"), draft):
         if role := draft.speaker(message.get("sender")):

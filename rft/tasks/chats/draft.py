@@ -76,7 +76,7 @@ class Draft:
         if id is not None:
             self.seen.add(id)
         when = self.when(date)
-        for change in {*changes, *repairs} | ({"date left out: not a date"} if date and not when else set()):
+        for change in {*changes, *repairs}:
             self.mapped[change] += 1
         for repair in repairs:
             self.problem(repair)
@@ -105,13 +105,20 @@ class Draft:
         if text not in self.problems:
             self.problems.append(text)
 
-    def when(self, value: Any) -> str:
-        """Returns the date in ISO 8601; "" if there is none, and if it makes no sense, which is a problem."""
+    def dated(self, began: Any, updated: Any = None) -> None:
+        """Notes when the conversation began and was changed last, in any form that `iso` reads."""
+        change = "conversation's date left out: not a date"
+        self.date, self.updated = self.when(began, change), self.when(updated, change)
+
+    def when(self, value: Any, change: str = "date left out: not a date") -> str:
+        """Returns the date in ISO 8601; "" if there is none, and if it makes no sense, which is counted as
+        this change."""
         if value is None or value == "":
             return ""
         date = iso(value)
         if not date:
             self.problem(f"{shown(value)} is not a date; expected ISO 8601 or seconds since 1970")
+            self.mapped[change] += 1
         return date
 
 

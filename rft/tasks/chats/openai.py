@@ -55,7 +55,7 @@ def conversation_of(document: dict[str, Any], draft: Draft) -> None:
     """Reads the conversation's id, user and date."""
     draft.id = next((name for key in IDS if (name := name_of(document.get(key)))), "")
     draft.user = next((name for key in USERS if (name := name_of(document.get(key)))), "")
-    draft.date = draft.when(date_of(document))
+    draft.dated(date_of(document))
 
 
 def date_of(document: dict[str, Any]) -> Any:
