@@ -129,9 +129,34 @@ def test_nul_bytes_and_half_characters(tmp_path, capsys):
     ]
     assert record["users"]["a"]["messages"]["mapped"] == {
         "NUL bytes removed": 1,
+        "bytes that are not UTF-8 replaced": 1,
         "half characters replaced": 1,
     }
     assert "a.json: item 1: NUL bytes removed" in capsys.readouterr().err
+
+
+def test_a_latin_1_file_says_how_to_convert_it(tmp_path, capsys):
+    text = json.dumps([sharegpt("s", "One café, please", "Voilà")], ensure_ascii=False)
+    (tmp_path / "a.json").write_bytes(text.encode("latin1"))
+    record = run(tmp_path / "out", tmp_path / "a.json")
+    assert texts(tmp_path / "out", "a")[0] == ("user", "One caf\ufffd, please")
+    assert record["users"]["a"]["messages"]["mapped"] == {"bytes that are not UTF-8 replaced": 2}
+    assert (
+        "a.json: item 1 (s): bytes that are not UTF-8 replaced; if the file is Latin-1, convert it with"
+        " iconv -f latin1 -t utf-8 OLD > NEW and import that"
+    ) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_utf_16_file_says_how_to_convert_it(tmp_path, name, encoding, capsys):
+    path = write(tmp_path / name, [sharegpt("s", "Hi", "Hello")])
+    path.write_bytes(path.read_text().encode(encoding))
+    assert main(["chats", "import", str(path), "--out", str(tmp_path / "out")]) == 2
+    line = (
+        "line 1: this is UTF-16, expected UTF-8; what follows cannot be read: convert it with iconv -f utf-16"
+    )
+    assert f"{name}: {line}" in capsys.readouterr().err
 
 
 def test_a_broken_line_is_left_out_and_a_cut_list_says_what_is_lost(tmp_path, capsys):
@@ -177,7 +202,8 @@ def test_a_broken_item_is_nobodys_and_a_lost_user_is_named(tmp_path, capsys):
     [
         ("a.json", b"", "nothing in it"),
         ("a.json", b"Hello there", "line 1: this is not JSON"),
-        ("a.json", b"\xff\xfe[\x00]\x00", "line 1: this is not JSON"),
+        ("a.json", b"\xff\xfe[\x00]\x00", "line 1: this is UTF-16"),
+        ("a.json", b"\xff\xfe", "line 1: this is not JSON"),
         (
             "a.json",
             b"[1, 2]",

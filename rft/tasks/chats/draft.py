@@ -12,9 +12,12 @@ from typing import Any
 
 from rft.data.history import HALF_PAIR
 from rft.tasks.chats.roles import NOT_SPOKEN, SPOKEN
+from rft.tasks.chats.values import NOT_UTF8
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 MILLISECONDS = 1e11  # seconds since 1970 are below this until the year 5138
+BYTES = "bytes that are not UTF-8 replaced"
+LATIN_1 = "; if the file is Latin-1, convert it with iconv -f latin1 -t utf-8 OLD > NEW and import that"
 LONGEST_NAME = 40
 """Characters of a name from the data (a role, a type) in a message to the user."""
 
@@ -79,7 +82,7 @@ class Draft:
         for change in {*changes, *repairs}:
             self.mapped[change] += 1
         for repair in repairs:
-            self.problem(repair)
+            self.problem(repair + LATIN_1 * (repair == BYTES))
         latest = self.messages[-1].date if self.messages else self.date
         self.messages.append(Said(role, text, when or latest))
 
@@ -123,11 +126,14 @@ class Draft:
 
 
 def clean(text: str) -> tuple[str, list[str]]:
-    """Returns the text without NUL and half characters, and what was repaired."""
+    """Returns the text without NUL, half characters and bytes that are not UTF-8, and what was repaired."""
     repairs = []
     if "\0" in text:
         text = text.replace("\0", "")
         repairs.append("NUL bytes removed")
+    if NOT_UTF8 in text:
+        text = text.replace(NOT_UTF8, "\ufffd")
+        repairs.append(BYTES)
     text, halves = HALF_PAIR.subn("\ufffd", text)
     if halves:
         repairs.append("half characters replaced")

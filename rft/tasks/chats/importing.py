@@ -97,7 +97,7 @@ class _Import:
 
     def _value(self, value: Any, place: str, source: Source, file: _File, seen: set[str]) -> None:
         if isinstance(value, Broken):
-            lost = "; what follows cannot be read: download or write the file again" if value.last else ""
+            lost = f"; what follows cannot be read: {value.remedy}" if value.last else ""
             file.lost |= value.last
             file.dropped["broken JSON"] += 1
             return self._problem(file, place, value.reason + lost)
