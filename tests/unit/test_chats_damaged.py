@@ -202,6 +202,7 @@ def test_a_broken_item_is_nobodys_and_a_lost_user_is_named(tmp_path, capsys):
     [
         ("a.json", b"", "nothing in it"),
         ("a.json", b"Hello there", "line 1: this is not JSON"),
+        ("a.json", b"\n\nHello there", "line 3: this is not JSON"),
         ("a.json", b"\xff\xfe[\x00]\x00", "line 1: this is UTF-16"),
         ("a.json", b"\xff\xfe", "line 1: this is not JSON"),
         (

@@ -29,7 +29,7 @@ from rft.tasks.chats.draft import LONGEST_NAME, Draft, printable
 from rft.tasks.chats.formats import FORMATS, described, detect
 from rft.tasks.chats.reading import Reading
 from rft.tasks.chats.shelf import Shelf
-from rft.tasks.chats.source import Source, Unreadable, find
+from rft.tasks.chats.source import LeftOut, Source, Unreadable, find
 from rft.tasks.chats.user_names import file_names, pseudonym
 from rft.tasks.chats.values import Broken, values
 
@@ -70,8 +70,8 @@ class _File:
 
 
 class _Import:
-    def __init__(self, settings: Settings, shelf: Shelf, reading: Reading):
-        self.settings, self.shelf, self.reading = settings, shelf, reading
+    def __init__(self, settings: Settings, shelf: Shelf, reading: Reading, left_out: list[LeftOut]):
+        self.settings, self.shelf, self.reading, self.left_out = settings, shelf, reading, left_out
         self.files: list[_File] = []
         self.counts: dict[tuple[str, str], Counts] = {}
         self.origins: dict[str, Path] = {}
@@ -196,6 +196,14 @@ class _Import:
             },
             "users_made_one": len(self.joined),
             "files": [self._of_file(file) for file in self.files],
+            "left_out": [
+                {
+                    "source": self._public(left.source),
+                    "reason": left.reason,
+                    "files": [self._public(name) for name in left.files],
+                }
+                for left in self.left_out
+            ],
             "users": {
                 user: totals[user].to_json()
                 | (self._history(user, folder, f"{HISTORIES}/{names[user]}.json") if user in names else {})
@@ -284,7 +292,8 @@ def import_chats(
     Raises:
         DataError: a path is no chats, nothing in them can be used, or `out` contains something else.
     """
-    sources, out = find([Path(path) for path in paths]), Path(out).expanduser()
+    sources, left_out = find([Path(path) for path in paths])
+    out = Path(out).expanduser()
     out = out if out.name not in ("", "..") else out.resolve()
     if occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")
@@ -297,7 +306,9 @@ def import_chats(
                 Shelf(partial / "shelf.jsonl") as shelf,
                 Reading(sum(source.size for source in sources), console) as reading,
             ):
-                work = _Import(settings, shelf, reading)
+                for left in left_out:
+                    reading.say(f"{left.source}: left out {left.listed}: {left.reason}")
+                work = _Import(settings, shelf, reading, left_out)
                 for source in sources:
                     work.read(source)
                 record = work.write(partial)

@@ -64,7 +64,7 @@ def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
         number, first = number + 1, stream.readline(window)
     if "\0" in first[:4]:  # JSON begins with ASCII characters, each of which has a NUL byte there
         convert = "convert it with iconv -f utf-16 -t utf-8 OLD > NEW"
-        yield "line 1", Broken("this is UTF-16, expected UTF-8", last=True, remedy=convert)
+        yield f"line {number}", Broken("this is UTF-16, expected UTF-8", last=True, remedy=convert)
         return
     start = first.lstrip()[:1]
     if start == "{" and not first.endswith("\n"):
@@ -72,7 +72,7 @@ def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
     if start not in ("[", "{"):
         if start:
             reason = "this is not JSON: expected a list, or one JSON object per line"
-            yield "line 1", Broken(reason, last=True)
+            yield f"line {number}", Broken(reason, last=True)
         return
     second = stream.readline(window)
     if _is_line(first, second):
