@@ -51,6 +51,12 @@ def test_a_folder_of_folders_is_read_and_what_is_left_out_is_named(tmp_path, exp
     assert f"{exports}: left out 1 .html, 100 .png: no JSON" in err
 
 
+def test_an_import_into_its_own_source_is_not_read_again(tmp_path, exports):
+    out = exports / "chats"
+    record = run(out, exports)
+    assert run(out, exports) == record and list(record["users"]) == ["ana", "bob", "notes"]
+
+
 def test_a_zip_is_as_a_folder(tmp_path, exports, capsys):
     files = {
         path.relative_to(exports).as_posix(): path.read_text(errors="replace")

@@ -292,8 +292,8 @@ def import_chats(
     Raises:
         DataError: a path is no chats, nothing in them can be used, or `out` contains something else.
     """
-    sources, left_out = find([Path(path) for path in paths])
     out = Path(out).expanduser()
+    sources, left_out = find([Path(path) for path in paths], out)
     out = out if out.name not in ("", "..") else out.resolve()
     if occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")

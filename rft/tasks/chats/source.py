@@ -4,8 +4,8 @@ A zip is never extracted: the conversations in it are read as a stream, and name
 folder or a zip, `conversations.json` and its numbered parts are one person's export; in another folder, each
 JSON file and each zip is one user's. Folders in a folder or a zip are read alike, down to the last.
 
-Invariant: a file of a source is read or left out with a reason; only hidden files are passed over. A link in
-a folder is not followed, so nothing outside the folder is read.
+Invariant: a file of a source is read or left out with a reason; only hidden files and the import itself are
+passed over. A link in a folder is not followed, so nothing outside the folder is read.
 """
 
 import io
@@ -119,8 +119,12 @@ def _why(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
-def find(paths: list[Path]) -> tuple[list[Source], list[LeftOut]]:
+def find(paths: list[Path], out: Path) -> tuple[list[Source], list[LeftOut]]:
     """Returns the files of all sources, in the order given, and what of the sources is not read.
+
+    Args:
+        paths: files, folders and zips.
+        out: the folder of the import; it is passed over, so that a second import finds what the first did.
 
     Raises:
         DataError: a path does not exist, cannot be read, is given twice, is a broken zip, or contains no
@@ -134,7 +138,7 @@ def find(paths: list[Path]) -> tuple[list[Source], list[LeftOut]]:
         if path.is_dir():
             reasons: dict[str, str] = {}
             try:
-                files = _folder(path, path, None, reasons)
+                files = _folder(path, path, out.resolve(), None, reasons)
             except OSError as error:
                 raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
             here = _by_reason(str(path), reasons)
@@ -183,12 +187,15 @@ def _file(path: Path) -> Source:
     return Source(str(path), origin.name if export else path.stem, origin, path, None, path.stat().st_size)
 
 
-def _folder(folder: Path, top: Path, export: Path | None, left_out: dict[str, str]) -> list[Source]:
+def _folder(
+    folder: Path, top: Path, out: Path, export: Path | None, left_out: dict[str, str]
+) -> list[Source]:
     """The files of a folder and of those in it.
 
     Args:
         folder: the folder.
         top: the folder that was given.
+        out: the folder of the import, which is passed over.
         export: a `conversations.json` above it; what is not one is then left out.
         left_out: gets the reason for each file that is left out.
     """
@@ -200,7 +207,8 @@ def _folder(folder: Path, top: Path, export: Path | None, left_out: dict[str, st
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             left_out[name] = LINK
         elif path.is_dir():
-            found += _folder(path, top, export, left_out)
+            if path.resolve() != out:
+                found += _folder(path, top, out, export, left_out)
         elif suffix in SUFFIXES and (not export or EXPORT.fullmatch(path.name)):
             found.append(_file(path))
         elif suffix == ".zip" and not export:
