@@ -48,7 +48,8 @@ def test_broken_branches(tmp_path, capsys):
     record = run(tmp_path / "out", tmp_path / "a.json")
     assert [text for _, text in texts(tmp_path / "out", "a")] == ["Hi", "Hello", "kept", "Still", "here"]
     user = record["users"]["a"]
-    assert user["conversations"]["dropped"] == {"empty": 1, "nothing left": 2, "unknown format": 2}
+    assert user["conversations"]["dropped"] == {"empty": 1, "nothing left": 2}
+    assert record["files"][0]["dropped"] == {"unknown format": 2}
     assert user["messages"]["dropped"] == {"broken branch": 3, "unknown role": 1}
     err = capsys.readouterr().err
     for line in (
@@ -103,7 +104,8 @@ def test_spoilt_exports_never_stop_the_import_and_are_counted(tmp_path, name):
     users = record["users"].values()
     if name != "messages":
         counts = [user["conversations"] for user in users]
-        assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) == len(rows)
+        no_chats = sum(record["files"][0]["dropped"].values())
+        assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) + no_chats == len(rows)
     counts = [user["messages"] for user in users]
     there = sum(number_of_messages(row) for row in rows if FORMATS[name].matches(row))
     assert sum(c["kept"] + sum(c["dropped"].values()) for c in counts) == there
@@ -127,17 +129,45 @@ def test_nul_bytes_and_half_characters(tmp_path, capsys):
     ]
     assert record["users"]["a"]["messages"]["mapped"] == {
         "NUL bytes removed": 1,
+        "bytes that are not UTF-8 replaced": 1,
         "half characters replaced": 1,
     }
     assert "a.json: item 1: NUL bytes removed" in capsys.readouterr().err
+
+
+def test_a_latin_1_file_says_how_to_convert_it(tmp_path, capsys):
+    text = json.dumps([sharegpt("s", "One café, please", "Voilà")], ensure_ascii=False)
+    (tmp_path / "a.json").write_bytes(text.encode("latin1"))
+    record = run(tmp_path / "out", tmp_path / "a.json")
+    assert texts(tmp_path / "out", "a")[0] == ("user", "One caf\ufffd, please")
+    assert record["users"]["a"]["messages"]["mapped"] == {"bytes that are not UTF-8 replaced": 2}
+    assert (
+        "a.json: item 1 (s): bytes that are not UTF-8 replaced; if the file is Latin-1, convert it with"
+        " iconv -f latin1 -t utf-8 OLD > NEW and import that"
+    ) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_utf_16_file_says_how_to_convert_it(tmp_path, name, encoding, capsys):
+    path = write(tmp_path / name, [sharegpt("s", "Hi", "Hello")])
+    path.write_bytes(path.read_text().encode(encoding))
+    assert main(["chats", "import", str(path), "--out", str(tmp_path / "out")]) == 2
+    line = (
+        "line 1: this is UTF-16, expected UTF-8; what follows cannot be read: convert it with iconv -f utf-16"
+    )
+    assert f"{name}: {line}" in capsys.readouterr().err
 
 
 def test_a_broken_line_is_left_out_and_a_cut_list_says_what_is_lost(tmp_path, capsys):
     lines = [json.dumps(sharegpt(f"s{n}", f"Hi {n}", "Hello")) for n in range(3)]
     (tmp_path / "lines.jsonl").write_text("\n".join([lines[0], lines[1][:30], "", lines[2]]))
     record = run(tmp_path / "out", tmp_path / "lines.jsonl")
-    assert record["users"]["lines"]["conversations"] == {"kept": 2, "dropped": {"broken JSON": 1}}
-    assert "lines.jsonl: line 2: broken JSON (Expecting value)" in capsys.readouterr().err
+    assert record["users"]["lines"]["conversations"] == {"kept": 2, "dropped": {}}
+    assert record["files"][0]["dropped"] == {"broken JSON": 1}
+    shown = capsys.readouterr()
+    assert "lines.jsonl: line 2: broken JSON (Expecting value)" in shown.err
+    assert "conversations dropped: broken JSON 1" in shown.out
 
     (tmp_path / "cut.json").write_text(f"[{lines[0]}, {lines[1]}, {lines[2][:30]}")
     assert main(["chats", "import", str(tmp_path / "cut.json"), "--out", str(tmp_path / "cut")]) == 1
@@ -149,12 +179,32 @@ def test_a_broken_line_is_left_out_and_a_cut_list_says_what_is_lost(tmp_path, ca
     assert json.loads((tmp_path / "cut" / "import.json").read_text())["files"][0]["read_to_its_end"] is False
 
 
+def test_a_broken_item_is_nobodys_and_a_lost_user_is_named(tmp_path, capsys):
+    """A log of several users has no user of its own name."""
+    rows: list[Any] = [sharegpt(user, "Hi", "Hello") | {"user": user} for user in ("ana", "bo")]
+    rows[1]["conversations"] = [{"from": "narrator", "value": "Once upon a time"}]
+    write(tmp_path / "log.jsonl", [*rows, {"title": "x"}])
+    write(tmp_path / "cy.json", [{"messages": [{"role": "narrator", "content": "Hi"}]}])
+    (tmp_path / "dan.json").write_text("[nothing]")
+    files = [tmp_path / name for name in ("log.jsonl", "cy.json", "dan.json")]
+    words = ["chats", "import", *map(str, files), "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    record = json.loads((tmp_path / "out" / "import.json").read_text())
+    assert list(record["users"]) == ["ana", "bo", "cy"]
+    assert [file["dropped"] for file in record["files"]] == [{"unknown format": 1}, {}, {"broken JSON": 1}]
+    err = capsys.readouterr().err
+    assert "log.jsonl: no message of user bo is in a history" in err and "user ana" not in err
+    assert all(f"{name}: no message of this file is in a history" in err for name in ("cy.json", "dan.json"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
         ("a.json", b"", "nothing in it"),
         ("a.json", b"Hello there", "line 1: this is not JSON"),
-        ("a.json", b"\xff\xfe[\x00]\x00", "line 1: this is not JSON"),
+        ("a.json", b"\n\nHello there", "line 3: this is not JSON"),
+        ("a.json", b"\xff\xfe[\x00]\x00", "line 1: this is UTF-16"),
+        ("a.json", b"\xff\xfe", "line 1: this is not JSON"),
         (
             "a.json",
             b"[1, 2]",
@@ -224,10 +274,18 @@ def test_dates_of_every_kind(tmp_path, capsys):
     rows = [{"role": "user", "content": f"{n}", "date": value} for n, value in enumerate(nonsense)]
     record = run(tmp_path / "out", write(tmp_path / "a.jsonl", [{"messages": rows}]))
     mapped = record["users"]["a"]["messages"]["mapped"]["date left out: not a date"]
-    assert mapped == sum(bool(value) for value in nonsense) and not any(
-        "date" in m for m in raw(tmp_path / "out", "a")
-    )
+    assert mapped == len(nonsense) and not any("date" in m for m in raw(tmp_path / "out", "a"))
     assert "line 1: 'soon' is not a date; expected ISO 8601 or seconds since 1970" in capsys.readouterr().err
+
+
+def test_dates_of_conversations_that_make_no_sense_are_counted(tmp_path, capsys):
+    write(tmp_path / "a.json", [talk("t", START, "Hi") | {"create_time": "soon", "update_time": -5}])
+    write(tmp_path / "b.json", [claude("c", "soon", [said("1", "human", "Hi")])])
+    write(tmp_path / "c.json", [sharegpt("s", "Hi", date="soon")])
+    record = run(tmp_path / "out", *(tmp_path / f"{name}.json" for name in "abc"), "--user", "ana")
+    counts = {"conversation's date left out: not a date": 5}
+    assert record["users"]["ana"]["messages"]["mapped"] == counts
+    assert "messages changed: conversation's date left out: not a date 5" in capsys.readouterr().out
 
 
 def test_user_names_never_leave_the_folder(tmp_path):

@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from reward.mcq import LETTERS
-from rft.data.private import plausible_items
+from rft.data.private import plausible_items, replaced
 from rft.data.probe import WORDS, choices
 from rft.data.question import Question
 from rft.data.rules import MEASURES, PROBE, Asked, bar, cells, scores, strongest
@@ -206,20 +206,58 @@ def test_overlap_with_the_query_is_a_rule() -> None:
     assert {rule for pair in MEASURES for rule in pair} < set(report["rules"])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "me@gmail.com",
-        "(212) 867-5309",
-        "+1 212-867-5309",
-        "123-45-6789",
+TOKEN = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+PEM = "-----BEGIN {0}PRIVATE KEY-----\nMIIEvQIBADANBg+/\nkqhkiG9w0=\n-----END {0}PRIVATE KEY-----"
+SOMEBODYS = {
+    "email": ["me@gmail.com"],
+    "phone": ["(212) 867-5309", "+1 212-867-5309"],
+    "social security": ["123-45-6789", "219 09 9999"],
+    "card": [
         "4111 1111 1111 1111",
-        "DE89 3704 0044 0532 0130 00",
-        "sk-abcdefghijklmnop",
+        "4111-1111-1111-1111",
+        "4111111111111111",
+        "5555555555554444",
+        "2223003122003222",
+        "3782 822463 10005",
+        "3782-822463-10005",
+        "378282246310005",
+        "6011111111111117",
+        "6500000000000002",
+        "3530111333300000",
     ],
-)
-def test_items_that_could_be_somebodys(text: str) -> None:
-    assert plausible_items(f"It is {text}, I think.")
+    "account": [
+        "DE89 3704 0044 0532 0130 00",
+        "DE44 5001 0517 5407 3249 31",
+        "CH93 0076 2011 6238 5295 7",
+        "AT61 1904 3002 3457 3201",
+        "DE89370400440532013000",
+        "GB29NWBK60161331926819",
+    ],
+    "key": [
+        "sk-abcdefghijklmnop",
+        *(f"gh{kind}_{TOKEN}" for kind in "pousr"),
+        f"github_pat_11ABCDEFG0_{TOKEN}",
+        f"glpat-{TOKEN[:20]}",
+        "AKIAABCDEFGHIJKLMNOP",
+        "ASIAABCDEFGHIJKLMNOP",
+        f"hf_{TOKEN}",
+        f"xoxb-123456789012-{TOKEN}",
+        f"AIza{TOKEN[:35]}",
+        f"sk_live_{TOKEN}",
+        f"rk_live_{TOKEN}",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+        PEM.format(""),
+        PEM.format("RSA "),
+        PEM.format("OPENSSH "),
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "item"), [(kind, item) for kind in SOMEBODYS for item in SOMEBODYS[kind]])
+def test_items_that_could_be_somebodys(kind: str, item: str) -> None:
+    """Each is found and replaced whole."""
+    assert item in plausible_items(f"It is {item}, I think.")
+    assert replaced(f"It is {item} I think.")[0] == f"It is [{kind}] I think."
 
 
 @pytest.mark.parametrize(
@@ -229,13 +267,29 @@ def test_items_that_could_be_somebodys(text: str) -> None:
         "x@mail.example.org",
         "(212) 555-0134",
         "000-12-3456",
+        "000 12 3456",
         "987-65-4320",
         "0000 0000 1234 1234",
+        "0000000012341234",
         "XX00 TEST 0000 1234 1234",
+        "XX00TEST000012341234",
         "sk-EXAMPLE-12345678",
+        "AKIAIOSFODNN7EXAMPLE",
         "in 2024 about 1,000 - 2,000 people",
         "555",
         "10 15 20 25",
+        "1714000000000",  # milliseconds since 1970
+        "1714000000000000",  # microseconds
+        "20240501120000",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "4111111111111112",  # its check digit is wrong
+        "1234567890123452",  # its check digit is right, but nobody issues such cards
+        "0.4111111111111111",
+        "112-3941234-9283465",  # a number of an order
+        "DE89370400440532013001",
+        "AB12CDEFGHIJKLMNOP",
+        "hf_hub_download_of_a_large_file",
+        "the risk-averse-investor",
     ],
 )
 def test_items_that_are_nobodys(text: str) -> None:

@@ -11,8 +11,6 @@ from rft.tasks.chats.branch import branch
 from rft.tasks.chats.draft import Draft, iso, name_of, shown
 
 NAME, TITLE = "chatgpt", "ChatGPT export"
-SPOKEN = {"user": "user", "assistant": "assistant"}
-NOT_SPOKEN = {"system": "system message", "tool": "tool output"}
 REASONS = {
     "user_editable_context": "custom instructions",
     "model_editable_context": "custom instructions",
@@ -34,7 +32,7 @@ def matches(document: Any) -> bool:
 def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     draft.id = name_of(document.get("conversation_id")) or name_of(document.get("id"))
-    draft.date = draft.when(document.get("create_time"))
+    draft.dated(document.get("create_time"), document.get("update_time"))
     nodes = {id: node for id, node in document["mapping"].items() if isinstance(node, dict)}
     spoken = {id: node["message"] for id, node in nodes.items() if isinstance(node.get("message"), dict)}
     if not spoken:
@@ -56,7 +54,7 @@ def _say(message: dict[str, Any], draft: Draft) -> None:
     kind = content.get("content_type")
     if isinstance(kind, str) and kind in REASONS:
         return draft.drop(REASONS[kind])
-    role = draft.speaker(author.get("role") if isinstance(author, dict) else None, SPOKEN, NOT_SPOKEN)
+    role = draft.speaker(author.get("role") if isinstance(author, dict) else None)
     if role is None:
         return
     if message.get("weight") == 0 or metadata.get("is_visually_hidden_from_conversation"):

@@ -13,7 +13,6 @@ from rft.tasks.chats.draft import Draft, iso, name_of
 from rft.tasks.chats.openai import only_objects
 
 NAME, TITLE = "claude", "Claude export"
-ROLES = {"human": "user", "user": "user", "assistant": "assistant"}
 NO_PARENT = "00000000-0000-4000-8000-000000000000"
 LEFT_OUT = {
     "thinking": "reasoning left out",
@@ -36,10 +35,10 @@ def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     draft.id = name_of(document.get("uuid"))
     draft.user = name_of(document.get("account"))
-    draft.date = draft.when(document.get("created_at"))
+    draft.dated(document.get("created_at"), document.get("updated_at"))
     messages = only_objects(document["chat_messages"], draft)
     for message in _branch(messages, document.get("current_leaf_message_uuid"), draft):
-        if role := draft.speaker(message.get("sender"), ROLES, {}):
+        if role := draft.speaker(message.get("sender")):
             text, changes = _text(message)
             draft.say(role, text, message.get("created_at"), name_of(message.get("uuid")) or None, changes)
 

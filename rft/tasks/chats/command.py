@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace-private",
         action="store_true",
-        help="replace e-mail addresses, telephone, card and account numbers and keys by [email] and so on",
+        help="replace e-mail addresses, telephone, social security, card and account numbers (IBAN) and keys"
+        " by [email] and so on",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier import in --out")
 
@@ -76,7 +77,8 @@ def _print(record: dict[str, Any], out: Path, console: Console) -> None:
     if len(users) > USERS:
         console.print(f"and {len(users) - USERS:,} more users in {RECORD}")
     everyone = users.values()
-    _reasons("conversations dropped", [c["conversations"]["dropped"] for c in everyone], console)
+    dropped = [c["conversations"]["dropped"] for c in everyone] + [f["dropped"] for f in record["files"]]
+    _reasons("conversations dropped", dropped, console)
     _reasons("messages dropped", [c["messages"]["dropped"] for c in everyone], console)
     _reasons("messages changed", [c["messages"]["mapped"] for c in everyone], console)
     replaced = (

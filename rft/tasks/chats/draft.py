@@ -5,15 +5,19 @@ is counted. Texts that leave here are valid UTF-8 without NUL; dates are ISO 860
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from rft.data.history import HALF_PAIR
+from rft.tasks.chats.roles import NOT_SPOKEN, SPOKEN
+from rft.tasks.chats.values import NOT_UTF8
 
 EARLIEST, LATEST = datetime(1990, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 MILLISECONDS = 1e11  # seconds since 1970 are below this until the year 5138
+BYTES = "bytes that are not UTF-8 replaced"
+LATIN_1 = "; if the file is Latin-1, convert it with iconv -f latin1 -t utf-8 OLD > NEW and import that"
 LONGEST_NAME = 40
 """Characters of a name from the data (a role, a type) in a message to the user."""
 
@@ -35,6 +39,7 @@ class Draft:
         id: the conversation's id; "" if it has none.
         user: id of the user in the data; "" if it has none.
         date: when the conversation began; "" if unknown.
+        updated: when the conversation was changed last; "" if unknown.
         messages: what was said, in order.
         dropped: number of messages left out, for each reason.
         mapped: number of messages taken with a change, for each reason.
@@ -45,6 +50,7 @@ class Draft:
     id: str = ""
     user: str = ""
     date: str = ""
+    updated: str = ""
     messages: list[Said] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     mapped: Counter[str] = field(default_factory=Counter)
@@ -73,10 +79,10 @@ class Draft:
         if id is not None:
             self.seen.add(id)
         when = self.when(date)
-        for change in {*changes, *repairs} | ({"date left out: not a date"} if date and not when else set()):
+        for change in {*changes, *repairs}:
             self.mapped[change] += 1
         for repair in repairs:
-            self.problem(repair)
+            self.problem(repair + LATIN_1 * (repair == BYTES))
         latest = self.messages[-1].date if self.messages else self.date
         self.messages.append(Said(role, text, when or latest))
 
@@ -85,44 +91,49 @@ class Draft:
         if messages:
             self.dropped[reason] += messages
 
-    def speaker(self, role: Any, spoken: Mapping[str, str], left_out: Mapping[str, str]) -> str | None:
-        """Returns "user" or "assistant"; None for any other role, whose message is dropped.
-
-        Args:
-            role: the role in the data.
-            spoken: {role in the data: "user" or "assistant"}.
-            left_out: {role in the data: why its messages are left out}.
-        """
-        if isinstance(role, str) and role in left_out:
-            self.drop(left_out[role])
-        elif isinstance(role, str) and role in spoken:
-            return spoken[role]
-        else:
-            self.problem(f"unknown role {shown(role)}")
+    def speaker(self, role: Any) -> str | None:
+        """Returns "user" or "assistant" for a role of the data; None for any other, whose message is
+        dropped."""
+        name = role.strip().casefold() if isinstance(role, str) else ""
+        if name in NOT_SPOKEN:
+            self.drop(NOT_SPOKEN[name])
+        elif name not in SPOKEN:
+            accepted = ", ".join([*SPOKEN, *NOT_SPOKEN])
+            self.problem(f"unknown role {shown(role)}, so its messages are left out; roles are {accepted}")
             self.drop("unknown role")
-        return None
+        return SPOKEN.get(name)
 
     def problem(self, text: str) -> None:
         """Notes what is wrong with the data."""
         if text not in self.problems:
             self.problems.append(text)
 
-    def when(self, value: Any) -> str:
-        """Returns the date in ISO 8601; "" if there is none, and if it makes no sense, which is a problem."""
+    def dated(self, began: Any, updated: Any = None) -> None:
+        """Notes when the conversation began and was changed last, in any form that `iso` reads."""
+        change = "conversation's date left out: not a date"
+        self.date, self.updated = self.when(began, change), self.when(updated, change)
+
+    def when(self, value: Any, change: str = "date left out: not a date") -> str:
+        """Returns the date in ISO 8601; "" if there is none, and if it makes no sense, which is counted as
+        this change."""
         if value is None or value == "":
             return ""
         date = iso(value)
         if not date:
             self.problem(f"{shown(value)} is not a date; expected ISO 8601 or seconds since 1970")
+            self.mapped[change] += 1
         return date
 
 
 def clean(text: str) -> tuple[str, list[str]]:
-    """Returns the text without NUL and half characters, and what was repaired."""
+    """Returns the text without NUL, half characters and bytes that are not UTF-8, and what was repaired."""
     repairs = []
     if "\0" in text:
         text = text.replace("\0", "")
         repairs.append("NUL bytes removed")
+    if NOT_UTF8 in text:
+        text = text.replace(NOT_UTF8, "\ufffd")
+        repairs.append(BYTES)
     text, halves = HALF_PAIR.subn("\ufffd", text)
     if halves:
         repairs.append("half characters replaced")

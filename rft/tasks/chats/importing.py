@@ -21,6 +21,7 @@ from rich.console import Console
 from rft.data.private import replaced
 from rft.errors import DataError
 from rft.files import occupied, replace_folder
+from rft.screen import counted
 from rft.single_writer import only_writer
 from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
@@ -28,7 +29,7 @@ from rft.tasks.chats.draft import LONGEST_NAME, Draft, printable
 from rft.tasks.chats.formats import FORMATS, described, detect
 from rft.tasks.chats.reading import Reading
 from rft.tasks.chats.shelf import Shelf
-from rft.tasks.chats.source import Source, Unreadable, find
+from rft.tasks.chats.source import LeftOut, Source, Unreadable, find
 from rft.tasks.chats.user_names import file_names, pseudonym
 from rft.tasks.chats.values import Broken, values
 
@@ -58,18 +59,19 @@ DEFAULT = Settings()
 
 @dataclass
 class _File:
-    """What was found in one file."""
+    """What was found in one file. `dropped` are values that are no conversation, so they have no user."""
 
     name: str
     format: ModuleType | None
+    dropped: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0
     lost: bool = False
 
 
 class _Import:
-    def __init__(self, settings: Settings, shelf: Shelf, reading: Reading):
-        self.settings, self.shelf, self.reading = settings, shelf, reading
+    def __init__(self, settings: Settings, shelf: Shelf, reading: Reading, left_out: list[LeftOut]):
+        self.settings, self.shelf, self.reading, self.left_out = settings, shelf, reading, left_out
         self.files: list[_File] = []
         self.counts: dict[tuple[str, str], Counts] = {}
         self.origins: dict[str, Path] = {}
@@ -95,17 +97,17 @@ class _Import:
 
     def _value(self, value: Any, place: str, source: Source, file: _File, seen: set[str]) -> None:
         if isinstance(value, Broken):
-            lost = "; what follows cannot be read: download or write the file again" if value.last else ""
+            lost = f"; what follows cannot be read: {value.remedy}" if value.last else ""
             file.lost |= value.last
-            self._problem(file, place, value.reason + lost)
-            return self._drop(source, file, "broken JSON")
+            file.dropped["broken JSON"] += 1
+            return self._problem(file, place, value.reason + lost)
         if file.format is None and (found := detect(value)):
             file.format = found
             self.reading.say(f"{source.name}: {found.TITLE}")
         if file.format is None or not file.format.matches(value):
             expected = file.format.TITLE if file.format else "one of the formats " + ", ".join(FORMATS)
-            self._problem(file, place, f"expected {expected}, found {described(value)}")
-            return self._drop(source, file, "unknown format")
+            file.dropped["unknown format"] += 1
+            return self._problem(file, place, f"expected {expected}, found {described(value)}")
         single = file.format is lines
         draft = Draft(seen=seen if single else set())
         file.format.read(value, draft)
@@ -124,19 +126,12 @@ class _Import:
 
     def _keep(self, user: str, source: Source, draft: Draft, format: ModuleType) -> None:
         if format is lines:
-            key: tuple[str, ...] = (format.NAME, source.name, draft.id)
-        else:
-            key = (format.NAME, draft.id) if draft.id else ()
-        other = self.shelf.put(user, source.name, draft, key, format is lines)
-        if other:
+            return self.shelf.append(user, source.name, draft, (format.NAME, source.name, draft.id))
+        id = (format.NAME, draft.id) if draft.id else ()
+        if other := self.shelf.put(user, source.name, draft, id):
             counts = self.counts.setdefault((other.file, user), Counts())
             counts.dropped_conversations["duplicate id"] += 1
             counts.dropped["conversation with a duplicate id"] += other.messages
-            draft.problem("a conversation that is there twice; the longer one is kept")
-
-    def _drop(self, source: Source, file: _File, reason: str) -> None:
-        counts = self.counts.setdefault((file.name, self._written(source.user)), Counts())
-        counts.dropped_conversations[reason] += 1
 
     def _user(self, draft: Draft, source: Source) -> str:
         """The user of a conversation: as given, as the data say, or by the file."""
@@ -151,14 +146,15 @@ class _Import:
 
     def _written(self, user: str) -> str:
         """A user's name as it is written."""
-        if self.settings.user:
-            return self.settings.user
+        user = self.settings.user or user
         return pseudonym(user) if self.settings.replace_private else user
 
+    def _public(self, text: str) -> str:
+        """A text for the record, with its private items replaced if the settings say so."""
+        return replaced(text)[0] if self.settings.replace_private else text
+
     def _problem(self, file: _File, place: str, text: str) -> None:
-        line = printable(f"{place}: {text}" if place else text)
-        if self.settings.replace_private:
-            line = replaced(line)[0]
+        line = self._public(printable(f"{place}: {text}" if place else text))
         self.reading.problem(file.name, line)
         if len(file.problems) < LISTED:
             file.problems.append(line)
@@ -167,8 +163,10 @@ class _Import:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes the histories and the record, and returns the record."""
+        in_order_of_file: Counter[str] = Counter()
         for user, entries in self.shelf.users.items():
             for entry in entries.values():
+                in_order_of_file[entry.file] += entry.in_order_of_file
                 counts = self.counts[entry.file, user]
                 counts.conversations += 1
                 counts.messages += entry.messages
@@ -177,6 +175,11 @@ class _Import:
             problems = [f"{file.name}: {problem}" for file in self.files for problem in file.problems]
             reason = problems[0] if problems else f"{self.files[0].name}: no message of a user in it"
             raise DataError(f"nothing is written, since no chat could be used: {reason}")
+        for file in self.files:
+            self._name_the_lost(file)
+            if number := in_order_of_file[file.name]:
+                where = f"in {counted(number, 'conversation')}, not every message has a date"
+                self._problem(file, "", f"{where}: its messages stay in the order of the file")
         if len(self.joined) > 1:
             self.reading.say(f"--user: the data name {len(self.joined)} users, which are imported as one")
         (folder / HISTORIES).mkdir()
@@ -186,9 +189,21 @@ class _Import:
         names = file_names(sorted(self.shelf.users))
         record = {
             "version": VERSION,
-            "settings": vars(self.settings) | {"format": self.settings.format or "auto"},
+            "settings": {
+                "format": self.settings.format or "auto",
+                "user": self.settings.user and self._written(self.settings.user),
+                "replace_private": self.settings.replace_private,
+            },
             "users_made_one": len(self.joined),
             "files": [self._of_file(file) for file in self.files],
+            "left_out": [
+                {
+                    "source": self._public(left.source),
+                    "reason": left.reason,
+                    "files": [self._public(name) for name in left.files],
+                }
+                for left in self.left_out
+            ],
             "users": {
                 user: totals[user].to_json()
                 | (self._history(user, folder, f"{HISTORIES}/{names[user]}.json") if user in names else {})
@@ -199,11 +214,22 @@ class _Import:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         return record
 
+    def _name_the_lost(self, file: _File) -> None:
+        """Says of which users in a file no message is in a history, or that this is so of the whole file."""
+        counts = {user: counts for (name, user), counts in self.counts.items() if name == file.name}
+        used = {user for user, c in counts.items() if c.messages or c.dropped_conversations["duplicate id"]}
+        if not used and (counts or file.dropped):
+            self._problem(file, "", "no message of this file is in a history")
+        for user in counts if used else ():
+            if user not in used:
+                self._problem(file, "", f"no message of user {user} is in a history")
+
     def _of_file(self, file: _File) -> dict[str, Any]:
         return {
-            "file": file.name,
+            "file": self._public(file.name),
             "format": file.format.NAME if file.format else None,
             "read_to_its_end": not file.lost,
+            "dropped": dict(sorted(file.dropped.items())),
             "users": {
                 user: counts.to_json() for (name, user), counts in self.counts.items() if name == file.name
             },
@@ -266,7 +292,8 @@ def import_chats(
     Raises:
         DataError: a path is no chats, nothing in them can be used, or `out` contains something else.
     """
-    sources, out = find([Path(path) for path in paths]), Path(out).expanduser()
+    out = Path(out).expanduser()
+    sources, left_out = find([Path(path) for path in paths], out)
     out = out if out.name not in ("", "..") else out.resolve()
     if occupied(out) and not (out / RECORD).is_file():
         raise DataError(f"{out}: contains something else than imported chats; use another --out")
@@ -279,7 +306,9 @@ def import_chats(
                 Shelf(partial / "shelf.jsonl") as shelf,
                 Reading(sum(source.size for source in sources), console) as reading,
             ):
-                work = _Import(settings, shelf, reading)
+                for left in left_out:
+                    reading.say(f"{left.source}: left out {left.listed}: {left.reason}")
+                work = _Import(settings, shelf, reading, left_out)
                 for source in sources:
                     work.read(source)
                 record = work.write(partial)

@@ -1,7 +1,7 @@
 """Plain messages: one `{"role", "content"}` per line, or one list of them.
 
-Messages with the same user and the same conversation id belong together, in the order of the file; without
-ids, the messages of one user are one conversation.
+Messages with the same user and the same conversation id belong together; without ids, the messages of one
+user are one conversation. They are in time order if all have a date, else in the order of the file.
 """
 
 from typing import Any

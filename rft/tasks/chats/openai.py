@@ -15,13 +15,6 @@ LISTS = ("messages", "conversation", "conversations")
 IDS = ("conversation_id", "id", "uuid")
 USERS = ("user_id", "user", "person")
 DATES = ("date", "created_at", "create_time", "created", "timestamp")
-SPOKEN = {"user": "user", "assistant": "assistant"}
-NOT_SPOKEN = {
-    "system": "system message",
-    "developer": "developer message",
-    "tool": "tool output",
-    "function": "tool output",
-}
 TEXTS = ("text", "input_text", "output_text")
 
 
@@ -62,7 +55,7 @@ def conversation_of(document: dict[str, Any], draft: Draft) -> None:
     """Reads the conversation's id, user and date."""
     draft.id = next((name for key in IDS if (name := name_of(document.get(key)))), "")
     draft.user = next((name for key in USERS if (name := name_of(document.get(key)))), "")
-    draft.date = draft.when(date_of(document))
+    draft.dated(date_of(document))
 
 
 def date_of(document: dict[str, Any]) -> Any:
@@ -72,7 +65,7 @@ def date_of(document: dict[str, Any]) -> Any:
 
 def say(turn: dict[str, Any], id: str, draft: Draft) -> None:
     """Adds one message to the draft, or drops it."""
-    role = draft.speaker(turn.get("role"), SPOKEN, NOT_SPOKEN)
+    role = draft.speaker(turn.get("role"))
     if role is None:
         return
     calls = turn.get("tool_calls") or turn.get("function_call")

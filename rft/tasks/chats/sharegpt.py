@@ -6,18 +6,6 @@ from rft.tasks.chats.draft import Draft, name_of
 from rft.tasks.chats.openai import conversation_of, date_of, has_turns, only_objects
 
 NAME, TITLE = "sharegpt", "ShareGPT"
-ROLES = {"human": "user", "user": "user"} | dict.fromkeys(
-    ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
-)
-NOT_SPOKEN = {
-    "system": "system message",
-    "function_call": "tool call",
-    "tool_call": "tool call",
-    "tool": "tool output",
-    "observation": "tool output",
-    "function_response": "tool output",
-    "tool_response": "tool output",
-}
 
 
 def matches(document: Any) -> bool:
@@ -29,7 +17,7 @@ def read(document: Any, draft: Draft) -> None:
     """Reads a conversation into the draft."""
     conversation_of(document, draft)
     for turn in only_objects(document["conversations"], draft):
-        if role := draft.speaker(turn.get("from"), ROLES, NOT_SPOKEN):
+        if role := draft.speaker(turn.get("from")):
             text = turn.get("value")
             text = text if isinstance(text, str) else ""
             draft.say(role, text, date_of(turn), name_of(turn.get("id")) or None)

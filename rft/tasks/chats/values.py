@@ -5,10 +5,11 @@ after it. A list cannot be read beyond a broken item, so its last value is then 
 
 This uses Python's own JSON decoder on a growing window of text, because ijson's fast backends change data:
 half a surrogate pair becomes "?" or ends the file, and so does a NUL byte or a byte that is not UTF-8. Here
-such characters arrive as they are (a byte that is not UTF-8 as half a pair), and are counted when the text is
-cleaned.
+such characters arrive as they are, and a byte that is not UTF-8 as `NOT_UTF8`; they are counted when the text
+is cleaned.
 """
 
+import codecs
 import io
 import json
 import re
@@ -20,6 +21,8 @@ from typing import Any, BinaryIO, TextIO
 WINDOW = 1 << 20  # characters
 LONGEST_WORD = len("-Infinity")
 BETWEEN = re.compile(r"[\s,]*")
+NOT_UTF8 = "\ufdd0"  # for a byte that is not UTF-8; Unicode keeps this code for programs, no text contains it
+MARK = "rft.mark_not_utf8"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,20 @@ class Broken:
     Attributes:
         reason: what is wrong with it.
         last: whether everything after it is lost, too.
+        remedy: what to do if it is.
     """
 
     reason: str
     last: bool
+    remedy: str = "download or write the file again"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return NOT_UTF8 * (error.end - error.start), error.end
+
+
+codecs.register_error(MARK, _mark)
 
 
 def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
@@ -45,17 +58,21 @@ def values(file: BinaryIO, window: int = WINDOW) -> Iterator[tuple[str, Any]]:
     Yields:
         (place, value); the place is "line N" or "item N", from 1. A value that cannot be read is a `Broken`.
     """
-    stream = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
+    stream = io.TextIOWrapper(file, "utf-8-sig", errors=MARK, newline="\n")
     number, first = 1, stream.readline(window)
     while first and not first.strip():
         number, first = number + 1, stream.readline(window)
+    if "\0" in first[:4]:  # JSON begins with ASCII characters, each of which has a NUL byte there
+        convert = "convert it with iconv -f utf-16 -t utf-8 OLD > NEW"
+        yield f"line {number}", Broken("this is UTF-16, expected UTF-8", last=True, remedy=convert)
+        return
     start = first.lstrip()[:1]
     if start == "{" and not first.endswith("\n"):
         first += stream.readline()
     if start not in ("[", "{"):
         if start:
             reason = "this is not JSON: expected a list, or one JSON object per line"
-            yield "line 1", Broken(reason, last=True)
+            yield f"line {number}", Broken(reason, last=True)
         return
     second = stream.readline(window)
     if _is_line(first, second):
