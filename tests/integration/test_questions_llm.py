@@ -162,6 +162,11 @@ BAD: dict[str, tuple[Change, str]] = {
         reply("options", distractors=["red lentils a", "b b", "c c"]),
         "a distractor uses",
     ),
+    "blind judges without a vote": (
+        text("blind", "{}"),
+        "too few votes can be counted: the answer was malformed",
+    ),
+    "other judges without a vote": (text("right", "b"), "too few votes can be counted: the answer was"),
     "guessed without the chats": (gold_letter, "a reader without the history chooses the gold"),
     "an option that uses it too": (
         reply("uses", letters=["a", "b", "c", "d"]),
@@ -186,14 +191,15 @@ def test_what_is_dropped_and_why(name: str, tmp_path: Path) -> None:
 
     save(tmp_path / "chats", "ana", talk("For dinner I want red lentils."))
     save(tmp_path / "chats", "bo", talk("Nothing to see here."))
-    with pytest.raises(DataError, match="no question passed: 2 things were dropped; most often because"):
-        written(tmp_path / "chats", QuestionLlm(change), drafts=1)
+    llm = QuestionLlm(change)
+    with pytest.raises(DataError, match="no question passed: 2 things dropped, each .*, most often because"):
+        written(tmp_path / "chats", llm, drafts=1)
     paid = [p.read_text().splitlines() for p in (tmp_path / ".out.paid").glob("*.jsonl")]
     assert len(paid) == 2 and not (tmp_path / "out").exists()
 
     # with a history that is fine, that one is written, and the reason is in the dataset
     save(tmp_path / "chats", "cy", talk("For tea I want cold milk."))
-    made = written(tmp_path / "chats", QuestionLlm(change), drafts=1)
+    made = written(tmp_path / "chats", llm, drafts=1)
     assert sum(made["questions"].values()) == 1
     reasons = dropped(tmp_path / "out")
     place = next(where for where in reasons if where.startswith("histories/ana.json"))
@@ -203,6 +209,66 @@ def test_what_is_dropped_and_why(name: str, tmp_path: Path) -> None:
     # one user has questions, so nobody is held out, and that is said
     assert made["users"] == {"train": ["cy"], "val": [], "benchmark": []}
     assert "no user is held out" in json.loads((tmp_path / "out/dataset.json").read_text())["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "place"),
+    [
+        ("findings", "<html>\n Busy \x07</html>", "messages 0 to 1"),
+        ("options", "Sure!", "message 0"),
+        ("blind", "{}", "message 0"),
+    ],
+)
+def test_a_repaired_server_is_asked_again_for_what_was_malformed(
+    task: str, content: str, place: str, tmp_path: Path
+) -> None:
+    save(tmp_path / "chats", "ana", talk("For dinner I want red lentils."))
+    llm, paid = QuestionLlm(text(task, content)), tmp_path / ".out.paid"
+    with peculiar(llm) as server:
+
+        def write() -> dict[str, Any]:
+            wanted = settings(server.url, held_out=0.0)
+            return write_questions(tmp_path / "chats", tmp_path / "out", wanted)
+
+        with pytest.raises(DataError, match="1 thing dropped, each with its place in") as told:
+            write()
+        shown = " ".join(content.split()).replace("\x07", "?")
+        assert f"replies such as this one (the answer was malformed: {shown})" in str(told.value)
+        assert f"to start over and pay again, remove {paid}" in str(told.value)
+        (drop,) = json.loads((paid / "dropped.json").read_text())
+        assert drop["where"] == f"histories/ana.json: {place}" and "malformed" in drop["reason"]
+        before = sum(server.paid.values())
+        llm.change = lambda task, given, answer: f"Here it is:\n```json\n{json.dumps(answer)}\n```"
+        made = write()
+        assert made["questions"]["train"] == 1 and not paid.exists()
+        assert made["usage"]["calls"] == sum(server.paid.values()) > before
+        asked_twice = {prompt for prompt, times in server.paid.items() if times > 1}
+        assert asked_twice and all(llm_asked(prompt) == task for prompt in asked_twice)
+
+
+def llm_asked(prompt: str) -> str:
+    """The task of a request, from its instruction."""
+    begins = {"Youreadapart": "findings", "Writeonequery": "options", "Youknownothing": "blind"}
+    return next((task for begin, task in begins.items() if prompt.startswith(begin)), prompt)
+
+
+@pytest.mark.parametrize(
+    ("against", "reason"), [(2, "a reader without the history chooses"), (1, "too few votes can be counted")]
+)
+def test_what_two_usable_judges_of_three_decide(against: int, reason: str, tmp_path: Path) -> None:
+    judged: list[int] = []
+
+    def change(task: str, given: dict[str, Any], answer: Any) -> Any:
+        if task != "blind":
+            return answer
+        judged.append(1)
+        if len(judged) == 1:
+            return "{}"
+        return gold_letter(task, given, answer) if len(judged) <= 1 + against else answer
+
+    save(tmp_path / "chats", "ana", talk("For dinner I want red lentils."))
+    with pytest.raises(DataError, match=f"most often because {reason}"):
+        written(tmp_path / "chats", QuestionLlm(change), drafts=1, held_out=0.0)
 
 
 def test_a_second_draft_may_pass(tmp_path: Path) -> None:
