@@ -36,8 +36,18 @@ def test_each_kind_becomes_questions_that_pass_the_check(
         assert set(server.paid.values()) == {1}
         assert main(["questions", "write", *words]) == 0  # it is there: nothing is paid for
         assert sum(server.paid.values()) == calls and "nothing was paid for" in capsys.readouterr().out
-        assert main(["questions", "write", *words, "--seed", "1"]) == 2
-        assert "contains questions with another seed" in capsys.readouterr().err
+        assert main(["questions", "write", *words, "--seed", "1", "--llm-drafts", "2"]) == 2
+        differs = (
+            "contains other questions: --llm-drafts was 5, not 2, --seed was 0, not 1; nothing was changed"
+        )
+        assert differs in capsys.readouterr().err
+        (one := next((chats / "histories").glob("*.json"))).rename(chats / "kept.json")
+        assert main(["questions", "write", *words]) == 2
+        about = (
+            "contains other questions: they were written about other chats; nothing was changed, use another"
+        )
+        assert about in capsys.readouterr().err
+        (chats / "kept.json").rename(one)
     splits = rows(out)
     people = {name: {row["person"] for row in split} for name, split in splits.items()}
     assert {name: len(found) for name, found in people.items()} == {"train": 2, "val": 1, "benchmark": 1}
@@ -362,6 +372,7 @@ def test_histories_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.
     command += ["--llm-model", "m"]
     for arguments, complaint in (
         (["--chats", str(tmp_path)], "no histories/*.json in it"),
+        (["--chats", str(chats / "histories")], f"did you mean --chats {chats}?"),
         (["--chats", str(chats), "--llm-budget", "1"], "a budget needs prices"),
         (["--chats", str(chats), "--held-out-users", "1"], "expected a share from 0 to below 1"),
         (["--chats", str(chats)], "nothing answers there"),

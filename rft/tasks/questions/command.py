@@ -11,6 +11,7 @@ from rft.screen import counted, screen
 
 WORKERS, PER_HISTORY, HELD_OUT = 4, 25, 0.1
 REASONS = 8  # most frequent reasons that are printed
+KEPT = "every reply that was paid for is kept"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -91,15 +91,23 @@ def _complete(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         made = json.loads((out / CARD).read_text(encoding="utf-8"))["made"]
-        other = [key for key, value in identity.items() if made["settings"].get(key) != value]
+        other = {k: (made["settings"].get(k), v) for k, v in identity.items() if made["settings"].get(k) != v}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(f"{out}: contains something else than these questions; use another --out") from None
     if other:
         raise DataError(
-            f"{out}: contains questions with another {', '.join(other)}; nothing was changed, use"
-            " another --out"
+            f"{out}: contains other questions: {', '.join(_difference(k, *both) for k, both in other.items())};"
+            " nothing was changed, use another --out"
         )
     return dict(made)
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """How the dataset that is there differs in one key of its identity."""
+    if key == "histories":
+        return "they were written about other chats"
+    by = {"rft": "rft", "model": "--llm-model", "drafts": "--llm-drafts"}
+    return f"{by.get(key, '--' + key.replace('_', '-'))} was {before}, not {now}"
 
 
 def _write_all(
