@@ -37,22 +37,18 @@ def test_each_kind_becomes_questions_that_pass_the_check(
         assert main(["questions", "write", *words]) == 0  # it is there: nothing is paid for
         assert sum(server.paid.values()) == calls and "nothing was paid for" in capsys.readouterr().out
         assert main(["questions", "write", *words, "--seed", "1", "--llm-drafts", "2"]) == 2
-        differs = (
-            "contains other questions: --llm-drafts was 5, not 2, --seed was 0, not 1; nothing was changed"
-        )
+        differs = "contains other questions: --llm-drafts was 5, not 2, --seed was 0, not 1; nothing was"
         assert differs in capsys.readouterr().err
         (one := next((chats / "histories").glob("*.json"))).rename(chats / "kept.json")
         assert main(["questions", "write", *words]) == 2
-        about = (
-            "contains other questions: they were written about other chats; nothing was changed, use another"
-        )
+        about = "contains other questions: they were written about other chats; nothing was changed"
         assert about in capsys.readouterr().err
         (chats / "kept.json").rename(one)
     splits = rows(out)
     people = {name: {row["person"] for row in split} for name, split in splits.items()}
     assert {name: len(found) for name, found in people.items()} == {"train": 2, "val": 1, "benchmark": 1}
     assert len(set.union(*people.values())) == 4
-    assert "users, none in two splits: train 2, val 1, benchmark 1" in said
+    assert "users by split, none in two: train 2, val 1, benchmark 1" in said
     one = {row["labels"]["kind"]: row for row in splits["benchmark"]}
     assert one.keys() == {"plain", "changed", "withdrawn", "others"}
     assert [one[k]["labels"]["evidence"] for k in ("plain", "changed", "withdrawn", "others")] == [

@@ -95,10 +95,8 @@ def _complete(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(f"{out}: contains something else than these questions; use another --out") from None
     if other:
-        raise DataError(
-            f"{out}: contains other questions: {', '.join(_difference(k, *both) for k, both in other.items())};"
-            " nothing was changed, use another --out"
-        )
+        how = ", ".join(_difference(key, *both) for key, both in other.items())
+        raise DataError(f"{out}: contains other questions: {how}; nothing was changed, use another --out")
     return dict(made)
 
 
