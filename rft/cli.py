@@ -15,7 +15,8 @@ from rft.errors import Interrupted, RftError, told
 from rft.screen import leave_out_noise
 from rft.version import __version__
 
-# command -> (module, help text); the module has add_arguments(parser) and run(args) -> exit code
+# command -> (module, help text); the module has add_arguments(parser) and run(args) -> exit code, and if the
+# command resumes when it is repeated, KEPT: what an interruption does not lose
 COMMANDS = {
     "quickstart": ("rft.toy.quickstart", "train a tiny model from scratch and write a report, on a laptop"),
     "simulate": ("rft.simulate.command", "generate a dataset of synthetic personas"),
@@ -137,7 +138,9 @@ def _run(name: str, what: str, module: ModuleType, words: list[str]) -> int:
         print(str(left), file=sys.stderr)
         return 75
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        kept = getattr(module, "KEPT", "")
+        line = f"\nstopped; {kept}; run the same command again to resume" if kept else "interrupted"
+        print(line, file=sys.stderr)
         return 130
 
 

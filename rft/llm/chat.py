@@ -1,7 +1,8 @@
 """The requests about one person: each is paid for once, and every failure is counted.
 
 Invariant: every response is written to the person's journal on disk before it is used, and the same request
-is answered from the journal, also by a later process. A kill loses at most the requests in flight.
+is answered from the journal, also by a later process. A kill loses at most the requests in flight. Only what
+was unreadable is asked for again by a later process, if no draft of its text passed.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ class Chat:
     """Sends the requests about one person.
 
     Attributes:
-        paid: usage of all responses that were used, including those read from the journal.
+        paid: usage of all responses in the journal, whether or not they were used.
         rejected: number of responses and texts that could not be used, by reason.
     """
 
@@ -34,6 +35,9 @@ class Chat:
         self.llm, self.journal = llm, journal
         self.paid: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
+        self._unreadable: dict[str, str] = {}  # key of a response to this text: reason
+        for entry in (*journal.answers.values(), *journal.set_aside):
+            self._count(entry)
 
     def ask(self, form: type[Form], instruction: str, given: dict[str, Any], attempt: int) -> Form:
         """Returns one response, parsed into a pydantic model.
@@ -57,21 +61,33 @@ class Chat:
         entry = self.journal.answers.get(key)
         if entry is None:
             entry = self.journal.add(key, self.llm.chat(messages, form, attempt))
+            self._count(entry)
+        try:
+            return parsed(form, entry)
+        except Unusable as unusable:
+            self._unreadable[key] = str(unusable)
+            raise
+
+    def _count(self, entry: dict[str, Any]) -> None:
         self.paid.update(usage(entry))  # type: ignore[arg-type]
-        return parsed(form, entry)
 
     def usable(self, what: str, attempt_it: Callable[[int], Result]) -> Result:
         """Returns the first usable result within `drafts` attempts; counts each failure by its reason.
 
+        If there is none, a later process asks again for the responses that were unreadable.
+
         Raises:
             Unusable: there is none; the message is the reason of the last attempt.
         """
+        self._unreadable.clear()
         for attempt in range(self.llm.settings.drafts):
             try:
                 return attempt_it(attempt)
             except Unusable as unusable:
                 self.rejected[f"{what}: {unusable}"] += 1
                 reason = str(unusable)
+        for key, why in self._unreadable.items():
+            self.journal.put_aside(key, why)
         raise Unusable(reason)
 
     def retried(self, what: str, attempt_it: Callable[[int], Result]) -> Result | None:
@@ -81,22 +97,27 @@ class Chat:
         except Unusable:
             return None
 
-    def votes(self, judge: Callable[[int], Result]) -> list[Result]:
-        """Returns the usable judgements of `votes` judges."""
-        judged = []
+    def votes(self, judge: Callable[[int], Result]) -> tuple[list[Result], str]:
+        """Returns the usable judgements of `votes` judges, and why another is not usable ("": all are)."""
+        judged, why = [], ""
         for vote in range(self.llm.settings.votes):
             try:
                 judged.append(judge(vote))
             except Unusable as unusable:
-                self.rejected[f"vote: {unusable}"] += 1
-        return judged
+                why = str(unusable)
+                self.rejected[f"vote: {why}"] += 1
+        return judged, why
 
-    def carried(self, approvals: Sequence[bool], reason: str) -> None:
-        """Raises Unusable for this reason unless most of all judges approve; a judge without a usable
-        response counts as a rejection."""
-        if sum(approvals) * 2 <= self.llm.settings.votes:
-            raise Unusable(reason)
+    def carried(self, approvals: Sequence[bool], reason: str, why_unusable: str) -> None:
+        """Raises Unusable unless most of all judges approve: for this reason if the usable judgements alone
+        decide that, else because the others are not usable."""
+        judges, approved = self.llm.settings.votes, sum(approvals)
+        if approved * 2 > judges:
+            return
+        decided = (approved + judges - len(approvals)) * 2 <= judges
+        raise Unusable(reason if decided else f"too few votes can be counted: {why_unusable}")
 
     def vote(self, reason: str, judge: Callable[[int], bool]) -> None:
         """Raises Unusable for this reason unless most judges approve."""
-        self.carried(self.votes(judge), reason)
+        approvals, why_unusable = self.votes(judge)
+        self.carried(approvals, reason, why_unusable)

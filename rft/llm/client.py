@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rft.errors import ServerError
-from rft.llm.forms import Answer, Unusable
+from rft.llm.forms import MALFORMED, Answer, Unusable
 from rft.llm.journal import Journal
 from rft.llm.settings import LlmSettings
 from rft.models.budget import Budget
@@ -44,7 +44,7 @@ class Llm:
         self.settings = settings
         self.endpoint = make_endpoint(settings, folder / "spent.txt", concurrency)
         self.endpoint.now(self.endpoint.check())
-        self._before = sum(len(Journal(path).answers) for path in folder.glob("*.jsonl"))
+        self._before = sum(Journal(path).replies for path in folder.glob("*.jsonl"))
         self._concurrency, self._stopped = concurrency, False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -67,7 +67,7 @@ class Llm:
             if "timeout" in error.failures:
                 raise Unusable(f"no answer within {self.settings.timeout:g} seconds") from None
             if "malformed" in error.failures:
-                raise Unusable("the answer was malformed") from None
+                raise Unusable(MALFORMED) from None
             kind, how = ServerError, ""
             if isinstance(error, TooLong):
                 kind, how = NoRoom, f" with --llm-max-new-tokens below {longest}"

@@ -1,54 +1,90 @@
 """The journal: responses that were paid for, on disk.
 
 Invariant: a response that was added is there for every later process, whatever happened to this one. A last
-line that was cut off by a kill is removed.
+line that was cut off by a kill is removed. A response that was set aside no longer answers its request, but
+counts as paid.
 """
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from reward.mcq import answer_part
 from rft.models.reply import REFUSED, Reply
 
-FENCE = re.compile(r"^```\w*\n(.*)\n```$", re.DOTALL)
+BEGINNING = 160  # characters of a response that `unusable` shows
 
 
 class Journal:
-    """Responses to the requests about one person, as a JSON Lines file. `answers`: entries by key."""
+    """Responses to the requests about one person, as a JSON Lines file.
+
+    Attributes:
+        answers: entries by key.
+        set_aside: entries that could not be used and are asked for again, with the reason under "unusable".
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.answers: dict[str, dict[str, Any]] = {}
+        self.set_aside: list[dict[str, Any]] = []
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             with path.open("r+b") as stream:
                 stream.truncate(len(whole))
         for line in whole.decode("utf-8").splitlines():
-            entry = json.loads(line)
-            self.answers[entry["key"]] = entry
+            self._take(json.loads(line))
+
+    @property
+    def replies(self) -> int:
+        """Number of responses."""
+        return len(self.answers) + len(self.set_aside)
 
     def add(self, key: str, reply: Reply) -> dict[str, Any]:
         """Appends a reply, flushes it to disk, and returns its entry."""
-        content = answer_part(reply.text).strip()
         entry = {
             "key": key,
-            "content": fence[1] if (fence := FENCE.match(content)) else content,
+            "content": answer_part(reply.text).strip(),
             "refusal": (reply.text or reply.ending) if reply.ending in REFUSED else "",
             "finished": reply.finished,
             "tokens": [reply.input_tokens, reply.output_tokens],
             "cost": reply.cost,
         }
+        self._append(entry)
+        return entry
+
+    def put_aside(self, key: str, reason: str) -> None:
+        """Makes a later process ask again for a response that could not be used."""
+        if key in self.answers:
+            self._append({"key": key, "unusable": reason})
+
+    def _append(self, line: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+            stream.write(json.dumps(line) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        self.answers[key] = entry
-        return entry
+        self._take(line)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "unusable" in line:
+            self.set_aside.append(self.answers.pop(line["key"]) | line)
+        else:
+            self.answers[line["key"]] = line
+
+
+def unusable(folder: Path) -> str:
+    """Returns, for messages, why a response in the journals of a folder was set aside, and how it begins.
+
+    "": none was.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        for entry in Journal(path).set_aside:
+            text = " ".join((entry["content"] or entry["refusal"]).split())
+            begins = "".join(c if c.isprintable() else "?" for c in text[:BEGINNING])
+            return f"{entry['unusable']}: {begins + '...' if len(text) > BEGINNING else begins or 'no text'}"
+    return ""
 
 
 def usage(entry: dict[str, Any]) -> dict[str, float]:

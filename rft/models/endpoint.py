@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -318,8 +319,17 @@ class Endpoint:
 
     def clean(self, error: object) -> str:
         """Returns an error as one short line without the key."""
-        line = " ".join(str(error).split()) or type(error).__name__
+        line = " ".join(str(error).split())
+        if isinstance(error, BaseException):
+            line = line or type(error).__name__
         return line.replace(self.key(), "***")[:300] if self.key() != "none" else line[:300]
+
+    def _said(self, trouble: "Trouble") -> str:
+        """Returns why a call failed: its kind, the HTTP status with its phrase, and what the server said."""
+        phrases = {status.value: status.phrase for status in HTTPStatus}
+        status = f"{trouble.status} {phrases.get(trouble.status, '')}".strip() if trouble.status else ""
+        kind = "" if trouble.kind == str(trouble.status) else trouble.kind
+        return ": ".join(filter(None, (kind, status, self.clean(trouble.error.message))))
 
     def _cost(self, input_tokens: int, output_tokens: int) -> float:
         return (input_tokens * self.price[0] + output_tokens * self.price[1]) / 1e6
@@ -355,12 +365,13 @@ class Endpoint:
             return Trouble(TOO_LONG, error, billed=billed)
         self._refuse_for_good(status, error, response)
         if status not in (408, 409, 425, 429) and status < 500:
-            return Trouble(REFUSED, error, billed=billed)
+            return Trouble(REFUSED, error, billed=billed, status=status)
         wait = _retry_after(response.headers) if response is not None else None
-        return Trouble(str(status), error, min(wait, LONGEST_WAIT) if wait is not None else None, billed)
+        wait = min(wait, LONGEST_WAIT) if wait is not None else None
+        return Trouble(str(status), error, wait, billed, status)
 
     def _refuse_for_good(self, status: int, error: Words, response: Any = None) -> None:
-        message = self.clean(error.message)
+        what = self._said(Trouble(str(status), error, status=status))
         if response is not None:
             self._refuse_detour(response)
         if status in (401, 403):
@@ -376,12 +387,12 @@ class Endpoint:
             ) from None
         if status == 404 and response is not None and "chat" in str(response.request.url):
             raise EndpointError(
-                f"{self.base_url}: no model {self.model!r} or no chat API there (404: {message}); check the "
+                f"{self.base_url}: no model {self.model!r} or no chat API there ({what}); check the "
                 "model name and the URL, which often ends in /v1"
             ) from None
         if cap_too_large(error):
             raise EndpointError(
-                f"{self.base_url}: {self.model} does not support answers of this length ({message}); allow"
+                f"{self.base_url}: {self.model} does not support answers of this length ({what}); allow"
                 " fewer tokens, as with --max-new-tokens"
             ) from None
 
@@ -397,16 +408,15 @@ class Endpoint:
 
     def _given_up(self, trouble: "Trouble", failures: Mapping[str, int]) -> Exception:
         """Returns the error of one call, or of the endpoint if no call has succeeded yet."""
-        reason = self.clean(trouble.error.message)
+        what = self._said(trouble)
         self._strikes += not self.answered
         nobody_there = trouble.kind == "connection" and not trouble.billed
         if self.answered or (not nobody_there and self._strikes < STRIKES):
-            return Unanswered(f"{trouble.kind}: {reason}", failures)
+            return Unanswered(what, failures)
         if trouble.kind == "malformed":
             return self._not_an_api()
         return EndpointError(
-            f"{self.base_url}: no call has worked ({trouble.kind}: {reason}); check the URL, the model name"
-            " and the server"
+            f"{self.base_url}: no call has worked ({what}); check the URL, the model name and the server"
         )
 
     def _not_an_api(self) -> EndpointError:

@@ -38,12 +38,14 @@ class Trouble:
         error: the error message of the server.
         wait: seconds that the server asks to wait (None: not given).
         billed: whether the call may be billed anyway.
+        status: the HTTP status (0: none).
     """
 
     kind: str
     error: Words
     wait: float | None = None
     billed: bool = False
+    status: int = 0
 
 
 FILTERED, UNFINISHED, TOO_LONG, REFUSED = "filtered", "unfinished", "too long", "refused"

@@ -76,10 +76,11 @@ def dry_run(parts: Sequence[Any], prompts: Mapping[str, int], work: Workload, wo
     shape = shape_of(model, args)
     work = work.shared_out(args.sequence_parallel)
     phases = estimate(shape, layout, work)
-    by_torch = "FSDP" if layout.fsdp else "one process" if layout.processes == 1 else "DDP"
+    by_torch = "FSDP" if layout.fsdp else "DDP" if layout.processes > 1 else ""
     kind = f"ZeRO-{layout.zero}" if layout.zero else by_torch
+    processes = ", ".join(filter(None, (kind, counted(layout.processes, "process"))))
     say(
-        f"estimated memory per process ({kind}, {counted(layout.processes, 'process')}, "
+        f"estimated memory per process ({processes}, "
         f"{work.update:,} tokens{' of a tree' * (work.ranks > 1)} forwarded at once):"
     )
     for phase, by_part in phases.items():

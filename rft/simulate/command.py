@@ -13,6 +13,8 @@ from rft.llm.settings import add_llm_options, llm_settings
 from rft.screen import counted, screen
 from rft.simulate.profile import PROFILES, QWEN, Settings
 
+KEPT = "every finished persona and every reply that was paid for is kept"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `rft simulate` to the parser."""

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from rft.errors import DataError
 from rft.files import occupied, replace_folder, write_atomic
+from rft.llm.journal import unusable
 from rft.screen import progress, screen
 from rft.simulate import card
 from rft.simulate.checks import check_record
@@ -317,10 +318,7 @@ def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console
                     for line in done["memory_targets"]:
                         targets.write(json.dumps(line, ensure_ascii=False) + "\n")
     if not counts.questions["train"] or not counts.questions["benchmark"]:
-        most = f"; most often because {rejected.most_common(1)[0][0]}" if rejected else ""
-        raise DataError(
-            f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}"
-        )
+        raise _nothing_survived(settings, partial, rejected)
     audits = {}
     for split in counts.questions:
         with console.status(f"auditing {split}"):
@@ -336,6 +334,22 @@ def _finish(settings: Settings, identity: dict[str, Any], partial: Path, console
     write_json(partial / RECORD, record)
     (partial / "README.md").write_text(card.text(record), encoding="utf-8")
     return record
+
+
+def _nothing_survived(settings: Settings, partial: Path, rejected: Counter[str]) -> DataError:
+    """Returns the error, after making the next run ask the LLM again about personas without questions."""
+    most = f", most often because {rejected.most_common(1)[0][0]}" if rejected else ""
+    again = f"to start over, remove {partial}"
+    if settings.llm:
+        for path in (partial / "rows").glob("*.json"):
+            if not json.loads(path.read_text(encoding="utf-8"))["rows"]:
+                path.unlink()
+        again = f"to start over and pay again, remove {partial}"
+        if reply := unusable(partial / "llm_calls"):
+            again = f"the same command asks again for replies such as this one ({reply}); {again}"
+    return DataError(
+        f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}; {again}"
+    )
 
 
 def _publish(partial: Path, out: Path) -> None:

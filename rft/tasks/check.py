@@ -79,6 +79,9 @@ def check(
             report["splits"][name] = _read(splits[name], tokenizer, report)
         except DataError as error:
             report["errors"].append(str(error))
+    for note in dict.fromkeys(note for split in splits.values() for note in split.notes):
+        of = ", ".join(name for name, split in splits.items() if note in split.notes)
+        report["notes"].append(f"{of}: {note}")
     _persona_overlap(splits, exclude_personas, report)
     _question_overlap(splits, report)
     report["ok"] = not report["errors"] and not (strict and report["warnings"])
@@ -149,7 +152,6 @@ def _read(split: Split, tokenizer: Any, report: dict[str, Any]) -> dict[str, Any
         if question.query in contents[history.id]:
             rows_by_finding.setdefault(ASKED_BEFORE, []).append(question.row)
 
-    report["notes"] += [f"{split.name}: {note}" for note in split.notes]
     report["warnings"] += [f"{split.name}: {warning}" for warning in found.warnings]
     rows = len(split.questions) + len(split.skipped)
     if skipped := [skip.row for skip in split.skipped if not skip.reason.endswith("is excluded")]:

@@ -31,6 +31,7 @@ ANSWER_TOKENS = 48
 # for the memory arm, on about 100 personas: each memory requires reading a whole history
 MEMORY_QUESTIONS = 800
 CHUNK_TOKENS, MEMORY_TOKENS = 240, 128  # as in memory_sft.yaml and memory_grpo.yaml
+KEPT = "finished stages are kept"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -82,10 +82,10 @@ class RunConfig:
         steps, kwargs = self.max_steps, self.lr_scheduler_kwargs or {}  # type: ignore[attr-defined]
         decay, warmup = kwargs.get("num_decay_steps", 0), self.get_warmup_steps(steps)  # type: ignore[attr-defined]
         if steps > 0 and decay + warmup > steps and self.process_index == 0:  # type: ignore[attr-defined]
+            both = f"warmup_steps {warmup} and num_decay_steps {decay} are together"
             logger.warning(
-                "warmup_steps %d and num_decay_steps %d are together more than max_steps %d: learning_rate is"
-                " never reached; lower them",
-                warmup,
-                decay,
+                "%s more than max_steps %d: learning_rate is never reached; lower %s, unless this is a trial",
+                both if decay else f"warmup_steps {warmup} is",
                 steps,
+                "them" if decay else "it",
             )

@@ -34,6 +34,7 @@ from rft.prefix_tree.logprobs import tree_logps
 from rft.runs.failfast import FailFastMixin
 from rft.runs.masters import MastersMixin
 from rft.runs.run_spec import RunSpec
+from rft.screen import counted
 from rft.tasks.base import Split
 from rft.train.config import RunConfig
 from rft.train.held_out import HeldOut, HeldOutConfig
@@ -260,8 +261,8 @@ def train(argv: Given = None, callbacks: Sequence[Any] = ()) -> SFTTrainer:
             " options, or start `rft grpo` with a judge from a model that follows instructions"
         )
     logger.info(
-        "%d of them have targets; %d of these are of a kind that is not plain (updated, withdrawn, others')",
-        len(questions),
+        "%s with targets, %d of another kind than plain, such as updated, withdrawn or somebody else's",
+        counted(len(questions), "question"),
         sum(map(is_hard, questions)),
     )
     if args.questions_per_history > 1 and len(questions) < args.rows_of_a_step():

@@ -410,7 +410,7 @@ PECULIARITIES: dict[str, Peculiarity] = {
     "refuses everything": Peculiarity(
         lambda call: call.refuse(f"No, {call.headers['Authorization']}."),
         2,
-        "no call has worked \\(refused: No, Bearer \\*\\*\\*",
+        "no call has worked \\(refused: 400 Bad Request: No, Bearer \\*\\*\\*",
         judge=1,
     ),
     "pages of HTML only": Peculiarity(pages, 2, "not from an OpenAI-compatible API", judge=1),

@@ -3,9 +3,11 @@ twice."""
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from peculiar import peculiar
 from served import serve
 
 from rft.errors import DataError
@@ -24,7 +27,7 @@ from rft.evaluate.endpoint import EndpointAnswers
 from rft.evaluate.results import read_rows
 from rft.evaluate.run import evaluate
 from rft.models.budget import Budget
-from rft.models.endpoint import PROBE, Endpoint
+from rft.models.endpoint import PROBE, STRIKES, Endpoint
 from rft.models.failures import BudgetSpent, EndpointError, Unanswered
 
 KEY = "sk-very-secret-0123456789"
@@ -301,6 +304,31 @@ def test_one_refused_call_is_no_reason_to_stop(split):
         chat(to)
     with pytest.raises(EndpointError, match="no call has worked"):
         chat(endpoint(server, attempts=2))
+
+
+ERRORS = {
+    "no body": ((429, ""), "429 Too Many Requests"),
+    "a page": ((503, "<html>Back\n soon</html>"), "503 Service Unavailable: <html>Back soon</html>"),
+    "JSON": ((500, '{"error": {"message": "oops"}}'), "500 Internal Server Error: oops"),
+    "a status without a name": ((599, ""), "599"),
+    "refused without a word": ((422, ""), "refused: 422 Unprocessable Entity"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_is_told_with_its_status_and_words(name):
+    (status, body), words = ERRORS[name]
+    with peculiar(lambda call: call.text(body, status=status) if call.place else call.answer()) as server:
+        to = endpoint(server, attempts=1)
+        chat(to)
+        with pytest.raises(Unanswered) as told:
+            chat(to, "again")
+        assert str(told.value).replace("Unprocessable Content", "Unprocessable Entity") == words
+        with pytest.raises(EndpointError, match=re.escape(f"no call has worked ({str(told.value)}); check")):
+            broken = endpoint(server, attempts=1)
+            for _ in range(STRIKES):
+                with contextlib.suppress(Unanswered):
+                    chat(broken, "again")
 
 
 def test_reasoning_apart_and_odd_replies(split):

@@ -85,7 +85,8 @@ def test_killed_and_resumed_without_paying_twice(chats: Path, sent: signal.Signa
         error = process.communicate()[1]
         assert process.returncode == (130 if sent == signal.SIGINT else -sent), error
         if sent == signal.SIGINT:
-            assert error.strip().endswith("interrupted")
+            resumes = "stopped; every reply that was paid for is kept; run the same command again to resume"
+            assert error.strip().endswith(resumes)
         assert sum(server.paid.values()) >= 20 and not (chats.parent / "out").exists()
         assert main(command(chats, server.url)) == 0
         twice = sum(times - 1 for times in server.paid.values())

@@ -36,13 +36,19 @@ def test_each_kind_becomes_questions_that_pass_the_check(
         assert set(server.paid.values()) == {1}
         assert main(["questions", "write", *words]) == 0  # it is there: nothing is paid for
         assert sum(server.paid.values()) == calls and "nothing was paid for" in capsys.readouterr().out
-        assert main(["questions", "write", *words, "--seed", "1"]) == 2
-        assert "contains questions with another seed" in capsys.readouterr().err
+        assert main(["questions", "write", *words, "--seed", "1", "--llm-drafts", "2"]) == 2
+        differs = "contains other questions: --llm-drafts was 5, not 2, --seed was 0, not 1; nothing was"
+        assert differs in capsys.readouterr().err
+        (one := next((chats / "histories").glob("*.json"))).rename(chats / "kept.json")
+        assert main(["questions", "write", *words]) == 2
+        about = "contains other questions: they were written about other chats; nothing was changed"
+        assert about in capsys.readouterr().err
+        (chats / "kept.json").rename(one)
     splits = rows(out)
     people = {name: {row["person"] for row in split} for name, split in splits.items()}
     assert {name: len(found) for name, found in people.items()} == {"train": 2, "val": 1, "benchmark": 1}
     assert len(set.union(*people.values())) == 4
-    assert "users, none in two splits: train 2, val 1, benchmark 1" in said
+    assert "users by split, none in two: train 2, val 1, benchmark 1" in said
     one = {row["labels"]["kind"]: row for row in splits["benchmark"]}
     assert one.keys() == {"plain", "changed", "withdrawn", "others"}
     assert [one[k]["labels"]["evidence"] for k in ("plain", "changed", "withdrawn", "others")] == [
@@ -162,6 +168,11 @@ BAD: dict[str, tuple[Change, str]] = {
         reply("options", distractors=["red lentils a", "b b", "c c"]),
         "a distractor uses",
     ),
+    "blind judges without a vote": (
+        text("blind", "{}"),
+        "too few votes can be counted: the answer was malformed",
+    ),
+    "other judges without a vote": (text("right", "b"), "too few votes can be counted: the answer was"),
     "guessed without the chats": (gold_letter, "a reader without the history chooses the gold"),
     "an option that uses it too": (
         reply("uses", letters=["a", "b", "c", "d"]),
@@ -186,14 +197,15 @@ def test_what_is_dropped_and_why(name: str, tmp_path: Path) -> None:
 
     save(tmp_path / "chats", "ana", talk("For dinner I want red lentils."))
     save(tmp_path / "chats", "bo", talk("Nothing to see here."))
-    with pytest.raises(DataError, match="no question passed: 2 things were dropped; most often because"):
-        written(tmp_path / "chats", QuestionLlm(change), drafts=1)
+    llm = QuestionLlm(change)
+    with pytest.raises(DataError, match="no question passed: 2 things dropped, each .*, most often because"):
+        written(tmp_path / "chats", llm, drafts=1)
     paid = [p.read_text().splitlines() for p in (tmp_path / ".out.paid").glob("*.jsonl")]
     assert len(paid) == 2 and not (tmp_path / "out").exists()
 
     # with a history that is fine, that one is written, and the reason is in the dataset
     save(tmp_path / "chats", "cy", talk("For tea I want cold milk."))
-    made = written(tmp_path / "chats", QuestionLlm(change), drafts=1)
+    made = written(tmp_path / "chats", llm, drafts=1)
     assert sum(made["questions"].values()) == 1
     reasons = dropped(tmp_path / "out")
     place = next(where for where in reasons if where.startswith("histories/ana.json"))
@@ -203,6 +215,66 @@ def test_what_is_dropped_and_why(name: str, tmp_path: Path) -> None:
     # one user has questions, so nobody is held out, and that is said
     assert made["users"] == {"train": ["cy"], "val": [], "benchmark": []}
     assert "no user is held out" in json.loads((tmp_path / "out/dataset.json").read_text())["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "place"),
+    [
+        ("findings", "<html>\n Busy \x07</html>", "messages 0 to 1"),
+        ("options", "Sure!", "message 0"),
+        ("blind", "{}", "message 0"),
+    ],
+)
+def test_a_repaired_server_is_asked_again_for_what_was_malformed(
+    task: str, content: str, place: str, tmp_path: Path
+) -> None:
+    save(tmp_path / "chats", "ana", talk("For dinner I want red lentils."))
+    llm, paid = QuestionLlm(text(task, content)), tmp_path / ".out.paid"
+    with peculiar(llm) as server:
+
+        def write() -> dict[str, Any]:
+            wanted = settings(server.url, held_out=0.0)
+            return write_questions(tmp_path / "chats", tmp_path / "out", wanted)
+
+        with pytest.raises(DataError, match="1 thing dropped, each with its place in") as told:
+            write()
+        shown = " ".join(content.split()).replace("\x07", "?")
+        assert f"replies such as this one (the answer was malformed: {shown})" in str(told.value)
+        assert f"to start over and pay again, remove {paid}" in str(told.value)
+        (drop,) = json.loads((paid / "dropped.json").read_text())
+        assert drop["where"] == f"histories/ana.json: {place}" and "malformed" in drop["reason"]
+        before = sum(server.paid.values())
+        llm.change = lambda task, given, answer: f"Here it is:\n```json\n{json.dumps(answer)}\n```"
+        made = write()
+        assert made["questions"]["train"] == 1 and not paid.exists()
+        assert made["usage"]["calls"] == sum(server.paid.values()) > before
+        asked_twice = {prompt for prompt, times in server.paid.items() if times > 1}
+        assert asked_twice and all(llm_asked(prompt) == task for prompt in asked_twice)
+
+
+def llm_asked(prompt: str) -> str:
+    """The task of a request, from its instruction."""
+    begins = {"Youreadapart": "findings", "Writeonequery": "options", "Youknownothing": "blind"}
+    return next((task for begin, task in begins.items() if prompt.startswith(begin)), prompt)
+
+
+@pytest.mark.parametrize(
+    ("against", "reason"), [(2, "a reader without the history chooses"), (1, "too few votes can be counted")]
+)
+def test_what_two_usable_judges_of_three_decide(against: int, reason: str, tmp_path: Path) -> None:
+    judged: list[int] = []
+
+    def change(task: str, given: dict[str, Any], answer: Any) -> Any:
+        if task != "blind":
+            return answer
+        judged.append(1)
+        if len(judged) == 1:
+            return "{}"
+        return gold_letter(task, given, answer) if len(judged) <= 1 + against else answer
+
+    save(tmp_path / "chats", "ana", talk("For dinner I want red lentils."))
+    with pytest.raises(DataError, match=f"most often because {reason}"):
+        written(tmp_path / "chats", QuestionLlm(change), drafts=1, held_out=0.0)
 
 
 def test_a_second_draft_may_pass(tmp_path: Path) -> None:
@@ -296,6 +368,7 @@ def test_histories_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.
     command += ["--llm-model", "m"]
     for arguments, complaint in (
         (["--chats", str(tmp_path)], "no histories/*.json in it"),
+        (["--chats", str(chats / "histories")], f"did you mean --chats {chats}?"),
         (["--chats", str(chats), "--llm-budget", "1"], "a budget needs prices"),
         (["--chats", str(chats), "--held-out-users", "1"], "expected a share from 0 to below 1"),
         (["--chats", str(chats)], "nothing answers there"),

@@ -178,6 +178,19 @@ def test_an_llm_that_always_tells_the_preference(server: Start, tokenizer: str, 
         simulate(wanted, tmp_path / "data")
 
 
+def test_a_repaired_llm_is_asked_again(server: Start, tokenizer: str, tmp_path: Path) -> None:
+    url, log = server("--malformed", "1", "--slow", "0")
+    with pytest.raises(DataError, match="no question survived") as told:
+        simulate(settings(url, tokenizer), tmp_path / "data")
+    shown = "replies such as this one (the answer was malformed: Here is what you asked for: {"
+    assert shown in str(told.value)
+    assert str(told.value).endswith(f"to start over and pay again, remove {tmp_path / '.data.partial'}")
+    url, log = server("--slow", "0")
+    record = simulate(settings(url, tokenizer), tmp_path / "data")
+    assert sum(record["counts"]["questions"].values()) >= 15
+    assert record["usage"]["calls"] == sum(answered(log).values())
+
+
 def test_a_slow_llm_is_asked_again(server: Start, tokenizer: str, tmp_path: Path) -> None:
     url, _ = server("--slow", "0.05", "--seconds", "20")
     wanted = replace(settings(url, tokenizer, timeout=2.0, attempts=2), personas=3, counts={"general": 4})
@@ -219,6 +232,9 @@ ANSWERS: dict[str, tuple[Play, int, str | type[Exception], str]] = {
     # play, calls, the letter or the error, its words
     "as asked": (says(GOOD), 1, "b", ""),
     "fenced": (says(f"```json\n{GOOD}\n```"), 1, "b", ""),
+    "fenced in prose": (says(f"Here you are:\n\n```json\n{GOOD}\n```\nAnything else?"), 1, "b", ""),
+    "two fences": (says(f"```json\n{GOOD}\n```\nor\n```json\n{GOOD}\n```"), 1, Unusable, "malformed"),
+    "JSON in prose": (says(f"Here you are: {GOOD}"), 1, Unusable, "malformed"),
     "after a thought": (says(f"<think>Well.</think>{GOOD}"), 1, "b", ""),
     "no count of tokens": (says(GOOD, usage=None), 1, "b", ""),
     "tells the key": (echo, 1, "Bearer ***", ""),
@@ -233,7 +249,12 @@ ANSWERS: dict[str, tuple[Play, int, str | type[Exception], str]] = {
     "an error once": (good(lambda call: call.refuse("oops", 500)), 2, "b", ""),
     "no completion": (lambda call: call.text("{"), 2, Unusable, "malformed"),
     "too slow": (hang, 2, Unusable, "no answer within 0.5 seconds"),
-    "an error again and again": (lambda call: call.refuse("oops", 500), 2, ServerError, "failed .500: oops"),
+    "an error again and again": (
+        lambda call: call.refuse("oops", 500),
+        2,
+        ServerError,
+        "failed .500 Internal .*: oops",
+    ),
     "no room": (lambda call: call.refuse("prompt is too long"), 1, ServerError, "with --llm-max-new-tokens"),
     "wrong key": (lambda call: call.refuse("no", 401), 1, ServerError, "refuses the key in"),
 }

@@ -145,7 +145,7 @@ def test_the_cold_start_logs_its_validation_and_learns_from_few_labels(cold_star
         cwd=tmp_path,
     )
     assert (
-        "34 of them have targets; 4 of these are of a kind that is not plain (updated, withdrawn, others')"
+        "34 questions with targets, 4 of another kind than plain, such as updated, withdrawn or somebody"
         in done.stderr
     )
     assert len(logged(out, "held_out/right_and_consistent")) == len(logged(out, "held_out/withdrawn")) == 2

@@ -54,22 +54,22 @@ def test_the_commands_of_the_page(here, page, tiny_checkpoint, capsys):
         assert cli.main([*words[1:], *(SMALL if trains else []), *more]) == 0, line
         said[line.split()[1]] = capsys.readouterr().out
     assert "questions without options" in said["data"]
-    summary = json.loads((here / "out/evaluation/summary.json").read_text())
+    summary = json.loads((here / "out/mine_evaluation/summary.json").read_text())
     assert (summary["task"], summary["n"], summary["personas"]) == ("jsonl", 2, 1)
     assert summary["guessing"] == pytest.approx(1 / 6) and summary["answer_letters"].keys() == {
         *"abc",
         "none",
     }
     assert summary["by"].keys() == {"topic", "history_length"} and "token_f1" in summary
-    report = (here / "out/evaluation/report.html").read_text()
+    report = (here / "out/mine_evaluation/report.html").read_text()
     assert "Topic" in report and "Guessing gives 17" in report and "arXiv 2512" not in report
-    options, free = sorted(rows_of(here / "out/evaluation"), key=lambda row: row["id"])
+    options, free = sorted(rows_of(here / "out/mine_evaluation"), key=lambda row: row["id"])
     assert options["options"][ord(options["gold"]) - ord("a")] == "Mushrooms."
     assert (free["gold"], free["abstain"], free["options"]) == (None, True, [])
-    logged = [json.loads(line) for line in (here / "out/grpo/metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (here / "out/mine_grpo/metrics.jsonl").read_text().splitlines()]
     assert all({"rewards/personamem/mean", "rewards/token_f1/mean"} & row.keys() for row in logged[:2])
-    assert cli.main(["report", "out/grpo"]) == 0 and cli.main(["report", "out/sft"]) == 0
-    assert cli.main(["compare", "out/evaluation", "out/longest", "--out", "out/both"]) == 0
+    assert cli.main(["report", "out/mine_grpo"]) == 0 and cli.main(["report", "out/mine_sft"]) == 0
+    assert cli.main(["compare", "out/mine_evaluation", "out/mine_longest", "--out", "out/both"]) == 0
 
 
 def test_targets_score_one_and_rewards_are_chosen_by_the_questions(here, tiny_checkpoint):
@@ -163,7 +163,7 @@ def test_the_memory_arm_and_the_other_contexts(here, tiny_checkpoint):
     assert cli.main(["memory-grpo", *words, "--per_device_train_batch_size", "4"]) == 0
     asked = ["evaluate", "--data", "mine", "--no-controls", "--max-new-tokens", "6"]
     for context, more in (("memory", ["--chunk-tokens", "90", "--memory-tokens", "12"]), ("retrieval", [])):
-        model = ["--model", "out/grpo", "--context", context, *more, "--out", f"out/{context}"]
+        model = ["--model", "out/mine_grpo", "--context", context, *more, "--out", f"out/{context}"]
         assert cli.main([*asked, *model]) == 0 and len(rows_of(here / "out" / context)) == 2
 
 

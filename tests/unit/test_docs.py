@@ -113,6 +113,34 @@ def command_lines(repository):
                         yield path.relative_to(repository).as_posix(), words[1:]
 
 
+OUTPUT = re.compile(
+    r'(?:--out|--output_dir|\boutput_dir:|"output_dir":) +"?([\w./-]+)|evaluate_model\(.*split, "([\w./-]+)'
+)
+
+
+def outputs(repository):
+    """(file, command or line, output folder) of every command, recipe and Python line in fenced blocks."""
+    for pattern in BLOCKS_OF:
+        for path in sorted(repository.glob(pattern)):
+            for _, block in FENCE.findall(path.read_text(encoding="utf-8")):
+                for line in block.replace("\\\n", " ").splitlines():
+                    command = " ".join(line.partition(" #")[0].split())
+                    command = re.sub(r"^docker run .* rft ", "rft ", command)
+                    for found in OUTPUT.finditer(command):
+                        yield path.relative_to(repository).as_posix(), command, found[1] or found[2]
+
+
+def test_two_pages_share_an_output_folder_only_for_the_same_command(repository):
+    """A command is refused if its folder holds the output of another one."""
+    users = {}
+    for file, command, folder in outputs(repository):
+        users.setdefault(folder, {}).setdefault(file, set()).add(command)
+    assert len(users) > 40 and {"out/mine_sft", "out/python_sft", "out/python_evaluation"} <= users.keys()
+    shared = {folder: pages for folder, pages in users.items() if len(pages) > 1}
+    clashes = {folder: pages for folder, pages in shared.items() if not set.intersection(*pages.values())}
+    assert not clashes
+
+
 def test_command_lines_of_the_docs_parse(repository, site):
     found = list(command_lines(repository))
     assert len(found) > 50

@@ -200,6 +200,10 @@ def test_a_decay_longer_than_the_run_is_told(tmp_path, caplog):
     assert not caplog.text
     ColdStartConfig(output_dir=str(tmp_path), max_steps=10, use_cpu=True, bf16=False, **decay)
     assert "warmup_steps 3 and num_decay_steps 8 are together more than max_steps 10" in caplog.text
+    caplog.clear()
+    ColdStartConfig(output_dir=str(tmp_path), max_steps=2, use_cpu=True, bf16=False, warmup_steps=5)
+    told = "warmup_steps 5 is more than max_steps 2: learning_rate is never reached; lower it, unless"
+    assert told in caplog.text and "num_decay_steps" not in caplog.text
 
 
 def test_a_batch_that_does_not_hold_whole_units_is_refused(tmp_path):

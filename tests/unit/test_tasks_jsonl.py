@@ -237,5 +237,9 @@ def test_the_check_tells_leaks_lengths_repetitions_and_overlaps(tmp_path: Path) 
 
 
 def test_questions_without_options_alone_can_be_checked(tmp_path: Path) -> None:
-    report, printed = told(write(tmp_path, [ROW, ROW | {"answer": None}], notes=["made by hand"]))
+    root = write(tmp_path, [ROW, ROW | {"answer": None}], notes=["made by hand"])
+    report, printed = told(root)
     assert report["ok"] and "train: made by hand" in report["notes"] and "rules" not in printed
+    (root / "benchmark.jsonl").write_text((root / "train.jsonl").read_text())
+    notes = check(root)["notes"]
+    assert [note for note in notes if "made by hand" in note] == ["train, benchmark: made by hand"]

@@ -90,9 +90,9 @@ def _vote_right(chat: Chat, draft: Draft, messages: list[dict[str, Any]], attemp
         given = {"messages": messages, "query": draft.query, "answers": shown}
         return set(chat.ask(Right, RIGHT, given, vote).letters), gold
 
-    judged = chat.votes(judge)
-    chat.carried([gold in right for right, gold in judged], "the messages do not tell the right option")
-    chat.carried([right <= {gold} for right, gold in judged], "more than one option is right")
+    judged, why = chat.votes(judge)
+    chat.carried([gold in right for right, gold in judged], "the messages do not tell the right option", why)
+    chat.carried([right <= {gold} for right, gold in judged], "more than one option is right", why)
 
 
 def _shown(preference: Preference, history: History) -> list[dict[str, Any]]:

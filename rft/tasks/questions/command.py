@@ -11,6 +11,7 @@ from rft.screen import counted, screen
 
 WORKERS, PER_HISTORY, HELD_OUT = 4, 25, 0.1
 REASONS = 8  # most frequent reasons that are printed
+KEPT = "every reply that was paid for is kept"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{args.out} already contains these questions; nothing was paid for")
     users = {name: len(people) for name, people in made["users"].items()}
     say(f"{args.out}: {counted(sum(made['questions'].values()), 'question')} ({listed(made['kinds'])})")
-    say(f"questions: {listed(made['questions'])}")
-    say(f"users, none in two splits: {listed(users)}")
+    say(f"questions by split: {listed(made['questions'])}")
+    say(f"users by split, none in two: {listed(users)}")
     if not users["benchmark"]:
         say("no user is held out, so no evaluation on these questions is honest")
     say(f"preferences found: {listed(made['found'])}")

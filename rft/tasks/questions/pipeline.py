@@ -15,9 +15,10 @@ from rich.console import Console
 
 from rft.data.history import Message, read_history
 from rft.errors import DataError
-from rft.files import occupied
+from rft.files import occupied, write_atomic
 from rft.llm.client import Llm, make_endpoint
-from rft.screen import progress, screen
+from rft.llm.journal import unusable
+from rft.screen import counted, progress, screen
 from rft.single_writer import only_writer
 from rft.tasks.dataset_writer import CARD, DatasetWriter, Dropped
 from rft.tasks.questions.people import check_share, split_people
@@ -62,7 +63,10 @@ def write_questions(
             shutil.rmtree(paid, ignore_errors=True)
             return made | {"unchanged": True}
         written = _write_all(settings, sources, paid, workers, console)
-        record = _publish(out, chats, settings, identity, written, unread)
+        dropped = [*unread, *(drop for one in written for drop in one.dropped)]
+        if not any(one.rows for one in written):
+            raise _nothing_passed(chats, paid, dropped)
+        record = _publish(out, chats, settings, identity, written, dropped)
         shutil.rmtree(paid)
         return record | {"unchanged": False}
 
@@ -87,15 +91,21 @@ def _complete(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         made = json.loads((out / CARD).read_text(encoding="utf-8"))["made"]
-        other = [key for key, value in identity.items() if made["settings"].get(key) != value]
+        other = {k: (made["settings"].get(k), v) for k, v in identity.items() if made["settings"].get(k) != v}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise DataError(f"{out}: contains something else than these questions; use another --out") from None
     if other:
-        raise DataError(
-            f"{out}: contains questions with another {', '.join(other)}; nothing was changed, use"
-            " another --out"
-        )
+        how = ", ".join(_difference(key, *both) for key, both in other.items())
+        raise DataError(f"{out}: contains other questions: {how}; nothing was changed, use another --out")
     return dict(made)
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """How the dataset that is there differs in one key of its identity."""
+    if key == "histories":
+        return "they were written about other chats"
+    by = {"rft": "rft", "model": "--llm-model", "drafts": "--llm-drafts"}
+    return f"{by.get(key, '--' + key.replace('_', '-'))} was {before}, not {now}"
 
 
 def _write_all(
@@ -111,20 +121,31 @@ def _write_all(
     return [job.result() for job in jobs]
 
 
+def _nothing_passed(chats: Path, paid: Path, dropped: list[Dropped]) -> DataError:
+    """Returns the error, after writing what was dropped into the folder of what was paid for."""
+    record, reasons = paid / "dropped.json", Counter(drop.reason for drop in dropped)
+    text = json.dumps([drop._asdict() for drop in dropped], indent=2, ensure_ascii=False) + "\n"
+    write_atomic(record, text.encode("utf-8", "backslashreplace"))
+    most = f", most often because {reasons.most_common(1)[0][0]}" if reasons else ""
+    again = f"to start over and pay again, remove {paid}"
+    if reply := unusable(paid):
+        again = f"the same command asks again for replies such as this one ({reply}); {again}"
+    return DataError(
+        f"{chats}: no question passed: {counted(len(dropped), 'thing')} dropped, each with its place in"
+        f" {record}{most}; {again}"
+    )
+
+
 def _publish(
     out: Path,
     chats: Path,
     settings: Settings,
     identity: dict[str, Any],
     written: list[Written],
-    unread: list[Dropped],
+    dropped: list[Dropped],
 ) -> dict[str, Any]:
-    dropped = [*unread, *(drop for one in written for drop in one.dropped)]
     reasons = Counter(drop.reason for drop in dropped)
     asked = [one for one in written if one.rows]
-    if not asked:
-        most = f"; most often because {reasons.most_common(1)[0][0]}" if reasons else ""
-        raise DataError(f"{chats}: no question passed: {len(dropped)} things were dropped{most}")
     splits = split_people({one.source.person for one in asked}, settings.held_out, settings.seed)
     with DatasetWriter(
         out,

@@ -47,8 +47,10 @@ def find_sources(chats: Path) -> tuple[list[Source], list[Dropped]]:
     """
     paths = sorted((chats / HISTORIES).glob("*.json"))
     if not paths:
+        inside = chats.name == HISTORIES and any(chats.glob("*.json"))
         raise DataError(
             f"{chats}: no {HISTORIES}/*.json in it; expected a folder that `rft chats import` wrote"
+            + (f"; did you mean --chats {chats.parent}?" if inside else "")
         )
     sources: dict[str, Source] = {}
     dropped = []
