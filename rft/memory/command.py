@@ -167,15 +167,22 @@ def print_changes(before: str, after: str, console: "Console") -> None:
 def _show(args: argparse.Namespace, console: "Console") -> None:
     record, before = store.read_record(args.memory), ""
     for number, turn in enumerate(record.turns if record else [], start=1):
+        if turn.edited is not None:
+            _show_edit(before, turn.edited, console)
+            before = turn.edited
         console.rule(f"chunk {number} · messages {turn.first} to {turn.last}", align="left")
         print_changes(before, turn.memory, console)
         before = turn.memory
     memory = store.read_memory(args.memory, sys.maxsize, len)
     if record and memory != before:
-        console.rule("edited by hand", align="left")
-        print_changes(before, memory, console)
+        _show_edit(before, memory, console)
     console.rule(str(args.memory), align="left")
     console.print(memory or "(empty)", markup=False)
+
+
+def _show_edit(before: str, after: str, console: "Console") -> None:
+    console.rule("edited by hand", align="left")
+    print_changes(before, after, console)
 
 
 def _answer(args: argparse.Namespace, console: "Console") -> None:

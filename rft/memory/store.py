@@ -25,13 +25,20 @@ from rft.records.base import Record, read_json
 
 
 class StoredTurn(Record):
-    """The result of an update: see `rft.memory.text.Update`, and the first and last message read."""
+    """The result of an update: see `rft.memory.text.Update`.
+
+    Attributes:
+        first: index of the first message read.
+        last: index of the last message read.
+        edited: the text that the user had written before this update; None: nothing was edited.
+    """
 
     memory: str
     cut: bool
     empty: bool
     first: int
     last: int
+    edited: str | None = None
 
 
 class MemoryRecord(Record):
@@ -136,7 +143,8 @@ class MemoryStore:
                 run.
         """
         update = proposal.update
-        turn = StoredTurn(**asdict(update), first=chunk.first, last=chunk.last)
+        edited = self.path.read_bytes().decode("utf-8-sig").strip() if self.edited else None
+        turn = StoredTurn(**asdict(update), first=chunk.first, last=chunk.last, edited=edited)
         record = MemoryRecord(
             writer=self.writer,
             chunks=[*self.record.chunks[:place], chunk.history.id],

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rft import files
+from rft.cli import main
 from rft.data.history import History, Message, history_id
 from rft.errors import DataError
 from rft.memory.agent import MemoryAgent, MemorySettings
@@ -80,7 +81,7 @@ def test_the_version_with_which_a_reading_began_is_kept(agent, tmp_path):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_what_the_user_wrote_is_kept_through_every_chunk(agent, tmp_path, known):
+def test_what_the_user_wrote_is_kept_through_every_chunk(agent, tmp_path, known, capsys):
     """Also if the reading is interrupted, and if no update here wrote the file."""
     path, previous = tmp_path / "m.md", tmp_path / "m.previous.md"
     if known:
@@ -91,6 +92,12 @@ def test_what_the_user_wrote_is_kept_through_every_chunk(agent, tmp_path, known)
     run(agent, path, history(120), Scribe(agent))
     assert "precious" not in path.read_text()
     assert previous.read_text() == "- precious: my own edit\n"
+    edits = [turn.edited for turn in read_record(path).turns if turn.edited is not None]
+    assert edits == ["- precious: my own edit"]
+    assert main(["memory", "show", "--memory", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("edited by hand") == 1  # and the line is not said to be a chunk's
+    assert shown.index("edited by hand") < shown.index("+ precious: my own edit") < shown.index("- precious:")
 
 
 @pytest.mark.parametrize("failing", [1, 2, 3])
