@@ -40,6 +40,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {plural}"
 
 
+def printable(text: str) -> str:
+    """Returns a text of others without what could control a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def leave_out(logger_name: str, words: str) -> None:
     """Drops the lines of a library's logger that contain `words`."""
     logging.getLogger(logger_name).addFilter(lambda record: words not in record.getMessage())

@@ -12,8 +12,9 @@ from typing import Any
 
 from reward.mcq import answer_part
 from rft.models.reply import REFUSED, Reply
+from rft.screen import printable
 
-BEGINNING = 160  # characters of a response that `unusable` shows
+BEGINNING = 160  # characters of a response that `ways_on` shows
 
 
 class Journal:
@@ -74,17 +75,21 @@ class Journal:
             self.answers[line["key"]] = line
 
 
-def unusable(folder: Path) -> str:
-    """Returns, for messages, why a response in the journals of a folder was set aside, and how it begins.
+def ways_on(journals: Path, paid: Path) -> str:
+    """Returns, for the error of a run of which nothing could be used, what the user can do.
 
-    "": none was.
+    Args:
+        journals: the folder of the journals.
+        paid: the folder to remove to start over.
     """
-    for path in sorted(folder.glob("*.jsonl")):
+    start_over = f"to start over and pay again, remove {paid}"
+    for path in sorted(journals.glob("*.jsonl")):
         for entry in Journal(path).set_aside:
             text = " ".join((entry["content"] or entry["refusal"]).split())
-            begins = "".join(c if c.isprintable() else "?" for c in text[:BEGINNING])
-            return f"{entry['unusable']}: {begins + '...' if len(text) > BEGINNING else begins or 'no text'}"
-    return ""
+            begins = printable(text[:BEGINNING]) + "..." * (len(text) > BEGINNING) or "no text"
+            reply = f"{entry['unusable']}: {begins}"
+            return f"the same command asks again for replies such as this one ({reply}); {start_over}"
+    return start_over
 
 
 def usage(entry: dict[str, Any]) -> dict[str, float]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KEPT = "every chunk read so far is stored"
 MARKS = {"kept": ("  ", "dim"), "added": ("+ ", "green"), "removed": ("- ", "red")}
 
 
@@ -92,18 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `rft memory` and returns its exit code: 0, or 130 after Ctrl-C."""
+    """Runs `rft memory` and returns its exit code."""
     if args.command != "write" and not args.memory.is_file():
         raise DataError(f"{args.memory}: no such memory; create one with `rft memory write`")
     console = screen(highlight=False)
-    try:
-        {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
-    except KeyboardInterrupt:
-        print(
-            "\nstopped; every chunk read so far is stored; run the same command again to resume",
-            file=sys.stderr,
-        )
-        return 130
+    {"write": _write, "show": _show, "answer": _answer}[args.command](args, console)
     return 0
 
 

@@ -143,21 +143,24 @@ class MemoryStore:
                 run.
         """
         update = proposal.update
-        edited = self.path.read_bytes().decode("utf-8-sig").strip() if self.edited else None
-        turn = StoredTurn(**asdict(update), first=chunk.first, last=chunk.last, edited=edited)
-        record = MemoryRecord(
-            writer=self.writer,
-            chunks=[*self.record.chunks[:place], chunk.history.id],
-            turns=[*self.record.turns[:place], turn],
-            memory_sha=_sha(update.memory.encode() + b"\n"),
-            input_tokens=_sum(self.record.input_tokens, proposal.input_tokens),
-            output_tokens=_sum(self.record.output_tokens, proposal.output_tokens),
-            finished=finished,
-        )
         try:
-            if self.path.exists() and (self.edited or self.record.finished):
+            before = self.path.read_bytes() if self.path.exists() else None
+            edited = None  # the user may edit the file while it is written, too, and not in UTF-8
+            if before is not None and _sha(before) != self.record.memory_sha:
+                edited = before.decode("utf-8-sig", "replace").strip()
+            turn = StoredTurn(**asdict(update), first=chunk.first, last=chunk.last, edited=edited)
+            record = MemoryRecord(
+                writer=self.writer,
+                chunks=[*self.record.chunks[:place], chunk.history.id],
+                turns=[*self.record.turns[:place], turn],
+                memory_sha=_sha(update.memory.encode() + b"\n"),
+                input_tokens=_sum(self.record.input_tokens, proposal.input_tokens),
+                output_tokens=_sum(self.record.output_tokens, proposal.output_tokens),
+                finished=finished,
+            )
+            if before is not None and (edited is not None or self.record.finished):
                 previous = self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
-                write_atomic(previous, self.path.read_bytes(), durable=True)
+                write_atomic(previous, before, durable=True)
             # The file first: if killed in between, the chunk is read again, starting from a memory that
             # already includes it.
             write_atomic(self.path, update.memory.encode() + b"\n", durable=True)

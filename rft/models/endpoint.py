@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -326,8 +326,7 @@ class Endpoint:
 
     def _said(self, trouble: "Trouble") -> str:
         """Returns why a call failed: its kind, the HTTP status with its phrase, and what the server said."""
-        phrases = {status.value: status.phrase for status in HTTPStatus}
-        status = f"{trouble.status} {phrases.get(trouble.status, '')}".strip() if trouble.status else ""
+        status = f"{trouble.status} {responses.get(trouble.status, '')}".strip() if trouble.status else ""
         kind = "" if trouble.kind == str(trouble.status) else trouble.kind
         return ": ".join(filter(None, (kind, status, self.clean(trouble.error.message))))
 

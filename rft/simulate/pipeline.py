@@ -25,7 +25,7 @@ from rich.console import Console
 
 from rft.errors import DataError
 from rft.files import occupied, replace_folder, write_atomic
-from rft.llm.journal import unusable
+from rft.llm.journal import ways_on
 from rft.screen import progress, screen
 from rft.simulate import card
 from rft.simulate.checks import check_record
@@ -344,9 +344,7 @@ def _nothing_survived(settings: Settings, partial: Path, rejected: Counter[str])
         for path in (partial / "rows").glob("*.json"):
             if not json.loads(path.read_text(encoding="utf-8"))["rows"]:
                 path.unlink()
-        again = f"to start over and pay again, remove {partial}"
-        if reply := unusable(partial / "llm_calls"):
-            again = f"the same command asks again for replies such as this one ({reply}); {again}"
+        again = ways_on(partial / "llm_calls", partial)
     return DataError(
         f"no question survived in train or benchmark: {sum(rejected.values())} were rejected{most}; {again}"
     )

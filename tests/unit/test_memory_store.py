@@ -156,6 +156,19 @@ def test_an_edit_by_hand_is_what_it_goes_on_from(agent, tmp_path):
     assert "- My own line" in agent.tokenizer.decode(scribe.prompts[0])
 
 
+def test_an_edit_while_a_chunk_is_read_is_kept_whatever_its_bytes(agent, tmp_path):
+    path, scribe = tmp_path / "m.md", Scribe(agent)
+
+    def edits(prompts, longest):
+        if len(scribe.prompts) == 1:
+            path.write_bytes(b"- Caf\xe9\n")
+        return scribe(prompts, longest)
+
+    run(agent, path, history(40), edits)
+    assert (tmp_path / "m.previous.md").read_bytes() == b"- Caf\xe9\n"
+    assert [turn.edited for turn in read_record(path).turns if turn.edited is not None] == ["- Caf\ufffd"]
+
+
 def test_an_edit_into_nonsense_is_refused_and_kept(agent, tmp_path):
     of = history(40)
     with pytest.raises(KeyboardInterrupt):

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rft.screen import counted, screen
-from rft.tasks.chats.draft import printable
+from rft.screen import counted, printable, screen
 from rft.tasks.chats.formats import FORMATS
 from rft.tasks.chats.importing import HISTORIES, RECORD, Settings, import_chats
 

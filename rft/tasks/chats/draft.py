@@ -177,11 +177,6 @@ def name_of(value: Any) -> str:
     return clean(str(value))[0].strip()
 
 
-def printable(text: str) -> str:
-    """Returns a text of the data without what could control a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def shown(value: Any) -> str:
     """Returns a value of the data as it is shown in a message to the user, on one line."""
     text = ascii(value)

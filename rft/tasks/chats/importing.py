@@ -9,7 +9,7 @@ by the size of the files.
 import filecmp
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,11 @@ from rich.console import Console
 from rft.data.private import replaced
 from rft.errors import DataError
 from rft.files import occupied, replace_folder
-from rft.screen import counted
+from rft.screen import counted, printable
 from rft.single_writer import only_writer
 from rft.tasks.chats import lines
 from rft.tasks.chats.counts import Counts
-from rft.tasks.chats.draft import LONGEST_NAME, Draft, printable
+from rft.tasks.chats.draft import LONGEST_NAME, Draft
 from rft.tasks.chats.formats import FORMATS, described, detect
 from rft.tasks.chats.reading import Reading
 from rft.tasks.chats.shelf import Shelf
@@ -175,8 +175,11 @@ class _Import:
             problems = [f"{file.name}: {problem}" for file in self.files for problem in file.problems]
             reason = problems[0] if problems else f"{self.files[0].name}: no message of a user in it"
             raise DataError(f"nothing is written, since no chat could be used: {reason}")
+        by_file: defaultdict[str, dict[str, Counts]] = defaultdict(dict)
+        for (name, user), counts in self.counts.items():
+            by_file[name][user] = counts
         for file in self.files:
-            self._name_the_lost(file)
+            self._name_the_lost(file, by_file[file.name])
             if number := in_order_of_file[file.name]:
                 where = f"in {counted(number, 'conversation')}, not every message has a date"
                 self._problem(file, "", f"{where}: its messages stay in the order of the file")
@@ -195,7 +198,7 @@ class _Import:
                 "replace_private": self.settings.replace_private,
             },
             "users_made_one": len(self.joined),
-            "files": [self._of_file(file) for file in self.files],
+            "files": [self._of_file(file, by_file[file.name]) for file in self.files],
             "left_out": [
                 {
                     "source": self._public(left.source),
@@ -214,9 +217,8 @@ class _Import:
         (folder / RECORD).write_text(text + "\n", encoding="utf-8")
         return record
 
-    def _name_the_lost(self, file: _File) -> None:
+    def _name_the_lost(self, file: _File, counts: dict[str, Counts]) -> None:
         """Says of which users in a file no message is in a history, or that this is so of the whole file."""
-        counts = {user: counts for (name, user), counts in self.counts.items() if name == file.name}
         used = {user for user, c in counts.items() if c.messages or c.dropped_conversations["duplicate id"]}
         if not used and (counts or file.dropped):
             self._problem(file, "", "no message of this file is in a history")
@@ -224,15 +226,13 @@ class _Import:
             if user not in used:
                 self._problem(file, "", f"no message of user {user} is in a history")
 
-    def _of_file(self, file: _File) -> dict[str, Any]:
+    def _of_file(self, file: _File, counts: dict[str, Counts]) -> dict[str, Any]:
         return {
             "file": self._public(file.name),
             "format": file.format.NAME if file.format else None,
             "read_to_its_end": not file.lost,
             "dropped": dict(sorted(file.dropped.items())),
-            "users": {
-                user: counts.to_json() for (name, user), counts in self.counts.items() if name == file.name
-            },
+            "users": {user: of_user.to_json() for user, of_user in counts.items()},
             "problems": file.problems,
             "more_problems": file.more_problems,
         }

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from rft.errors import DataError
-from rft.tasks.chats.draft import printable
+from rft.screen import printable
 
 EXPORT = re.compile(r"conversations([-_]\d+)?\.json")
 SUFFIXES = (".json", ".jsonl", ".ndjson")

@@ -17,7 +17,7 @@ from rft.data.history import Message, read_history
 from rft.errors import DataError
 from rft.files import occupied, write_atomic
 from rft.llm.client import Llm, make_endpoint
-from rft.llm.journal import unusable
+from rft.llm.journal import ways_on
 from rft.screen import counted, progress, screen
 from rft.single_writer import only_writer
 from rft.tasks.dataset_writer import CARD, DatasetWriter, Dropped
@@ -127,12 +127,9 @@ def _nothing_passed(chats: Path, paid: Path, dropped: list[Dropped]) -> DataErro
     text = json.dumps([drop._asdict() for drop in dropped], indent=2, ensure_ascii=False) + "\n"
     write_atomic(record, text.encode("utf-8", "backslashreplace"))
     most = f", most often because {reasons.most_common(1)[0][0]}" if reasons else ""
-    again = f"to start over and pay again, remove {paid}"
-    if reply := unusable(paid):
-        again = f"the same command asks again for replies such as this one ({reply}); {again}"
     return DataError(
         f"{chats}: no question passed: {counted(len(dropped), 'thing')} dropped, each with its place in"
-        f" {record}{most}; {again}"
+        f" {record}{most}; {ways_on(paid, paid)}"
     )
 
 
